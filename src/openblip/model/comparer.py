@@ -1,0 +1,35 @@
+"""NLVR2: is a statement about two images true? (paper section 5.4)."""
+
+from __future__ import annotations
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from openblip.model.base import ImageTextModel
+from openblip.model.config import ModelConfig
+from openblip.model.text import Memory, TextTransformer
+
+
+class Comparer(ImageTextModel):
+    """A text encoder whose layers attend to both images, and a two-layer classifier on its first token."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__(config)
+        self.text = TextTransformer(config.grounded_text)
+        self.head = Classifier(config.text.width, config.classes)
+
+    def logits(self, ids: Tensor, mask: Tensor | None, images: tuple[Tensor, Tensor] | Memory) -> Tensor:
+        """Logits (B, classes) of statements (B, T), first token [ENC], about pairs of images; class 1 is "true"."""
+        return self.head(self.text.encode_grounded(ids, mask, images)[:, 0])
+
+
+class Classifier(nn.Module):
+    """Linear, ReLU, linear."""
+
+    def __init__(self, width: int, classes: int) -> None:
+        super().__init__()
+        self.dense = nn.Linear(width, width)
+        self.out = nn.Linear(width, classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.out(F.relu(self.dense(x)))
