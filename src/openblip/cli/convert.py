@@ -1,0 +1,57 @@
+"""``openblip convert``: a checkpoint of any family, written as any other."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, cast
+
+import typer
+
+from openblip.checkpoints.published import FAMILIES
+from openblip.cli.options import Offline, To, prepare
+from openblip.errors import CheckpointError
+from openblip.model.config import TASKS, Task
+
+
+def convert(
+    source: Annotated[
+        str, typer.Argument(metavar="SRC", show_default=False, help="A folder, a .pth, a hub id or a published name.")
+    ],
+    destination: Annotated[
+        Path, typer.Argument(metavar="DST", show_default=False, help="A folder for `hub`, a .pth file for the others.")
+    ],
+    to: To = "hub",
+    task: Annotated[
+        str,
+        typer.Option(
+            "--task", metavar="TASK", show_default="the source's own", help="The task whose model is taken from SRC."
+        ),
+    ] = "",
+    tokenizer: Annotated[
+        str | None,
+        typer.Option("--tokenizer", metavar="PATH", show_default="the source's own", help="A vocab.txt or its folder."),
+    ] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace DST if it is there.")] = False,
+    offline: Offline = False,
+) -> None:
+    """Write a checkpoint as another library wants it.
+
+    The formats are hub, salesforce, lavis and mmpretrain.
+
+    \b
+    Example:
+      openblip convert model_base_caption_capfilt_large.pth my-captioner --to hub
+    """
+    if to not in FAMILIES:
+        raise typer.BadParameter(f"--to is one of {', '.join(FAMILIES)}, not {to!r}")
+    if task and task not in TASKS:
+        raise typer.BadParameter(f"--task is one of {', '.join(TASKS)}, not {task!r}")
+    if not overwrite and (destination.is_file() or (destination.is_dir() and any(destination.iterdir()))):
+        raise CheckpointError(f"{destination} is already there; give another place, or --overwrite")
+    prepare(offline=offline)
+
+    from openblip.checkpoints import fetch, read, write
+
+    loaded = read.load(fetch.resolve(source), task=cast("Task", task) or None, tokenizer=tokenizer)
+    write.save(loaded, destination, to=to)
+    typer.echo(f"{destination}: {loaded.config.task} model, from {loaded.family} to {to}")
