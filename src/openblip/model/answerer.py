@@ -35,4 +35,8 @@ class Answerer(ImageTextModel):
         self, ids: Tensor, mask: Tensor | None, states: Tensor | Memory, states_mask: Tensor | None = None
     ) -> Tensor:
         """Next-token logits (B, T, V) of answers ``ids`` (B, T), which start with [DEC], after question states."""
-        return self.lm_head(self.decoder.decode(ids, mask, states, states_mask), self.decoder.embeddings.word)
+        return self.to_logits(self.decoder.decode(ids, mask, states, states_mask))
+
+    def to_logits(self, states: Tensor) -> Tensor:
+        """Logits (..., V) of decoder states (..., D)."""
+        return self.lm_head(states, self.decoder.embeddings.word)

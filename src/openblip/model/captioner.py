@@ -19,4 +19,8 @@ class Captioner(ImageTextModel):
 
     def logits(self, ids: Tensor, mask: Tensor | None, memory: Tensor | Memory) -> Tensor:
         """Next-token logits (B, T, V) at every position of ``ids`` (B, T), which start with [DEC]."""
-        return self.lm_head(self.decoder.decode(ids, mask, memory), self.decoder.embeddings.word)
+        return self.to_logits(self.decoder.decode(ids, mask, memory))
+
+    def to_logits(self, states: Tensor) -> Tensor:
+        """Logits (..., V) of decoder states (..., D)."""
+        return self.lm_head(states, self.decoder.embeddings.word)

@@ -36,7 +36,11 @@ class Grounder(ImageTextModel):
 
     def logits(self, ids: Tensor, states: Tensor | Memory, states_mask: Tensor | None = None) -> Tensor:
         """Next-token logits (B, T, V) after ``ids`` (B, T), which start with ``box_start_id``."""
-        return self.lm_head(self.decoder.decode(ids, None, states, states_mask), self.decoder.embeddings.word)
+        return self.to_logits(self.decoder.decode(ids, None, states, states_mask))
+
+    def to_logits(self, states: Tensor) -> Tensor:
+        """Logits (..., V) of decoder states (..., D)."""
+        return self.lm_head(states, self.decoder.embeddings.word)
 
     def box_ids(self, device: torch.device | None = None) -> Tensor:
         """The ids (box_bins + 1,) of the coordinate tokens, in the order of their bins."""

@@ -25,4 +25,8 @@ class Pretrainer(Matcher):
 
     def logits(self, ids: Tensor, mask: Tensor | None, memory: Tensor | Memory) -> Tensor:
         """Next-token logits (B, T, V) at every position of ``ids`` (B, T), which start with [DEC]."""
-        return self.lm_head(self.text.decode(ids, mask, memory), self.text.embeddings.word)
+        return self.to_logits(self.text.decode(ids, mask, memory))
+
+    def to_logits(self, states: Tensor) -> Tensor:
+        """Logits (..., V) of decoder states (..., D)."""
+        return self.lm_head(states, self.text.embeddings.word)

@@ -1,0 +1,1 @@
+"""Training: objectives, momentum features and what feeds them."""

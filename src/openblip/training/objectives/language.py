@@ -1,0 +1,39 @@
+"""The LM loss (paper section 3.2): next-token cross-entropy with label smoothing, padding ignored."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Literal
+
+import torch.nn.functional as F
+from torch import Tensor
+
+IGNORED = -100
+
+
+def lm_targets(ids: Tensor, mask: Tensor, prompt_length: int = 0) -> Tensor:
+    """Labels (B, T) of ids (B, T): padding and the first ``prompt_length`` positions are ignored."""
+    labels = ids.masked_fill(mask == 0, IGNORED)
+    labels[:, :prompt_length] = IGNORED
+    return labels
+
+
+def lm_loss(
+    states: Tensor,
+    labels: Tensor,
+    to_logits: Callable[[Tensor], Tensor],
+    smoothing: float = 0.1,
+    reduction: Literal["mean", "none"] = "mean",
+) -> Tensor:
+    """Loss of decoder states (B, T, D) at each position against the label (B, T) after it.
+
+    ``mean`` averages over scored tokens, and is 0 where there is none; ``none`` sums over the tokens of each text (B,),
+    as VQA weighs its answers. ``to_logits`` is the language head; it runs only where there is something to predict.
+    """
+    targets = labels[:, 1:]
+    scored = targets != IGNORED
+    logits = to_logits(states[:, :-1][scored]).float()  # (tokens, V)
+    token = F.cross_entropy(logits, targets[scored], reduction="none", label_smoothing=smoothing)
+    if reduction == "mean":
+        return token.sum() / max(len(token), 1)
+    return token.new_zeros(len(labels)).index_add(0, scored.nonzero()[:, 0], token)
