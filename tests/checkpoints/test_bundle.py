@@ -1,0 +1,128 @@
+"""Bundles: read, written, moved and found by name."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from openblip.checkpoints import bundle
+from openblip.errors import CheckpointError, DownloadError, UnsupportedTask
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A bundle of two local models, one nested, and a published one."""
+    home = tmp_path / "mine"
+    (home / "models" / "captioner").mkdir(parents=True)
+    (home / "answers.pth").write_bytes(b"")
+    entries = {"caption": "models/captioner", "answer": "answers.pth", "match": "Salesforce/blip-itm-base-coco"}
+    (home / "bundle.json").write_text(json.dumps(entries))
+    return home
+
+
+def test_paths_are_relative_to_the_bundle(folder: Path, tmp_path: Path) -> None:
+    for name in (folder, folder / "bundle.json", str(folder)):
+        found = bundle.find(name)
+        assert found is not None
+        assert found.locate("caption") == folder / "models" / "captioner"
+        assert found.locate("answer") == folder / "answers.pth"
+        assert found.models["match"] == "Salesforce/blip-itm-base-coco"
+    shutil.move(folder, tmp_path / "elsewhere")
+    moved = bundle.find(tmp_path / "elsewhere")
+    assert moved is not None
+    assert moved.locate("caption") == tmp_path / "elsewhere" / "models" / "captioner"
+
+
+def test_a_relative_path_works_from_any_place(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(folder.parent)
+    found = bundle.find("mine")
+    monkeypatch.chdir(folder)
+    assert found is not None
+    assert found.locate("caption") == folder / "models" / "captioner"
+
+
+def test_a_task_that_is_not_there_names_a_model_that_is(folder: Path) -> None:
+    with pytest.raises(UnsupportedTask, match=r"only for caption, answer, match; load model_base_nlvr"):
+        bundle.read(folder).locate("compare")
+    with pytest.raises(UnsupportedTask, match=r"no model for 'vision'"):
+        bundle.read(folder).locate("vision")
+
+
+def test_published_names_are_fetched_only_when_they_are_used(folder: Path) -> None:
+    found = bundle.read(folder)
+    with pytest.raises(DownloadError, match="Salesforce/blip-itm-base-coco is not on this machine"):
+        found.locate("match", offline=True)
+
+
+def test_what_is_written_is_read_again(tmp_path: Path, folder: Path) -> None:
+    target = tmp_path / "new"
+    (target / "cap").mkdir(parents=True)
+    file = bundle.write(
+        target, {"caption": target / "cap", "answer": folder / "answers.pth", "compare": "model_base_nlvr"}
+    )
+    assert file == target / "bundle.json"
+    assert json.loads(file.read_text()) == {
+        "caption": "cap",
+        "answer": str(folder / "answers.pth"),
+        "compare": "model_base_nlvr",
+    }
+    assert bundle.read(file).locate("caption") == target / "cap"
+
+
+def test_a_bundle_that_cannot_be_read_is_not_written(tmp_path: Path) -> None:
+    (tmp_path / "cap").mkdir()
+    bundle.write(tmp_path, {"caption": "cap"})
+    with pytest.raises(CheckpointError, match="did you mean model_vqa"):
+        bundle.write(tmp_path, {"caption": "model_vqaa"})
+    assert [path.name for path in tmp_path.iterdir() if path.is_file()] == ["bundle.json"]
+    assert json.loads((tmp_path / "bundle.json").read_text()) == {"caption": "cap"}
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("{", "is not JSON"),
+        ("[]", "must map tasks to models"),
+        ("{}", "must map tasks to models"),
+        ('{"captions": "a"}', "'captions': 'a' is not a task"),
+        ('{"caption": 3}', "'caption': 3 is not a task"),
+        ('{"caption": "gone"}', "'gone' is neither a file or folder beside it nor a published name"),
+        ('{"caption": "./gone/model"}', "is neither a file or folder beside it"),
+    ],
+)
+def test_what_is_wrong_is_told(tmp_path: Path, text: str, says: str) -> None:
+    (tmp_path / "bundle.json").write_text(text)
+    with pytest.raises(CheckpointError, match=says):
+        bundle.find(tmp_path)
+
+
+def test_a_bundle_that_is_not_there(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match="cannot read the bundle"):
+        bundle.find(tmp_path / "bundle.json")
+    assert bundle.find(tmp_path) is None
+    assert bundle.find("Salesforce/blip-vqa-base") is None
+
+
+def test_the_named_bundles(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("base", "large"):
+        found = bundle.find(name)
+        assert found is not None
+        assert found.name == name
+        assert set(found.models) == {"caption", "answer", "match", "compare", "ground"}
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "base").mkdir()
+    assert bundle.find("base") is None, "a folder here comes before the name"
+
+
+def test_pocket_is_the_folder_in_the_package(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bundle, "POCKET", folder)
+    found = bundle.find("pocket")
+    assert found is not None
+    assert found.name == "pocket"
+    assert found.locate("caption") == folder / "models" / "captioner"
+    monkeypatch.setattr(bundle, "POCKET", tmp_path / "missing")
+    with pytest.raises(CheckpointError, match="the pocket model is missing from this installation"):
+        bundle.find("pocket")
