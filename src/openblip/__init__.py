@@ -1,3 +1,60 @@
-"""OpenBLIP: BLIP (Li et al. 2022) in full."""
+"""OpenBLIP: BLIP (Li et al. 2022) in full.
+
+>>> import openblip
+>>> blip = openblip.load("pocket")  # doctest: +SKIP
+>>> blip.caption("photo.jpg").text  # doctest: +SKIP
+
+Names are imported when first used, so that ``import openblip`` costs nothing.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
+
+if TYPE_CHECKING:
+    from openblip.blip import Blip as Blip
+    from openblip.blip import load as load
+    from openblip.errors import CheckpointError as CheckpointError
+    from openblip.errors import ConfigError as ConfigError
+    from openblip.errors import DownloadError as DownloadError
+    from openblip.errors import ImageError as ImageError
+    from openblip.errors import InputError as InputError
+    from openblip.errors import OpenBlipError as OpenBlipError
+    from openblip.errors import UnsupportedTask as UnsupportedTask
+    from openblip.results import Answer as Answer
+    from openblip.results import Caption as Caption
+    from openblip.results import Match as Match
+    from openblip.runner import EncodedImage as EncodedImage
+
+_HOMES = {
+    "openblip.blip": ("Blip", "load"),
+    "openblip.runner": ("EncodedImage",),
+    "openblip.results": ("Answer", "Caption", "Match"),
+    "openblip.errors": (
+        "CheckpointError",
+        "ConfigError",
+        "DownloadError",
+        "ImageError",
+        "InputError",
+        "OpenBlipError",
+        "UnsupportedTask",
+    ),
+}
+_HOME = {name: home for home, names in _HOMES.items() for name in names}
+
+__all__ = ["__version__", *sorted(_HOME)]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module 'openblip' has no attribute {name!r}")
+    value = getattr(import_module(_HOME[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

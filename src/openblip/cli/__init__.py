@@ -13,7 +13,7 @@ import typer
 from typer.core import TyperGroup
 
 from openblip import __version__
-from openblip.cli import convert, models
+from openblip.cli import ask, caption, convert, match, models
 from openblip.errors import OpenBlipError
 
 FAILED = 1
@@ -65,6 +65,9 @@ def openblip(
     """
 
 
+app.command()(caption.caption)
+app.command()(ask.ask)
+app.command()(match.match)
 app.command()(models.models)
 app.command()(convert.convert)
 

@@ -12,9 +12,12 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Annotated, TypeAlias
+from typing import TYPE_CHECKING, Annotated, TypeAlias, cast
 
 import typer
+
+if TYPE_CHECKING:
+    from openblip.blip import Blip
 
 DEFAULT_MODEL = "pocket"
 
@@ -99,3 +102,28 @@ def prepare(*, threads: int | None = None, offline: bool = False) -> None:
         import torch  # deferred: help stays fast
 
         torch.set_num_threads(threads)
+
+
+def load(
+    model: str,
+    device: str,
+    engine: str,
+    precision: str,
+    batch_size: int | None,
+    workers: int | None,
+    threads: int | None,
+    offline: bool,
+) -> Blip:
+    """The model that a command's shared options name, ready to use."""
+    prepare(threads=threads, offline=offline)
+    from openblip import blip  # deferred: help stays fast
+
+    return blip.load(
+        model,
+        device=device,
+        engine=engine,
+        precision=cast("blip.Precision", precision),
+        batch_size=batch_size,
+        workers=workers,
+        offline=offline or None,
+    )
