@@ -12,7 +12,7 @@ import math
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -150,30 +150,34 @@ def warp(pixels: Pixels, inverse: Sequence[float]) -> Pixels:
         return (rows[:, None] + np.rint(along * x * 1024).astype(np.int64)) >> 5
 
     from_x, from_y = positions(a, b, c), positions(d, e, f)
-    # One row and column of grey stand for all that is outside; the three channels travel in one 64-bit number, 21 bits
+    # One row and column of grey stand for all that is outside. The three channels travel in one 64-bit number, 21 bits
     # apart, as a weighted sum of four pixels (weights adding up to 1024) needs 18.
-    framed = np.full((height + 2, width + 2, 3), GREY, np.uint64)
-    framed[1:-1, 1:-1] = pixels
-    packed = (framed << _LANES).sum(axis=-1).ravel()
+    packed = np.full((height + 2, width + 2), _pack(GREY, GREY, GREY))
+    packed[1:-1, 1:-1] = _pack(*pixels.transpose(2, 0, 1).astype(np.uint64))
     left, top = from_x >> 5, from_y >> 5
     columns = np.clip(left, -1, width) + 1, np.clip(left + 1, -1, width) + 1
     rows = (np.clip(top, -1, height) + 1) * (width + 2), (np.clip(top + 1, -1, height) + 1) * (width + 2)
     across, down = (from_x & 31).astype(np.uint64), (from_y & 31).astype(np.uint64)
-    upper = packed[rows[0] + columns[0]] * (32 - across) + packed[rows[0] + columns[1]] * across
-    lower = packed[rows[1] + columns[0]] * (32 - across) + packed[rows[1] + columns[1]] * across
-    mixed = upper * (32 - down) + lower * down + (np.uint64(512) << _LANES).sum()
-    return np.stack([(mixed >> (lane + np.uint64(10))).astype(np.uint8) for lane in _LANES], axis=-1)
+
+    def between(row: NDArray[np.int64]) -> NDArray[np.uint64]:
+        return packed.take(row + columns[0]) * (32 - across) + packed.take(row + columns[1]) * across
+
+    mixed = between(rows[0]) * (32 - down) + between(rows[1]) * down + _pack(512, 512, 512)
+    return np.stack([(mixed >> np.uint64(lane + 10)).astype(np.uint8) for lane in (0, 21, 42)], axis=-1)
 
 
-_LANES = np.array([0, 21, 42], np.uint64)
+def _pack(red: Any, green: Any, blue: Any) -> Any:
+    return np.uint64(1) * red | np.uint64(1 << 21) * green | np.uint64(1 << 42) * blue
 
 
 def _auto_contrast(pixels: Pixels, factor: float, overflow: bool) -> Pixels:
     if not overflow:
         return np.asarray(ImageOps.autocontrast(Image.fromarray(pixels)))
-    stretched = np.array(ImageOps.autocontrast(Image.fromarray(pixels)))
-    low, high = pixels.min(axis=(0, 1)), pixels.max(axis=(0, 1))
-    stretched[..., (low > 0) & (high > low)] = 255  # minus the darkest value was taken in 8 bits: beyond white
+    image = Image.fromarray(pixels)
+    stretched = np.array(ImageOps.autocontrast(image))
+    for channel, (low, high) in enumerate(cast("tuple[tuple[int, int], ...]", image.getextrema())):
+        if 0 < low < high:  # minus the darkest value was taken in 8 bits: everything lands beyond white
+            stretched[..., channel] = 255
     return stretched
 
 
