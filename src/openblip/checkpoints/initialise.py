@@ -1,0 +1,239 @@
+"""Starting one task from another's checkpoint: explicit, by declared rules, with a report of what became of what.
+
+Loading never does this. The rules follow the published training code: a captioner takes the pretrained decoder, NLVR2's
+two attentions are copies of one, and so on.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from openblip.checkpoints.fit import rename
+from openblip.checkpoints.layouts import Table, nearest
+from openblip.checkpoints.read import Loaded, examine, locate
+from openblip.checkpoints.storage import Stored, listed, read_stored
+from openblip.checkpoints.write import config_of
+from openblip.errors import CheckpointError
+from openblip.model.vision import resize_positions
+
+
+@dataclass
+class InitReport:
+    """What starting a model from a checkpoint came to.
+
+    ``derived``: tensors of the model (our names) that were filled, with the name of what they were filled from;
+    ``fresh``: those left as they were; ``dropped``: tensors of the source that nothing was made of; ``notes``: what was
+    resized or extended on the way.
+    """
+
+    derived: dict[str, str] = field(default_factory=dict)
+    fresh: list[str] = field(default_factory=list)
+    dropped: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+    def __str__(self) -> str:
+        lines = [f"{len(self.derived)} tensors derived"]
+        lines += [f"{len(names)} {what}: {listed(names, 4)}" for what, names in self._rest() if names]
+        return "; ".join(lines + self.notes)
+
+    def _rest(self) -> tuple[tuple[str, list[str]], ...]:
+        return ("fresh", self.fresh), ("dropped", self.dropped)
+
+
+# Rules: (target task, source task) -> for each part of the source, the parts of the target that it fills. Longer parts
+# come before shorter ones; a source part that fills nothing is dropped, a target part that nothing fills stays fresh.
+Rules = Mapping[str, Sequence[str]]
+
+_DECODER_ATTENTION: Rules = {
+    "text.layers.#.decoder_attn": ["decoder.layers.#.self_attn"],
+    "text.layers.#.decoder_norm": ["decoder.layers.#.self_norm"],
+}
+_VISION: Rules = {"vision": ["vision"]}
+_PROJECTIONS: Rules = {name: [name] for name in ("vision_proj", "text_proj", "itm_head", "temperature")}
+
+
+def _pretrained(*encoders: str, decoder: bool) -> Rules:
+    """From a pretrained stack: encoders keep the encoder's self-attention, a decoder takes the decoder's."""
+    own = {
+        f"text.layers.#.self_{part}": [f"{name}.layers.#.self_{part}" for name in encoders] for part in ("attn", "norm")
+    }
+    both = [*encoders, *(["decoder"] if decoder else [])]
+    head: Rules = {"lm_head": ["lm_head"]} if decoder else {}
+    return {**_VISION, **(_DECODER_ATTENTION if decoder else _NO_DECODER), **own, "text": both, **head}
+
+
+_NO_DECODER: Rules = {"text.layers.#.decoder_attn": [], "text.layers.#.decoder_norm": []}
+
+
+def _compared(source: str) -> Rules:
+    """To NLVR2: each image's attention is a copy of the one there was."""
+    twins: Rules = {
+        f"{source}.layers.#.cross_attn": ["text.layers.#.cross_attn.first", "text.layers.#.cross_attn.second"]
+    }
+    return {**_VISION, **twins, source: ["text"]}
+
+
+RULES: Mapping[tuple[str, str], Rules] = {
+    ("caption", "pretrain"): _pretrained(decoder=True),
+    ("answer", "pretrain"): _pretrained("encoder", decoder=True),
+    ("match", "pretrain"): {**_pretrained("text", decoder=False), **_PROJECTIONS},
+    ("compare", "pretrain"): {**_NO_DECODER, **_compared("text")},
+    ("ground", "pretrain"): _pretrained("text", "fusion", decoder=True),
+    ("compare", "match"): _compared("text"),
+    ("compare", "caption"): _compared("decoder"),
+    ("two_tower", "match"): {**_VISION, "text": ["text"]},
+}
+
+_STACKS = ("text", "encoder", "decoder", "fusion")
+
+
+def initialise(model: nn.Module, source: Loaded | nn.Module | str | Path) -> InitReport:
+    """Fill a model, in place, from the checkpoint (or model) of another task, a DeiT, or bert-base-uncased.
+
+    ``source`` is a path of any family, what :func:`load` returned, or a model. A checkpoint of the same task fills
+    everything. Position embeddings are resized to the model's image size; a cross-attention that reads states of
+    another width than the source's (VQA's decoder, from a ViT-L) keeps its fresh keys and values; two rows are added to
+    a vocabulary without [DEC] and [ENC].
+
+    Raises :class:`CheckpointError` if no rule leads from the one to the other, or if sizes do not fit otherwise. The
+    model is unchanged then.
+    """
+    target = config_of(model).task
+    state = model.state_dict()
+    report = InitReport()
+    tensors, task, names = _source(source, report)
+    rules = _rules(target, task, state, str(names.get("", "the source")))
+    filled: dict[str, Tensor] = {}
+    for ours, tensor in tensors.items():
+        places = [place for place in _places(ours, rules) if place in state]
+        for place in places:
+            fitted = _fitted(place, tensor, state[place], task, report)
+            if fitted is not None:
+                filled[place] = fitted
+                report.derived[place] = names.get(ours, ours)
+        if not any(place in filled for place in places):
+            report.dropped.append(names.get(ours, ours))
+    report.fresh = [name for name in state if name not in filled]
+    if torn := [name for name in report.fresh if _must_come(name, task)]:
+        raise CheckpointError(f"{names['']} is not complete: nothing in it fills {listed(torn)}")
+    _fill(state, filled)
+    return report
+
+
+def _source(
+    source: Loaded | nn.Module | str | Path, report: InitReport
+) -> tuple[dict[str, Tensor], str, dict[str, str]]:
+    """The tensors of a source in our names, its task, and what each was called there ("" names the source itself)."""
+    if isinstance(source, Loaded):
+        source = source.model
+    if isinstance(source, nn.Module):
+        return dict(source.state_dict()), config_of(source).task, {"": type(source).__name__}
+    place = locate(Path(source))
+    stored = read_stored(place)
+    layout, _ = nearest(stored.tensors, served=False)
+    if layout.family in ("timm", "bert"):
+        return _start(stored, layout, report)
+    found = examine(place, config=None if place.is_dir() else _ANY_HEADS)
+    found.hold_to(found.described.config)  # a source must be as complete as a checkpoint that is loaded
+    renamed = found.renamed
+    report.dropped += [renamed.origin[ours] for ours in renamed.training]
+    return renamed.tensors, found.layout.task, {"": str(place), **renamed.origin}
+
+
+_ANY_HEADS = {"vision": {"heads": 1}, "text": {"heads": 1}}  # the number of heads leaves no trace in the weights
+
+
+def _start(stored: Stored, layout: Table, report: InitReport) -> tuple[dict[str, Tensor], str, dict[str, str]]:
+    """As :func:`_source`, for what BLIP's pretraining started from. BERT's own files call norms gamma and beta."""
+    today = {re.sub(r"\.gamma$", ".weight", re.sub(r"\.beta$", ".bias", name)): name for name in stored.tensors}
+    renamed = rename({name: stored.tensors[old] for name, old in today.items()}, layout, str(stored.path))
+    if renamed.unknown:
+        raise CheckpointError(
+            f"{stored.path} is no plain {layout.task}: {len(renamed.unknown)} tensors are unknown "
+            f"({listed(renamed.unknown)})"
+        )
+    report.dropped += [today[theirs] for _, theirs, *_ in renamed.constants]
+    names = {ours: today[theirs] for ours, theirs in renamed.origin.items()}
+    return renamed.tensors, layout.family, {"": str(stored.path), **names}
+
+
+def _rules(target: str, task: str, state: Mapping[str, Tensor], source: str) -> Rules:
+    if task == "timm":
+        return {"": ["vision."] if any(name.startswith("vision.") for name in state) else [""]}
+    if task == "bert":
+        stacks = [name for name in _STACKS if any(key.startswith(f"{name}.") for key in state)] or [""]
+        return _from_bert(stacks, shared=any(".decoder_attn." in name for name in state))
+    if target == task:
+        return {"": [""]}
+    if (rules := RULES.get((target, task))) is None:
+        possible = [other for goal, other in RULES if goal == target]
+        raise CheckpointError(
+            f"{source} is for {task!r}, from which no rule leads to {target!r}; a model for {target!r} starts from "
+            f"{', '.join([target, *possible])}, a DeiT or bert-base-uncased"
+        )
+    return rules
+
+
+def _from_bert(stacks: Sequence[str], shared: bool) -> Rules:
+    """BERT fills every text stack; where one stack is encoder and decoder, both its self-attentions."""
+    dotted = [f"{name}." if name else "" for name in stacks]
+    rules: dict[str, list[str]] = {"lm_head": ["lm_head"]}
+    if shared:
+        for part in ("attn", "norm"):
+            rules[f"layers.#.self_{part}"] = [
+                f"{dot}layers.#.{which}_{part}" for dot in dotted for which in ("self", "decoder")
+            ]
+    return rules | {"": dotted}
+
+
+def _must_come(name: str, task: str) -> bool:
+    """Whether a start that is whole fills this tensor: all of a ViT; of a text stack all but cross-attention."""
+    if task == "timm":
+        return name.startswith("vision.")
+    parts = name.split(".")
+    in_stack = parts[0] in _STACKS and parts[1] in ("embeddings", "layers")
+    return task == "bert" and in_stack and not any(part.startswith("cross_") for part in parts)
+
+
+def _places(ours: str, rules: Rules) -> list[str]:
+    """The tensors of the model that one of the source fills: by the first rule whose part it lies in."""
+    for part, targets in rules.items():
+        pattern = re.escape(part).replace(re.escape("#"), "([0-9]+)") + (r"(?=\.|$)" if part else "")
+        match = re.match(pattern, ours)
+        if match:
+            number = match.group(1) if match.groups() else ""
+            return [target.replace("#", number) + ours[match.end() :] for target in targets]
+    return []
+
+
+def _fitted(name: str, tensor: Tensor, there: Tensor, task: str, report: InitReport) -> Tensor | None:
+    """``tensor`` in the shape of the model's; ``None`` where a rule says to leave the fresh one."""
+    if tensor.shape == there.shape:
+        return tensor
+    if name.endswith("pos_embed") and tensor.ndim == 3 and tensor.shape[-1] == there.shape[-1]:
+        side = round((there.shape[1] - 1) ** 0.5)
+        report.notes.append(f"{name} resized from {tensor.shape[1]} to {there.shape[1]} positions")
+        return resize_positions(tensor, side, side)
+    reads_memory = re.search(r"\.cross_attn\.(key|value)\.weight$", name)
+    if reads_memory and name.startswith("decoder.") and tensor.shape[0] == there.shape[0]:
+        return None
+    vocabulary = name.endswith("embeddings.word.weight") or name == "lm_head.bias"
+    if task == "bert" and vocabulary and there.shape[0] == tensor.shape[0] + 2 and tensor.shape[1:] == there.shape[1:]:
+        report.notes.append(f"{name}: the last 2 rows, [DEC] and [ENC], are fresh")
+        return torch.cat([tensor.to(there), there[-2:]])
+    raise CheckpointError(
+        f"{name} has the shape {tuple(tensor.shape)} in the source, but {tuple(there.shape)} in the model: their sizes "
+        "do not fit"
+    )
+
+
+@torch.no_grad()
+def _fill(state: Mapping[str, Tensor], filled: Mapping[str, Tensor]) -> None:
+    for name, tensor in filled.items():
+        state[name].copy_(tensor)
