@@ -51,7 +51,7 @@ def padding_bias(mask: Tensor, dtype: torch.dtype) -> Tensor:
     The most negative finite number stands for "unseen", so that a row with nothing to see gets a uniform mixture and
     not NaN.
     """
-    return _unseen(mask[:, None, None, :] == 0, dtype)
+    return unseen_bias(mask[:, None, None, :] == 0, dtype)
 
 
 def causal_bias(length: int, dtype: torch.dtype, device: torch.device, mask: Tensor | None = None) -> Tensor:
@@ -59,10 +59,11 @@ def causal_bias(length: int, dtype: torch.dtype, device: torch.device, mask: Ten
     unseen = torch.ones(length, length, dtype=torch.bool, device=device).triu(1)[None, None]
     if mask is not None:
         unseen = unseen | (mask[:, None, None, :] == 0)
-    return _unseen(unseen, dtype)
+    return unseen_bias(unseen, dtype)
 
 
-def _unseen(where: Tensor, dtype: torch.dtype) -> Tensor:
+def unseen_bias(where: Tensor, dtype: torch.dtype) -> Tensor:
+    """Additive attention bias that hides what ``where`` marks."""
     return torch.zeros(where.shape, dtype=dtype, device=where.device).masked_fill_(where, torch.finfo(dtype).min)
 
 

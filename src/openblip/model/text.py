@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from openblip.errors import ConfigError, InputError
 from openblip.model.config import TextConfig
-from openblip.model.layers import Attention, Mlp, Trace, activation, causal_bias, padding_bias
+from openblip.model.layers import Attention, Mlp, Trace, activation, causal_bias, padding_bias, unseen_bias
 
 KeysValues = tuple[Tensor, Tensor]
 States = Tensor | tuple[Tensor, Tensor]  # what cross-attention reads; the NLVR2 model reads two images
@@ -151,6 +151,16 @@ class TextTransformer(nn.Module):
         bias = causal_bias(x.shape[1], x.dtype, x.device, mask)
         return self._run(x, bias, memory, memory_mask, causal=True, trace=trace)
 
+    def decode_packed(self, ids: Tensor, positions: Tensor, seen: Tensor, memory: Memory) -> Tensor:
+        """Decode a set of texts that share beginnings, packed as one sequence, against every item: (I, T, D).
+
+        Token t of ``ids`` (T,) stands at ``positions[t]`` of its text and sees the tokens that ``seen[t]`` (T, T)
+        marks: itself and those before it in the same text.
+        """
+        bias = unseen_bias(~seen[None, None], self.embeddings.word.weight.dtype)
+        x = self.embeddings(ids[None], positions=positions[None]).expand(memory.items, -1, -1)
+        return self._run(x, bias, memory, None, causal=True)
+
     def step(self, ids: Tensor, memory: Memory | None, cache: Cache) -> Tensor:
         """Decode ``ids`` (B, t), the tokens that follow those in ``cache``, and add them to it: states (B, t, D)."""
         x = self.embeddings(ids, start=cache.length)
@@ -223,7 +233,7 @@ class Embeddings(nn.Module):
 
     def embed(self, words: Tensor, start: int = 0, positions: Tensor | None = None) -> Tensor:
         """As :meth:`forward`, from word vectors (B, T, D)."""
-        end = start + words.shape[1]
+        end = start + words.shape[1] if positions is None else int(positions.max()) + 1
         if end > self.position.num_embeddings:
             raise InputError(
                 f"a text of {end} tokens does not fit the model's {self.position.num_embeddings} positions"

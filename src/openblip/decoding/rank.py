@@ -1,0 +1,139 @@
+"""Closed-answer ranking: how likely a decoder finds each answer of a list.
+
+Answers share beginnings, so a list is decoded as a tree: every distinct beginning is computed once per item, many of
+them packed in one sequence in which a token sees only its own text.
+
+Shapes: I items, C candidates, T tree nodes at a time, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from openblip.errors import InputError
+from openblip.model.text import LanguageHead, Memory, TextTransformer
+
+
+@torch.inference_mode()
+def rank_answers(
+    text: TextTransformer,
+    head: LanguageHead,
+    memory: Memory,
+    candidates: Sequence[Sequence[int]],
+    *,
+    k: int | None = None,
+    smoothing: float = 0.0,
+    chunk: int = 1024,
+) -> Tensor:
+    """Log-probability (I, C), float32, of every candidate, [DEC] to [SEP], for every item of ``memory``.
+
+    The sum over all tokens after [DEC], the final one included; its softmax over C is the probability among the
+    candidates. The original model ranks in two steps: ``k`` shortlists per item the candidates with the likeliest
+    first token (the earlier one among equals; the others get minus infinity), and ``smoothing=0.1`` makes the score
+    minus the label-smoothed loss. ``chunk`` bounds how many logit rows (each V wide) exist at a time; results do not
+    depend on it. Raises :class:`InputError` for an empty list, candidates that do not begin alike, and bad options.
+    """
+    texts = [list(candidate) for candidate in candidates]
+    _check(texts, k, smoothing, chunk)
+    if k is None or k >= len(texts):
+        return _score(text, head, memory, texts, smoothing, chunk)
+    first = _Tree(texts[0][:1], text)
+    start = head(first.decode(text, memory)[:, 0], text.embeddings.word).float()  # (I, V)
+    ranked = start[:, [candidate[1] for candidate in texts]].sort(descending=True, stable=True).indices
+    scores = start.new_full((memory.items, len(texts)), float("-inf"))
+    for item, short in enumerate(ranked[:, :k].tolist()):
+        alone = memory.select(torch.tensor([item], device=start.device))
+        scores[item, short] = _score(text, head, alone, [texts[i] for i in short], smoothing, chunk)[0]
+    return scores
+
+
+def _check(texts: list[list[int]], k: int | None, smoothing: float, chunk: int) -> None:
+    if not texts:
+        raise InputError("there are no candidates to rank")
+    if any(len(candidate) < 2 or candidate[0] != texts[0][0] for candidate in texts):
+        raise InputError("every candidate is [DEC], the answer's tokens, [SEP]: all with the same first token")
+    if k is not None and k < 1:
+        raise InputError(f"k is how many candidates to shortlist, at least 1, not {k}")
+    if not 0 <= smoothing < 1:
+        raise InputError(f"smoothing is at least 0 and below 1, not {smoothing}")
+    if chunk < 1:
+        raise InputError(f"chunk is at least 1, not {chunk}")
+
+
+def _score(
+    text: TextTransformer, head: LanguageHead, memory: Memory, texts: list[list[int]], smoothing: float, chunk: int
+) -> Tensor:
+    """Scores (I, C) of all ``texts`` for all items."""
+    scores = torch.empty(memory.items, len(texts), device=text.embeddings.word.weight.device)
+    order = sorted(range(len(texts)), key=texts.__getitem__)  # so that shared beginnings meet in one tree
+    while order:
+        tree = _Tree(texts[order[0]][:1], text)
+        taken = 0
+        while taken < len(order) and tree.add(texts[order[taken]], chunk // memory.items):
+            taken += 1
+        scores[:, order[:taken]] = tree.score(text, head, memory, smoothing)
+        order = order[taken:]
+    return scores
+
+
+class _Tree:
+    """Beginnings of texts; a node is a token after its parent, an edge the token that a text has next."""
+
+    def __init__(self, root: list[int], text: TextTransformer) -> None:
+        self.device = text.embeddings.word.weight.device
+        self.ids = root
+        self.lines = [[0]]  # every node's ancestors and itself
+        self.places: dict[tuple[int, int], int] = {}  # (parent, token) -> node
+        self.edges: dict[tuple[int, int], int] = {}  # (node, next token) -> edge
+        self.paths: list[list[int]] = []  # the edges of every text
+
+    def add(self, candidate: list[int], limit: int) -> bool:
+        """Add a text, unless the tree already holds one and would grow beyond ``limit`` nodes."""
+        node, new = 0, 0
+        for token in candidate[1:-1]:
+            node = self.places.get((node, token), -1) if node >= 0 else node
+            new += node < 0
+        if self.paths and len(self.ids) + new > limit:
+            return False
+        node, path = 0, []
+        for position, token in enumerate(candidate[1:]):
+            path.append(self.edges.setdefault((node, token), len(self.edges)))
+            if position < len(candidate) - 2:  # nothing is read after the final token
+                node = self._child(node, token)
+        self.paths.append(path)
+        return True
+
+    def _child(self, node: int, token: int) -> int:
+        if (child := self.places.get((node, token))) is None:
+            child = self.places[node, token] = len(self.ids)
+            self.ids.append(token)
+            self.lines.append([*self.lines[node], child])
+        return child
+
+    def decode(self, text: TextTransformer, memory: Memory) -> Tensor:
+        """States (I, T, D) of the nodes."""
+        pairs = torch.tensor([(node, place) for node, line in enumerate(self.lines) for place in line])
+        seen = torch.zeros(len(self.ids), len(self.ids), dtype=torch.bool)
+        seen[pairs[:, 0], pairs[:, 1]] = True
+        positions = torch.tensor([len(line) - 1 for line in self.lines], device=self.device)
+        ids = torch.tensor(self.ids, device=self.device)
+        return text.decode_packed(ids, positions, seen.to(self.device), memory)
+
+    def score(self, text: TextTransformer, head: LanguageHead, memory: Memory, smoothing: float) -> Tensor:
+        """Scores (I, texts), in the order in which the texts were added."""
+        logits = head(self.decode(text, memory), text.embeddings.word).float()  # (I, T, V)
+        nodes, tokens = torch.tensor(list(self.edges), device=self.device).T
+        # Per edge the smoothed log-probability: (1 - s) log p(token) + s * (mean over V of log p).
+        edges = (1 - smoothing) * logits[:, nodes, tokens] - logits.logsumexp(-1)[:, nodes]
+        if smoothing:
+            edges = edges + smoothing * logits.mean(-1)[:, nodes]
+        edges = torch.cat([edges, torch.zeros_like(edges[:, :1])], 1)  # a last edge that adds nothing, for short texts
+        longest = max(map(len, self.paths))
+        padded = [path + [len(self.edges)] * (longest - len(path)) for path in self.paths]
+        total = torch.zeros(len(logits), len(self.paths), device=self.device)
+        for step in torch.tensor(padded, device=self.device).T:  # token by token, so that other texts change nothing
+            total = total + edges[:, step]
+        return total
