@@ -50,8 +50,17 @@ def convert(
         raise CheckpointError(f"{destination} is already there; give another place, or --overwrite")
     prepare(offline=offline)
 
-    from openblip.checkpoints import fetch, read, write
+    from openblip.checkpoints import bundle, fetch, read, write
 
-    loaded = read.load(fetch.resolve(source), task=cast("Task", task) or None, tokenizer=tokenizer)
+    wanted = cast("Task", task) or None
+    found = bundle.find(source)
+    if found and wanted is None:
+        raise CheckpointError(f"{source} is a bundle of {', '.join(found.models)}: say which one with --task")
+    place = found.locate(wanted) if found and wanted else fetch.resolve(source)
+    # A .pth holds no vocabulary, so from one to another none has to be found.
+    vocabulary = tokenizer or (None if to == "hub" else False)
+    loaded = read.load(place, task=wanted, tokenizer=vocabulary)
     write.save(loaded, destination, to=to)
-    typer.echo(f"{destination}: {loaded.config.task} model, from {loaded.family} to {to}")
+    for note in loaded.notes:
+        typer.echo(f"note: {note}", err=True)
+    typer.echo(f"{destination}: the {loaded.config.task} model of {source}, from {loaded.family} to {to}")

@@ -1,0 +1,202 @@
+"""The command line: one grammar, exit codes, bad items in place, and conversion there and back."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+import typer
+from typer.main import get_command
+from typer.testing import CliRunner, Result
+
+from openblip import __version__
+from openblip.checkpoints import bundle, read, write
+from openblip.checkpoints.published import FAMILIES, PUBLISHED
+from openblip.cli import _Group, app
+from openblip.errors import CheckpointError
+from openblip.model.config import Task
+from openblip.preprocess.image import ImageSettings
+from tests.toys import SIZE, VOCABULARY, toy_image, toy_model, toy_tokenizer
+
+TASKS: tuple[Task, ...] = ("caption", "answer", "match")
+SHARED = {"--model", "--device", "--engine", "--precision", "--batch-size", "--workers", "--threads", "--offline"}
+
+
+def run(*arguments: str | Path) -> Result:
+    return CliRunner().invoke(app, [str(argument) for argument in arguments])
+
+
+@pytest.fixture(scope="module")
+def toys(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A bundle of toy models and three pictures, one of which is none."""
+    home = tmp_path_factory.mktemp("toys")
+    for task in TASKS:
+        write.save(toy_model(task), home / task, tokenizer=toy_tokenizer(), image=ImageSettings(size=SIZE))
+    bundle.write(home, {task: home / task for task in TASKS})
+    toy_image(1).save(home / "one.png")
+    toy_image(2).save(home / "two.png")
+    (home / "bad.png").write_bytes(b"no picture")
+    return home
+
+
+# The grammar
+
+
+@pytest.mark.parametrize("command", ("caption", "ask", "match"))
+def test_model_commands_take_the_shared_options(command: str) -> None:
+    parameters = getattr(get_command(app), "commands")[command].params  # noqa: B009
+    taken = {option for parameter in parameters for option in parameter.opts}
+    assert taken >= SHARED | {"--json"}
+
+
+def test_version() -> None:
+    assert run("--version").output == f"openblip {__version__}\n"
+
+
+@pytest.mark.parametrize(
+    "arguments", [("caption",), ("nothing",), ("models", "--task", "sing"), ("caption", "--beams", "0", "x")]
+)
+def test_wrong_usage_is_2(arguments: tuple[str, ...]) -> None:
+    assert run(*arguments).exit_code == 2
+
+
+@pytest.mark.parametrize(("given", "code"), [("auto", 0), ("1", 0), ("4", 0), ("0", 2), ("-1", 2), ("many", 2)])
+def test_batch_size_is_auto_or_a_number(toys: Path, given: str, code: int) -> None:
+    found = run("caption", toys / "one.png", toys / "two.png", "-m", toys, "--batch-size", given)
+    assert found.exit_code == code
+    if code:
+        assert "neither 'auto' nor a number from 1 up" in found.output
+
+
+# Exit codes
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "said"),
+    [
+        (CheckpointError("no such model; try another"), 1, "error: no such model; try another\n"),
+        (KeyboardInterrupt(), 130, "interrupted\n"),
+        (typer.Exit(3), 3, ""),
+    ],
+)
+def test_what_ends_a_command_becomes_a_line_and_a_code(error: BaseException, code: int, said: str) -> None:
+    small = typer.Typer(cls=_Group, rich_markup_mode=None)
+
+    @small.command()
+    def fail() -> None:
+        raise error
+
+    @small.command()
+    def other() -> None:
+        """A second one, so that this is a group."""
+
+    found = CliRunner().invoke(small, ["fail"])
+    assert (found.exit_code, found.stderr, found.stdout) == (code, said, "")
+
+
+def test_an_interrupt_from_outside_is_130() -> None:
+    program = (
+        "import time, openblip.cli as cli\n"
+        "cli.models.print_table = lambda *_: (print('up', flush=True), time.sleep(60))\n"
+        "cli.main()"
+    )
+    running = subprocess.Popen(
+        [sys.executable, "-c", program, "models"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    assert running.stdout is not None
+    assert running.stdout.readline() == "up\n"
+    time.sleep(0.1)
+    running.send_signal(signal.SIGINT)
+    _, said = running.communicate(timeout=30)
+    assert (running.returncode, said) == (130, "interrupted\n")
+
+
+def test_bad_pictures_get_one_line_and_the_rest_is_done(toys: Path) -> None:
+    some = run("caption", toys / "one.png", toys / "bad.png", toys / "two.png", "-m", toys, "--json")
+    lines = [json.loads(line) for line in some.stdout.splitlines()]
+    assert some.exit_code == 3
+    assert [Path(line["image"]).name for line in lines] == ["one.png", "bad.png", "two.png"]
+    assert [set(line) >= {"text", "logprob"} for line in lines] == [True, False, True]
+    assert "bad.png" in lines[1]["error"]
+    assert len(some.stderr.splitlines()) == 1
+    assert run("caption", toys / "bad.png", toys / "gone.png", "-m", toys).exit_code == 1
+    assert run("caption", toys / "one.png", "-m", toys / "gone").exit_code == 1
+
+
+# What commands say
+
+
+def test_a_caption_for_people_and_for_machines(toys: Path) -> None:
+    table = run("caption", toys / "one.png", "-m", toys).stdout
+    (line,) = run("caption", toys / "one.png", "-m", toys, "--json").stdout.splitlines()
+    assert table.splitlines()[0].split() == ["image", "caption", "logprob"]
+    assert json.loads(line)["text"] in table
+    assert len(run("caption", toys / "one.png", "-m", toys, "-n", "3", "--json").stdout.splitlines()) == 3
+
+
+def test_answers_and_matches(toys: Path) -> None:
+    asked = run("ask", toys / "one.png", "-m", toys, "-q", "what?", "-q", "why?", "--answers", "yes|no", "--json")
+    answers = [json.loads(line) for line in asked.stdout.splitlines()]
+    assert [answer["question"] for answer in answers] == ["what?", "why?"]
+    assert {answer["text"] for answer in answers} <= {"yes", "no"}
+    matched = run("match", toys / "one.png", toys / "two.png", "-m", toys, "-t", "a cat", "-t", "a dog", "--json")
+    scores = [json.loads(line) for line in matched.stdout.splitlines()]
+    assert [score["text"] for score in scores] == ["a cat", "a dog"] * 2
+    assert all(0 <= score["probability"] <= 1 and -1 <= score["similarity"] <= 1 for score in scores)
+
+
+def test_models_can_be_filtered() -> None:
+    everything = run("models").stdout
+    assert len(everything.splitlines()) == 1 + len(PUBLISHED)
+    for entry in PUBLISHED:
+        assert entry.name in everything
+    lines = [
+        json.loads(line)
+        for line in run("models", "--json", "--task", "answer", "--family", "lavis").stdout.splitlines()
+    ]
+    assert [line["name"] for line in lines] == ["blip_okvqa", "blip_aokvqa"]
+    assert lines[0]["names"][-1] == "blip_vqa/okvqa"
+    assert len(run("models", "refcoco").stdout.splitlines()) == 2
+    assert len(run("models", "--size", "large").stdout.splitlines()) == 1 + sum(e.size == "large" for e in PUBLISHED)
+
+
+# Conversion
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_a_model_converts_through_every_family_and_back(toys: Path, tmp_path: Path, task: Task) -> None:
+    source: Path = toys / task
+    for family in (*FAMILIES[1:], "hub"):
+        target = tmp_path / (f"{family}.pth" if family != "hub" else "hub")
+        options = ("--tokenizer", VOCABULARY) if family == "hub" else ()
+        done = run("convert", source, target, "--to", family, "--task", task, "--offline", *options)
+        assert done.exit_code == 0, done.output
+        source = target
+    first, last = (read.load(place).model.state_dict() for place in (toys / task, tmp_path / "hub"))
+    assert first.keys() == last.keys()
+    for name in first.keys() - {"temperature"}:
+        assert torch.equal(first[name], last[name]), name
+
+
+def test_convert_refuses_what_it_cannot_do(toys: Path, tmp_path: Path) -> None:
+    (tmp_path / "there.pth").write_bytes(b"mine")
+    kept = run("convert", toys / "caption", tmp_path / "there.pth", "--to", "lavis")
+    assert (kept.exit_code, (tmp_path / "there.pth").read_bytes()) == (1, b"mine")
+    assert "--overwrite" in kept.stderr
+    replaced = run("convert", toys / "caption", tmp_path / "there.pth", "--to", "lavis", "--overwrite")
+    assert replaced.exit_code == 0
+    assert read.load(
+        tmp_path / "there.pth", tokenizer=VOCABULARY, config={"text": {"heads": 4}, "vision": {"heads": 4}}
+    )
+    bundled = run("convert", toys, tmp_path / "x")
+    assert (bundled.exit_code, "say which one with --task" in bundled.stderr) == (1, True)
+    assert run("convert", toys / "caption", tmp_path / "x", "--to", "onnx").exit_code == 2
+    assert run("convert", toys / "caption", tmp_path / "x", "--task", "sing").exit_code == 2
+    assert run("convert", tmp_path / "gone", tmp_path / "x").exit_code == 1
+    assert not (tmp_path / "x").exists()

@@ -1,0 +1,255 @@
+"""The shape of the house: which way imports point, what is never imported, and that starting up stays instant."""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import importlib.metadata
+import re
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+import openblip
+
+SOURCE = Path(openblip.__file__).parent
+
+# What each part may import; "model.config" is apart from "model" because it is free of torch. A module belongs to the
+# longest name here that it starts with.
+_DATA = {"errors", "model.config"}
+_TABLES = {"checkpoints.published", "checkpoints.layouts"}
+_TORCH = _DATA | {"model", "preprocess"}
+_RUNNING = _TORCH | {"decoding", "engine"}
+_FILES = _TORCH | _TABLES | {"checkpoints"}
+_BLIP = {"blip", "runner", "inputs", "results"}
+MAY_IMPORT: dict[str, set[str]] = {
+    "errors": set(),
+    "model.config": {"errors"},
+    "checkpoints.published": _DATA,
+    "checkpoints.layouts": _DATA,
+    "model": _DATA,
+    "preprocess": _DATA,
+    "decoding": _TORCH,
+    "engine": _RUNNING - {"engine"},
+    "checkpoints": _FILES - {"checkpoints"},
+    "results": set(),
+    "inputs": _TORCH,
+    "runner": _RUNNING | _FILES | _BLIP - {"blip"},
+    "blip": _RUNNING | _FILES | _BLIP,
+    "compat": _RUNNING | _FILES | _BLIP,
+    "data": _TORCH,
+    "training": _RUNNING | _FILES | {"data"},
+    "cli": _RUNNING | _FILES | _BLIP | {"data", "training"},
+}
+
+# Modules that load without torch, so that names, help and errors are there at once.
+NO_TORCH = (
+    "openblip",
+    "openblip.errors",
+    "openblip.model.config",
+    "openblip.checkpoints.published",
+    "openblip.checkpoints.fetch",
+    "openblip.checkpoints.bundle",
+    "openblip.cli",
+)
+
+# Where an import inside a function is right, and why.
+LATE = {
+    "openblip.checkpoints.fetch": {"huggingface_hub", "rich", "fcntl", "msvcrt"},  # only where a download happens
+    "openblip.preprocess.text": {"torch", "tokenizers"},  # cleaning needs neither
+    "openblip.compat.transformers_api": {"torch", "huggingface_hub"},  # a configuration alone needs neither
+    "openblip.cli": {"openblip", "torch", "rich"},  # `--help` is instant; a command loads what it runs
+}
+
+IMPORT_NAMES = {"pillow": "PIL"}  # where the distribution's name is not the module's
+SECONDS = 0.5
+HELP = """
+import openblip.cli, sys
+sys.argv = ['openblip', {} '--help']
+try:
+    openblip.cli.main()
+except SystemExit:
+    pass
+"""
+
+
+class Import(NamedTuple):
+    module: str  # who imports
+    target: str  # what, in full; a name taken from a package is part of it if it is a module
+    line: int
+    late: bool  # inside a function
+
+
+@cache
+def modules() -> dict[str, Path]:
+    found = {}
+    for path in sorted(SOURCE.rglob("*.py")):
+        parts = path.relative_to(SOURCE.parent).with_suffix("").parts
+        found[".".join(parts[:-1] if parts[-1] == "__init__" else parts)] = path
+    return found
+
+
+@cache
+def imports() -> tuple[Import, ...]:
+    return tuple(one for module, path in modules().items() for one in _imports(module, path))
+
+
+def _imports(module: str, path: Path) -> Iterator[Import]:
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    functions = [node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)]
+    late = {id(node) for function in functions for node in ast.walk(function)}
+    typing_only = {
+        id(node)
+        for block in ast.walk(tree)
+        if isinstance(block, ast.If) and ast.unparse(block.test) == "TYPE_CHECKING"
+        for node in ast.walk(block)
+    }
+    for node in ast.walk(tree):
+        if id(node) in typing_only:
+            continue
+        if isinstance(node, ast.Import):
+            for alias in node.names:
+                yield Import(module, alias.name, node.lineno, id(node) in late)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}:{node.lineno}: relative import"
+            for alias in node.names:
+                whole = f"{node.module}.{alias.name}"
+                target = whole if whole in modules() else str(node.module)
+                yield Import(module, target, node.lineno, id(node) in late)
+
+
+def part(module: str) -> str:
+    name = module.removeprefix("openblip").removeprefix(".")
+    fitting = [known for known in MAY_IMPORT if name == known or name.startswith(f"{known}.")]
+    return max(fitting, key=len, default=name)
+
+
+def test_every_module_has_its_place() -> None:
+    homeless = [module for module in modules() if module != "openblip" and part(module) not in MAY_IMPORT]
+    assert homeless == [], "say in MAY_IMPORT what it may import"
+    assert len(imports()) > 100, "the walk over the sources finds their imports"
+
+
+def test_imports_point_down() -> None:
+    wrong = [
+        f"{one.module}:{one.line} imports {one.target}"
+        for one in imports()
+        if one.module != "openblip" and one.target.startswith("openblip.")
+        if part(one.target) not in MAY_IMPORT[part(one.module)] | {part(one.module)}
+    ]
+    assert wrong == []
+
+
+def test_the_rules_have_no_circle() -> None:
+    order: list[str] = []
+    rest = {name: allowed - {name} for name, allowed in MAY_IMPORT.items()}
+    peers = {"runner", "blip"}  # blip stands on runner
+    assert "blip" not in MAY_IMPORT["runner"] - peers
+    while rest:
+        free = [name for name, allowed in rest.items() if not allowed & rest.keys()]
+        assert free, f"a circle among {sorted(rest)}"
+        order += free
+        for name in free:
+            del rest[name]
+    assert order[0] == "errors"
+
+
+def test_modules_import_each_other_in_no_circle() -> None:
+    edges: dict[str, set[str]] = {module: set() for module in modules()}
+    for one in imports():
+        if one.target in edges and not one.late and one.target != one.module:
+            edges[one.module].add(one.target)
+    done: set[str] = set()
+
+    def visit(module: str, path: tuple[str, ...]) -> None:
+        assert module not in path, f"a circle: {' -> '.join((*path, module))}"
+        if module not in done:
+            for target in sorted(edges[module]):
+                visit(target, (*path, module))
+            done.add(module)
+
+    for module in edges:
+        visit(module, ())
+
+
+def test_late_imports_are_those_with_a_reason() -> None:
+    unexplained = []
+    for one in imports():
+        reasons = [LATE[home] for home in LATE if one.module == home or one.module.startswith(f"{home}.")]
+        if one.late and not any(one.target.partition(".")[0] in allowed for allowed in reasons):
+            unexplained.append(f"{one.module}:{one.line} imports {one.target}")
+    assert unexplained == []
+
+
+def test_only_declared_packages_are_imported() -> None:
+    required = [line for line in importlib.metadata.requires("openblip") or () if "extra ==" not in line]
+    declared = {re.split(r"[^\w-]", line)[0].lower().replace("-", "_") for line in required}
+    allowed = {IMPORT_NAMES.get(name, name) for name in declared} | sys.stdlib_module_names | {"openblip"}
+    strangers = [
+        f"{one.module}:{one.line} imports {one.target}"
+        for one in imports()
+        if one.target.partition(".")[0] not in allowed
+    ]
+    assert "torch" in allowed
+    assert "transformers" not in allowed
+    assert strangers == []
+
+
+def run(program: str) -> tuple[str, float]:
+    """What a fresh interpreter prints for a program, and its wall time in seconds."""
+    began = time.perf_counter()
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    took = time.perf_counter() - began
+    assert done.returncode == 0, done.stderr
+    return done.stdout, took
+
+
+def test_light_modules_import_no_torch() -> None:
+    names = ", ".join(NO_TORCH)
+    out, _ = run(f"import sys, {names}; print(sorted({{'torch', 'transformers', 'numpy'}} & set(sys.modules)))")
+    assert out.strip() == "[]"
+
+
+def test_nothing_imports_transformers() -> None:
+    program = f"import importlib, sys\nfor name in {list(modules())}: importlib.import_module(name)\n"
+    out, _ = run(program + "print('torch' in sys.modules, 'transformers' in sys.modules)")
+    assert out.strip() == "True False"
+
+
+@pytest.mark.parametrize(
+    "program",
+    ["import openblip", HELP.format(""), HELP.format("'caption',")],
+    ids=["import", "help", "command-help"],
+)
+def test_starting_up_is_instant(program: str) -> None:
+    seconds = []
+    for _ in range(5):
+        out, took = run(f"{program}\nimport sys; print('torch' in sys.modules)")
+        assert out.endswith("False\n"), out
+        seconds.append(took)
+    print(f"best of 5: {min(seconds):.3f} s")
+    assert min(seconds) < SECONDS
+
+
+def test_every_exported_name_exists() -> None:
+    for module in modules():
+        loaded = importlib.import_module(module)
+        for name in getattr(loaded, "__all__", ()):
+            assert hasattr(loaded, name), f"{module}.{name}"
+    assert len(openblip.__all__) == len(set(openblip.__all__))
+    assert set(openblip.__all__) <= set(dir(openblip))
+    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+        _ = openblip.nothing
+
+
+def test_type_checkers_see_the_names_that_are_exported() -> None:
+    tree = ast.parse(modules()["openblip"].read_text(encoding="utf-8"))
+    (block,) = (node for node in tree.body if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING")
+    seen = {alias.asname for node in block.body if isinstance(node, ast.ImportFrom) for alias in node.names}
+    assert seen | {"__version__"} == set(openblip.__all__)
