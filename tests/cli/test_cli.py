@@ -48,7 +48,7 @@ def toys(tmp_path_factory: pytest.TempPathFactory) -> Path:
 # The grammar
 
 
-@pytest.mark.parametrize("command", ("caption", "ask", "match"))
+@pytest.mark.parametrize("command", ["caption", "ask", "match"])
 def test_model_commands_take_the_shared_options(command: str) -> None:
     parameters = getattr(get_command(app), "commands")[command].params  # noqa: B009
     taken = {option for parameter in parameters for option in parameter.opts}
