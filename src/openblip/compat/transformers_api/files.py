@@ -1,0 +1,73 @@
+"""Where the files of a checkpoint are, and how they are written."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from openblip.checkpoints import fetch
+from openblip.errors import CheckpointError, InputError
+
+StrPath = str | os.PathLike[str]
+
+_IGNORED = ("proxies", "trust_remote_code", "_from_auto", "_from_pipeline")
+
+
+def local_folder(name_or_path: StrPath, kwargs: Mapping[str, Any]) -> tuple[Path, dict[str, Any]]:
+    """The folder (or file) on this machine, and the ``kwargs`` that did not say where to find it.
+
+    A hub id is fetched by :mod:`openblip.checkpoints.fetch`; ``revision``, ``token``, ``cache_dir`` and
+    ``force_download`` go to the hub's own client.
+    """
+    rest = dict(kwargs)
+    where = {name: rest.pop(name, None) for name in ("revision", "token", "cache_dir", "force_download")}
+    local_only = bool(rest.pop("local_files_only", False))
+    subfolder = rest.pop("subfolder", None) or ""
+    for name in _IGNORED:
+        rest.pop(name, None)
+    if where["revision"] == "main":
+        where["revision"] = None
+    asked = {name: value for name, value in where.items() if value}
+    path = Path(name_or_path).expanduser()
+    if path.exists() or not asked:
+        path = fetch.resolve(name_or_path, offline=True if local_only else None)
+    else:
+        path = _snapshot(str(name_or_path), asked, local_only)
+    path = path / subfolder if subfolder else path
+    if not path.exists():
+        raise CheckpointError(f"{path} does not exist")
+    return path, rest
+
+
+def _snapshot(repository: str, asked: Mapping[str, Any], local_only: bool) -> Path:
+    from huggingface_hub import snapshot_download
+
+    try:
+        found = snapshot_download(
+            repository, local_files_only=local_only or fetch.is_offline(), allow_patterns=_PATTERNS, **asked
+        )
+    except ValueError as error:
+        raise InputError(f"{repository!r}: {error}") from error
+    return Path(str(found))
+
+
+_PATTERNS = ["*.json", "vocab.txt", "*.safetensors", "pytorch_model*.bin"]
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a file so that nobody ever sees half of it."""
+    if path.parent.is_file():
+        raise InputError(f"{path.parent} is a file; give a folder to save in")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "w", encoding="utf-8") as file:
+            file.write(text)
+        Path(temporary).chmod(0o644)
+        Path(temporary).replace(path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
