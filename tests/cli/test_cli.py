@@ -25,6 +25,7 @@ from openblip.preprocess.image import ImageSettings
 from tests.toys import SIZE, VOCABULARY, toy_image, toy_model, toy_tokenizer
 
 TASKS: tuple[Task, ...] = ("caption", "answer", "match")
+HEADS = '{"vision": {"heads": 4}, "text": {"heads": 4}}'  # a .pth does not tell them; here they are not 64 wide
 SHARED = {"--model", "--device", "--engine", "--precision", "--batch-size", "--workers", "--threads", "--offline"}
 
 
@@ -174,7 +175,8 @@ def test_a_model_converts_through_every_family_and_back(toys: Path, tmp_path: Pa
     source: Path = toys / task
     for family in (*FAMILIES[1:], "hub"):
         target = tmp_path / (f"{family}.pth" if family != "hub" else "hub")
-        options = ("--tokenizer", VOCABULARY) if family == "hub" else ()
+        options: tuple[str, ...] = ("--config", HEADS) if source.suffix == ".pth" else ()
+        options += ("--tokenizer", str(VOCABULARY)) if family == "hub" else ()
         done = run("convert", source, target, "--to", family, "--task", task, "--offline", *options)
         assert done.exit_code == 0, done.output
         source = target
@@ -198,5 +200,9 @@ def test_convert_refuses_what_it_cannot_do(toys: Path, tmp_path: Path) -> None:
     assert (bundled.exit_code, "say which one with --task" in bundled.stderr) == (1, True)
     assert run("convert", toys / "caption", tmp_path / "x", "--to", "onnx").exit_code == 2
     assert run("convert", toys / "caption", tmp_path / "x", "--task", "sing").exit_code == 2
+    for broken in ("{", "[]"):
+        assert run("convert", toys / "caption", tmp_path / "x", "--config", broken).exit_code == 2
+    headless = run("convert", tmp_path / "there.pth", tmp_path / "x", "--to", "salesforce")
+    assert (headless.exit_code, "say how many heads it has" in headless.stderr) == (1, True)
     assert run("convert", tmp_path / "gone", tmp_path / "x").exit_code == 1
     assert not (tmp_path / "x").exists()

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
-from typing import Annotated, cast
+from typing import Annotated, Any, cast
 
 import typer
 
@@ -31,6 +32,15 @@ def convert(
         str | None,
         typer.Option("--tokenizer", metavar="PATH", show_default="the source's own", help="A vocab.txt or its folder."),
     ] = None,
+    config: Annotated[
+        str,
+        typer.Option(
+            "--config",
+            metavar="JSON",
+            show_default="none",
+            help='What SRC does not tell or tells wrongly, as {"vision": {"heads": 4}}.',
+        ),
+    ] = "",
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace DST if it is there.")] = False,
     offline: Offline = False,
 ) -> None:
@@ -46,6 +56,7 @@ def convert(
         raise typer.BadParameter(f"--to is one of {', '.join(FAMILIES)}, not {to!r}")
     if task and task not in TASKS:
         raise typer.BadParameter(f"--task is one of {', '.join(TASKS)}, not {task!r}")
+    given = _object("--config", config) if config else None
     if not overwrite and (destination.is_file() or (destination.is_dir() and any(destination.iterdir()))):
         raise CheckpointError(f"{destination} is already there; give another place, or --overwrite")
     prepare(offline=offline)
@@ -59,8 +70,18 @@ def convert(
     place = found.locate(wanted) if found and wanted else fetch.resolve(source)
     # A .pth holds no vocabulary, so from one to another none has to be found.
     vocabulary = tokenizer or (None if to == "hub" else False)
-    loaded = read.load(place, task=wanted, tokenizer=vocabulary)
+    loaded = read.load(place, task=wanted, config=given, tokenizer=vocabulary)
     write.save(loaded, destination, to=to)
     for note in loaded.notes:
         typer.echo(f"note: {note}", err=True)
     typer.echo(f"{destination}: the {loaded.config.task} model of {source}, from {loaded.family} to {to}")
+
+
+def _object(option: str, text: str) -> dict[str, Any]:
+    try:
+        found = json.loads(text)
+    except ValueError as error:
+        raise typer.BadParameter(f"{option} is not JSON: {error}") from error
+    if not isinstance(found, dict):
+        raise typer.BadParameter(f"{option} is not a JSON object: {text}")
+    return found
