@@ -14,13 +14,13 @@ from openblip.training.objectives.language import lm_loss, lm_targets
 class AnsweringBatch:
     """Q questions about I images and A answers to them.
 
-    ``pixels`` (I, 3, S, S); ``image`` (Q,) the image of each question; ``ids`` and ``mask`` (Q, T), first token [ENC];
-    ``answer_ids`` and ``answer_mask`` (A, T'), first token [DEC]; ``owner`` (A,) the question of each answer; ``weights``
-    (A,) its share.
+    ``pixels`` (I, 3, S, S); ``ids`` and ``mask`` (Q, T), first token [ENC]; ``image`` (Q,) the image of each question,
+    by default Q / I questions per image, side by side; ``answer_ids`` and ``answer_mask`` (A, T'), first token [DEC];
+    ``owner`` (A,) the question of each answer; ``weights`` (A,) its share.
     """
 
     pixels: Tensor
-    image: Tensor
+    image: Tensor | None = None
     ids: Tensor
     mask: Tensor
     answer_ids: Tensor
@@ -40,7 +40,9 @@ class Answering(nn.Module):
     def forward(self, batch: AnsweringBatch) -> dict[str, Tensor]:
         """The loss ``vqa`` of one batch."""
         model = self.model
-        memory = model.encoder.project(model.encode_image(batch.pixels)).select(batch.image)
+        memory = model.encoder.project(model.encode_image(batch.pixels))
+        if batch.image is not None:
+            memory = memory.select(batch.image)
         states = model.encode_question(batch.ids, batch.mask, memory)
         heard, heard_mask = states[batch.owner], batch.mask[batch.owner]
         decoded = model.decoder.decode(batch.answer_ids, batch.answer_mask, heard, heard_mask)

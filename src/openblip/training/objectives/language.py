@@ -5,10 +5,19 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Literal
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from openblip.training.objectives.gathering import Gather, mean_count
+
 IGNORED = -100
+_ALONE = Gather()
+
+
+def with_first(ids: Tensor, first: int) -> Tensor:
+    """A copy of ids (B, T) with another first token: [ENC] to judge a text, [DEC] to write it."""
+    return torch.cat([torch.full_like(ids[:, :1], first), ids[:, 1:]], dim=1)
 
 
 def lm_targets(ids: Tensor, mask: Tensor, prompt_length: int = 0) -> Tensor:
@@ -24,16 +33,18 @@ def lm_loss(
     to_logits: Callable[[Tensor], Tensor],
     smoothing: float = 0.1,
     reduction: Literal["mean", "none"] = "mean",
+    gather: Gather = _ALONE,
 ) -> Tensor:
     """Loss of decoder states (B, T, D) at each position against the label (B, T) after it.
 
     ``mean`` averages over scored tokens, and is 0 where there is none; ``none`` sums over the tokens of each text (B,),
     as VQA weighs its answers. ``to_logits`` is the language head; it runs only where there is something to predict.
+    With a ``gather``, ``mean`` divides by the mean number of scored tokens of all processes.
     """
     targets = labels[:, 1:]
     scored = targets != IGNORED
     logits = to_logits(states[:, :-1][scored]).float()  # (tokens, V)
     token = F.cross_entropy(logits, targets[scored], reduction="none", label_smoothing=smoothing)
     if reduction == "mean":
-        return token.sum() / max(len(token), 1)
+        return token.sum() / mean_count(scored.sum(), gather)
     return token.new_zeros(len(labels)).index_add(0, scored.nonzero()[:, 0], token)

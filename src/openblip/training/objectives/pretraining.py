@@ -3,22 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
-import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from openblip.model.pretrainer import Pretrainer
-from openblip.training.momentum import FeatureQueue, MomentumTwin
-from openblip.training.objectives.contrastive import (
-    Draw,
-    draw_negatives,
-    hard_negative_weights,
-    itm_loss,
-    multinomial,
-    soft_cross_entropy,
-    soft_targets,
-)
-from openblip.training.objectives.language import lm_loss, lm_targets
+from openblip.training.objectives.contrastive import ContrastiveObjective, Features
+from openblip.training.objectives.gathering import Gather, Scope
+from openblip.training.objectives.language import lm_loss, lm_targets, with_first
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,68 +29,42 @@ class PretrainingBatch:
     lm_mask: Tensor | None = None
 
 
-class Pretraining(nn.Module):
-    """The objective, its momentum twin and its queues."""
+class Pretraining(ContrastiveObjective):
+    """The objective, its momentum twin and its queues; keyword arguments are those of the base and these.
 
-    def __init__(
-        self,
-        model: Pretrainer,
-        *,
-        queue_size: int = 57600,
-        momentum: float = 0.995,
-        smoothing: float = 0.1,
-        draw: Draw = multinomial,
-    ) -> None:
-        super().__init__()
-        self.model = model
-        self.twin = MomentumTwin(model, momentum)
-        self.queue = FeatureQueue(model.config.embed_width, queue_size)
+    ``smoothing`` is the LM loss's. ``token_mean`` averages it over the tokens of this process (as published: texts of
+    processes with fewer tokens weigh more) or of all.
+    """
+
+    model: Pretrainer
+
+    def __init__(self, model: Pretrainer, *, smoothing: float = 0.1, token_mean: Scope = "rank", **base: Any) -> None:
+        super().__init__(model, **base)
         self.smoothing = smoothing
-        self.draw = draw
+        self.lm_gather = self.gather if token_mean == "all" else Gather()
 
     def forward(self, batch: PretrainingBatch, alpha: float = 0.4) -> dict[str, Tensor]:
         """Losses ``itc``, ``itm`` and ``lm`` of one batch; ``alpha`` is the weight of the momentum targets.
 
-        A step has side effects: the temperature is clamped to [0.001, 0.5], the twin moves, the queue advances.
+        In training mode a call has side effects: the temperature is clamped to [0.001, 0.5], the twin moves, the queues
+        advance. In evaluation mode it has none.
         """
-        model = self.model
-        with torch.no_grad():
-            model.temperature.clamp_(0.001, 0.5)
+        model, text = self.model, self.model.config.text
         tokens = model.encode_image(batch.pixels)
-        itc, sim_i2t, sim_t2i = self._itc(batch, tokens, alpha)
+        features = self.features(batch.pixels, tokens, batch.ids, batch.mask)
+        pairs = self.gather.places(batch.ids)
+        itc = self.itc(features, pairs, alpha)
         # The encoder's and the decoder's cross-attention are one, so the image is projected once for ITM and LM.
         memory = model.text.project(tokens)
-        enc_ids = batch.ids.clone()
-        enc_ids[:, 0] = model.config.text.enc_id
-        count = len(enc_ids)
-        own = torch.eye(count, dtype=torch.bool, device=enc_ids.device)
-        texts, images = draw_negatives(hard_negative_weights(sim_t2i[:, :count], own, 1e-4), self.draw)
-        rows, negatives = draw_negatives(hard_negative_weights(sim_i2t[:, :count], own, 1e-4), self.draw)
-        pairs = torch.arange(count, device=enc_ids.device)
-        text_rows, image_rows = torch.cat([pairs, texts, negatives]), torch.cat([pairs, images, rows])
-        logits = model.match_logits(enc_ids[text_rows], batch.mask[text_rows], memory.select(image_rows))
+        negatives = self.negatives(pairs, features, (features.image_m, features.text_m), floor=1e-4)
+        itm = self.itm(tokens, memory, with_first(batch.ids, text.enc_id), batch.mask, negatives)
         lm_ids, lm_mask = batch.lm_ids, batch.lm_mask
         if lm_ids is None or lm_mask is None:
-            lm_ids, lm_mask = batch.ids.clone(), batch.mask
-            lm_ids[:, 0] = model.config.text.dec_id
+            lm_ids, lm_mask = with_first(batch.ids, text.dec_id), batch.mask
         states = model.text.decode(lm_ids, lm_mask, memory)
-        lm = lm_loss(states, lm_targets(lm_ids, lm_mask), model.to_logits, self.smoothing)
-        return {"itc": itc, "itm": itm_loss(logits, count), "lm": lm}
+        labels = lm_targets(lm_ids, lm_mask)
+        lm = lm_loss(states, labels, model.to_logits, self.smoothing, gather=self.lm_gather)
+        return {"itc": itc, "itm": itm, "lm": lm}
 
-    def _itc(self, batch: PretrainingBatch, tokens: Tensor, alpha: float) -> tuple[Tensor, Tensor, Tensor]:
-        """The ITC loss and the two matrices of logits (B, B + queue) it was computed from; advances the queue."""
-        model, queue = self.model, self.queue
-        image, text = model.embed_image(tokens), model.embed_text(batch.ids, batch.mask)
-        self.twin.update(model)
-        image_m, text_m = self.twin.embed(batch.pixels, batch.ids, batch.mask)
-        images = torch.cat([image_m.T, queue.image.clone()], dim=1)  # (E, B + queue)
-        texts = torch.cat([text_m.T, queue.text.clone()], dim=1)
-        hard = torch.eye(len(image), images.shape[1], device=image.device)
-        with torch.no_grad():
-            target_i2t = soft_targets(image_m @ texts / model.temperature, hard, alpha)
-            target_t2i = soft_targets(text_m @ images / model.temperature, hard, alpha)
-        sim_i2t = image @ texts / model.temperature
-        sim_t2i = text @ images / model.temperature
-        loss = (soft_cross_entropy(sim_i2t, target_i2t) + soft_cross_entropy(sim_t2i, target_t2i)) / 2
-        queue.push(image_m, text_m)
-        return loss, sim_i2t, sim_t2i
+    def advance_queues(self, features: Features, pair_ids: Tensor) -> None:
+        self.queue.push(self.gather(features.image_m), self.gather(features.text_m))
