@@ -18,7 +18,7 @@ from typer.testing import CliRunner, Result
 from openblip import __version__
 from openblip.checkpoints import bundle, read, write
 from openblip.checkpoints.published import FAMILIES, PUBLISHED
-from openblip.cli import _Group, app
+from openblip.cli import _Group, app, options
 from openblip.errors import CheckpointError
 from openblip.model.config import Task
 from openblip.preprocess.image import ImageSettings
@@ -73,6 +73,23 @@ def test_batch_size_is_auto_or_a_number(toys: Path, given: str, code: int) -> No
     assert found.exit_code == code
     if code:
         assert "neither 'auto' nor a number from 1 up" in found.output
+
+
+def test_out_to_and_report_mean_the_same_in_every_command() -> None:
+    small = typer.Typer(rich_markup_mode=None)
+
+    @small.command()
+    def export(
+        num: options.Number = 1, out: options.Out = None, to: options.To = "hub", report: options.Report = None
+    ) -> None:
+        typer.echo(f"{num} {out} {to} {report}")
+
+    def said(*arguments: str) -> str:
+        return CliRunner().invoke(small, arguments).output.splitlines()[-1]
+
+    assert said() == "1 None hub None"
+    assert said("-n", "3", "--out", "there", "--to", "csv", "--report", "a.html") == "3 there csv a.html"
+    assert "a.pdf does not end in .html" in said("--report", "a.pdf")
 
 
 # Exit codes
