@@ -145,11 +145,19 @@ class TextTransformer(nn.Module):
         memory: Memory | States | None,
         memory_mask: Tensor | None = None,
         *,
+        cache: Cache | None = None,
         trace: Trace | None = None,
     ) -> Tensor:
-        """As :meth:`decode`, from embedded states (B, T, D)."""
-        bias = causal_bias(x.shape[1], x.dtype, x.device, mask)
-        return self._run(x, bias, memory, memory_mask, causal=True, trace=trace)
+        """As :meth:`decode`, from embedded states (B, T, D).
+
+        With a ``cache`` they follow the tokens in it and are added to it; ``mask`` (B, S) then covers all S of them.
+        """
+        before = 0 if cache is None else cache.length
+        bias = causal_bias(before + x.shape[1], x.dtype, x.device, mask)[:, :, before:]
+        states = self._run(x, bias, memory, memory_mask, causal=True, cache=cache, trace=trace)
+        if cache is not None:
+            cache.length += x.shape[1]
+        return states
 
     def decode_packed(self, ids: Tensor, positions: Tensor, seen: Tensor, memory: Memory) -> Tensor:
         """Decode a set of texts that share beginnings, packed as one sequence, against every item: (I, T, D).
