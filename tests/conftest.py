@@ -16,7 +16,7 @@ GOLDEN = Path(__file__).parent / "golden"
 
 @pytest.fixture(scope="session")
 def golden() -> Path:
-    """Outputs recorded from the original implementations at toy size; ``tests/golden/README.md`` tells what they are."""
+    """Outputs recorded from the original implementations at toy size; the README there tells what they are."""
     return GOLDEN
 
 

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import load_file
@@ -24,12 +25,11 @@ from openblip.model.config import TextConfig
 from openblip.model.text import LanguageHead, Memory, TextTransformer
 
 EOS, PAD = 3, 0
-Shape = dict[str, object]  # options of Decoding, or keywords of transformers' generate
 
 
-def options(**given: object) -> Decoding:
+def options(**given: Any) -> Decoding:
     """Options for the toy vocabularies."""
-    return Decoding(**{"eos_id": EOS, "pad_id": PAD, **given})  # type: ignore[arg-type]
+    return Decoding(**{"eos_id": EOS, "pad_id": PAD, **given})
 
 
 def ids_of(results: list[list[Hypothesis]]) -> list[list[list[int]]]:
@@ -122,11 +122,37 @@ class Toy:
         return float(logprobs.gather(1, torch.tensor(ids)[:, None]).sum())
 
 
+class RecomputeSession:
+    """A session without a cache: it remembers what every row was fed and decodes it anew at every step."""
+
+    def __init__(self, toy: Toy, items: list[int] | None = None) -> None:
+        self.toy = toy
+        self.owners = torch.arange(len(toy.states)) if items is None else torch.tensor(items)
+        self.texts = torch.zeros(len(self.owners), 0, dtype=torch.long)
+        self.width = 1
+
+    def step(self, ids: Tensor) -> Tensor:
+        self.texts = torch.cat([self.texts, ids], 1)
+        pairs = zip(self.texts.tolist(), self.owners.repeat_interleave(self.width).tolist(), strict=True)
+        return torch.stack([self.toy.logits(text, item)[-1] for text, item in pairs])
+
+    def widen(self, width: int) -> None:
+        self.width = width
+        self.texts = self.texts.repeat_interleave(width, 0)
+
+    def reorder(self, rows: Tensor) -> None:
+        self.texts = self.texts[rows]
+
+    def keep(self, items: Tensor) -> None:
+        self.owners = self.owners[items]
+        self.texts = self.texts.view(-1, self.width, self.texts.shape[1])[items].flatten(0, 1)
+
+
 VOCAB, DEC = 40, 38
 
 
 @cache
-def twins(seed: int, items: int = 3, eos_bias: float = 6.0) -> tuple[Toy, BlipTextLMHeadModel]:
+def twins(seed: int, items: int = 3, eos_bias: float = 6.0) -> tuple[Toy, Any]:
     """One random decoder twice: ours, and transformers' with the same weights. Sharp enough for varied texts."""
     torch.manual_seed(seed)
     config = BlipTextConfig(
@@ -139,7 +165,8 @@ def twins(seed: int, items: int = 3, eos_bias: float = 6.0) -> tuple[Toy, BlipTe
         max_position_embeddings=32,
         layer_norm_eps=1e-12,
     )
-    theirs = BlipTextLMHeadModel(config).eval()
+    theirs: Any = BlipTextLMHeadModel(config)  # its annotations do not fit its own classes
+    theirs.eval()
     with torch.no_grad():
         for parameter in theirs.parameters():
             if parameter.ndim == 2:
@@ -151,8 +178,8 @@ def twins(seed: int, items: int = 3, eos_bias: float = 6.0) -> tuple[Toy, BlipTe
 
 
 @torch.no_grad()
-def theirs_generate(model: BlipTextLMHeadModel, toy: Toy, prompts: Tensor, **given: object) -> Tensor:
-    """The ids that transformers' generate gives (I * n, T), with padding, over the toy's states."""
+def theirs_generate(model: Any, toy: Toy, prompts: Tensor, **given: Any) -> Any:
+    """What transformers' generate gives over the toy's states: by default ids (I * n, T) with padding."""
     return model.generate(
         prompts,
         encoder_hidden_states=toy.states,

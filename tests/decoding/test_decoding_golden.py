@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from decoding_toys import Toy, golden_decoder
 from torch import Tensor
 
 from openblip.decoding import Decoding, generate, rank_answers, stack
 from openblip.engine.eager import EagerSession
+from tests.decoding.decoding_toys import Toy, golden_decoder
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 GOLDEN = Path(__file__).parents[1] / "golden"

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import pytest
 import torch
-from decoding_toys import DEC, EOS, PAD, options, theirs_generate, twins
 from torch import Tensor
 
+from tests.decoding.decoding_toys import DEC, EOS, PAD, options, theirs_generate, twins
+
 pytestmark = pytest.mark.usefixtures("one_thread")
-SEEDS = {0: 3.0, 1: 4.0, 2: 6.0, 3: 4.0}  # model seed -> how much it favours [SEP]
+SEEDS = {0: 3.0, 1: 6.0, 3: 4.0}  # model seed -> how much it favours [SEP]
 PROMPTS = ([DEC], [DEC, 7, 9, 7])
 
 
@@ -88,7 +89,7 @@ def test_scores() -> None:
     expected = theirs_generate(model, toy, prompts, **given, output_scores=True, return_dict_in_generate=True)
     chosen = options(beams=3, n=3, max_new_tokens=9, min_new_tokens=0, score_rule="generated")
     found = torch.tensor([best.score for item in toy.generate(prompts, chosen) for best in item])
-    torch.testing.assert_close(found, expected.sequences_scores, atol=1e-5, rtol=1e-5)  # type: ignore[attr-defined]
+    torch.testing.assert_close(found, expected.sequences_scores, atol=1e-5, rtol=1e-5)
 
 
 SAMPLING: list[dict[str, object]] = [

@@ -138,8 +138,10 @@ class _Search:
         candidates.length = candidates.length + 1
 
         ends = chosen == options.eos_id
-        order = _ranked(score.masked_fill(ends, _DEAD), beams)
+        alive = score.masked_fill(ends, _DEAD)
+        order = _ranked(alive, beams)
         self.running = candidates.take(order)
+        self.running.score = alive.gather(1, order)
         self._collect(candidates, ends, new)
         return parents.gather(1, order)
 
