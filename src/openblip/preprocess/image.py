@@ -238,7 +238,7 @@ def _rgb(image: Image.Image) -> Image.Image:
     if image.mode.startswith(("I", "F")):
         return Image.fromarray(_grey(image)).convert("RGB")
     if image.has_transparency_data:
-        picture = image.convert("RGBA")
+        picture = (image.convert("LA") if image.mode == "La" else image).convert("RGBA")
         return Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture).convert("RGB")
     return image if image.mode == "RGB" else image.convert("RGB")
 

@@ -28,7 +28,7 @@ def download(address: str) -> bytes:
     Redirects are followed as long as they stay on ``https``. Addresses within one's own network are not refused: a
     server that takes addresses from strangers must check them first.
     """
-    if urllib.parse.urlsplit(address).scheme.lower() != "https":
+    if not _is_https(address):
         raise ImageError(f"cannot fetch {address}: only https addresses and files are read")
     outcome: list[bytes | ImageError] = []
     # A thread of its own, because neither a name look-up nor a server that sends a byte now and then obeys a timeout.
@@ -76,6 +76,10 @@ def _fetch(address: str) -> bytes:
     return b"".join(parts)
 
 
+def _is_https(address: str) -> bool:
+    return address[:8].lower() == "https://"
+
+
 class _HttpsRedirects(urllib.request.HTTPRedirectHandler):
     def redirect_request(
         self,
@@ -86,6 +90,6 @@ class _HttpsRedirects(urllib.request.HTTPRedirectHandler):
         headers: http.client.HTTPMessage,
         newurl: str,
     ) -> urllib.request.Request | None:
-        if urllib.parse.urlsplit(newurl).scheme.lower() != "https":
+        if not _is_https(newurl):
             raise ImageError(f"cannot fetch {req.full_url}: it leads to {newurl}, which is not https")
         return super().redirect_request(req, fp, code, msg, headers, newurl)
