@@ -6,6 +6,7 @@ Shapes: R rows, V vocabulary, L tokens so far (prompt included). Nothing is chan
 from __future__ import annotations
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from openblip.decoding.options import Decoding
@@ -29,7 +30,8 @@ class Processors:
         if options.no_repeat_ngram:
             scores = ban_ngrams(scores, history, options.no_repeat_ngram)
         if new < options.min_new_tokens:
-            scores = scores.index_fill(1, torch.tensor([options.eos_id], device=scores.device), _NEVER)
+            scores = scores.clone()
+            scores[:, options.eos_id] = _NEVER
         if options.forbid_ids or options.allowed_ids is not None:
             if self._banned is None:
                 self._banned = _banned(options, scores)
@@ -79,8 +81,18 @@ def shape(scores: Tensor, options: Decoding) -> Tensor:
         least = scores.topk(min(max(options.top_k, stay), scores.shape[1])).values[:, -1:]
         scores = scores.masked_fill(scores < least, _NEVER)
     if options.top_p < 1.0:
-        ascending, order = scores.sort()
-        drop = ascending.softmax(-1).cumsum(-1) <= 1 - options.top_p  # the unlikely tokens that top_p can do without
-        drop[:, -stay:] = False
-        scores = scores.masked_fill(drop.scatter(1, order, drop), _NEVER)
+        scores = scores.masked_fill(scores < _nucleus(scores, options.top_p, stay), _NEVER)
     return scores
+
+
+def _nucleus(scores: Tensor, top_p: float, stay: int) -> Tensor:
+    """The least score (R, 1) among the likeliest tokens that together have probability ``top_p``, at least ``stay``."""
+    total = scores.logsumexp(-1, keepdim=True)
+    vocab = scores.shape[1]
+    for count in (min(256, vocab), vocab):  # a few tokens nearly always suffice, and sorting all of them is slow
+        best = scores.topk(count).values
+        mass = (best - total).exp().cumsum(-1)
+        if count == vocab or bool((mass[:, -1] > top_p).all()):
+            break
+    inside = F.pad(mass[:, :-1], (1, 0)) < top_p  # whether those before a token do not suffice yet
+    return best.gather(1, inside.sum(-1, keepdim=True).clamp_(min=stay) - 1)
