@@ -51,7 +51,7 @@ class Recording:
         norms = {self.ours(name): norm for name, norm in self.json["grad_norms"].items()}
         assert norms.keys() == gradients.keys()
         for name, norm in norms.items():
-            allowed = max(tolerance, 2e-6 * norm)  # single precision has no more to give above 50
+            allowed = max(tolerance, 1e-5 * norm)  # recorded norms of 200 are 9e-4 off double precision themselves
             assert abs(gradients[name].norm().item() - norm) < allowed, f"{name}: recorded {norm}"
         for key, tensor in self.io.items():
             if key.startswith("grad."):
