@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import os
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from openblip.checkpoints import fetch
+from openblip.checkpoints.storage import replacing
 from openblip.errors import CheckpointError, InputError
 
 StrPath = str | os.PathLike[str]
@@ -61,13 +61,5 @@ def write_text(path: Path, text: str) -> None:
     """Write a file so that nobody ever sees half of it."""
     if path.parent.is_file():
         raise InputError(f"{path.parent} is a file; give a folder to save in")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.write(text)
-        Path(temporary).chmod(0o644)
-        Path(temporary).replace(path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
+    with replacing(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
