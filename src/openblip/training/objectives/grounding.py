@@ -77,8 +77,8 @@ def box_bins(boxes: Tensor, sizes: Tensor, bins: int) -> Tensor:
     """
     if bool((boxes[:, 2:] < boxes[:, :2]).any()):
         raise InputError("a box is left, top, right, bottom; one has its right or bottom before its left or top")
-    shares = centred(boxes) * bins / sizes.repeat(1, 2)  # divided last: a share on a bin's edge stays on it
-    return shares.floor().long().clamp(0, bins)
+    scaled = centred(boxes) * bins / sizes.repeat(1, 2)  # divided last: what falls on the edge of a bin stays in it
+    return scaled.floor().long().clamp(0, bins)
 
 
 def centred(boxes: Tensor) -> Tensor:

@@ -1,0 +1,72 @@
+"""Recomputed activations and compiled layers change neither names, nor losses, nor gradients."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from openblip.errors import ConfigError
+from openblip.training.speed import compile_layers, recompute_vision
+from tests.training.loop_toys import ToyLoader, toy_captioning, toy_pretraining
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+
+def step(objective: nn.Module, batch: object) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    torch.manual_seed(3)  # dropout and drop path
+    losses = objective(batch)
+    torch.stack(list(losses.values())).sum().backward()
+    return losses, {name: p.grad for name, p in objective.named_parameters() if p.grad is not None}
+
+
+@pytest.mark.parametrize("blocks", [1, 2])
+def test_recomputing_changes_nothing_but_memory(blocks: int) -> None:
+    batch = ToyLoader("pretrain").batch(0, 0)
+    plain, lean = toy_pretraining(dropout=True), toy_pretraining(dropout=True)
+    recompute_vision(lean.model, blocks)
+    assert plain.state_dict().keys() == lean.state_dict().keys()
+    (losses, gradients), (same, again) = step(plain, batch), step(lean, batch)
+    assert losses.keys() == same.keys()
+    for name in losses:
+        torch.testing.assert_close(losses[name], same[name], rtol=0, atol=0)
+    assert gradients.keys() == again.keys()
+    for name in gradients:
+        torch.testing.assert_close(gradients[name], again[name], rtol=0, atol=0)
+
+
+def test_only_the_last_blocks_keep_less() -> None:
+    """What autograd keeps of a forward, counted: less with every recomputed block, and attention computed again."""
+    kept, calls = [], []
+    for blocks in (0, 1, 2):
+        objective = toy_captioning()
+        runs: list[int] = []
+        for index, block in enumerate(objective.model.vision.blocks):
+            assert isinstance(block, nn.Module)
+            fc1 = block.get_submodule("mlp.fc1")
+            fc1.register_forward_hook(lambda *_, index=index: runs.append(index))
+        recompute_vision(objective.model, blocks)
+        sizes = []
+        with torch.autograd.graph.saved_tensors_hooks(lambda t: sizes.append(t.numel()) or t, lambda t: t):  # noqa: B023
+            loss = objective(ToyLoader().batch(0, 0))["lm"]
+        loss.backward()
+        kept.append(sum(sizes))
+        calls.append(runs)
+    assert kept[0] > kept[1] > kept[2]
+    assert calls == [[0, 1], [0, 1, 1], [0, 1, 1, 0]]
+
+
+def test_more_blocks_than_there_are_is_an_error() -> None:
+    with pytest.raises(ConfigError, match="2 blocks"):
+        recompute_vision(toy_captioning().model, 3)
+
+
+def test_compiled_layers_compute_the_same_under_the_same_names() -> None:
+    batch = ToyLoader().batch(0, 0)
+    plain, compiled = toy_captioning(), toy_captioning()
+    assert compile_layers(compiled.model, backend="aot_eager") == 4
+    assert plain.state_dict().keys() == compiled.state_dict().keys()
+    (losses, gradients), (same, again) = step(plain, batch), step(compiled, batch)
+    torch.testing.assert_close(losses["lm"], same["lm"])
+    for name in gradients:
+        torch.testing.assert_close(gradients[name], again[name])

@@ -1,0 +1,331 @@
+"""Captioning, VQA, NLVR2 and grounding against plain recomputations, one sample and one token at a time."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from openblip.errors import ConfigError, InputError
+from openblip.preprocess.text import Tokenizer, clean_caption
+from openblip.training.objectives.answering import Answering, AnsweringBatch
+from openblip.training.objectives.captioning import Captioning, CaptioningBatch
+from openblip.training.objectives.comparing import Comparing, ComparingBatch
+from openblip.training.objectives.gathering import Gather
+from openblip.training.objectives.grounding import (
+    Grounding,
+    GroundingBatch,
+    box_bins,
+    centred,
+    corners,
+    generalised_iou,
+)
+from openblip.training.objectives.language import IGNORED, lm_loss, lm_targets, with_first
+from tests.conftest import GOLDEN
+from tests.training.training_toys import (
+    CLS,
+    DEC,
+    ENC,
+    PAD,
+    SEP,
+    alone,
+    assert_same,
+    gradients,
+    images,
+    texts,
+    toy,
+)
+
+CAPTIONS = [[10, 11, 20, 21, 22], [10, 11, 23], [10, 11], [10, 11, 24, 25, 26, 27]]  # the prompt is [DEC] 10 11
+
+
+def smoothed(logits: Tensor, target: int, smoothing: float) -> Tensor:
+    """Cross-entropy of one token (V,): the target's share is 1 - smoothing plus what every word gets."""
+    logs = [logit - logits.exp().sum().log() for logit in logits]
+    return -((1 - smoothing) * logs[target] + smoothing * torch.stack(logs).mean())
+
+
+def token_losses(logits: Tensor, ids: Tensor, given: int, smoothing: float) -> list[Tensor]:
+    """The losses of the tokens after the first ``given`` of ids (1, t), by logits (1, t, V)."""
+    return [smoothed(logits[0, p - 1], int(ids[0, p]), smoothing) for p in range(given, ids.shape[1])]
+
+
+# --- captioning ---------------------------------------------------------------------------------------------------
+
+
+def captioning_batch(length: int = 0, image: Tensor | None = None) -> CaptioningBatch:
+    ids, mask = texts(CAPTIONS, DEC, length)
+    return CaptioningBatch(pixels=images(2), ids=ids, mask=mask, image=image)
+
+
+@pytest.mark.parametrize("smoothing", [0.1, 0.0])
+@pytest.mark.parametrize("image", [None, [1, 0, 1, 1]])
+def test_captioning_is_the_plain_computation(image: list[int] | None, smoothing: float) -> None:
+    model = toy("caption")
+    batch = captioning_batch(image=None if image is None else torch.tensor(image))
+    each = []
+    for row, picture in enumerate(image or [0, 0, 1, 1]):
+        ids = alone(batch.ids, batch.mask, row)
+        logits = model.logits(ids, None, model.encode_image(batch.pixels[picture : picture + 1]))
+        each += token_losses(logits, ids, 3, smoothing)
+    assert len(each) == 4 + 2 + 1 + 5
+    expected = torch.stack(each).mean()
+    loss = Captioning(model, prompt_length=3, smoothing=smoothing)(batch)["lm"]
+    torch.testing.assert_close(loss, expected)
+    assert_same(gradients(model, loss), gradients(model, expected))
+
+
+def test_captioning_does_not_depend_on_padding() -> None:
+    objective = Captioning(toy("caption"), prompt_length=3)
+    short = captioning_batch()
+    ids, mask = texts(CAPTIONS, DEC, 40)
+    ids[mask == 0] = 33  # whatever stands there
+    long = CaptioningBatch(pixels=short.pixels, ids=ids, mask=mask)
+    one, other = objective(short)["lm"], objective(long)["lm"]
+    torch.testing.assert_close(one, other)
+    assert_same(gradients(objective.model, one), gradients(objective.model, other), 1e-6)
+
+
+def test_the_prompt_is_given_and_dec_comes_first() -> None:
+    ids, mask = texts([[10, 11, 20]], DEC, 7)
+    assert lm_targets(ids, mask, 3).tolist() == [[IGNORED] * 3 + [20, SEP, IGNORED, IGNORED]]
+    assert lm_targets(ids, mask).tolist() == [[DEC, 10, 11, 20, SEP, IGNORED, IGNORED]]
+    cls_ids, _ = texts([[10, 11, 20]], CLS, 7)
+    assert with_first(cls_ids, DEC).equal(ids)
+    assert int(cls_ids[0, 0]) == CLS  # the caller's ids are left alone
+
+
+def test_captions_with_nothing_to_learn() -> None:
+    """An empty caption teaches its end; a batch whose captions are all cut off inside the prompt, nothing at all."""
+    model = toy("caption")
+    ids, mask = texts([[10, 11]], DEC)
+    batch = CaptioningBatch(pixels=images(1), ids=ids, mask=mask)
+    logits = model.logits(ids, mask, model.encode_image(batch.pixels))
+    torch.testing.assert_close(Captioning(model, prompt_length=3)(batch)["lm"], smoothed(logits[0, 2], SEP, 0.1))
+    cut = CaptioningBatch(pixels=batch.pixels, ids=ids[:, :3], mask=mask[:, :3])
+    loss = Captioning(model, prompt_length=3)(cut)["lm"]
+    assert loss.item() == 0.0
+    assert all((g == 0).all() for g in gradients(model, loss).values())
+
+
+def test_a_caption_of_500_words_is_cut_by_the_tokenizer() -> None:
+    tokenizer = Tokenizer.from_vocab(GOLDEN / "vocab.txt")
+    words = "a man riding a brown horse on the beach and " * 50
+    tokens = tokenizer.encode(["a picture of " + clean_caption(words, 500), "a picture of a dog"], "dec", 40)
+    assert tokens.ids.shape == (2, 40)
+    model = toy("caption")
+    batch = CaptioningBatch(pixels=images(2), ids=tokens.ids % 60, mask=tokens.mask)  # the toy knows 60 words
+    assert torch.isfinite(Captioning(model, prompt_length=4)(batch)["lm"])
+    ids, mask = texts([[20] * 500], DEC)
+    with pytest.raises(InputError, match="502 tokens does not fit"):
+        Captioning(model, prompt_length=4)(CaptioningBatch(pixels=images(1), ids=ids, mask=mask))
+
+
+def test_token_mean_over_all_processes() -> None:
+    """Given that another process scores 3 tokens to our 12, a sum is divided by the 7.5 of the average process."""
+
+    class Two(Gather):
+        def __call__(self, rows: Tensor) -> Tensor:
+            return torch.cat([rows, torch.full_like(rows, 3)])
+
+    model, batch = toy("caption"), captioning_batch()
+    here = Captioning(model, prompt_length=3, gather=Two())(batch)["lm"]
+    shared = Captioning(model, prompt_length=3, token_mean="all", gather=Two())(batch)["lm"]
+    torch.testing.assert_close(shared, here * 12 / 7.5)
+
+
+def test_lm_loss_sums_per_text() -> None:
+    model = toy("caption")
+    ids, mask = texts(CAPTIONS, DEC)
+    states = model.decoder.decode(ids, mask, model.encode_image(images(4)))
+    labels = lm_targets(ids, mask, 3)
+    sums = lm_loss(states, labels, model.to_logits, reduction="none")
+    logits = model.to_logits(states)
+    for row in range(4):
+        whole = alone(ids, mask, row)
+        expected = torch.stack(token_losses(logits[row : row + 1], whole, 3, 0.1)).sum()
+        torch.testing.assert_close(sums[row], expected)
+
+
+# --- VQA ----------------------------------------------------------------------------------------------------------
+
+QUESTIONS = [[10, 11, 12, 13], [14], [15, 16]]
+ANSWERS = [[30], [31, 32], [33], [30], [34, 35, 36]]
+OWNERS = [0, 0, 1, 2, 2]
+WEIGHTS = [0.7, 0.3, 1.0, 0.2, 0.5]
+
+
+def answering_batch(image: list[int] | None = None, questions: int = 0, answers: int = 0) -> AnsweringBatch:
+    ids, mask = texts(QUESTIONS, ENC, questions)
+    answer_ids, answer_mask = texts(ANSWERS, DEC, answers)
+    torch.manual_seed(3)
+    return AnsweringBatch(
+        pixels=images(3 if image is None else 2),
+        image=None if image is None else torch.tensor(image),
+        ids=ids,
+        mask=mask,
+        answer_ids=answer_ids,
+        answer_mask=answer_mask,
+        owner=torch.tensor(OWNERS),
+        weights=torch.tensor(WEIGHTS),
+    )
+
+
+@pytest.mark.parametrize("image", [None, [0, 1, 0]])
+def test_answering_is_the_plain_computation(image: list[int] | None) -> None:
+    model, batch = toy("answer"), answering_batch(image)
+    expected = torch.zeros(())
+    for row, (question, weight) in enumerate(zip(OWNERS, WEIGHTS, strict=True)):
+        picture = question if image is None else image[question]
+        tokens = model.encode_image(batch.pixels[picture : picture + 1])
+        states = model.encode_question(alone(batch.ids, batch.mask, question), None, tokens)
+        ids = alone(batch.answer_ids, batch.answer_mask, row)
+        each = token_losses(model.logits(ids, None, states), ids, 1, 0.1)
+        expected = expected + weight * torch.stack(each).sum() / len(QUESTIONS)
+    loss = Answering(model)(batch)["vqa"]
+    torch.testing.assert_close(loss, expected)
+    assert_same(gradients(model, loss), gradients(model, expected))
+
+
+def test_answering_does_not_depend_on_padding() -> None:
+    objective = Answering(toy("answer"))
+    one, other = objective(answering_batch())["vqa"], objective(answering_batch(None, 20, 12))["vqa"]
+    torch.testing.assert_close(one, other)
+
+
+def test_answering_one_question_and_an_empty_answer() -> None:
+    model = toy("answer")
+    ids, mask = texts([[10]], ENC)
+    answer_ids, answer_mask = texts([[]], DEC)
+    batch = AnsweringBatch(
+        pixels=images(1), ids=ids, mask=mask, answer_ids=answer_ids, answer_mask=answer_mask,
+        owner=torch.tensor([0]), weights=torch.tensor([1.0]),
+    )  # fmt: skip
+    states = model.encode_question(ids, None, model.encode_image(batch.pixels))
+    logits = model.logits(answer_ids, None, states)
+    torch.testing.assert_close(Answering(model)(batch)["vqa"], smoothed(logits[0, 0], SEP, 0.1))
+
+
+# --- NLVR2 --------------------------------------------------------------------------------------------------------
+
+
+def comparing_batch(count: int, length: int = 0) -> ComparingBatch:
+    ids, mask = texts([[10, 11], [12, 13, 14, 15], [16]][:count], ENC, length)
+    torch.manual_seed(5)
+    return ComparingBatch(
+        first=images(count), second=images(count), ids=ids, mask=mask, targets=torch.tensor([1, 0, 1][:count])
+    )
+
+
+@pytest.mark.parametrize("count", [1, 3])
+def test_comparing_is_the_plain_computation(count: int) -> None:
+    model, batch = toy("compare"), comparing_batch(count)
+    each = []
+    for row in range(count):
+        pair = tuple(model.encode_image(part[row : row + 1]) for part in (batch.first, batch.second))
+        logits = model.logits(alone(batch.ids, batch.mask, row), None, pair)[0]
+        each.append(logits.exp().sum().log() - logits[batch.targets[row]])
+    expected = torch.stack(each).mean()
+    loss = Comparing(model)(batch)["nlvr"]
+    torch.testing.assert_close(loss, expected)
+    assert_same(gradients(model, loss), gradients(model, expected))
+    torch.testing.assert_close(Comparing(model)(comparing_batch(count, 30))["nlvr"], loss)
+
+
+# --- grounding ----------------------------------------------------------------------------------------------------
+
+SIZES = torch.tensor([[64.0, 48.0], [64.0, 48.0], [100.0, 200.0]])
+BOXES = torch.tensor([[0.0, 0.0, 64.0, 48.0], [10.0, 5.0, 20.0, 47.0], [30.0, 100.0, 90.0, 130.0]])
+
+
+def grounder() -> Any:
+    return toy("ground", box_bins=16, box_start_id=39)
+
+
+def grounding_batch(image: list[int] | None = None, length: int = 0, count: int = 3) -> GroundingBatch:
+    ids, mask = texts([[10, 11], [12, 13, 14, 15], [16]][:count], CLS, length)
+    torch.manual_seed(7)
+    return GroundingBatch(
+        pixels=images(count if image is None else 2),
+        ids=ids,
+        mask=mask,
+        boxes=BOXES[:count],
+        sizes=SIZES[:count],
+        image=None if image is None else torch.tensor(image),
+    )
+
+
+@pytest.mark.parametrize(("image", "count"), [(None, 3), ([0, 0, 1], 3), (None, 1)])
+def test_grounding_is_the_plain_computation(image: list[int] | None, count: int) -> None:
+    model, batch = grounder(), grounding_batch(image, count=count)
+    each = []
+    for row in range(count):
+        left, top, right, bottom = BOXES[row].tolist()
+        width, height = SIZES[row].tolist()
+        shares = (
+            (left + right) / 2 / width,
+            (top + bottom) / 2 / height,
+            (right - left) / width,
+            (bottom - top) / height,
+        )
+        ids = [39, *(40 + math.floor(16 * share) for share in shares)]
+        picture = row if image is None else image[row]
+        tokens = model.encode_image(batch.pixels[picture : picture + 1])
+        words = alone(batch.ids, batch.mask, row)
+        fused = model.fusion.encode_embedded(model.text.encode(words), None, tokens)
+        logits = model.logits(torch.tensor([ids]), torch.cat([tokens, fused], dim=1))[0]
+        outside = [word for word in range(60) if not 40 <= word <= 56]
+        logits = logits.index_fill(1, torch.tensor(outside), 0.0)
+        logits = logits + torch.tensor([-10000.0 if word in outside else 0.0 for word in range(60)])
+        each += [smoothed(logits[place], ids[place + 1], 0.0) for place in range(4)]
+    expected = torch.stack(each).mean()
+    loss = Grounding(model)(batch)["box"]
+    torch.testing.assert_close(loss, expected)
+    assert_same(gradients(model, loss), gradients(model, expected))
+    padded = grounding_batch(image, 30, count)
+    torch.testing.assert_close(Grounding(model)(padded)["box"], loss)
+
+
+def test_bins_are_whole_shares_of_the_picture() -> None:
+    assert box_bins(BOXES, SIZES, 640).tolist()[0] == [320, 320, 640, 640]
+    edge = torch.tensor([[3.0, 0.0, 18.0, 300.0]])  # 15 / 300 of 640 is 32; 18 / 300 - 3 / 300 in single precision, 31
+    assert box_bins(edge, torch.tensor([[300.0, 300.0]]), 640).tolist() == [[22, 320, 32, 640]]
+    beyond = torch.tensor([[-50.0, 0.0, 150.0, 100.0]])  # wider than its picture
+    assert box_bins(beyond, torch.tensor([[100.0, 100.0]]), 640).tolist() == [[320, 320, 640, 640]]
+
+
+@pytest.mark.parametrize("box", [[20.0, 0.0, 10.0, 5.0], [0.0, 9.0, 10.0, 5.0]])
+def test_a_box_inside_out_is_refused(box: list[float]) -> None:
+    with pytest.raises(InputError, match="left, top, right, bottom"):
+        box_bins(torch.tensor([box]), torch.tensor([[100.0, 100.0]]), 640)
+
+
+def test_a_vocabulary_without_box_tokens_is_refused() -> None:
+    with pytest.raises(ConfigError, match="no room for box tokens up to id 60"):
+        Grounding(toy("ground", box_bins=20, box_start_id=39))
+
+
+def test_generalised_iou() -> None:
+    torch.testing.assert_close(corners(centred(BOXES)), BOXES)
+    here = torch.tensor([[0.0, 0.0, 2.0, 2.0]]).expand(3, 4)
+    there = torch.tensor([[0.0, 0.0, 2.0, 2.0], [1.0, 0.0, 3.0, 2.0], [4.0, 0.0, 6.0, 2.0]])
+    # the same; a third shared and no gap; nothing shared, and a third of the hull empty
+    torch.testing.assert_close(generalised_iou(here, there), torch.tensor([1.0, 1 / 3, -1 / 3]))
+
+
+def test_the_logged_weighted_loss_has_no_gradient() -> None:
+    model = grounder()
+    plain, both = Grounding(model)(grounding_batch()), Grounding(model, log_weighted=True)(grounding_batch())
+    assert plain.keys() == {"box"}
+    assert not both["box_weighted"].requires_grad
+    assert both["box_weighted"] > 0
+    torch.testing.assert_close(both["box"], plain["box"])
+
+
+def test_padding_id_is_no_word() -> None:
+    """A pad that the mask shows is a token like any other: masks decide, not ids."""
+    ids = torch.tensor([[DEC, 10, PAD, SEP]])
+    assert lm_targets(ids, torch.ones_like(ids)).tolist() == [[DEC, 10, PAD, SEP]]
