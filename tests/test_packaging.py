@@ -14,20 +14,23 @@ DISTRIBUTION = importlib.metadata.distribution("openblip")
 RUN_TIME = {"torch", "numpy", "pillow", "tokenizers", "safetensors", "huggingface-hub", "typer", "rich"}
 
 
-def requirements() -> dict[str, str]:
-    """Each requirement line under its name, extras included."""
-    return {re.split(r"[^\w.-]", line)[0].lower().replace("_", "-"): line for line in DISTRIBUTION.requires or ()}
+def requirements(extra: str = "") -> dict[str, str]:
+    """The requirement lines of an extra, or of the package itself, under their names."""
+    lines = [line.partition(";") for line in DISTRIBUTION.requires or ()]
+    chosen = [line.strip() for line, _, rule in lines if (f"'{extra}'" in rule if extra else not rule)]
+    return {re.split(r"[^\w.-]", line)[0].lower().replace("_", "-"): line for line in chosen}
 
 
 def test_run_time_dependencies_are_the_promised_ones() -> None:
-    needed = {name: line for name, line in requirements().items() if "extra ==" not in line}
+    needed = requirements()
     assert needed.keys() == RUN_TIME
     assert set(needed["torch"].removeprefix("torch").split(",")) == {">=2.9", "<2.14"}
     assert all(">=" in line for line in needed.values()), "every one says what it was written for"
 
 
 def test_transformers_is_a_peer_of_the_tests_only() -> None:
-    assert re.search(r"transformers==5\.23\.0.*extra == .dev.", requirements()["transformers"])
+    assert requirements("dev")["transformers"] == "transformers==5.23.0"
+    assert "transformers" not in requirements() | requirements("data") | requirements("train")
 
 
 def test_the_command_and_the_version() -> None:
