@@ -8,6 +8,7 @@ import pickle
 import random
 import subprocess
 import sys
+import unicodedata
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -32,7 +33,8 @@ def _characters() -> list[str]:
     ranges = ((33, 127), (0xA1, 0x180), (0x370, 0x400), (0x400, 0x460), (0x5D0, 0x5EB), (0x2010, 0x2040))
     several = [chr(i) for first, last in ranges for i in range(first, last)]
     several += "中文字符日本語ひらがなカタカナ한국어。😀🚀👍\u0301\u0308\u200d\ufe0f\uff01"
-    return [c for c in several if not c.isspace()]  # no vocabulary has those, and readers of vocab.txt drop them
+    # White space is in no vocabulary, and readers of vocab.txt drop it; Cn stands for no character at all.
+    return [c for c in several if not c.isspace() and unicodedata.category(c) != "Cn"]
 
 
 WORDS = [
@@ -126,7 +128,7 @@ def test_ids_and_texts_equal_the_slow_tokenizer_that_blip_was_trained_with(ours:
     The two are known to differ in a Greek sigma at the end of a word and in code points that Unicode got lately or not
     yet, so those are left out.
     """
-    slow = BertTokenizerLegacy(str(folder / "vocab.txt"))
+    slow: Any = BertTokenizerLegacy(str(folder / "vocab.txt"))  # type: ignore[no-untyped-call]
     texts = [text for text in _varied(3000, any_character=False) if "Σ" not in text]
     assert len(texts) > 2500
     for text, found in zip(texts, rows(ours.encode(texts)), strict=True):
