@@ -76,7 +76,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--batch", type=int, default=64, help="pictures per step")
     parser.add_argument("--lr", type=float, default=1e-3)
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
-    parser.add_argument("--captions", type=int, default=5, help="captions per picture and step for the LM loss")
+    parser.add_argument("--captions", type=int, default=3, help="captions per picture and step for the LM loss")
     return parser.parse_args()
 
 
@@ -145,10 +145,10 @@ def _config(tokenizer: Tokenizer) -> ModelConfig:
     ids = {name: getattr(tokenizer, name) for name in ("pad_id", "cls_id", "sep_id", "dec_id", "enc_id")}
     return ModelConfig(
         task="pretrain",
-        vision=VisionConfig(image_size=128, width=256, depth=6, heads=4, mlp_width=1024, drop_path=0.05),
+        vision=VisionConfig(image_size=128, width=192, depth=6, heads=3, mlp_width=768),
         text=TextConfig(
-            vocab_size=tokenizer.vocab_size, width=256, depth=3, heads=4, mlp_width=1024, max_positions=64,
-            memory_width=256, dropout=0.0, attention_dropout=0.0, **ids,
+            vocab_size=tokenizer.vocab_size, width=192, depth=3, heads=3, mlp_width=768, max_positions=64,
+            memory_width=192, dropout=0.0, attention_dropout=0.0, **ids,
         ),
         embed_width=128,
     )  # fmt: skip
@@ -157,7 +157,9 @@ def _config(tokenizer: Tokenizer) -> ModelConfig:
 def _pretrain(options: argparse.Namespace, tokenizer: Tokenizer, train: list[Photo], val: list[Photo]) -> Pretrainer:
     model = build(_config(tokenizer))
     assert isinstance(model, Pretrainer)
-    objective = Pretraining(model, queue_size=2048)
+    # With so few steps a slow twin and a long queue teach ITC to tell old features from new ones. Without momentum the
+    # negatives are this batch and the one before.
+    objective = Pretraining(model, queue_size=options.batch, momentum=0.0)
     print(f"pretraining {count_parameters(model) / 1e6:.1f} M parameters", flush=True)
     steps_per_epoch = len(train) // options.batch
     state = {"step": 0}
@@ -174,7 +176,7 @@ def _pretrain(options: argparse.Namespace, tokenizer: Tokenizer, train: list[Pho
             yield PretrainingBatch(pixels=pixels, ids=one.ids, mask=one.mask, lm_ids=lm.ids, lm_mask=lm.mask)
 
     def losses(batch: PretrainingBatch) -> dict[str, Tensor]:
-        return objective(batch, alpha=0.4 * min(1.0, state["step"] / (2 * steps_per_epoch)))
+        return objective(batch, alpha=0.0)
 
     _fit(options, "pretrain", objective, batches, losses, steps_per_epoch, options.epochs, options.lr, state,
          lambda: _show(model, tokenizer, val))  # fmt: skip

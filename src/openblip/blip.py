@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from itertools import repeat
 from pathlib import Path
 from typing import Any, Literal, cast
@@ -73,10 +74,10 @@ def load(
 
     if found is None:
         only = make(task)
-        parts: dict[Task, Callable[[], Runner]] = {served: (lambda: only) for served in _serves(only.task)}
+        parts: dict[Task, Callable[[], Runner]] = dict.fromkeys(_serves(only.task), lambda: only)
     else:
         wanted = [task] if task else list(found.models)
-        parts = {served: (lambda served=served: make(served)) for served in wanted}
+        parts = {served: partial(make, served) for served in wanted}
     size = batch_size or (8 if place.type == "cpu" else 64)
     return Blip(str(name_or_path), parts, batch_size=size, workers=2 if workers is None else workers)
 
@@ -184,7 +185,7 @@ class Blip:
 
         def answer(states: Tensor, asked: list[list[list[int]]]) -> list[Any]:
             each = len(asked[0])
-            results: list[list[Answer]] = []
+            results: list[list[list[Answer]]] = []
             for at in range(0, each, width := max(1, TEXT_ROWS // len(asked))):
                 ids, mask = part.pad([q for qs in asked for q in qs[at : at + width]])
                 heard = part.engine.encode_questions(ids, mask, states)
@@ -214,7 +215,7 @@ class Blip:
             single = True
         else:
             shape, pairs, single = shape_of(images), ((image, texts) for image in _each(images)), lone
-        listed = None if paired else part.texts([cast(str, texts)] if lone else cast("Sequence[str]", texts))
+        listed = None if paired else part.texts([texts] if isinstance(texts, str) else texts)
 
         def judge(states: Tensor, own: list[Texts]) -> list[Any]:
             whole = listed if listed is not None else Texts([t.ids[0] for t in own])

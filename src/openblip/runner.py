@@ -28,10 +28,10 @@ TEXT_ROWS = 64  # texts or questions computed at a time
 
 @dataclass(frozen=True)
 class Prompt:
-    """The ids a caption starts from, and whether the user asked for these words (then the text includes them)."""
+    """The ids a caption starts from; ``given`` is what the user asked for, which the text of the caption includes."""
 
     ids: list[int]
-    given: bool
+    given: str | None
 
 
 @dataclass(frozen=True)
@@ -83,11 +83,11 @@ class Runner:
         if text is not None and not isinstance(text, str):
             raise InputError(f"a prompt is a string, not {type(text).__name__}")
         ids = self.tokenizer.encode_prompt(self.default_prompt if text is None else text)
-        return Prompt(self._fitting(ids), given=text is not None)
+        return Prompt(self._fitting(ids), text)
 
     def caption(self, prompt: Prompt, found: Hypothesis) -> Caption:
-        before = prompt.ids if prompt.given else []
-        text = self.tokenizer.decode([*before, *found.ids])
+        tokenizer = self.tokenizer
+        text = tokenizer.decode_after(prompt.given, found.ids) if prompt.given else tokenizer.decode(found.ids)
         return Caption(text, found.logprob, found.finished)
 
     # Questions and answers.

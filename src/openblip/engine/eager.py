@@ -128,7 +128,7 @@ class EagerSession:
 def _sessions(text: TextTransformer, head: LanguageHead, memory: Memory, capacity: int) -> StartSession:
     def start(items: list[int]) -> Session:
         every = items == list(range(memory.items))
-        chosen = memory if every else memory.select(torch.tensor(items, device=memory.layers[0][0].device))
+        chosen = memory if every else memory.select(torch.tensor(items, device=text.embeddings.word.weight.device))
         return EagerSession(text, head, chosen, capacity)
 
     return start

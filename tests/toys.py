@@ -1,0 +1,52 @@
+"""Toy models with random weights loud enough that different inputs give different outputs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import nn
+
+from openblip.model.build import build
+from openblip.model.config import ModelConfig, Task, TextConfig, VisionConfig
+from openblip.preprocess.text import Tokenizer
+
+VOCABULARY = Path(__file__).parent / "golden" / "vocab.txt"
+SIZE = 32
+
+
+def toy_tokenizer() -> Tokenizer:
+    """The 598 pieces of the golden vocabulary, [DEC] 598 and [ENC] 599 after them."""
+    return Tokenizer.from_vocab(VOCABULARY)
+
+
+def toy_config(task: Task, *, image_size: int = SIZE) -> ModelConfig:
+    """Two layers of width 32 in each tower."""
+    return ModelConfig(
+        task=task,
+        vision=VisionConfig(image_size=image_size, width=32, depth=2, heads=4, mlp_width=64),
+        text=TextConfig(
+            vocab_size=600, width=32, depth=2, heads=4, mlp_width=64, max_positions=64, memory_width=32,
+            dropout=0.0, attention_dropout=0.0, cls_id=2, sep_id=3, dec_id=598, enc_id=599,
+        ),
+        embed_width=16,
+    )  # fmt: skip
+
+
+def toy_model(task: Task, *, seed: int = 0, image_size: int = SIZE) -> nn.Module:
+    """A model whose weights are drawn wide."""
+    generator = torch.Generator().manual_seed(seed)
+    model = build(toy_config(task, image_size=image_size)).eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.ndim > 1:
+                parameter.copy_(torch.randn(parameter.shape, generator=generator) * 0.25)
+    return model
+
+
+def toy_image(seed: int, width: int = 40, height: int = 30) -> Image.Image:
+    """Coarse coloured noise."""
+    noise = np.random.default_rng(seed).integers(0, 256, (4, 5, 3), dtype=np.uint8)
+    return Image.fromarray(noise).resize((width, height), Image.Resampling.NEAREST)
