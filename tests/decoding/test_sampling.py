@@ -57,10 +57,12 @@ def test_more_samples_do_not_change_the_first() -> None:
 def test_draws_have_the_probabilities_they_should() -> None:
     logits = torch.tensor([1.0, float("-inf"), 2.0, 0.0, -1.0])
     draws = Draws(options(beams=1, sample=True, n=40_000, max_new_tokens=2), seed=3)
-    for step in (0, 1):
-        drawn = draws.tokens(logits.expand(40_000, 5), step)
+    steps = [draws.tokens(logits.expand(40_000, 5), step) for step in (0, 1)]
+    for drawn in steps:
         share = torch.bincount(drawn, minlength=5) / 40_000
         torch.testing.assert_close(share, logits.softmax(0), atol=0.01, rtol=0)
+    agree = float((steps[0] == steps[1]).float().mean())  # the steps are independent
+    assert agree == pytest.approx(float(logits.softmax(0).square().sum()), abs=0.01)
 
 
 def test_candidate_draws_have_the_probabilities_they_should() -> None:
