@@ -31,5 +31,9 @@ class DownloadError(OpenBlipError):
     """A checkpoint could not be fetched, or what came is not what was published."""
 
 
+class TrainingError(OpenBlipError):
+    """Training cannot go on: the loss is no longer a number, or there is nothing to train on."""
+
+
 class UnsupportedTask(OpenBlipError):  # noqa: N818 (the name the design gave it)
     """The loaded checkpoint cannot serve the call; the message names one that can."""

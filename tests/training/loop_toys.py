@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -12,11 +13,15 @@ from torch import Tensor, nn
 
 from openblip.model.build import build
 from openblip.model.captioner import Captioner
-from openblip.model.config import ModelConfig
+from openblip.model.config import ModelConfig, Task
 from openblip.model.pretrainer import Pretrainer
+from openblip.training.objectives.answering import Answering, AnsweringBatch
 from openblip.training.objectives.captioning import Captioning, CaptioningBatch
+from openblip.training.objectives.comparing import Comparing, ComparingBatch
 from openblip.training.objectives.gathering import Gather
+from openblip.training.objectives.grounding import Grounding, GroundingBatch
 from openblip.training.objectives.pretraining import Pretraining, PretrainingBatch
+from openblip.training.objectives.retrieval import Retrieval, RetrievalBatch
 from tests.toys import toy_config
 
 WORDS = 100
@@ -86,3 +91,74 @@ class ToyLoader:
 def weights(module: nn.Module) -> dict[str, Tensor]:
     """A copy of everything a module holds."""
     return {name: tensor.clone() for name, tensor in module.state_dict().items()}
+
+
+def toy_objective(name: str, **options: Any) -> nn.Module:
+    """The objective of a task around a toy model, the same at every call; negatives are the hardest, not drawn."""
+    torch.manual_seed(9)
+    model: Any = build(dataclasses.replace(toy_config(_MODELS[name]), box_bins=20, box_start_id=400))
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.ndim > 1:
+                parameter.normal_(std=0.2)
+    if name in ("pretrain", "retrieval"):
+        options = {"queue_size": 24, "momentum": 0.9, "draw": hardest, **options}
+    return _OBJECTIVES[name](model, **options).train()
+
+
+def toy_batch(name: str, size: int = 8) -> Any:
+    """A batch of ``size`` pictures, texts padded to one length, which :func:`half` can take apart."""
+    generator = torch.Generator().manual_seed(5)
+    pixels = torch.randn(size, 3, 32, 32, generator=generator)
+    ids, mask = texts(size, 8, {"caption": 598, "pretrain": 2, "retrieval": 2, "grounding": 2}.get(name, 599), generator)
+    if name == "caption":
+        return CaptioningBatch(pixels=pixels, ids=ids, mask=mask)
+    if name == "pretrain":
+        return PretrainingBatch(pixels=pixels, ids=ids, mask=mask)
+    if name == "retrieval":
+        owners = torch.tensor([0, 1, 2, 0, 3, 1, 4, 5])[:size]
+        return RetrievalBatch(pixels=pixels, ids=ids, mask=mask, image_ids=owners)
+    if name == "vqa":
+        answer_ids, answer_mask = texts(2 * size, 5, 598, generator)
+        owner, weights = torch.arange(size).repeat_interleave(2), torch.rand(2 * size, generator=generator)
+        return AnsweringBatch(
+            pixels=pixels, ids=ids, mask=mask, answer_ids=answer_ids, answer_mask=answer_mask, owner=owner, weights=weights
+        )
+    if name == "nlvr":
+        second, targets = pixels.flip(0), torch.arange(size) % 2
+        return ComparingBatch(first=pixels, second=second, ids=ids, mask=mask, targets=targets)
+    corner = torch.rand(size, 2, generator=generator) * 10
+    boxes = torch.cat([corner, corner + 1 + torch.rand(size, 2, generator=generator) * 20], 1)
+    return GroundingBatch(pixels=pixels, ids=ids, mask=mask, boxes=boxes, sizes=torch.full((size, 2), 32.0))
+
+
+def half(batch: Any, which: int) -> Any:
+    """The first or the second half of every tensor of a batch; answers are told their questions anew."""
+    parts = {f.name: getattr(batch, f.name) for f in dataclasses.fields(batch)}
+    parts = {name: value.chunk(2)[which] for name, value in parts.items() if isinstance(value, Tensor)}
+    if "owner" in parts:
+        parts["owner"] = parts["owner"] - parts["owner"].min()
+    return dataclasses.replace(batch, **parts)
+
+
+def hardest(weights: Tensor) -> Tensor:
+    """The draw that needs no dice."""
+    return weights.argmax(1)
+
+
+_MODELS: dict[str, Task] = {
+    "caption": "caption",
+    "vqa": "answer",
+    "nlvr": "compare",
+    "grounding": "ground",
+    "pretrain": "pretrain",
+    "retrieval": "match",
+}
+_OBJECTIVES: dict[str, Callable[..., nn.Module]] = {
+    "caption": partial(Captioning, prompt_length=1),
+    "vqa": Answering,
+    "nlvr": Comparing,
+    "grounding": Grounding,
+    "pretrain": Pretraining,
+    "retrieval": Retrieval,
+}

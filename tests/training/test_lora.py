@@ -23,7 +23,7 @@ def trained(settings: LoraSettings = SETTINGS, steps: int = 3) -> nn.Module:
     """A toy captioning objective whose model learned for some steps."""
     objective = toy_captioning()
     add_lora(objective.model, settings)
-    optimizer = torch.optim.SGD([p for p in objective.parameters() if p.requires_grad], lr=0.5)
+    optimizer = torch.optim.Adam([p for p in objective.parameters() if p.requires_grad], lr=0.05)
     for step in range(steps):
         optimizer.zero_grad()
         objective(ToyLoader().batch(0, step))["lm"].backward()

@@ -18,19 +18,26 @@ class MomentumTwin(nn.Module):
     """A slow copy of what makes embeddings: both encoders and both projections. It is never stepped by an optimizer.
 
     As in the published code it follows train mode, so dropout and drop path are active in it during training.
+    ``held`` leaves moving it to who trains: sharded training does so before the forward.
     """
 
     def __init__(self, model: Matcher, momentum: float = 0.995) -> None:
         super().__init__()
         self.momentum = momentum
+        self.held = False
         self.vision = copy.deepcopy(model.vision)
         self.text = _encoder_only(copy.deepcopy(model.text))
         self.vision_proj = copy.deepcopy(model.vision_proj)
         self.text_proj = copy.deepcopy(model.text_proj)
         self.requires_grad_(False)
 
-    @torch.no_grad()
     def update(self, model: Matcher) -> None:
+        """What the objective calls in every training forward: :meth:`move`, unless the twin is held."""
+        if not self.held:
+            self.move(model)
+
+    @torch.no_grad()
+    def move(self, model: Matcher) -> None:
         """Move every weight a small step towards its twin in ``model``."""
         for slow, fast in self._pairs(model):
             slow.lerp_(fast.to(slow.dtype), 1.0 - self.momentum)

@@ -1,0 +1,150 @@
+"""What a run tells of itself: a JSON line per report, TensorBoard, a loss curve. The bar is the command line's."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from openblip.checkpoints.storage import replacing
+from openblip.errors import InputError
+
+Record = Mapping[str, Any]
+Sample = Mapping[str, str]
+LOSSES_OF_NO_INTEREST = ("step", "epoch", "lr", "images_per_second", "eta_seconds", "kind")
+
+
+class Reporter:
+    """Listens to a run, on its first process. Every method may be left out."""
+
+    def begin(self, step: int, steps: int, steps_per_epoch: int) -> None:
+        """The run starts, or goes on, after ``step`` of its ``steps``."""
+
+    def tick(self, step: int) -> None:
+        """A step is done."""
+
+    def train(self, record: Record) -> None:
+        """The averages since the last such record: step, epoch, lr, loss, its parts, images_per_second, eta_seconds."""
+
+    def evaluation(self, record: Record, samples: Sequence[Sample]) -> None:
+        """Figures of an evaluation, and things to look at."""
+
+    def close(self) -> None:
+        """The run is at its end."""
+
+
+class JsonLines(Reporter):
+    """Every report as one object on one line: ``kind`` is "train" or "evaluation".
+
+    A run that goes on from a checkpoint first drops what the killed one wrote after it, a torn last line included.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def begin(self, step: int, steps: int, steps_per_epoch: int) -> None:
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        kept = [line for line in read_log(self.path) if line["step"] <= step] if step else []
+        with replacing(self.path) as temporary:
+            temporary.write_text("".join(_line(record) for record in kept), encoding="utf-8")
+
+    def train(self, record: Record) -> None:
+        self._write({"kind": "train", **record})
+
+    def evaluation(self, record: Record, samples: Sequence[Sample]) -> None:
+        self._write({"kind": "evaluation", **record, "samples": [dict(sample) for sample in samples]})
+
+    def _write(self, record: Record) -> None:
+        with self.path.open("a", encoding="utf-8") as file:
+            file.write(_line(record))
+
+
+def _line(record: Record) -> str:
+    return json.dumps(record, ensure_ascii=False) + "\n"
+
+
+def read_log(path: Path) -> list[dict[str, Any]]:
+    """The records of a log, up to the first line that is torn."""
+    records: list[dict[str, Any]] = []
+    if path.is_file():
+        for line in path.read_text(encoding="utf-8").splitlines():
+            try:
+                records.append(json.loads(line))
+            except ValueError:
+                break
+    return records
+
+
+class TensorBoard(Reporter):
+    """The same for TensorBoard: a curve per figure, the samples as text."""
+
+    def __init__(self, folder: Path) -> None:
+        try:
+            from torch.utils.tensorboard import SummaryWriter
+        except ImportError as error:
+            raise InputError("TensorBoard logs need tensorboard: pip install 'openblip[train]'") from error
+        self.folder = folder
+        self._writer_class = SummaryWriter
+
+    def begin(self, step: int, steps: int, steps_per_epoch: int) -> None:
+        self.writer: Any = self._writer_class(str(self.folder), purge_step=step + 1 if step else None)
+
+    def train(self, record: Record) -> None:
+        for name, value in record.items():
+            if name not in ("step", "epoch", "eta_seconds"):
+                self.writer.add_scalar(f"train/{name}", value, record["step"])
+
+    def evaluation(self, record: Record, samples: Sequence[Sample]) -> None:
+        for name, value in record.items():
+            if name not in ("step", "epoch"):
+                self.writer.add_scalar(f"evaluation/{name}", value, record["step"])
+        if samples:
+            text = "\n\n".join(" | ".join(sample.values()) for sample in samples)
+            self.writer.add_text("samples", text, record["step"])
+
+    def close(self) -> None:
+        self.writer.close()
+
+
+class LossCurve(Reporter):
+    """A picture of the losses, drawn from the log when the run is at its end."""
+
+    def __init__(self, log: Path, picture: Path) -> None:
+        self.log, self.picture = log, picture
+
+    def close(self) -> None:
+        draw_losses(read_log(self.log), self.picture)
+
+
+def draw_losses(records: Sequence[Record], path: Path) -> None:
+    """Losses and learning rate over the steps, and below them what evaluations measured, as a PNG."""
+    try:
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        raise InputError("the loss curve needs matplotlib: pip install 'openblip[train]'") from error
+    train = [record for record in records if record.get("kind") == "train"]
+    measured = [record for record in records if record.get("kind") == "evaluation"]
+    figures = sorted({name for r in measured for name, v in r.items() if _is_figure(name, v)})
+    panels = 1 + bool(figures)
+    figure = Figure(figsize=(8, 4 * panels), layout="constrained")
+    above = figure.add_subplot(panels, 1, 1, xlabel="step", ylabel="loss")
+    for name in sorted({name for r in train for name, v in r.items() if _is_figure(name, v)}):
+        points = [(r["step"], r[name]) for r in train if name in r]
+        above.plot(*zip(*points, strict=True), label=name, linewidth=2 if name == "loss" else 1)
+    rates = above.twinx()
+    rates.plot([r["step"] for r in train], [r["lr"] for r in train], color="0.8", linewidth=1)
+    rates.set_ylabel("learning rate")
+    above.legend()
+    if figures:
+        below = figure.add_subplot(panels, 1, 2, xlabel="step")
+        for name in figures:
+            points = [(r["step"], r[name]) for r in measured if name in r]
+            below.plot(*zip(*points, strict=True), marker="o", label=name)
+        below.legend()
+    with replacing(path) as temporary:
+        figure.savefig(temporary, format="png", dpi=120)
+
+
+def _is_figure(name: str, value: object) -> bool:
+    return name not in LOSSES_OF_NO_INTEREST and isinstance(value, int | float)

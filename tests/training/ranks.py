@@ -1,0 +1,186 @@
+"""What each of two processes does in the tests of distributed training; they write what they found into a folder.
+
+One pair of processes runs every case, because starting them takes longer than all the work.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from openblip.training.config import AdamWSettings, LoopSettings
+from openblip.training.distributed import Place, Strategy, share, start
+from openblip.training.loop import Evaluation, Progress, Trainer
+from openblip.training.objectives.gathering import Gather
+from openblip.training.schedule import Schedule
+from openblip.training.shards import whole
+from openblip.training.state import Checkpoints
+from tests.training.loop_toys import ToyLoader, half, toy_batch, toy_objective, toy_pretraining
+
+STRATEGIES: tuple[Strategy, ...] = ("ddp", "fsdp")
+RATE = 0.1
+
+# Case: the objective's name and its options for two processes.
+PUBLISHED: dict[str, dict[str, Any]] = {
+    "caption": {},
+    "vqa": {},
+    "nlvr": {},
+    "grounding": {},
+    "pretrain": {},
+    "retrieval": {},
+}
+ALL: dict[str, dict[str, Any]] = {
+    "caption": {"token_mean": "all"},
+    "pretrain": {"token_mean": "all", "negatives": "all", "itc_columns": "all"},
+    "retrieval": {"negatives": "all", "itc_columns": "all"},
+}
+COCO: dict[str, dict[str, Any]] = {"retrieval": {"negatives": "all"}}  # published: negatives from all, ITC columns not
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def work(rank: int, folder: Path, port: int) -> None:
+    """One of the two processes, as ``torchrun`` would start it."""
+    os.environ.update(
+        RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE="2", MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port)
+    )
+    torch.set_num_threads(1)
+    with start("cpu", timeout_minutes=2) as place:
+        found = dict(everything(place, folder))
+        torch.save(found, folder / f"rank-{rank}.pt")
+
+
+def everything(place: Place, folder: Path) -> Iterator[tuple[str, Any]]:
+    yield "gather", gathering(place)
+    for strategy in STRATEGIES:
+        for mode, cases in (("published", PUBLISHED), ("all", ALL), ("coco", COCO)):
+            for name, options in cases.items():
+                yield f"{strategy}/{mode}/{name}", one_step(place, strategy, name, options)
+        yield f"{strategy}/accumulated", accumulated(place, strategy)
+        yield f"{strategy}/run", run(place, strategy, folder / strategy)
+
+
+def gathering(place: Place) -> dict[str, Tensor]:
+    """Rows of different numbers, with gradients; truth values; a mean and an agreement."""
+    rows = torch.full((3 - place.rank, 2), float(place.rank + 1)).requires_grad_()
+    everyone = place.gather(rows)
+    weights = torch.arange(everyone.numel()).view_as(everyone) + 100.0 * place.rank
+    (everyone * weights).sum().backward()
+    assert rows.grad is not None
+    truth = place.gather(torch.tensor([place.rank == 0]))
+    assert place.agree({"said": place.rank}) == {"said": 0}
+    assert place.collect(place.rank) == [0, 1]
+    return {
+        "rows": everyone.detach(),
+        "gradient": rows.grad,
+        "truth": truth,
+        "places": place.gather.places(rows.detach()),
+        "mean": place.mean(torch.tensor([float(place.rank)])),
+    }
+
+
+def one_step(place: Place, strategy: Strategy, name: str, options: dict[str, Any]) -> dict[str, Any]:
+    """Losses, gradients, and everything the objective holds after a step of SGD."""
+    takes_gather = name in ("caption", "pretrain", "retrieval")
+    objective = toy_objective(name, **options, **({"gather": place.gather} if takes_gather else {}))
+    parallel = share(objective, place, strategy, some_unused=name == "grounding")
+    losses = parallel(half(toy_batch(name), place.rank))
+    return {"losses": detached(place, losses), **stepped(objective, losses, parallel.finish)}
+
+
+def stepped(objective: nn.Module, losses: dict[str, Tensor], finish: Callable[[], None]) -> dict[str, Any]:
+    """Backward, SGD, and what came of it, whole."""
+    torch.stack(list(losses.values())).sum().backward()
+    finish()
+    gradients = {n: whole(p.grad).clone() for n, p in objective.named_parameters() if p.grad is not None}
+    for group in (False, True):  # sharded and whole parameters are stepped apart
+        members = [p for p in objective.parameters() if p.requires_grad and (p.ndim == 0) is group]
+        if members:
+            torch.optim.SGD(members, lr=RATE).step()
+    return {"gradients": gradients, "state": {n: whole(t).clone() for n, t in objective.state_dict().items()}}
+
+
+def detached(place: Place, losses: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {name: place.mean(loss.detach()) for name, loss in losses.items()}
+
+
+def accumulated(place: Place, strategy: Strategy) -> dict[str, Tensor]:
+    """Gradients of two batches that make one step."""
+    objective = toy_objective("caption")
+    parallel = share(objective, place, strategy)
+    for i in range(2):
+        with parallel.accumulating(last=i == 1):
+            (parallel(half(half(toy_batch("caption"), place.rank), i))["lm"] / 2).backward()
+    parallel.finish()
+    return {n: whole(p.grad).clone() for n, p in objective.named_parameters() if p.grad is not None}
+
+
+def run(place: Place, strategy: Strategy, folder: Path) -> dict[str, Any]:
+    """A run of the loop, and one that is stopped in the middle of an epoch and goes on: both must end alike."""
+    straight, _ = trainer(place, strategy, folder / "straight")
+    straight.run()
+    first, seen = trainer(place, strategy, folder / "resumed", stop_at=5)
+    try:
+        first.run()
+    except Stop:
+        pass
+    again, seen = trainer(place, strategy, folder / "resumed", seen=seen)
+    again.run(resume=True)
+    return {
+        "straight": {n: whole(t).clone() for n, t in straight.objective.state_dict().items()},
+        "resumed": {n: whole(t).clone() for n, t in again.objective.state_dict().items()},
+        "seen": seen,
+    }
+
+
+class Stop(Exception):  # noqa: N818 (an event)
+    """Ends a run as a kill would, on both processes."""
+
+
+class StoppingLoader(ToyLoader):
+    stop_at = 0
+    given = 0
+
+    def epoch(self, epoch: int, start_step: int = 0) -> Iterator[Any]:
+        for batch in super().epoch(epoch, start_step):
+            if self.given == self.stop_at:
+                raise Stop
+            self.given += 1
+            yield batch
+
+
+def trainer(
+    place: Place, strategy: Strategy, folder: Path, stop_at: int = -1, seen: list[dict[str, Tensor]] | None = None
+) -> tuple[Trainer, list[dict[str, Tensor]]]:
+    """A run of two epochs of four batches, which saves after every step; what its evaluations saw of the model."""
+    seen = [] if seen is None else seen
+    objective = toy_pretraining(dropout=True, gather=place.gather if place.size > 1 else Gather())
+    loader = StoppingLoader("pretrain", rank=place.rank, draws=True)
+    loader.stop_at = stop_at
+
+    def evaluate(model: nn.Module, progress: Progress) -> Evaluation:
+        torch.rand(3)  # an evaluation may draw what it likes
+        seen.append({name: tensor.clone() for name, tensor in model.state_dict().items()})
+        return Evaluation({"steps": float(progress.step)})
+
+    made = Trainer(
+        share(objective, place, strategy),
+        loader,
+        LoopSettings(epochs=2, save_every=1, log_every=3, metric="steps"),
+        place=place,
+        optimizer=AdamWSettings(clip_norm=1.0),
+        schedule=Schedule(kind="constant", lr=1e-3),
+        checkpoints=Checkpoints(folder),
+        evaluate=evaluate,
+    )
+    return made, seen

@@ -1,0 +1,228 @@
+"""Two processes on this machine against one: losses, gradients, weights after a step, and runs that are resumed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.multiprocessing
+from torch import Tensor, nn
+
+from openblip.errors import ConfigError, InputError
+from openblip.training.distributed import Alone, Place, Replicated, share, start
+from openblip.training.objectives.gathering import Gather
+from openblip.training.state import Checkpoints, read_state
+from tests.training import ranks
+from tests.training.loop_toys import half, toy_batch, toy_objective, toy_pretraining
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+Found = list[dict[str, Any]]
+
+
+@pytest.fixture(scope="module")
+def found(tmp_path_factory: pytest.TempPathFactory) -> Found:
+    """What both processes found, by rank."""
+    folder = tmp_path_factory.mktemp("ranks")
+    torch.multiprocessing.spawn(ranks.work, (folder, ranks.free_port()), nprocs=2)
+    return [torch.load(folder / f"rank-{rank}.pt") for rank in range(2)]
+
+
+# --- one process that does what two do ----------------------------------------------------------------------------
+
+
+def averaged_halves(name: str) -> dict[str, Any]:
+    """The published losses of each half, by a process of its own, and their averages."""
+    objectives = [toy_objective(name) for _ in range(2)]
+    each = [objective(half(toy_batch(name), i)) for i, objective in enumerate(objectives)]
+    for losses in each:
+        (torch.stack(list(losses.values())).sum() / 2).backward()
+    target, other = objectives
+    others = dict(other.named_parameters())
+    for parameter_name, parameter in target.named_parameters():
+        if parameter.grad is not None:
+            gradient = others[parameter_name].grad
+            assert gradient is not None
+            parameter.grad += gradient
+    losses = {key: (each[0][key].detach() + each[1][key].detach()) / 2 for key in each[0]}
+    return {"losses": losses, **after_sgd(target, queues_of=objectives)}
+
+
+def global_batch(name: str) -> dict[str, Any]:
+    """The plain loss of the whole batch."""
+    objective = toy_objective(name)
+    losses = objective(toy_batch(name))
+    torch.stack(list(losses.values())).sum().backward()
+    return {"losses": {key: loss.detach() for key, loss in losses.items()}, **after_sgd(objective)}
+
+
+def coco_retrieval() -> dict[str, Any]:
+    """ITM over the whole batch, ITC over each half."""
+    objectives = [toy_objective("retrieval") for _ in range(3)]
+    batch = toy_batch("retrieval")
+    itm = objectives[0](batch)["itm"]
+    itc = [objectives[1 + i](half(batch, i))["itc"] for i in range(2)]
+    itm.backward()
+    for loss in itc:
+        (loss / 2).backward()
+    for parts in zip(*(objective.parameters() for objective in objectives), strict=True):
+        gradients = [p.grad for p in parts if p.grad is not None]
+        if gradients:
+            parts[0].grad = torch.stack(gradients).sum(0)
+    losses = {"itc": torch.stack(itc).mean().detach(), "itm": itm.detach()}
+    return {"losses": losses, **after_sgd(objectives[0], queues_of=objectives[1:])}
+
+
+def after_sgd(objective: nn.Module, queues_of: list[nn.Module] | None = None) -> dict[str, Any]:
+    """Gradients, and everything after a step; each queue holds the features that each objective has put into its own."""
+    trained = [p for p in objective.parameters() if p.grad is not None]
+    gradients = {name: p.grad.clone() for name, p in objective.named_parameters() if p.grad is not None}
+    torch.optim.SGD(trained, lr=ranks.RATE).step()
+    state = {name: tensor.clone() for name, tensor in objective.state_dict().items()}
+    if queues_of and "queue.image" in state:
+        parts = [dict(one.state_dict()) for one in queues_of]
+        count = int(parts[0]["queue.pointer"])
+        for name in ("queue.image", "queue.text", "queue.ids"):
+            state[name][:, : 2 * count] = torch.cat([part[name][:, :count] for part in parts], 1)
+        state["queue.pointer"] = parts[0]["queue.pointer"] * 2
+    return {"gradients": gradients, "state": state}
+
+
+def assert_close(ours: dict[str, Tensor], reference: dict[str, Tensor], tolerance: float = 1e-5) -> None:
+    assert ours.keys() == reference.keys()
+    for name in reference:
+        torch.testing.assert_close(
+            ours[name], reference[name], atol=tolerance, rtol=tolerance, msg=lambda text, name=name: f"{name}: {text}"
+        )
+
+
+def assert_same_step(found: Found, case: str, reference: dict[str, Any]) -> None:
+    for rank in range(2):
+        for what in ("losses", "gradients", "state"):
+            assert_close(found[rank][case][what], reference[what])
+
+
+# --- losses, gradients, weights -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("strategy", ranks.STRATEGIES)
+@pytest.mark.parametrize("name", ranks.PUBLISHED)
+def test_published_losses_are_averages_over_processes(found: Found, strategy: str, name: str) -> None:
+    assert_same_step(found, f"{strategy}/published/{name}", averaged_halves(name))
+
+
+@pytest.mark.parametrize("strategy", ranks.STRATEGIES)
+@pytest.mark.parametrize("name", ranks.ALL)
+def test_global_negatives_and_means_are_the_plain_global_batch(found: Found, strategy: str, name: str) -> None:
+    assert_same_step(found, f"{strategy}/all/{name}", global_batch(name))
+
+
+@pytest.mark.parametrize("strategy", ranks.STRATEGIES)
+def test_retrieval_as_published_for_coco_draws_from_all_but_compares_its_own(found: Found, strategy: str) -> None:
+    assert_same_step(found, f"{strategy}/coco/retrieval", coco_retrieval())
+
+
+@pytest.mark.parametrize("name", ["caption", "pretrain", "retrieval"])
+def test_the_two_references_differ(name: str) -> None:
+    """Else the tests above would not tell the published mean from the global one."""
+    one, other = averaged_halves(name)["losses"], global_batch(name)["losses"]
+    assert any(abs(one[key] - other[key]) > 1e-3 for key in one)
+
+
+@pytest.mark.parametrize("strategy", ranks.STRATEGIES)
+def test_accumulated_gradients_are_those_of_the_whole_batch(found: Found, strategy: str) -> None:
+    objective = toy_objective("caption")
+    quarters = [half(half(toy_batch("caption"), rank), i) for rank in range(2) for i in range(2)]
+    torch.stack([objective(quarter)["lm"] for quarter in quarters]).mean().backward()
+    reference = {name: p.grad for name, p in objective.named_parameters() if p.grad is not None}
+    for rank in range(2):
+        assert_close(found[rank][f"{strategy}/accumulated"], reference)
+
+
+# --- gathering ----------------------------------------------------------------------------------------------------
+
+
+def test_gathering_keeps_the_order_of_ranks_and_sums_what_all_losses_say(found: Found) -> None:
+    rows = torch.tensor([[1.0, 1.0]] * 3 + [[2.0, 2.0]] * 2)
+    weights = torch.arange(10.0).view(5, 2)
+    gradient = weights + (weights + 100.0)
+    for rank, own in enumerate((slice(0, 3), slice(3, 5))):
+        result = found[rank]["gather"]
+        assert torch.equal(result["rows"], rows)
+        assert torch.equal(result["gradient"], gradient[own])
+        assert result["truth"].tolist() == [True, False]
+        assert result["places"].tolist() == list(range(5))[own]
+        assert result["mean"].item() == 0.5
+
+
+# --- runs ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("strategy", ranks.STRATEGIES)
+def test_a_run_of_two_processes_resumes_bit_for_bit(found: Found, strategy: str) -> None:
+    straight, resumed = (found[0][f"{strategy}/run"][key] for key in ("straight", "resumed"))
+    assert straight.keys() == resumed.keys()
+    changed = toy_pretraining(dropout=True).state_dict()
+    assert any(not torch.equal(straight[name], changed[name]) for name in straight)
+    for name in straight:
+        assert torch.equal(straight[name], resumed[name]), name
+
+
+@pytest.mark.parametrize("strategy", ranks.STRATEGIES)
+def test_the_first_process_evaluates_the_whole_model(found: Found, strategy: str) -> None:
+    assert found[1][f"{strategy}/run"]["seen"] == []
+    seen = found[0][f"{strategy}/run"]["seen"]
+    assert len(seen) == 2
+    final = found[0][f"{strategy}/run"]["resumed"]
+    for name, tensor in seen[-1].items():
+        assert torch.equal(tensor, final[f"model.{name}"]), name
+
+
+def test_both_strategies_train_the_same(found: Found) -> None:
+    one, other = (found[0][f"{strategy}/run"]["straight"] for strategy in ranks.STRATEGIES)
+    start_from = toy_pretraining(dropout=True).state_dict()
+    moved = torch.cat([(one[n] - start_from[n]).flatten() for n in one if n.startswith("model.")]).norm()
+    apart = torch.cat([(one[n] - other[n]).flatten() for n in one if n.startswith("model.")]).norm()
+    assert apart < 0.02 * moved
+
+
+@pytest.mark.parametrize("strategy", ranks.STRATEGIES)
+def test_one_process_goes_on_with_what_two_began(
+    strategy: ranks.Strategy, found: Found, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    folder = max(Path(tmp_path_factory.getbasetemp()).glob("ranks*")) / strategy / "straight"
+    newest = Checkpoints(folder).latest()
+    assert newest is not None
+    trainer, _ = ranks.trainer(Place(torch.device("cpu")), strategy, folder)
+    trainer._restore(read_state(newest))
+    assert trainer.progress.epoch == 2
+    final = found[0][f"{strategy}/run"]["straight"]
+    assert all(torch.equal(tensor, final[name]) for name, tensor in trainer.objective.state_dict().items())
+    names = {name for name, p in trainer.objective.named_parameters() if p.requires_grad}
+    assert names == set(read_state(newest)["optimizer"])
+
+
+# --- one process alone --------------------------------------------------------------------------------------------
+
+
+def test_without_torchrun_a_process_is_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("WORLD_SIZE", raising=False)
+    with start("cpu") as place:
+        assert (place.rank, place.size, place.is_first) == (0, 1, True)
+        assert type(place.gather) is Gather
+        assert place.agree("x") == "x"
+        assert place.collect(1) == [1]
+        objective = toy_objective("caption")
+        for strategy in ranks.STRATEGIES:
+            parallel = share(objective, place, strategy)
+            assert type(parallel) is Alone
+            assert not isinstance(parallel, Replicated)
+
+
+def test_wrong_names_are_refused() -> None:
+    with pytest.raises(InputError, match="no device"), start("gpu"):
+        pass
+    with pytest.raises(ConfigError, match="ddp or fsdp"):
+        share(toy_objective("caption"), Place(torch.device("cpu")), "zero")  # type: ignore[arg-type]
