@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 from openblip.errors import ImageError, InputError
+from openblip.preprocess.image import load_image
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -110,8 +111,6 @@ class Picture(Protocol):
 
 def open_picture(picture: Picture) -> Image.Image:
     """The picture, upright RGB; raises :class:`ImageError`, whatever is wrong with it."""
-    from openblip.preprocess.image import load_image
-
     try:
         source = picture.read()
     except OSError as error:

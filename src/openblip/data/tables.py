@@ -29,6 +29,7 @@ class Source(ABC):
 
     name: str
     problems: Sequence[Problem] = ()
+    period = 1  # epochs after which `indices` repeats
 
     @abstractmethod
     def __len__(self) -> int: ...
@@ -245,12 +246,13 @@ class Rotating(Concatenated):
 
     def __init__(self, turns: Sequence[Source], always: Sequence[Source] = ()) -> None:
         super().__init__([*always, *turns])
+        self.period = len(turns)
         self._always = sum(len(part) for part in always)
         self._turns = np.cumsum([self._always, *(len(part) for part in turns)])
 
     def indices(self, epoch: int) -> NDArray[np.int64]:
         """Those of ``always``, then those of the epoch's turn."""
-        turn = epoch % (len(self._turns) - 1)
+        turn = epoch % self.period
         return np.concatenate(
             [np.arange(self._always), np.arange(self._turns[turn], self._turns[turn + 1])], dtype=np.int64
         )

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from openblip.data.records import PICTURE_SUFFIXES, Locator
 from openblip.data.rows import Columns
+from openblip.data.sources.parquet import open_parquet
 from openblip.data.sources.text import open_csv, open_jsonl
 from openblip.data.tables import Concatenated, Source, Table, TableBuilder
 from openblip.errors import InputError
@@ -78,8 +79,6 @@ def _metadata(path: str, recursive: bool) -> Iterator[str]:
 
 def _open_metadata(name: str, columns: Columns | None, keep: Sequence[str]) -> Source:
     if name.endswith(".parquet"):
-        from openblip.data.sources.parquet import open_parquet
-
         return open_parquet(name, columns=columns, keep=keep)
     opener = open_csv if name.endswith(".csv") else open_jsonl
     table = opener(name, columns=columns, keep=keep)
