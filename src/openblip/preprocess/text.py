@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import string
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,6 +29,7 @@ First = Literal["cls", "enc", "dec"]
 _DROPPED = '.!"()*#:;~'
 _TO_SPACE = str.maketrans(dict.fromkeys(_DROPPED, " "))
 _TO_NOTHING = str.maketrans(dict.fromkeys(_DROPPED, ""))
+_NO_PUNCTUATION = str.maketrans(dict.fromkeys(string.punctuation, ""))
 _SPACE_RUN = re.compile(r"\s{2,}")
 
 
@@ -48,6 +50,15 @@ def clean_question(text: str, max_words: int = 50) -> str:
     'what time is it 330?'
     """
     return _first_words(text.lower().translate(_TO_NOTHING).rstrip(" "), max_words)
+
+
+def clean_expression(text: str) -> str:
+    """An expression to ground as mmpretrain's model saw it in training: lower case, all ASCII punctuation deleted.
+
+    >>> clean_expression("The man's hat, left.")
+    'the mans hat left'
+    """
+    return _SPACE_RUN.sub(" ", text.strip().translate(_NO_PUNCTUATION)).lower()
 
 
 def _first_words(text: str, limit: int) -> str:
