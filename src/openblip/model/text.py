@@ -181,6 +181,7 @@ class TextTransformer(nn.Module):
 
     def project(self, states: States, mask: Tensor | None = None) -> Memory:
         """Cross-attention keys and values of ``states`` (I, M, W), whose real tokens ``mask`` (I, M) marks with 1."""
+        self._check_reads()
         first = states if isinstance(states, Tensor) else states[0]
         bias = None if mask is None else padding_bias(mask, first.dtype)
         return Memory(tuple(layer.keys_values(states) for layer in self._layers), bias)
@@ -190,6 +191,10 @@ class TextTransformer(nn.Module):
         if self.pooler is None:
             raise ConfigError("this text transformer was built without a pooler")
         return torch.tanh(self.pooler(states[:, 0]))
+
+    def _check_reads(self) -> None:
+        if self.config.memory_width is None:
+            raise ConfigError("this text transformer has no cross-attention, so it cannot read an image")
 
     @property
     def _layers(self) -> Sequence[TextLayer]:
@@ -208,8 +213,8 @@ class TextTransformer(nn.Module):
     ) -> Tensor:
         projected = memory if isinstance(memory, Memory) else None
         states = None if isinstance(memory, Memory) else memory
-        if memory is not None and self.config.memory_width is None:
-            raise ConfigError("this text transformer has no cross-attention, so it cannot read an image")
+        if memory is not None:
+            self._check_reads()
         if projected is not None and memory_mask is not None:
             raise InputError("a projected memory carries its own mask")
         memory_bias = projected.bias if projected else None

@@ -1,4 +1,4 @@
-"""The configuration classes of the ``transformers`` API, and what they mean for our model. Free of torch to import."""
+"""The configuration classes of the ``transformers`` API, and what they mean for our model."""
 
 from __future__ import annotations
 
@@ -132,7 +132,9 @@ class PreTrainedConfig:
         return {
             name: value
             for name, value in self.to_dict().items()
-            if not (name in _COMMON and value == _COMMON[name]) and not (name == "dtype" and value is None)
+            if not (name in _COMMON and value == _COMMON[name])
+            and not (name in _INHERITED and value in _INHERITED[name])
+            and not (name == "dtype" and value is None)
         }
 
     def to_json_string(self) -> str:
@@ -330,6 +332,15 @@ _COMMON: dict[str, Any] = {
     "output_attentions": False,
     "return_dict": True,
     "name_or_path": "",
+}
+
+# What files carry from the base class of that library without meaning anything for BLIP, in the states they may have.
+_INHERITED: dict[str, tuple[Any, ...]] = {
+    "chunk_size_feed_forward": (0,),
+    "is_encoder_decoder": (False,),
+    "problem_type": (None,),
+    "id2label": ({0: "LABEL_0", 1: "LABEL_1"}, {"0": "LABEL_0", "1": "LABEL_1"}, None),
+    "label2id": ({"LABEL_0": 0, "LABEL_1": 1}, None),
 }
 
 # Settings of `generate` that configurations carried before they got a file of their own: inert since then.

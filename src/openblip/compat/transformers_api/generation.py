@@ -17,7 +17,7 @@ from torch import Tensor
 
 from openblip.compat.transformers_api.files import StrPath, local_folder, write_text
 from openblip.compat.transformers_api.outputs import GenerateOutput
-from openblip.compat.transformers_api.padding import rows_alone
+from openblip.compat.transformers_api.padding import kept_columns, rows_alone
 from openblip.decoding import Decoding, Hypothesis, Session, generate_grouped
 from openblip.engine.eager import EagerSession
 from openblip.errors import CheckpointError, InputError
@@ -53,34 +53,16 @@ _DEFAULT_NEW_TOKENS = 20
 _WITHOUT_EFFECT = ("use_cache", "cache_implementation", "cache_config", "synced_gpus", "disable_compile")
 
 # Options of that library which are not here, with the value that asks for nothing.
+_ABSENT = """
+    max_time stop_strings use_mtp max_cache_len min_p top_h bad_words_ids sequence_bias forced_bos_token_id
+    forced_eos_token_id exponential_decay_length_penalty begin_suppress_tokens guidance_scale watermarking_config
+    decoder_start_token_id renormalize_logits remove_invalid_values output_attentions output_hidden_states
+    output_logits token_healing logits_processor stopping_criteria prefix_allowed_tokens_fn assistant_model
+    streamer negative_prompt_ids negative_prompt_attention_mask custom_generate prompt_lookup_num_tokens
+    compile_config low_memory penalty_alpha constraints force_words_ids dola_layers
+"""
 _NOT_HERE: dict[str, Any] = {
-    **dict.fromkeys(
-        (
-            *(
-                "max_time",
-                "stop_strings",
-                "use_mtp",
-                "max_cache_len",
-                "min_p",
-                "top_h",
-                "bad_words_ids",
-                "sequence_bias",
-            ),
-            *("forced_bos_token_id", "forced_eos_token_id", "exponential_decay_length_penalty"),
-            *(
-                "begin_suppress_tokens",
-                "guidance_scale",
-                "watermarking_config",
-                "decoder_start_token_id",
-                "token_healing",
-            ),
-            *("renormalize_logits", "remove_invalid_values", "output_attentions", "output_hidden_states"),
-            *("token_healing", "output_logits", "logits_processor", "stopping_criteria", "prefix_allowed_tokens_fn"),
-            *("assistant_model", "streamer", "negative_prompt_ids", "negative_prompt_attention_mask"),
-            *("custom_generate", "prompt_lookup_num_tokens", "compile_config", "low_memory", "penalty_alpha"),
-            *("constraints", "force_words_ids", "dola_layers"),
-        )
-    ),
+    **dict.fromkeys(_ABSENT.split()),
     "typical_p": 1.0,
     "epsilon_cutoff": 0.0,
     "eta_cutoff": 0.0,
@@ -157,7 +139,7 @@ def generate(
         pad = options.get("pad_token_id", decoder.config.pad_token_id)
         mask = (prompts != pad).long()
     ids, masks = rows_alone(prompts, mask)
-    return continue_rows(decoder, ids, masks, states, states_mask, config, options)
+    return continue_rows(decoder, ids, masks, states, kept_columns(states_mask), config, options)
 
 
 def continue_rows(
@@ -169,7 +151,7 @@ def continue_rows(
     config: GenerationConfig | None,
     options: Mapping[str, Any],
 ) -> Any:
-    """As :func:`generate`, from rows of any lengths; a mask may still be 0 in places."""
+    """As :func:`generate`, from rows of any lengths; masks may still be 0 in places, ``states_mask`` is obeyed."""
     settings = settle(options, config, decoder.generation_config)
     text, head = decoder.bert.model, decoder.cls.model
     device = text.embeddings.word.weight.device

@@ -64,10 +64,8 @@ class BlipForImageTextRetrieval(PreTrainedModel):
         image = vision.last_hidden_state
         read = image if use_itm_head else None
         text = self.text_encoder(input_ids, attention_mask, encoder_hidden_states=read, return_dict=True)
-        kept = kept_columns(attention_mask)
-        first = first_states(
-            text.last_hidden_state, None if kept is None else kept.expand(len(text.last_hidden_state), -1)
-        )
+        states, kept = text.last_hidden_state, kept_columns(attention_mask)
+        first = first_states(states, None if kept is None else kept.expand(len(states), -1))
         if use_itm_head:
             score = self.itm_head(first)
         else:

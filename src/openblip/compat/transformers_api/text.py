@@ -95,7 +95,8 @@ class BlipTextModel(HubPart, PreTrainedModel):
         """States of texts, which read ``encoder_hidden_states`` (I, M, W) where given; ids are taken as they are.
 
         ``attention_mask`` (B, T) marks real tokens, with a cache those in it too; padding of batch mates never changes
-        a row (:mod:`.padding`). One item serves all texts, or one text is read with every item.
+        a row (:mod:`.padding`). ``encoder_attention_mask`` (I, M) says only what is such padding in the states that
+        are read: that library drops it on the way. One item serves all texts, or one text is read with every item.
         """
         if past_key_values is not None and not is_decoder:
             raise InputError("past_key_values need is_decoder=True: an encoder sees later tokens too")
@@ -107,7 +108,7 @@ class BlipTextModel(HubPart, PreTrainedModel):
         if cache is None and is_decoder and self._asked(use_cache, "use_cache"):
             cache = TextCache()
         x = self._embedded(input_ids, inputs_embeds, encoder_embeds, position_ids, kept, cache)
-        memory = self._memory(encoder_hidden_states, encoder_attention_mask, cache)
+        memory = self._memory(encoder_hidden_states, kept_columns(encoder_attention_mask), cache)
         x, attention_mask = _paired(x, attention_mask, memory)
         if is_decoder:
             states = self.model.decode_embedded(x, attention_mask, memory, cache=cache, trace=trace)
