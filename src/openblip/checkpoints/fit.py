@@ -10,10 +10,10 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from openblip.checkpoints.layouts import Group, Table, nearest
+from openblip.checkpoints.layouts import Group, Table, nearest, starts
 from openblip.checkpoints.storage import listed
 from openblip.errors import CheckpointError
-from openblip.model.config import ModelConfig, Task
+from openblip.model.config import ModelConfig
 
 
 @dataclass
@@ -77,16 +77,17 @@ def rename(stored: Mapping[str, Tensor], table: Table, source: str) -> Renamed:
     return renamed
 
 
-def check(renamed: Renamed, config: ModelConfig, wanted: Mapping[str, torch.Size]) -> list[str]:
+def check(
+    renamed: Renamed, config: ModelConfig, wanted: Mapping[str, torch.Size], *, keeps_training: bool = False
+) -> list[str]:
     """Hold a renamed checkpoint to the tensors that the model of ``config`` has; what to tell the user about it.
 
     Required groups must be complete, optional ones whole or absent, nothing unknown, no shape wrong, repeats equal.
     Raises one :class:`CheckpointError` that lists every offending name and says what the file does fit.
     """
-    optional = {
-        ours for ours in wanted for group, _ in renamed.table.theirs(ours) if (group.need, group.kind) == _OPTIONAL
-    }
-    missing = [renamed.name(ours) for ours in wanted if ours not in renamed.tensors and ours not in optional]
+    missing = [
+        renamed.name(ours) for ours in wanted if ours not in renamed.tensors and _must_be_there(ours, renamed.table)
+    ]
     unknown = list(renamed.unknown)
     unknown += [renamed.origin[ours] for ours in renamed.tensors if ours not in wanted]
     unknown += [theirs for _, theirs, ours, _ in renamed.repeats if ours not in wanted]
@@ -101,10 +102,17 @@ def check(renamed: Renamed, config: ModelConfig, wanted: Mapping[str, torch.Size
         raise renamed.complaint(found)
     notes = _check_repeats(renamed)
     _check_constants(renamed, config)
-    return notes + _report(renamed, wanted)
+    return notes + _report(renamed, wanted, "kept" if keeps_training else "dropped")
 
 
 _OPTIONAL = ("optional", "name")
+
+
+def _must_be_there(ours: str, table: Table) -> bool:
+    """Whether a file must hold a tensor. It need not if its group is optional, or if the family has no name for it at
+    all: the hub's matcher, whose temperature stands in ``config.json``."""
+    places = table.theirs(ours)
+    return bool(places) and all((group.need, group.kind) != _OPTIONAL for group, _ in places)
 
 
 def _halves(renamed: Renamed, wanted: Collection[str]) -> tuple[list[str], list[str]]:
@@ -123,7 +131,7 @@ def _halves(renamed: Renamed, wanted: Collection[str]) -> tuple[list[str], list[
         whole = _members(renamed.table, group, wanted)
         extra += [renamed.name(ours) for ours in sorted(present - whole.keys()) if group.training]
         if absent := [theirs for ours, theirs in whole.items() if ours not in present]:
-            problems.append(f"{problem('missing', absent)} from the {group.title}, which come whole or not at all")
+            problems.append(f"{problem('missing', absent)} from an optional group, {group.title}, whole or absent")
     return problems, extra
 
 
@@ -214,11 +222,10 @@ def constant(rule: str, config: ModelConfig) -> Tensor:
     return (1.0 - seen) * -10000.0
 
 
-def _report(renamed: Renamed, wanted: Collection[str]) -> list[str]:
-    """What was dropped or had to be derived, by group."""
-    notes = []
-    dropped = Counter(renamed.table.theirs(ours)[0][0].title for ours in renamed.training)
-    notes += [f"training state beside the model: {title} ({count} tensors)" for title, count in dropped.items()]
+def _report(renamed: Renamed, wanted: Collection[str], training: str) -> list[str]:
+    """What was dropped or had to be derived, by group; ``training`` says what became of the training state."""
+    groups = Counter(renamed.table.theirs(ours)[0][0].title for ours in renamed.training)
+    notes = [f"training state, {training}: {title} ({count} tensors)" for title, count in groups.items()]
     there = {group.title for group, *_ in (*renamed.repeats, *renamed.constants)}
     for group in renamed.table.groups:
         if group.title in there:
@@ -247,18 +254,9 @@ def fits(names: Collection[str], task: str | None = None) -> str:
     is_it = f"It is a checkpoint for {what}" if distance == 0 else f"It is closest to a checkpoint for {what}"
     if best.family == "lavis" and best.task == "classification":
         return f"{is_it}, which has no counterpart here."
-    starts = _STARTS.get(best.task, ())
-    if best.family in ("timm", "bert") or task in starts:
+    if best.family in ("timm", "bert") or (task, best.task) in starts.RULES:
         return f"{is_it}: to start a model from it, use openblip.checkpoints.initialise."
     return f"{is_it}: load it with task={best.task!r}."
-
-
-# Which tasks another one's checkpoint can start; the rules stand in initialise.py.
-_STARTS: Mapping[str, tuple[Task, ...]] = {
-    "pretrain": ("caption", "answer", "match", "compare", "ground"),
-    "match": ("compare", "two_tower"),
-    "caption": ("compare",),
-}
 
 
 def _same(one: Tensor, other: Tensor) -> bool:

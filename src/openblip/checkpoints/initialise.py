@@ -10,16 +10,19 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import cast
 
 import torch
 from torch import Tensor, nn
 
 from openblip.checkpoints.fit import rename
 from openblip.checkpoints.layouts import Table, nearest
+from openblip.checkpoints.layouts.starts import RULES, Rules
 from openblip.checkpoints.read import Loaded, examine, locate
 from openblip.checkpoints.storage import Stored, listed, read_stored
 from openblip.checkpoints.write import config_of
 from openblip.errors import CheckpointError
+from openblip.model.config import Task
 from openblip.model.vision import resize_positions
 
 
@@ -45,50 +48,6 @@ class InitReport:
     def _rest(self) -> tuple[tuple[str, list[str]], ...]:
         return ("fresh", self.fresh), ("dropped", self.dropped)
 
-
-# Rules: (target task, source task) -> for each part of the source, the parts of the target that it fills. Longer parts
-# come before shorter ones; a source part that fills nothing is dropped, a target part that nothing fills stays fresh.
-Rules = Mapping[str, Sequence[str]]
-
-_DECODER_ATTENTION: Rules = {
-    "text.layers.#.decoder_attn": ["decoder.layers.#.self_attn"],
-    "text.layers.#.decoder_norm": ["decoder.layers.#.self_norm"],
-}
-_VISION: Rules = {"vision": ["vision"]}
-_PROJECTIONS: Rules = {name: [name] for name in ("vision_proj", "text_proj", "itm_head", "temperature")}
-
-
-def _pretrained(*encoders: str, decoder: bool) -> Rules:
-    """From a pretrained stack: encoders keep the encoder's self-attention, a decoder takes the decoder's."""
-    own = {
-        f"text.layers.#.self_{part}": [f"{name}.layers.#.self_{part}" for name in encoders] for part in ("attn", "norm")
-    }
-    both = [*encoders, *(["decoder"] if decoder else [])]
-    head: Rules = {"lm_head": ["lm_head"]} if decoder else {}
-    return {**_VISION, **(_DECODER_ATTENTION if decoder else _NO_DECODER), **own, "text": both, **head}
-
-
-_NO_DECODER: Rules = {"text.layers.#.decoder_attn": [], "text.layers.#.decoder_norm": []}
-
-
-def _compared(source: str) -> Rules:
-    """To NLVR2: each image's attention is a copy of the one there was."""
-    twins: Rules = {
-        f"{source}.layers.#.cross_attn": ["text.layers.#.cross_attn.first", "text.layers.#.cross_attn.second"]
-    }
-    return {**_VISION, **twins, source: ["text"]}
-
-
-RULES: Mapping[tuple[str, str], Rules] = {
-    ("caption", "pretrain"): _pretrained(decoder=True),
-    ("answer", "pretrain"): _pretrained("encoder", decoder=True),
-    ("match", "pretrain"): {**_pretrained("text", decoder=False), **_PROJECTIONS},
-    ("compare", "pretrain"): {**_NO_DECODER, **_compared("text")},
-    ("ground", "pretrain"): _pretrained("text", "fusion", decoder=True),
-    ("compare", "match"): _compared("text"),
-    ("compare", "caption"): _compared("decoder"),
-    ("two_tower", "match"): {**_VISION, "text": ["text"]},
-}
 
 _STACKS = ("text", "encoder", "decoder", "fusion")
 
@@ -136,8 +95,8 @@ def _source(
         return dict(source.state_dict()), config_of(source).task, {"": type(source).__name__}
     place = locate(Path(source))
     stored = read_stored(place)
-    layout, _ = nearest(stored.tensors, served=False)
-    if layout.family in ("timm", "bert"):
+    layout, distance = nearest(stored.tensors, served=False)
+    if layout.family in ("timm", "bert") and distance * 2 < len(stored.tensors):
         return _start(stored, layout, report)
     found = examine(place, config=None if place.is_dir() else _ANY_HEADS)
     found.hold_to(found.described.config)  # a source must be as complete as a checkpoint that is loaded
@@ -163,7 +122,7 @@ def _start(stored: Stored, layout: Table, report: InitReport) -> tuple[dict[str,
     return renamed.tensors, layout.family, {"": str(stored.path), **names}
 
 
-def _rules(target: str, task: str, state: Mapping[str, Tensor], source: str) -> Rules:
+def _rules(target: Task, task: str, state: Mapping[str, Tensor], source: str) -> Rules:
     if task == "timm":
         return {"": ["vision."] if any(name.startswith("vision.") for name in state) else [""]}
     if task == "bert":
@@ -171,7 +130,7 @@ def _rules(target: str, task: str, state: Mapping[str, Tensor], source: str) -> 
         return _from_bert(stacks, shared=any(".decoder_attn." in name for name in state))
     if target == task:
         return {"": [""]}
-    if (rules := RULES.get((target, task))) is None:
+    if (rules := RULES.get((target, cast(Task, task)))) is None:
         possible = [other for goal, other in RULES if goal == target]
         raise CheckpointError(
             f"{source} is for {task!r}, from which no rule leads to {target!r}; a model for {target!r} starts from "

@@ -15,11 +15,11 @@ from openblip.checkpoints import bundle, published, sizes
 from openblip.checkpoints.fit import Renamed, check, fits, rename
 from openblip.checkpoints.layouts import Family, Table, hub_config, nearest
 from openblip.checkpoints.storage import INDEX, PICKLE, SAFETENSORS, Stored, read_json, read_stored
-from openblip.errors import CheckpointError, InputError
+from openblip.errors import CheckpointError, ConfigError, InputError
 from openblip.model.build import build
 from openblip.model.config import TASKS, ModelConfig, Task, TextConfig
 from openblip.model.vision import resize_positions
-from openblip.preprocess.image import ImageSettings
+from openblip.preprocess.settings import ImageSettings
 
 if TYPE_CHECKING:
     from openblip.preprocess.text import Tokenizer
@@ -51,6 +51,7 @@ def load(
     task: Task | None = None,
     config: ModelConfig | Mapping[str, Any] | None = None,
     tokenizer: Tokenizer | str | Path | bool | None = None,
+    image: ImageSettings | None = None,
     published_eps: bool = True,
     dtype: torch.dtype = torch.float32,
     training: bool = False,
@@ -60,7 +61,8 @@ def load(
     ``config``: a whole configuration, or only the values to change, as
     ``{"text": {"heads": 4}, "vision": {"heads": 4}, "image_size": 480}``. Another image size resizes the position
     embeddings. ``tokenizer``: one, a vocabulary file or a folder; ``None`` takes the folder's own, or bert-base-uncased
-    beside a ``.pth``; ``False`` does without. ``published_eps``: whether a published Salesforce checkpoint is run as it
+    beside a ``.pth``; ``False`` does without. ``image``: how pictures are prepared, in place of what
+    the folder's processor says. ``published_eps``: whether a published Salesforce checkpoint is run as it
     was trained or as its ``config.json`` says (:func:`hub_config.read_config`). ``dtype``: weights are converted to it,
     whatever they were stored in. ``training``: keep momentum copies and queues.
 
@@ -72,14 +74,14 @@ def load(
     place, described = found.stored.path, found.described
     vocabulary = _tokenizer(tokenizer, place, found.layout, described.config.text, stated=found.stated)
     settled = _with_tokens(described.config, vocabulary, place, stated=found.stated)
-    model, notes = found.hold_to(settled)
+    model, notes = found.hold_to(settled, keeps_training=training)
     _fill(model, found.renamed, settled, described.temperature, dtype)
-    image, image_notes = _image_settings(place, settled)
+    pictures, image_notes = _image_settings(place, settled, image)
     return Loaded(
         model=model.eval(),
         config=settled,
         tokenizer=vocabulary,
-        image=image,
+        image=pictures,
         prompt=described.prompt,
         family=_family(found.layout, found.stored),
         source=str(place),
@@ -99,12 +101,12 @@ class Examined:
     stated: bool  # whether a config.json says what it is
     resized: bool  # whether the caller chose the image size
 
-    def hold_to(self, config: ModelConfig) -> tuple[nn.Module, list[str]]:
+    def hold_to(self, config: ModelConfig, *, keeps_training: bool = False) -> tuple[nn.Module, list[str]]:
         """The empty model of ``config``, if the tensors are exactly its own, and what had to be done for that."""
         model = build(config, device="meta")
         notes = _resize(self.renamed, config) if self.resized else []
         wanted = {name: tensor.shape for name, tensor in model.state_dict().items()}
-        return model, notes + check(self.renamed, config, wanted)
+        return model, notes + check(self.renamed, config, wanted, keeps_training=keeps_training)
 
 
 def examine(
@@ -191,7 +193,7 @@ def _describe(
         tuned_from = published.find(parent) if published_eps and isinstance(parent, str) else None
         try:
             described = hub_config.read_config(raw, task, known, tuned_from=tuned_from)
-        except CheckpointError as error:
+        except (CheckpointError, ConfigError) as error:
             raise CheckpointError(f"{stored.path}: {error}") from error
     else:
         prompt = _trained_prompt(stored) if task == "caption" else None
@@ -295,16 +297,20 @@ def _with_tokens(config: ModelConfig, tokenizer: Tokenizer | None, place: Path, 
     return dataclasses.replace(config, text=text)
 
 
-def _image_settings(place: Path, config: ModelConfig) -> tuple[ImageSettings, list[str]]:
-    """How pictures are prepared: as the folder's processor says, at the size that the model reads."""
+def _image_settings(place: Path, config: ModelConfig, given: ImageSettings | None) -> tuple[ImageSettings, list[str]]:
+    """How pictures are prepared: as given or as the folder's processor says, at the size that the model reads."""
     size = config.vision.image_size
-    found = [place / name for name in ("processor_config.json", "preprocessor_config.json") if (place / name).is_file()]
-    if not found or config.task == "text":
+    files = [place / name for name in ("processor_config.json", "preprocessor_config.json") if (place / name).is_file()]
+    if given is None and not files:
         return ImageSettings(size=size), []
-    settings = ImageSettings.from_processor_config(read_json(found[0]))
-    if settings.size == size:
+    try:
+        settings = given or ImageSettings.from_processor_config(read_json(files[0]))
+    except ConfigError as error:
+        raise CheckpointError(f"{files[0]}: {error}. To prepare pictures in another way, give image=...") from error
+    if settings.size == size or config.task == "text":
         return settings, []
-    note = f"{found[0].name} says {settings.size} pixels a side; the model reads {size}, which counts"
+    source = files[0].name if given is None else "image="
+    note = f"{source} says {settings.size} pixels a side; the model reads {size}, which counts"
     return dataclasses.replace(settings, size=size), [note]
 
 

@@ -18,7 +18,7 @@ from openblip.errors import CheckpointError, InputError
 from openblip.model.config import ModelConfig
 from openblip.model.text import TextTransformer
 from openblip.model.vision import VisionTransformer
-from openblip.preprocess.image import ImageSettings
+from openblip.preprocess.settings import ImageSettings
 
 if TYPE_CHECKING:
     from openblip.preprocess.text import Tokenizer

@@ -140,11 +140,13 @@ def read_config(
         box_bins=_number(ours, "box_bins", 640),
         box_start_id=_number(ours, "box_start_id", 344),
         decoder_memory_width=_memory_width(task, text, vision, ours),
-        logit_scale=float(raw.get("logit_scale_init_value", 2.6592)),
+        logit_scale=_real(raw, "logit_scale_init_value", 2.6592),
     )
     prompt = ours.get("prompt", DEFAULT_PROMPT if task == "caption" else None)
-    temperature = ours.get("temperature")
-    return Described(config, prompt, None if temperature is None else float(temperature), tuple(notes))
+    if not isinstance(prompt, str | None):
+        raise CheckpointError(f"the prompt of config.json is {prompt!r}, which is no text")
+    temperature = _real(ours, "temperature", 0.0) if ours.get("temperature") is not None else None
+    return Described(config, prompt, temperature, tuple(notes))
 
 
 def write_config(
@@ -176,8 +178,8 @@ def write_config(
         return head | _text_section(text, text.memory_width) | {"openblip": ours}
     # That library's answer decoder reads states as wide as the image's; another one it could only load in part.
     foreign = task in _OURS or (task == "answer" and ours["decoder_memory_width"] != vision.width)
-    return head | {
-        "model_type": "openblip" if foreign else "blip",
+    body = head | {
+        "model_type": "blip",
         "image_text_hidden_size": config.embed_width if task != "two_tower" else 256,
         "projection_dim": config.embed_width if task == "two_tower" else 512,
         "logit_scale_init_value": config.logit_scale,
@@ -186,6 +188,9 @@ def write_config(
         "vision_config": _vision_section(vision),
         "openblip": ours,
     }
+    # Its automatic classes refuse the model type. The others only warn, load what they find and draw the rest at
+    # random; but they check their fields, and null is no width.
+    return body | {"model_type": "openblip", "projection_dim": None} if foreign else body
 
 
 def _our_key(raw: Mapping[str, Any]) -> Mapping[str, Any] | None:
@@ -229,9 +234,9 @@ def _vision(raw: Mapping[str, Any], ours: Mapping[str, Any]) -> VisionConfig:
         heads=number("num_attention_heads"),
         mlp_width=number("intermediate_size"),
         activation=_activation(raw),
-        layer_norm_eps=float(raw.get("layer_norm_eps", _VISION_DEFAULTS["layer_norm_eps"])),
-        attention_dropout=float(raw.get("attention_dropout", 0.0)),
-        drop_path=float(ours.get("drop_path", 0.0)),
+        layer_norm_eps=_real(raw, "layer_norm_eps", _VISION_DEFAULTS["layer_norm_eps"]),
+        attention_dropout=_real(raw, "attention_dropout", 0.0),
+        drop_path=_real(ours, "drop_path", 0.0),
     )
 
 
@@ -257,9 +262,9 @@ def _text(
         memory_width=memory_width,
         merge_from=_number(ours, "merge_from", 6),
         activation=_activation(raw),
-        layer_norm_eps=float(raw.get("layer_norm_eps", _TEXT_DEFAULTS["layer_norm_eps"])),
-        dropout=float(raw.get("hidden_dropout_prob", 0.0)),
-        attention_dropout=float(raw.get("attention_probs_dropout_prob", 0.0)),
+        layer_norm_eps=_real(raw, "layer_norm_eps", _TEXT_DEFAULTS["layer_norm_eps"]),
+        dropout=_real(raw, "hidden_dropout_prob", 0.0),
+        attention_dropout=_real(raw, "attention_probs_dropout_prob", 0.0),
         pad_id=number("pad_token_id"),
         cls_id=_number(ours, "cls_token_id", 101),
         sep_id=number("sep_token_id"),
@@ -339,6 +344,15 @@ def _number(raw: Mapping[str, Any], key: str, default: int) -> int:
     if isinstance(value, bool) or not isinstance(value, int):
         raise CheckpointError(f"{key} of config.json is {raw[key]!r}; BLIP needs one whole number there")
     return value
+
+
+def _real(raw: Mapping[str, Any], key: str, default: float) -> float:
+    value = raw.get(key)
+    if value is None:
+        return default
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise CheckpointError(f"{key} of config.json is {value!r}; BLIP needs a number there")
+    return float(value)
 
 
 def _activation(raw: Mapping[str, Any]) -> Activation:

@@ -1,9 +1,62 @@
-"""What BLIP's pretraining started from: a ViT in timm's names (DeiT), and bert-base-uncased. Read, never written."""
+"""What a model may start from that is not its own checkpoint: another task's, or what BLIP's pretraining started from.
+
+The latter are a ViT in timm's names (DeiT) and bert-base-uncased: read, never written.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+
 from openblip.checkpoints.layouts import parts
 from openblip.checkpoints.layouts.table import Group, Table, merged
+from openblip.model.config import Task
+
+# Rules: (target task, source task) -> for each part of the source, the parts of the target that it fills. Longer parts
+# come before shorter ones; a source part that fills nothing is dropped, a target part that nothing fills stays fresh.
+Rules = Mapping[str, Sequence[str]]
+
+_DECODER_ATTENTION: Rules = {
+    "text.layers.#.decoder_attn": ["decoder.layers.#.self_attn"],
+    "text.layers.#.decoder_norm": ["decoder.layers.#.self_norm"],
+}
+_VISION: Rules = {"vision": ["vision"]}
+_PROJECTIONS: Rules = {name: [name] for name in ("vision_proj", "text_proj", "itm_head", "temperature")}
+
+
+def _pretrained(*encoders: str, decoder: bool) -> Rules:
+    """From a pretrained stack: encoders keep the encoder's self-attention, a decoder takes the decoder's."""
+    own = {
+        f"text.layers.#.self_{part}": [f"{name}.layers.#.self_{part}" for name in encoders] for part in ("attn", "norm")
+    }
+    both = [*encoders, *(["decoder"] if decoder else [])]
+    head: Rules = {"lm_head": ["lm_head"]} if decoder else {}
+    return {**_VISION, **(_DECODER_ATTENTION if decoder else _NO_DECODER), **own, "text": both, **head}
+
+
+_NO_DECODER: Rules = {"text.layers.#.decoder_attn": [], "text.layers.#.decoder_norm": []}
+
+
+def _compared(source: str) -> Rules:
+    """To NLVR2: each image's attention is a copy of the one there was."""
+    twins: Rules = {
+        f"{source}.layers.#.cross_attn": ["text.layers.#.cross_attn.first", "text.layers.#.cross_attn.second"]
+    }
+    return {**_VISION, **twins, source: ["text"]}
+
+
+RULES: Mapping[tuple[Task, Task], Rules] = {
+    ("caption", "pretrain"): _pretrained(decoder=True),
+    ("answer", "pretrain"): _pretrained("encoder", decoder=True),
+    ("match", "pretrain"): {**_pretrained("text", decoder=False), **_PROJECTIONS},
+    ("compare", "pretrain"): {**_NO_DECODER, **_compared("text")},
+    ("ground", "pretrain"): _pretrained("text", "fusion", decoder=True),
+    ("compare", "match"): _compared("text"),
+    ("compare", "caption"): _compared("decoder"),
+    ("two_tower", "match"): {**_VISION, "text": ["text"]},
+}
+
+
+# --- what pretraining started from ---------------------------------------------------------------------------------
 
 DROPPED = "=dropped"
 

@@ -67,13 +67,16 @@ class Table:
 
     def absent(self, names: Iterable[str]) -> list[str]:
         """Required names, "#" for any layer, of which a set of names has not a single tensor."""
-        seen = {self._ours.rule(name) for name in names}
-        required = [theirs for group in self.groups if group.need == "required" for theirs in group.names]
-        return [theirs for theirs in required if theirs not in seen]
+        return self._absent({self._ours.rule(name) for name in names})
 
-    def misfit(self, names: Collection[str]) -> int:
+    def misfit(self, names: Iterable[str]) -> int:
         """How far a set of names is from this table: unknown names, and required ones without a single tensor."""
-        return sum(self._ours.rule(name) is None for name in names) + len(self.absent(names))
+        rules = [self._ours.rule(name) for name in names]
+        return rules.count(None) + len(self._absent(set(rules)))
+
+    def _absent(self, seen: Collection[str | None]) -> list[str]:
+        required = (theirs for group in self.groups if group.need == "required" for theirs in group.names)
+        return [theirs for theirs in required if theirs not in seen]
 
 
 class _Tree:
