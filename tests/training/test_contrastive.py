@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -279,6 +280,19 @@ def test_retrieval_learns_the_temperature_of_a_matcher() -> None:
 def test_retrieval_refuses_ids_that_mean_nothing() -> None:
     with pytest.raises(InputError, match="count from 0"):
         Retrieval(toy("match"), queue_size=8)(retrieval_batch([0, -100]))
+
+
+@pytest.mark.parametrize("floor", [0.0, 1e-4])
+def test_weights_of_negatives(floor: float) -> None:
+    """The softmax over the row, plus the floor, cleared for pairs of the same id; only the odds matter."""
+    logits, ids = 5 * torch.randn(4, 4), [3, 1, 3, 2]
+    same = torch.tensor([[one == other for other in ids] for one in ids])
+    ours = hard_negative_weights(logits, same, floor)
+    for i in range(4):
+        exponentials = [math.exp(logit) for logit in logits[i].tolist()]
+        weights = [0.0 if ids[i] == ids[j] else e / sum(exponentials) + floor for j, e in enumerate(exponentials)]
+        odds = [weight / sum(weights) for weight in weights]
+        torch.testing.assert_close(ours[i] / ours[i].sum(), torch.tensor(odds))
 
 
 def test_a_sharp_temperature_still_offers_negatives() -> None:

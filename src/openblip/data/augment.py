@@ -21,7 +21,7 @@ from PIL import Image, ImageFilter, ImageOps
 from openblip.errors import ConfigError
 
 if TYPE_CHECKING:
-    from openblip.preprocess.image import ImageSettings
+    from openblip.preprocess.settings import ImageSettings
 
 Pixels: TypeAlias = NDArray[np.uint8]
 Picture = TypeVar("Picture")

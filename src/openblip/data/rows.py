@@ -79,6 +79,7 @@ def parse(row: Mapping[str, Any], columns: Columns | None = None, keep: Iterable
     """Read one row; ``InputError`` that says what is wrong with it, else whatever of the schema is there."""
     if not isinstance(row, Mapping):
         raise InputError(f"a record is a row of named fields, not {_kind(row)}")
+    extra = {name: row[name] for name in keep if name in row}
     row = _named(row, columns or {})
     if (error := _first(row, ("error",))) is not None:
         raise InputError(f"the row records a failure: {error}")
@@ -91,7 +92,7 @@ def parse(row: Mapping[str, Any], columns: Columns | None = None, keep: Iterable
         refs=_refs(row),
         label=_label(_first(row, ("label",)), len(pictures)),
         image_id="" if image_id is None else str(image_id),
-        extra={name: row[name] for name in keep if name in row},
+        extra=extra,
     )
 
 

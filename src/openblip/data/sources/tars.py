@@ -170,7 +170,7 @@ def _is_text(suffix: str) -> bool:
 
 
 def _is_read(suffix: str) -> bool:
-    return suffix in _TEXTS or _is_picture("." + suffix)
+    return suffix in _TEXTS or _is_picture("picture." + suffix)
 
 
 def _members(tar: tarfile.TarFile, wanted: Any) -> Iterator[_Member]:

@@ -1,0 +1,110 @@
+"""The record schema: every published layout of a row, and what is said of a row that is none."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import pytest
+
+from openblip.data.records import Expression, Question
+from openblip.data.rows import Written, check_columns, parse
+from openblip.errors import InputError
+
+
+def test_pretraining_and_captioning_rows() -> None:
+    assert parse({"image": "web/17.jpg", "caption": "two kites"}) == Written(("web/17.jpg",), ("two kites",))
+    row = {"image": "val2014/COCO_42.jpg", "caption": ["a cat", "a grey cat"], "image_id": "coco_42"}
+    assert parse(row) == Written(("val2014/COCO_42.jpg",), ("a cat", "a grey cat"), image_id="coco_42")
+    assert parse({"url": "https://x.example/a.jpg", "caption": "c"}).pictures == ("https://x.example/a.jpg",)
+
+
+def test_this_programs_own_results_are_read() -> None:
+    row = {"path": "a.jpg", "index": 0, "text": "a dog", "scores": {"logprob": -3.2}, "model": "base", "error": None}
+    assert parse(row) == Written(("a.jpg",), ("a dog",))
+    with pytest.raises(InputError, match="records a failure: it is empty"):
+        parse({**row, "text": None, "error": "it is empty"})
+
+
+def test_vqa_row() -> None:
+    answers = ["red"] * 8 + ["maroon", "dark red"]
+    row = {"question_id": 42001, "question": "What colour?", "image": "42.jpg", "dataset": "vqa", "answer": answers}
+    (question,) = parse(row).questions
+    assert question == Question("What colour?", tuple(answers), "vqa", 42001)
+    assert question.weighted_answers() == pytest.approx({"red": 0.8, "maroon": 0.1, "dark red": 0.1})
+
+
+def test_visual_genome_answers_weigh_less() -> None:
+    row = {"question": "Where?", "image": "1.jpg", "dataset": "vg", "answer": "on the left"}
+    (question,) = parse(row).questions
+    assert question.weighted_answers() == {"on the left": 0.2}
+    assert question.weighted_answers(vg_weight=1.0) == {"on the left": 1.0}
+    assert Question("Where?", ("here",)).weighted_answers() == {"here": 1.0}
+
+
+def test_a_okvqa_and_hub_answers() -> None:
+    row = {"question": "q?", "image": "1.jpg", "choices": ["a", "b"], "correct_choice_idx": 0, "direct_answers": ["a", "c"]}
+    assert parse(row).questions[0].answers == ("a", "c")
+    hub = {"question": "q?", "image": "1.jpg", "answers": [{"answer": "yes", "answer_id": 1}, {"answer": "no"}]}
+    assert parse(hub).questions[0].answers == ("yes", "no")
+    assert parse({"question": "how many?", "image": "1.jpg", "answer": 2}).questions[0].answers == ("2",)
+
+
+def test_several_questions_and_boxes_of_one_picture() -> None:
+    row = {
+        "captions": ["c"],
+        "qa": [{"question": "a?", "answer": "yes", "auto": True}, {"question": "b?", "answer": "no"}],
+        "refs": [{"expression": "the dog", "bbox": [10, 20, 30, 40], "auto": "False"}],
+    }
+    assert parse(row) == Written(
+        (),
+        ("c",),
+        (Question("a?", ("yes",), auto=True), Question("b?", ("no",))),
+        (Expression("the dog", (10.0, 20.0, 40.0, 60.0)),),
+    )
+
+
+def test_pair_of_pictures_with_a_statement() -> None:
+    row = {"sentence": "exactly two cups", "label": "True", "images": ["a-img0.png", "a-img1.png"]}
+    assert parse(row) == Written(("a-img0.png", "a-img1.png"), ("exactly two cups",), label=1)
+    assert [parse({**row, "label": label}).label for label in ("False", False, 0, "1")] == [0, 0, 0, 1]
+    with pytest.raises(InputError, match="label is True or False"):
+        parse({**row, "label": "maybe"})
+    assert parse({"image": "a.jpg", "text": "c", "label": 57}).label is None  # the class of another data set
+
+
+@pytest.mark.parametrize("nothing", [None, "", math.nan, [], "  ", ["", None]])
+def test_what_is_missing_is_missing(nothing: Any) -> None:
+    assert parse({"image": "a.jpg", "caption": nothing}).captions == ()
+
+
+@pytest.mark.parametrize(
+    ("row", "reason"),
+    [
+        ({"image": "a.jpg", "caption": 5}, "caption is a text, not a number"),
+        ({"image": "a.jpg", "caption": ["fine", {"nothing": 1}, 3]}, "caption is a text, not a number"),
+        ({"image": "a.jpg", "question": ["two", "questions"]}, "question is a text, not a list"),
+        ({"image": "a.jpg", "question": "q?", "answer": 1.5}, "answer is a text, not a number"),
+        ({"image": "a.jpg", "qa": "no list"}, "qa is a list of rows, not a text"),
+        ({"image": "a.jpg", "qa": [{"answer": "yes"}]}, "there is no question"),
+        ({"image": "a.jpg", "expression": "it", "bbox": [1, 2, 3]}, "four numbers"),
+        ({"image": "a.jpg", "expression": "it", "bbox": [1, 2, 0, 4]}, "positive size"),
+        ({"image": "a.jpg", "expression": "it", "bbox": [1, 2, math.inf, 4]}, "positive size"),
+        ({"image": "a.jpg", "expression": "it"}, "four numbers, not None"),
+        (["image"], "a row of named fields, not a list"),
+    ],
+)
+def test_a_row_that_is_no_record_says_why(row: Any, reason: str) -> None:
+    with pytest.raises(InputError, match=reason):
+        parse(row)
+
+
+def test_columns_rename_and_hide() -> None:
+    row = {"file": "a.jpg", "title": "the title", "text": "other words", "left": "l.png", "right": "r.png"}
+    found = parse(row, {"image": "file", "caption": "title"}, keep=("text", "absent"))
+    assert found == Written(("a.jpg",), ("the title",), extra={"text": "other words"})
+    assert parse(row, {"image": ("left", "right")}).pictures == ("l.png", "r.png")
+    with pytest.raises(InputError, match="the row has no 'header'; it has file, title"):
+        parse(row, {"caption": "header"})
+    with pytest.raises(InputError, match=r"unknown fields \['captionn'\]"):
+        check_columns({"captionn": "title"})
