@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, features
+from PIL import Image
 
 Bytes = NDArray[np.uint8]
 
@@ -62,13 +62,15 @@ def encoded(picture: NDArray[Any] | Image.Image, form: str, **options: Any) -> b
     return out.getvalue()
 
 
-def png(width: int, height: int, depth: int, kind: int, rows: bytes, *chunks: tuple[bytes, bytes]) -> bytes:
+def png(
+    width: int, height: int, depth: int, kind: int, rows: bytes, *chunks: tuple[bytes, bytes], interlaced: bool = False
+) -> bytes:
     """A PNG written by hand, for what Pillow does not write. ``kind``: 0 grey, 2 RGB, 4 grey + alpha, 6 RGBA."""
 
     def chunk(name: bytes, content: bytes) -> bytes:
         return struct.pack(">I", len(content)) + name + content + struct.pack(">I", zlib.crc32(name + content))
 
-    header = struct.pack(">IIBBBBB", width, height, depth, kind, 0, 0, 0)
+    header = struct.pack(">IIBBBBB", width, height, depth, kind, 0, 0, interlaced)
     more = b"".join(chunk(*c) for c in chunks)
     body = chunk(b"IDAT", zlib.compress(rows))
     return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + more + body + chunk(b"IEND", b"")
@@ -77,6 +79,22 @@ def png(width: int, height: int, depth: int, kind: int, rows: bytes, *chunks: tu
 def png_rows(values: NDArray[Any]) -> bytes:
     """Rows (H, ...) with PNG's filter byte before each."""
     return b"".join(b"\0" + row.tobytes() for row in values)
+
+
+def interlaced_rows(values: Bytes) -> bytes:
+    """The seven passes of Adam7: first column and row of each, and its steps."""
+    passes = ((0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (1, 0, 2, 2), (0, 1, 1, 2))
+    return b"".join(png_rows(values[y::down, x::right]) for x, y, right, down in passes)
+
+
+def ycck(picture: Bytes) -> bytes:
+    """A JPEG as Photoshop writes CMYK: inks inverted, then turned to YCC, which the Adobe marker's last byte says."""
+    to_ycc = np.array([[0.299, -0.168736, 0.5], [0.587, -0.331264, -0.418688], [0.114, 0.5, -0.081312]])
+    ycc = (255.0 - picture) @ to_ycc + np.array([0, 128, 128])
+    planes = np.dstack([ycc.round().clip(0, 255), np.full(picture.shape[:2], 255)]).astype(np.uint8)
+    data = encoded(Image.fromarray(255 - planes, "CMYK"), "JPEG", quality=100, subsampling=0)  # Pillow turns all round
+    marker = data.index(b"Adobe")
+    return data[: marker + 11] + b"\2" + data[marker + 12 :]
 
 
 def tiff(values: NDArray[Any], bits: int, photometric: int, rows: bytes | None = None) -> bytes:
@@ -120,6 +138,8 @@ def plain() -> list[Odd]:
         Odd("jpeg progressive", encoded(picture, "JPEG", quality=100, subsampling=0, progressive=True), picture, 8),
         Odd("jpeg L", encoded(values, "JPEG", quality=100), grey(values), 4),
         Odd("jpeg CMYK", encoded(Image.fromarray(cmyk, "CMYK"), "JPEG", quality=100, subsampling=0), picture, 8),
+        Odd("jpeg CMYK of Photoshop", ycck(picture), picture, 8),
+        Odd("png interlaced", png(WIDTH, HEIGHT, 8, 2, interlaced_rows(picture), interlaced=True), picture),
         Odd("webp", encoded(picture, "WEBP", lossless=True), picture),
         Odd("gif", encoded(picture, "GIF"), picture, 1),
         Odd("bmp", encoded(picture, "BMP"), picture),
@@ -135,9 +155,10 @@ def plain() -> list[Odd]:
         Odd("one column", encoded(picture[:, :1], "PNG"), picture[:, :1]),
         Odd("very wide", encoded(np.tile(picture[:1], (1, 400, 1)), "PNG"), np.tile(picture[:1], (1, 400, 1))),
     ]
-    if features.check("jpg_2000"):
+    Image.init()
+    if "JPEG2000" in Image.SAVE:
         found.append(Odd("jpeg 2000", encoded(picture, "JPEG2000"), picture))
-    if features.check("avif"):
+    if "AVIF" in Image.SAVE:
         found.append(Odd("avif", encoded(picture, "AVIF", quality=100, subsampling="4:4:4"), picture, 8))
     return found
 
@@ -231,7 +252,12 @@ def several() -> list[Odd]:
         Odd("animated webp", encoded(picture, "WEBP", **options, lossless=True), picture),
         Odd("animated png", encoded(picture, "PNG", **options), picture),
         Odd("tiff pages", encoded(picture, "TIFF", **options), picture),
-        Odd("mpo", encoded(picture, "MPO", **options, quality=100, subsampling=0), picture, 8),
+        Odd(
+            "mpo",
+            encoded(picture, "MPO", save_all=True, append_images=rest[:1], quality=100, subsampling=0),
+            picture,
+            8,
+        ),
     ]
 
 

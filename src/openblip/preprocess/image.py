@@ -46,9 +46,10 @@ MAX_PIXELS = 178_956_970
 def load_image(source: ImageSource) -> Image.Image:
     """The picture, upright and in RGB, in its own size.
 
-    ``source`` is a path, an ``https`` address, the bytes of a file, a file object (read from where it stands; from the
-    start if it stands at its end), a PIL image, an array (H, W, 3) or (H, W) or (H, W, 4) of uint8, or a tensor
-    (3, H, W), or (1, ...) or (4, ...), of uint8 or of floats in 0..1. Colours are R, G, B; a fourth channel is alpha.
+    ``source`` is a path, an ``https`` address (within the limits of :mod:`openblip.preprocess.web`), the bytes of a
+    file, a file object (read from where it stands; from the start if it stands at its end), a PIL image, an array
+    (H, W, 3) or (H, W) or (H, W, 4) of uint8, or a tensor (3, H, W), or (1, ...) or (4, ...), of uint8 or of floats in
+    0..1. Colours are R, G, B; a fourth channel is alpha. A PIL image that is upright and RGB comes back itself.
 
     EXIF orientation is applied and transparency becomes white. Of an animation or a file of several pages the first is
     taken (a PIL image stays at the frame it shows). 16-bit grey is scaled from its full range; 32-bit and float grey,
@@ -82,7 +83,11 @@ def load_image(source: ImageSource) -> Image.Image:
 
 
 def resize(image: Image.Image, size: int) -> Pixels:
-    """An RGB picture as bytes (S, S, 3): bicubic with antialiasing, its aspect ratio not kept, as in training."""
+    """An RGB picture as bytes (S, S, 3): bicubic with antialiasing, its aspect ratio not kept, as in training.
+
+    Pillow rounds to bytes between its pass over rows and that over columns. Before version 13 rows came first; now the
+    order depends on the sizes, which moves single pixels of tall pictures by a few grey levels.
+    """
     return np.array(image.resize((size, size), Image.Resampling.BICUBIC))
 
 
