@@ -229,11 +229,12 @@ def test_language_model(options: dict[str, Any]) -> None:
 @pytest.mark.parametrize("smoothing", [0.0, 0.1])
 def test_losses_and_gradients(smoothing: float) -> None:
     labels = ids().masked_fill(ids() == 3, -100)
-    for name, options in {
+    asked: dict[str, dict[str, Any]] = {
         "BlipForConditionalGeneration": {"labels": labels},
         "BlipForQuestionAnswering": {"labels": ids(2, 5, seed=2), "decoder_attention_mask": MIXED[:, :5]},
         "BlipModel": {"return_loss": True},
-    }.items():
+    }
+    for name, options in asked.items():
         theirs, ours = pair(name, their_config(label_smoothing=smoothing))
         inputs = {"input_ids": ids(), "pixel_values": pixels(), "attention_mask": COMMON, **options}
         one, other = ours(**inputs), theirs(**inputs)
@@ -373,8 +374,8 @@ def test_places_of_version_5() -> None:
     for args in ((pixels(), ids(), MIXED, ids(), False, 0), (pixels(), ids(), None, None, True)):
         close(ours(*args), theirs(*args))
     theirs, ours = pair("BlipForQuestionAnswering")
-    args = (ids(), pixels(), None, None, COMMON, ids(2, 4), True)
-    close(ours(*args), theirs(*args))
+    answered = (ids(), pixels(), None, None, COMMON, ids(2, 4), True)
+    close(ours(*answered), theirs(*answered))
 
 
 def test_unknown_arguments_are_errors() -> None:

@@ -1,0 +1,268 @@
+"""Padding: that of every row was the caller's choice and counts as there; that of batch mates changes nothing.
+
+The oracle is that library with one row at a time.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from openblip.errors import InputError
+from tests.compat.compat_toys import DEC, PAD, SEP, close, ids, padded, pair, pixels
+
+pytestmark = [
+    pytest.mark.usefixtures("one_thread"),
+    pytest.mark.filterwarnings("ignore:Using the model-agnostic default"),
+]
+
+CAPTIONER, ANSWERER = "BlipForConditionalGeneration", "BlipForQuestionAnswering"
+LOUD = 0.3
+LENGTHS = [7, 3, 5, 7]
+SEEDS = (1, 2, 3)
+
+
+def _alone(rows: Tensor, mask: Tensor, row: int) -> tuple[Tensor, Tensor]:
+    """A row without the padding that only it has: what a caller would have passed for it alone."""
+    keep = (mask[row] == 1) | (mask == 0).all(0)
+    return rows[row : row + 1, keep], mask[row : row + 1, keep]
+
+
+def _stripped(row: list[int], *, beams: int) -> list[int]:
+    """A generated row without what fills it up."""
+    filler = SEP if beams > 1 else PAD
+    while row and row[-1] == filler:
+        row = row[:-1]
+    return row
+
+
+# --- generate -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("left", [False, True])
+@pytest.mark.parametrize("name", [CAPTIONER, ANSWERER])
+@pytest.mark.parametrize(
+    "options", [{}, {"num_beams": 3}, {"num_beams": 2, "max_length": 15, "min_length": 9}], ids=str
+)
+def test_padding_of_every_row_counts_as_there(name: str, left: bool, options: dict[str, Any]) -> None:
+    rows, mask = padded([5, 5], 8, left=left)
+    for seed in SEEDS:
+        theirs, ours = pair(name, seed=seed, scale=LOUD)
+        for given in ({"attention_mask": mask}, {}):
+            one = ours.generate(input_ids=rows, pixel_values=pixels(), **given, **options)
+            other = theirs.generate(input_ids=rows.clone(), pixel_values=pixels(), **given, **options)
+            assert one.tolist() == other.tolist()
+    single, single_mask = rows[:1], mask[:1]
+    one = ours.generate(input_ids=single, pixel_values=pixels(1), attention_mask=single_mask, **options)
+    other = theirs.generate(input_ids=single.clone(), pixel_values=pixels(1), attention_mask=single_mask, **options)
+    assert one.tolist() == other.tolist()
+
+
+@pytest.mark.parametrize("penalty", [1.0, 1.6])
+@pytest.mark.parametrize("left", [False, True])
+def test_penalties_see_padding_as_there(left: bool, penalty: float) -> None:
+    rows, mask = padded([5], 8, left=left)
+    for seed in SEEDS:
+        theirs, ours = pair(CAPTIONER, seed=seed, scale=LOUD)
+        options = {"input_ids": rows, "pixel_values": pixels(1), "attention_mask": mask, "repetition_penalty": penalty}
+        one = ours.generate(**options)
+        assert one.tolist() == theirs.generate(**options | {"input_ids": rows.clone()}).tolist()
+        if left and penalty != 1.0:
+            with pytest.raises(InputError, match="left"):
+                ours.generate(**options, no_repeat_ngram_size=2)
+
+
+@pytest.mark.parametrize("left", [False, True])
+@pytest.mark.parametrize("common", [0, 2])
+@pytest.mark.parametrize("beams", [1, 3])
+@pytest.mark.parametrize("name", [CAPTIONER, ANSWERER])
+def test_batch_mates_change_nothing(name: str, beams: int, common: int, left: bool) -> None:
+    """Difference ``batch-padding``: each row of a mixed batch is what it is alone; there, rows change."""
+    rows, mask = padded(LENGTHS, max(LENGTHS) + common, left=left)
+    images = pixels(len(rows))
+    changed = 0
+    for seed in SEEDS:
+        theirs, ours = pair(name, seed=seed, scale=LOUD)
+        mixed = ours.generate(input_ids=rows, pixel_values=images, attention_mask=mask, num_beams=beams).tolist()
+        there = theirs.generate(
+            input_ids=rows.clone(), pixel_values=images, attention_mask=mask, num_beams=beams
+        ).tolist()
+        for row in range(len(rows)):
+            one, one_mask = _alone(rows, mask, row)
+            alone = theirs.generate(
+                input_ids=one.clone(), pixel_values=images[row : row + 1], attention_mask=one_mask, num_beams=beams
+            )
+            expected = _stripped(alone[0].tolist(), beams=beams)
+            assert _stripped(mixed[row], beams=beams) == expected
+            changed += _stripped(there[row], beams=beams) != expected
+        if name == CAPTIONER and not common and not left:
+            # Prompts keep their own lengths: [DEC], the words, no [SEP].
+            assert [line[:2] for line in mixed] == [[DEC, row[1]] for row in rows.tolist()]
+    assert changed  # else the test could not tell the two apart
+
+
+def test_padding_is_found_without_a_mask() -> None:
+    """As that library, captioning takes padding ids for padding; VQA does not, and sees them as words."""
+    theirs, ours = pair(CAPTIONER, seed=1, scale=LOUD)
+    rows, mask = padded(LENGTHS, 7)
+    images = pixels(len(rows))
+    assert ours.generate(images, rows).tolist() == ours.generate(images, rows, mask).tolist()
+    theirs, ours = pair(ANSWERER, seed=1, scale=LOUD)
+    assert ours.generate(rows, images).tolist() == theirs.generate(rows, images).tolist()
+
+
+@pytest.mark.parametrize("name", [CAPTIONER, ANSWERER])
+def test_order_and_company_do_not_matter(name: str) -> None:
+    _, ours = pair(name, seed=2, scale=LOUD)
+    rows, mask = padded(LENGTHS, 7)
+    images = pixels(len(rows))
+    given = {"input_ids": rows, "pixel_values": images, "attention_mask": mask}
+    found = [_stripped(line, beams=1) for line in ours.generate(**given).tolist()]
+    order = torch.tensor([2, 0, 3, 1])
+    turned = ours.generate(**{key: value[order] for key, value in given.items()}).tolist()
+    assert [_stripped(line, beams=1) for line in turned] == [found[i] for i in order.tolist()]
+
+
+def test_mixed_prompts_with_several_sequences_and_scores() -> None:
+    _, ours = pair(CAPTIONER, seed=2, scale=LOUD)
+    rows, mask = padded([6, 4], 6)
+    options = {"num_beams": 3, "num_return_sequences": 2, "return_dict_in_generate": True, "output_scores": True}
+    mixed = ours.generate(pixels(), rows, mask, **options)
+    for row in range(2):
+        one, one_mask = _alone(rows, mask, row)
+        alone = ours.generate(pixels()[row : row + 1], one, one_mask, **options)
+        for place in range(2):
+            line = mixed.sequences[2 * row + place].tolist()
+            assert _stripped(line, beams=3) == _stripped(alone.sequences[place].tolist(), beams=3)
+            close(mixed.sequences_scores[2 * row + place], alone.sequences_scores[place])
+
+
+def test_text_decoder_alone_follows_the_rule() -> None:
+    theirs, ours = (model.text_decoder for model in pair(CAPTIONER, seed=1, scale=LOUD))
+    rows, mask = padded([5, 3], 5)
+    states, seen = torch.randn(2, 6, 32), torch.tensor([[1, 1, 1, 1, 1, 1], [1, 1, 1, 0, 0, 0]])
+    asked: dict[str, Any] = {"eos_token_id": SEP, "pad_token_id": PAD, "max_new_tokens": 8}
+    found = ours.generate(rows, mask, states, seen, **asked).tolist()
+    for row, width in ((0, 6), (1, 3)):
+        one, one_mask = _alone(rows, mask, row)
+        alone = theirs.generate(
+            input_ids=one, attention_mask=one_mask, encoder_hidden_states=states[row : row + 1, :width], **asked
+        )
+        assert _stripped(found[row], beams=1) == _stripped(alone[0].tolist(), beams=1)
+
+
+# --- forward ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("left", [False, True])
+@pytest.mark.parametrize("common", [0, 2])
+def test_states_of_mixed_texts(left: bool, common: int) -> None:
+    theirs, ours = pair("BlipTextModel")
+    rows, mask = padded(LENGTHS, 7 + common, left=left)
+    images = torch.randn(len(rows), 5, 32)
+    for options in ({}, {"encoder_hidden_states": images}, {"encoder_hidden_states": images, "is_decoder": True}):
+        found = ours(rows, mask, **options)
+        for row in range(len(rows)):
+            one, one_mask = _alone(rows, mask, row)
+            given = dict(options)
+            if "encoder_hidden_states" in given:
+                given["encoder_hidden_states"] = images[row : row + 1]
+            alone = theirs(one, attention_mask=one_mask, **given)
+            # A causal token that is padding on the left sees nothing, so its state means nothing.
+            blind = "is_decoder" in options and left
+            keep = (mask[row] == 1) | (mask == 0).all(0) & (not blind)
+            close(found.last_hidden_state[row, keep], alone.last_hidden_state[0, one_mask[0] == 1 if blind else ...])
+            if not (blind and common):
+                close(found.pooler_output[row], alone.pooler_output[0])
+
+
+def test_positions_given_by_the_caller_are_kept() -> None:
+    theirs, ours = pair("BlipTextModel")
+    rows, mask = padded(LENGTHS, 7, left=True)
+    places = torch.arange(7)[None].expand(len(rows), -1)
+    found, other = ours(rows, mask, position_ids=places), theirs(rows, attention_mask=mask, position_ids=places)
+    real = mask == 1
+    close(found.last_hidden_state[real], other.last_hidden_state[real])
+
+
+@pytest.mark.parametrize("left", [False, True])
+def test_scores_of_mixed_texts(left: bool) -> None:
+    rows, mask = padded(LENGTHS, 7, left=left)
+    images = pixels(len(rows))
+    for name, options in (
+        ("BlipForImageTextRetrieval", {}),
+        ("BlipForImageTextRetrieval", {"use_itm_head": False}),
+        ("BlipModel", {}),
+    ):
+        theirs, ours = pair(name)
+        found = ours(rows, images, attention_mask=mask, **options)
+        for row in range(len(rows)):
+            one, one_mask = _alone(rows, mask, row)
+            alone = theirs(one, images[row : row + 1], attention_mask=one_mask, **options)
+            score, other = ("logits_per_image",) * 2 if name == "BlipModel" else ("itm_score",) * 2
+            mine = found[score][row] if score == "itm_score" and not options else found[score][row, row].view(1)
+            close(mine, alone[other][0])
+    theirs, ours = pair("BlipModel")
+    for row in range(len(rows)):
+        one, one_mask = _alone(rows, mask, row)
+        features = ours.get_text_features(rows, mask).pooler_output[row]
+        close(features, theirs.get_text_features(one, attention_mask=one_mask).pooler_output[0])
+        both = ours.get_multimodal_features(rows, images, mask)[row]
+        close(both, theirs.get_multimodal_features(one, images[row : row + 1], one_mask)[0])
+
+
+@pytest.mark.parametrize("left", [False, True])
+@pytest.mark.parametrize("common", [0, 2])
+def test_vqa_loss_of_mixed_questions(left: bool, common: int) -> None:
+    """Difference ``question-mask``: 5.23 drops the mask of what cross-attention reads, so padded questions leak."""
+    theirs, ours = pair(ANSWERER)
+    rows, mask = padded(LENGTHS, 7 + common, left=left)
+    images, labels = pixels(len(rows)), ids(len(rows), 4, seed=9)
+    found = ours(rows, images, labels=labels, attention_mask=mask).loss
+    alone = []
+    for row in range(len(rows)):
+        one, one_mask = _alone(rows, mask, row)
+        answer = labels[row : row + 1]
+        alone.append(theirs(one, images[row : row + 1], labels=answer, attention_mask=one_mask).loss)
+    close(found, torch.stack(alone).mean())
+    assert abs(theirs(rows, images, labels=labels, attention_mask=mask).loss - found) > 1e-4
+
+
+@pytest.mark.parametrize("left", [False, True])
+def test_caption_logits_of_mixed_texts(left: bool) -> None:
+    theirs, ours = pair(CAPTIONER)
+    rows, mask = padded(LENGTHS, 7, left=left)
+    images = pixels(len(rows))
+    found = ours(images, rows, mask).logits
+    for row in range(len(rows)):
+        one, one_mask = _alone(rows, mask, row)
+        close(found[row, mask[row] == 1], theirs(images[row : row + 1], one, one_mask).logits[0])
+
+
+@pytest.mark.parametrize("left", [False, True])
+def test_incremental_decoding_of_mixed_texts(left: bool) -> None:
+    _, ours = (model.text_decoder for model in pair(CAPTIONER))
+    rows, mask = padded([6, 4], 6, left=left)
+    states = torch.randn(2, 5, 32)
+    more = ids(2, 3, seed=4)
+    first = ours(rows, mask, encoder_hidden_states=states, use_cache=True)
+    longer = torch.cat([mask, torch.ones_like(more)], 1)
+    second = ours(more, longer, encoder_hidden_states=states, past_key_values=first.past_key_values)
+    whole = ours(torch.cat([rows, more], 1), longer, encoder_hidden_states=states)
+    if left:
+        close(second.logits, whole.logits[:, 6:])
+    else:  # the new tokens of the short row follow its own last one, as if it had come alone
+        short = torch.cat([rows[1:, :4], more[1:]], 1)
+        close(whole.logits[1, 6:], ours(short, encoder_hidden_states=states[1:]).logits[0, 4:])
+        close(second.logits[0], whole.logits[0, 6:])
+
+
+def test_masks_are_checked() -> None:
+    _, ours = pair("BlipForImageTextRetrieval")
+    with pytest.raises(InputError, match="row 1"):
+        ours(ids(), pixels(), attention_mask=torch.tensor([[1] * 6, [0] * 6]))
+    with pytest.raises(InputError, match="rows and columns"):
+        ours(ids(), pixels(), attention_mask=torch.ones(2, 1, 1, 6))
