@@ -17,11 +17,11 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from openblip.checkpoints import storage
+from openblip.checkpoints import fetch, storage
 from openblip.checkpoints.layouts import TABLES, Family, table
 from openblip.checkpoints.read import load
 from openblip.checkpoints.write import save
-from openblip.errors import CheckpointError, ConfigError, InputError, UnsupportedTask
+from openblip.errors import CheckpointError, ConfigError, DownloadError, InputError, UnsupportedTask
 from openblip.model.config import Task
 from tests.checkpoints.checkpoint_toys import (
     HEADS,
@@ -261,6 +261,17 @@ def test_the_advice(name: str, task: Task, advice: str) -> None:
         reading(GOLDEN / f"{name}.weights.safetensors", task=task)
 
 
+def test_the_wrong_task_is_told_before_a_vocabulary_is_looked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    def unreachable() -> Path:
+        raise DownloadError("no network")
+
+    monkeypatch.setattr(fetch, "bert_vocabulary", unreachable)
+    with pytest.raises(CheckpointError, match="It is a checkpoint for 'caption'"):
+        load(GOLDEN / "caption.pth", task="answer", config=HEADS)
+    with pytest.raises(DownloadError):
+        load(GOLDEN / "caption.pth", config=HEADS)
+
+
 def test_lavis_classification_is_named_and_refused(tmp_path: Path) -> None:
     def classify(tensors: dict[str, Tensor]) -> None:
         for name in [name for name in tensors if not name.startswith(("visual_encoder.", "text_encoder."))]:
@@ -433,8 +444,6 @@ def test_the_vocabulary_must_fit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
             reading(GOLDEN / "caption.pth", tokenizer=tmp_path / "vocab.txt")
     with pytest.raises(CheckpointError, match="but the vocabulary has 726"):
         reading(GOLDEN / "caption.pth", tokenizer=GOLDEN / "vocab_grounding.txt")
-    from openblip.checkpoints import fetch
-
     monkeypatch.setattr(fetch, "bert_vocabulary", lambda: VOCABULARY)
     loaded = load(GOLDEN / "caption.pth", config=HEADS)
     assert loaded.tokenizer is not None

@@ -61,10 +61,10 @@ def load(
     ``config``: a whole configuration, or only the values to change, as
     ``{"text": {"heads": 4}, "vision": {"heads": 4}, "image_size": 480}``. Another image size resizes the position
     embeddings. ``tokenizer``: one, a vocabulary file or a folder; ``None`` takes the folder's own, or bert-base-uncased
-    beside a ``.pth``; ``False`` does without. ``image``: how pictures are prepared, in place of what
-    the folder's processor says. ``published_eps``: whether a published Salesforce checkpoint is run as it
-    was trained or as its ``config.json`` says (:func:`hub_config.read_config`). ``dtype``: weights are converted to it,
-    whatever they were stored in. ``training``: keep momentum copies and queues.
+    beside a ``.pth``; ``False`` does without. ``image``: how pictures are prepared, in place of what the folder's
+    processor says. ``published_eps``: whether a published Salesforce checkpoint is run as it was trained or as its
+    ``config.json`` says (:func:`hub_config.read_config`). ``dtype``: weights are converted to it, whatever they were
+    stored in. ``training``: keep momentum copies and queues.
 
     The model is in evaluation mode. Raises :class:`CheckpointError` for anything missing, unknown or misshapen.
     """
@@ -72,9 +72,11 @@ def load(
         raise InputError(f"unknown task {task!r}; one of {', '.join(TASKS)}")
     found = examine(Path(path), task, config, published_eps)
     place, described = found.stored.path, found.described
+    model, notes = found.hold_to(described.config, keeps_training=training)
     vocabulary = _tokenizer(tokenizer, place, found.layout, described.config.text, stated=found.stated)
     settled = _with_tokens(described.config, vocabulary, place, stated=found.stated)
-    model, notes = found.hold_to(settled, keeps_training=training)
+    if settled != described.config:  # the same shapes, but modules keep their configuration
+        model = build(settled, device="meta")
     _fill(model, found.renamed, settled, described.temperature, dtype)
     pictures, image_notes = _image_settings(place, settled, image)
     return Loaded(
