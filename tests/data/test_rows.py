@@ -43,7 +43,13 @@ def test_visual_genome_answers_weigh_less() -> None:
 
 
 def test_a_okvqa_and_hub_answers() -> None:
-    row = {"question": "q?", "image": "1.jpg", "choices": ["a", "b"], "correct_choice_idx": 0, "direct_answers": ["a", "c"]}
+    row = {
+        "question": "q?",
+        "image": "1.jpg",
+        "choices": ["a", "b"],
+        "correct_choice_idx": 0,
+        "direct_answers": ["a", "c"],
+    }
     assert parse(row).questions[0].answers == ("a", "c")
     hub = {"question": "q?", "image": "1.jpg", "answers": [{"answer": "yes", "answer_id": 1}, {"answer": "no"}]}
     assert parse(hub).questions[0].answers == ("yes", "no")

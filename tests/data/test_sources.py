@@ -11,11 +11,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import datasets
-import fsspec
+import datasets  # type: ignore[import-untyped]
+import fsspec  # type: ignore[import-untyped]
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
+import pyarrow as pa  # type: ignore[import-untyped]
+import pyarrow.parquet as pq  # type: ignore[import-untyped]
 import pytest
 from PIL import Image
 
@@ -154,8 +154,8 @@ def coco_json(folder: Path) -> Any:
 
 def hub_object(folder: Path) -> Any:
     features = datasets.Features({"image": datasets.Image(), "caption": datasets.List(datasets.Value("string"))})
-    content = {"image": [{"bytes": png(n), "path": None} for n in range(COUNT)]}
-    content |= {"caption": [[f"number {n}"] for n in range(COUNT)]}  # type: ignore[dict-item]
+    content: dict[str, list[Any]] = {"image": [{"bytes": png(n), "path": None} for n in range(COUNT)]}
+    content["caption"] = [[f"number {n}"] for n in range(COUNT)]
     return datasets.Dataset.from_dict(content, features=features)
 
 
@@ -235,7 +235,7 @@ def test_fsspec_addresses(tmp_path: Path) -> None:
     assert [seen(record) for record in opened(tmp_path / "data.jsonl", images="memory://bucket")] == EXPECTED
     (missing,) = streamed("memory://bucket/absent.tar")
     assert isinstance(missing, Problem)
-    with pytest.raises(InputError, match="cannot be indexed|only be streamed"):
+    with pytest.raises(InputError, match="only be streamed"):
         open_source("memory://bucket/a-0.tar", stream=False)
 
 
@@ -308,7 +308,12 @@ def test_concatenated_and_rotating_sources(tmp_path: Path) -> None:
         both[4]
     turning = Rotating(parts[1:], always=parts[:1])
     assert turning.period == 3
-    assert [turning.indices(epoch).tolist() for epoch in range(4)] == [[0, 1, 2, 3], [0, 1, 4, 5], [0, 1, 6, 7], [0, 1, 2, 3]]
+    assert [turning.indices(epoch).tolist() for epoch in range(4)] == [
+        [0, 1, 2, 3],
+        [0, 1, 4, 5],
+        [0, 1, 6, 7],
+        [0, 1, 2, 3],
+    ]
 
 
 def test_kept_columns_and_renamed_ones(tmp_path: Path) -> None:
@@ -394,7 +399,7 @@ def test_a_damaged_tar_gives_what_is_whole(tmp_path: Path, how: str, stream: boo
     elif how == "no tar":
         content[:] = b"this is no tar" * 100
     else:
-        del content[header + {"in a member": 600, "in a header": 100, "at a member's end": 0}[how] :]
+        del content[header + {"in a member": 530, "in a header": 100, "at a member's end": 0}[how] :]
     tar.write_bytes(content)
     other = write_tar(tmp_path / "y.tar", members([7]))
     records = streamed([tar, other], stream=True) if stream else [*opened([tar, other]), *opened([tar, other]).problems]
@@ -427,19 +432,24 @@ class Interrupted(io.BytesIO):
 
 
 def test_a_broken_connection_goes_on_where_it_broke(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    content = tar_with_json(tmp_path).read_bytes()
-    breaks = [3000, 8000, len(content)]
+    content = write_tar(tmp_path / "x.tar", members(range(40))).read_bytes()
+    breaks = [15_000, 45_000, len(content)]
     monkeypatch.setattr(tars, "remote", lambda address: Interrupted(content, breaks.pop(0)))
-    assert [seen(record) for record in streamed("memory://x.tar")] == EXPECTED
+    assert [seen(record)[0] for record in streamed("memory://x.tar")] == [(f"number {n}",) for n in range(40)]
     assert breaks == []
-    breaks[:] = [3000] * 9  # it breaks at the same place each time
+    breaks[:] = [15_000] * 9  # it breaks at the same place each time
     records = streamed("memory://x.tar")
     assert len(breaks) == 9 - tars.RETRIES
     assert problems(records, tmp_path) == {"memory://x.tar": "the tar is damaged or cut short (connection reset)"}
 
 
 def test_bad_cells_of_parquet(tmp_path: Path) -> None:
-    cells = [{"bytes": png(0), "path": None}, {"bytes": None, "path": None}, {"bytes": b"no picture", "path": None}, None]
+    cells = [
+        {"bytes": png(0), "path": None},
+        {"bytes": None, "path": None},
+        {"bytes": b"no picture", "path": None},
+        None,
+    ]
     table = pa.Table.from_pylist([{"image": cell, "caption": "c"} for cell in cells])
     pq.write_table(table, tmp_path / "x.parquet")
     source = opened(tmp_path / "x.parquet")
@@ -448,7 +458,10 @@ def test_bad_cells_of_parquet(tmp_path: Path) -> None:
     for number in (1, 2, 3):
         with pytest.raises((ImageError, InputError)):
             open_picture(source[number].pictures[0])
-    assert list(problems(streamed(tmp_path / "x.parquet", stream=True), tmp_path)) == ["/x.parquet:row 1", "/x.parquet:row 3"]
+    assert list(problems(streamed(tmp_path / "x.parquet", stream=True), tmp_path)) == [
+        "/x.parquet:row 1",
+        "/x.parquet:row 3",
+    ]
     (tmp_path / "no.parquet").write_bytes(b"nothing of the kind")
     with pytest.raises(InputError, match="not a Parquet file"):
         open_source(tmp_path / "no.parquet")
@@ -485,7 +498,10 @@ def test_names_that_are_no_text(tmp_path: Path) -> None:
         (7, "cannot read data from int 7. Data can be:"),
         ([], "cannot read data from list"),
         (b"bytes", "cannot read data from bytes"),
-        ([{"caption": "c"}], r"rows has no record that can be used \(1 bad rows; the first: rows\[0\]: there is no picture"),
+        (
+            [{"caption": "c"}],
+            r"rows has no record that can be used \(1 bad rows; the first: rows\[0\]: there is no picture",
+        ),
     ],
 )
 def test_what_cannot_be_data_at_all(data: Any, message: str) -> None:
@@ -555,10 +571,14 @@ def test_expanded_addresses(tmp_path: Path) -> None:
 
 
 def test_pictures_that_cannot_be_opened(tmp_path: Path) -> None:
-    for bad in (FilePicture(str(tmp_path / "absent.png")), FilePicture("memory://nowhere/a.png"), HeldPicture(b"", "here")):
+    for bad in (
+        FilePicture(str(tmp_path / "absent.png")),
+        FilePicture("memory://nowhere/a.png"),
+        HeldPicture(b"", "here"),
+    ):
         with pytest.raises(ImageError):
             open_picture(bad)
-    with pytest.raises(ImageError, match="no such file|No such file"):
+    with pytest.raises(ImageError, match="No such file"):
         open_picture(SpanPicture(str(tmp_path / "absent.tar"), "a.png", 512, 10))
     assert open_picture(HeldPicture(np.zeros((2, 3, 3), np.uint8), "here")).size == (3, 2)
     assert open_picture(HeldPicture(Image.new("L", (2, 2)), "here")).mode == "RGB"

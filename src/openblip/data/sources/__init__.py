@@ -6,7 +6,7 @@ import glob
 import itertools
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -57,18 +57,28 @@ def open_source(
     check_columns(columns or {})
     root = None if images is None else os.fspath(images)
     options: dict[str, Any] = {"columns": columns, "keep": tuple(keep)}
+    found = _as_one(list(_open(source, kind, root, split, stream, options)))
+    if isinstance(found, Stream) or len(found):
+        return found
+    # Not a few bad records: a mistake.
+    first = f"; the first: {found.problems[0]}" if found.problems else ""
+    raise InputError(f"{found.name} has no record that can be used ({len(found.problems)} bad rows{first})")
+
+
+def _open(
+    source: Any, kind: Kind | None, root: str | None, split: str | None, stream: bool | None, options: dict[str, Any]
+) -> Iterator[Source | Stream]:
     if is_dataset(source):
-        return _usable(open_hub(source, split=split, images=root, **options))
-    if isinstance(source, (str, os.PathLike)):
-        sources = _parts(os.fspath(source), kind, root, split, stream, options)
-    elif isinstance(source, Sequence) and source and all(isinstance(row, Mapping) for row in source):
-        return _usable(_open_rows(source, root, options))
-    elif isinstance(source, Sequence) and source and not isinstance(source, (bytes, bytearray)):
-        given: dict[str, Any] = {"kind": kind, "images": images, "split": split, "stream": stream, **options}
-        sources = [open_source(one, **given) for one in source]
-    else:
+        yield open_hub(source, split=split, images=root, **options)
+    elif isinstance(source, (str, os.PathLike)):
+        yield from _parts(os.fspath(source), kind, root, split, stream, options)
+    elif not isinstance(source, Sequence) or isinstance(source, (bytes, bytearray)) or not source:
         raise InputError(f"cannot read data from {_short(source)}. Data can be:\n  {FORMS}")
-    return _as_one(sources)
+    elif all(isinstance(row, Mapping) for row in source):
+        yield _open_rows(source, root, options)
+    else:
+        for one in source:
+            yield from _open(one, kind, root, split, stream, options)
 
 
 def _parts(
@@ -76,7 +86,7 @@ def _parts(
 ) -> list[Source | Stream]:
     """The sources that one address, which may stand for several files, leads to."""
     if address.startswith(PREFIX) or kind == "hub":
-        return [_usable(open_hub(address, split=split, stream=bool(stream), images=root, **options))]
+        return [open_hub(address, split=split, stream=bool(stream), images=root, **options)]
     if is_local(address) and Path(address).is_dir():
         return _in_folder(address, kind, root, split, stream, options)
     paths = expand(address)
@@ -88,7 +98,7 @@ def _parts(
         return [TarStream(paths, **options) if found == "tar" else ParquetStream(paths, images=root, **options)]
     if found == "tar" and not _indexable(found, paths):
         raise InputError(f"{address} can only be streamed, not indexed: it is remote or compressed")
-    return [_usable(_open_file(path, found, root, split, options)) for path in paths]
+    return [_open_file(path, found, root, split, options) for path in paths]
 
 
 def _in_folder(
@@ -97,13 +107,13 @@ def _in_folder(
     """A folder of pictures, or of tars, or of Parquet files, or one that ``datasets`` has saved."""
     if (Path(folder) / "dataset_dict.json").exists() or (Path(folder) / "state.json").exists():
         saved = need("datasets", f"reading {folder}").load_from_disk(folder)
-        return [_usable(open_hub(saved, split=split, images=root, **options))]
+        return [open_hub(saved, split=split, images=root, **options)]
     if kind in (None, "folder"):
         names = list(walk(folder))
         pictures = any(os.path.splitext(name)[1].lower() in PICTURE_SUFFIXES for name in names)  # noqa: PTH122
         metadata = any(os.path.basename(name) in METADATA for name in names)  # noqa: PTH119
         if pictures or metadata or kind:
-            return [_usable(open_folder(folder, **options))]
+            return [open_folder(folder, **options)]
     for wanted in ("tar", "parquet"):
         files = [name for name in walk(folder) if _SUFFIXES.get(_suffix(name)) == wanted]
         if files and kind in (None, wanted):
@@ -128,14 +138,6 @@ def _open_rows(rows: Sequence[Mapping[str, Any]], root: str | None, options: dic
     for number, row in enumerate(rows):
         builder.add(f"[{number}]", row)
     return builder.build()
-
-
-def _usable(source: Source | Stream) -> Source | Stream:
-    """A source with at least one record; one in which no row could be read is a mistake, not a few bad records."""
-    if isinstance(source, Stream) or len(source):
-        return source
-    first = f"; the first: {source.problems[0]}" if source.problems else ""
-    raise InputError(f"{source.name} has no record that can be used ({len(source.problems)} bad rows{first})")
 
 
 def _as_one(sources: Sequence[Source | Stream]) -> Source | Stream:

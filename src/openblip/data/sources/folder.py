@@ -45,21 +45,20 @@ def walk(path: str, recursive: bool = True) -> Iterator[str]:
 
 
 def _open_pictures(path: str, recursive: bool, sidecars: Sequence[str]) -> Table:
-    builder = TableBuilder("", Locator())
+    path = path.rstrip("/") if len(path) > 1 else path
+    builder = TableBuilder(path, Locator())
     for name in walk(path, recursive):
         if os.path.splitext(name)[1].lower() not in PICTURE_SUFFIXES:  # noqa: PTH122 (Path costs ten times as much)
             continue
         try:
             captions = _captions(name, sidecars)
         except UnicodeDecodeError:
-            builder.reject(name, "the text beside it is not UTF-8")
+            builder.reject(name.removeprefix(path), "the text beside it is not UTF-8")
         except OSError as error:
-            builder.reject(name, f"cannot read the text beside it: {error.strerror or error}")
+            builder.reject(name.removeprefix(path), f"cannot read the text beside it: {error.strerror or error}")
         else:
-            builder.add(name, {"captions": captions}, [name])
-    table = builder.build()
-    table.name = path
-    return table
+            builder.add(name.removeprefix(path), {"captions": captions}, [name])
+    return builder.build()
 
 
 def _captions(picture: str, sidecars: Sequence[str]) -> list[str]:

@@ -9,8 +9,9 @@ from __future__ import annotations
 import json
 import os
 import tarfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from openblip.data.records import (
@@ -40,7 +41,7 @@ def open_tar(path: str, *, columns: Columns | None = None, keep: Sequence[str] =
     builder = TableBuilder(path, _Span(path), columns, keep)
     try:
         with tarfile.open(path, "r:", tarinfo=_Header) as tar:
-            for group in _groups(_members(tar, _is_text)):
+            for group in _groups(_members(tar, _is_text, Path(path).stat().st_size)):
                 _index(builder, group)
     except _BROKEN as error:
         builder.reject("", _broken(error))
@@ -173,8 +174,8 @@ def _is_read(suffix: str) -> bool:
     return suffix in _TEXTS or _is_picture("picture." + suffix)
 
 
-def _members(tar: tarfile.TarFile, wanted: Any) -> Iterator[_Member]:
-    """The files of a tar, with their content where it is ``wanted``."""
+def _members(tar: tarfile.TarFile, wanted: Callable[[str], bool], total: int | None = None) -> Iterator[_Member]:
+    """The files of a tar of ``total`` bytes, with their content where it is ``wanted``."""
     while (info := tar.next()) is not None:
         tar.members.clear()  # type: ignore[attr-defined]  # tarfile keeps every header it has seen
         if not info.isreg():
@@ -185,6 +186,8 @@ def _members(tar: tarfile.TarFile, wanted: Any) -> Iterator[_Member]:
             continue
         suffix = suffix.lower()
         data = None
+        if total is not None and info.offset_data + info.size > total:
+            raise tarfile.ReadError("unexpected end of data")
         if wanted(suffix):
             stream = tar.extractfile(info)
             data = stream.read() if stream else b""
@@ -195,15 +198,21 @@ def _members(tar: tarfile.TarFile, wanted: Any) -> Iterator[_Member]:
 
 def _groups(members: Iterator[_Member]) -> Iterator[_Group]:
     group: _Group | None = None
-    for member in members:
-        key = member.name[: len(member.name) - len(member.suffix) - 1] if member.suffix else member.name
-        if group is None or group.key != key:
-            if group is not None:
-                yield group
-            group = _Group(key)
-        group.members.append(member)
-    if group is not None:
+    broken: Exception | None = None
+    try:
+        for member in members:
+            key = member.name[: len(member.name) - len(member.suffix) - 1] if member.suffix else member.name
+            if group is None or group.key != key:
+                if group is not None:
+                    yield group
+                group = _Group(key)
+            group.members.append(member)
+    except _BROKEN as error:
+        broken = error
+    if group is not None:  # also where the tar breaks behind it
         yield group
+    if broken is not None:
+        raise broken
 
 
 def _row(group: _Group, columns: Columns | None) -> dict[str, Any]:
