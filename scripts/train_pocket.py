@@ -1,10 +1,12 @@
 """Train the bundled ``pocket`` model from scratch on WebDataset tars of captioned pictures and questions.
 
-    python scripts/train_pocket.py --data DATA --out runs/pocket --epochs 24
+    python scripts/train_pocket.py --data DATA --out runs/pocket
 
 DATA holds ``train/*.tar`` and ``val/*.tar`` (KEY.jpg + KEY.json with ``captions`` and ``qa``), and optionally
-``extra/*.tar`` with more questions. Two stages: pretraining (ITC + ITM + LM) on the captions, then VQA from its weights.
-Both continue from their last checkpoint when started again; ``--export`` writes the hub folders of the bundle.
+``extra/*.tar`` with more questions. Three stages, each from the weights of the one before: the image encoder learns which
+words the captions of a picture use (the paper starts from a classifier too, one trained on ImageNet); pretraining (ITC +
+ITM + LM) on the captions; VQA. Each continues from its last checkpoint when started again. At the end OUT/bundle holds
+the hub folders of the bundle.
 """
 
 from __future__ import annotations
@@ -18,21 +20,25 @@ import random
 import tarfile
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image, ImageEnhance
+from PIL import Image
 from tokenizers import BertWordPieceTokenizer
 from torch import Tensor, nn
 
-from openblip.engine.eager import EagerSession
+from openblip.checkpoints import bundle, write
+from openblip.checkpoints.initialise import initialise
 from openblip.decoding import Decoding, generate
+from openblip.engine.eager import EagerSession
 from openblip.model.answerer import Answerer
 from openblip.model.build import build, count_parameters
-from openblip.model.config import ModelConfig, TextConfig, VisionConfig
+from openblip.model.config import ModelConfig, Task, TextConfig, VisionConfig
 from openblip.model.pretrainer import Pretrainer
+from openblip.model.vision import VisionTransformer
 from openblip.preprocess.image import ImageSettings, to_tensor
 from openblip.preprocess.text import Tokenizer, clean_caption, clean_question
 from openblip.training.objectives.answering import Answering, AnsweringBatch
@@ -40,6 +46,8 @@ from openblip.training.objectives.pretraining import Pretraining, PretrainingBat
 
 VOCABULARY = 3500
 MAX_TOKENS = 30
+QUEUE = 64
+WORD_BATCH = 64
 SETTINGS = ImageSettings(size=128)
 
 
@@ -63,17 +71,21 @@ def main() -> None:
     val = list(_read(sorted(options.data.glob("val/*.tar"))))
     print(f"{len(train)} + {len(extra)} training pictures, {len(val)} for validation", flush=True)
     tokenizer = _vocabulary(options.out / "vocab.txt", train + extra)
-    pretrainer = _pretrain(options, tokenizer, [p for p in train if p.captions], [p for p in val if p.captions])
-    _answer(options, tokenizer, pretrainer, [p for p in train + extra if p.questions], [p for p in val if p.questions])
+    vision = _see(options, tokenizer, [p for p in train if p.captions])
+    pretrainer = _pretrain(options, tokenizer, vision, [p for p in train if p.captions], [p for p in val if p.captions])
+    asked = [p for p in train + extra if p.questions]
+    answerer = _answer(options, tokenizer, pretrainer, asked, [p for p in val if p.questions])
+    _export(options.out / "bundle", tokenizer, pretrainer, answerer)
 
 
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True, help="folder with train/, val/ and extra/ tars")
     parser.add_argument("--out", type=Path, default=Path("runs/pocket"))
-    parser.add_argument("--epochs", type=int, default=24, help="passes of pretraining over the captioned pictures")
+    parser.add_argument("--epochs", type=int, default=12, help="passes of pretraining over the captioned pictures")
+    parser.add_argument("--word-epochs", type=int, default=8, help="passes of the image encoder over words alone")
     parser.add_argument("--vqa-epochs", type=int, default=4)
-    parser.add_argument("--batch", type=int, default=64, help="pictures per step")
+    parser.add_argument("--batch", type=int, default=32, help="pictures per step")
     parser.add_argument("--lr", type=float, default=1e-3)
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--captions", type=int, default=3, help="captions per picture and step for the LM loss")
@@ -113,7 +125,7 @@ def _vocabulary(path: Path, photos: list[Photo]) -> Tokenizer:
 
 
 def _augment(photo: Photo, rng: random.Random) -> np.ndarray:
-    """A random crop of half the picture or more, resized; sometimes mirrored; brightness and colour jittered."""
+    """A random crop of half the picture or more, resized; sometimes mirrored."""
     image = Image.open(io.BytesIO(photo.data)).convert("RGB")
     width, height = image.size
     area = width * height * rng.uniform(0.5, 1.0)
@@ -124,8 +136,6 @@ def _augment(photo: Photo, rng: random.Random) -> np.ndarray:
     image = image.resize((SETTINGS.size, SETTINGS.size), Image.Resampling.BICUBIC, box=box)
     if rng.random() < 0.5 and not any(side in c for c in photo.captions for side in ("left", "right")):
         image = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
-    image = ImageEnhance.Brightness(image).enhance(rng.uniform(0.8, 1.2))
-    image = ImageEnhance.Color(image).enhance(rng.uniform(0.8, 1.2))
     return np.asarray(image)
 
 
@@ -154,12 +164,55 @@ def _config(tokenizer: Tokenizer) -> ModelConfig:
     )  # fmt: skip
 
 
-def _pretrain(options: argparse.Namespace, tokenizer: Tokenizer, train: list[Photo], val: list[Photo]) -> Pretrainer:
+class Words(nn.Module):
+    """Which words do people use of this picture? Softmax cross-entropy against their frequencies, from every token."""
+
+    def __init__(self, vision: VisionTransformer, vocabulary: int) -> None:
+        super().__init__()
+        self.vision = vision
+        self.head = nn.Linear(vision.config.width, vocabulary)
+
+    def forward(self, batch: tuple[Tensor, Tensor]) -> dict[str, Tensor]:
+        pixels, frequencies = batch
+        tokens = self.vision(pixels)
+        logits = torch.stack([self.head(tokens[:, 0]), self.head(tokens[:, 1:].mean(1))])
+        return {"words": -(logits.log_softmax(-1) * frequencies).sum(-1).mean()}
+
+
+def _see(options: argparse.Namespace, tokenizer: Tokenizer, train: list[Photo]) -> VisionTransformer:
+    config = _config(tokenizer)
+    objective = Words(VisionTransformer(config.vision), tokenizer.vocab_size)
+    steps_per_epoch = len(train) // WORD_BATCH
+    rows = [
+        tokenizer.encode([clean_caption(c, 30) for c in p.captions], "cls", MAX_TOKENS).ids.flatten() for p in train
+    ]
+    counts = torch.stack([torch.bincount(row, minlength=tokenizer.vocab_size).float() for row in rows])
+    counts[:, list(range(5))] = 0  # padding and the special tokens
+    # A word says the more about a picture, the fewer pictures it is used of.
+    weights = counts * (len(train) / counts.gt(0).sum(0).clamp(min=5)).log().clamp(min=0)
+    targets = weights / weights.sum(1, keepdim=True)
+
+    def batches(epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
+        rng = random.Random(2000 + epoch)
+        order = rng.sample(range(len(train)), len(train))
+        for start in range(0, steps_per_epoch * WORD_BATCH, WORD_BATCH):
+            chosen = order[start : start + WORD_BATCH]
+            yield _pixels([_augment(train[i], rng) for i in chosen]), targets[chosen]
+
+    _fit(options, "words", objective, batches, objective, steps_per_epoch, options.word_epochs, options.lr, {"step": 0},
+         lambda: "")  # fmt: skip
+    return objective.vision
+
+
+def _pretrain(
+    options: argparse.Namespace, tokenizer: Tokenizer, vision: VisionTransformer, train: list[Photo], val: list[Photo]
+) -> Pretrainer:
     model = build(_config(tokenizer))
     assert isinstance(model, Pretrainer)
+    model.vision.load_state_dict(vision.state_dict())
     # With so few steps a slow twin and a long queue teach ITC to tell old features from new ones. Without momentum the
-    # negatives are this batch and the one before.
-    objective = Pretraining(model, queue_size=options.batch, momentum=0.0)
+    # negatives are this batch and the last few pictures before it.
+    objective = Pretraining(model, queue_size=QUEUE, momentum=0.0)
     print(f"pretraining {count_parameters(model) / 1e6:.1f} M parameters", flush=True)
     steps_per_epoch = len(train) // options.batch
     state = {"step": 0}
@@ -185,10 +238,11 @@ def _pretrain(options: argparse.Namespace, tokenizer: Tokenizer, train: list[Pho
 
 def _answer(
     options: argparse.Namespace, tokenizer: Tokenizer, source: Pretrainer, train: list[Photo], val: list[Photo]
-) -> None:
+) -> Answerer:
     model = build(replace(source.config, task="answer"))
     assert isinstance(model, Answerer)
-    print(f"VQA {count_parameters(model) / 1e6:.1f} M parameters: {_start_from(model, source)}", flush=True)
+    initialise(model, source)
+    print(f"VQA {count_parameters(model) / 1e6:.1f} M parameters", flush=True)
     objective = Answering(model)
     steps_per_epoch = len(train) // options.batch
 
@@ -197,7 +251,9 @@ def _answer(
         order = rng.sample(range(len(train)), len(train))
         for start in range(0, steps_per_epoch * options.batch, options.batch):
             photos = [train[i] for i in order[start : start + options.batch]]
-            asked = [(i, q, a) for i, p in enumerate(photos) for q, a in rng.sample(p.questions, min(3, len(p.questions)))]
+            asked = [
+                (i, q, a) for i, p in enumerate(photos) for q, a in rng.sample(p.questions, min(3, len(p.questions)))
+            ]
             questions = tokenizer.encode([clean_question(q) for _, q, _ in asked], "enc", 35)
             answers = tokenizer.encode([a for _, _, a in asked], "dec")
             yield AnsweringBatch(
@@ -209,16 +265,25 @@ def _answer(
 
     _fit(options, "answer", objective, batches, objective, steps_per_epoch, options.vqa_epochs, options.lr / 2,
          {"step": 0}, lambda: _accuracy(model, tokenizer, val))  # fmt: skip
+    return model
 
 
-def _start_from(model: Answerer, source: Pretrainer) -> str:
-    from openblip.checkpoints.initialise import initialise
-
-    return str(initialise(model, source))
+def _export(home: Path, tokenizer: Tokenizer, pretrainer: Pretrainer, answerer: Answerer) -> None:
+    """Hub folders of the bundle, stored in half precision: caption and match are the pretrained weights themselves."""
+    captioner = build(replace(pretrainer.config, task="caption"))
+    matcher = build(replace(pretrainer.config, task="match"))
+    for model in (captioner, matcher):
+        initialise(model, pretrainer)
+    models: dict[Task, nn.Module] = {"caption": captioner, "answer": answerer, "match": matcher}
+    for task, model in models.items():
+        prompt = "" if task == "caption" else None
+        write.save(model, home / task, tokenizer=tokenizer, image=SETTINGS, prompt=prompt, dtype=torch.float16)
+    bundle.write(home, {task: home / task for task in models})
 
 
 def _fit(
-    options: argparse.Namespace, name: str, objective: nn.Module, batches: Callable, losses: Callable,
+    options: argparse.Namespace, name: str, objective: nn.Module, batches: Callable[[int], Iterator[Any]],
+    losses: Callable[[Any], dict[str, Tensor]],
     steps_per_epoch: int, epochs: int, lr: float, state: dict[str, int], report: Callable[[], str],
 ) -> None:  # fmt: skip
     """AdamW with warm-up and cosine decay per step; a checkpoint after every epoch, from which it resumes."""
@@ -245,7 +310,7 @@ def _fit(
                     group["lr"] = rate
                 named = losses(batch)
                 optimizer.zero_grad()
-                sum(named.values(), torch.zeros(())).backward()
+                torch.autograd.backward(list(named.values()))
                 nn.utils.clip_grad_norm_(objective.parameters(), 1.0)
                 optimizer.step()
                 state["step"] += 1
@@ -253,7 +318,12 @@ def _fit(
                     sums[key] = sums.get(key, 0.0) + value.item() / steps_per_epoch
             objective.eval()
             seconds = time.monotonic() - began
-            line = {"epoch": epoch + 1, "lr": rate, "seconds": round(seconds, 1), **{k: round(v, 4) for k, v in sums.items()}}
+            line = {
+                "epoch": epoch + 1,
+                "lr": rate,
+                "seconds": round(seconds, 1),
+                **{k: round(v, 4) for k, v in sums.items()},
+            }
             log.write(json.dumps(line) + "\n")
             log.flush()
             print(name, json.dumps(line), flush=True)
@@ -271,7 +341,7 @@ def _fit(
 def _show(model: Pretrainer, tokenizer: Tokenizer, val: list[Photo]) -> str:
     """Text-to-image recall by ITC among the validation pictures, and a few captions."""
     pixels = _pixels([_plain(p) for p in val])
-    tokens = torch.cat([model.encode_image(part) for part in pixels.split(100)])
+    tokens = torch.cat([model.encode_image(part) for part in torch.split(pixels, 100)])
     texts = tokenizer.encode([clean_caption(p.captions[0], 30) for p in val], "cls", MAX_TOKENS)
     scores = model.embed_text(texts.ids, texts.mask) @ model.embed_image(tokens).T
     rank = (scores > scores.diagonal()[:, None]).sum(1)
