@@ -27,6 +27,12 @@ from tests.toys import toy_config
 WORDS = 100
 
 
+def small(task: Task) -> ModelConfig:
+    """The toy configuration with one text layer: every further one costs time in shards."""
+    config = toy_config(task)
+    return dataclasses.replace(config, text=dataclasses.replace(config.text, depth=1, merge_from=0))
+
+
 def noisy(config: ModelConfig) -> ModelConfig:
     """The configuration with dropout and drop path, so that a run draws random numbers."""
     return dataclasses.replace(
@@ -39,7 +45,7 @@ def noisy(config: ModelConfig) -> ModelConfig:
 def toy_captioning(*, dropout: bool = False, **options: Any) -> Captioning:
     """A captioning objective around a toy model, the same at every call."""
     torch.manual_seed(7)
-    config = toy_config("caption")
+    config = small("caption")
     model = build(noisy(config) if dropout else config)
     assert isinstance(model, Captioner)
     return Captioning(model, prompt_length=1, **options).train()
@@ -48,7 +54,7 @@ def toy_captioning(*, dropout: bool = False, **options: Any) -> Captioning:
 def toy_pretraining(*, dropout: bool = False, gather: Gather | None = None, **options: Any) -> Pretraining:
     """A pretraining objective around a toy model, the same at every call."""
     torch.manual_seed(8)
-    config = toy_config("pretrain")
+    config = small("pretrain")
     model = build(noisy(config) if dropout else config)
     assert isinstance(model, Pretrainer)
     return Pretraining(model, **{"queue_size": 24, "gather": gather, **options}).train()
@@ -96,7 +102,7 @@ def weights(module: nn.Module) -> dict[str, Tensor]:
 def toy_objective(name: str, **options: Any) -> nn.Module:
     """The objective of a task around a toy model, the same at every call; negatives are the hardest, not drawn."""
     torch.manual_seed(9)
-    model: Any = build(dataclasses.replace(toy_config(_MODELS[name]), box_bins=20, box_start_id=400))
+    model: Any = build(dataclasses.replace(small(_MODELS[name]), box_bins=20, box_start_id=400))
     with torch.no_grad():
         for parameter in model.parameters():
             if parameter.ndim > 1:
@@ -110,7 +116,9 @@ def toy_batch(name: str, size: int = 8) -> Any:
     """A batch of ``size`` pictures, texts padded to one length, which :func:`half` can take apart."""
     generator = torch.Generator().manual_seed(5)
     pixels = torch.randn(size, 3, 32, 32, generator=generator)
-    ids, mask = texts(size, 8, {"caption": 598, "pretrain": 2, "retrieval": 2, "grounding": 2}.get(name, 599), generator)
+    ids, mask = texts(
+        size, 8, {"caption": 598, "pretrain": 2, "retrieval": 2, "grounding": 2}.get(name, 599), generator
+    )
     if name == "caption":
         return CaptioningBatch(pixels=pixels, ids=ids, mask=mask)
     if name == "pretrain":
@@ -122,7 +130,13 @@ def toy_batch(name: str, size: int = 8) -> Any:
         answer_ids, answer_mask = texts(2 * size, 5, 598, generator)
         owner, weights = torch.arange(size).repeat_interleave(2), torch.rand(2 * size, generator=generator)
         return AnsweringBatch(
-            pixels=pixels, ids=ids, mask=mask, answer_ids=answer_ids, answer_mask=answer_mask, owner=owner, weights=weights
+            pixels=pixels,
+            ids=ids,
+            mask=mask,
+            answer_ids=answer_ids,
+            answer_mask=answer_mask,
+            owner=owner,
+            weights=weights,
         )
     if name == "nlvr":
         second, targets = pixels.flip(0), torch.arange(size) % 2

@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 import torch
-import torch.multiprocessing
 from torch import Tensor, nn
+from torch.multiprocessing.spawn import spawn
 
 from openblip.errors import ConfigError, InputError
-from openblip.training.distributed import Alone, Place, Replicated, share, start
+from openblip.training.distributed import Alone, Place, Replicated, Strategy, share, start
 from openblip.training.objectives.gathering import Gather
 from openblip.training.state import Checkpoints, read_state
 from tests.training import ranks
@@ -26,7 +26,7 @@ Found = list[dict[str, Any]]
 def found(tmp_path_factory: pytest.TempPathFactory) -> Found:
     """What both processes found, by rank."""
     folder = tmp_path_factory.mktemp("ranks")
-    torch.multiprocessing.spawn(ranks.work, (folder, ranks.free_port()), nprocs=2)
+    spawn(ranks.work, (folder, ranks.free_port()), nprocs=2)
     return [torch.load(folder / f"rank-{rank}.pt") for rank in range(2)]
 
 
@@ -38,7 +38,7 @@ def averaged_halves(name: str) -> dict[str, Any]:
     objectives = [toy_objective(name) for _ in range(2)]
     each = [objective(half(toy_batch(name), i)) for i, objective in enumerate(objectives)]
     for losses in each:
-        (torch.stack(list(losses.values())).sum() / 2).backward()
+        torch.autograd.backward(torch.stack(list(losses.values())).sum() / 2)
     target, other = objectives
     others = dict(other.named_parameters())
     for parameter_name, parameter in target.named_parameters():
@@ -54,7 +54,7 @@ def global_batch(name: str) -> dict[str, Any]:
     """The plain loss of the whole batch."""
     objective = toy_objective(name)
     losses = objective(toy_batch(name))
-    torch.stack(list(losses.values())).sum().backward()
+    torch.autograd.backward(torch.stack(list(losses.values())).sum())
     return {"losses": {key: loss.detach() for key, loss in losses.items()}, **after_sgd(objective)}
 
 
@@ -76,7 +76,7 @@ def coco_retrieval() -> dict[str, Any]:
 
 
 def after_sgd(objective: nn.Module, queues_of: list[nn.Module] | None = None) -> dict[str, Any]:
-    """Gradients, and everything after a step; each queue holds the features that each objective has put into its own."""
+    """Gradients, and everything after a step; the queue holds what each of the objectives has put into its own."""
     trained = [p for p in objective.parameters() if p.grad is not None]
     gradients = {name: p.grad.clone() for name, p in objective.named_parameters() if p.grad is not None}
     torch.optim.SGD(trained, lr=ranks.RATE).step()
@@ -93,9 +93,8 @@ def after_sgd(objective: nn.Module, queues_of: list[nn.Module] | None = None) ->
 def assert_close(ours: dict[str, Tensor], reference: dict[str, Tensor], tolerance: float = 1e-5) -> None:
     assert ours.keys() == reference.keys()
     for name in reference:
-        torch.testing.assert_close(
-            ours[name], reference[name], atol=tolerance, rtol=tolerance, msg=lambda text, name=name: f"{name}: {text}"
-        )
+        gap = (ours[name] - reference[name]).abs()
+        assert (gap <= tolerance * (1 + reference[name].abs())).all(), f"{name} differs by {gap.max()}"
 
 
 def assert_same_step(found: Found, case: str, reference: dict[str, Any]) -> None:
@@ -135,7 +134,7 @@ def test_the_two_references_differ(name: str) -> None:
 def test_accumulated_gradients_are_those_of_the_whole_batch(found: Found, strategy: str) -> None:
     objective = toy_objective("caption")
     quarters = [half(half(toy_batch("caption"), rank), i) for rank in range(2) for i in range(2)]
-    torch.stack([objective(quarter)["lm"] for quarter in quarters]).mean().backward()
+    torch.autograd.backward(torch.stack([objective(quarter)["lm"] for quarter in quarters]).mean())
     reference = {name: p.grad for name, p in objective.named_parameters() if p.grad is not None}
     for rank in range(2):
         assert_close(found[rank][f"{strategy}/accumulated"], reference)
@@ -174,7 +173,7 @@ def test_a_run_of_two_processes_resumes_bit_for_bit(found: Found, strategy: str)
 def test_the_first_process_evaluates_the_whole_model(found: Found, strategy: str) -> None:
     assert found[1][f"{strategy}/run"]["seen"] == []
     seen = found[0][f"{strategy}/run"]["seen"]
-    assert len(seen) == 2
+    assert len(seen) == 1
     final = found[0][f"{strategy}/run"]["resumed"]
     for name, tensor in seen[-1].items():
         assert torch.equal(tensor, final[f"model.{name}"]), name
@@ -190,14 +189,14 @@ def test_both_strategies_train_the_same(found: Found) -> None:
 
 @pytest.mark.parametrize("strategy", ranks.STRATEGIES)
 def test_one_process_goes_on_with_what_two_began(
-    strategy: ranks.Strategy, found: Found, tmp_path_factory: pytest.TempPathFactory
+    strategy: Strategy, found: Found, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     folder = max(Path(tmp_path_factory.getbasetemp()).glob("ranks*")) / strategy / "straight"
     newest = Checkpoints(folder).latest()
     assert newest is not None
     trainer, _ = ranks.trainer(Place(torch.device("cpu")), strategy, folder)
     trainer._restore(read_state(newest))
-    assert trainer.progress.epoch == 2
+    assert trainer.progress.epoch == 1
     final = found[0][f"{strategy}/run"]["straight"]
     assert all(torch.equal(tensor, final[name]) for name, tensor in trainer.objective.state_dict().items())
     names = {name for name, p in trainer.objective.named_parameters() if p.requires_grad}

@@ -11,6 +11,7 @@ from torch import nn
 from openblip.errors import CheckpointError, ConfigError
 from openblip.training.config import LoraSettings
 from openblip.training.lora import LoraLinear, add_lora, load_adapter, merge_lora, save_adapter
+from openblip.training.objectives.captioning import Captioning
 from tests.training.loop_toys import ToyLoader, toy_captioning
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -19,14 +20,14 @@ BATCH = ToyLoader().batch(0, 0)
 SETTINGS = LoraSettings(r=3, targets=("query", "value", "qkv", "proj"))
 
 
-def trained(settings: LoraSettings = SETTINGS, steps: int = 3) -> nn.Module:
+def trained(settings: LoraSettings = SETTINGS, steps: int = 3) -> Captioning:
     """A toy captioning objective whose model learned for some steps."""
     objective = toy_captioning()
     add_lora(objective.model, settings)
     optimizer = torch.optim.Adam([p for p in objective.parameters() if p.requires_grad], lr=0.05)
     for step in range(steps):
         optimizer.zero_grad()
-        objective(ToyLoader().batch(0, step))["lm"].backward()
+        torch.autograd.backward(objective(ToyLoader().batch(0, step))["lm"])
         optimizer.step()
     return objective
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from itertools import chain
 from typing import Any
 
 import pytest
@@ -48,7 +49,7 @@ def test_a_short_first_epoch_cuts_the_warm_up() -> None:
 
 
 def test_cosine_per_step_finishes_its_warm_up_and_ends_at_the_minimum() -> None:
-    found = sum(rates(Schedule(kind="cosine_per_step", lr=1.0, min_lr=0.1, warmup_steps=15)), [])
+    found = list(chain(*rates(Schedule(kind="cosine_per_step", lr=1.0, min_lr=0.1, warmup_steps=15))))
     assert found[:15] == pytest.approx([i / 15 for i in range(15)])
     assert found[15] == 1.0
     assert found[-1] == pytest.approx(0.1)
@@ -58,7 +59,7 @@ def test_cosine_per_step_finishes_its_warm_up_and_ends_at_the_minimum() -> None:
 
 
 def test_constant_after_the_warm_up() -> None:
-    found = sum(rates(Schedule(kind="constant", lr=2.0, warmup_steps=12, warmup_lr=1.0)), [])
+    found = list(chain(*rates(Schedule(kind="constant", lr=2.0, warmup_steps=12, warmup_lr=1.0))))
     assert found[6] == pytest.approx(1.5)
     assert set(found[12:]) == {2.0}
 

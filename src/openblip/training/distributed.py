@@ -140,7 +140,7 @@ class _Gathered(torch.autograd.Function):
         everyone = _all_gather(padded, size)
         if min(counts) == most:
             return everyone
-        return torch.cat([part[:count] for part, count in zip(everyone.split(most), counts, strict=True)])
+        return torch.cat([part[:count] for part, count in zip(torch.split(everyone, most), counts, strict=True)])
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:

@@ -13,14 +13,14 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
-from typing import Any, Literal, Protocol, cast
+from typing import Any, Protocol, cast
 
 import torch
 from torch import Tensor, nn
 
 from openblip.errors import CheckpointError, ConfigError, TrainingError
-from openblip.training.distributed import Alone, Place
 from openblip.training.config import AdamWSettings, LoopSettings
+from openblip.training.distributed import Alone, Place
 from openblip.training.optim import adamw, load_optimizer_state, optimizer_state
 from openblip.training.reports import Reporter
 from openblip.training.schedule import Schedule
@@ -41,7 +41,7 @@ _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 class Loader(Protocol):
-    """Where batches come from: dataclasses of tensors, a function of epoch and place in it alone."""
+    """Where batches come from: dataclasses of tensors on the device, a function of epoch and place in it alone."""
 
     @property
     def steps_per_epoch(self) -> int:
@@ -160,7 +160,11 @@ class Trainer:
             self._log()
         progress.epoch, progress.batch = progress.epoch + 1, 0
         is_last = progress.epoch == settings.epochs
-        if not progress.stopped and settings.evaluate_every and (progress.epoch % settings.evaluate_every == 0 or is_last):
+        if (
+            not progress.stopped
+            and settings.evaluate_every
+            and (progress.epoch % settings.evaluate_every == 0 or is_last)
+        ):
             self._evaluate()
         self._save()
 
@@ -187,12 +191,11 @@ class Trainer:
         steps = self.loader.steps_per_epoch
         arguments = self.arguments(self.progress, steps) if self.arguments else {}
         for i, batch in enumerate(batches):
-            batch = to_device(batch, self.place.device)
             with self.parallel.accumulating(last=i == len(batches) - 1):
                 with self._autocast():
                     losses = self.parallel(batch, **arguments)
                     loss = total(losses)
-                self.scaler.scale(loss / len(batches)).backward()
+                torch.autograd.backward(self.scaler.scale(loss / len(batches)))
             self.tally.add(losses, loss, 1 / len(batches), _pictures(batch))
         self._update()
         self.tally.steps += 1
@@ -253,7 +256,9 @@ class Trainer:
                 with torch.no_grad(), self._autocast():
                     found = self.evaluate(model, dataclasses.replace(progress))
                 for reporter in self.reporters:
-                    reporter.evaluation({"step": progress.step, "epoch": progress.epoch, **found.metrics}, found.samples)
+                    reporter.evaluation(
+                        {"step": progress.step, "epoch": progress.epoch, **found.metrics}, found.samples
+                    )
             metrics = self.place.agree(dict(found.metrics) if found else {})
             if not metric:
                 return
@@ -302,8 +307,8 @@ class Trainer:
             set_random_state(state["random"][self.place.rank], self.place.device)
         elif self.progress.batch:
             raise CheckpointError(
-                f"this run stopped within an epoch, on {state['processes']} processes: it can go on with as many, or on "
-                f"{self.place.size} from the end of an epoch"
+                f"this run stopped within an epoch, on {state['processes']} processes: it can go on with as many, or "
+                f"on {self.place.size} from the end of an epoch"
             )
         else:
             seed_everything(self.settings.seed + self.place.rank + 1000003 * self.progress.epoch)
@@ -325,15 +330,6 @@ def load_weights(module: nn.Module, tensors: Mapping[str, Tensor]) -> None:
 def total(losses: Mapping[str, Tensor]) -> Tensor:
     """The sum of the losses that train something; a loss without a gradient is there to be logged."""
     return sum((loss for loss in losses.values() if loss.requires_grad), torch.zeros(()))
-
-
-def to_device(batch: object, device: torch.device) -> Any:
-    """A batch, which is a dataclass of tensors, on a device."""
-    if device.type == "cpu":
-        return batch
-    fields = {f.name: getattr(batch, f.name) for f in dataclasses.fields(cast(Any, batch))}
-    moved = {name: value.to(device, non_blocking=True) for name, value in fields.items() if isinstance(value, Tensor)}
-    return dataclasses.replace(cast(Any, batch), **moved)
 
 
 def _pictures(batch: object) -> int:

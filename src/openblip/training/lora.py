@@ -16,6 +16,7 @@ from torch.nn import functional as F
 from openblip.checkpoints.storage import SAFETENSORS, read_json, read_stored, replacing_folder, write_safetensors
 from openblip.errors import CheckpointError, ConfigError
 from openblip.training.config import LoraSettings
+from openblip.training.settings import build
 
 DESCRIPTION = "adapter.json"
 
@@ -83,20 +84,22 @@ def load_adapter(model: nn.Module, folder: Path) -> LoraSettings:
     """Give a plain model the corrections in ``folder``, unmerged. It must be the base they were trained on."""
     described = read_json(folder / DESCRIPTION)
     described.pop("base", None)
-    settings = LoraSettings(**{k: tuple(v) if isinstance(v, list) else v for k, v in described.items()})
+    settings = build(LoraSettings, described)
     add_lora(model, settings)
     _load_trained(model, read_stored(folder / SAFETENSORS).tensors, folder)
     return settings
 
 
 def _load_trained(model: nn.Module, tensors: Mapping[str, Tensor], folder: Path) -> None:
-    trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
-    shapes = {name: p.shape for name, p in trained.items()}
-    if shapes != {name: tensor.shape for name, tensor in tensors.items()}:
+    state = model.state_dict()
+    needed = {name for name, p in model.named_parameters() if p.requires_grad}
+    fits = needed <= tensors.keys() and all(
+        name in state and state[name].shape == t.shape for name, t in tensors.items()
+    )
+    if not fits:
         raise CheckpointError(f"{folder} holds an adapter for another model")
-    with torch.no_grad():
-        for name, parameter in trained.items():
-            parameter.copy_(tensors[name])
+    for name, tensor in tensors.items():
+        state[name].copy_(tensor)
 
 
 def _is_target(name: str, module: nn.Module, settings: LoraSettings) -> bool:

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from openblip.errors import ConfigError, InputError
 from openblip.model.matcher import Matcher
 from openblip.model.text import TextLayer, TextTransformer
+from openblip.training.shards import local
 
 
 class MomentumTwin(nn.Module):
@@ -38,9 +39,11 @@ class MomentumTwin(nn.Module):
 
     @torch.no_grad()
     def move(self, model: Matcher) -> None:
-        """Move every weight a small step towards its twin in ``model``."""
-        for slow, fast in self._pairs(model):
-            slow.lerp_(fast.to(slow.dtype), 1.0 - self.momentum)
+        """Move every weight a small step towards its twin in ``model``; in shards, each process moves its own."""
+        pairs = [(local(slow), local(fast)) for slow, fast in self._pairs(model)]
+        torch._foreach_lerp_(
+            [slow for slow, _ in pairs], [fast.to(slow.dtype) for slow, fast in pairs], 1.0 - self.momentum
+        )
 
     @torch.no_grad()
     def embed(self, pixels: Tensor, ids: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:

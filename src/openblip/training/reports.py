@@ -1,11 +1,15 @@
-"""What a run tells of itself: a JSON line per report, TensorBoard, a loss curve. The bar is the command line's."""
+"""What a run tells of itself: a JSON line per report, TensorBoard, a loss curve, and a bar for whoever watches."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from openblip.checkpoints.storage import replacing
 from openblip.errors import InputError
@@ -65,15 +69,9 @@ def _line(record: Record) -> str:
 
 
 def read_log(path: Path) -> list[dict[str, Any]]:
-    """The records of a log, up to the first line that is torn."""
-    records: list[dict[str, Any]] = []
-    if path.is_file():
-        for line in path.read_text(encoding="utf-8").splitlines():
-            try:
-                records.append(json.loads(line))
-            except ValueError:
-                break
-    return records
+    """The records of a log, without a last line that was torn off."""
+    lines = path.read_text(encoding="utf-8").splitlines(keepends=True) if path.is_file() else []
+    return [json.loads(line) for line in lines if line.endswith("\n")]
 
 
 class TensorBoard(Reporter):
@@ -111,6 +109,7 @@ class LossCurve(Reporter):
     """A picture of the losses, drawn from the log when the run is at its end."""
 
     def __init__(self, log: Path, picture: Path) -> None:
+        _figure_class()  # now, not after hours
         self.log, self.picture = log, picture
 
     def close(self) -> None:
@@ -119,15 +118,11 @@ class LossCurve(Reporter):
 
 def draw_losses(records: Sequence[Record], path: Path) -> None:
     """Losses and learning rate over the steps, and below them what evaluations measured, as a PNG."""
-    try:
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise InputError("the loss curve needs matplotlib: pip install 'openblip[train]'") from error
     train = [record for record in records if record.get("kind") == "train"]
     measured = [record for record in records if record.get("kind") == "evaluation"]
     figures = sorted({name for r in measured for name, v in r.items() if _is_figure(name, v)})
     panels = 1 + bool(figures)
-    figure = Figure(figsize=(8, 4 * panels), layout="constrained")
+    figure = _figure_class()(figsize=(8, 4 * panels), layout="constrained")
     above = figure.add_subplot(panels, 1, 1, xlabel="step", ylabel="loss")
     for name in sorted({name for r in train for name, v in r.items() if _is_figure(name, v)}):
         points = [(r["step"], r[name]) for r in train if name in r]
@@ -146,5 +141,56 @@ def draw_losses(records: Sequence[Record], path: Path) -> None:
         figure.savefig(temporary, format="png", dpi=120)
 
 
+def _figure_class() -> Any:
+    try:
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        raise InputError("the loss curve needs matplotlib: pip install 'openblip[train]'") from error
+    return Figure
+
+
 def _is_figure(name: str, value: object) -> bool:
     return name not in LOSSES_OF_NO_INTEREST and isinstance(value, int | float)
+
+
+class Bar(Reporter):
+    """A progress bar with loss, images per second and remaining time; plain lines where nobody watches a terminal."""
+
+    def __init__(self, console: Console | None = None) -> None:
+        self.console = console or Console(stderr=True)
+
+    def begin(self, step: int, steps: int, steps_per_epoch: int) -> None:
+        self.steps = steps
+        self.bar = Progress(
+            TextColumn("epoch {task.fields[epoch]}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[said]}"),
+            TimeRemainingColumn(),
+            console=self.console,
+            disable=not self.console.is_terminal,
+        )
+        self.task = self.bar.add_task("", total=steps, completed=step, epoch=step // max(steps_per_epoch, 1), said="")
+        self.bar.start()
+
+    def tick(self, step: int) -> None:
+        self.bar.update(self.task, completed=step)
+
+    def train(self, record: Record) -> None:
+        said = f"loss {record['loss']:.4g}  {record['images_per_second']:.3g} images/s"
+        self.bar.update(self.task, epoch=record["epoch"] + 1, said=said)
+        if not self.console.is_terminal:
+            left = timedelta(seconds=record["eta_seconds"])
+            self._print(f"step {record['step']}/{self.steps}  {said}  lr {record['lr']:.3g}  {left} left")
+
+    def evaluation(self, record: Record, samples: Sequence[Sample]) -> None:
+        figures = [f"{name} {value:.4g}" for name, value in record.items() if _is_figure(name, value)]
+        self._print(f"epoch {record['epoch']}, step {record['step']}: {'  '.join(figures) or 'evaluated'}")
+        for sample in samples:
+            self._print("  " + " | ".join(sample.values()))
+
+    def close(self) -> None:
+        self.bar.stop()
+
+    def _print(self, text: str) -> None:
+        self.console.print(text, markup=False, highlight=False, soft_wrap=True)

@@ -34,7 +34,7 @@ def write_yaml(values: Mapping[str, Any]) -> str:
         import yaml
     except ImportError as error:
         raise InputError("recipes need PyYAML: pip install 'openblip[train]'") from error
-    return cast(str, yaml.safe_dump(dict(values), sort_keys=False, allow_unicode=True))
+    return yaml.safe_dump(dict(values), sort_keys=False, allow_unicode=True)
 
 
 def read_table(path: Path) -> dict[str, Any]:
@@ -74,7 +74,7 @@ def _put(table: dict[str, Any], path: list[str], value: Any, key: str) -> None:
 
 def build(kind: type[T], values: Mapping[str, Any], where: str = "") -> T:
     """A dataclass from a table; :class:`ConfigError` for an unknown name, a wrong type, or what the class refuses."""
-    hints = _hints(kind)
+    hints = _hints(cast(type, kind))
     given: dict[str, Any] = {}
     for name, value in values.items():
         if name not in hints:

@@ -14,8 +14,13 @@ def whole(tensor: Tensor) -> Tensor:
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
 
 
+def local(tensor: Tensor) -> Tensor:
+    """The tensor itself, or this process's shard of it: the same memory, without the cost of a distributed call."""
+    return tensor.to_local() if isinstance(tensor, DTensor) else tensor
+
+
 def like(tensor: Tensor, model: Tensor) -> Tensor:
-    """A whole tensor, which every process holds, laid out as ``model`` is: this process's shard of it, on its device."""
+    """A whole tensor, which every process holds, as ``model`` lies: this process's shard of it, on its device."""
     tensor = tensor.to(model.device)
     if not isinstance(model, DTensor):
         return tensor

@@ -31,11 +31,10 @@ class Checkpoints:
     def save(self, state: Mapping[str, Any], step: int) -> Path:
         """Write the state of a run after ``step`` steps, then let the oldest go."""
         path = self.folder / f"step-{step:09d}.pt"
-        with replacing(path) as temporary:
-            with temporary.open("wb") as file:
-                torch.save(dict(state), file)
-                file.flush()
-                os.fsync(file.fileno())  # else a crash of the machine could leave the name without the content
+        with replacing(path) as temporary, temporary.open("wb") as file:
+            torch.save(dict(state), file)
+            file.flush()
+            os.fsync(file.fileno())  # else a crash of the machine could leave the name without the content
         for old in self.files()[: -self.keep]:
             old.unlink()
         return path
