@@ -17,6 +17,17 @@ __version__ = "0.1.0"
 if TYPE_CHECKING:
     from openblip.blip import Blip as Blip
     from openblip.blip import load as load
+    from openblip.compat.transformers_api import BlipConfig as BlipConfig
+    from openblip.compat.transformers_api import BlipForConditionalGeneration as BlipForConditionalGeneration
+    from openblip.compat.transformers_api import BlipForImageTextRetrieval as BlipForImageTextRetrieval
+    from openblip.compat.transformers_api import BlipForQuestionAnswering as BlipForQuestionAnswering
+    from openblip.compat.transformers_api import BlipImageProcessor as BlipImageProcessor
+    from openblip.compat.transformers_api import BlipModel as BlipModel
+    from openblip.compat.transformers_api import BlipProcessor as BlipProcessor
+    from openblip.compat.transformers_api import BlipTextConfig as BlipTextConfig
+    from openblip.compat.transformers_api import BlipTextModel as BlipTextModel
+    from openblip.compat.transformers_api import BlipVisionConfig as BlipVisionConfig
+    from openblip.compat.transformers_api import BlipVisionModel as BlipVisionModel
     from openblip.errors import CheckpointError as CheckpointError
     from openblip.errors import ConfigError as ConfigError
     from openblip.errors import DownloadError as DownloadError
@@ -33,6 +44,19 @@ _HOMES = {
     "openblip.blip": ("Blip", "load"),
     "openblip.runner": ("EncodedImage",),
     "openblip.results": ("Answer", "Caption", "Match"),
+    "openblip.compat.transformers_api": (
+        "BlipConfig",
+        "BlipForConditionalGeneration",
+        "BlipForImageTextRetrieval",
+        "BlipForQuestionAnswering",
+        "BlipImageProcessor",
+        "BlipModel",
+        "BlipProcessor",
+        "BlipTextConfig",
+        "BlipTextModel",
+        "BlipVisionConfig",
+        "BlipVisionModel",
+    ),
     "openblip.errors": (
         "CheckpointError",
         "ConfigError",

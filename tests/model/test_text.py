@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
@@ -61,8 +62,8 @@ def test_an_item_s_texts_share_its_memory(text: TextTransformer) -> None:
     torch.testing.assert_close(text.encode_grounded(IDS, None, text.project(IMAGES)), one_each)
 
 
-@pytest.mark.parametrize("sizes", [(7,), (1,) * 7, (3, 1, 3), (6, 1)])
-def test_steps_over_a_cache_equal_all_at_once(text: TextTransformer, sizes: tuple[int, ...]) -> None:
+@pytest.mark.parametrize("sizes", [[7], [1] * 7, [3, 1, 3], [6, 1]])
+def test_steps_over_a_cache_equal_all_at_once(text: TextTransformer, sizes: list[int]) -> None:
     memory = text.project(IMAGES)
     cache = Cache(TOY, rows=4, capacity=7, like=text.embeddings.word.weight)
     parts = [text.step(part, memory, cache) for part in torch.split(IDS, sizes, 1)]
@@ -84,11 +85,12 @@ def test_cached_rows_can_be_reordered_dropped_and_repeated(text: TextTransformer
 
 def test_padding_is_not_seen(text: TextTransformer) -> None:
     mask = torch.tensor([[1] * 4 + [0] * 3] * 4)
-    for call in (
+    calls: list[Callable[[Tensor, Tensor | None], Tensor]] = [
         lambda ids, m: text.encode(ids, m),
         lambda ids, m: text.encode_grounded(ids, m, IMAGES),
         lambda ids, m: text.decode(ids, m, IMAGES),
-    ):
+    ]
+    for call in calls:
         torch.testing.assert_close(call(IDS, mask)[:, :4], call(IDS[:, :4], None), atol=1e-5, rtol=1e-5)
     seen = torch.tensor([[1, 1, 1, 0, 0], [1] * 5])
     found = text.decode(IDS, None, IMAGES, seen)
