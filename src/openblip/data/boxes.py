@@ -120,6 +120,6 @@ def _cut(box: Box, window: tuple[int, int, int, int]) -> Box:
 
 
 def _turn_hue(image: Image.Image, share: float) -> Image.Image:
-    hsv = np.array(image.convert("HSV"))
-    hsv[..., 0] += np.uint8(round(share * 256) % 256)  # a circle of 256 steps, and so is the arithmetic
-    return Image.fromarray(hsv, "HSV").convert("RGB")
+    hue, saturation, value = image.convert("HSV").split()
+    hue = hue.point([(step + round(share * 256)) % 256 for step in range(256)])
+    return Image.merge("HSV", (hue, saturation, value)).convert("RGB")

@@ -10,7 +10,7 @@ import logging
 import random
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from typing import Any, Generic, TypeVar, cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -22,17 +22,15 @@ from openblip.data.tables import Source, Stream
 from openblip.data.tasks import Sample, Task
 from openblip.errors import InputError, OpenBlipError
 
-Batch = TypeVar("Batch")
-
 LOGGED = 10
 _log = logging.getLogger("openblip.data")
 
 
-class Loader(Generic[Batch]):
-    """Batches of tensors.
+class Loader:
+    """Batches, which are the task's named tensors, or whatever ``finish`` makes of these in the calling process.
 
-    ``finish`` makes a batch of the task's named tensors, in the calling process: normalises pixels and fills the
-    objective's dataclass. ``workers`` processes read and decode, each a batch at a time, ``ahead`` batches in all.
+    There pixels are normalised, on the device of the model, and the objective's dataclass is filled. ``workers``
+    processes read and decode, each a batch at a time, ``ahead`` batches in all.
 
     A record that cannot be used is replaced by another one, logged and listed in ``report`` with its address (with
     ``full=False`` it is left out). More than ``max_bad`` of them are an error; so is, always, a batch in whose place
@@ -47,7 +45,7 @@ class Loader(Generic[Batch]):
         task: Task,
         *,
         batch: int,
-        finish: Callable[[dict[str, Tensor]], Batch] = cast(Any, dict),  # noqa: B008
+        finish: Callable[[dict[str, Tensor]], Any] = dict,
         seed: int = 42,
         shuffle: bool = True,
         full: bool = True,
@@ -81,7 +79,7 @@ class Loader(Generic[Batch]):
             raise InputError(f"{self.source.name} is a stream: give length, the number of samples in an epoch")
         return steps
 
-    def epoch(self, epoch: int, start_step: int = 0) -> Iterator[Batch]:
+    def epoch(self, epoch: int, start_step: int = 0) -> Iterator[Any]:
         """The batches of an epoch from number ``start_step`` on.
 
         The workers go on into the next epoch while this one ends; asking for another place starts them anew.
@@ -102,7 +100,7 @@ class Loader(Generic[Batch]):
             self._running.close()
             self._running = None
 
-    def _batches(self, running: _Running) -> Iterator[Batch]:
+    def _batches(self, running: _Running) -> Iterator[Any]:
         for made in running:
             if isinstance(made, End):
                 running.place = made.epoch + 1, 0
@@ -259,6 +257,10 @@ class _Running:
         """Stop the thread and the workers, if there are any."""
         if isinstance(self._works, ReadAhead):
             self._works.close()
+        # Now and not when it is collected: an error's traceback may hold it until then, and collected in a circle it
+        # waits five seconds for each worker.
+        if (shut_down := getattr(self._made, "_shutdown_workers", None)) is not None:
+            shut_down()
         self._made = None
 
 

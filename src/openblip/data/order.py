@@ -146,8 +146,9 @@ class IndexedPlan:
         They lie half an epoch away, so that no unit soon comes a second time.
         """
         world, together = self.sharding.world, self.batch * self.sharding.world
-        found = (np.arange(min(SPARES * world, total - together)) + first + together + total // 2) % total
-        return found[(found < first) | (found >= first + together)][self.sharding.rank :: world]
+        outside = total - together
+        after = (np.arange(min(SPARES * world, outside)) + outside // 2) % max(outside, 1)
+        return ((first + together + after) % total)[self.sharding.rank :: world]
 
 
 def permutation(count: int, seed: int, epoch: int) -> NDArray[np.int64]:
