@@ -167,6 +167,13 @@ def test_processor_config_counts_before_preprocessor_config(tmp_path: Path) -> N
     assert not (folder / "processor_config.json").exists(), "a stale file would speak for the new model"
 
 
+def test_a_processor_config_of_text_alone_leaves_pictures_to_the_other_file(tmp_path: Path) -> None:
+    folder = tmp_path / "one"
+    saved("caption", folder, image=ImageSettings(size=48, mean=(0.1, 0.2, 0.3)))
+    (folder / "processor_config.json").write_text('{"processor_class": "BlipProcessor"}')
+    assert load(folder).image.mean == (0.1, 0.2, 0.3)
+
+
 def test_an_odd_processor_is_an_error_unless_pictures_are_told(tmp_path: Path) -> None:
     folder = tmp_path / "one"
     saved("caption", folder)

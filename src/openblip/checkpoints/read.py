@@ -6,12 +6,12 @@ import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
-from openblip.checkpoints import bundle, published, sizes
+from openblip.checkpoints import bundle, fetch, published, sizes
 from openblip.checkpoints.fit import Renamed, check, fits, rename
 from openblip.checkpoints.layouts import Family, Table, hub_config, nearest
 from openblip.checkpoints.storage import INDEX, PICKLE, SAFETENSORS, Stored, read_json, read_stored
@@ -20,9 +20,7 @@ from openblip.model.build import build
 from openblip.model.config import TASKS, ModelConfig, Task, TextConfig
 from openblip.model.vision import resize_positions
 from openblip.preprocess.settings import ImageSettings
-
-if TYPE_CHECKING:
-    from openblip.preprocess.text import Tokenizer
+from openblip.preprocess.text import Tokenizer
 
 
 @dataclass
@@ -261,8 +259,6 @@ def _tokenizer(
     given: Tokenizer | str | Path | bool | None, place: Path, layout: Table, text: TextConfig, *, stated: bool
 ) -> Tokenizer | None:
     """The tokenizer of a checkpoint. Where its files lack [DEC] and [ENC], a stated configuration tells their ids."""
-    from openblip.preprocess.text import Tokenizer
-
     if given is False or layout.task == "vision":
         return None
     if isinstance(given, Tokenizer):
@@ -273,8 +269,6 @@ def _tokenizer(
     if place.is_dir():
         has_one = any((place / name).is_file() for name in ("tokenizer.json", "vocab.txt"))
         return Tokenizer.from_folder(place, **ids) if has_one else None
-    from openblip.checkpoints import fetch
-
     return Tokenizer.from_vocab(fetch.bert_vocabulary())
 
 
@@ -302,18 +296,26 @@ def _with_tokens(config: ModelConfig, tokenizer: Tokenizer | None, place: Path, 
 def _image_settings(place: Path, config: ModelConfig, given: ImageSettings | None) -> tuple[ImageSettings, list[str]]:
     """How pictures are prepared: as given or as the folder's processor says, at the size that the model reads."""
     size = config.vision.image_size
-    files = [place / name for name in ("processor_config.json", "preprocessor_config.json") if (place / name).is_file()]
-    if given is None and not files:
+    file = _processor_file(place)
+    if given is None and file is None:
         return ImageSettings(size=size), []
     try:
-        settings = given or ImageSettings.from_processor_config(read_json(files[0]))
+        settings = given or ImageSettings.from_processor_config(read_json(cast(Path, file)))
     except ConfigError as error:
-        raise CheckpointError(f"{files[0]}: {error}. To prepare pictures in another way, give image=...") from error
+        raise CheckpointError(f"{file}: {error}. To prepare pictures in another way, give image=...") from error
     if settings.size == size or config.task == "text":
         return settings, []
-    source = files[0].name if given is None else "image="
+    source = file.name if given is None and file else "image="
     note = f"{source} says {settings.size} pixels a side; the model reads {size}, which counts"
     return dataclasses.replace(settings, size=size), [note]
+
+
+def _processor_file(place: Path) -> Path | None:
+    """The file that says how pictures are prepared; a ``processor_config.json`` of before 5.x speaks of text alone."""
+    combined, image = place / "processor_config.json", place / "preprocessor_config.json"
+    if combined.is_file() and (not image.is_file() or "image_processor" in read_json(combined)):
+        return combined
+    return image if image.is_file() else None
 
 
 # --- its tensors --------------------------------------------------------------------------------------------------
