@@ -18,8 +18,10 @@ from tests.compat.compat_toys import (
     WHOLE,
     WIDTH,
     Ours,
+    Theirs,
     close,
     ids,
+    our_config,
     pair,
     pixels,
     their_config,
@@ -588,6 +590,22 @@ def test_text_configuration_without_cross_attention() -> None:
     close(ours(ids(), pixels()), theirs(ids(), pixels()))
     with pytest.raises(ConfigError, match="cross-attention"):
         ours.get_multimodal_features(ids(), pixels())
+
+
+def test_random_start() -> None:
+    """Difference ``random-start``: 5.23 starts positions of the image encoder at almost nothing, ours as the paper."""
+    config = their_config()
+    theirs = Theirs.BlipForImageTextRetrieval(config)
+    ours = Ours.BlipForImageTextRetrieval(our_config(config))
+    by_name = dict(theirs.named_parameters())
+    for name, parameter in ours.named_parameters():
+        if name.endswith(("class_embedding", "position_embedding")):
+            assert by_name[name].std() < 1e-8 < 0.01 < parameter.std() < 0.03
+        elif parameter.ndim == 2:
+            assert 0.01 < parameter.std() < 0.03
+            assert 0.01 < by_name[name].std() < 0.03
+        elif name.endswith("bias") and "patch" not in name:
+            assert not parameter.any()
 
 
 def test_parts_work_alone() -> None:

@@ -222,6 +222,13 @@ class PreTrainedModel(HubNamed):
         """Whether there is a ``generate``."""
         return hasattr(self, "generate")
 
+    def _fresh(self, *layers: nn.Linear) -> None:
+        """Draw the start of heads as that library does."""
+        for layer in layers:
+            nn.init.normal_(layer.weight, std=self.config.initializer_range)
+            if layer.bias is not None:
+                nn.init.zeros_(layer.bias)
+
     def _asked(self, given: Any, name: str) -> Any:
         """An argument, or what the configuration says where it was left out."""
         return getattr(self.config, name) if given is None else given

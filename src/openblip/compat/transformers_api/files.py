@@ -9,7 +9,7 @@ from typing import Any
 
 from openblip.checkpoints import fetch
 from openblip.checkpoints.storage import replacing
-from openblip.errors import CheckpointError, InputError
+from openblip.errors import CheckpointError, DownloadError, InputError
 
 StrPath = str | os.PathLike[str]
 
@@ -43,15 +43,15 @@ def local_folder(name_or_path: StrPath, kwargs: Mapping[str, Any]) -> tuple[Path
 
 
 def _snapshot(repository: str, asked: Mapping[str, Any], local_only: bool) -> Path:
+    """A repository by revision, or with credentials or a cache of its own."""
     from huggingface_hub import snapshot_download
 
+    only_here = local_only or fetch.is_offline()
     try:
-        found = snapshot_download(
-            repository, local_files_only=local_only or fetch.is_offline(), allow_patterns=_PATTERNS, **asked
-        )
-    except ValueError as error:
-        raise InputError(f"{repository!r}: {error}") from error
-    return Path(str(found))
+        return Path(str(snapshot_download(repository, local_files_only=only_here, allow_patterns=_PATTERNS, **asked)))
+    except Exception as error:  # the client lets through whatever its transport raises
+        reason = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+        raise DownloadError(f"cannot fetch {repository} from the hub: {reason}") from error
 
 
 _PATTERNS = ["*.json", "vocab.txt", "*.safetensors", "pytorch_model*.bin"]

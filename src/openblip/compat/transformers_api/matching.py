@@ -31,6 +31,7 @@ class BlipForImageTextRetrieval(PreTrainedModel):
         self.vision_proj = nn.Linear(vision.hidden_size, width)
         self.text_proj = nn.Linear(text.hidden_size, width)
         self.itm_head = nn.Linear(text.hidden_size, 2)
+        self._fresh(self.vision_proj, self.text_proj, self.itm_head)
         self.decoder_pad_token_id = text.pad_token_id
         self.decoder_start_token_id = text.bos_token_id
 

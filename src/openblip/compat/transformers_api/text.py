@@ -114,7 +114,10 @@ class BlipTextModel(HubPart, PreTrainedModel):
             states = self.model.decode_embedded(x, attention_mask, memory, cache=cache, trace=trace)
         else:
             states = self.model.encode_embedded(x, attention_mask, memory, trace=trace)
-        pooled = None if self.model.pooler is None else self.model.pool(first_states(states, kept)[:, None])
+        pooled = None
+        if self.model.pooler is not None:
+            first = first_states(states, kept if past_key_values is None else None)
+            pooled = self.model.pool(first[:, None])
         output = BaseModelOutputWithPoolingAndCrossAttentions(
             last_hidden_state=states,
             pooler_output=pooled,
@@ -149,7 +152,7 @@ class BlipTextModel(HubPart, PreTrainedModel):
         elif places is None and cache is not None and cache.lengths is not None:
             places = cache.lengths[:, None] + torch.arange(new, device=words.device)
         if cache is not None:
-            if start == 0 and places is not None and kept is not None:
+            if start == 0 and kept is not None:
                 cache.lengths = kept.sum(1)
             elif cache.lengths is not None:
                 cache.lengths = cache.lengths + new

@@ -31,6 +31,7 @@ class BlipModel(PreTrainedModel):
         self.vision_model = BlipVisionModel(vision)
         self.visual_projection = nn.Linear(vision.hidden_size, width, bias=False)
         self.text_projection = nn.Linear(text.hidden_size, width, bias=False)
+        self._fresh(self.visual_projection, self.text_projection)
         self.logit_scale = nn.Parameter(torch.tensor(config.logit_scale_init_value))
 
     @accepts_order_of_4(
