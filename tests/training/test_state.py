@@ -1,0 +1,308 @@
+"""Checkpoints that survive, runs that go on bit for bit, random states, and averages of checkpoints."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import random
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from openblip.errors import CheckpointError, TrainingError
+from openblip.training.config import AdamWSettings, LoopSettings, Precision
+from openblip.training.distributed import Alone, Place
+from openblip.training.loop import Evaluation, Progress, Trainer
+from openblip.training.reports import JsonLines, read_log
+from openblip.training.schedule import Schedule
+from openblip.training.state import (
+    Checkpoints,
+    average,
+    random_state,
+    read_state,
+    same_random_state,
+    seed_everything,
+    set_random_state,
+)
+from tests.training import survivor
+from tests.training.loop_toys import ToyLoader, toy_captioning, weights
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+CPU = torch.device("cpu")
+ROOT = Path(__file__).parents[2]
+
+
+# --- killed -------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, torch.Tensor], list[dict[str, object]]]:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    folder = tmp_path_factory.mktemp("uninterrupted")
+    run = survivor.trainer(folder)
+    run.run()
+    torch.set_num_threads(threads)
+    return weights(run.objective), without_clocks(folder / "log.jsonl")
+
+
+def without_clocks(log: Path) -> list[dict[str, object]]:
+    clocks = ("images_per_second", "eta_seconds")
+    return [{k: v for k, v in record.items() if k not in clocks} for record in read_log(log)]
+
+
+@pytest.fixture(scope="module")
+def survived(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[tuple[int, ...]]]:
+    """The folder of the runs that were killed, and for each how often it died and how often it went on."""
+    folder = tmp_path_factory.mktemp("survived")
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-m", "tests.training.survivor", str(folder), "11"]
+    done = subprocess.run(command, env=environment, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return folder, [tuple(map(int, line.split())) for line in done.stdout.splitlines()]
+
+
+@pytest.mark.parametrize("killed", ["outside", "inside"])
+def test_a_run_killed_again_and_again_ends_as_if_it_never_was(
+    uninterrupted: tuple[dict[str, torch.Tensor], list[dict[str, object]]],
+    survived: tuple[Path, list[tuple[int, ...]]],
+    killed: str,
+) -> None:
+    """Killed from outside at random times, or by itself while it writes a checkpoint and its log."""
+    folder, (outside, inside) = survived[0] / killed, survived[1]
+    deaths, resumed = outside if killed == "outside" else inside
+    assert deaths == (5 if killed == "outside" else 4)
+    assert resumed >= 3
+    expected, log = uninterrupted
+    final = torch.load(folder / "final.pt")
+    assert final.keys() == expected.keys()
+    for name in expected:
+        assert torch.equal(final[name], expected[name]), name
+    assert without_clocks(folder / "log.jsonl") == log
+    assert [record["step"] for record in log] == [3, 5, 6, 9, 10, 12, 15]
+    left = sorted(path.name for path in (folder / "checkpoints").iterdir())
+    assert left == ["step-000000014.pt", "step-000000015.pt"], "two whole ones are kept, and no halves"
+
+
+# --- checkpoints --------------------------------------------------------------------------------------------------
+
+
+def test_checkpoints_are_whole_or_not_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    checkpoints = Checkpoints(tmp_path, keep=2)
+    for step in (1, 2, 10):
+        checkpoints.save({"step": step}, step)
+    assert [path.name for path in checkpoints.files()] == ["step-000000002.pt", "step-000000010.pt"]
+    newest = checkpoints.latest()
+    assert newest is not None
+    assert read_state(newest) == {"step": 10}
+    monkeypatch.setattr("openblip.training.state.torch.save", lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        checkpoints.save({"step": 11}, 11)
+    assert checkpoints.latest() == newest
+    assert len(list(tmp_path.iterdir())) == 2
+
+
+def test_a_damaged_checkpoint_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "step-000000001.pt"
+    path.write_bytes(b"not a checkpoint")
+    with pytest.raises(CheckpointError, match="step-000000001"):
+        read_state(path)
+
+
+def test_averages_are_means_of_the_model_alone(tmp_path: Path) -> None:
+    checkpoints = Checkpoints(tmp_path)
+    for step in range(1, 4):
+        state = {"model.w": torch.full((2,), float(step)), "model.n": torch.tensor(step), "twin.w": torch.zeros(2)}
+        checkpoints.save({"objective": state}, step)
+    found = average(checkpoints.files()[-2:], "model.")
+    assert found.keys() == {"w", "n"}
+    assert found["w"].tolist() == [2.5, 2.5]
+    assert found["n"].dtype == torch.int64
+    with pytest.raises(CheckpointError, match="no checkpoint"):
+        average([], "model.")
+
+
+# --- random states ------------------------------------------------------------------------------------------------
+
+
+def draws() -> list[float]:
+    return [
+        random.random(),
+        random.gauss(0, 1),
+        float(np.random.rand()),
+        float(np.random.randn()),
+        float(torch.rand(())),
+    ]
+
+
+def test_random_states_come_back_through_a_file(tmp_path: Path) -> None:
+    seed_everything(3)
+    draws()  # leaves a second gaussian number waiting in python and numpy
+    path = Checkpoints(tmp_path).save({"random": random_state(CPU)}, 1)
+    expected = draws()
+    draws()
+    set_random_state(read_state(path)["random"], CPU)
+    assert draws() == expected
+
+
+def test_a_block_that_draws_leaves_no_trace() -> None:
+    seed_everything(4)
+    expected = draws()
+    seed_everything(4)
+    with same_random_state(CPU):
+        draws()
+    assert draws() == expected
+
+
+# --- the loop -----------------------------------------------------------------------------------------------------
+
+
+def trainer(folder: Path, settings: LoopSettings, loader: ToyLoader | None = None, **more: object) -> Trainer:
+    options: dict[str, object] = {"schedule": Schedule(kind="constant", lr=1e-3), "optimizer": AdamWSettings(), **more}
+    return Trainer(
+        Alone(toy_captioning(dropout=True)),
+        loader or ToyLoader(),
+        settings,
+        place=Place(CPU),
+        checkpoints=Checkpoints(folder),
+        **options,  # type: ignore[arg-type]
+    )
+
+
+def test_accumulated_batches_are_one_large_step(tmp_path: Path) -> None:
+    """Without dropout, two batches of equally many tokens make the step that one of twice the size makes."""
+
+    class Equal(ToyLoader):
+        def batch(self, epoch: int, step: int) -> Any:
+            made = super().batch(epoch, step)
+            return dataclasses.replace(made, mask=torch.ones_like(made.mask))
+
+    class Joined(Equal):
+        def batch(self, epoch: int, step: int) -> Any:
+            two = [super(Joined, self).batch(epoch, 2 * step + i) for i in range(2)]
+            fields = {name: torch.cat([getattr(one, name) for one in two]) for name in ("pixels", "ids", "mask")}
+            return dataclasses.replace(two[0], **fields)
+
+    found = []
+    for loader, accumulate in ((Equal(steps_per_epoch=3), 2), (Joined(steps_per_epoch=2), 1)):
+        made = Trainer(
+            Alone(toy_captioning()),
+            loader,
+            LoopSettings(accumulate=accumulate),
+            place=Place(CPU),
+            checkpoints=Checkpoints(tmp_path / str(accumulate)),
+            optimizer=AdamWSettings(),
+            schedule=Schedule(kind="constant", lr=1e-3),
+        )
+        assert made.steps_per_epoch == 2
+        made._step([loader.batch(0, i) for i in range(accumulate)])
+        found.append(weights(made.objective))
+        assert made.run().step == 2, "the last step of an epoch makes do with fewer batches"
+    for name in found[0]:
+        torch.testing.assert_close(found[0][name], found[1][name], atol=2e-5, rtol=0)
+
+
+def test_precisions_train_nearly_the_same(tmp_path: Path) -> None:
+    losses = {}
+    precisions: tuple[Precision, ...] = ("fp32", "bf16", "fp16")
+    for precision in precisions:
+        settings = LoopSettings(epochs=2, log_every=8, precision=precision)
+        log = tmp_path / precision / "log.jsonl"
+        made = trainer(tmp_path / precision, settings, reporters=[JsonLines(log)])
+        assert made.scaler.is_enabled() is (precision == "fp16")
+        made.run()
+        assert {p.dtype for p in made.objective.parameters()} == {torch.float32}
+        losses[precision] = [record["loss"] for record in read_log(log)]
+        state = read_state(made.checkpoints.files()[-1])
+        assert bool(state["scaler"]) is (precision == "fp16")
+    assert losses["bf16"] == pytest.approx(losses["fp32"], rel=0.02)
+    assert losses["fp16"] == pytest.approx(losses["fp32"], rel=0.02)
+    assert losses["bf16"] != losses["fp32"]
+
+
+def test_evaluation_keeps_the_best_and_stops_early(tmp_path: Path) -> None:
+    values = iter([0.2, 0.5, 0.4, 0.3, 0.9])
+    kept: list[float] = []
+    seen: list[tuple[int, bool]] = []
+
+    def evaluate(model: torch.nn.Module, progress: Progress) -> Evaluation:
+        seen.append((progress.step, model.training))
+        kept.append(0.0)
+        return Evaluation({"score": next(values)}, [{"image": "a.jpg", "caption": "a dog"}])
+
+    settings = LoopSettings(epochs=9, metric="score", patience=2)
+    best: list[int] = []
+    log = tmp_path / "log.jsonl"
+    made = trainer(
+        tmp_path,
+        settings,
+        evaluate=evaluate,
+        keep_best=lambda model: best.append(len(kept)),
+        reporters=[JsonLines(log)],
+    )
+    progress = made.run()
+    assert seen == [(4, False), (8, False), (12, False), (16, False)]
+    assert best == [1, 2]
+    assert (progress.best, progress.stopped, progress.epoch) == (0.5, True, 4)
+    evaluations = [record for record in read_log(log) if record["kind"] == "evaluation"]
+    assert [record["score"] for record in evaluations] == [0.2, 0.5, 0.4, 0.3]
+    assert evaluations[0]["samples"] == [{"image": "a.jpg", "caption": "a dog"}]
+    again = trainer(tmp_path, settings, evaluate=evaluate)
+    assert again.run(resume=True) == progress, "a run that has stopped stays so"
+
+
+def test_the_least_can_be_the_best(tmp_path: Path) -> None:
+    values = iter([3.0, 1.0, 2.0])
+    settings = LoopSettings(epochs=3, metric="loss", goal="min")
+    made = trainer(tmp_path, settings, evaluate=lambda model, progress: Evaluation({"loss": next(values)}))
+    assert made.run().best == 1.0
+
+
+def test_evaluations_within_an_epoch(tmp_path: Path) -> None:
+    seen: list[int] = []
+
+    def evaluate(model: torch.nn.Module, progress: Progress) -> Evaluation:
+        seen.append(progress.step)
+        return Evaluation()
+
+    trainer(tmp_path, LoopSettings(epochs=2, evaluate_every=0, evaluate_steps=3), evaluate=evaluate).run()
+    assert seen == [3, 6]
+
+
+def test_a_loss_that_is_no_number_ends_the_run(tmp_path: Path) -> None:
+    class Broken(ToyLoader):
+        def batch(self, epoch: int, step: int) -> object:
+            made = super().batch(epoch, step)
+            return dataclasses.replace(made, pixels=made.pixels * (float("nan") if step == 2 else 1.0))
+
+    with pytest.raises(TrainingError, match="no longer a number at step 3"):
+        trainer(tmp_path, LoopSettings(log_every=1), Broken()).run()
+
+
+def test_a_checkpoint_of_another_model_is_refused(tmp_path: Path) -> None:
+    made = trainer(tmp_path, LoopSettings())
+    made.run()
+    state = read_state(made.checkpoints.files()[-1])
+    state["objective"]["model.vision.norm.weight"] = torch.zeros(3)
+    with pytest.raises(CheckpointError, match=r"vision\.norm\.weight has the shape"):
+        made._restore(state)
+    with pytest.raises(CheckpointError, match="another model"):
+        made._restore({**state, "objective": {}})
+    with pytest.raises(CheckpointError, match="format"):
+        made._restore({})
+
+
+def test_another_number_of_processes_goes_on_only_between_epochs(tmp_path: Path) -> None:
+    made = trainer(tmp_path, LoopSettings(save_every=3, keep=9))
+    made.run()
+    within, end = (read_state(path) for path in made.checkpoints.files())
+    with pytest.raises(CheckpointError, match="on 2 processes"):
+        made._restore({**within, "processes": 2})
+    made._restore({**end, "processes": 2})
+    assert made.progress.epoch == 1
