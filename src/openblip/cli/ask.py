@@ -55,4 +55,4 @@ def ask(
                     record = {"question": asked, **asdict(one)}
                     yield Line(image, [asked, one.text, f"{one.probability:.3f}"], record)
 
-    print_results(["question", "answer", "probability"], lines(), as_json=json)
+    print_results(["question", "answer", "probability"], lines(), len(images), as_json=json)

@@ -56,4 +56,4 @@ def caption(
             for one in result if num > 1 else [result]:
                 yield Line(image, [one.text, f"{one.logprob:.2f}"], asdict(one))
 
-    print_results(["caption", "logprob"], lines(), as_json=json)
+    print_results(["caption", "logprob"], lines(), len(images), as_json=json)

@@ -46,4 +46,4 @@ def match(
                 cells = [said, f"{one.probability:.3f}", f"{one.similarity:.3f}"]
                 yield Line(image, cells, {"text": said, **asdict(one)})
 
-    print_results(["text", "probability", "similarity"], lines(), as_json=json)
+    print_results(["text", "probability", "similarity"], lines(), len(images), as_json=json)
