@@ -12,6 +12,8 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from openblip.checkpoints.read import load
+from openblip.checkpoints.write import save
 from openblip.errors import CheckpointError, DownloadError, InputError
 from tests.compat.compat_toys import CLASSES, WHOLE, Ours, Theirs, close, ids, pair, pixels
 
@@ -78,8 +80,9 @@ def test_saving_a_given_state_and_elsewhere_than_a_folder(tmp_path: Path) -> Non
     (tmp_path / "file").write_text("")
     with pytest.raises(InputError, match="is a file"):
         ours.save_pretrained(tmp_path / "file")
-    with pytest.raises(TypeError, match="pushh"):
-        ours.save_pretrained(tmp_path / "model", pushh=True)
+    ours.save_pretrained(tmp_path / "model", push_to_hub=False)
+    with pytest.raises(TypeError, match="push_to_hub"):
+        ours.save_pretrained(tmp_path / "model", push_to_hub=True)
 
 
 @pytest.mark.parametrize("stored", [torch.float32, torch.float16, torch.bfloat16])
@@ -113,17 +116,17 @@ def test_floating_types(stored: torch.dtype, tmp_path: Path) -> None:
 def test_configuration_fields_and_other_arguments(tmp_path: Path) -> None:
     theirs, _ = pair("BlipForConditionalGeneration")
     theirs.save_pretrained(tmp_path)
-    load = Ours.BlipForConditionalGeneration.from_pretrained
-    model = load(tmp_path, output_attentions=True, text_config={"label_smoothing": 0.3}, low_cpu_mem_usage=True)
+    read = Ours.BlipForConditionalGeneration.from_pretrained
+    model = read(tmp_path, output_attentions=True, text_config={"label_smoothing": 0.3}, low_cpu_mem_usage=True)
     assert model.config.output_attentions is True
     assert model.text_decoder.label_smoothing == 0.3
     config = Ours.BlipConfig.from_pretrained(tmp_path, label_smoothing=0.2)
-    assert load(tmp_path, config=config).config.label_smoothing == 0.2
-    assert load(tmp_path, config=tmp_path / "config.json").config == load(tmp_path).config
-    assert load(str(tmp_path), device_map="cpu").device.type == "cpu"
-    assert load(tmp_path, device_map={"": "cpu"}, attn_implementation="sdpa").device.type == "cpu"
-    assert load(tmp_path.parent, subfolder=tmp_path.name).num_parameters() == theirs.num_parameters()
-    _, info = load(tmp_path, output_loading_info=True)
+    assert read(tmp_path, config=config).config.label_smoothing == 0.2
+    assert read(tmp_path, config=tmp_path / "config.json").config == read(tmp_path).config
+    assert read(str(tmp_path), device_map="cpu").device.type == "cpu"
+    assert read(tmp_path, device_map={"": "cpu"}, attn_implementation="sdpa").device.type == "cpu"
+    assert read(tmp_path.parent, subfolder=tmp_path.name).num_parameters() == theirs.num_parameters()
+    _, info = read(tmp_path, output_loading_info=True)
     assert info == {"missing_keys": [], "unexpected_keys": [], "mismatched_keys": []}
     for options, error in (
         ({"foo": 1}, TypeError),
@@ -131,7 +134,7 @@ def test_configuration_fields_and_other_arguments(tmp_path: Path) -> None:
         ({"device_map": {"vision_model": 0, "text_decoder": 1}}, InputError),
     ):
         with pytest.raises(error):
-            load(tmp_path, **options)
+            read(tmp_path, **options)
 
 
 def test_the_stored_eps_is_used(tmp_path: Path) -> None:
@@ -163,7 +166,7 @@ def test_missing_and_unknown_weights_are_errors(tmp_path: Path, caplog: pytest.L
     message = str(caught.value)
     assert "missing (" in message
     assert "unknown (" in message
-    assert "It is a checkpoint for 'match'" in message
+    assert "It holds a BlipForImageTextRetrieval" in message
     assert "allow_missing=True" in message
     with caplog.at_level(logging.WARNING):
         model, info = Ours.BlipModel.from_pretrained(tmp_path, allow_missing=True, output_loading_info=True)
@@ -178,15 +181,40 @@ def test_missing_and_unknown_weights_are_errors(tmp_path: Path, caplog: pytest.L
 def test_misshapen_weights_are_errors(tmp_path: Path) -> None:
     theirs, _ = pair("BlipForImageTextRetrieval")
     theirs.save_pretrained(tmp_path)
-    load = Ours.BlipForImageTextRetrieval.from_pretrained
+    read = Ours.BlipForImageTextRetrieval.from_pretrained
     with pytest.raises(CheckpointError, match=r"size mismatch for vision_proj\.weight"):
-        load(tmp_path, image_text_hidden_size=8)
-    model, info = load(tmp_path, image_text_hidden_size=8, ignore_mismatched_sizes=True, output_loading_info=True)
+        read(tmp_path, image_text_hidden_size=8)
+    model, info = read(tmp_path, image_text_hidden_size=8, ignore_mismatched_sizes=True, output_loading_info=True)
     assert model.vision_proj.weight.shape == (8, 32)
     assert set(info["mismatched_keys"]) == {
         f"{part}_proj.{kind}" for part in ("vision", "text") for kind in ("weight", "bias")
     }
-    assert set(info["missing_keys"]) == set(info["mismatched_keys"])
+    assert info["missing_keys"] == []
+    with pytest.raises(CheckpointError, match="pass allow_missing=True"):
+        Ours.BlipModel.from_pretrained(tmp_path, ignore_mismatched_sizes=True)
+
+
+def test_our_own_folders(tmp_path: Path) -> None:
+    """What `openblip` itself writes and reads is the same folder; what only its part says is carried along."""
+    for name, task in (
+        ("BlipForConditionalGeneration", "caption"),
+        ("BlipForQuestionAnswering", "answer"),
+        ("BlipForImageTextRetrieval", "match"),
+        ("BlipModel", "two_tower"),
+        ("BlipTextModel", "text"),
+        ("BlipVisionModel", "vision"),
+    ):
+        _, ours = pair(name)
+        ours.save_pretrained(tmp_path / task)
+        loaded = load(tmp_path / task, tokenizer=False, published_eps=False)
+        assert loaded.config.task == task
+        save(loaded, tmp_path / f"{task}-again", prompt="see: " if task == "caption" else None)
+        again = getattr(Ours, name).from_pretrained(tmp_path / f"{task}-again")
+        close(again(**_inputs(name)), ours(**_inputs(name)))
+        again.save_pretrained(tmp_path / f"{task}-third")
+        third = load(tmp_path / f"{task}-third", tokenizer=False, published_eps=False)
+        assert third.config == load(tmp_path / f"{task}-again", tokenizer=False, published_eps=False).config
+        assert task != "caption" or third.prompt == "see: "
 
 
 def test_old_files(tmp_path: Path) -> None:
@@ -207,23 +235,23 @@ def test_old_files(tmp_path: Path) -> None:
 
 def test_damaged_and_absent_checkpoints(tmp_path: Path) -> None:
     theirs, _ = pair("BlipForConditionalGeneration")
-    load = Ours.BlipForConditionalGeneration.from_pretrained
+    read = Ours.BlipForConditionalGeneration.from_pretrained
     with pytest.raises(CheckpointError):
-        load(tmp_path / "nothing-here")
+        read(tmp_path / "nothing-here")
     with pytest.raises(CheckpointError):
-        load(tmp_path)
+        read(tmp_path)
     theirs.save_pretrained(tmp_path)
     weights = tmp_path / "model.safetensors"
     whole = weights.read_bytes()
     weights.write_bytes(whole[: len(whole) // 2])
     with pytest.raises(CheckpointError, match="damaged"):
-        load(tmp_path)
+        read(tmp_path)
     weights.unlink()
     with pytest.raises(CheckpointError, match="neither"):
-        load(tmp_path)
+        read(tmp_path)
     save_file({"other.weight": torch.zeros(1)}, weights)
     with pytest.raises(CheckpointError, match="missing"):
-        load(tmp_path)
+        read(tmp_path)
 
 
 def test_hub_ids_need_the_network(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

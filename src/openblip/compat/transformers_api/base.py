@@ -13,7 +13,7 @@ from typing import Any, ClassVar, TypeVar, cast
 import torch
 from torch import Tensor, nn
 
-from openblip.checkpoints.fit import fits
+from openblip.checkpoints.layouts import nearest
 from openblip.checkpoints.storage import (
     INDEX,
     PICKLE,
@@ -36,14 +36,7 @@ F = TypeVar("F", bound=Callable[..., Any])
 _log = logging.getLogger(__name__)
 _STALE = (SAFETENSORS + INDEX, PICKLE + INDEX)
 # Accepted and without effect here: what they ask for is always so, or concerns that library's own machinery.
-_WITHOUT_EFFECT = (
-    "low_cpu_mem_usage",
-    "weights_only",
-    "use_safetensors",
-    "_fast_init",
-    "disable_mmap",
-    "use_auth_token",
-)
+_WITHOUT_EFFECT = ("low_cpu_mem_usage", "weights_only", "use_safetensors", "_fast_init", "disable_mmap")
 
 
 class PreTrainedModel(HubNamed):
@@ -89,8 +82,7 @@ class PreTrainedModel(HubNamed):
         tensors = cls._own_tensors(dict(read_stored(folder).tensors), settled)
         kind = _floating_type(dtype if dtype is not None else torch_dtype, settled, tensors)
         settled.dtype = kind
-        allow_missing = allow_missing or ignore_mismatched_sizes
-        with torch.device("cpu" if allow_missing else "meta"):
+        with torch.device("cpu" if allow_missing or ignore_mismatched_sizes else "meta"):
             model = cls(settled, *model_args, **kwargs)
         model.to(kind)
         info = model._fill(
@@ -137,23 +129,23 @@ class PreTrainedModel(HubNamed):
             mismatched = [name for name, tensor in tensors.items() if name in own and own[name].shape != tensor.shape]
             tensors = {name: tensor for name, tensor in tensors.items() if name not in mismatched}
         try:
-            result = self.load_state_dict(tensors, strict=False, assign=not allow_missing)
+            result = self.load_state_dict(tensors, strict=False, assign=not (allow_missing or drop_misshapen))
         except RuntimeError as error:
             raise CheckpointError(f"{source} does not fit {type(self).__name__}: {error}") from error
-        missing, unexpected = list(result.missing_keys), list(result.unexpected_keys)
-        if not missing and not unexpected:
-            return {"missing_keys": [], "unexpected_keys": [], "mismatched_keys": []}
-        problems = [
-            f"{len(names)} {kind} ({listed(names)})"
-            for kind, names in (("missing", missing), ("unknown", unexpected))
-            if names
-        ]
+        missing = [name for name in result.missing_keys if name not in mismatched]
+        found = {"missing": missing, "unknown": list(result.unexpected_keys), "of another shape": mismatched}
+        problems = [f"{len(names)} {kind} ({listed(names)})" for kind, names in found.items() if names]
         complaint = f"{source} does not fit {type(self).__name__}: tensors {'; '.join(problems)}"
-        if not allow_missing:
+        if (missing or result.unexpected_keys) and not allow_missing:
             advice = "To start from it all the same, pass allow_missing=True: missing ones are then random"
-            raise CheckpointError(f"{complaint}. {fits(tensors.keys(), self.task)} {advice}".replace("  ", " "))
-        _log.warning("%s; missing ones are random now", complaint)
-        return {"missing_keys": missing, "unexpected_keys": unexpected, "mismatched_keys": mismatched}
+            raise CheckpointError(f"{complaint}. {_holds(tensors)}{advice}")
+        if problems:
+            _log.warning("%s; what is missing or of another shape is random now", complaint)
+        return {
+            "missing_keys": missing,
+            "unexpected_keys": list(result.unexpected_keys),
+            "mismatched_keys": mismatched,
+        }
 
     def save_pretrained(
         self,
@@ -168,8 +160,8 @@ class PreTrainedModel(HubNamed):
 
         ``state_dict`` replaces the model's own weights; ``max_shard_size`` has no effect: all goes into one file.
         """
-        if kwargs:
-            raise TypeError(f"save_pretrained has no option {', '.join(sorted(kwargs))}")
+        if unknown := [name for name, value in kwargs.items() if value]:  # `push_to_hub=False` asks for nothing
+            raise TypeError(f"save_pretrained has no option {', '.join(unknown)}")
         if not is_main_process:
             return
         folder = Path(save_directory)
@@ -272,6 +264,23 @@ def chosen_states(states: Sequence[Tensor], wanted: Any) -> tuple[Tensor | None,
         return tuple(states)
     places = {place % len(states) for place in ([wanted] if isinstance(wanted, int) else wanted)}
     return tuple(state if place in places else None for place, state in enumerate(states))
+
+
+# Which class holds what the hub's folders hold.
+_CLASSES: dict[str, str] = {
+    "caption": "BlipForConditionalGeneration",
+    "answer": "BlipForQuestionAnswering",
+    "match": "BlipForImageTextRetrieval",
+    "two_tower": "BlipModel",
+    "text": "BlipTextModel",
+    "vision": "BlipVisionModel",
+}
+
+
+def _holds(tensors: Mapping[str, Tensor]) -> str:
+    """A sentence that names the class of a file's tensors, if there is one."""
+    table, distance = nearest(tensors, "hub")
+    return f"It holds a {_CLASSES[table.task]}. " if distance == 0 and table.task in _CLASSES else ""
 
 
 def _floating_type(

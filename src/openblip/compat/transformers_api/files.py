@@ -24,6 +24,7 @@ def local_folder(name_or_path: StrPath, kwargs: Mapping[str, Any]) -> tuple[Path
     """
     rest = dict(kwargs)
     where = {name: rest.pop(name, None) for name in ("revision", "token", "cache_dir", "force_download")}
+    where["token"] = where["token"] or rest.pop("use_auth_token", None)
     local_only = bool(rest.pop("local_files_only", False))
     subfolder = rest.pop("subfolder", None) or ""
     for name in _IGNORED:
