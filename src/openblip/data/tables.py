@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import pickle
 from abc import ABC, abstractmethod
+from array import array
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, TypeAlias
@@ -114,9 +115,9 @@ class TableBuilder:
         self.columns = columns
         self._locate, self._keep = locate, keep
         self._packed = bytearray()
-        self._ends: list[int] = []
-        self._keys: list[int] = []
-        self._counts: list[tuple[int, ...]] = []
+        self._ends = array("q")
+        self._keys = array("Q")
+        self._counts = array("i")
         self._problems: list[Problem] = []
 
     def add(self, where: str, row: Mapping[str, Any], pictures: Sequence[Any] | None = None) -> None:
@@ -137,7 +138,7 @@ class TableBuilder:
         self._packed += pickle.dumps(packed, protocol=pickle.HIGHEST_PROTOCOL)
         self._ends.append(len(self._packed))
         self._keys.append(picture_key(record, written.image_id, self.name))
-        self._counts.append(tuple(record.counts().values()))
+        self._counts.extend(record.counts().values())
 
     def reject(self, where: str, reason: str) -> None:
         """Note a row that is no record."""
@@ -150,7 +151,7 @@ class TableBuilder:
         return Table(
             self.name,
             self._locate,
-            (np.frombuffer(bytes(self._packed), np.uint8), np.array(self._ends, np.int64)),
+            (np.array(self._packed, np.uint8), np.array(self._ends, np.int64)),
             {name: np.ascontiguousarray(column) for name, column in zip(names, counted, strict=True)},
             np.array(self._keys, np.uint64),
             self._problems,
