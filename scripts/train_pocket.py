@@ -3,9 +3,9 @@
     python scripts/train_pocket.py --data DATA --out runs/pocket
 
 DATA holds ``train/*.tar`` and ``val/*.tar`` (KEY.jpg + KEY.json with ``captions`` and ``qa``), and optionally
-``extra/*.tar`` with more questions. Three stages, each from the weights of the one before: the image encoder learns which
-words the captions of a picture use (the paper starts from a classifier too, one trained on ImageNet); pretraining (ITC +
-ITM + LM) on the captions; VQA. Each continues from its last checkpoint when started again. At the end OUT/bundle holds
+``extra/*.tar`` with more questions. Three stages, each from the weights of the one before: the image encoder learns
+which words people use of a picture (the paper starts from a classifier too, one trained on ImageNet); pretraining (ITC
++ ITM + LM) on the captions; VQA. Each continues from its last checkpoint when started again. At the end OUT/bundle holds
 the hub folders of the bundle.
 """
 
@@ -47,7 +47,7 @@ from openblip.training.objectives.pretraining import Pretraining, PretrainingBat
 VOCABULARY = 3500
 MAX_TOKENS = 30
 QUEUE = 64
-WORD_BATCH = 64
+WORD_BATCH = 16
 SETTINGS = ImageSettings(size=128)
 
 
@@ -182,6 +182,7 @@ class Words(nn.Module):
 def _see(options: argparse.Namespace, tokenizer: Tokenizer, train: list[Photo]) -> VisionTransformer:
     config = _config(tokenizer)
     objective = Words(VisionTransformer(config.vision), tokenizer.vocab_size)
+    _draw_wide(objective)
     steps_per_epoch = len(train) // WORD_BATCH
     rows = [
         tokenizer.encode([clean_caption(c, 30) for c in p.captions], "cls", MAX_TOKENS).ids.flatten() for p in train
@@ -199,9 +200,18 @@ def _see(options: argparse.Namespace, tokenizer: Tokenizer, train: list[Photo]) 
             chosen = order[start : start + WORD_BATCH]
             yield _pixels([_augment(train[i], rng) for i in chosen]), targets[chosen]
 
-    _fit(options, "words", objective, batches, objective, steps_per_epoch, options.word_epochs, options.lr, {"step": 0},
-         lambda: "")  # fmt: skip
+    _fit(options, "words", objective, batches, objective, steps_per_epoch, options.word_epochs, options.lr / 2,
+         {"step": 0}, lambda: "")  # fmt: skip
     return objective.vision
+
+
+def _draw_wide(model: nn.Module) -> None:
+    """Draw weights for this width: the published spread of 0.02 suits 768, and would start this one nearly linear."""
+    for name, parameter in model.named_parameters():
+        if name.endswith("pos_embed"):
+            nn.init.normal_(parameter, std=0.1)
+        elif parameter.ndim == 2 and "embeddings" not in name and "head" not in name:
+            nn.init.xavier_uniform_(parameter)
 
 
 def _pretrain(
@@ -209,6 +219,7 @@ def _pretrain(
 ) -> Pretrainer:
     model = build(_config(tokenizer))
     assert isinstance(model, Pretrainer)
+    _draw_wide(model)
     model.vision.load_state_dict(vision.state_dict())
     # With so few steps a slow twin and a long queue teach ITC to tell old features from new ones. Without momentum the
     # negatives are this batch and the last few pictures before it.
