@@ -69,6 +69,13 @@ def test_other_ways_to_store(name: str, tmp_path: Path) -> None:
     assert not (tmp_path / "pickle" / "pytorch_model.bin").exists()
 
 
+def test_all_weights_go_into_one_file(tmp_path: Path) -> None:
+    """Difference ``one-file``: ``max_shard_size`` has no effect when ours writes; shards are read."""
+    _, ours = pair("BlipVisionModel")
+    ours.save_pretrained(tmp_path, max_shard_size="1KB")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["config.json", "model.safetensors"]
+
+
 def test_saving_a_given_state_and_elsewhere_than_a_folder(tmp_path: Path) -> None:
     _, ours = pair("BlipVisionModel")
     changed = {name: tensor * 2 for name, tensor in ours.state_dict().items()}

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import json
+import pickle
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -244,6 +246,8 @@ def test_batch_feature_casts_floats_only() -> None:
     assert batch.to(torch.bfloat16).pixel_values.dtype == torch.bfloat16
     assert batch.to(device="cpu").input_ids.device.type == "cpu"
     assert dict(**batch).keys() == {"pixel_values", "input_ids"}
+    for other in (copy.deepcopy(batch), pickle.loads(pickle.dumps(batch))):
+        assert torch.equal(other.input_ids, batch.input_ids)
     with pytest.raises(KeyError):
         batch[0]  # type: ignore[index]
     with pytest.raises(AttributeError):

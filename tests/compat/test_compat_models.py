@@ -449,6 +449,7 @@ def test_strict_loading_speaks_hub_names(name: str, assign: bool) -> None:
 
 
 def test_tied_names() -> None:
+    """Difference ``tied-copies``: 5.23 lets a repeat that differs overwrite the tensor it repeats, or unties it."""
     theirs, ours = pair("BlipForConditionalGeneration")
     state = theirs.state_dict()
     repeats = [name for name in state if ".predictions.decoder." in name]

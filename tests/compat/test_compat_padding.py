@@ -259,8 +259,12 @@ def test_incremental_decoding_of_mixed_texts(left: bool) -> None:
 
 
 def test_masks_are_checked() -> None:
+    """Difference ``mask-shape``: 5.23 also takes masks with four axes."""
     _, ours = pair("BlipForImageTextRetrieval")
     with pytest.raises(InputError, match="row 1"):
         ours(ids(), pixels(), attention_mask=torch.tensor([[1] * 6, [0] * 6]))
     with pytest.raises(InputError, match="rows and columns"):
         ours(ids(), pixels(), attention_mask=torch.ones(2, 1, 1, 6))
+    _, ours = pair(CAPTIONER)
+    with pytest.raises(InputError, match="as many columns"):
+        ours.generate(pixels(), ids(), torch.ones(2, 5))

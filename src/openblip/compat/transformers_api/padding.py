@@ -52,6 +52,8 @@ def rows_alone(ids: Tensor, mask: Tensor | None) -> tuple[list[list[int]], list[
     if mask is None:
         mask = torch.ones_like(ids)
     kept = kept_columns(mask)
+    if mask.shape != ids.shape:
+        raise InputError(f"ids {tuple(ids.shape)} and mask {tuple(mask.shape)} need as many columns and rows")
     mask = mask.long()
     if kept is None:
         return ids.tolist(), mask.tolist()
