@@ -5,8 +5,8 @@
 DATA holds ``train/*.tar`` and ``val/*.tar`` (KEY.jpg + KEY.json with ``captions`` and ``qa``), and optionally
 ``extra/*.tar`` with more questions. Three stages, each from the weights of the one before: the image encoder learns
 which words people use of a picture (the paper starts from a classifier too, one trained on ImageNet); pretraining (ITC
-+ ITM + LM) on the captions; VQA. Each continues from its last checkpoint when started again. At the end OUT/bundle holds
-the hub folders of the bundle.
++ ITM + LM) on the captions; VQA. Each continues from its last checkpoint when started again. At the end OUT/bundle
+holds the hub folders of the bundle.
 """
 
 from __future__ import annotations
