@@ -149,7 +149,7 @@ def _open(data: DataSettings, places: Sequence[str], split: str | None) -> Sourc
 
 def train_loader(
     recipe: Recipe, source: Source | Stream, task: Task, image: ImageSettings, place: Place
-) -> Loader[Any]:
+) -> Loader:
     """Endless, shuffled, augmented; every process has its own share."""
     data = recipe.data
     return Loader(
@@ -170,7 +170,7 @@ def train_loader(
 
 def val_loader(
     recipe: Recipe, source: Source | Stream, task: Task, image: ImageSettings, place: Place, name: Name | None = None
-) -> Loader[Any]:
+) -> Loader:
     """All samples once, in their order, on one process; ``name`` is the task whose batches are made, if another."""
     return Loader(
         source,

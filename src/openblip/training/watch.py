@@ -84,7 +84,7 @@ class Watch:
 
     # Figures.
 
-    def _loader(self, source: Source | Stream) -> Loader[Any]:
+    def _loader(self, source: Source | Stream) -> Loader:
         recipe, task = self.recipe, self.task
         if recipe.task == "pretrain":  # whose batches do not tell which texts are of one picture
             limits = {name: getattr(task, name) for name in ("max_words", "max_tokens")}
