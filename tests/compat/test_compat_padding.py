@@ -22,7 +22,7 @@ pytestmark = [
 CAPTIONER, ANSWERER = "BlipForConditionalGeneration", "BlipForQuestionAnswering"
 LOUD = 0.3
 LENGTHS = [7, 3, 5, 7]
-SEEDS = (1, 2, 3)
+SEEDS = (1, 2)
 
 
 def _alone(rows: Tensor, mask: Tensor, row: int) -> tuple[Tensor, Tensor]:
