@@ -26,7 +26,7 @@ Found = list[dict[str, Any]]
 def found(tmp_path_factory: pytest.TempPathFactory) -> Found:
     """What both processes found, by rank."""
     folder = tmp_path_factory.mktemp("ranks")
-    spawn(ranks.work, (folder, ranks.free_port()), nprocs=2)
+    spawn(ranks.work, (folder, ranks.free_port()), nprocs=2)  # type: ignore[no-untyped-call]
     return [torch.load(folder / f"rank-{rank}.pt") for rank in range(2)]
 
 

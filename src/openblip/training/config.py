@@ -437,7 +437,7 @@ def check_same_run(before: Recipe, now: Recipe) -> None:
         )
 
 
-def example(name: Name, data: str, start: str, **values: Any) -> dict[str, Any]:
+def example(name: Name, data: Sequence[str], start: str) -> dict[str, Any]:
     """The table of a run on a user's own data, before overrides: published values for this task, five epochs."""
     published: dict[Name, dict[str, Any]] = {
         "pretrain": {"schedule": {"lr": 1e-4}},
@@ -447,4 +447,4 @@ def example(name: Name, data: str, start: str, **values: Any) -> dict[str, Any]:
         "nlvr": {"schedule": {"lr": 3e-5}},
         "grounding": {"schedule": {"lr": 1.5e-5}, "optimizer": {"weight_decay": 0.02}, "augment": {"jitter": 0.4}},
     }
-    return {"task": name, "start": start, "data": {"train": data}, **published[name], **values}
+    return {"task": name, "start": start, "data": {"train": list(data)}, **published[name]}

@@ -130,7 +130,8 @@ def draw_losses(records: Sequence[Record], path: Path) -> None:
     rates = above.twinx()
     rates.plot([r["step"] for r in train], [r["lr"] for r in train], color="0.8", linewidth=1)
     rates.set_ylabel("learning rate")
-    above.legend()
+    if train:
+        above.legend()
     if figures:
         below = figure.add_subplot(panels, 1, 2, xlabel="step")
         for name in figures:
@@ -191,6 +192,10 @@ class Bar(Reporter):
 
     def close(self) -> None:
         self.bar.stop()
+
+    def note(self, text: str) -> None:
+        """Say something, above the bar."""
+        self._print(text)
 
     def _print(self, text: str) -> None:
         self.console.print(text, markup=False, highlight=False, soft_wrap=True)

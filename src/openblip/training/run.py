@@ -55,11 +55,15 @@ class Begun:
 
 @dataclass(frozen=True)
 class Result:
-    """What came of a run: the folder of the model, where the run stopped, and the bad records it met."""
+    """What came of a run: the folder of the model, where it stopped, and the bad records this process met.
+
+    ``first`` tells the first of several processes, which is the one to speak.
+    """
 
     model: Path
     progress: Progress
     report: Report
+    first: bool
 
 
 def run(
@@ -110,7 +114,7 @@ def run(
             if place.is_first:
                 _leave(recipe, model, saver, trainer.checkpoints, folder)
         place.agree(None)  # nobody leaves before all is written
-        return Result(folder / MODEL, progress, loader.report)
+        return Result(folder / MODEL, progress, loader.report, place.is_first)
 
 
 def _claim(recipe: Recipe, folder: Path, place: Place, resume: bool) -> None:

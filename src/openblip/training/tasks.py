@@ -147,9 +147,7 @@ def _open(data: DataSettings, places: Sequence[str], split: str | None) -> Sourc
     return open_source(list(places), images=data.images, columns=data.columns or None, split=split, stream=data.stream)
 
 
-def train_loader(
-    recipe: Recipe, source: Source | Stream, task: Task, image: ImageSettings, place: Place
-) -> Loader:
+def train_loader(recipe: Recipe, source: Source | Stream, task: Task, image: ImageSettings, place: Place) -> Loader:
     """Endless, shuffled, augmented; every process has its own share."""
     data = recipe.data
     return Loader(

@@ -1,0 +1,108 @@
+"""``openblip train``: recipes with overrides, one's own data, LoRA, going on, and what is said of wrong usage."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from typer.testing import CliRunner, Result
+
+from openblip.checkpoints import bundle, read, write
+from openblip.cli import app
+from openblip.preprocess.settings import ImageSettings
+from openblip.training.config import read_recipe
+from openblip.training.reports import read_log
+from tests.toys import SIZE, toy_image, toy_model, toy_tokenizer
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+QUIET = ("data.workers=0", "run.tensorboard=false", "evaluate.samples=1")
+
+
+def run(*arguments: str | Path) -> Result:
+    return CliRunner().invoke(app, ["train", *map(str, arguments)])
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A bundle with a toy captioner, four captioned pictures, and one that is missing."""
+    home = tmp_path_factory.mktemp("home")
+    write.save(toy_model("caption"), home / "caption", tokenizer=toy_tokenizer(), image=ImageSettings(SIZE))
+    bundle.write(home, {"caption": home / "caption"})
+    rows = [{"image": f"{i}.png", "caption": "a dog"} for i in range(5)]
+    for i in range(4):
+        toy_image(i).save(home / f"{i}.png")
+    (home / "my.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    return home
+
+
+def test_own_data_with_lora_and_from_a_bundle(home: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    result = run(
+        "caption", "--data", home / "my.jsonl", "--from", home, "--val", home / "my.jsonl", "--lora",
+        "r=2,targets=qkv+value", "--epochs", "2", "--batch-size", "2", "--out", out, *QUIET, "run.log_every=1",
+    )  # fmt: skip
+    assert result.exit_code == 0, result.output
+    assert result.stdout.strip() == str(out / "model")
+    said = result.stderr
+    assert "tensors derived" in said
+    assert "step 1/4  loss" in said
+    assert "val_loss" in said
+    assert f"{home / '0.png'} | " in said
+    assert "4.png" in said, "the record that is bad is named"
+    recipe = read_recipe(out / "recipe.yaml")
+    assert recipe.schedule.lr == pytest.approx(1e-4)
+    assert (recipe.epochs, recipe.batch_size) == (2, 2)
+    assert recipe.lora is not None
+    assert (recipe.lora.r, recipe.lora.targets) == (2, ("qkv", "value"))
+    assert {path.name for path in out.iterdir()} == {
+        "adapter", "checkpoints", "log.jsonl", "loss.png", "model", "recipe.yaml",
+    }  # fmt: skip
+    assert read.load(out / "model").config.task == "caption"
+
+
+def test_a_recipe_with_overrides_and_going_on(home: Path, tmp_path: Path) -> None:
+    out, file = tmp_path / "out", tmp_path / "recipe.yaml"
+    file.write_text(
+        f"task: caption\nstart: {home / 'caption'}\nbatch_size: 2\nepochs: 7\nschedule: {{kind: constant, lr: 1e-3}}\n"
+        f"data: {{train: {home / 'my.jsonl'}}}\n"
+    )
+    first = run("run", file, "epochs=1", f"out={out}", *QUIET)
+    assert first.exit_code == 0, first.output
+    again = run("run", file, "epochs=1", f"out={out}", *QUIET)
+    assert again.exit_code == 1
+    assert "holds a run already" in again.stderr
+    more = run("run", file, "epochs=2", f"out={out}", *QUIET, "--resume")
+    assert more.exit_code == 0, more.output
+    assert [line["epoch"] for line in read_log(out / "log.jsonl") if line["kind"] == "evaluation"] == [1, 2]
+    straight = run("run", file, "epochs=2", f"out={tmp_path / 'straight'}", *QUIET)
+    assert straight.exit_code == 0, straight.output
+    one, other = (read.load(folder / "model").model.state_dict() for folder in (out, tmp_path / "straight"))
+    assert all(torch.equal(one[name], other[name]) for name in one)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("caption", "--data", "x.jsonl", "--lora", "16"), "write r=16"),
+        (("caption", "--data", "x.jsonl", "--lora", "rank=16"), "no setting lora.rank; there are r, alpha"),
+        (("caption", "--data", "x.jsonl", "schedule.rate=1"), "no setting schedule.rate"),
+        (("vqa", "--data", "x.jsonl", "--precision", "int8"), "run.precision is one of"),
+        (("run", "missing.yaml"), "missing.yaml cannot be read"),
+    ],
+)
+def test_wrong_usage_is_one_line(arguments: tuple[str, ...], message: str) -> None:
+    result = run(*arguments)
+    assert result.exit_code == 1
+    (line,) = result.stderr.splitlines()
+    assert line.startswith("error: ")
+    assert message in line
+
+
+def test_help_tells_the_tasks_and_how_to_use_many_processes() -> None:
+    text = run("--help").output
+    for word in ("run", "caption", "vqa", "retrieval", "nlvr", "grounding", "torchrun"):
+        assert word in text
+    assert "openblip train vqa --data" in run("vqa", "--help").output

@@ -1,0 +1,239 @@
+"""Every recipe: read, built without memory, and held to the published numbers; and how settings are read."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+
+from openblip.errors import ConfigError
+from openblip.model.build import build, count_parameters
+from openblip.training import settings
+from openblip.training.config import (
+    NAMES,
+    CaptionLoss,
+    LoraSettings,
+    Name,
+    Recipe,
+    check_same_run,
+    example,
+    from_table,
+    read_recipe,
+    write_recipe,
+)
+
+RECIPES = Path(__file__).parents[2] / "recipes"
+
+
+class Published(NamedTuple):
+    """One row of the published hyper-parameters."""
+
+    task: Name
+    lr: float
+    min_lr: float
+    epochs: int
+    batch: int  # per process
+    total: int
+    decay: float
+    image: int
+    drop_path: float
+    width: int
+    recompute: int
+    start: tuple[str, ...]
+    millions: float  # parameters
+
+
+DEIT = ("timm/deit_base_patch16_224.fb_in1k", "google-bert/bert-base-uncased")
+CAPFILT, LARGE = ("model_base_capfilt_large",), ("model_large",)
+VQA = ("model_base_vqa_capfilt_large",)
+VIT_L = ("timm/vit_large_patch16_224.augreg_in21k", "google-bert/bert-base-uncased")
+TABLE = {
+    "pretrain_14m_base": Published("pretrain", 3e-4, 1e-6, 20, 90, 2880, 0.05, 224, 0.0, 768, 0, DEIT, 252),
+    "pretrain_14m_large": Published("pretrain", 2e-4, 1e-6, 20, 75, 2400, 0.05, 224, 0.1, 1024, 5, VIT_L, 475),
+    "caption_coco_base": Published("caption", 1e-5, 0, 5, 32, 256, 0.05, 384, 0.0, 768, 0, CAPFILT, 224),
+    "caption_coco_large": Published("caption", 2e-6, 0, 5, 16, 256, 0.05, 384, 0.1, 1024, 5, LARGE, 446),
+    "retrieval_coco_base": Published("retrieval", 1e-5, 0, 6, 32, 256, 0.05, 384, 0.0, 768, 4, ("model_base",), 224),
+    "retrieval_coco_large": Published("retrieval", 5e-6, 0, 6, 16, 256, 0.05, 384, 0.1, 1024, 12, LARGE, 446),
+    "retrieval_flickr_base": Published("retrieval", 1e-5, 0, 6, 32, 256, 0.05, 384, 0.0, 768, 4, ("model_base",), 224),
+    "retrieval_flickr_large": Published("retrieval", 5e-6, 0, 6, 16, 256, 0.05, 384, 0.1, 1024, 10, LARGE, 446),
+    "vqa_v2_base": Published("vqa", 2e-5, 0, 10, 16, 256, 0.05, 480, 0.1, 768, 0, CAPFILT, 361),
+    "vqa_okvqa_base": Published("vqa", 3e-5, 1e-5, 7, 16, 256, 0.02, 480, 0.1, 768, 0, VQA, 361),
+    "vqa_aokvqa_base": Published("vqa", 2e-5, 1e-5, 7, 16, 128, 0.02, 480, 0.1, 768, 0, VQA, 361),
+    "nlvr2_base": Published("nlvr", 3e-5, 0, 15, 16, 256, 0.05, 384, 0.1, 768, 0, ("model_base",), 259),
+    "refcoco_base": Published("grounding", 1.5e-5, 0, 120, 16, 128, 0.02, 384, 0.0, 768, 0, CAPFILT, 498.49),
+}  # fmt: skip
+
+
+def test_no_recipe_is_without_its_row() -> None:
+    assert {path.stem for path in RECIPES.glob("*.yaml")} == set(TABLE)
+
+
+@pytest.mark.parametrize("name", TABLE)
+def test_a_recipe_has_the_published_numbers_and_builds(name: str) -> None:
+    recipe, published = read_recipe(RECIPES / f"{name}.yaml"), TABLE[name]
+    config = recipe.model.config(recipe.task)
+    model = build(config, device="meta")
+    found = Published(
+        recipe.task,
+        recipe.schedule.lr,
+        recipe.schedule.min_lr,
+        recipe.epochs,
+        recipe.batch_size,
+        recipe.batch_size * recipe.loop(1).accumulate,
+        recipe.optimizer.weight_decay,
+        config.vision.image_size,
+        config.vision.drop_path,
+        config.vision.width,
+        recipe.run.recompute,
+        recipe.start,
+        published.millions,
+    )
+    assert found == published
+    digits = 2 if published.millions % 1 else 0
+    assert round(count_parameters(model) / 1e6, digits) == published.millions
+    assert (config.text.depth, config.text.width, config.text.vocab_size, config.text.dropout) == (12, 768, 30524, 0.1)
+    assert recipe.schedule.kind == ("step" if recipe.task == "pretrain" else "cosine")
+    assert (recipe.optimizer.beta1, recipe.optimizer.beta2, recipe.optimizer.eps) == (0.9, 0.999, 1e-8)
+    assert recipe.optimizer.clip_norm is None
+    assert recipe.run.precision == "fp32"
+    assert recipe.augment.min_scale == (0.2 if recipe.task == "pretrain" else 0.5)
+    assert recipe.augment.randaugment
+    assert recipe.seed == 42
+
+
+def test_what_only_some_recipes_say() -> None:
+    recipes = {name: read_recipe(RECIPES / f"{name}.yaml") for name in TABLE}
+    for size in ("base", "large"):
+        schedule = recipes[f"pretrain_14m_{size}"].schedule
+        assert (schedule.warmup_steps, schedule.warmup_lr, schedule.decay_rate) == (3000, 1e-6, 0.85)
+        assert recipes[f"retrieval_coco_{size}"].loss.negatives == "all"
+        assert recipes[f"retrieval_flickr_{size}"].loss.negatives == "rank"
+        assert recipes[f"caption_coco_{size}"].data.prompt == "a picture of "
+    losses = [recipes[name].loss for name in TABLE if recipes[name].task in ("pretrain", "retrieval")]
+    assert {(loss.queue_size, loss.momentum, loss.alpha) for loss in losses} == {(57600, 0.995, 0.4)}
+    assert {r.task: r.loss.alpha_epochs for r in recipes.values() if r.task in ("pretrain", "retrieval")} == {
+        "pretrain": 2.0,
+        "retrieval": 1.0,
+    }
+    assert {r.loss.smoothing for r in recipes.values() if r.task in ("pretrain", "caption", "vqa")} == {0.1}
+    assert recipes["vqa_v2_base"].data.vg_weight == 0.2
+    assert len(recipes["vqa_v2_base"].data.train) == 3
+    limits = {r.task: (r.data.max_words, r.data.max_tokens) for r in recipes.values()}
+    assert limits == {
+        "pretrain": (30, 30), "caption": (30, 40), "retrieval": (30, 35), "vqa": (50, 35), "nlvr": (40, None),
+        "grounding": (None, 128),
+    }  # fmt: skip
+    groups = {name for name, recipe in recipes.items() if recipe.optimizer.groups == "lavis"}
+    assert groups == {"vqa_okvqa_base", "vqa_aokvqa_base"}
+
+
+# --- reading ------------------------------------------------------------------------------------------------------
+
+
+def test_a_recipe_comes_back_from_its_file(tmp_path: Path) -> None:
+    table: dict[str, Any] = {
+        "task": "retrieval",
+        "start": ["a", "b"],
+        "model": {"size": "large", "text": {"depth": 2}},
+        "lora": {"r": 4},
+        "loss": {"queue_size": 64},
+        "data": {"train": "x.jsonl", "columns": {"caption": "title"}, "texts": 1},
+    }
+    recipe = from_table(table)
+    write_recipe(recipe, tmp_path / "recipe.yaml")
+    assert read_recipe(tmp_path / "recipe.yaml") == recipe
+    assert recipe.data.train == ("x.jsonl",)
+    assert recipe.lora == LoraSettings(r=4)
+
+
+def test_overrides_are_yaml_and_reach_inside(tmp_path: Path) -> None:
+    path = tmp_path / "r.yaml"
+    path.write_text("task: caption\nschedule: {lr: 1e-5}\nlora: {r: 8}\n")
+    recipe = read_recipe(
+        path, ["schedule.lr=2e-6", "data.train=[a.jsonl, b.jsonl]", "lora=", "run.compile=true", "loss.smoothing=0"]
+    )
+    assert recipe.schedule.lr == 2e-6
+    assert recipe.data.train == ("a.jsonl", "b.jsonl")
+    assert recipe.lora is None
+    assert recipe.run.compile is True
+    assert recipe.loss == CaptionLoss(smoothing=0.0)
+
+
+@pytest.mark.parametrize(
+    ("table", "message"),
+    [
+        ({"task": "captions"}, "task is one of pretrain, caption"),
+        ({}, "task is one of"),
+        ({"task": "caption", "epoch": 3}, "no setting epoch; did you mean epochs"),
+        ({"task": "caption", "run": {"precison": "bf16"}}, r"run\.precison; did you mean precision"),
+        ({"task": "caption", "run": {"precision": "int4"}}, r"run\.precision is one of fp32, bf16, fp16"),
+        ({"task": "caption", "loss": {"alpha": 0.4}}, r"no setting loss\.alpha"),
+        ({"task": "caption", "epochs": 2.5}, "epochs is a whole number"),
+        ({"task": "caption", "epochs": True}, "epochs is a whole number"),
+        ({"task": "caption", "epochs": 0}, "epochs is at least 1"),
+        ({"task": "caption", "schedule": {"lr": "quick"}}, r"schedule\.lr is a number"),
+        ({"task": "caption", "schedule": 3}, "schedule is a table"),
+        ({"task": "caption", "schedule": {"lr": -1}}, "min_lr 0.0 must lie between"),
+        ({"task": "caption", "data": {"train": {"a": 1}}}, r"data\.train is a list"),
+        ({"task": "caption", "run": {"compile": 1}}, "true or false"),
+        ({"task": "caption", "out": 7}, "out is text"),
+        ({"task": "caption", "model": {"size": "base", "vision": {"dept": 3}}}, "vision has no dept"),
+        ({"task": "caption", "run": {"strategy": "fsdp", "precision": "fp16"}}, "take bf16"),
+        ({"task": "caption", "evaluate": {"final": "best"}}, "needs the metric"),
+        ({"task": "caption", "evaluate": {"final": "average", "average": 9}}, "keep as many"),
+        ({"task": "caption", "evaluate": {"patience": 2}}, "needs the metric"),
+        ({"task": "caption", "batch_size": 0}, "batch_size is at least 1"),
+        ({"task": "caption", "lora": {"r": 0}}, "rank r"),
+    ],
+)
+def test_a_wrong_setting_is_named(table: dict[str, Any], message: str) -> None:
+    def read() -> None:
+        recipe = from_table(table)
+        recipe.model.config(recipe.task)
+
+    with pytest.raises(ConfigError, match=message):
+        read()
+
+
+@pytest.mark.parametrize("assignment", ["schedule.lr", "=3", "schedule..lr=3", "seed.x=3", "data.train=[a"])
+def test_a_wrong_override_is_named(assignment: str) -> None:
+    with pytest.raises(ConfigError):
+        settings.override({"task": "caption", "seed": 42}, [assignment])
+
+
+def test_a_file_that_is_no_recipe(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="cannot be read"):
+        read_recipe(tmp_path / "missing.yaml")
+    (tmp_path / "list.yaml").write_text("- a\n")
+    with pytest.raises(ConfigError, match="does not hold a table"):
+        read_recipe(tmp_path / "list.yaml")
+    (tmp_path / "torn.yaml").write_text("a: [")
+    with pytest.raises(ConfigError, match="not YAML"):
+        read_recipe(tmp_path / "torn.yaml")
+
+
+def test_total_batches_are_made_on_any_number_of_processes() -> None:
+    recipe = from_table({"task": "caption", "batch_size": 32, "total_batch": 256})
+    assert [recipe.loop(processes).accumulate for processes in (1, 2, 8)] == [8, 4, 1]
+    with pytest.raises(ConfigError, match="3 processes"):
+        recipe.loop(3)
+    assert from_table({"task": "caption"}).loop(5).accumulate == 1
+
+
+def test_a_run_goes_on_only_with_its_own_settings() -> None:
+    before = from_table({"task": "caption", "data": {"train": "a"}})
+    check_same_run(before, dataclasses.replace(before, epochs=9, run=dataclasses.replace(before.run, keep=9)))
+    with pytest.raises(ConfigError, match=r"schedule\.lr differ"):
+        check_same_run(before, from_table({"task": "caption", "data": {"train": "a"}, "schedule": {"lr": 1e-3}}))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_own_data_needs_no_recipe(name: Name) -> None:
+    recipe = from_table(example(name, ["my.jsonl"], "base"))
+    assert isinstance(recipe, Recipe)
+    assert (recipe.task, recipe.start, recipe.data.train) == (name, ("base",), ("my.jsonl",))
+    published = {row.task: row.lr for row in TABLE.values() if row.width == 768 and row.min_lr == 0}
+    if name != "pretrain":
+        assert recipe.schedule.lr == published[name]

@@ -1,0 +1,320 @@
+"""Whole runs at toy size: every task from its recipe to a hub folder; resumed, with LoRA, averaged, the best kept."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from openblip.checkpoints.read import load
+from openblip.checkpoints.write import save
+from openblip.errors import CheckpointError, ConfigError, InputError
+from openblip.model.config import Task
+from openblip.preprocess.settings import ImageSettings
+from openblip.training.config import MODELS, NAMES, Name, Recipe, from_table
+from openblip.training.loop import Evaluation, Progress
+from openblip.training.lora import load_adapter
+from openblip.training.reports import Record, Reporter, Sample, read_log
+from openblip.training.run import run
+from openblip.training.state import Checkpoints, read_state
+from tests.toys import SIZE, VOCABULARY, toy_image, toy_model, toy_tokenizer
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+WORDS = ("grass", "street", "table", "beach", "snow", "sofa")
+METRICS = {
+    "caption": {"val_loss"},
+    "vqa": {"val_loss"},
+    "nlvr": {"val_loss", "accuracy"},
+    "grounding": {"val_loss", "accuracy"},
+    "retrieval": {"t2i_r1", "t2i_r5", "t2i_r10", "i2t_r1", "i2t_r5", "i2t_r10", "r_mean"},
+}
+METRICS["pretrain"] = METRICS["retrieval"]
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Six pictures with captions, questions, boxes, and statements about pairs of them."""
+    folder = tmp_path_factory.mktemp("data")
+    rows, pairs = [], []
+    for i, word in enumerate(WORDS):
+        toy_image(i).save(folder / f"{i}.png")
+        rows.append(
+            {
+                "image": f"{i}.png",
+                "captions": [f"a dog on the {word}", f"the {word} and a dog"],
+                "qa": [{"question": "where is the dog?", "answers": [word, word, "dog"]}],
+                "refs": [{"expression": "the dog", "bbox": [2 + i, 3, 20, 15]}],
+            }
+        )
+        pairs.append(
+            {"images": [f"{i}.png", f"{(i + 1) % 6}.png"], "sentence": "a dog is left", "label": str(i % 2 == 0)}
+        )
+    (folder / "data.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    (folder / "pairs.jsonl").write_text("\n".join(map(json.dumps, pairs)))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A hub folder for each kind of toy model."""
+    folder = tmp_path_factory.mktemp("models")
+    tasks: tuple[Task, ...] = ("caption", "pretrain", "match")
+    for task in tasks:
+        prompt = "a dog " if task == "caption" else None
+        save(toy_model(task), folder / task, tokenizer=toy_tokenizer(), image=ImageSettings(SIZE), prompt=prompt)
+    return folder
+
+
+def recipe(name: Name, photos: Path, out: Path, **values: Any) -> Recipe:
+    """A recipe for toys; what is given replaces its sections' values."""
+    file = str(photos / ("pairs.jsonl" if name == "nlvr" else "data.jsonl"))
+    table: dict[str, Any] = {
+        "task": name,
+        "out": str(out),
+        "epochs": 2,
+        "batch_size": 3,
+        "data": {"train": file, "val": file, "workers": 0},
+        "schedule": {"lr": 1e-3},
+        "run": {"device": "cpu", "log_every": 2, "tensorboard": False},
+        "evaluate": {"samples": 2},
+    }
+    if name in ("pretrain", "retrieval"):
+        table["loss"] = {"queue_size": 24}
+    for key, value in values.items():
+        table[key] = {**table[key], **value} if isinstance(table.get(key), dict) else value
+    return from_table(table)
+
+
+# --- every task ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_task_goes_from_a_start_to_a_model(name: Name, data: Path, models: Path, tmp_path: Path) -> None:
+    more = {"more": {"box_start_id": 400, "box_bins": 50}} if name == "grounding" else {}
+    notes: list[str] = []
+    given = recipe(name, data, tmp_path / "out", start=str(models / "pretrain"), model=more, epochs=1)
+    result = run(given, notify=notes.append)
+    assert "tensors derived" in notes[0]
+    loaded = load(result.model)
+    assert loaded.config.task == MODELS[name]
+    assert loaded.image.size == SIZE
+    assert loaded.prompt == ("a picture of " if name == "caption" else None)
+    assert loaded.config.vision.drop_path == (0.1 if name in ("vqa", "nlvr") else 0.0)
+    before = load(models / "pretrain").model.get_parameter("vision.blocks.0.mlp.fc1.weight")
+    assert not torch.equal(loaded.model.get_parameter("vision.blocks.0.mlp.fc1.weight"), before)
+    log = read_log(tmp_path / "out" / "log.jsonl")
+    assert [record["kind"] for record in log][-2:] == ["train", "evaluation"]
+    measured = {key for key in log[-1] if key not in ("kind", "step", "epoch", "samples")}
+    assert measured == METRICS[name]
+    keys = {"caption": {"image", "caption"}, "pretrain": {"image", "caption"}, "vqa": {"image", "question", "answer"}}
+    assert len(log[-1]["samples"]) == (2 if name in keys else 0)
+    assert all(sample.keys() == keys[name] for sample in log[-1]["samples"])
+    assert (tmp_path / "out" / "loss.png").read_bytes().startswith(b"\x89PNG")
+    assert (tmp_path / "out" / "recipe.yaml").is_file()
+    assert len(result.report) == 0
+
+
+def test_a_model_from_nothing_has_the_sizes_and_the_vocabulary_it_is_told(data: Path, tmp_path: Path) -> None:
+    sizes = {
+        "size": "base",
+        "image_size": 32,
+        "vision": {"width": 32, "depth": 1, "heads": 2, "mlp_width": 32},
+        "text": {"width": 32, "depth": 1, "heads": 2, "mlp_width": 32, "max_positions": 48},
+        "more": {"embed_width": 8},
+    }
+    given = recipe("pretrain", data, tmp_path / "out", model=sizes, tokenizer=str(VOCABULARY), epochs=1)
+    loaded = load(run(given).model)
+    assert (loaded.config.vision.depth, loaded.config.text.vocab_size, loaded.config.text.dec_id) == (1, 600, 598)
+    assert loaded.config.embed_width == 8
+
+
+def test_the_start_lends_its_prompt_and_takes_another_size(data: Path, models: Path, tmp_path: Path) -> None:
+    given = recipe("caption", data, tmp_path / "a", start=str(models / "caption"), model={"image_size": 48}, epochs=1)
+    loaded = load(run(given).model)
+    assert (loaded.prompt, loaded.config.vision.image_size, loaded.image.size) == ("a dog ", 48, 48)
+
+
+def test_a_handful_of_pictures_is_learned_by_heart(data: Path, models: Path, tmp_path: Path) -> None:
+    given = recipe(
+        "caption", data, tmp_path / "out", start=str(models / "caption"), epochs=10, batch_size=6,
+        data={"train": [str(data / "data.jsonl")] * 9, "prompt": "", "texts": 2}, loss={"smoothing": 0.0},
+        schedule={"kind": "cosine_per_step", "lr": 5e-3}, evaluate={"samples": 6, "every": 10},
+        augment={"min_scale": 1.0, "flip": 0.0, "randaugment": False},
+    )  # fmt: skip
+    result = run(given)
+    assert result.progress.step == 90
+    log = read_log(tmp_path / "out" / "log.jsonl")
+    assert log[0]["loss"] > 3.0
+    assert [record for record in log if record["kind"] == "train"][-1]["loss"] < 0.5  # each picture has two captions
+    said = {Path(sample["image"]).stem: sample["caption"] for sample in log[-1]["samples"]}
+    right = sum(said[str(i)] in (f"a dog on the {word}", f"the {word} and a dog") for i, word in enumerate(WORDS))
+    assert right == 6, said
+
+
+# --- going on -----------------------------------------------------------------------------------------------------
+
+
+class StopAt(Reporter):
+    """Ends a run before it is done."""
+
+    def __init__(self, step: int) -> None:
+        self.step = step
+
+    def tick(self, step: int) -> None:
+        if step == self.step:
+            raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize("name", ["retrieval", "vqa"])
+def test_a_run_goes_on_bit_for_bit(name: Name, data: Path, models: Path, tmp_path: Path) -> None:
+    def given(out: str) -> Recipe:
+        text = {"dropout": 0.1, "attention_dropout": 0.1}
+        start = str(models / "pretrain")
+        return recipe(name, data, tmp_path / out, start=start, run={"save_every": 2}, model={"text": text}, epochs=3)
+
+    straight = run(given("straight"))
+    with pytest.raises(KeyboardInterrupt):
+        run(given("stopped"), reporters=[StopAt(straight.progress.step - 2)])
+    with pytest.raises(ConfigError, match="resume it"):
+        run(given("stopped"))
+    run(given("stopped"), resume=True)
+    states = [
+        read_state(Checkpoints(tmp_path / out / "checkpoints").files()[-1])["objective"]
+        for out in ("straight", "stopped")
+    ]
+    assert states[0].keys() == states[1].keys()
+    assert all(torch.equal(states[0][key], states[1][key]) for key in states[0])
+    again = run(given("stopped"), resume=True)
+    assert again.progress == straight.progress, "a run that is over stays so, and leaves its model once more"
+    assert load(again.model).config.task == MODELS[name]
+
+
+def test_a_run_goes_on_only_as_it_began(data: Path, models: Path, tmp_path: Path) -> None:
+    out, start = tmp_path / "out", str(models / "caption")
+    run(recipe("caption", data, out, start=start, epochs=1))
+    with pytest.raises(ConfigError, match=r"batch_size"):
+        run(recipe("caption", data, out, start=start, epochs=1, batch_size=2), resume=True)
+    longer = run(recipe("caption", data, out, start=start, epochs=2), resume=True)
+    assert longer.progress.epoch == 2
+
+
+# --- LoRA, averages, the best -------------------------------------------------------------------------------------
+
+
+def test_lora_leaves_a_merged_model_and_an_adapter(data: Path, models: Path, tmp_path: Path) -> None:
+    start = models / "caption"
+    result = run(recipe("caption", data, tmp_path / "out", start=str(start), lora={"r": 2}, schedule={"lr": 1e-2}))
+    merged, base = load(result.model), load(start)
+    changed = {
+        name.rsplit(".", 2)[1]
+        for name, tensor in merged.model.state_dict().items()
+        if not torch.equal(tensor, base.model.get_parameter(name))
+    }
+    assert changed == {"query", "key", "value", "qkv", "proj"}
+    load_adapter(base.model, tmp_path / "out" / "adapter")
+    pixels, ids = torch.randn(1, 3, SIZE, SIZE), torch.tensor([[598, 20, 30]])
+    both: list[Any] = [merged.model, base.model.eval()]
+    said = [model.logits(ids, None, model.encode_image(pixels)) for model in both]
+    torch.testing.assert_close(said[0], said[1])
+
+
+def test_lora_trains_new_heads_whole(data: Path, models: Path, tmp_path: Path) -> None:
+    result = run(recipe("nlvr", data, tmp_path / "out", start=str(models / "match"), lora={"r": 2}, epochs=1))
+    trained = read_state(Checkpoints(tmp_path / "out" / "checkpoints").files()[-1])["optimizer"]
+    whole = {name for name in trained if "lora" not in name}
+    assert whole == {f"model.head.{part}.{kind}" for part in ("dense", "out") for kind in ("weight", "bias")}
+    assert load(result.model).config.task == "compare"
+
+
+def test_the_average_of_the_last_checkpoints(data: Path, models: Path, tmp_path: Path) -> None:
+    start = str(models / "caption")
+    given = recipe(
+        "caption", data, tmp_path / "out", start=start, epochs=3, evaluate={"final": "average", "average": 2}
+    )
+    result = run(given)
+    states = [read_state(path)["objective"] for path in Checkpoints(tmp_path / "out" / "checkpoints").files()]
+    assert len(states) == 3
+    name = "vision.patch_embed.weight"
+    expected = (states[-1][f"model.{name}"] + states[-2][f"model.{name}"]) / 2
+    torch.testing.assert_close(load(result.model).model.get_parameter(name), expected)
+
+
+def test_the_best_by_a_metric_that_is_handed_in(data: Path, models: Path, tmp_path: Path) -> None:
+    seen: list[torch.Tensor] = []
+
+    def evaluate(model: nn.Module, progress: Progress) -> Evaluation:
+        seen.append(model.get_parameter("vision.norm.weight").clone())
+        return Evaluation({"cider": -abs(progress.epoch - 2.0)}, [{"image": "x", "caption": "y"}])
+
+    given = recipe(
+        "caption", data, tmp_path / "out", start=str(models / "caption"), epochs=6,
+        evaluate={"metric": "cider", "final": "best", "patience": 2},
+    )  # fmt: skip
+    result = run(given, evaluate=evaluate)
+    assert len(seen) == 4
+    assert torch.equal(load(result.model).model.get_parameter("vision.norm.weight"), seen[1])
+    last = read_log(tmp_path / "out" / "log.jsonl")[-1]
+    assert {"cider", "val_loss"} < last.keys()
+    assert last["samples"][-1] == {"image": "x", "caption": "y"}
+
+
+def test_a_metric_that_nobody_measures_is_an_error(data: Path, models: Path, tmp_path: Path) -> None:
+    given = recipe("caption", data, tmp_path, start=str(models / "caption"), evaluate={"metric": "bleu"})
+    with pytest.raises(ConfigError, match="measures val_loss, not 'bleu'"):
+        run(given)
+
+
+# --- what else may be asked for -----------------------------------------------------------------------------------
+
+
+def test_everything_at_once(data: Path, models: Path, tmp_path: Path) -> None:
+    """Half precision, recomputed blocks, clipping, accumulation, jitter, sources in turn, samples of given pictures."""
+    file = str(data / "data.jsonl")
+    given = recipe(
+        "pretrain", data, tmp_path / "out", start=str(models / "pretrain"), batch_size=2, total_batch=4,
+        data={"rotate": [file, file], "texts": 2}, augment={"jitter": 0.3}, optimizer={"clip_norm": 1.0},
+        run={"precision": "bf16", "recompute": 1, "tensorboard": True}, evaluate={"images": [str(data / "5.png")]},
+    )  # fmt: skip
+    reports: list[tuple[Record, Sequence[Sample]]] = []
+
+    class Listen(Reporter):
+        def evaluation(self, record: Record, samples: Sequence[Sample]) -> None:
+            reports.append((record, samples))
+
+    result = run(given, reporters=[Listen()])
+    assert [samples[0]["image"] for _, samples in reports] == [str(data / "5.png")] * 2
+    assert result.progress.step == 2 * 3  # six pictures and six in turn, two times two at a step
+    assert load(result.model).model.get_parameter("vision.norm.weight").dtype == torch.float32
+    assert list((tmp_path / "out" / "tensorboard").iterdir())
+
+
+def test_bad_records_are_reported_and_do_not_end_the_run(data: Path, models: Path, tmp_path: Path) -> None:
+    lines = (data / "data.jsonl").read_text().splitlines()
+    lines.insert(2, json.dumps({"image": "missing.png", "captions": ["a cat"]}))
+    (tmp_path / "data.jsonl").write_text("\n".join(lines))
+    given = recipe(
+        "caption", data, tmp_path / "out", start=str(models / "caption"), epochs=1,
+        data={"train": str(tmp_path / "data.jsonl"), "images": str(data)},
+    )  # fmt: skip
+    result = run(given)
+    assert len(result.report) == 1
+    assert "missing.png" in str(result.report)
+
+
+def test_wrong_beginnings_are_refused(data: Path, models: Path, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="start is one checkpoint"):
+        run(recipe("caption", data, tmp_path / "a"))
+    with pytest.raises(ConfigError, match="nothing to train on"):
+        run(recipe("caption", data, tmp_path / "b", start=str(models / "caption"), data={"train": []}))
+    with pytest.raises(CheckpointError, match="no rule leads"):
+        run(recipe("vqa", data, tmp_path / "c", start=str(models / "caption")))
+    with pytest.raises(ConfigError, match=r"data\.texts does not go with nlvr"):
+        run(recipe("nlvr", data, tmp_path / "d", start=str(models / "pretrain"), data={"texts": 2}))
+    with pytest.raises(InputError, match="no file or folder"):
+        run(recipe("caption", data, tmp_path / "e", start=str(models / "caption"), data={"train": "missing.jsonl"}))
