@@ -24,6 +24,7 @@ from torch import Tensor
 from openblip.compat.transformers_api.features import TENSOR_TYPES, BatchFeature
 from openblip.compat.transformers_api.files import StrPath, local_folder, write_text
 from openblip.errors import CheckpointError, ImageError, InputError
+from openblip.preprocess.image import load_image
 
 Pixels = np.ndarray[Any, Any]
 Size = dict[str, int]
@@ -209,8 +210,6 @@ def fetch_images(images: Any) -> Any:
 
 def _open(name: str) -> Image.Image:
     if name.startswith(("http://", "https://")):
-        from openblip.preprocess.image import load_image
-
         return load_image(name)
     source: str | io.BytesIO = name
     if not Path(name).is_file():
