@@ -18,7 +18,7 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore:Using the model-agnostic default"),
 ]
 
-OURS = "openblip.compat.transformers_api"
+OURS = "openblip"
 VOCABULARY = Path(__file__).parents[1] / "golden" / "vocab.txt"
 PHOTOS = Path(__file__).parents[2] / "examples" / "photos"
 
