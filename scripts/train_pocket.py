@@ -5,8 +5,8 @@
 DATA holds ``train/*.tar`` and ``val/*.tar`` (KEY.jpg + KEY.json with ``captions`` and ``qa``), and optionally
 ``extra/*.tar`` with more questions. Three stages, each from the weights of the one before: the image encoder learns
 which words people use of a picture (the paper starts from a classifier too, one trained on ImageNet); pretraining (ITC
-+ ITM + LM) on the captions; VQA. Each continues from its last checkpoint when started again. At the end OUT/bundle
-holds the hub folders of the bundle.
++ ITM + LM) on the captions, with the image encoder as it is; VQA likewise. Each continues from its last checkpoint when
+started again. At the end OUT/bundle holds the hub folders of the bundle.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ from openblip.training.objectives.pretraining import Pretraining, PretrainingBat
 VOCABULARY = 3500
 MAX_TOKENS = 30
 QUEUE = 64
-WORD_BATCH = 16
+WORD_BATCH = 32
 SETTINGS = ImageSettings(size=128)
 
 
@@ -82,8 +82,8 @@ def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True, help="folder with train/, val/ and extra/ tars")
     parser.add_argument("--out", type=Path, default=Path("runs/pocket"))
-    parser.add_argument("--epochs", type=int, default=12, help="passes of pretraining over the captioned pictures")
-    parser.add_argument("--word-epochs", type=int, default=8, help="passes of the image encoder over words alone")
+    parser.add_argument("--epochs", type=int, default=8, help="passes of pretraining over the captioned pictures")
+    parser.add_argument("--word-epochs", type=int, default=10, help="passes of the image encoder over words")
     parser.add_argument("--vqa-epochs", type=int, default=4)
     parser.add_argument("--batch", type=int, default=32, help="pictures per step")
     parser.add_argument("--lr", type=float, default=1e-3)
@@ -188,10 +188,9 @@ def _see(options: argparse.Namespace, tokenizer: Tokenizer, train: list[Photo]) 
         tokenizer.encode([clean_caption(c, 30) for c in p.captions], "cls", MAX_TOKENS).ids.flatten() for p in train
     ]
     counts = torch.stack([torch.bincount(row, minlength=tokenizer.vocab_size).float() for row in rows])
-    counts[:, list(range(5))] = 0  # padding and the special tokens
-    # A word says the more about a picture, the fewer pictures it is used of.
-    weights = counts * (len(train) / counts.gt(0).sum(0).clamp(min=5)).log().clamp(min=0)
-    targets = weights / weights.sum(1, keepdim=True)
+    counts[:, :5] = 0  # padding and the special tokens
+    counts[:, counts.gt(0).float().mean(0) > 0.6] = 0  # "a", "the", "in" tell nothing of a picture
+    targets = counts / counts.sum(1, keepdim=True)
 
     def batches(epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
         rng = random.Random(2000 + epoch)
@@ -200,7 +199,7 @@ def _see(options: argparse.Namespace, tokenizer: Tokenizer, train: list[Photo]) 
             chosen = order[start : start + WORD_BATCH]
             yield _pixels([_augment(train[i], rng) for i in chosen]), targets[chosen]
 
-    _fit(options, "words", objective, batches, objective, steps_per_epoch, options.word_epochs, options.lr / 2,
+    _fit(options, "words", objective, batches, objective, steps_per_epoch, options.word_epochs, options.lr,
          {"step": 0}, lambda: "")  # fmt: skip
     return objective.vision
 
@@ -221,6 +220,8 @@ def _pretrain(
     assert isinstance(model, Pretrainer)
     _draw_wide(model)
     model.vision.load_state_dict(vision.state_dict())
+    # Text learns to read what the image encoder already sees; with so little training, moving both unlearns it.
+    model.vision.requires_grad_(False)
     # With so few steps a slow twin and a long queue teach ITC to tell old features from new ones. Without momentum the
     # negatives are this batch and the last few pictures before it.
     objective = Pretraining(model, queue_size=QUEUE, momentum=0.0)
@@ -253,6 +254,7 @@ def _answer(
     model = build(replace(source.config, task="answer"))
     assert isinstance(model, Answerer)
     initialise(model, source)
+    model.vision.requires_grad_(False)
     print(f"VQA {count_parameters(model) / 1e6:.1f} M parameters", flush=True)
     objective = Answering(model)
     steps_per_epoch = len(train) // options.batch
