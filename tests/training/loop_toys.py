@@ -27,10 +27,14 @@ from tests.toys import toy_config
 WORDS = 100
 
 
-def small(task: Task) -> ModelConfig:
-    """The toy configuration with one text layer: every further one costs time in shards."""
+def small(task: Task, blocks: int = 1) -> ModelConfig:
+    """The toy configuration with one text layer and few image blocks: every further one costs time in shards."""
     config = toy_config(task)
-    return dataclasses.replace(config, text=dataclasses.replace(config.text, depth=1, merge_from=0))
+    return dataclasses.replace(
+        config,
+        vision=dataclasses.replace(config.vision, depth=blocks),
+        text=dataclasses.replace(config.text, depth=1, merge_from=0),
+    )
 
 
 def noisy(config: ModelConfig) -> ModelConfig:
@@ -45,7 +49,7 @@ def noisy(config: ModelConfig) -> ModelConfig:
 def toy_captioning(*, dropout: bool = False, **options: Any) -> Captioning:
     """A captioning objective around a toy model, the same at every call."""
     torch.manual_seed(7)
-    config = small("caption")
+    config = small("caption", blocks=2)
     model = build(noisy(config) if dropout else config)
     assert isinstance(model, Captioner)
     return Captioning(model, prompt_length=1, **options).train()

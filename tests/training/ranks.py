@@ -15,10 +15,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from openblip.training.config import AdamWSettings, LoopSettings
+from openblip.training.config import AdamWSettings, LoopSettings, Recipe, from_table
 from openblip.training.distributed import Place, Strategy, share, start
 from openblip.training.loop import Evaluation, Progress, Trainer
 from openblip.training.objectives.gathering import Gather
+from openblip.training.run import run as run_recipe
 from openblip.training.schedule import Schedule
 from openblip.training.shards import whole
 from openblip.training.state import Checkpoints
@@ -50,15 +51,33 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def work(rank: int, folder: Path, port: int) -> None:
+def work(rank: int, folder: Path, ports: tuple[int, int]) -> None:
     """One of the two processes, as ``torchrun`` would start it."""
-    os.environ.update(
-        RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE="2", MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port)
-    )
+    os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE="2", MASTER_ADDR="127.0.0.1")
     torch.set_num_threads(1)
+    os.environ["MASTER_PORT"] = str(ports[0])
     with start("cpu", timeout_minutes=2) as place:
-        found = dict(everything(place, folder))
-        torch.save(found, folder / f"rank-{rank}.pt")
+        torch.save(dict(everything(place, folder)), folder / f"rank-{rank}.pt")
+    os.environ["MASTER_PORT"] = str(ports[1])
+    run_recipe(whole_run(folder, folder / "two", batch_size=2))
+
+
+def whole_run(folder: Path, out: Path, batch_size: int) -> Recipe:
+    """A run on the data and from the model in a folder: batches of four pictures, however many processes make them."""
+    return from_table(
+        {
+            "task": "caption",
+            "start": str(folder / "model"),
+            "out": str(out),
+            "epochs": 2,
+            "batch_size": batch_size,
+            "data": {"train": str(folder / "data.jsonl"), "val": str(folder / "data.jsonl"), "workers": 0},
+            "loss": {"token_mean": "all"},
+            "schedule": {"lr": 1e-3},
+            "run": {"device": "cpu", "log_every": 1, "tensorboard": False},
+            "evaluate": {"samples": 2},
+        }
+    )
 
 
 def everything(place: Place, folder: Path) -> Iterator[tuple[str, Any]]:

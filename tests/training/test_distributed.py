@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +11,16 @@ import torch
 from torch import Tensor, nn
 from torch.multiprocessing.spawn import spawn
 
+from openblip.checkpoints.read import load
+from openblip.checkpoints.write import save
 from openblip.errors import ConfigError, InputError
+from openblip.preprocess.settings import ImageSettings
 from openblip.training.distributed import Alone, Place, Replicated, Strategy, share, start
 from openblip.training.objectives.gathering import Gather
+from openblip.training.reports import read_log
+from openblip.training.run import run
 from openblip.training.state import Checkpoints, read_state
+from tests.toys import SIZE, toy_image, toy_model, toy_tokenizer
 from tests.training import ranks
 from tests.training.loop_toys import half, toy_batch, toy_objective, toy_pretraining
 
@@ -23,10 +30,21 @@ Found = list[dict[str, Any]]
 
 
 @pytest.fixture(scope="module")
-def found(tmp_path_factory: pytest.TempPathFactory) -> Found:
-    """What both processes found, by rank."""
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A toy captioner and six captioned pictures; both processes leave what they find here."""
     folder = tmp_path_factory.mktemp("ranks")
-    spawn(ranks.work, (folder, ranks.free_port()), nprocs=2)  # type: ignore[no-untyped-call]
+    save(toy_model("caption"), folder / "model", tokenizer=toy_tokenizer(), image=ImageSettings(SIZE))
+    rows = [{"image": f"{i}.png", "captions": ["a dog", "a dog on the grass in the snow"]} for i in range(6)]
+    for i in range(6):
+        toy_image(i).save(folder / f"{i}.png")
+    (folder / "data.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def found(folder: Path) -> Found:
+    """What both processes found, by rank."""
+    spawn(ranks.work, (folder, (ranks.free_port(), ranks.free_port())), nprocs=2)  # type: ignore[no-untyped-call]
     return [torch.load(folder / f"rank-{rank}.pt") for rank in range(2)]
 
 
@@ -188,19 +206,31 @@ def test_both_strategies_train_the_same(found: Found) -> None:
 
 
 @pytest.mark.parametrize("strategy", ranks.STRATEGIES)
-def test_one_process_goes_on_with_what_two_began(
-    strategy: Strategy, found: Found, tmp_path_factory: pytest.TempPathFactory
-) -> None:
-    folder = max(Path(tmp_path_factory.getbasetemp()).glob("ranks*")) / strategy / "straight"
-    newest = Checkpoints(folder).latest()
+def test_one_process_goes_on_with_what_two_began(strategy: Strategy, found: Found, folder: Path) -> None:
+    newest = Checkpoints(folder / strategy / "straight").latest()
     assert newest is not None
-    trainer, _ = ranks.trainer(Place(torch.device("cpu")), strategy, folder)
+    trainer, _ = ranks.trainer(Place(torch.device("cpu")), strategy, folder / strategy / "straight")
     trainer._restore(read_state(newest))
     assert trainer.progress.epoch == 1
     final = found[0][f"{strategy}/run"]["straight"]
     assert all(torch.equal(tensor, final[name]) for name, tensor in trainer.objective.state_dict().items())
     names = {name for name, p in trainer.objective.named_parameters() if p.requires_grad}
     assert names == set(read_state(newest)["optimizer"])
+
+
+def test_a_whole_run_is_the_same_on_one_process_and_on_two(found: Found, folder: Path, tmp_path: Path) -> None:
+    """Data, augmentation, losses, evaluation and the model that is left: batches of four, or twice two."""
+    run(ranks.whole_run(folder, tmp_path / "one", batch_size=4))
+    one, two = read_log(tmp_path / "one" / "log.jsonl"), read_log(folder / "two" / "log.jsonl")
+    assert [record["step"] for record in one] == [record["step"] for record in two] == [1, 2, 3, 3, 4, 5, 6, 6]
+    for mine, theirs in zip(one, two, strict=True):
+        for name in {"loss", "lr", "val_loss"} & mine.keys():
+            assert mine[name] == pytest.approx(theirs[name], rel=1e-4)
+    assert one[-1]["samples"] == two[-1]["samples"]
+    models = [load(path / "model").model.state_dict() for path in (tmp_path / "one", folder / "two")]
+    moved = torch.cat([(models[0][n] - t).flatten() for n, t in toy_model("caption").state_dict().items()]).norm()
+    apart = torch.cat([(models[0][n] - models[1][n]).flatten() for n in models[0]]).norm()
+    assert apart < 0.01 * moved
 
 
 # --- one process alone --------------------------------------------------------------------------------------------

@@ -27,7 +27,7 @@ from openblip.model.text import TextLayer
 from openblip.model.vision import Block
 from openblip.training.momentum import MomentumTwin
 from openblip.training.objectives.gathering import Gather
-from openblip.training.shards import whole
+from openblip.training.shards import whole_state
 
 Strategy = Literal["ddp", "fsdp"]
 Losses = dict[str, Tensor]
@@ -264,9 +264,9 @@ class Sharded(Alone):
     @contextmanager
     def plain(self) -> Iterator[nn.Module]:
         copied = copy.deepcopy(self.empty)
-        whole_state = {name: whole(t) for name, t in cast(nn.Module, self.objective.model).state_dict().items()}
+        state = whole_state(cast(nn.Module, self.objective.model).state_dict())
         if self.place.is_first:
-            copied.load_state_dict({name: tensor.detach().clone() for name, tensor in whole_state.items()}, assign=True)
+            copied.load_state_dict({name: tensor.detach().clone() for name, tensor in state.items()}, assign=True)
         yield copied
 
 

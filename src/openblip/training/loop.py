@@ -24,7 +24,7 @@ from openblip.training.distributed import Alone, Place
 from openblip.training.optim import adamw, load_optimizer_state, optimizer_state
 from openblip.training.reports import Reporter
 from openblip.training.schedule import Schedule
-from openblip.training.shards import clip_gradients, like, whole
+from openblip.training.shards import clip_gradients, like, whole_state
 from openblip.training.state import (
     Checkpoints,
     random_state,
@@ -286,7 +286,7 @@ class Trainer:
                 "processes": self.place.size,
                 "progress": dataclasses.asdict(self.progress),
                 "tally": self.tally.state(),
-                "objective": {name: whole(tensor) for name, tensor in self.objective.state_dict().items()},
+                "objective": whole_state(self.objective.state_dict()),
                 "optimizer": optimizer_state(self.objective, self.optimizer),
                 "scaler": self.scaler.state_dict(),
                 "random": self.place.collect(random_state(self.place.device)),

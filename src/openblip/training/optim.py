@@ -11,7 +11,7 @@ from torch.distributed.tensor import DTensor
 
 from openblip.errors import CheckpointError, ConfigError
 from openblip.training.config import AdamWSettings
-from openblip.training.shards import like, whole
+from openblip.training.shards import like, whole_state
 
 Saved = Mapping[str, Mapping[str, Tensor]]
 
@@ -43,11 +43,9 @@ def parameter_groups(trainable: Mapping[str, Tensor], settings: AdamWSettings) -
 
 def optimizer_state(module: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, dict[str, Tensor]]:
     """What the optimizer remembers, whole, by the names of the parameters. Every process must ask for it."""
-    return {
-        name: {key: whole(value).detach() for key, value in optimizer.state[parameter].items()}
-        for name, parameter in module.named_parameters()
-        if parameter in optimizer.state
-    }
+    kept = {name: optimizer.state[p] for name, p in module.named_parameters() if p in optimizer.state}
+    flat = whole_state({f"{key} {name}": value for name, state in kept.items() for key, value in state.items()})
+    return {name: {key: flat[f"{key} {name}"].detach() for key in state} for name, state in kept.items()}
 
 
 def load_optimizer_state(module: nn.Module, optimizer: torch.optim.Optimizer, saved: Saved) -> None:
