@@ -14,7 +14,7 @@ help:  ## Say what can be made
 demo: $(VENV)/.installed  ## Caption, question and match the photos in examples/photos with the bundled model
 	$(BIN)/openblip caption $(PHOTOS)/*.jpg
 	$(BIN)/openblip ask $(PHOTOS)/astronaut.jpg -q "is there a person in the picture?" -q "what color is the suit?"
-	$(BIN)/openblip match $(PHOTOS)/cat.jpg $(PHOTOS)/photographer.jpg -t "a cat" -t "a man with a camera"
+	$(BIN)/openblip match $(PHOTOS)/cat.jpg $(PHOTOS)/rocket.jpg -t "a cat" -t "a rocket in the sky"
 
 test: $(VENV)/.installed-dev  ## Run the tests; they need no network
 	OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
