@@ -18,7 +18,7 @@ from tests.toys import SIZE, toy_image, toy_model, toy_tokenizer
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
-QUIET = ("data.workers=0", "run.tensorboard=false", "evaluate.samples=1")
+QUIET = ("data.workers=0", "run.charts=false", "evaluate.samples=1")
 
 
 def run(*arguments: str | Path) -> Result:
@@ -58,7 +58,7 @@ def test_own_data_with_lora_and_from_a_bundle(home: Path, tmp_path: Path) -> Non
     assert recipe.lora is not None
     assert (recipe.lora.r, recipe.lora.targets) == (2, ("qkv", "value"))
     assert {path.name for path in out.iterdir()} == {
-        "adapter", "checkpoints", "log.jsonl", "loss.png", "model", "recipe.yaml",
+        "adapter", "checkpoints", "log.jsonl", "model", "recipe.yaml",
     }  # fmt: skip
     assert read.load(out / "model").config.task == "caption"
 

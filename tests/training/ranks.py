@@ -21,7 +21,7 @@ from openblip.training.loop import Evaluation, Progress, Trainer
 from openblip.training.objectives.gathering import Gather
 from openblip.training.run import run as run_recipe
 from openblip.training.schedule import Schedule
-from openblip.training.shards import whole
+from openblip.training.shards import whole_state
 from openblip.training.state import Checkpoints
 from tests.training.loop_toys import ToyLoader, half, toy_batch, toy_objective, toy_pretraining
 
@@ -74,7 +74,7 @@ def whole_run(folder: Path, out: Path, batch_size: int) -> Recipe:
             "data": {"train": str(folder / "data.jsonl"), "val": str(folder / "data.jsonl"), "workers": 0},
             "loss": {"token_mean": "all"},
             "schedule": {"lr": 1e-3},
-            "run": {"device": "cpu", "log_every": 1, "tensorboard": False},
+            "run": {"device": "cpu", "log_every": 1, "charts": False},
             "evaluate": {"samples": 2},
         }
     )
@@ -122,12 +122,16 @@ def stepped(objective: nn.Module, losses: dict[str, Tensor], finish: Callable[[]
     """Backward, SGD, and what came of it, whole."""
     torch.autograd.backward(torch.stack(list(losses.values())).sum())
     finish()
-    gradients = {n: whole(p.grad).clone() for n, p in objective.named_parameters() if p.grad is not None}
+    gradients = copied({n: p.grad for n, p in objective.named_parameters() if p.grad is not None})
     for group in (False, True):  # sharded and whole parameters are stepped apart
         members = [p for p in objective.parameters() if p.requires_grad and (p.ndim == 0) is group]
         if members:
             torch.optim.SGD(members, lr=RATE).step()
-    return {"gradients": gradients, "state": {n: whole(t).clone() for n, t in objective.state_dict().items()}}
+    return {"gradients": gradients, "state": copied(objective.state_dict())}
+
+
+def copied(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {name: tensor.detach().clone() for name, tensor in whole_state(tensors).items()}
 
 
 def detached(place: Place, losses: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -142,7 +146,7 @@ def accumulated(place: Place, strategy: Strategy) -> dict[str, Tensor]:
         with parallel.accumulating(last=i == 1):
             torch.autograd.backward(parallel(half(half(toy_batch("caption"), place.rank), i))["lm"] / 2)
     parallel.finish()
-    return {n: whole(p.grad).clone() for n, p in objective.named_parameters() if p.grad is not None}
+    return copied({n: p.grad for n, p in objective.named_parameters() if p.grad is not None})
 
 
 def run(place: Place, strategy: Strategy, folder: Path) -> dict[str, Any]:
@@ -155,8 +159,8 @@ def run(place: Place, strategy: Strategy, folder: Path) -> dict[str, Any]:
     again, seen = trainer(place, strategy, folder / "resumed", seen=seen)
     again.run(resume=True)
     return {
-        "straight": {n: whole(t).clone() for n, t in straight.objective.state_dict().items()},
-        "resumed": {n: whole(t).clone() for n, t in again.objective.state_dict().items()},
+        "straight": copied(straight.objective.state_dict()),
+        "resumed": copied(again.objective.state_dict()),
         "seen": seen,
     }
 

@@ -279,7 +279,8 @@ class RunSettings:
 
     ``strategy`` is how several processes share the work. ``recompute`` is the number of blocks at the end of the image
     encoder whose activations are not kept. ``compile`` compiles the layers. ``log_every`` and ``save_every`` count
-    steps; a checkpoint is written after every epoch in any case, and ``keep`` of them stay.
+    steps; a checkpoint is written after every epoch in any case, and ``keep`` of them stay. ``charts`` are
+    TensorBoard's logs and a loss curve at the end, beside the log that is always written.
     """
 
     device: str = "auto"
@@ -290,7 +291,7 @@ class RunSettings:
     log_every: int = 50
     save_every: int = 0
     keep: int = 3
-    tensorboard: bool = True
+    charts: bool = True
     timeout_minutes: float = 120.0
 
 
@@ -423,7 +424,7 @@ def write_recipe(recipe: Recipe, path: Path) -> None:
 
 # What may change when a run is resumed; anything else would make it another run.
 FREE = (
-    "out", "epochs", "run.device", "run.log_every", "run.save_every", "run.keep", "run.tensorboard",
+    "out", "epochs", "run.device", "run.log_every", "run.save_every", "run.keep", "run.charts",
     "run.timeout_minutes", "data.workers", "data.val", "data.val_split", "evaluate",
 )  # fmt: skip
 

@@ -122,7 +122,8 @@ def draw_losses(records: Sequence[Record], path: Path) -> None:
     measured = [record for record in records if record.get("kind") == "evaluation"]
     figures = sorted({name for r in measured for name, v in r.items() if _is_figure(name, v)})
     panels = 1 + bool(figures)
-    figure = _figure_class()(figsize=(8, 4 * panels), layout="constrained")
+    figure = _figure_class()(figsize=(8, 4 * panels))
+    figure.subplots_adjust(left=0.09, right=0.9, bottom=0.13 / panels, top=1 - 0.05 / panels)
     above = figure.add_subplot(panels, 1, 1, xlabel="step", ylabel="loss")
     for name in sorted({name for r in train for name, v in r.items() if _is_figure(name, v)}):
         points = [(r["step"], r[name]) for r in train if name in r]
@@ -138,6 +139,8 @@ def draw_losses(records: Sequence[Record], path: Path) -> None:
             points = [(r["step"], r[name]) for r in measured if name in r]
             below.plot(*zip(*points, strict=True), marker="o", label=name)
         below.legend()
+    for axes in figure.axes:
+        axes.xaxis.get_major_locator().set_params(integer=True)
     with replacing(path) as temporary:
         figure.savefig(temporary, format="png", dpi=120)
 

@@ -250,10 +250,10 @@ def _leave(recipe: Recipe, model: nn.Module, saver: Saver, checkpoints: Checkpoi
 
 
 def _reporters(recipe: Recipe, folder: Path) -> list[Reporter]:
-    found: list[Reporter] = [JsonLines(folder / LOG), LossCurve(folder / LOG, folder / CURVE)]
-    if recipe.run.tensorboard:
-        found.append(TensorBoard(folder / TENSORBOARD))
-    return found
+    log = JsonLines(folder / LOG)
+    if not recipe.run.charts:
+        return [log]
+    return [log, TensorBoard(folder / TENSORBOARD), LossCurve(folder / LOG, folder / CURVE)]
 
 
 def _evaluation(recipe: Recipe, begun: Begun, source: Any, place: Place, evaluate: Evaluate | None) -> Evaluate:
