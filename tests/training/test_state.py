@@ -7,6 +7,7 @@ import os
 import random
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from openblip.errors import CheckpointError, TrainingError
 from openblip.training.config import AdamWSettings, LoopSettings, Precision
 from openblip.training.distributed import Alone, Place
 from openblip.training.loop import Evaluation, Progress, Trainer
-from openblip.training.reports import JsonLines, read_log
+from openblip.training.reports import JsonLines, Record, Sample, read_log
 from openblip.training.schedule import Schedule
 from openblip.training.state import (
     Checkpoints,
@@ -273,6 +274,22 @@ def test_evaluations_within_an_epoch(tmp_path: Path) -> None:
 
     trainer(tmp_path, LoopSettings(epochs=2, evaluate_every=0, evaluate_steps=3), evaluate=evaluate).run()
     assert seen == [3, 6]
+
+
+def test_death_between_the_last_report_of_an_epoch_and_its_checkpoint(tmp_path: Path) -> None:
+    """Where a checkpoint within epochs would fall on an epoch's end, nothing is reported twice."""
+
+    class Deadly(JsonLines):
+        def evaluation(self, record: Record, samples: Sequence[Sample]) -> None:
+            raise KeyboardInterrupt
+
+    settings = LoopSettings(epochs=2, log_every=4, save_every=2, evaluate_steps=4)
+    options: dict[str, Any] = {"evaluate": lambda model, progress: Evaluation()}
+    with pytest.raises(KeyboardInterrupt):
+        trainer(tmp_path, settings, reporters=[Deadly(tmp_path / "log.jsonl")], **options).run()
+    trainer(tmp_path, settings, reporters=[JsonLines(tmp_path / "log.jsonl")], **options).run(resume=True)
+    log = [(record["kind"], record["step"]) for record in read_log(tmp_path / "log.jsonl")]
+    assert log == [("train", 4), ("evaluation", 4), ("train", 8), ("evaluation", 8)]
 
 
 def test_a_loss_that_is_no_number_ends_the_run(tmp_path: Path) -> None:

@@ -148,25 +148,32 @@ class Trainer:
             progress.step += 1
             for reporter in self.reporters:
                 reporter.tick(progress.step)
-            if progress.step % settings.log_every == 0:
-                self._log()
-            if settings.evaluate_steps and progress.step % settings.evaluate_steps == 0:
-                self._evaluate()
-            if settings.save_every and progress.step % settings.save_every == 0:
-                self._save()
+            if progress.batch < self.loader.steps_per_epoch:  # else it is the epoch's end that comes now
+                self._pause()
             if progress.stopped:
                 break
         if self.tally.steps:
             self._log()
         progress.epoch, progress.batch = progress.epoch + 1, 0
-        is_last = progress.epoch == settings.epochs
-        if (
-            not progress.stopped
-            and settings.evaluate_every
-            and (progress.epoch % settings.evaluate_every == 0 or is_last)
-        ):
+        if not progress.stopped and (_due(progress.epoch, settings.evaluate_every) or self._evaluates()):
             self._evaluate()
         self._save()
+
+    def _pause(self) -> None:
+        """What may be due between two steps of an epoch. A checkpoint comes last: what it follows is not done again."""
+        settings, step = self.settings, self.progress.step
+        if _due(step, settings.log_every):
+            self._log()
+        if _due(step, settings.evaluate_steps):
+            self._evaluate()
+        if _due(step, settings.save_every):
+            self._save()
+
+    def _evaluates(self) -> bool:
+        """Whether an evaluation is due at the end of an epoch for another reason than its number."""
+        settings, progress = self.settings, self.progress
+        is_last = progress.epoch == settings.epochs and settings.evaluate_every > 0
+        return is_last or _due(progress.step, settings.evaluate_steps)
 
     def _groups(self) -> Iterator[list[object]]:
         """The batches of each step. Whatever the loader draws leaves the generators that training draws from alone."""
@@ -312,6 +319,10 @@ class Trainer:
             )
         else:
             seed_everything(self.settings.seed + self.place.rank + 1000003 * self.progress.epoch)
+
+
+def _due(count: int, every: int) -> bool:
+    return every > 0 and count % every == 0
 
 
 @torch.no_grad()
