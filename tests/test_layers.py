@@ -59,6 +59,7 @@ NO_TORCH = (
     "openblip.checkpoints.layouts",
     "openblip.preprocess.image",
     "openblip.preprocess.text",
+    "openblip.training.config",
     "openblip.cli",
 )
 

@@ -45,10 +45,12 @@ ALL: dict[str, dict[str, Any]] = {
 COCO: dict[str, dict[str, Any]] = {"retrieval": {"negatives": "all"}}  # published: negatives from all, ITC columns not
 
 
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+def free_ports() -> tuple[int, int]:
+    """Two ports that nobody listens on, and not the same one twice."""
+    with socket.socket() as one, socket.socket() as other:
+        for probe in (one, other):
+            probe.bind(("127.0.0.1", 0))
+        return int(one.getsockname()[1]), int(other.getsockname()[1])
 
 
 def work(rank: int, folder: Path, ports: tuple[int, int]) -> None:

@@ -44,7 +44,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def found(folder: Path) -> Found:
     """What both processes found, by rank."""
-    spawn(ranks.work, (folder, (ranks.free_port(), ranks.free_port())), nprocs=2)  # type: ignore[no-untyped-call]
+    spawn(ranks.work, (folder, ranks.free_ports()), nprocs=2)  # type: ignore[no-untyped-call]
     return [torch.load(folder / f"rank-{rank}.pt") for rank in range(2)]
 
 
