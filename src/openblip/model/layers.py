@@ -71,12 +71,31 @@ def attend(
     query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None, dropout: float, record: list[Tensor] | None
 ) -> Tensor:
     """Scaled dot-product attention (B, H, T, K); with ``record`` the probabilities are computed openly and kept."""
-    if record is None:
-        return F.scaled_dot_product_attention(query, key, value, attn_mask=bias, dropout_p=dropout)
-    scores = query @ key.transpose(-1, -2) * query.shape[-1] ** -0.5
-    weights = F.softmax(scores if bias is None else scores + bias, dim=-1)
-    record.append(weights)
-    return F.dropout(weights, dropout) @ value
+    if record is not None:
+        scores = query @ key.transpose(-1, -2) * query.shape[-1] ** -0.5
+        weights = F.softmax(scores if bias is None else scores + bias, dim=-1)
+        record.append(weights)
+        return F.dropout(weights, dropout) @ value
+    if _trained_on_cpu(query, key):
+        return _attend_openly(query, key, value, bias, dropout)
+    return F.scaled_dot_product_attention(query, key, value, attn_mask=bias, dropout_p=dropout)
+
+
+_SHORT = 128 * 128  # queries times keys up to which the CPU's fused kernel loses to plain products in training
+
+
+def _trained_on_cpu(query: Tensor, key: Tensor) -> bool:
+    """The CPU's fused kernel has a slow backward: for short sequences it takes up to six times as long in bf16."""
+    short = query.shape[-2] * key.shape[-2] <= _SHORT
+    return short and query.device.type == "cpu" and torch.is_grad_enabled() and query.requires_grad
+
+
+def _attend_openly(query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None, dropout: float) -> Tensor:
+    """Attention as two batched products, in the precision of its inputs as the fused kernel computes it."""
+    with torch.autocast(query.device.type, enabled=False):
+        scores = (query * query.shape[-1] ** -0.5) @ key.transpose(-1, -2)
+        weights = F.softmax(scores if bias is None else scores + bias.to(scores.dtype), dim=-1)
+        return F.dropout(weights, dropout) @ value
 
 
 class Attention(nn.Module):
