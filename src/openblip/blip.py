@@ -68,7 +68,7 @@ def load(
     Raises :class:`CheckpointError`, :class:`DownloadError`, :class:`ConfigError` or :class:`InputError`.
     """
     place = _device(device)
-    choose.check(engine, precision, place)
+    choose.check(engine, precision, place, calibrated=calibration is not None)
     if decode not in get_args(Decode):
         raise InputError(f"decode is 'fast' or 'exact', not {decode!r}")
     if isinstance(tokenizer, str | Path):
@@ -84,11 +84,13 @@ def load(
         made = choose.make(
             engine, precision, place, loaded.model, loaded.config,
             cache=fetch.cache_folder() / "openvino", key=partial(digest, Path(loaded.source)),
-            calibration=None if examples is None else _pixels(examples, loaded.image),
+            calibration=_pixels(examples, loaded.image) if examples else None,
         )  # fmt: skip
         return Runner(loaded, made, exact=decode == "exact")
 
-    examples = None if calibration is None else [load_image(image) for image in calibration]
+    examples = [load_image(image) for image in calibration or ()]
+    if calibration is not None and not examples:
+        raise InputError("calibration is some pictures, a dozen or more if they differ much; it holds none")
     if found is None:
         only = make(task)
         parts: dict[Task, Callable[[], Runner]] = dict.fromkeys(_serves(only.task), lambda: only)

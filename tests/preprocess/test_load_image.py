@@ -400,3 +400,58 @@ def test_to_tensor_takes_arrays_and_tensors_and_nothing_else() -> None:
     for source in wrong:
         with pytest.raises(InputError, match=r"uint8 \(B, S, S, 3\)"):
             to_tensor(source, chosen)
+
+
+# --- large JPEG files ---------------------------------------------------------------------------------------------
+
+
+def photo_like(width: int, height: int, seed: int = 0) -> Image.Image:
+    """Coarse shapes, fine texture and noise."""
+    rng = np.random.default_rng(seed)
+    coarse = Image.fromarray(rng.integers(0, 256, (9, 12, 3), dtype=np.uint8)).resize(
+        (width, height), Image.Resampling.BICUBIC
+    )
+    fine = rng.normal(0, 12, (height // 2, width // 2, 3)).repeat(2, 0).repeat(2, 1)
+    pixels = np.asarray(coarse, np.float64)[: fine.shape[0], : fine.shape[1]] + fine
+    return Image.fromarray(pixels.clip(0, 255).astype(np.uint8))
+
+
+@pytest.mark.parametrize(
+    ("size", "mode", "options"),
+    [
+        ((1600, 1200), "RGB", {}),
+        ((1200, 2000), "RGB", {"progressive": True, "subsampling": 0}),
+        ((1602, 1204), "L", {}),
+        ((1600, 1200), "CMYK", {}),
+    ],
+)
+def test_a_large_jpeg_is_decoded_near_the_size_needed(
+    size: tuple[int, int], mode: str, options: dict[str, Any]
+) -> None:
+    """Within 1 grey level on average and 12 at most of what the whole file gives."""
+    buffer = io.BytesIO()
+    photo_like(*size).convert(mode).save(buffer, "JPEG", quality=92, **options)
+    whole, small = load_image(buffer.getvalue()), load_image(buffer.getvalue(), near=96)
+    assert min(small.size) >= 2 * 96
+    assert small.size < whole.size
+    difference = np.abs(resize(whole, 96).astype(int) - resize(small, 96))
+    assert difference.mean() < 1.0
+    assert difference.max() <= 12
+
+
+def test_what_is_not_large_or_no_jpeg_is_decoded_in_full() -> None:
+    for kind, size in (("JPEG", (380, 300)), ("PNG", (1600, 1200))):
+        buffer = io.BytesIO()
+        photo_like(*size).save(buffer, kind)
+        assert load_image(buffer.getvalue(), near=192).size == size
+
+
+def test_a_large_jpeg_is_turned_upright_all_the_same() -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    buffer = io.BytesIO()
+    photo_like(1600, 1200).save(buffer, "JPEG", exif=exif)
+    whole, small = load_image(buffer.getvalue()), load_image(buffer.getvalue(), near=96)
+    assert whole.size == (1200, 1600)
+    assert small.width < small.height
+    assert np.abs(resize(whole, 96).astype(int) - resize(small, 96)).mean() < 1.0

@@ -25,7 +25,7 @@ PRECISIONS: tuple[str, ...] = get_args(Precision)
 _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
-def check(engine: str, precision: str, device: torch.device) -> None:
+def check(engine: str, precision: str, device: torch.device, *, calibrated: bool = False) -> None:
     """Raise :class:`InputError` for an engine, a precision or a combination of them that there is not."""
     if engine not in ENGINES:
         raise InputError(f"unknown engine {engine!r}; one of {', '.join(ENGINES)}")
@@ -35,6 +35,8 @@ def check(engine: str, precision: str, device: torch.device) -> None:
         raise InputError("engine='openvino' runs on the CPU: leave device at 'cpu'")
     if engine == "openvino" and precision == "fp16":
         raise InputError("engine='openvino' computes in fp32, bf16 or int8, not fp16")
+    if calibrated and (engine not in ("auto", "openvino") or precision != "int8"):
+        raise InputError("calibration pictures belong to engine='openvino', precision='int8'")
     if precision == "int8" and (device.type != "cpu" or engine == "compiled"):
         raise InputError("precision='int8' is for the CPU, by engine 'torch' or 'openvino'; a GPU takes fp16 or bf16")
 
@@ -55,11 +57,9 @@ def make(
     ``key`` gives what names the model's weights in the ``cache`` of converted parts;
     ``calibration`` are pixels (B, 3, S, S)."""
     if engine == "auto":
-        engine = choose(precision, device, config)
+        engine = "openvino" if calibration is not None else choose(precision, device, config)
     if engine == "openvino":
         return OpenVinoEngine(model, config, precision, cache=cache, key=key(), calibration=calibration)
-    if calibration is not None:
-        raise InputError("calibration pictures belong to engine='openvino', precision='int8'")
     if engine == "compiled":
         return CompiledEngine(model, device, _DTYPES[precision])
     if precision == "int8":

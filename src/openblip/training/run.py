@@ -24,7 +24,7 @@ from openblip.training.distributed import Place, share, start
 from openblip.training.loop import Evaluate, Evaluation, Progress, Trainer
 from openblip.training.lora import add_lora, merge_lora, save_adapter
 from openblip.training.reports import JsonLines, LossCurve, Reporter, TensorBoard
-from openblip.training.speed import compile_layers, recompute_vision
+from openblip.training.speed import compile_layers, keep_memory, recompute_vision
 from openblip.training.state import Checkpoints, average, seed_everything
 from openblip.training.tasks import (
     DEFAULT_PROMPT,
@@ -83,6 +83,7 @@ def run(
         folder = recipe.folder
         _claim(recipe, folder, place, resume)
         seed_everything(recipe.seed)
+        keep_memory()
         begun = begin(recipe)
         source = open_train(recipe.data)
         task = data_task(recipe, begun.tokenizer, begun.image, begun.prompt, train=True)

@@ -1,0 +1,367 @@
+"""Every engine against the reference: the same tokens and scores in fp32, a stated tolerance in 8 and 16 bits."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+import openblip
+from openblip.checkpoints import bundle, write
+from openblip.checkpoints.storage import digest
+from openblip.decoding import Decoding, Hypothesis, generate_grouped
+from openblip.engine import choose, int8, openvino
+from openblip.engine.base import Engine
+from openblip.engine.compiled import CompiledEngine
+from openblip.engine.eager import EagerEngine
+from openblip.engine.openvino import OpenVinoEngine
+from openblip.errors import ConfigError, InputError
+from openblip.model.config import Task
+from openblip.preprocess.image import ImageSettings
+from tests.toys import SIZE, toy_config, toy_image, toy_model, toy_tokenizer
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+TASKS: tuple[Task, ...] = ("caption", "answer", "match", "pretrain")
+CPU = torch.device("cpu")
+ITEMS = 7
+PROMPTS = [[598, 20, 30], [598, 20], [598, 40, 50], [598, 60], [598, 61], [598, 62], [598, 63, 64]]
+Make = Callable[[Task], Engine]
+
+
+def toy(task: Task) -> torch.nn.Module:
+    """Captions and answers of different lengths: [SEP] is likely, but not at once."""
+    torch.manual_seed(4)
+    model = toy_model(task, seed=4)
+    for name, parameter in model.named_parameters():
+        if name == "lm_head.bias":
+            with torch.no_grad():
+                parameter[3] += 6.0 if task == "pretrain" else 3.0
+    return model
+
+
+def reference(task: Task) -> EagerEngine:
+    return EagerEngine(toy(task), CPU, torch.float32)
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("converted")
+
+
+def vino(cache: Path, task: Task, precision: str = "fp32", **more: Any) -> OpenVinoEngine:
+    return OpenVinoEngine(toy(task), toy_config(task), precision, cache=cache, key=task, **more)
+
+
+@pytest.fixture(params=["openvino", "compiled"])
+def make(request: pytest.FixtureRequest, cache: Path) -> Make:
+    if request.param == "openvino":
+        return lambda task: vino(cache, task)
+    # What is compiled is the same whatever compiles it; one test below goes through the real compiler.
+    return lambda task: CompiledEngine(toy(task), CPU, torch.float32, backend="eager")
+
+
+def pixels(seed: int = 0, count: int = ITEMS) -> Tensor:
+    return torch.randn(count, 3, SIZE, SIZE, generator=torch.Generator().manual_seed(seed))
+
+
+def texts(count: int, length: int = 6, seed: int = 0) -> tuple[Tensor, Tensor]:
+    """Ids and mask (B, T) of texts of different lengths."""
+    generator = torch.Generator().manual_seed(seed)
+    ids = torch.randint(5, 590, (count, length), generator=generator)
+    lengths = torch.randint(2, length + 1, (count, 1), generator=generator)
+    mask = (torch.arange(length) < lengths).long()
+    return ids * mask, mask
+
+
+def decoding(beams: int) -> Decoding:
+    return Decoding(beams=beams, max_new_tokens=8, eos_id=3, pad_id=0)
+
+
+def captions(engine: Engine, beams: int, states: Tensor) -> list[list[Hypothesis]]:
+    return generate_grouped(engine.captioning(states, 12), PROMPTS, decoding(beams))
+
+
+def same(found: list[list[Hypothesis]], expected: list[list[Hypothesis]]) -> None:
+    assert [[h.ids for h in hs] for hs in found] == [[h.ids for h in hs] for hs in expected]
+    for ours, theirs in zip(found, expected, strict=True):
+        assert [h.logprob for h in ours] == pytest.approx([h.logprob for h in theirs], abs=1e-4)
+
+
+# --- fp32: the same -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("task", ["caption", "pretrain"])
+@pytest.mark.parametrize("beams", [1, 3])
+def test_captions_are_the_same(make: Make, task: Task, beams: int) -> None:
+    ours, theirs = make(task), reference(task)
+    states = theirs.encode_images(pixels())
+    torch.testing.assert_close(ours.encode_images(pixels()), states, rtol=0, atol=2e-5)
+    expected = captions(theirs, beams, states)
+    assert len({len(h.ids) for hs in expected for h in hs}) > 1, "some items end early and leave the batch"
+    same(captions(ours, beams, states), expected)
+
+
+@pytest.mark.parametrize("beams", [1, 3])
+def test_answers_are_the_same(make: Make, beams: int) -> None:
+    ours, theirs = make("answer"), reference("answer")
+    states = theirs.encode_images(pixels())
+    ids, mask = texts(2 * ITEMS)
+    heard = theirs.encode_questions(ids, mask, states)
+    torch.testing.assert_close(ours.encode_questions(ids, mask, states), heard, rtol=0, atol=2e-5)
+    starts = [[598]] * len(ids)
+    found = generate_grouped(ours.answering(heard, mask, 9), starts, decoding(beams))
+    same(found, generate_grouped(theirs.answering(heard, mask, 9), starts, decoding(beams)))
+    closed = [[598, 40, 50, 3], [598, 40, 3], [598, 70, 80, 90, 3], [598, 40, 50, 60, 3]]
+    for k, smoothing in ((None, 0.0), (2, 0.1)):
+        scores = ours.rank_answers(heard, mask, closed, k, smoothing)
+        torch.testing.assert_close(scores, theirs.rank_answers(heard, mask, closed, k, smoothing), rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize("task", ["match", "pretrain"])
+def test_matches_and_embeddings_are_the_same(make: Make, task: Task) -> None:
+    ours, theirs = make(task), reference(task)
+    states = theirs.encode_images(pixels())
+    ids, mask = texts(3 * ITEMS)
+    for found, expected in (
+        (ours.match(ids, mask, states), theirs.match(ids, mask, states)),
+        (ours.embed_texts(ids, mask), theirs.embed_texts(ids, mask)),
+        (ours.embed_images(states), theirs.embed_images(states)),
+    ):
+        torch.testing.assert_close(found, expected, rtol=0, atol=2e-5)
+
+
+def test_the_real_compiler_gives_the_same_captions() -> None:
+    ours, theirs = CompiledEngine(toy("caption"), CPU, torch.float32), reference("caption")
+    states = theirs.encode_images(pixels())
+    torch.testing.assert_close(ours.encode_images(pixels()), states, rtol=0, atol=2e-5)
+    start = [prompt[:1] for prompt in PROMPTS]
+    found = generate_grouped(ours.captioning(states, 9), start, decoding(2))
+    same(found, generate_grouped(theirs.captioning(states, 9), start, decoding(2)))
+
+
+def test_a_batch_changes_no_item(make: Make) -> None:
+    engine = make("caption")
+    together = engine.encode_images(pixels())
+    alone = torch.cat([engine.encode_images(one[None]) for one in pixels()])
+    torch.testing.assert_close(alone, together, rtol=0, atol=2e-5)
+
+
+# --- 8 and 16 bits ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("shape", [(1, 32), (3, 64), (64, 48)])
+def test_an_8_bit_layer_multiplies_what_it_rounded_exactly(shape: tuple[int, int]) -> None:
+    """By hand, in double precision: 127 steps for the greatest of each row and of each output channel."""
+    rows, width = shape
+    x, linear = torch.randn(rows, width) * torch.logspace(-3, 3, rows)[:, None], torch.nn.Linear(width, 24)
+    layer = int8.Int8Linear(linear.weight, linear.bias)
+    weight = linear.weight.detach().double()
+    step_x, step_w = x.double().abs().amax(1, keepdim=True) / 127, weight.abs().amax(1, keepdim=True) / 127
+    by_hand = (x.double() / step_x).round() @ (weight / step_w).round().T * step_x * step_w.T + linear.bias
+    # Rounding in float32 may fall to the other side of a half, one step away, for a few of the inputs.
+    slack = (step_x * step_w.T * 127 * 2).float()
+    assert ((layer(x) - by_hand.float()).abs() <= slack + 1e-5).all()
+    exact = linear(x)
+    assert torch.nn.functional.cosine_similarity(layer(x), exact, dim=-1).min() > 0.999
+
+
+def test_8_bit_rows_know_nothing_of_their_batch() -> None:
+    bias = torch.randn(40)
+    layer = int8.Int8Linear(torch.randn(40, 32), bias)
+    x = torch.randn(9, 32) * torch.logspace(-4, 4, 9)[:, None]
+    torch.testing.assert_close(layer(x), torch.cat([layer(row[None]) for row in x]), rtol=0, atol=0)
+    assert torch.equal(layer(torch.zeros(1, 32)), bias[None])
+    assert torch.isfinite(layer(torch.full((1, 32), 1e-42))).all()
+
+
+def test_8_bit_words_are_embedded_and_scored_by_the_same_numbers() -> None:
+    words = torch.nn.Embedding(50, 16)
+    small = int8.Int8Embedding(words)
+    ids = torch.tensor([[3, 4], [5, 49]])
+    torch.testing.assert_close(small(ids), words(ids), rtol=0, atol=words.weight.detach().abs().max().item() / 127)
+    states, bias = torch.randn(3, 16), torch.randn(50)
+    plain = int8.Int8Linear(words.weight, bias)
+    torch.testing.assert_close(small.scores(states, bias), plain(states), rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("name", ["torch", "openvino"])
+def test_8_bits_stay_near(name: str, cache: Path) -> None:
+    theirs = reference("match")
+    if name == "torch":
+        ours: Engine = EagerEngine(int8.quantize(toy("match")), CPU, torch.float32)
+    else:
+        ours = vino(cache, "match", "int8")
+    states, expected = ours.encode_images(pixels()), theirs.encode_images(pixels())
+    cosine = torch.nn.functional.cosine_similarity(ours.embed_images(states), theirs.embed_images(expected))
+    assert cosine.min() >= 0.99
+    ids, mask = texts(3 * ITEMS)
+    assert (
+        torch.nn.functional.cosine_similarity(ours.embed_texts(ids, mask), theirs.embed_texts(ids, mask)).min() > 0.99
+    )
+    alone = torch.cat([ours.encode_images(one[None]) for one in pixels()])
+    assert torch.nn.functional.cosine_similarity(alone.flatten(1), states.flatten(1)).min() > 0.999
+
+
+@pytest.mark.parametrize("name", ["torch", "openvino"])
+def test_8_bits_describe_and_answer(name: str, cache: Path) -> None:
+    """The likeliest caption in 8 bits is nearly as likely in 32."""
+    theirs = reference("caption")
+    small = EagerEngine(int8.quantize(toy("caption")), CPU, torch.float32)
+    ours: Engine = small if name == "torch" else vino(cache, "caption", "int8")
+    states = theirs.encode_images(pixels())
+    found, expected = captions(ours, 3, states), captions(theirs, 3, states)
+    equal = sum(a[0].ids == b[0].ids for a, b in zip(found, expected, strict=True))
+    assert equal >= ITEMS - 2
+    for a, b in zip(found, expected, strict=True):
+        assert a[0].logprob == pytest.approx(b[0].logprob, abs=1.5)
+
+
+def test_bf16_stays_near(cache: Path) -> None:
+    expected = reference("match").encode_images(pixels())
+    for ours in (EagerEngine(toy("match"), CPU, torch.bfloat16), vino(cache, "match", "bf16")):
+        found = ours.encode_images(pixels()).float()
+        assert torch.nn.functional.cosine_similarity(found.flatten(1), expected.flatten(1)).min() > 0.999
+
+
+# --- converted parts on disk --------------------------------------------------------------------------------------
+
+
+def test_parts_are_converted_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = vino(tmp_path, "match").encode_images(pixels())
+    (folder,) = tmp_path.iterdir()
+    stamps = {path.name: path.stat().st_mtime_ns for path in folder.iterdir()}
+    monkeypatch.setattr(openvino, "_convert", None)  # whoever converts again fails
+    torch.testing.assert_close(vino(tmp_path, "match").encode_images(pixels()), first, rtol=0, atol=0)
+    assert {path.name: path.stat().st_mtime_ns for path in folder.iterdir()} == stamps
+
+
+def test_a_conversion_that_fails_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    convert, calls = openvino._convert, []
+
+    def full_disk(*args: Any) -> Any:
+        calls.append(1)
+        if len(calls) > 2:
+            raise OSError(28, "No space left on device")
+        return convert(*args)
+
+    monkeypatch.setattr(openvino, "_convert", full_disk)
+    with pytest.raises(OSError, match="No space"):
+        vino(tmp_path, "match")
+    assert list(tmp_path.iterdir()) == []
+    monkeypatch.setattr(openvino, "_convert", convert)
+    assert vino(tmp_path, "match").encode_images(pixels()).shape == (ITEMS, 5, 32)
+
+
+def test_other_weights_sizes_precisions_or_pictures_are_other_parts() -> None:
+    config, pictures = toy_config("match"), pixels(1, 2)
+    names = {
+        openvino._name("a", config, "fp32", None),
+        openvino._name("b", config, "fp32", None),
+        openvino._name("a", toy_config("match", image_size=64), "fp32", None),
+        openvino._name("a", config, "int8", None),
+        openvino._name("a", config, "int8", pictures),
+        openvino._name("a", config, "int8", pictures + 1),
+    }
+    assert len(names) == 6
+
+
+def test_the_digest_is_of_the_weights(tmp_path: Path) -> None:
+    for name, model in (("one", toy("match")), ("same", toy("match")), ("other", toy("pretrain"))):
+        write.save(model, tmp_path / name, tokenizer=toy_tokenizer())
+    one, equal, other = (digest(tmp_path / name) for name in ("one", "same", "other"))
+    assert one == equal != other
+    assert digest(tmp_path / "one" / "model.safetensors") == one
+
+
+# --- by the facade ------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    home = tmp_path_factory.mktemp("toy")
+    for task in ("caption", "answer", "match"):
+        prompt = "a picture of " if task == "caption" else None
+        write.save(toy(task), home / task, tokenizer=toy_tokenizer(), image=ImageSettings(size=SIZE), prompt=prompt)
+    bundle.write(home, {task: home / task for task in ("caption", "answer", "match")})
+    return home
+
+
+@pytest.fixture
+def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("OPENBLIP_CACHE", str(tmp_path))
+    return tmp_path
+
+
+def test_a_model_is_loaded_into_any_engine(folder: Path, own_cache: Path) -> None:
+    images = [toy_image(seed) for seed in range(5)]
+    plain, ours = openblip.load(folder, engine="torch"), openblip.load(folder, engine="openvino")
+    assert [c.text for c in ours.caption(images)] == [c.text for c in plain.caption(images)]
+    assert ours.ask(images[0], ["what is it?", "why?"])[1].text == plain.ask(images[0], ["what is it?", "why?"])[1].text
+    both = [blip.match(images, ["a cat", "a dog on a bed"]) for blip in (ours, plain)]
+    found, expected = ([[m.probability, m.similarity] for row in table for m in row] for table in both)
+    np.testing.assert_allclose(found, expected, atol=1e-4)
+    assert {path.parent.name for path in own_cache.rglob("vision.xml")} == {
+        path.name for path in (own_cache / "openvino").iterdir()
+    }
+
+
+def test_eight_threads_give_what_one_gives(folder: Path, own_cache: Path) -> None:
+    images = [toy_image(seed) for seed in range(16)]
+    for engine, precision in (("openvino", "fp32"), ("torch", "int8")):
+        blip = openblip.load(folder, engine=engine, precision=precision)  # type: ignore[arg-type]
+        expected = [blip.caption(image) for image in images]
+        with ThreadPoolExecutor(8) as pool:
+            assert list(pool.map(blip.caption, images)) == expected
+
+
+def test_calibrated_by_pictures_the_image_encoder_stays_near(own_cache: Path) -> None:
+    photos = sorted((Path(__file__).parents[2] / "examples" / "photos").glob("*.jpg"))
+    blip = openblip.load(
+        "pocket", task="match", engine="openvino", precision="int8", calibration=[*photos, toy_image(1)]
+    )
+    plain = openblip.load("pocket", task="match", engine="torch")
+    assert (blip.embed_images(photos) * plain.embed_images(photos)).sum(1).min() > 0.99
+
+
+def test_auto_follows_the_notes() -> None:
+    caption, compare = toy_config("caption"), toy_config("compare")
+    assert choose.choose("fp32", CPU, caption) == "torch"
+    assert choose.choose("int8", CPU, caption) == "openvino"
+    assert choose.choose("int8", CPU, compare) == "torch"
+    assert choose.choose("bf16", torch.device("cuda"), caption) == "torch"
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"engine": "tpu"}, "unknown engine 'tpu'; one of auto, torch, compiled, openvino"),
+        ({"precision": "int4"}, "unknown precision 'int4'; one of fp32, bf16, fp16, int8"),
+        ({"engine": "openvino", "precision": "fp16"}, "fp32, bf16 or int8"),
+        ({"engine": "compiled", "precision": "int8"}, "by engine 'torch' or 'openvino'"),
+        ({"decode": "quick"}, "'fast' or 'exact'"),
+        ({"engine": "torch", "calibration": []}, "calibration pictures"),
+    ],
+)
+def test_what_does_not_go_together_is_refused(folder: Path, given: dict[str, Any], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        openblip.load(folder / "match", **given)
+
+
+def test_openvino_refuses_what_it_does_not_serve(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="use engine='torch'"):
+        OpenVinoEngine(toy_model("compare"), toy_config("compare"), "fp32", cache=tmp_path, key="x")
+
+
+def test_a_cache_that_is_full_says_so(cache: Path) -> None:
+    for engine in (vino(cache, "caption"), CompiledEngine(toy("caption"), CPU, torch.float32, backend="eager")):
+        session = engine.captioning(engine.encode_images(pixels(0, 1)), 3)([0])
+        session.step(torch.tensor([[598, 5]]))
+        with pytest.raises(InputError, match="holds 3 tokens; 4 were fed"):
+            session.step(torch.tensor([[6, 7]]))
