@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, cast
 
@@ -132,8 +132,10 @@ class Runner:
 
     def embed_texts(self, texts: Texts) -> Tensor:
         """Embeddings (B, E)."""
-        parts = [self.engine.embed_texts(*self.pad(chunk)) for chunk in chunks(texts.ids, TEXT_ROWS)]
-        return torch.cat(parts) if parts else torch.empty(0, self.config.embed_width)
+        found = torch.empty(len(texts.ids), self.config.embed_width, device=self.engine.device)
+        for places in by_length(texts.ids, TEXT_ROWS):
+            found[places] = self.engine.embed_texts(*self.pad([texts.ids[i] for i in places]))
+        return found
 
     def similarity(self, states: Tensor, texts: Texts, *, paired: bool) -> list[list[float]]:
         """ITC cosines, a row per image: of all texts, or of its own."""
@@ -145,12 +147,12 @@ class Runner:
         grounded = [[self.tokenizer.enc_id, *ids[1:]] for ids in texts.ids]
         if paired:
             return [[p] for p in self.engine.match(*self.pad(grounded), states).tolist()]
-        parts = []
-        for chunk in chunks(grounded, max(1, TEXT_ROWS // len(states))):
-            ids, mask = self.pad(chunk)
+        found = torch.empty(len(states), len(grounded), device=states.device)
+        for places in by_length(grounded, max(1, TEXT_ROWS // len(states))):
+            ids, mask = self.pad([grounded[i] for i in places])
             each = self.engine.match(ids.repeat(len(states), 1), mask.repeat(len(states), 1), states)
-            parts.append(each.view(len(states), len(chunk)))
-        return cast("list[list[float]]", torch.cat(parts, 1).tolist() if parts else [[]] * len(states))
+            found[:, places] = each.view(len(states), len(places))
+        return cast("list[list[float]]", found.tolist())
 
     def pad(self, rows: list[list[int]]) -> tuple[Tensor, Tensor]:
         """Ids and mask (B, T) of rows of ids, padded on the right."""
@@ -168,6 +170,11 @@ class Runner:
         if len(ids) >= self.config.text.max_positions:
             raise InputError(f"a text of {len(ids)} tokens does not fit the model's {self.config.text.max_positions}")
         return ids
+
+
+def by_length(rows: Sequence[Sequence[int]], size: int) -> Iterator[list[int]]:
+    """The places of up to ``size`` rows at a time, of about one length, so that little is computed for padding."""
+    return chunks(sorted(range(len(rows)), key=lambda place: len(rows[place])), size)
 
 
 @dataclass(eq=False)
