@@ -50,14 +50,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "skipped": [],
     }
     for device in options.devices:
-        peaks = roofline.measure(device, seconds=0.05 if options.toy else 0.4)
+        small: dict[str, Any] = {"side": 128, "numbers": 2**16, "seconds": 0.01} if options.toy else {}
+        peaks = roofline.measure(device, **small)
         record["roofline"][device] = asdict(peaks)
         bench = Bench(materials, options, device, peaks, record)
         for task in TASKS:
             bench.run(task)
         bench.run_alone()
     show(record)
-    write(record, options.results / f"{options.name}.json")
+    say(f"written: {options.name}.json")
     return 0 if all(line["equal"] is not False for line in record["rows"]) else 1
 
 
@@ -126,6 +127,7 @@ class Bench:
                 self.skip(entry, task, str(error))
         for row in rows:
             self.row(row, present)
+            self.keep()
         present.clear()
         gc.collect()
 
@@ -212,6 +214,7 @@ class Bench:
                         continue
                     values[entry].append(told[key])
             self.report_alone(name, what, unit, values)
+            self.keep()
 
     def report_alone(self, name: str, what: str, unit: str, values: dict[Entry, list[float]]) -> None:
         shipped = next((entry for entry in values if entry.who == "transformers"), None)
@@ -231,6 +234,10 @@ class Bench:
                     "equal": None,
                 }
             )
+
+    def keep(self) -> None:
+        """Write what there is: a run that is interrupted has not been for nothing."""
+        write(self.record, self.options.results / f"{self.options.name}.json")
 
     def skip(self, entry: Entry, where: str, reason: str) -> None:
         """Say and record who does not take part, and why."""
@@ -296,7 +303,6 @@ def write(record: dict[str, Any], path: Path) -> None:
     """The record as JSON, numbers rounded to what they are good for."""
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(_rounded(record), indent=1) + "\n", encoding="utf-8")
-    say(f"written: {path.name}")
 
 
 def _rounded(value: Any) -> Any:

@@ -130,9 +130,11 @@ def picture(seed: int, width: int, height: int) -> Image.Image:
 def _draw(model: torch.nn.Module, seed: int) -> None:
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
-        for parameter in model.parameters():
+        for name, parameter in model.named_parameters():
             if parameter.ndim > 1:
                 parameter.normal_(std=WEIGHTS_STD, generator=generator)
+            elif name.endswith("bias"):
+                parameter.zero_()
 
 
 def _word(number: int) -> str:

@@ -72,10 +72,9 @@ def reading(config: ModelConfig, images: int, texts: int) -> Work:
     return Work(2.0 * images * (texts * each + projecting))
 
 
-def measure(device: str, *, seconds: float = 0.4) -> Peaks:
-    """Matrix products of 2048 x 2048 in each precision that torch has here, and reads of 256 MB."""
+def measure(device: str, *, side: int = 2048, numbers: int = 64 * 2**20, seconds: float = 0.4) -> Peaks:
+    """Products of matrices of ``side`` in each precision that torch has here, and sums of ``numbers`` float32."""
     operations: dict[str, float] = {}
-    side = 2048
     for name, dtype in (("fp32", torch.float32), ("bf16", torch.bfloat16), ("fp16", torch.float16)):
         if device == "cpu" and name == "fp16":
             continue
@@ -86,7 +85,7 @@ def measure(device: str, *, seconds: float = 0.4) -> Peaks:
         operations["int8"] = 2.0 * side**3 / _best(lambda: torch._int_mm(bytes_, bytes_), device, seconds)
     if operations.get("int8", 0.0) < operations["fp32"]:
         operations.pop("int8", None)  # a fallback, not the machine's speed
-    large = torch.ones(64 * 2**20, device=device)
+    large = torch.ones(numbers, device=device)
     bandwidth = large.numel() * 4 / _best(large.sum, device, seconds)
     return Peaks(operations, bandwidth)
 
