@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from fractions import Fraction
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -112,7 +113,12 @@ def test_who_takes_part() -> None:
 
 def test_everyone_has_a_turn_in_every_round() -> None:
     turns: list[str] = []
-    calls = {name: (lambda name=name: turns.append(name) or name) for name in "abc"}  # type: ignore[misc, func-returns-value]
+
+    def take_turn(name: str) -> str:
+        turns.append(name)
+        return name
+
+    calls = {name: partial(take_turn, name) for name in "abc"}
     results = alternate(calls, {"a": 1.0, "b": 1.0, "c": 4.0}, rounds=3, budget=0)
     assert "".join(turns) == "abc" + "abc" + "bca" + "cab", "once to warm up, then from another one each round"
     assert {name: timed.output for name, timed in results.items()} == {name: name for name in "abc"}

@@ -29,9 +29,10 @@ def plain(query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None) -> Ten
     return torch.stack(rows)
 
 
-def drawn(queries: int, keys: int, seed: int = 0) -> list[Tensor]:
+def drawn(queries: int, keys: int, seed: int = 0) -> tuple[Tensor, Tensor, Tensor]:
     generator = torch.Generator().manual_seed(seed)
-    return [torch.randn(2, 2, length, 8, generator=generator) for length in (queries, keys, keys)]
+    query, key, value = (torch.randn(2, 2, length, 8, generator=generator) for length in (queries, keys, keys))
+    return query, key, value
 
 
 @pytest.mark.parametrize(("queries", "keys"), LENGTHS)
@@ -40,12 +41,12 @@ def test_it_is_the_formula(queries: int, keys: int, training: bool) -> None:
     mask = torch.ones(2, keys, dtype=torch.long)
     mask[1, keys // 2 + 1 :] = 0
     bias = padding_bias(mask, torch.float32)
-    inputs = [tensor.requires_grad_(training) for tensor in drawn(queries, keys)]
-    expected = plain(*(tensor.detach() for tensor in inputs), bias)
-    mixed = attend(*inputs, bias, 0.0, None)  # type: ignore[call-arg]
+    query, key, value = (tensor.requires_grad_(training) for tensor in drawn(queries, keys))
+    expected = plain(query.detach(), key.detach(), value.detach(), bias)
+    mixed = attend(query, key, value, bias, 0.0, None)
     torch.testing.assert_close(mixed.double(), expected, atol=1e-6, rtol=1e-5)
     weights: list[Tensor] = []
-    torch.testing.assert_close(attend(*inputs, bias, 0.0, weights), mixed, atol=1e-6, rtol=1e-5)  # type: ignore[call-arg]
+    torch.testing.assert_close(attend(query, key, value, bias, 0.0, weights), mixed, atol=1e-6, rtol=1e-5)
     assert len(weights) == 1
     assert weights[0].shape == (2, 2, queries, keys)
 
@@ -57,8 +58,8 @@ def test_gradients_are_those_of_the_formula(length: int) -> None:
     ours = [tensor.requires_grad_() for tensor in drawn(length, length)]
     theirs = [tensor.detach().double().requires_grad_() for tensor in ours]
     wanted = torch.randn(2, 2, length, 8)
-    loss = (attend(*ours, bias, 0.0, None) * wanted).sum()  # type: ignore[call-arg]
-    expected = (plain(*theirs, bias) * wanted.double()).sum()  # type: ignore[call-arg]
+    loss = (attend(ours[0], ours[1], ours[2], bias, 0.0, None) * wanted).sum()
+    expected = (plain(theirs[0], theirs[1], theirs[2], bias) * wanted.double()).sum()
     found, right = torch.autograd.grad(loss, ours), torch.autograd.grad(expected, theirs)
     for one, other in zip(found, right, strict=True):
         torch.testing.assert_close(one.double(), other, atol=1e-5, rtol=1e-4)
@@ -66,11 +67,11 @@ def test_gradients_are_those_of_the_formula(length: int) -> None:
 
 def test_a_short_row_trains_in_bfloat16_under_autocast() -> None:
     """Autocast hands bf16 projections over; the products stay in that precision and near the formula."""
-    inputs = [tensor.bfloat16().requires_grad_() for tensor in drawn(6, 6)]
+    query, key, value = (tensor.bfloat16().requires_grad_() for tensor in drawn(6, 6))
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        mixed = attend(*inputs, None, 0.0, None)  # type: ignore[call-arg]
+        mixed = attend(query, key, value, None, 0.0, None)
     assert mixed.dtype == torch.bfloat16
-    expected = plain(*(tensor.detach() for tensor in inputs), None)  # type: ignore[call-arg]
+    expected = plain(query.detach(), key.detach(), value.detach(), None)
     torch.testing.assert_close(mixed.double(), expected, atol=0.03, rtol=0.03)
 
 
