@@ -6,6 +6,7 @@ import statistics
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from itertools import zip_longest
 from typing import Any
 
 import numpy as np
@@ -89,7 +90,7 @@ def agreement(output: Any, reference: Any) -> Agreement:
         words = [
             a == b
             for one, other in zip(output, reference, strict=False)
-            for a, b in zip(one.split(), other.split(), strict=False)
+            for a, b in zip_longest(one.split(), other.split())  # a missing word is a wrong one
         ]
         share = sum(words) / max(1, len(words))
         return Agreement(equal == count, f"{equal}/{count} texts" + ("" if equal == count else f", {share:.0%} words"))
