@@ -6,10 +6,10 @@ PHOTOS := examples/photos
 SOURCES := $(shell find src -type f -not -name '*.pyc')
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check format clean
+.PHONY: help demo test check format bench bench-train clean
 
 help:  ## Say what can be made
-	@grep -E '^[a-z]+:.*##' Makefile | sed 's/:.*## /\t/' | expand -t 10
+	@grep -E '^[a-z-]+:.*##' Makefile | sed 's/:.*## /\t/' | expand -t 13
 
 demo: $(VENV)/.installed  ## Caption, question and match the photos in examples/photos with the bundled model
 	$(BIN)/openblip caption $(PHOTOS)/*.jpg
@@ -28,8 +28,14 @@ format: $(VENV)/.installed-dev  ## Mend what ruff can mend
 	$(BIN)/ruff check --fix
 	$(BIN)/ruff format
 
+bench: $(VENV)/.installed-bench  ## Measure inference beside transformers and OpenVINO (20 minutes; BENCH="--quick" takes 4)
+	$(BIN)/python -m benchmarks.inference $(BENCH)
+
+bench-train: $(VENV)/.installed-bench  ## Measure training beside a plain transformers loop
+	$(BIN)/python -m benchmarks.training $(BENCH)
+
 clean:  ## Remove the virtual environment and all caches
-	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf $(VENV) benchmarks/.work .mypy_cache .ruff_cache .pytest_cache .hypothesis
 
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
@@ -43,4 +49,8 @@ $(VENV)/.installed: $(BIN)/python pyproject.toml $(SOURCES)
 $(VENV)/.installed-dev: $(BIN)/python pyproject.toml
 	@echo "Installing openblip and its developers' tools into $(VENV); this takes some minutes the first time"
 	$(BIN)/python -m pip install --quiet --editable '.[dev]'
+	touch $@
+
+$(VENV)/.installed-bench: $(VENV)/.installed-dev
+	$(BIN)/python -m pip install --quiet --editable '.[dev,bench]'
 	touch $@

@@ -16,7 +16,7 @@ from openblip.cli import app
 
 ROOT = Path(__file__).parent.parent
 PHOTOS = ROOT / "examples" / "photos"
-DOCUMENTS = ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "examples/photos/CREDITS.md")
+DOCUMENTS = ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "examples/photos/CREDITS.md", "benchmarks/README.md")
 
 
 def commands_of(group: Any, prefix: str = "") -> dict[str, Any]:

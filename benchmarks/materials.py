@@ -1,0 +1,141 @@
+"""What is computed: models of the published shapes with random weights, pictures and texts, the same for everyone.
+
+Our own models are saved as hub folders, which `transformers` loads, so both sides have the same weights to the bit.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+from PIL import Image
+
+from openblip.checkpoints import write
+from openblip.model.build import build
+from openblip.model.config import ModelConfig, Task, preset
+from openblip.preprocess.settings import ImageSettings
+from openblip.preprocess.text import Tokenizer
+
+SPECIAL = {0: "[PAD]", 100: "[UNK]", 101: "[CLS]", 102: "[SEP]", 103: "[MASK]"}  # where bert-base-uncased has them
+TASKS: tuple[Task, ...] = ("caption", "answer", "match")
+# Wide enough that outputs depend on the input, and narrow enough that int8 and bf16 have something to keep.
+WEIGHTS_STD = 0.04
+WORDS = 10  # of a question or a text to match
+
+
+@dataclass(frozen=True)
+class Scale:
+    """How large everything is: ``base`` is what is published, ``toy`` is for testing the harness."""
+
+    name: Literal["base", "toy"]
+    words: int  # of the vocabulary, [DEC] and [ENC] left out
+    photo: tuple[int, int] = (640, 480)
+    large_photo: tuple[int, int] = (4000, 3000)
+    new_tokens: int = 16
+    answer_tokens: int = 4
+
+    def config(self, task: Task) -> ModelConfig:
+        """The model of a task; without dropout, so that training can be compared too."""
+        config = preset(task)
+        config = replace(config, text=replace(config.text, dropout=0.0, attention_dropout=0.0))
+        if self.name == "base":
+            return config
+        vision = replace(config.vision, image_size=32, width=32, depth=2, heads=4, mlp_width=64)
+        text = replace(
+            config.text, vocab_size=self.words + 2, width=32, depth=2, heads=4, mlp_width=64, max_positions=64,
+            memory_width=32, dec_id=self.words, enc_id=self.words + 1,
+        )  # fmt: skip
+        return replace(config, vision=vision, text=text, embed_width=16)
+
+
+BASE = Scale("base", words=30522)
+TOY = Scale("toy", words=598, photo=(48, 36), large_photo=(160, 120), new_tokens=4, answer_tokens=2)
+SCALES: dict[str, Scale] = {scale.name: scale for scale in (BASE, TOY)}
+
+
+@dataclass(frozen=True)
+class Materials:
+    """Where the models lie, and what they are given. Made once per folder, with fixed seeds."""
+
+    folder: Path
+    scale: Scale
+
+    def model(self, task: Task) -> Path:
+        """The hub folder of a task's model, made when first asked for."""
+        folder = self.folder / self.scale.name / task
+        if not (folder / "config.json").is_file():
+            config = self.scale.config(task)
+            model = build(config)
+            _draw(model, seed=TASKS.index(task))
+            tokenizer = Tokenizer.from_vocab(self._vocabulary())
+            write.save(model, folder, tokenizer=tokenizer, image=ImageSettings(config.vision.image_size), prompt="")
+        return folder
+
+    def photos(self, count: int) -> list[Image.Image]:
+        """Decoded pictures."""
+        return [picture(seed, *self.scale.photo) for seed in range(count)]
+
+    def photo_files(self, count: int) -> list[Path]:
+        """JPEG files of everyday size."""
+        return self._files("photos", count, self.scale.photo)
+
+    def large_files(self, count: int) -> list[Path]:
+        """JPEG files as a camera writes them: 12 megapixels at base size."""
+        return self._files("large", count, self.scale.large_photo)
+
+    def texts(self, count: int) -> list[str]:
+        """Questions, or texts to match, all of one length in tokens: `transformers` does not mask shorter questions."""
+        draws = np.random.default_rng(1).integers(104, self.scale.words, (count, WORDS))
+        return [" ".join(_word(number) for number in row) for row in draws]
+
+    def describe(self) -> dict[str, object]:
+        """The scale, for the record."""
+        return asdict(self.scale)
+
+    def _vocabulary(self) -> Path:
+        path = self.folder / self.scale.name / "vocab.txt"
+        if not path.is_file():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            words = (SPECIAL.get(number) or _word(number) for number in range(self.scale.words))
+            path.write_text("\n".join(words) + "\n", encoding="utf-8")
+        return path
+
+    def _files(self, name: str, count: int, size: tuple[int, int]) -> list[Path]:
+        folder = self.folder / self.scale.name / name
+        folder.mkdir(parents=True, exist_ok=True)
+        paths = [folder / f"{number:03}.jpg" for number in range(count)]
+        different = min(count, 8)  # drawing is slow; the rest are copies under their own names
+        for number, path in enumerate(paths):
+            if path.is_file():
+                continue
+            if number < different:
+                picture(number, *size).save(path, quality=90)
+            else:
+                path.write_bytes(paths[number % different].read_bytes())
+        return paths
+
+
+def picture(seed: int, width: int, height: int) -> Image.Image:
+    """Coarse coloured patches under fine grain, so that a JPEG of it weighs what a photograph weighs."""
+    random = np.random.default_rng(seed)
+    coarse = Image.fromarray(random.integers(0, 256, (6, 8, 3), dtype=np.uint8))
+    patches = np.asarray(coarse.resize((width, height), Image.Resampling.BICUBIC), dtype=np.int16)
+    grain = random.integers(-12, 13, (height, width, 1), dtype=np.int16)
+    return Image.fromarray((patches + grain).clip(0, 255).astype(np.uint8))
+
+
+def _draw(model: torch.nn.Module, seed: int) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if parameter.ndim > 1:
+                parameter.normal_(std=WEIGHTS_STD, generator=generator)
+            elif name.endswith("bias"):
+                parameter.zero_()
+
+
+def _word(number: int) -> str:
+    return f"w{number}"

@@ -1,0 +1,112 @@
+"""The least time a row can take: its arithmetic at the measured peak of matrix products, or its bytes at the measured
+bandwidth of memory, whichever is more.
+
+Counted: matrix products, and once per decoder step the decoder's weights and the cross-attention keys and values.
+Not counted: norms, softmax, activations, opening pictures, Python.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+
+import torch
+
+from openblip.model.config import ModelConfig, TextConfig
+
+BYTES = {"fp32": 4, "bf16": 2, "fp16": 2, "int8": 1}
+
+
+@dataclass(frozen=True)
+class Work:
+    """Multiply-adds count as two operations; ``numbers`` are read from memory, at the size of the precision."""
+
+    operations: float
+    numbers: float = 0.0
+
+
+@dataclass(frozen=True)
+class Peaks:
+    """What this machine reaches: operations per second by precision, and bytes per second."""
+
+    operations: dict[str, float]
+    bandwidth: float
+
+    def seconds(self, work: Sequence[Work], precision: str) -> float | None:
+        """The least time of ``work``; ``None`` where the peak of this precision is not known."""
+        if (peak := self.operations.get(precision)) is None:
+            return None
+        return sum(max(w.operations / peak, w.numbers * BYTES[precision] / self.bandwidth) for w in work)
+
+
+def encoding(config: ModelConfig, images: int) -> Work:
+    """The image encoder."""
+    vision = config.vision
+    tokens, width = vision.tokens, vision.width
+    products = vision.depth * (4 * width**2 + 2 * width * vision.mlp_width + 2 * tokens * width)
+    patches = 3 * vision.patch_size**2 * width
+    return Work(2.0 * images * tokens * (products + patches))
+
+
+def decoding(config: ModelConfig, *, runs: int, steps: int, items: int, beams: int, memory: int) -> Work:
+    """``runs`` batches of ``items``, each decoded for ``steps`` with ``beams``; an item reads ``memory`` tokens."""
+    text = config.text
+    weights = text.depth * _layer(text) + text.width * (text.width + text.vocab_size)
+    attention = 2 * text.depth * memory * text.width
+    projecting = 2 * text.depth * memory * _memory_width(config) * text.width
+    step = items * beams * (weights + attention)
+    return Work(2.0 * runs * (steps * step + items * projecting), runs * steps * (weights + items * attention))
+
+
+def reading(config: ModelConfig, images: int, texts: int) -> Work:
+    """Every one of ``images`` read by every one of ``texts`` (12 tokens each); without images, texts alone."""
+    text, tokens = config.text, 12
+    if not images:
+        layer = 4 * text.width**2 + 2 * text.width * text.mlp_width
+        return Work(2.0 * texts * tokens * text.depth * layer)
+    memory = config.vision.tokens
+    each = tokens * text.depth * (_layer(text) + 2 * memory * text.width)
+    projecting = 2 * text.depth * memory * config.vision.width * text.width
+    return Work(2.0 * images * (texts * each + projecting))
+
+
+def measure(device: str, *, side: int = 2048, numbers: int = 64 * 2**20, seconds: float = 0.4) -> Peaks:
+    """Products of matrices of ``side`` in each precision that torch has here, and sums of ``numbers`` float32."""
+    operations: dict[str, float] = {}
+    for name, dtype in (("fp32", torch.float32), ("bf16", torch.bfloat16), ("fp16", torch.float16)):
+        if device == "cpu" and name == "fp16":
+            continue
+        left = torch.randn(side, side, device=device).to(dtype)
+        operations[name] = 2.0 * side**3 / _best(lambda a=left: a @ a, device, seconds)  # type: ignore[misc]
+    bytes_ = torch.randint(-8, 8, (side, side), dtype=torch.int8, device=device)
+    with suppress(RuntimeError):  # where there is no integer product, there is no floor for int8
+        operations["int8"] = 2.0 * side**3 / _best(lambda: torch._int_mm(bytes_, bytes_), device, seconds)
+    if operations.get("int8", 0.0) < operations["fp32"]:
+        operations.pop("int8", None)  # a fallback, not the machine's speed
+    large = torch.ones(numbers, device=device)
+    bandwidth = large.numel() * 4 / _best(large.sum, device, seconds)
+    return Peaks(operations, bandwidth)
+
+
+def _best(call: Callable[[], object], device: str, seconds: float) -> float:
+    call()
+    took: list[float] = []
+    began = time.perf_counter()
+    while time.perf_counter() - began < seconds or len(took) < 3:
+        start = time.perf_counter()
+        call()
+        if device != "cpu":
+            torch.cuda.synchronize()
+        took.append(time.perf_counter() - start)
+    return min(took)
+
+
+def _layer(text: TextConfig) -> int:
+    """Weights of a decoder layer that a token passes: self-attention, query and output of cross-attention, MLP."""
+    return 6 * text.width**2 + 2 * text.width * text.mlp_width
+
+
+def _memory_width(config: ModelConfig) -> int:
+    return config.text.width if config.task == "answer" else config.vision.width

@@ -1,0 +1,227 @@
+"""Training throughput of captioning: ``python -m benchmarks.training`` (``make bench-train``).
+
+Our loop beside a plain `transformers` loop, step by step in one process: the same weights, the same batches, dropout
+and smoothing off, AdamW with the same settings. The losses of every step must be equal. The first step is not timed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+
+from benchmarks import machine
+from benchmarks.inference import HERE, write
+from benchmarks.materials import SCALES, Materials
+from benchmarks.measure import ratio
+from openblip.checkpoints import read
+from openblip.model.captioner import Captioner
+from openblip.training.config import AdamWSettings, LoopSettings
+from openblip.training.distributed import Alone, Place
+from openblip.training.loop import Trainer
+from openblip.training.objectives.captioning import Captioning, CaptioningBatch
+from openblip.training.reports import Record, Reporter
+from openblip.training.schedule import Schedule
+from openblip.training.state import Checkpoints
+
+RATE = 1e-5
+TOLERANCE = {"fp32": 1e-4, "bf16": 2e-2}  # of the losses, relative
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
+PEERS = {"plain": False, "fused": True}  # AdamW as most people write it, and its fused form
+OURS = "openblip"
+
+
+@dataclass
+class Run:
+    """Seconds and losses of every timed step."""
+
+    seconds: list[float] = field(default_factory=list)
+    losses: list[float] = field(default_factory=list)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Train, print, write the record; 1 if the losses differ."""
+    options = read_options(arguments)
+    torch.set_num_threads(options.threads)
+    torch.set_flush_denormal(True)  # for everyone
+    runs = train(options)
+    peers = [name for name in runs if name != OURS]
+    equal = {name: _equal(runs[OURS].losses, runs[name].losses, TOLERANCE[options.precision]) for name in peers}
+    record = {
+        "machine": machine.describe(options.threads),
+        "date": time.strftime("%Y-%m-%d"),
+        "scale": options.scale,
+        "batch_size": options.batch_size,
+        "steps": options.steps,
+        "precision": options.precision,
+        "images_per_second": {name: options.batch_size / _median(run.seconds) for name, run in runs.items()},
+        "runs": {name: asdict(run) for name, run in runs.items()},
+        "ratios": {name: asdict(ratio(runs[name].seconds, runs[OURS].seconds)) for name in peers},
+        "equal_losses": equal,
+    }
+    print(f"captioning, {options.scale} size, batches of {options.batch_size}, {options.precision}")
+    for name, run in runs.items():
+        seconds = _median(run.seconds)
+        said = f"{name:20} {seconds:8.3f} s a step, {options.batch_size / seconds:.3g} images/s"
+        if name != OURS:
+            compared = "equal losses" if equal[name] else f"LOSSES DIFFER: {run.losses}, ours {runs[OURS].losses}"
+            said += f"; ours is {ratio(run.seconds, runs[OURS].seconds)}; {compared}"
+        print(said)
+    write(record, options.results / f"{options.name}.json")
+    return 0 if all(equal.values()) else 1
+
+
+def read_options(arguments: Sequence[str] | None = None) -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.training", description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--batch-size", type=int, default=4)
+    parser.add_argument("--steps", type=int, default=5, help="timed ones")
+    parser.add_argument("--precision", choices=list(DTYPES), default="fp32", help="bf16 is autocast, for everyone")
+    parser.add_argument("--peers", nargs="+", choices=list(PEERS), default=list(PEERS), help="their AdamW")
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--scale", choices=list(SCALES), default="base")
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--work", type=Path, default=HERE / ".work", help="where models are kept")
+    parser.add_argument("--name", default="training", help="of the file of results")
+    parser.add_argument("--results", type=Path, default=HERE / "results")
+    return parser.parse_args(arguments)
+
+
+def train(options: argparse.Namespace) -> dict[str, Run]:
+    """All of them, one step each in turn."""
+    materials = Materials(options.work, SCALES[options.scale])
+    folder, place = materials.model("caption"), Place(torch.device(options.device))
+    model = cast(Captioner, read.load(folder).model)
+    runs = {OURS: Run(), **{f"transformers {name}": Run() for name in options.peers}}
+    peers = {f"transformers {name}": _peer(folder, PEERS[name], options) for name in options.peers}
+    batches = [_batch(materials, model, options, seed) for seed in range(options.steps + 1)]
+    loader = Between(batches, peers, runs)
+    losses = Losses()
+    trainer = Trainer(
+        Alone(Captioning(model, prompt_length=1, smoothing=0.0).to(place.device)),
+        loader,
+        LoopSettings(precision=options.precision, log_every=1, evaluate_every=0),
+        place=place,
+        optimizer=AdamWSettings(),
+        schedule=Schedule(kind="constant", lr=RATE),
+        checkpoints=Nowhere(options.work),
+        reporters=[losses],
+    )
+    trainer.run()
+    runs[OURS].losses = losses.values[1:]
+    return runs
+
+
+class Between:
+    """A loader that lets the peers take their step on the same batch, and times everyone, whenever ours is done."""
+
+    def __init__(
+        self, batches: list[CaptioningBatch], peers: dict[str, Callable[[CaptioningBatch], float]], runs: dict[str, Run]
+    ) -> None:
+        self.batches, self.peers, self.runs = batches, peers, runs
+
+    @property
+    def steps_per_epoch(self) -> int:
+        return len(self.batches)
+
+    def epoch(self, epoch: int, start_step: int = 0) -> Iterator[CaptioningBatch]:
+        for number, batch in enumerate(self.batches):
+            for name, step in self.peers.items():
+                start = _now(batch)
+                loss = step(batch)
+                if number:
+                    self.runs[name].seconds.append(_now(batch) - start)
+                    self.runs[name].losses.append(loss)
+            start = _now(batch)
+            yield batch  # our loop takes its step before it asks for the next batch
+            if number:
+                self.runs[OURS].seconds.append(_now(batch) - start)
+
+
+class Losses(Reporter):
+    """Remembers the loss of every step."""
+
+    def __init__(self) -> None:
+        self.values: list[float] = []
+
+    def train(self, record: Record) -> None:
+        self.values.append(record["loss"])
+
+
+class Nowhere(Checkpoints):
+    """Checkpoints are no part of what is measured."""
+
+    def save(self, state: Any, step: int) -> Path:
+        return self.folder
+
+
+def _peer(folder: Path, fused: bool, options: argparse.Namespace) -> Callable[[CaptioningBatch], float]:
+    """A training step as `transformers` users write it."""
+    import transformers
+
+    library: Any = transformers
+    library.logging.disable_progress_bar()
+    model: Any = library.BlipForConditionalGeneration.from_pretrained(folder).to(options.device).train()
+    settings = AdamWSettings()
+    # The fused form is a choice; elsewhere torch takes its own default.
+    more = {"fused": True} if fused else {}
+    optimizer = torch.optim.AdamW(
+        model.parameters(), lr=RATE, betas=(settings.beta1, settings.beta2), eps=settings.eps,
+        weight_decay=settings.weight_decay, **more,
+    )  # fmt: skip
+    dtype = DTYPES[options.precision]
+
+    def step(batch: CaptioningBatch) -> float:
+        labels = batch.ids.masked_fill(batch.mask == 0, -100)
+        with torch.autocast(options.device, dtype=dtype, enabled=dtype is not torch.float32):
+            loss = model(pixel_values=batch.pixels, input_ids=batch.ids, attention_mask=batch.mask, labels=labels).loss
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        return float(loss.item())
+
+    return step
+
+
+def _batch(materials: Materials, model: nn.Module, options: argparse.Namespace, seed: int) -> CaptioningBatch:
+    """Pictures of noise, and captions of 8 to 20 tokens behind [DEC], padded to the longest."""
+    config = materials.scale.config("caption")
+    generator = torch.Generator().manual_seed(seed)
+    count, size = options.batch_size, config.vision.image_size
+    lengths = torch.randint(8, 21, (count,), generator=generator)
+    ids = torch.randint(104, materials.scale.words, (count, int(lengths.max())), generator=generator)
+    ids[:, 0] = config.text.dec_id
+    mask = (torch.arange(ids.shape[1]) < lengths[:, None]).long()
+    ids[torch.arange(count), lengths - 1] = config.text.sep_id
+    pixels = torch.randn(count, 3, size, size, generator=generator)
+
+    def there(tensor: Tensor) -> Tensor:
+        return tensor.to(options.device)
+
+    return CaptioningBatch(pixels=there(pixels), ids=there(ids * mask), mask=there(mask))
+
+
+def _now(batch: CaptioningBatch) -> float:
+    if batch.pixels.is_cuda:
+        torch.cuda.synchronize()
+    return time.perf_counter()
+
+
+def _equal(ours: list[float], theirs: list[float], tolerance: float) -> bool:
+    pairs = list(zip(ours, theirs, strict=True))
+    return bool(pairs) and all(abs(one - other) <= tolerance * abs(other) for one, other in pairs)
+
+
+def _median(values: list[float]) -> float:
+    return sorted(values)[len(values) // 2]
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,202 @@
+"""The benchmarks run, at toy size: who is measured, what is compared, what is written. Nothing here looks at a time."""
+
+from __future__ import annotations
+
+import json
+from fractions import Fraction
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from benchmarks import inference, machine, roofline, training
+from benchmarks.contestants import Entry, UnavailableError, parse
+from benchmarks.materials import BASE, TOY, Materials
+from benchmarks.measure import agreement, alternate, ratio
+from benchmarks.rows import ROWS
+from openblip.model.build import build
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+QUICK = ("--toy", "--threads", "1", "--rounds", "1")
+
+
+@pytest.fixture(scope="module")
+def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("work")
+
+
+def test_every_row_gives_the_same_outputs_from_us_and_from_transformers(
+    work: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = ",".join(row.name for row in ROWS)
+    code = inference.main(
+        [*QUICK, "--rows", rows, "--peers", "transformers:fp32", "--ours", "torch:fp32,warp:fp32", "--devices", "cpu",
+         "--work", str(work), "--results", str(tmp_path), "--name", "toy"]
+    )  # fmt: skip
+    said = capsys.readouterr()
+    assert code == 0, said.out
+    text = (tmp_path / "toy.json").read_text()
+    record = json.loads(text)
+    ours = {line["row"]: line for line in record["rows"] if line["ours"]}
+    assert ours.keys() == {row.name for row in ROWS}
+    for row in ROWS:
+        line = ours[row.name]
+        assert line["equal"] is True, line
+        assert line["seconds"] == [pytest.approx(line["median_seconds"], rel=1e-3)]
+        assert line["ratios"].keys() == {"shipped", "best"}
+        assert line["floor_seconds"] > 0
+        assert row.name in said.out
+    shares = {line["row"]: line["measured_share"] for line in record["rows"] if not line["ours"]}
+    assert shares["caption_1"] == 1
+    assert shares["itm_16x16"] == pytest.approx(float(Fraction(1, 8))), "one of eight pictures, multiplied"
+    assert {one["who"] for one in record["skipped"]} == {"ours warp fp32"}
+    assert "unknown engine 'warp'" in said.out
+    assert record["machine"]["libraries"]["torch"] == torch.__version__
+    assert str(work) not in text
+    assert str(tmp_path) not in text
+
+
+def test_start_up_and_memory_are_measured_in_processes_of_their_own(
+    work: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ["--rows", "memory", "--peers", "none", "--ours", "torch:fp32", "--devices", "cpu"]
+    code = inference.main([*QUICK, *arguments, "--work", str(work), "--results", str(tmp_path)])
+    assert code == 0
+    record = json.loads((tmp_path / "inference.json").read_text())
+    (line,) = record["rows"]
+    assert (line["row"], line["who"]) == ("memory", "ours torch fp32")
+    assert 50 * 2**20 < line["median"] < 4 * 2**30
+    assert "MiB" in capsys.readouterr().out
+
+
+def test_training_has_equal_losses(work: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    code = training.main(
+        ["--scale", "toy", "--steps", "2", "--threads", "1", "--batch-size", "2", "--device", "cpu",
+         "--work", str(work), "--results", str(tmp_path)]
+    )  # fmt: skip
+    assert code == 0
+    record = json.loads((tmp_path / "training.json").read_text())
+    assert record["equal_losses"] == {"transformers plain": True, "transformers fused": True}
+    runs = record["runs"]
+    assert all(len(run["losses"]) == len(run["seconds"]) == 2 for run in runs.values())
+    assert len(set(runs["openblip"]["losses"])) == 2, "each step has a batch of its own"
+    assert "equal losses" in capsys.readouterr().out
+
+
+def test_unequal_losses_are_told() -> None:
+    assert training._equal([2.0, 1.0], [2.0, 1.0001], 2e-4)
+    assert not training._equal([2.0, 1.0], [2.0, 1.001], 2e-4)
+    assert not training._equal([], [], 1.0)
+
+
+def test_who_takes_part() -> None:
+    names = [entry.name for entry in parse(["transformers:fp32", "transformers:compiled:bf16", "torch:int8"], "cpu")]
+    assert names == ["transformers fp32", "transformers compiled bf16", "ours torch int8"]
+    (peer,) = parse(["openvino-peer:int8"], "cuda")
+    with pytest.raises(UnavailableError, match="on the CPU only"):
+        peer.make(Path("nowhere"), "caption", TOY)
+    with pytest.raises(SystemExit, match="no contestant"):
+        parse(["everything"], "cpu")
+    for entry in inference.entries(inference.read_options(["--toy"]), "cpu"):
+        assert parse([inference._word(entry)], "cpu") == [entry], "as a probe is told of it"
+    with pytest.raises(SystemExit):
+        inference.read_options(["--rows", "nonsense"])
+    assert Entry("ours", "torch", "fp32").exact
+    assert not Entry("ours", "torch", "bf16").exact
+    quick = inference.read_options(["--quick"]).rows
+    assert 4 <= len(quick) < len(ROWS)
+
+
+def test_everyone_has_a_turn_in_every_round() -> None:
+    turns: list[str] = []
+
+    def take_turn(name: str) -> str:
+        turns.append(name)
+        return name
+
+    calls = {name: partial(take_turn, name) for name in "abc"}
+    results = alternate(calls, {"a": 1.0, "b": 1.0, "c": 4.0}, rounds=3, budget=0)
+    assert "".join(turns) == "abc" + "abc" + "bca" + "cab", "once to warm up, then from another one each round"
+    assert {name: timed.output for name, timed in results.items()} == {name: name for name in "abc"}
+    assert all(len(timed.seconds) == 3 for timed in results.values())
+    turns.clear()
+    results = alternate(calls, dict.fromkeys("abc", 1.0), rounds=None, budget=0, limits=(2, 9))
+    assert len(results["a"].seconds) == 2, "the fewest, where there is no time"
+    results = alternate(calls, dict.fromkeys("abc", 1.0), rounds=None, budget=60, limits=(2, 5))
+    assert len(results["a"].seconds) == 5
+
+
+def test_ratios_are_of_the_same_round() -> None:
+    found = ratio([2.0, 20.0, 3.0], [1.0, 10.0, 1.0])
+    assert (found.median, found.low, found.high) == (2.0, 2.0, 3.0)
+    with pytest.raises(ValueError, match="shorter"):
+        ratio([1.0, 2.0, 3.0], [1.0, 2.0])
+
+
+def test_outputs_that_differ_are_told() -> None:
+    assert agreement(["a b", "c d"], ["a b", "c d"]).same
+    found = agreement(["a b", "c x"], ["a b", "c d", "e f"])
+    assert (found.same, found.text) == (False, "1/2 texts, 75% words")
+    ones = np.eye(3, dtype=np.float32)
+    assert agreement(ones + 1e-6, ones).same
+    turned = agreement(np.eye(3, dtype=np.float32)[::-1], ones)
+    assert not turned.same
+    assert "cos 0.0000" in turned.text
+    assert not agreement(np.array([[0.5]]), np.array([[0.6]])).same
+
+
+def test_the_floor_counts_what_a_profiler_counts() -> None:
+    """The formula of the image encoder, against torch's own counter of operations."""
+    from torch.utils.flop_counter import FlopCounterMode
+
+    config = TOY.config("caption")
+    model: Any = build(config)
+    with FlopCounterMode(display=False) as counter, torch.inference_mode():
+        states = model.encode_image(torch.zeros(3, 3, 32, 32))
+    tokens = config.vision.tokens
+    assert roofline.encoding(config, 3).operations == pytest.approx(counter.get_total_flops(), rel=1 / tokens)
+    rows, steps = 2, 5
+    with FlopCounterMode(display=False) as counter, torch.inference_mode():
+        memory = model.decoder.project(states[:rows])
+        for _ in range(steps):
+            model.logits(torch.full((rows, 1), 5), None, memory)
+    found = roofline.decoding(config, runs=1, steps=steps, items=rows, beams=1, memory=tokens)
+    assert found.operations == pytest.approx(counter.get_total_flops(), rel=0.02)
+
+
+def test_the_floor_is_set_by_arithmetic_or_by_memory() -> None:
+    peaks = roofline.Peaks({"fp32": 100.0, "int8": 400.0}, bandwidth=10.0)
+    work = [roofline.Work(1000.0, 5.0), roofline.Work(100.0, 50.0)]
+    assert peaks.seconds(work, "fp32") == pytest.approx(10.0 + 20.0)
+    assert peaks.seconds(work, "int8") == pytest.approx(2.5 + 5.0)
+    assert peaks.seconds(work, "bf16") is None
+    base = BASE.config("caption")
+    assert roofline.encoding(base, 1).operations / 1e9 == pytest.approx(111, rel=0.02), "ViT-B/16 at 384"
+
+
+def test_models_have_the_published_shapes_and_inputs_are_the_same_each_time(work: Path, tmp_path: Path) -> None:
+    assert BASE.config("caption").vision.image_size == 384
+    assert BASE.config("answer").vision.image_size == 480
+    assert BASE.config("match").text.vocab_size == 30524
+    one, other = Materials(work, TOY), Materials(tmp_path, TOY)
+    assert one.texts(3) == other.texts(3)
+    assert len({len(text.split()) for text in one.texts(20)}) == 1
+    assert [photo.tobytes() for photo in one.photos(2)] == [photo.tobytes() for photo in other.photos(2)]
+    assert one.model("match").joinpath("model.safetensors").read_bytes() == (
+        other.model("match").joinpath("model.safetensors").read_bytes()
+    )
+    files = other.large_files(10)
+    assert files[9].read_bytes() == files[1].read_bytes()
+    assert len({path.read_bytes() for path in files}) == 8
+
+
+def test_the_machine_is_described_without_names_and_paths() -> None:
+    described = machine.describe(2)
+    assert described["threads"] == 2
+    text = json.dumps(described)
+    assert "/" not in text.replace("model name", "")
+    assert machine.peak_memory() > 10 * 2**20
