@@ -28,10 +28,10 @@ format: $(VENV)/.installed-dev  ## Mend what ruff can mend
 	$(BIN)/ruff check --fix
 	$(BIN)/ruff format
 
-bench: $(VENV)/.installed-bench  ## Measure inference beside transformers and OpenVINO (20 minutes; BENCH="--quick" takes 4)
+bench: $(VENV)/.installed-dev  ## Measure inference beside transformers and OpenVINO (20 minutes; BENCH="--quick" takes 4)
 	$(BIN)/python -m benchmarks.inference $(BENCH)
 
-bench-train: $(VENV)/.installed-bench  ## Measure training beside a plain transformers loop
+bench-train: $(VENV)/.installed-dev  ## Measure training beside a plain transformers loop
 	$(BIN)/python -m benchmarks.training $(BENCH)
 
 clean:  ## Remove the virtual environment and all caches
@@ -49,8 +49,4 @@ $(VENV)/.installed: $(BIN)/python pyproject.toml $(SOURCES)
 $(VENV)/.installed-dev: $(BIN)/python pyproject.toml
 	@echo "Installing openblip and its developers' tools into $(VENV); this takes some minutes the first time"
 	$(BIN)/python -m pip install --quiet --editable '.[dev]'
-	touch $@
-
-$(VENV)/.installed-bench: $(VENV)/.installed-dev
-	$(BIN)/python -m pip install --quiet --editable '.[dev,bench]'
 	touch $@

@@ -19,7 +19,7 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -39,6 +39,7 @@ from openblip.model.pretrainer import Pretrainer
 from openblip.model.vision import VisionTransformer
 from openblip.preprocess.image import ImageSettings, to_tensor
 from openblip.preprocess.text import Tokenizer, clean_caption, clean_expression, clean_question
+from openblip.training.speed import keep_memory
 
 VOCABULARY = 3500
 BINS = 64  # of a coordinate; as in the published grounding model, each has a token of its own, after a start token
@@ -52,6 +53,7 @@ def main() -> None:
     torch.manual_seed(options.seed)
     torch.set_num_threads(options.threads)
     torch.set_flush_denormal(True)
+    keep_memory()
     options.out.mkdir(parents=True, exist_ok=True)
     train = _records(options.data / "train")
     extra = _records(options.data / "extra") if (options.data / "extra").is_dir() else []
@@ -194,7 +196,7 @@ def _learn_words(options: argparse.Namespace, vision: VisionTransformer, picture
                 group["lr"] = options.lr * min((step + 1) / warmup, 0.5 * (1 + math.cos(math.pi * step / total)) + 0.01)
             with torch.autocast("cpu", torch.bfloat16, enabled=options.bf16):
                 losses = model(*batch)
-            torch.stack(list(losses.values())).sum().backward()
+            torch.autograd.backward(torch.stack(list(losses.values())).sum())
             nn.utils.clip_grad_norm_(model.parameters(), 1.0)
             optimizer.step()
             optimizer.zero_grad()
@@ -240,13 +242,13 @@ def _batches(
         yield _jitter(pixels, rng), _shares(said, usual), weights, _shares(named, usual)
 
 
-def _view(picture: Described, rng: random.Random) -> tuple[NDArray[np.uint8], NDArray[np.float32], list[list[int]]]:
+def _view(picture: Described, rng: random.Random) -> tuple[NDArray[np.uint8], NDArray[Any], list[list[int]]]:
     """A random crop, sometimes mirrored, resized; and some of the boxes that are in it, in shares of its sides."""
     height, width = picture.pixels.shape[:2]
     left, top, right, bottom = crop_box(width, height, 0.35, rng)
     image = Image.fromarray(picture.pixels[top:bottom, left:right])
     pixels = np.asarray(image.resize((SETTINGS.size, SETTINGS.size), Image.Resampling.BICUBIC))
-    boxes = (picture.boxes - np.float32([left, top, left, top])) / np.float32([right - left, bottom - top] * 2)
+    boxes = (picture.boxes - [left, top, left, top]) / [right - left, bottom - top, right - left, bottom - top]
     if rng.random() < 0.5:
         pixels = np.ascontiguousarray(pixels[:, ::-1])
         boxes = np.stack([1 - boxes[:, 2], boxes[:, 1], 1 - boxes[:, 0], boxes[:, 3]], 1)
@@ -258,17 +260,17 @@ def _view(picture: Described, rng: random.Random) -> tuple[NDArray[np.uint8], ND
     return pixels, cut[kept], [picture.named[i] for i in kept]
 
 
-def _overlaps(boxes: NDArray[np.float32]) -> Tensor:
+def _overlaps(boxes: NDArray[Any]) -> Tensor:
     """The share (R, N) that each patch has in each box, of boxes (R, 4) in shares of the picture's sides."""
     grid = SETTINGS.size // 16
     edges = np.arange(grid + 1, dtype=np.float32) / grid
 
-    def along(low: NDArray[np.float32], high: NDArray[np.float32]) -> NDArray[np.float32]:
+    def along(low: NDArray[Any], high: NDArray[Any]) -> NDArray[Any]:
         return (np.minimum(high[:, None], edges[None, 1:]) - np.maximum(low[:, None], edges[None, :-1])).clip(min=0)
 
     across, down = along(boxes[:, 0], boxes[:, 2]), along(boxes[:, 1], boxes[:, 3])
     areas = (down[:, :, None] * across[:, None, :]).reshape(len(boxes), grid * grid)
-    return torch.from_numpy(areas / np.maximum(areas.sum(1, keepdims=True), 1e-9))
+    return torch.from_numpy((areas / np.maximum(areas.sum(1, keepdims=True), 1e-9)).astype(np.float32))
 
 
 def _shares(counts: Tensor, usual: Tensor) -> Tensor:

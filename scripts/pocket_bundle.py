@@ -1,0 +1,172 @@
+"""Gather the trained models of ``pocket`` in a bundle, stored in half precision, and measure what was stored.
+
+    python scripts/pocket_bundle.py --runs runs/pocket --data DATA --out runs/pocket/bundle
+
+Figures are those of the bundle as a user loads it, on ``DATA/val``, of which nothing was trained on: captions (BLEU,
+CIDEr), retrieval among the captioned photographs by ITC and re-ranked by ITM, answers against the commonest answer, and
+boxes against the best box that is always the same. They are printed, and written to ``OUT/../figures.json``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from openblip.evaluation.metrics import captions
+
+import openblip
+from openblip.blip import Blip
+from openblip.checkpoints import bundle, read, write
+from openblip.data.records import Record, open_picture
+from openblip.data.sources import open_source
+from openblip.data.tables import Source
+from openblip.model.config import Task
+
+MEMBERS: dict[Task, str] = {"caption": "caption", "answer": "vqa", "match": "retrieval", "ground": "grounding"}
+K = 16  # photographs that ITM re-ranks for each caption
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--runs", type=Path, default=Path("runs/pocket"), help="what recipes/pocket left behind")
+    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--out", type=Path, default=Path("runs/pocket/bundle"))
+    parser.add_argument("--engine", default="torch")
+    parser.add_argument("--precision", default="fp32")
+    options = parser.parse_args()
+    if not (options.out / bundle.FILE).exists():
+        store(options.runs, options.out)
+    blip = openblip.load(options.out, engine=options.engine, precision=options.precision, batch_size=64)
+    figures: dict[str, Any] = {}
+    for name, found in measure(blip, _records(options.data / "val")):
+        figures[name] = found
+        print(name, json.dumps(found), flush=True)
+    name = "figures.json" if options.precision == "fp32" else f"figures-{options.engine}-{options.precision}.json"
+    (options.out.parent / name).write_text(json.dumps(figures, indent=2) + "\n")
+
+
+def store(runs: Path, out: Path) -> None:
+    """Hub folders in half precision, a quarter of what is trained with the optimizer's state."""
+    models: dict[Task, Path] = {}
+    for task, run in MEMBERS.items():
+        if (folder := runs / run / "model").is_dir():
+            loaded = read.load(folder)
+            write.save(loaded, out / task, dtype=torch.float16)
+            models[task] = out / task
+    bundle.write(out, models)
+
+
+def measure(blip: Blip, records: list[Record]) -> Iterator[tuple[str, Any]]:
+    """Figures by name."""
+    captioned = [record for record in records if record.captions]
+    pictures = [open_picture(record.pictures[0]) for record in captioned]
+    yield "captions", caption_figures(blip, captioned, pictures)
+    if "match" in blip.tasks:
+        yield "retrieval", retrieval_figures(blip, captioned, pictures)
+    if "answer" in blip.tasks:
+        yield "answers", answer_figures(blip, records)
+    if "ground" in blip.tasks:
+        yield "boxes", box_figures(blip, captioned, pictures)
+
+
+def caption_figures(blip: Blip, records: Sequence[Record], pictures: Sequence[Any]) -> dict[str, float | None]:
+    said = blip.caption(list(pictures), beams=3, max_new_tokens=20)
+    scores = captions.score(
+        {record.address: caption.text for record, caption in zip(records, said, strict=True)},
+        {record.address: record.captions for record in records},
+    )
+    return {name: round(value, 4) for name, value in scores.corpus.items() if value is not None}
+
+
+def retrieval_figures(blip: Blip, records: Sequence[Record], pictures: Sequence[Any]) -> dict[str, float]:
+    """Text to image, all captions: by ITC, and the K best by ITC put in order by ITM and ITC together."""
+    images = blip.embed_images(list(pictures))
+    texts = [text for record in records for text in record.captions]
+    owner = np.array([place for place, record in enumerate(records) for _ in record.captions])
+    scores = blip.embed_texts(texts) @ images.T
+    figures = {f"itc_r{k}": value for k, value in _recall(scores, owner).items()}
+    some = range(0, len(texts), 5)  # one caption of each photograph, which is what ITM's time allows
+    encoded = blip.encode_images(list(pictures), task="match")
+    ranked = scores[list(some)].copy()
+    for row, place in enumerate(some):
+        best = np.argsort(-ranked[row], kind="stable")[:K]
+        matches = blip.match([encoded[image] for image in best], texts[place])
+        ranked[row, best] += 10 + np.array([match.probability for match in matches])
+    firsts = _recall(scores[list(some)], owner[list(some)])
+    reranked = _recall(ranked, owner[list(some)])
+    figures |= {f"first_itc_r{k}": value for k, value in firsts.items()}
+    return figures | {f"first_itm_r{k}": value for k, value in reranked.items()}
+
+
+def _recall(scores: NDArray[Any], owner: NDArray[Any]) -> dict[int, float]:
+    ahead = (scores > scores[np.arange(len(scores)), owner][:, None]).sum(1)
+    return {k: round(100 * float((ahead < k).mean()), 2) for k in (1, 5, 10)}
+
+
+def answer_figures(blip: Blip, records: Sequence[Record]) -> dict[str, Any]:
+    """Share of answers that are exactly right, and of the commonest answer; people's questions apart from made ones."""
+    found: dict[str, Any] = {}
+    rows: dict[bool, list[tuple[str, str]]] = {True: [], False: []}
+    for record in records:
+        if record.questions:
+            picture = open_picture(record.pictures[0])
+            said = blip.ask(picture, [question.text for question in record.questions], beams=1)
+            for question, answer in zip(record.questions, said, strict=True):
+                rows[question.auto].append((answer.text, question.answers[0]))
+    for auto, pairs in rows.items():
+        commonest = Counter(truth for _, truth in pairs).most_common(1)[0][1]
+        found["made by rule" if auto else "by people"] = {
+            "questions": len(pairs),
+            "right": round(100 * sum(a == b for a, b in pairs) / len(pairs), 2),
+            "commonest": round(100 * commonest / len(pairs), 2),
+        }
+    return found
+
+
+def box_figures(blip: Blip, records: Sequence[Record], pictures: Sequence[Any]) -> dict[str, float]:
+    """Share of phrases whose box overlaps the right one by half or more (IoU), and of boxes that are always the same."""
+    found, truths, sizes = [], [], []
+    for record, picture in zip(records, pictures, strict=True):
+        refs = [ref for ref in record.refs if not ref.auto]
+        if refs:
+            boxes = blip.ground(picture, [ref.text for ref in refs])
+            found += [box.edges for box in boxes]
+            truths += [ref.box for ref in refs]
+            sizes += [picture.size * 2] * len(refs)
+    truth, size = np.array(truths), np.array(sizes)
+    shares = [0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0]
+    constant = {
+        (w, h): _hits(np.array([0.5 - w / 2, 0.5 - h / 2, 0.5 + w / 2, 0.5 + h / 2]) * size, truth)
+        for w in shares
+        for h in shares
+    }
+    return {
+        "phrases": len(truth),
+        "right": _hits(np.array(found), truth),
+        "centre half": constant[0.5, 0.5],
+        "best centred box": max(constant.values()),
+    }
+
+
+def _hits(boxes: NDArray[Any], truth: NDArray[Any]) -> float:
+    low, high = np.maximum(boxes[:, :2], truth[:, :2]), np.minimum(boxes[:, 2:], truth[:, 2:])
+    shared = (high - low).clip(min=0).prod(1)
+    area = (boxes[:, 2:] - boxes[:, :2]).prod(1) + (truth[:, 2:] - truth[:, :2]).prod(1)
+    return round(100 * float((shared >= 0.5 * (area - shared)).mean()), 2)
+
+
+def _records(folder: Path) -> list[Record]:
+    source = open_source(str(folder))
+    assert isinstance(source, Source)
+    return list(source)
+
+
+if __name__ == "__main__":
+    main()
