@@ -131,7 +131,7 @@ def answer_figures(blip: Blip, records: Sequence[Record]) -> dict[str, Any]:
 
 
 def box_figures(blip: Blip, records: Sequence[Record], pictures: Sequence[Any]) -> dict[str, float]:
-    """Share of phrases whose box overlaps the right one by half or more (IoU), and of boxes that are always the same."""
+    """Share of phrases whose box has an IoU of 0.5 or more with the right one, and of boxes that are always the same."""
     found, truths, sizes = [], [], []
     for record, picture in zip(records, pictures, strict=True):
         refs = [ref for ref in record.refs if not ref.auto]

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 import pytest
 
+from openblip.checkpoints import bundle, read
 from openblip.errors import ConfigError
 from openblip.model.build import build, count_parameters
 from openblip.training import settings
@@ -101,6 +102,26 @@ def test_a_recipe_has_the_published_numbers_and_builds(name: str) -> None:
     assert recipe.augment.min_scale == (0.2 if recipe.task == "pretrain" else 0.5)
     assert recipe.augment.randaugment
     assert recipe.seed == 42
+
+
+@pytest.mark.parametrize("name", ["pretrain", "caption", "retrieval", "vqa", "grounding"])
+def test_the_recipes_of_pocket_make_what_is_bundled(name: str) -> None:
+    """From the sizes of its pretraining, each recipe gives the sizes of the model that the package ships."""
+    recipe = read_recipe(RECIPES / "pocket" / f"{name}.yaml")
+    models = bundle.read(bundle.POCKET).models
+    shipped = {task: read.load(place).config for task, place in models.items()}
+    start = dataclasses.replace(shipped["match"], task="pretrain")
+    found = recipe.model.config(recipe.task, start)
+    if found.task == "pretrain":
+        assert count_parameters(build(found, device="meta")) > 5e6
+        return
+    expected = shipped[found.task]
+    told = dataclasses.replace(found, vision=dataclasses.replace(found.vision, drop_path=expected.vision.drop_path))
+    for stored in (told, expected):
+        assert count_parameters(build(stored, device="meta")) == count_parameters(build(expected, device="meta"))
+    assert (told.vision, told.text, told.box_bins) == (expected.vision, expected.text, expected.box_bins)
+    if found.task == "ground":
+        assert found.box_start_id + 1 + found.box_bins < found.text.vocab_size
 
 
 def test_what_only_some_recipes_say() -> None:
