@@ -1,0 +1,103 @@
+"""Results as pictures: boxes drawn in, heat laid over.
+
+Nothing here changes the picture it is given.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw, ImageFont
+
+from openblip.results import Box, Explanation
+
+_COLOURS = ("#e6194b", "#3cb44b", "#4363d8", "#f58231", "#911eb4", "#008080", "#9a6324", "#808000")
+_TILE = 320  # pixels: the side that a tile of a sheet fits in
+_COLUMNS = 4
+
+
+def draw_boxes(picture: Image.Image, boxes: Sequence[Box], names: Sequence[str]) -> Image.Image:
+    """The picture with every box in a colour of its own, under its name."""
+    drawn = picture.convert("RGB")
+    canvas = ImageDraw.Draw(drawn)
+    line = max(2, round(max(picture.size) / 250))
+    font = ImageFont.load_default(max(12, round(max(picture.size) / 40)))
+    for number, (box, name) in enumerate(zip(boxes, names, strict=True)):
+        colour = _COLOURS[number % len(_COLOURS)]
+        edges = (box.left, box.top, max(box.left, box.right - 1), max(box.top, box.bottom - 1))
+        canvas.rectangle(edges, outline=colour, width=line)
+        _label(canvas, (box.left, box.top), f"{name} {box.probability:.2f}", font, colour, picture.size)
+    return drawn
+
+
+def overlay(picture: Image.Image, heat: NDArray[Any]) -> Image.Image:
+    """The picture under a heat map (H, W) of any size: blue where there is least, red where there is most.
+
+    Heat counts from the least in the map to its greatest. Where it is low the picture shows through, as in LAVIS (jet
+    colours, opacity heat^0.7).
+    """
+    least, span = float(heat.min()), float(heat.max() - heat.min())
+    shares = (np.asarray(heat, np.float32) - least) / span if span > 0 else np.zeros(heat.shape, np.float32)
+    smooth = Image.fromarray(shares).resize(picture.size, Image.Resampling.BICUBIC)
+    level = np.asarray(smooth).clip(0, 1)[..., None]
+    colours = (1.5 - abs(4 * level - np.array([3.0, 2.0, 1.0]))).clip(0, 1) * 255
+    opacity = level**0.7
+    mixed = np.asarray(picture.convert("RGB")) * (1 - opacity) + colours * opacity
+    return Image.fromarray(mixed.round().astype(np.uint8))
+
+
+def draw_explanation(picture: Image.Image, explanation: Explanation) -> Image.Image:
+    """A sheet: the picture, where all words looked, and a tile for every word, each on a scale of its own.
+
+    The percentage is a word's share of the heat of all.
+    """
+    small = picture.convert("RGB")
+    small.thumbnail((_TILE, _TILE))
+    total = float(explanation.maps.sum())
+    tiles = [(small, f"probability {explanation.probability:.3g}"), (overlay(small, explanation.overall), "all words")]
+    for word, heat in zip(explanation.words, explanation.maps, strict=True):
+        share = float(heat.sum()) / total if total else 0.0
+        tiles.append((overlay(small, heat), f"{word} ({share:.0%})"))
+    said = explanation.text if explanation.answer is None else f"{explanation.text} - {explanation.answer}"
+    return _sheet(tiles, said)
+
+
+def _sheet(tiles: Sequence[tuple[Image.Image, str]], title: str) -> Image.Image:
+    """Pictures of one size in rows, each over a line of text, under a title."""
+    font, gap, line = ImageFont.load_default(15), 6, 22
+    width, height = tiles[0][0].size
+    columns = min(_COLUMNS, len(tiles))
+    across, down = width + gap, height + line + gap
+    sheet = Image.new("RGB", (columns * across + gap, line + math.ceil(len(tiles) / columns) * down + gap), "white")
+    canvas = ImageDraw.Draw(sheet)
+    canvas.text((gap, gap), _fitting(title, font, sheet.width - 2 * gap), "black", font)
+    for number, (tile, text) in enumerate(tiles):
+        left, top = gap + number % columns * across, line + gap + number // columns * down
+        sheet.paste(tile, (left, top))
+        canvas.text((left, top + height + 2), _fitting(text, font, width), "black", font)
+    return sheet
+
+
+def _fitting(text: str, font: Any, width: int) -> str:
+    """The text, cut with dots if it is longer than ``width`` pixels."""
+    if font.getlength(text) <= width:
+        return text
+    while text and font.getlength(f"{text}...") > width:
+        text = text[:-1]
+    return f"{text}..."
+
+
+def _label(
+    canvas: ImageDraw.ImageDraw, corner: tuple[float, float], text: str, font: Any, colour: str, size: tuple[int, int]
+) -> None:
+    """White text on a coloured ground: above the corner if there is room, else below it, always inside the picture."""
+    text = _fitting(text, font, size[0] - 4)
+    wide, high = font.getlength(text) + 4, font.size + 4
+    left = max(0.0, min(corner[0], size[0] - wide))
+    top = corner[1] - high if corner[1] >= high else min(corner[1], size[1] - high)
+    canvas.rectangle((left, top, left + wide, top + high), fill=colour)
+    canvas.text((left + 2, top + 1), text, "white", font)
