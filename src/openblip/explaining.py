@@ -49,14 +49,16 @@ class Explainer:
     def prepare(self, text: str | None) -> list[int]:
         """The ids that the model reads; of a caption those after the prompt, none for the model's own."""
         if self.of == "match":
-            return self._with_words(self.part.grounded(self.part.texts([_given(text)]))[0], text)
+            return _with_words(self.part.grounded(self.part.texts([_given(text)]))[0], text)
         if self.of == "answer":
-            return self._with_words(self.part.question(_given(text)), text)
+            return _with_words(self.part.question(_given(text)), text)
         if text is None:
             return []
-        tokenizer = self.part.tokenizer
-        ids = tokenizer.encode_prompt(clean_caption(_given(text), CAPTION_WORDS))
-        return self.part.fitting(self._with_words([*ids, tokenizer.sep_id], text)[1:-1])
+        tokenizer, prompt = self.part.tokenizer, self.part.prompt(None).ids
+        ids = tokenizer.encode_prompt(clean_caption(_given(text), CAPTION_WORDS))[1:]
+        if not ids:
+            raise _wordless(text)
+        return self.part.fitting([*prompt, *ids])[len(prompt) :]
 
     def explain(self, state: Tensor, texts: list[str | None], rows: list[list[int]]) -> list[Explanation]:
         """One explanation per text about the image with this state (1, M, D)."""
@@ -134,7 +136,7 @@ class Explainer:
 
     def _squared(self, heat: Tensor) -> NDArray[np.float32]:
         grid = self.part.config.vision.grid
-        return cast("NDArray[np.float32]", heat.unflatten(-1, (grid, grid)).cpu().numpy())
+        return cast("NDArray[np.float32]", heat.reshape(*heat.shape[:-1], grid, grid).cpu().numpy())
 
     def _words(self, ids: list[int]) -> tuple[list[str], list[list[int]]]:
         """The words that pieces make up, and the places of each one's pieces."""
@@ -149,10 +151,16 @@ class Explainer:
                 places.append([place])
         return words, places
 
-    def _with_words(self, ids: list[int], text: str | None) -> list[int]:
-        if len(ids) < 3:
-            raise InputError(f"the text {text!r} has no words to explain")
-        return ids
+
+def _with_words(ids: list[int], text: str | None) -> list[int]:
+    """The ids, if there are any between the first token and [SEP]."""
+    if len(ids) < 3:
+        raise _wordless(text)
+    return ids
+
+
+def _wordless(text: str | None) -> InputError:
+    return InputError(f"the text {text!r} has no words to explain")
 
 
 def _given(text: str | None) -> str:
