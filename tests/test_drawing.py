@@ -64,7 +64,7 @@ def test_a_sheet_has_a_tile_for_each_word() -> None:
     assert sheet.size == (4 * (width + 6) + 6, 22 + 2 * (height + 22 + 6) + 6)
 
     def tile(number: int) -> np.ndarray:
-        left, top = 6 + number % 4 * (width + 6), 22 + number // 4 * (height + 28)
+        left, top = 6 + number % 4 * (width + 6), 28 + number // 4 * (height + 28)
         return np.asarray(sheet)[top : top + height, left : left + width].astype(int)
 
     assert (tile(0) == 128).all(), "the picture"

@@ -20,14 +20,21 @@ _TILE = 320  # pixels: the side that a tile of a sheet fits in
 _COLUMNS = 4
 
 
-def draw_boxes(picture: Image.Image, boxes: Sequence[Box], names: Sequence[str]) -> Image.Image:
-    """The picture with every box in a colour of its own, under its name."""
+def draw_boxes(
+    picture: Image.Image,
+    boxes: Sequence[Box],
+    names: Sequence[str],
+    *,
+    colours: Sequence[Any] = _COLOURS,
+    width: int | None = None,
+) -> Image.Image:
+    """The picture with every box, under its name, in the next of the ``colours``; lines ``width`` pixels wide."""
     drawn = picture.convert("RGB")
     canvas = ImageDraw.Draw(drawn)
-    line = max(2, round(max(picture.size) / 250))
+    line = width or max(2, round(max(picture.size) / 250))
     font = ImageFont.load_default(max(12, round(max(picture.size) / 40)))
     for number, (box, name) in enumerate(zip(boxes, names, strict=True)):
-        colour = _COLOURS[number % len(_COLOURS)]
+        colour = colours[number % len(colours)]
         edges = (box.left, box.top, max(box.left, box.right - 1), max(box.top, box.bottom - 1))
         canvas.rectangle(edges, outline=colour, width=line)
         _label(canvas, (box.left, box.top), f"{name} {box.probability:.2f}", font, colour, picture.size)
@@ -66,6 +73,41 @@ def draw_explanation(picture: Image.Image, explanation: Explanation) -> Image.Im
     return _sheet(tiles, said)
 
 
+def titled(picture: Image.Image, lines: Sequence[str]) -> Image.Image:
+    """The picture over lines of text, on white; long ones are broken where they are too long."""
+    font, gap, line = ImageFont.load_default(15), 6, 22
+    broken = [part for text in lines for part in _broken(text, font, max(picture.width, 120))]
+    width = max(picture.width, 120) + 2 * gap
+    drawn = Image.new("RGB", (width, picture.height + 2 * gap + line * len(broken)), "white")
+    drawn.paste(picture, (gap, gap))
+    canvas = ImageDraw.Draw(drawn)
+    for number, text in enumerate(broken):
+        canvas.text((gap, picture.height + gap + number * line + 2), text, "black", font)
+    return drawn
+
+
+def beside(pictures: Sequence[Image.Image]) -> Image.Image:
+    """Pictures in a row, each as high as the first."""
+    high = pictures[0].height
+    row = [picture.resize((max(1, round(picture.width * high / picture.height)), high)) for picture in pictures]
+    drawn = Image.new("RGB", (sum(picture.width for picture in row) + 6 * (len(row) - 1), high), "white")
+    left = 0
+    for picture in row:
+        drawn.paste(picture, (left, 0))
+        left += picture.width + 6
+    return drawn
+
+
+def gallery(pictures: Sequence[Image.Image], names: Sequence[str]) -> Image.Image:
+    """Pictures in a row, each over its name."""
+    tiles = []
+    for picture, name in zip(pictures, names, strict=True):
+        small = picture.convert("RGB")
+        small.thumbnail((_TILE, _TILE))
+        tiles.append(titled(small, [name]))
+    return beside(tiles)
+
+
 def _sheet(tiles: Sequence[tuple[Image.Image, str]], title: str) -> Image.Image:
     """Pictures of one size in rows, each over a line of text, under a title."""
     font, gap, line = ImageFont.load_default(15), 6, 22
@@ -91,8 +133,19 @@ def _fitting(text: str, font: Any, width: int) -> str:
     return f"{text}..."
 
 
+def _broken(text: str, font: Any, width: int) -> list[str]:
+    """The text in lines of up to ``width`` pixels, broken between words."""
+    lines: list[str] = []
+    for word in text.split():
+        if lines and font.getlength(f"{lines[-1]} {word}") <= width:
+            lines[-1] += f" {word}"
+        else:
+            lines.append(word)
+    return [_fitting(line, font, width) for line in lines] or [""]
+
+
 def _label(
-    canvas: ImageDraw.ImageDraw, corner: tuple[float, float], text: str, font: Any, colour: str, size: tuple[int, int]
+    canvas: ImageDraw.ImageDraw, corner: tuple[float, float], text: str, font: Any, colour: Any, size: tuple[int, int]
 ) -> None:
     """White text on a coloured ground: above the corner if there is room, else below it, always inside the picture."""
     text = _fitting(text, font, size[0] - 4)

@@ -147,7 +147,7 @@ class Explainer:
                 words[-1] += piece.removeprefix("##")
                 places[-1].append(place)
             else:
-                words.append(piece)
+                words.append(piece.removeprefix("##"))
                 places.append([place])
         return words, places
 
