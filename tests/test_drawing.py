@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from openblip.drawing import draw_boxes, draw_explanation, overlay
-from openblip.results import Box, Explanation
+from openblip.drawing import Edges, draw_boxes, draw_explanation, overlay
+from openblip.results import Explanation
 
 GREY = Image.new("RGB", (200, 120), (128, 128, 128))
 
@@ -17,7 +17,7 @@ def changed(picture: Image.Image) -> np.ndarray:
 
 
 def test_a_box_is_drawn_on_its_edges_and_nowhere_inside() -> None:
-    where = changed(draw_boxes(GREY, [Box(40, 50, 160, 110, 0.5)], ["cat"]))
+    where = changed(draw_boxes(GREY, [(40, 50, 160, 110)], ["cat"]))
     assert where[50:110, 40:42].all()
     assert where[50:110, 158:160].all()
     assert where[50:52, 40:160].all()
@@ -29,12 +29,12 @@ def test_a_box_is_drawn_on_its_edges_and_nowhere_inside() -> None:
 
 
 def test_boxes_have_colours_of_their_own() -> None:
-    drawn = np.asarray(draw_boxes(GREY, [Box(10, 60, 50, 110, 0.5), Box(100, 60, 150, 110, 0.5)], ["a", "b"]))
+    drawn = np.asarray(draw_boxes(GREY, [(10, 60, 50, 110), (100, 60, 150, 110)], ["a", "b"]))
     assert tuple(drawn[100, 10]) != tuple(drawn[100, 100])
 
 
-@pytest.mark.parametrize("box", [Box(0, 0, 200, 120, 1.0), Box(199, 119, 200, 120, 0.0), Box(50, 50, 50, 50, 0.1)])
-def test_boxes_at_the_border_and_empty_ones_are_drawn_too(box: Box) -> None:
+@pytest.mark.parametrize("box", [(0, 0, 200, 120), (199, 119, 200, 120), (50, 50, 50, 50)])
+def test_boxes_at_the_border_and_empty_ones_are_drawn_too(box: Edges) -> None:
     drawn = draw_boxes(GREY, [box], ["a very long name that does not fit beside the box at all, whatever its size"])
     assert drawn.size == GREY.size
     assert changed(drawn).any()

@@ -44,7 +44,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "runner": _RUNNING | _FILES | _BLIP - {"blip", "explaining"},
     "explaining": _RUNNING | _FILES | _BLIP - {"blip"},
     "blip": _RUNNING | _FILES | _BLIP,
-    "compat": _RUNNING | _FILES | _BLIP,
+    "compat": _RUNNING | _FILES | _BLIP | {"data", "drawing"},
     "data": _TORCH,
     "training": _RUNNING | _FILES | {"data"},
     "cli": _RUNNING | _FILES | _BLIP | {"drawing", "data", "training"},

@@ -7,13 +7,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
-from openblip.results import Box, Explanation
+from openblip.results import Explanation
+
+Edges: TypeAlias = tuple[float, float, float, float]  # left, top, right, bottom in pixels
 
 _COLOURS = ("#e6194b", "#3cb44b", "#4363d8", "#f58231", "#911eb4", "#008080", "#9a6324", "#808000")
 _TILE = 320  # pixels: the side that a tile of a sheet fits in
@@ -22,7 +24,7 @@ _COLUMNS = 4
 
 def draw_boxes(
     picture: Image.Image,
-    boxes: Sequence[Box],
+    boxes: Sequence[Edges],
     names: Sequence[str],
     *,
     colours: Sequence[Any] = _COLOURS,
@@ -33,11 +35,10 @@ def draw_boxes(
     canvas = ImageDraw.Draw(drawn)
     line = width or max(2, round(max(picture.size) / 250))
     font = ImageFont.load_default(max(12, round(max(picture.size) / 40)))
-    for number, (box, name) in enumerate(zip(boxes, names, strict=True)):
+    for number, ((left, top, right, bottom), name) in enumerate(zip(boxes, names, strict=True)):
         colour = colours[number % len(colours)]
-        edges = (box.left, box.top, max(box.left, box.right - 1), max(box.top, box.bottom - 1))
-        canvas.rectangle(edges, outline=colour, width=line)
-        _label(canvas, (box.left, box.top), f"{name} {box.probability:.2f}", font, colour, picture.size)
+        canvas.rectangle((left, top, max(left, right - 1), max(top, bottom - 1)), outline=colour, width=line)
+        _label(canvas, (left, top), name, font, colour, picture.size)
     return drawn
 
 

@@ -66,6 +66,11 @@ class Box:
     bottom: float
     probability: float
 
+    @property
+    def edges(self) -> tuple[float, float, float, float]:
+        """Left, top, right and bottom."""
+        return self.left, self.top, self.right, self.bottom
+
 
 @dataclass(frozen=True, eq=False)
 class Explanation:

@@ -53,9 +53,11 @@ def ground(
             except ImageError as error:
                 yield Line(image, error=error)
                 continue
-            drawn = {"drawing": str(drawings.save(image, draw_boxes(picture, found, expression)))} if drawings else {}
+            names = [f"{named} {box.probability:.2f}" for named, box in zip(expression, found, strict=True)]
+            boxes = [box.edges for box in found]
+            drawn = {"drawing": str(drawings.save(image, draw_boxes(picture, boxes, names)))} if drawings else {}
             for named, box in zip(expression, found, strict=True):
-                edges = [f"{edge:.0f}" for edge in (box.left, box.top, box.right, box.bottom)]
+                edges = [f"{edge:.0f}" for edge in box.edges]
                 cells = [named, *edges, f"{box.probability:.3f}", *drawn.values()]
                 yield Line(image, cells, {"expression": named, **asdict(box), **drawn})
 

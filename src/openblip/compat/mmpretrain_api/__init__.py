@@ -1,7 +1,7 @@
 """The entry points of ``mmpretrain`` for BLIP, over our models: thin names, the same inputs and result fields.
 
 They do with one item what version 1.2 does; each difference has a name, a test, and a line in
-``docs/mmpretrain-lavis.md``. ``mmpretrain``, ``mmcv`` and ``mmengine`` are not needed.
+``docs/differences.md``. ``mmpretrain``, ``mmcv`` and ``mmengine`` are not needed.
 """
 
 from __future__ import annotations

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Sequence
 from inspect import signature
 from pathlib import Path
 from typing import Any
@@ -50,13 +51,15 @@ def _inferencer(model: Model, args: tuple[Any, ...]) -> type[BaseInferencer]:
     if not fitting:
         raise UnsupportedTask(f"{model.name} serves {', '.join(model.blip.tasks)}: no inferencer is for that")
     if len({TASKS[one.task] for one in fitting}) > 1:
-        names = ", ".join(one.__name__ for one in fitting)
-        raise InputError(f"{model.name} serves several tasks: use one of {names} directly")
+        raise InputError(f"{model.name} serves several tasks: use one of {_names(fitting)} directly")
     if len(fitting) == 1:
         return fitting[0]
     first = args[0][0] if args and isinstance(args[0], list | tuple) and args[0] else args[0] if args else None
     is_text = isinstance(first, str) and "://" not in first and not Path(first).exists()
     chosen = TextToImageRetrievalInferencer if is_text else ImageToTextRetrievalInferencer
-    names = [one.__name__ for one in fitting]
-    warnings.warn(f"the model serves two tasks: {chosen.__name__} is taken, of {names}", stacklevel=3)
+    warnings.warn(f"the model serves two tasks: {chosen.__name__} is taken, of {_names(fitting)}", stacklevel=3)
     return chosen
+
+
+def _names(inferencers: Sequence[type[BaseInferencer]]) -> str:
+    return ", ".join(one.__name__ for one in inferencers)

@@ -15,7 +15,6 @@ from openblip.compat.mmpretrain_api.models import Model
 from openblip.drawing import beside, draw_boxes
 from openblip.errors import InputError
 from openblip.preprocess.text import clean_expression
-from openblip.results import Box
 
 CANDIDATES, SMOOTHING = 128, 0.1  # of ranking, as that library's configuration has them
 STATEMENT_TOKENS = 35
@@ -125,10 +124,11 @@ class VisualGroundingInferencer(BaseInferencer):
 
     def draw(self, given: Any, sample: DataSample, options: Mapping[str, Any]) -> Image.Image:
         image, factor = resized(picture(given["img"]), options)
-        box = Box(*(sample.get("pred_bboxes")[0] * factor).tolist(), probability=1.0)
+        left, top, right, bottom = (sample.get("pred_bboxes")[0] * factor).tolist()
         colour = options.get("bbox_color", "green")
         colour = colour if isinstance(colour, str) else tuple(colour)
-        return draw_boxes(image, [box], [given["text"]], colours=[colour], width=options.get("line_width", 3))
+        boxes, names = [(left, top, right, bottom)], [given["text"]]
+        return draw_boxes(image, boxes, names, colours=[colour], width=options.get("line_width", 3))
 
 
 class NLVRInferencer(BaseInferencer):

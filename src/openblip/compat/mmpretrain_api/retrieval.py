@@ -86,7 +86,7 @@ class _RetrievalInferencer(BaseInferencer):
         best = cosines.topk(min(CANDIDATES, len(cosines))).indices
         scores = torch.full_like(cosines, LEFT_OUT)
         grounded = self.part.grounded(texts)
-        for run in best.split(TEXT_ROWS):
+        for run in torch.split(best, TEXT_ROWS):
             one_image = len(states) == 1
             seen = states if one_image else states[run]
             ids, mask = self.part.pad([grounded[i] for i in run.tolist()] if one_image else grounded * len(run))
