@@ -135,18 +135,19 @@ def test_heat_is_that_recorded() -> None:
 def test_features_are_those_of_the_model() -> None:
     model, seen, _ = golden("pretrain", lavis.BlipFeatureExtractor)
     network: Any = model.module
-    sample = {"image": seen["pixel_values"], "text_input": ["a man", "two dogs on the beach", "a cat", "a bus"]}
+    texts = ["a man", "two dogs on the beach", "a cat", "a bus"]
+    sample = {"image": seen["pixel_values"], "text_input": texts}
     image, text = model.extract_features(sample, mode="image"), model.extract_features(sample, mode="text")
     with torch.no_grad():
         states = network.encode_image(seen["pixel_values"])
         torch.testing.assert_close(image.image_embeds, states)
         assert image.image_embeds_proj is not None
         torch.testing.assert_close(image.image_embeds_proj[:, 0], network.embed_image(states))
-        tokens = model.part.tokenizer.encode(sample["text_input"])
+        tokens = model.part.tokenizer.encode(texts)
         assert text["text_embeds_proj"].shape[:2] == tokens.ids.shape
         torch.testing.assert_close(text["text_embeds_proj"][:, 0], network.embed_text(tokens.ids, tokens.mask))
         both = model(sample)
-        ids = model.part.tokenizer.encode(sample["text_input"], "enc").ids
+        ids = model.part.tokenizer.encode(texts, "enc").ids
         torch.testing.assert_close(
             both.multimodal_embeds[:, 0], network.text.encode_grounded(ids, tokens.mask, states)[:, 0]
         )

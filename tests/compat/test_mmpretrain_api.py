@@ -175,7 +175,9 @@ def test_verdicts_begin_with_cls_and_are_not_cleaned(home: Path, model: mm.Model
     [
         lambda model, images: mm.VisualQuestionAnsweringInferencer(model)(images, "what?"),
         lambda model, images: mm.VisualQuestionAnsweringInferencer(model)(images[0], ["what?"] * 2),
-        lambda model, images: mm.VisualQuestionAnsweringInferencer(model)(images[0], "what?", objects=["dog"]),
+        lambda model, images: mm.VisualQuestionAnsweringInferencer(model)(
+            images[0], "what?", objects=cast(Any, ["dog"])
+        ),
         lambda model, images: mm.VisualGroundingInferencer(model)(images, ["dog"]),
         lambda model, images: mm.NLVRInferencer(model)(images[:2]),
         lambda model, images: mm.NLVRInferencer(model)("a"),
@@ -232,13 +234,13 @@ def test_without_fast_match_the_best_are_scored_anew(
     (sample,) = to_images("dog", return_datasamples=True)
     to_texts = mm.ImageToTextRetrievalInferencer(model, prototype=texts, fast_match=False)
     (other,) = to_texts(paths(home)[2], return_datasamples=True)
-    for scores, row, score in (
-        (sample.pred_score, cosines[1], lambda i: logit(1, i)),
-        (other.pred_score, cosines[:, 2], lambda i: logit(i, 2)),
+    for scores, row, places in (
+        (sample.pred_score, cosines[1], [(1, i) for i in range(4)]),
+        (other.pred_score, cosines[:, 2], [(i, 2) for i in range(4)]),
     ):
         best = set(np.argsort(-row)[:3].tolist())
-        for i in range(4):
-            assert float(scores[i]) == pytest.approx(score(i) + row[i] if i in best else -100.0, abs=1e-4)
+        for i, place in enumerate(places):
+            assert float(scores[i]) == pytest.approx(logit(*place) + row[i] if i in best else -100.0, abs=1e-4)
 
 
 def test_a_cache_is_read_again(home: Path, model: mm.Model, tmp_path: Path) -> None:
@@ -275,7 +277,8 @@ def test_a_retrieval_model_goes_by_its_first_input(home: Path) -> None:
 
 def test_drawings_are_written(home: Path, model: mm.Model, tmp_path: Path) -> None:
     """Difference ``wait-time``."""
-    images, look = paths(home), {"wait_time": 1, "resize": 60}
+    images = paths(home)
+    look: dict[str, Any] = {"wait_time": 1, "resize": 60}
     mm.ImageCaptionInferencer(model)(images[:2], show_dir=tmp_path / "c", **look)
     mm.VisualQuestionAnsweringInferencer(model)(images[1], "what?", show_dir=tmp_path / "q", **look)
     mm.VisualGroundingInferencer(model)(
