@@ -12,58 +12,69 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from itertools import repeat
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, Literal, cast, get_args
 
 import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 
 from openblip.checkpoints import bundle as bundles
 from openblip.checkpoints import fetch, published, read
+from openblip.checkpoints.storage import digest
 from openblip.decoding import Decoding, generate_grouped
-from openblip.engine.eager import EagerEngine
+from openblip.engine import choose
+from openblip.engine.choose import Precision
 from openblip.errors import ImageError, InputError, OpenBlipError, UnsupportedTask
 from openblip.explaining import EXPLAINED, Explained, Explainer
 from openblip.inputs import OnError, Shape, ahead, by_runs, chunks, deliver, firsts, shape_of
 from openblip.model.config import ModelConfig, Task
+from openblip.preprocess.image import load_image, resize, to_tensor
+from openblip.preprocess.settings import ImageSettings
 from openblip.preprocess.text import Tokenizer
 from openblip.results import Answer, Match
 from openblip.runner import BOX_ROWS, TEXT_ROWS, EncodedImage, Measured, Prompt, Runner, Texts
 
-Precision = Literal["fp32", "bf16", "fp16"]
+Decode = Literal["fast", "exact"]
 
 
 def load(
     name_or_path: str | Path,
     *,
     task: Task | None = None,
-    engine: str = "torch",
+    engine: choose.Name = "auto",
     precision: Precision = "fp32",
     device: str = "auto",
     config: ModelConfig | Mapping[str, Any] | None = None,
     tokenizer: Tokenizer | str | Path | None = None,
     batch_size: int | None = None,
     workers: int | None = None,
+    decode: Decode = "fast",
+    calibration: Iterable[Any] | None = None,
     offline: bool | None = None,
 ) -> Blip:
     """Load a model and get it ready to use.
 
     ``name_or_path`` is a bundle ("pocket", "base", "large": one model per task, loaded when first used), a hub id, a
     name that mmpretrain or LAVIS users know, a folder, or a ``.pth`` file. ``task`` says what a file that could be
-    several things is; ``config`` and ``tokenizer`` give what a bare ``.pth`` leaves open. The model computes in
-    ``precision``, whatever the file was stored in; ``device="auto"`` takes a GPU if there is one. ``batch_size``
-    pictures are computed together and ``workers`` threads open them ahead; neither changes a result.
+    several things is; ``config`` and ``tokenizer`` give what a bare ``.pth`` leaves open. ``device="auto"`` takes a GPU
+    if there is one.
+
+    ``engine`` is "torch" (the reference), "compiled" (``torch.compile``), "openvino" (an extra, for CPUs) or "auto";
+    ``precision`` is "fp32", "bf16", "fp16" or "int8", whatever the file was stored in. ``docs/engines.md`` tells what
+    each gives and costs. ``calibration``: pictures like those to come, by which OpenVINO quantizes the image encoder.
+    ``batch_size`` pictures are computed together and ``workers`` threads open them ahead; neither changes a result.
+    ``decode="exact"`` decodes large JPEG files in full, from which "fast" differs by a fraction of a grey level.
 
     Raises :class:`CheckpointError`, :class:`DownloadError`, :class:`ConfigError` or :class:`InputError`.
     """
-    if engine not in ENGINES:
-        raise InputError(f"unknown engine {engine!r}; one of {', '.join(ENGINES)}")
-    if precision not in _DTYPES:
-        raise InputError(f"unknown precision {precision!r}; one of {', '.join(_DTYPES)}")
+    place = _device(device)
+    choose.check(engine, precision, place)
+    if decode not in get_args(Decode):
+        raise InputError(f"decode is 'fast' or 'exact', not {decode!r}")
     if isinstance(tokenizer, str | Path):
         path = Path(tokenizer)
         tokenizer = Tokenizer.from_folder(path) if path.is_dir() else Tokenizer.from_vocab(path)
-    place = _device(device)
     found = bundles.find(name_or_path)
 
     def make(wanted: Task | None) -> Runner:
@@ -71,8 +82,14 @@ def load(
             found.locate(wanted, offline=offline) if found and wanted else fetch.resolve(name_or_path, offline=offline)
         )
         loaded = read.load(path, task=wanted, config=config, tokenizer=tokenizer)
-        return Runner(loaded, EagerEngine(loaded.model, place, _DTYPES[precision]))
+        made = choose.make(
+            engine, precision, place, loaded.model, loaded.config,
+            cache=fetch.cache_folder() / "openvino", key=partial(digest, Path(loaded.source)),
+            calibration=None if examples is None else _pixels(examples, loaded.image),
+        )  # fmt: skip
+        return Runner(loaded, made, exact=decode == "exact")
 
+    examples = None if calibration is None else [load_image(image) for image in calibration]
     if found is None:
         only = make(task)
         parts: dict[Task, Callable[[], Runner]] = dict.fromkeys(_serves(only.task), lambda: only)
@@ -429,8 +446,9 @@ class Blip:
             yield from (item if isinstance(item, OpenBlipError) else next(results) for item in chunk)
 
 
-ENGINES = ("torch",)
-_DTYPES: dict[str, torch.dtype] = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+def _pixels(pictures: Sequence[Image.Image], settings: ImageSettings) -> Tensor:
+    """Pictures as the image encoder reads them, (B, 3, S, S)."""
+    return to_tensor(np.stack([resize(picture, settings.size) for picture in pictures]), settings)
 
 
 def _serves(task: Task) -> tuple[Task, ...]:

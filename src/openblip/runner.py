@@ -13,7 +13,7 @@ from torch import Tensor
 
 from openblip.checkpoints.read import Loaded
 from openblip.decoding import Decoding, Hypothesis, generate_grouped
-from openblip.engine.eager import EagerEngine
+from openblip.engine.base import Engine
 from openblip.errors import InputError
 from openblip.inputs import chunks
 from openblip.model.config import Task
@@ -47,11 +47,12 @@ class Texts:
 class Runner:
     """One loaded model: its engine, its vocabulary and its picture size. Everything here is about one task's model."""
 
-    def __init__(self, loaded: Loaded, engine: EagerEngine) -> None:
+    def __init__(self, loaded: Loaded, engine: Engine, *, exact: bool = False) -> None:
         self.task: Task = loaded.config.task
         self.config = loaded.config
         self.engine = engine
         self.image: ImageSettings = loaded.image
+        self.near = None if exact else loaded.image.size
         self.default_prompt = loaded.prompt or ""
         self._tokenizer = loaded.tokenizer
 
@@ -69,7 +70,7 @@ class Runner:
         if isinstance(image, Measured):
             image = image.open()
         if not isinstance(image, EncodedImage):
-            return resize(load_image(image), self.image.size)
+            return resize(load_image(image, near=self.near), self.image.size)
         if id(self) not in image.states:
             raise InputError(
                 f"this image was not encoded for {self.task}, or by another model: call encode_images again"

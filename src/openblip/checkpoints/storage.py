@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import pickle
 import re
@@ -52,6 +53,17 @@ def read_stored(path: Path) -> Stored:
     if path.suffix in PICKLE_SUFFIXES:
         return _read_pickle(path)
     raise CheckpointError(f"{path} is no weight file: it must end in .safetensors, {', '.join(PICKLE_SUFFIXES)}")
+
+
+def digest(path: Path) -> str:
+    """SHA-256 of a weight file, or of all those in a hub folder, by the order of their names; read in small pieces."""
+    files = [path] if path.is_file() else sorted(p for p in path.iterdir() if p.suffix in (".safetensors", ".bin"))
+    whole = hashlib.sha256()
+    for file in files:
+        with file.open("rb") as stream:
+            while block := stream.read(1 << 20):
+                whole.update(block)
+    return whole.hexdigest()
 
 
 def read_json(path: Path) -> dict[str, Any]:

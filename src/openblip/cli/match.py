@@ -20,7 +20,7 @@ def match(
     json: o.Json = False,
     model: o.Model = o.DEFAULT_MODEL,
     device: o.Device = "auto",
-    engine: o.Engine = "torch",
+    engine: o.Engine = "auto",
     precision: o.Precision = "fp32",
     batch_size: o.BatchSize = None,
     workers: o.Workers = None,

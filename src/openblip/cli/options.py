@@ -18,6 +18,7 @@ import typer
 
 if TYPE_CHECKING:
     from openblip.blip import Blip
+    from openblip.engine import choose
 
 DEFAULT_MODEL = "pocket"
 
@@ -50,9 +51,11 @@ Model: TypeAlias = Annotated[
 Device: TypeAlias = Annotated[
     str, typer.Option("--device", metavar="DEVICE", help="Where it runs: auto, cpu, cuda, cuda:1, mps.")
 ]
-Engine: TypeAlias = Annotated[str, typer.Option("--engine", metavar="ENGINE", help="What runs it: torch.")]
+Engine: TypeAlias = Annotated[
+    str, typer.Option("--engine", metavar="ENGINE", help="What runs it: auto, torch, compiled, openvino.")
+]
 Precision: TypeAlias = Annotated[
-    str, typer.Option("--precision", metavar="PRECISION", help="Precision of the arithmetic: fp32, bf16, fp16.")
+    str, typer.Option("--precision", metavar="PRECISION", help="Precision of the arithmetic: fp32, bf16, fp16, int8.")
 ]
 BatchSize: TypeAlias = Annotated[
     int | None,
@@ -130,8 +133,8 @@ def load(
     return blip.load(
         model,
         device=device,
-        engine=engine,
-        precision=cast("blip.Precision", precision),
+        engine=cast("choose.Name", engine),
+        precision=cast("choose.Precision", precision),
         batch_size=batch_size,
         workers=workers,
         offline=offline or None,

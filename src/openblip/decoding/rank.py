@@ -9,6 +9,8 @@ Shapes: I items, C candidates, T tree nodes at a time, V vocabulary.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -17,18 +19,48 @@ from openblip.errors import InputError
 from openblip.model.text import LanguageHead, Memory, TextTransformer
 
 
-@torch.inference_mode()
+class PackedDecoder(Protocol):
+    """What ranking needs from an engine: many texts at once, packed in one sequence, against every one of I items."""
+
+    @property
+    def items(self) -> int:
+        """How many items there are."""
+        ...
+
+    @property
+    def device(self) -> torch.device:
+        """Where logits come out."""
+        ...
+
+    def logits(self, ids: Tensor, positions: Tensor, seen: Tensor) -> Tensor:
+        """Logits (I, T, V), float32, after each of the tokens ``ids`` (T,).
+
+        Token t stands at ``positions[t]`` (T,) of its text and sees the tokens that ``seen[t]`` (T, T) marks.
+        """
+        ...
+
+    def select(self, item: int) -> PackedDecoder:
+        """The same with one item alone."""
+        ...
+
+
 def rank_answers(
-    text: TextTransformer,
-    head: LanguageHead,
-    memory: Memory,
+    text: TextTransformer, head: LanguageHead, memory: Memory, candidates: Sequence[Sequence[int]], **options: Any
+) -> Tensor:
+    """As :func:`rank`, by a text transformer with its language head and the ``memory`` that it reads."""
+    return rank(TorchDecoder(text, head, memory), candidates, **options)
+
+
+@torch.inference_mode()
+def rank(
+    decoder: PackedDecoder,
     candidates: Sequence[Sequence[int]],
     *,
     k: int | None = None,
     smoothing: float = 0.0,
     chunk: int = 1024,
 ) -> Tensor:
-    """Log-probability (I, C), float32, of every candidate, [DEC] to [SEP], for every item of ``memory``.
+    """Log-probability (I, C), float32, of every candidate, [DEC] to [SEP], for every item of ``decoder``.
 
     The sum over all tokens after [DEC], the final one included; its softmax over C is the probability among the
     candidates. The original model ranks in two steps: ``k`` shortlists per item the candidates with the likeliest
@@ -39,15 +71,38 @@ def rank_answers(
     texts = [list(candidate) for candidate in candidates]
     _check(texts, k, smoothing, chunk)
     if k is None or k >= len(texts):
-        return _score(text, head, memory, texts, smoothing, chunk)
-    first = _Tree(texts[0][:1], text)
-    start = head(first.decode(text, memory)[:, 0], text.embeddings.word).float()  # (I, V)
+        return _score(decoder, texts, smoothing, chunk)
+    start = _Tree(texts[0][:1]).logits(decoder)[:, 0]  # (I, V)
     ranked = start[:, [candidate[1] for candidate in texts]].sort(descending=True, stable=True).indices
-    scores = start.new_full((memory.items, len(texts)), float("-inf"))
+    scores = start.new_full((decoder.items, len(texts)), float("-inf"))
     for item, short in enumerate(ranked[:, :k].tolist()):
-        alone = memory.select(torch.tensor([item], device=start.device))
-        scores[item, short] = _score(text, head, alone, [texts[i] for i in short], smoothing, chunk)[0]
+        scores[item, short] = _score(decoder.select(item), [texts[i] for i in short], smoothing, chunk)[0]
     return scores
+
+
+@dataclass(frozen=True)
+class TorchDecoder:
+    """The :class:`PackedDecoder` of plain modules."""
+
+    text: TextTransformer
+    head: LanguageHead
+    memory: Memory
+
+    @property
+    def items(self) -> int:
+        return self.memory.items
+
+    @property
+    def device(self) -> torch.device:
+        return self.text.device
+
+    def logits(self, ids: Tensor, positions: Tensor, seen: Tensor) -> Tensor:
+        states = self.text.decode_packed(ids, positions, seen, self.memory)
+        return self.head(states, self.text.embeddings.word).float()
+
+    def select(self, item: int) -> TorchDecoder:
+        chosen = torch.tensor([item], device=self.device)
+        return TorchDecoder(self.text, self.head, self.memory.select(chosen))
 
 
 def _check(texts: list[list[int]], k: int | None, smoothing: float, chunk: int) -> None:
@@ -63,18 +118,16 @@ def _check(texts: list[list[int]], k: int | None, smoothing: float, chunk: int) 
         raise InputError(f"chunk is at least 1, not {chunk}")
 
 
-def _score(
-    text: TextTransformer, head: LanguageHead, memory: Memory, texts: list[list[int]], smoothing: float, chunk: int
-) -> Tensor:
+def _score(decoder: PackedDecoder, texts: list[list[int]], smoothing: float, chunk: int) -> Tensor:
     """Scores (I, C) of all ``texts`` for all items."""
-    scores = torch.empty(memory.items, len(texts), device=text.embeddings.word.weight.device)
+    scores = torch.empty(decoder.items, len(texts), device=decoder.device)
     order = sorted(range(len(texts)), key=texts.__getitem__)  # so that shared beginnings meet in one tree
     while order:
-        tree = _Tree(texts[order[0]][:1], text)
+        tree = _Tree(texts[order[0]][:1])
         taken = 0
-        while taken < len(order) and tree.add(texts[order[taken]], chunk // memory.items):
+        while taken < len(order) and tree.add(texts[order[taken]], chunk // decoder.items):
             taken += 1
-        scores[:, order[:taken]] = tree.score(text, head, memory, smoothing)
+        scores[:, order[:taken]] = tree.score(decoder, smoothing)
         order = order[taken:]
     return scores
 
@@ -82,8 +135,7 @@ def _score(
 class _Tree:
     """Beginnings of texts; a node is a token after its parent, an edge the token that a text has next."""
 
-    def __init__(self, root: list[int], text: TextTransformer) -> None:
-        self.device = text.embeddings.word.weight.device
+    def __init__(self, root: list[int]) -> None:
         self.ids = root
         self.lines = [[0]]  # every node's ancestors and itself
         self.places: dict[tuple[int, int], int] = {}  # (parent, token) -> node
@@ -113,19 +165,19 @@ class _Tree:
             self.lines.append([*self.lines[node], child])
         return child
 
-    def decode(self, text: TextTransformer, memory: Memory) -> Tensor:
-        """States (I, T, D) of the nodes."""
+    def logits(self, decoder: PackedDecoder) -> Tensor:
+        """Logits (I, T, V) after each node."""
+        device = decoder.device
         pairs = torch.tensor([(node, place) for node, line in enumerate(self.lines) for place in line])
         seen = torch.zeros(len(self.ids), len(self.ids), dtype=torch.bool)
         seen[pairs[:, 0], pairs[:, 1]] = True
-        positions = torch.tensor([len(line) - 1 for line in self.lines], device=self.device)
-        ids = torch.tensor(self.ids, device=self.device)
-        return text.decode_packed(ids, positions, seen.to(self.device), memory)
+        positions = torch.tensor([len(line) - 1 for line in self.lines], device=device)
+        return decoder.logits(torch.tensor(self.ids, device=device), positions, seen.to(device))
 
-    def score(self, text: TextTransformer, head: LanguageHead, memory: Memory, smoothing: float) -> Tensor:
+    def score(self, decoder: PackedDecoder, smoothing: float) -> Tensor:
         """Scores (I, texts), in the order in which the texts were added."""
-        logits = head(self.decode(text, memory), text.embeddings.word).float()  # (I, T, V)
-        nodes, tokens = torch.tensor(list(self.edges), device=self.device).T
+        logits = self.logits(decoder)
+        nodes, tokens = torch.tensor(list(self.edges), device=logits.device).T
         # Per edge the smoothed log-probability: (1 - s) log p(token) + s * (mean over V of log p).
         edges = (1 - smoothing) * logits[:, nodes, tokens] - logits.logsumexp(-1)[:, nodes]
         if smoothing:
@@ -133,7 +185,7 @@ class _Tree:
         edges = torch.cat([edges, torch.zeros_like(edges[:, :1])], 1)  # a last edge that adds nothing, for short texts
         longest = max(map(len, self.paths))
         padded = [path + [len(self.edges)] * (longest - len(path)) for path in self.paths]
-        total = torch.zeros(len(logits), len(self.paths), device=self.device)
-        for step in torch.tensor(padded, device=self.device).T:  # token by token, so that other texts change nothing
+        total = torch.zeros(len(logits), len(self.paths), device=logits.device)
+        for step in torch.tensor(padded, device=logits.device).T:  # token by token, so that other texts change nothing
             total = total + edges[:, step]
         return total

@@ -195,7 +195,7 @@ class EagerSession:
         self.memory = memory
         self.width = 1
         rows = memory.items if memory is not None else items or 1
-        self.cache = Cache(text.config, rows, capacity, like=text.embeddings.word.weight)
+        self.cache = Cache(text.config, rows, capacity, like=text.embeddings.norm.weight)
 
     def step(self, ids: Tensor) -> Tensor:
         states = self.text.step(ids, self.memory, self.cache)
@@ -219,7 +219,7 @@ class EagerSession:
 def _sessions(text: TextTransformer, head: LanguageHead, memory: Memory, capacity: int) -> StartSession:
     def start(items: list[int]) -> Session:
         every = items == list(range(memory.items))
-        chosen = memory if every else memory.select(torch.tensor(items, device=text.embeddings.word.weight.device))
+        chosen = memory if every else memory.select(torch.tensor(items, device=text.device))
         return EagerSession(text, head, chosen, capacity)
 
     return start

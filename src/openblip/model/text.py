@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -142,7 +142,7 @@ class TextTransformer(nn.Module):
     ) -> Tensor:
         """As :meth:`encode` and :meth:`encode_grounded`, from states (B, T, D) instead of ids (grounding uses it)."""
         bias = None if mask is None else padding_bias(mask, x.dtype)
-        return self._run(x, bias, memory, memory_mask, trace=trace)
+        return self.run(x, bias, memory, memory_mask, trace=trace)
 
     def decode(
         self,
@@ -172,7 +172,7 @@ class TextTransformer(nn.Module):
         """
         before = 0 if cache is None else cache.length
         bias = causal_bias(before + x.shape[1], x.dtype, x.device, mask)[:, :, before:]
-        states = self._run(x, bias, memory, memory_mask, causal=True, cache=cache, trace=trace)
+        states = self.run(x, bias, memory, memory_mask, causal=True, cache=cache, trace=trace)
         if cache is not None:
             cache.length += x.shape[1]
         return states
@@ -183,9 +183,9 @@ class TextTransformer(nn.Module):
         Token t of ``ids`` (T,) stands at ``positions[t]`` of its text and sees the tokens that ``seen[t]`` (T, T)
         marks: itself and those before it in the same text.
         """
-        bias = unseen_bias(~seen[None, None], self.embeddings.word.weight.dtype)
+        bias = unseen_bias(~seen[None, None], self.dtype)
         x = self.embeddings(ids[None], positions=positions[None]).expand(memory.items, -1, -1)
-        return self._run(x, bias, memory, None, causal=True)
+        return self.run(x, bias, memory, None, causal=True)
 
     def step(self, ids: Tensor, memory: Memory | None, cache: Cache) -> Tensor:
         """Decode ``ids`` (B, t), the tokens that follow those in ``cache``, and add them to it: states (B, t, D)."""
@@ -193,7 +193,7 @@ class TextTransformer(nn.Module):
         bias = None
         if (new := ids.shape[1]) > 1:  # a lone token sees everything before it
             bias = causal_bias(cache.length + new, x.dtype, x.device)[:, :, cache.length :]
-        x = self._run(x, bias, memory, None, causal=True, cache=cache)
+        x = self.run(x, bias, memory, None, causal=True, cache=cache)
         cache.length += new
         return x
 
@@ -210,6 +210,16 @@ class TextTransformer(nn.Module):
             raise ConfigError("this text transformer was built without a pooler")
         return torch.tanh(self.pooler(states[:, 0]))
 
+    @property
+    def device(self) -> torch.device:
+        """Where its weights are."""
+        return self.embeddings.norm.weight.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """What its states are computed in."""
+        return self.embeddings.norm.weight.dtype
+
     def _check_reads(self) -> None:
         if self.config.memory_width is None:
             raise ConfigError("this text transformer has no cross-attention, so it cannot read an image")
@@ -218,7 +228,7 @@ class TextTransformer(nn.Module):
     def _layers(self) -> Sequence[TextLayer]:
         return cast(Sequence[TextLayer], self.layers)
 
-    def _run(
+    def run(
         self,
         x: Tensor,
         bias: Tensor | None,
@@ -229,6 +239,7 @@ class TextTransformer(nn.Module):
         cache: Cache | None = None,
         trace: Trace | None = None,
     ) -> Tensor:
+        """All layers over embedded states (B, T, D), under a given attention bias: what the methods above come to."""
         projected = memory if isinstance(memory, Memory) else None
         states = None if isinstance(memory, Memory) else memory
         if memory is not None:
@@ -384,9 +395,12 @@ class LanguageHead(nn.Module):
         self.activation = activation(config.activation)
         self.apply(_init)
 
-    def forward(self, states: Tensor, word: nn.Embedding) -> Tensor:
-        """Logits (..., V) of states (..., D)."""
-        return nn.functional.linear(self.norm(self.activation(self.dense(states))), word.weight, self.bias)
+    def forward(self, states: Tensor, word: nn.Module) -> Tensor:
+        """Logits (..., V) of states (..., D); ``word`` is the decoder's embedding of words, or its 8-bit form."""
+        states = self.norm(self.activation(self.dense(states)))
+        if isinstance(word, nn.Embedding):
+            return nn.functional.linear(states, word.weight, self.bias)
+        return cast(Any, word).scores(states, self.bias)
 
 
 def _init(module: nn.Module) -> None:

@@ -59,7 +59,7 @@ class VisionTransformer(nn.Module):
         patches = self.patch_embed(pixels.to(self.patch_embed.weight.dtype))  # (B, D, rows, columns)
         positions = resize_positions(self.pos_embed, patches.shape[-2], patches.shape[-1])
         tokens = patches.flatten(2).transpose(1, 2)  # (B, N, D)
-        return torch.cat([self.cls_token.expand(len(tokens), -1, -1), tokens], dim=1) + positions
+        return torch.cat([self.cls_token.expand(tokens.shape[0], -1, -1), tokens], dim=1) + positions
 
 
 class Block(nn.Module):

@@ -43,7 +43,7 @@ MAX_PIXELS = 178_956_970
 # --- the three steps ----------------------------------------------------------------------------------------------
 
 
-def load_image(source: ImageSource) -> Image.Image:
+def load_image(source: ImageSource, *, near: int | None = None) -> Image.Image:
     """The picture, upright and in RGB, in its own size.
 
     ``source`` is a path, an ``https`` address (within the limits of :mod:`openblip.preprocess.web`), the bytes of a
@@ -55,6 +55,10 @@ def load_image(source: ImageSource) -> Image.Image:
     taken (a PIL image stays at the frame it shows). 16-bit grey is scaled from its full range; 32-bit and float grey,
     whose white no file declares, from the first of 0..1 (float only), 0..255, 0..65535 and 0..2^32 - 1 that holds all
     its values, or else from its least to its greatest.
+
+    With ``near``, the side of the square that it will be resized to, a JPEG file of more than twice that is decoded at
+    a half, a quarter or an eighth of its size, still at least twice the square: several times as fast, and the resized
+    picture differs by a fraction of a grey level on average.
 
     Raises ``ImageError``, which names the source and the reason, for whatever cannot be read, has more than
     ``MAX_PIXELS`` or cannot be fetched; ``InputError`` for an argument of another type or shape; nothing else.
@@ -68,14 +72,14 @@ def load_image(source: ImageSource) -> Image.Image:
     if "torch" in sys.modules and isinstance(source, sys.modules["torch"].Tensor):
         return _from_tensor(source)
     if isinstance(source, str) and "://" in source:
-        return _decode(io.BytesIO(download(source)), source)
+        return _decode(io.BytesIO(download(source)), source, near)
     if isinstance(source, (str, os.PathLike)):
-        return _from_path(Path(os.fsdecode(source)))
+        return _from_path(Path(os.fsdecode(source)), near)
     if isinstance(source, (bytes, bytearray, memoryview)):
         data = bytes(source)
-        return _decode(io.BytesIO(data), f"{len(data)} bytes")
+        return _decode(io.BytesIO(data), f"{len(data)} bytes", near)
     if hasattr(source, "read"):
-        return _from_file(source)
+        return _from_file(source, near)
     raise InputError(
         f"a picture is a path, an https address, bytes, a file object, a PIL image, an array or a tensor, "
         f"not {type(source).__name__}"
@@ -142,7 +146,7 @@ def _reason(error: Exception) -> str:
     return f"damaged or cut short ({str(error) or type(error).__name__})"
 
 
-def _from_path(path: Path) -> Image.Image:
+def _from_path(path: Path, near: int | None) -> Image.Image:
     with _reading(str(path)):
         if "\0" in str(path):
             raise ImageError(f"cannot read {path}: no such file")
@@ -151,10 +155,10 @@ def _from_path(path: Path) -> Image.Image:
         if path.exists() and not path.is_file():  # a pipe or a device may never end
             raise ImageError(f"cannot read {path}: it is no regular file; pass its content as bytes")
         with path.open("rb") as file:
-            return _decode(file, str(path))
+            return _decode(file, str(path), near)
 
 
-def _from_file(file: Any) -> Image.Image:
+def _from_file(file: Any, near: int | None) -> Image.Image:
     name = str(getattr(file, "name", "")) or f"a {type(file).__name__}"
     with _reading(name):
         data = file.read()
@@ -165,10 +169,10 @@ def _from_file(file: Any) -> Image.Image:
             raise InputError(f"{name} is open as text: open it in binary mode, open(path, 'rb')")
         if not isinstance(data, (bytes, bytearray, memoryview)):
             raise InputError(f"{name} gives {type(data).__name__}, not bytes")
-        return _decode(io.BytesIO(data), name)
+        return _decode(io.BytesIO(data), name, near)
 
 
-def _decode(file: IO[bytes], name: str) -> Image.Image:
+def _decode(file: IO[bytes], name: str, near: int | None) -> Image.Image:
     """A picture file of any format that Pillow reads in its own process."""
     with _reading(name):
         start = file.read(64)
@@ -187,6 +191,8 @@ def _decode(file: IO[bytes], name: str) -> Image.Image:
                     f"cannot read {name}: {image.width} x {image.height} is more than {MAX_PIXELS} pixels; "
                     "make it smaller first, or pass a PIL image"
                 )
+            if near is not None and image.format == "JPEG":
+                image.draft("", (2 * near, 2 * near))
             picture = _upright_rgb(image)
             # A plain picture: an orientation left in its notes would be applied again by the next reader.
             picture = picture.copy() if picture is image else picture

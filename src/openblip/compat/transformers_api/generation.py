@@ -154,7 +154,7 @@ def continue_rows(
     """As :func:`generate`, from rows of any lengths; masks may still be 0 in places, ``states_mask`` is obeyed."""
     settings = settle(options, config, decoder.generation_config)
     text, head = decoder.bert.model, decoder.cls.model
-    device = text.embeddings.word.weight.device
+    device = text.device
     rows, memory = len(ids), None
     if states is not None:
         memory = text.project(states, None if states_mask is None else states_mask.to(device))
@@ -278,7 +278,7 @@ class _Group:
 
     def _session(self, rows: list[int]) -> Session:
         """The session of some rows of the group."""
-        device = self.text.embeddings.word.weight.device
+        device = self.text.device
         memory = self.memory
         if memory is not None and (chosen := [self.items[row] for row in rows]) != list(range(memory.items)):
             memory = memory.select(torch.tensor(chosen, device=device))
