@@ -95,7 +95,7 @@ def states_of(blip: Blip, task: Task, number: int) -> torch.Tensor:
     """One image's states by the model itself."""
     pixels = to_tensor(resize(load_image(IMAGES[number]), SIZE)[None], ImageSettings(size=SIZE))
     with torch.no_grad():
-        return cast(torch.Tensor, blip._part(task).engine.model.encode_image(pixels))
+        return cast(torch.Tensor, blip._part(task).eager.model.encode_image(pixels))
 
 
 # --- recorded from the originals ----------------------------------------------------------------------------------
@@ -106,7 +106,7 @@ def test_boxes_of_mmpretrain() -> None:
     height, width = told["img_shape_hw"]
     images = encoded(blip, seen["pixel_values"], (width, height))
     part = blip._part("ground")
-    shares, logprob = part.engine.ground(
+    shares, logprob = part.eager.ground(
         seen["text_ids"], seen["text_mask"], torch.stack([s.states[id(part)] for s in images])
     )
     torch.testing.assert_close(shares, seen["pred_box_xyxy_unit"])
@@ -129,7 +129,7 @@ def test_verdicts_of_salesforce() -> None:
     for (first, second), logits in ((images, seen["logits"]), (images[::-1], seen["logits_swapped_pair"])):
         states = [torch.stack([one.states[id(part)] for one in side]) for side in (first, second)]
         torch.testing.assert_close(
-            part.engine.compare_logits(seen["input_ids"], seen["attention_mask"], *states), logits, atol=1e-5, rtol=1e-4
+            part.eager.compare_logits(seen["input_ids"], seen["attention_mask"], *states), logits, atol=1e-5, rtol=1e-4
         )
         # The third text was recorded with its full stop, which training cleaned away.
         found = blip.compare(first[:2], second[:2], told["texts"][:2])
@@ -158,7 +158,7 @@ def test_heat_of_lavis() -> None:
 def test_a_box_is_the_likeliest_coordinates_one_after_the_other(blip: Blip, number: int) -> None:
     """Without caches, batches and shared projections, over all bins."""
     part = blip._part("ground")
-    model, states = cast(Grounder, part.engine.model), states_of(blip, "ground", number)
+    model, states = cast(Grounder, part.eager.model), states_of(blip, "ground", number)
     text = torch.tensor([part.expression(NAMES[number])])
     fed, probability = [500], 1.0
     with torch.no_grad():
@@ -188,7 +188,7 @@ def test_a_memory_before_another_is_both_of_them() -> None:
 
 def test_a_comparison_is_what_the_head_says(blip: Blip) -> None:
     part = blip._part("compare")
-    model = cast(Comparer, part.engine.model)
+    model = cast(Comparer, part.eager.model)
     ids = part.tokenizer.encode(["the dog on the left , near the train"], "enc").ids
     with torch.no_grad():
         logits = model.logits(ids, None, (states_of(blip, "compare", 0), states_of(blip, "compare", 1)))[0]
@@ -304,6 +304,20 @@ def test_pieces_of_a_word_are_one_word(blip: Blip) -> None:
     assert blip.explain(IMAGES[0], f"a {word}").words == ("a", word)
 
 
+def test_explaining_needs_gradients(folder: Path) -> None:
+    rounded = openblip.load(folder, precision="int8", engine="torch")
+    with pytest.raises(InputError, match="fp32"):
+        rounded.explain(IMAGES[0], "a cat", layer=0)
+
+    class Other:
+        """An engine of another kind."""
+
+    other = openblip.load(folder)
+    other._part("match").engine = cast(Any, Other())
+    with pytest.raises(InputError, match="engine='torch'"):
+        other.explain(IMAGES[0], "a cat")
+
+
 def test_explaining_works_inside_inference_mode(blip: Blip) -> None:
     plain = blip.explain(IMAGES[0], "a cat", layer=0)
     with torch.inference_mode():
@@ -374,7 +388,7 @@ def test_one_encoding_serves_all_texts(blip: Blip) -> None:
         ("match", lambda: blip.explain(IMAGES[0], NAMES), 1),
     ]
     for task, job, images in jobs:
-        with Forwards(blip._part(task).engine.model.vision) as seen:
+        with Forwards(blip._part(task).eager.model.vision) as seen:
             job()
         assert seen.images == images
 
@@ -397,6 +411,21 @@ def test_a_bad_image_raises_alone_and_holds_its_place_in_a_list(blip: Blip, call
     mixed = call(blip, [IMAGES[0], BAD[1], IMAGES[1], BAD[2]])
     assert [isinstance(result, ImageError) for result in mixed] == [False, True, False, True]
     close(mixed[0], call(blip, IMAGES[:3])[0])
+
+
+def test_boxes_are_in_pixels_of_the_file_whatever_it_was_decoded_at(blip: Blip, tmp_path: Path) -> None:
+    """A large JPEG is decoded at a half of its size or less, this one lying on its side too."""
+    large = toy_image(7, 320, 200)
+    exif = large.getexif()
+    exif[0x0112] = 6
+    large.save(tmp_path / "large.jpg", quality=95)
+    large.save(tmp_path / "lying.jpg", quality=95, exif=exif)
+    for name, size in (("large.jpg", (320, 200)), ("lying.jpg", (200, 320))):
+        assert blip.encode_images(tmp_path / name).size == size
+        close(blip.ground(tmp_path / name, NAMES[0]), blip.ground(blip.encode_images(tmp_path / name), NAMES[0]))
+    whole = blip.ground(load_image(tmp_path / "large.jpg"), NAMES[0])
+    near = blip.ground(tmp_path / "large.jpg", NAMES[0])
+    assert near.edges == pytest.approx(whole.edges, abs=25), "a bin is 8 pixels wide"
 
 
 def test_a_bad_picture_on_the_right_counts_too(blip: Blip) -> None:
@@ -460,7 +489,7 @@ def test_one_blip_under_eight_threads(folder: Path, blip: Blip) -> None:
     with ThreadPoolExecutor(8) as pool:
         for found, wanted in zip(pool.map(lambda job: job(fresh), jobs * 2), expected * 2, strict=True):
             close(found, wanted)
-    assert all(p.grad is None for p in fresh._part("match").engine.model.parameters())
+    assert all(p.grad is None for p in fresh._part("match").eager.model.parameters())
 
 
 def test_an_explanation_as_a_record(blip: Blip) -> None:

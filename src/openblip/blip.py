@@ -294,7 +294,7 @@ class Blip:
         measured = ((image := Measured(picture), (image, texts)) for picture, texts in pairs)
 
         def prepare(given: tuple[Measured, list[str]]) -> tuple[tuple[int, int], list[list[int]]]:
-            return given[0].size, [part.expression(text) for text in given[1]]  # the picture was opened just before
+            return given[0].told(), [part.expression(text) for text in given[1]]  # the picture was opened just before
 
         def find(states: Tensor, asked: list[tuple[tuple[int, int], list[list[int]]]]) -> list[Any]:
             sizes = [size for size, _ in asked]

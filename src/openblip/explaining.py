@@ -42,6 +42,8 @@ class Explainer:
             raise InputError(f"layer is one of 0 to {depth - 1}, not {layer}")
         if answer is not None and of != "answer":
             raise InputError("an answer is explained with of='answer'")
+        if not part.eager.differentiable:
+            raise InputError("explaining needs gradients, which 8-bit layers have none of: load with precision='fp32'")
         self.part = part
         self.of = of
         self.answer = answer
@@ -67,7 +69,7 @@ class Explainer:
     def _matches(self, state: Tensor, texts: list[str | None], rows: list[list[int]]) -> list[Explanation]:
         found = []
         for chunk in chunks(rows, ROWS):
-            heat, probability = self.part.engine.explain_match(*self.part.pad(chunk), state, self.layer)
+            heat, probability = self.part.eager.explain_match(*self.part.pad(chunk), state, self.layer)
             found += list(zip(chunk, heat, probability.tolist(), strict=True))
         return [
             self._explanation(str(text), ids[1:-1], heat[1 : len(ids) - 1], p, start=heat[0])
@@ -79,7 +81,7 @@ class Explainer:
         for chunk in chunks(rows, ROWS):
             ids, mask = part.pad(chunk)
             answers = [self.answer] * len(chunk) if self.answer is not None else self._own_answers(ids, mask, state)
-            heat, logprob = part.engine.explain_answers(ids, mask, state, *part.pad(part.answers(answers)), self.layer)
+            heat, logprob = part.eager.explain_answers(ids, mask, state, *part.pad(part.answers(answers)), self.layer)
             found += list(zip(chunk, heat, logprob.exp().tolist(), answers, strict=True))
         return [
             self._explanation(str(text), ids[1:-1], heat[1 : len(ids) - 1], p, answer, heat[0])
@@ -103,7 +105,7 @@ class Explainer:
         for places in chunks(range(len(ids)), ROWS):
             before = [[*prompt, *ids[:place]] for place in places]
             following = torch.tensor([ids[place] for place in places])
-            heat, gained = part.engine.explain_next(*part.pad(before), following, state, self.layer)
+            heat, gained = part.eager.explain_next(*part.pad(before), following, state, self.layer)
             heats.append(heat)
             logprob += gained.sum().item()
         return self._explanation(text, ids, torch.cat(heats), math.exp(logprob))

@@ -14,10 +14,11 @@ from torch import Tensor
 from openblip.checkpoints.read import Loaded
 from openblip.decoding import Decoding, Hypothesis, generate_grouped
 from openblip.engine.base import Engine
+from openblip.engine.eager import EagerEngine
 from openblip.errors import InputError
 from openblip.inputs import chunks
 from openblip.model.config import Task
-from openblip.preprocess.image import ImageSettings, load_image, resize, to_tensor
+from openblip.preprocess.image import ImageSettings, load_image, resize, to_tensor, whole_size
 from openblip.preprocess.text import Tokenizer, clean_caption, clean_expression, clean_question
 from openblip.results import Answer, Box, Caption, Comparison, Label
 
@@ -54,7 +55,15 @@ class Runner:
         self.image: ImageSettings = loaded.image
         self.near = None if exact else loaded.image.size
         self.default_prompt = loaded.prompt or ""
+        self.temperature = float(getattr(loaded.model, "temperature", 1.0))  # of ITC, as training left it
         self._tokenizer = loaded.tokenizer
+
+    @property
+    def eager(self) -> EagerEngine:
+        """The engine, for what PyTorch alone can do; :class:`InputError` if another one runs this model."""
+        if not isinstance(self.engine, EagerEngine):
+            raise InputError("only PyTorch does this: load the model with engine='torch'")
+        return self.engine
 
     @property
     def tokenizer(self) -> Tokenizer:
@@ -67,10 +76,14 @@ class Runner:
 
     def open(self, image: Any) -> Tensor | np.ndarray:
         """States that an :class:`EncodedImage` brings along, or resized pixels (S, S, 3) uint8."""
-        if isinstance(image, Measured):
-            image = image.open()
+        measured, image = (image, image.image) if isinstance(image, Measured) else (None, image)
         if not isinstance(image, EncodedImage):
-            return resize(load_image(image, near=self.near), self.image.size)
+            picture = load_image(image, near=self.near)
+            if measured:
+                measured.size = whole_size(picture)
+            return resize(picture, self.image.size)
+        if measured:
+            measured.size = image.size
         if id(self) not in image.states:
             raise InputError(
                 f"this image was not encoded for {self.task}, or by another model: call encode_images again"
@@ -167,15 +180,21 @@ class Runner:
         With their embeddings by ITC, as training contrasted them; without by ITM, whose odds are for each text alone.
         """
         if embedded is not None:
-            scores = self.engine.embed_images(states) @ embedded.T.to(states.device) / self.engine.temperature
+            scores = self.engine.embed_images(states) @ embedded.T.to(states.device) / self.temperature
         else:
             parts = []
             for chunk in chunks(self.grounded(texts), max(1, TEXT_ROWS // len(states))):
                 ids, mask = (part.repeat(len(states), 1) for part in self.pad(chunk))
-                logits = self.engine.match_logits(ids, mask, states)
-                parts.append((logits[:, 1] - logits[:, 0]).view(len(states), len(chunk)))
+                parts.append(self._log_odds(ids, mask, states).view(len(states), len(chunk)))
             scores = torch.cat(parts, 1)
         return scores.softmax(-1).cpu()
+
+    def _log_odds(self, ids: Tensor, mask: Tensor, states: Tensor) -> Tensor:
+        """Of a match, (B,); from probabilities, which end at 1e-7, where the engine gives no more."""
+        if not isinstance(self.engine, EagerEngine):
+            return self.engine.match(ids, mask, states).logit(1e-7)
+        logits = self.engine.match_logits(ids, mask, states)
+        return logits[:, 1] - logits[:, 0]
 
     def best_labels(self, probabilities: Tensor, labels: Sequence[str], n: int) -> list[list[Label]]:
         """The ``n`` likeliest labels of every image, from their probabilities (I, L)."""
@@ -193,7 +212,7 @@ class Runner:
         return self.fitting(self._row(self.tokenizer.encode([clean_caption(text, STATEMENT_WORDS)], "enc")))
 
     def comparisons(self, rows: list[list[int]], first: Tensor, second: Tensor) -> list[Comparison]:
-        logits = self.engine.compare_logits(*self.pad(rows), first, second)
+        logits = self.eager.compare_logits(*self.pad(rows), first, second)
         true = logits.softmax(-1)[:, 1].tolist()
         return [Comparison(best == 1, p) for best, p in zip(logits.argmax(-1).tolist(), true, strict=True)]
 
@@ -208,7 +227,7 @@ class Runner:
 
     def boxes(self, rows: list[list[int]], states: Tensor, sizes: Sequence[tuple[int, int]]) -> list[Box]:
         """Boxes of expressions, an image's side by side; ``sizes`` are the width and height of every image."""
-        shares, logprob = self.engine.ground(*self.pad(rows), states)
+        shares, logprob = self.eager.ground(*self.pad(rows), states)
         pixels = torch.tensor(sizes, dtype=torch.float64).repeat_interleave(len(rows) // len(sizes), 0).repeat(1, 2)
         edges: list[tuple[float, float, float, float]] = (shares.cpu().double() * pixels).tolist()
         return [Box(*place, p) for place, p in zip(edges, logprob.exp().tolist(), strict=True)]
@@ -241,21 +260,16 @@ class EncodedImage:
 
 
 class Measured:
-    """A picture whose width and height are wanted too: its ``size``, known from when it is opened."""
+    """A picture whose width and height are wanted too: its ``size`` is known once it was opened."""
 
     def __init__(self, image: Any) -> None:
         self.image = image
-        self.size = (0, 0)
+        self.size: tuple[int, int] | None = None
 
-    def open(self) -> Any:
-        """The picture, or the :class:`EncodedImage` that stands for it."""
-        if isinstance(self.image, EncodedImage):
-            if self.image.size is None:
-                raise InputError(
-                    "this encoded image does not know the size of its picture: give its size=(width, height)"
-                )
-            self.size = self.image.size
-            return self.image
-        picture = load_image(self.image)
-        self.size = picture.size
-        return picture
+    def told(self) -> tuple[int, int]:
+        """The size; :class:`InputError` if an :class:`EncodedImage` was made without it."""
+        if self.size is None:
+            raise InputError(
+                "this encoded image does not know how large its picture is: give it a size=(width, height)"
+            )
+        return self.size

@@ -163,7 +163,7 @@ def test_verdicts_begin_with_cls_and_are_not_cleaned(home: Path, model: mm.Model
     ids = part.tokenizer.encode([text], "cls").ids
     with torch.no_grad():
         states = part.states([part.open(left), part.open(right)])
-        logits = cast(Comparer, part.engine.model).logits(ids, None, (states[:1], states[1:]))[0]
+        logits = cast(Comparer, part.eager.model).logits(ids, None, (states[:1], states[1:]))[0]
     np.testing.assert_allclose(found["pred_scores"], logits.softmax(-1), atol=1e-5)
     assert found["pred_label"] == int(logits.argmax())
     assert found["pred_score"] == pytest.approx(float(logits.softmax(-1).max()), abs=1e-5)
@@ -228,7 +228,7 @@ def test_without_fast_match_the_best_are_scored_anew(
 
     def logit(text: int, image: int) -> float:
         ids = part.tokenizer.encode([texts[text]], "enc")
-        return float(part.engine.match_logits(ids.ids, ids.mask, part.states([part.open(paths(home)[image])]))[0, 1])
+        return float(part.eager.match_logits(ids.ids, ids.mask, part.states([part.open(paths(home)[image])]))[0, 1])
 
     to_images = mm.TextToImageRetrievalInferencer(model, prototype=paths(home), fast_match=False)
     (sample,) = to_images("dog", return_datasamples=True)

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from openblip.decoding.boxes import COORDINATES, decode_boxes
 from openblip.decoding.protocol import Session
 from openblip.decoding.rank import rank_answers
+from openblip.engine.int8 import Int8Linear
 from openblip.model.answerer import Answerer
 from openblip.model.captioner import Captioner
 from openblip.model.comparer import Comparer
@@ -36,6 +37,11 @@ class EagerEngine:
         self.model: Any = model.to(device=device, dtype=dtype).eval().requires_grad_(False)
         self.device = device
         self.dtype = dtype
+
+    @property
+    def differentiable(self) -> bool:
+        """Whether gradients mean anything: 8-bit layers have none."""
+        return not any(isinstance(module, Int8Linear) for module in self.model.modules())
 
     @torch.inference_mode()
     def encode_images(self, pixels: Tensor) -> Tensor:
@@ -91,11 +97,6 @@ class EagerEngine:
         """As :meth:`match`, before the softmax: (B, 2), column 1 for "match"."""
         return cast(Matcher, self.model).match_logits(ids.to(self.device), mask.to(self.device), states).float()
 
-    @property
-    def temperature(self) -> float:
-        """What cosines are divided by where one of several texts is chosen."""
-        return float(cast(Matcher, self.model).temperature)
-
     @torch.inference_mode()
     def compare_logits(self, ids: Tensor, mask: Tensor, first: Tensor, second: Tensor) -> Tensor:
         """Logits (B, classes), class 1 for "true", of statements ([ENC] first) about I pairs of images, B / I each."""
@@ -121,7 +122,8 @@ class EagerEngine:
 
     # Grad-CAM: cross-attention to the patches times what of its gradient raises the score, averaged over heads, at
     # ``layer``; what the image's class token gets is left out. After LAVIS, which does this for ITM (Selvaraju et al.
-    # 2017; Li et al. 2021). Gradients end at the embedded text, so no weight takes part and threads share the model.
+    # 2017; Li et al. 2021). Gradients end at the embedded text, so no weight takes part and threads share the model;
+    # the transformers' own methods are called, as a compiled one keeps no trace.
 
     @torch.inference_mode(False)
     @torch.enable_grad()
@@ -130,7 +132,7 @@ class EagerEngine:
         model = cast(Matcher, self.model)
         ids, mask, trace = ids.to(self.device), mask.to(self.device), Trace(attention=True)
         text = model.text.embeddings(ids).requires_grad_()
-        seen = model.text.encode_embedded(text, mask, states.clone(), trace=trace)
+        seen = TextTransformer.encode_embedded(model.text, text, mask, states.clone(), trace=trace)
         logits = model.itm_head(seen[:, 0]).float()
         return _grad_cam(trace, layer, logits[:, 1]) * mask[..., None], logits.softmax(-1)[:, 1].detach()
 
@@ -144,7 +146,7 @@ class EagerEngine:
         transformer = model.text if isinstance(model, Pretrainer) else model.decoder
         ids, mask, trace = ids.to(self.device), mask.to(self.device), Trace(attention=True)
         text = transformer.embeddings(ids).requires_grad_()
-        states = transformer.decode_embedded(text, mask, states.clone(), trace=trace)
+        states = TextTransformer.decode_embedded(transformer, text, mask, states.clone(), trace=trace)
         rows, last = torch.arange(len(ids), device=self.device), mask.sum(1) - 1
         logprob = model.to_logits(states[rows, last]).float().log_softmax(-1)[rows, following.to(self.device)]
         return _grad_cam(trace, layer, logprob)[rows, last], logprob.detach()
@@ -162,7 +164,7 @@ class EagerEngine:
         ids, mask, trace = ids.to(self.device), mask.to(self.device), Trace(attention=True)
         answers, answers_mask = answers.to(self.device), answers_mask.to(self.device)
         text = model.encoder.embeddings(ids).requires_grad_()
-        questions = model.encoder.encode_embedded(text, mask, states.clone(), trace=trace)
+        questions = TextTransformer.encode_embedded(model.encoder, text, mask, states.clone(), trace=trace)
         logprobs = model.logits(answers[:, :-1], answers_mask[:, :-1], questions, mask).float().log_softmax(-1)
         said = logprobs.gather(2, answers[:, 1:, None]).squeeze(2) * answers_mask[:, 1:]
         return _grad_cam(trace, layer, said.sum(1)) * mask[..., None], said.sum(1).detach()

@@ -39,7 +39,7 @@ class BaseModel:
     @property
     def module(self) -> nn.Module:
         """The network."""
-        found: nn.Module = self.part.engine.model
+        found: nn.Module = self.part.eager.model
         return found
 
     @property
@@ -49,7 +49,7 @@ class BaseModel:
 
     def to(self, device: str | torch.device) -> Any:
         """Move it."""
-        self.part.engine = EagerEngine(self.module, torch.device(device), self.part.engine.dtype)
+        self.part.engine = EagerEngine(self.module, torch.device(device), self.part.eager.dtype)
         return self
 
     def eval(self) -> Any:
@@ -169,7 +169,7 @@ class BlipITM(BaseModel):
         if len(texts) != len(states):
             raise InputError(f"by itm {len(states)} images take {len(states)} texts, not {len(texts)}")
         text = self._encode(texts, "enc", MATCH_TOKENS)
-        return self.part.engine.match_logits(text.ids, text.mask, states)
+        return self.part.eager.match_logits(text.ids, text.mask, states)
 
 
 @dataclass(frozen=True, eq=False)
@@ -215,7 +215,7 @@ class BlipFeatureExtractor(BaseModel):
             if mode == "text":
                 return self._text(self._encode(texts, "cls").to(self.device))
             text, states = self._encode(texts, "enc").to(self.device), self._states(samples["image"])
-            read = self.part.engine.model.text.encode_grounded(text.ids, text.mask, states)
+            read = self.part.eager.model.text.encode_grounded(text.ids, text.mask, states)
             return BlipOutputFeatures(image_embeds=states, multimodal_embeds=read)
 
     def forward(self, samples: Mapping[str, Any], mode: str = "multimodal") -> BlipOutputFeatures:
@@ -223,12 +223,12 @@ class BlipFeatureExtractor(BaseModel):
         return self.extract_features(samples, mode)
 
     def _image(self, states: Tensor) -> BlipOutputFeatures:
-        projected = F.normalize(self.part.engine.model.vision_proj(states), dim=-1)
+        projected = F.normalize(self.part.eager.model.vision_proj(states), dim=-1)
         return BlipOutputFeatures(image_embeds=states, image_embeds_proj=projected)
 
     def _text(self, text: Tokens) -> BlipOutputFeatures:
-        states = self.part.engine.model.text.encode(text.ids, text.mask)
-        projected = F.normalize(self.part.engine.model.text_proj(states), dim=-1)
+        states = self.part.eager.model.text.encode(text.ids, text.mask)
+        projected = F.normalize(self.part.eager.model.text_proj(states), dim=-1)
         return BlipOutputFeatures(text_embeds=states, text_embeds_proj=projected)
 
 
@@ -240,7 +240,7 @@ class BlipNLVR(BaseModel):
         texts = samples["text_input"]
         text = self._encode([texts] if isinstance(texts, str) else list(texts), "enc")
         first, second = self._states(samples["image0"]), self._states(samples["image1"])
-        logits = self.part.engine.compare_logits(text.ids, text.mask, first, second)
+        logits = self.part.eager.compare_logits(text.ids, text.mask, first, second)
         return {"predictions": logits, "targets": samples.get("label")}
 
 
@@ -281,7 +281,7 @@ class BlipRetrieval(BaseModel):
         return [self._encode([text], "cls", MATCH_TOKENS).ids[0].tolist() for text in texts]
 
     def _itm(self, rows: list[list[int]], states: Tensor) -> Tensor:
-        return self.part.engine.match_logits(*self.part.pad(rows), states)[:, 1].cpu()
+        return self.part.eager.match_logits(*self.part.pad(rows), states)[:, 1].cpu()
 
 
 def _setting(settings: Any, name: str) -> int:

@@ -90,7 +90,7 @@ class _RetrievalInferencer(BaseInferencer):
             one_image = len(states) == 1
             seen = states if one_image else states[run]
             ids, mask = self.part.pad([grounded[i] for i in run.tolist()] if one_image else grounded * len(run))
-            scores[run] = self.part.engine.match_logits(ids, mask, seen.to(self.part.engine.device))[:, 1].cpu()
+            scores[run] = self.part.eager.match_logits(ids, mask, seen.to(self.part.engine.device))[:, 1].cpu()
         scores[best] += cosines[best]
         return scores
 
