@@ -27,7 +27,7 @@ _TABLES = {"checkpoints.published", "checkpoints.layouts"}
 _TORCH = _DATA | {"model", "preprocess"}
 _RUNNING = _TORCH | {"decoding", "engine"}
 _FILES = _TORCH | _TABLES | {"checkpoints"}
-_BLIP = {"blip", "runner", "inputs", "results"}
+_BLIP = {"blip", "explaining", "runner", "inputs", "results"}
 MAY_IMPORT: dict[str, set[str]] = {
     "errors": set(),
     "model.config": {"errors"},
@@ -40,12 +40,14 @@ MAY_IMPORT: dict[str, set[str]] = {
     "checkpoints": _FILES - {"checkpoints"},
     "results": set(),
     "inputs": _TORCH,
-    "runner": _RUNNING | _FILES | _BLIP - {"blip"},
+    "drawing": {"results"},
+    "runner": _RUNNING | _FILES | _BLIP - {"blip", "explaining"},
+    "explaining": _RUNNING | _FILES | _BLIP - {"blip"},
     "blip": _RUNNING | _FILES | _BLIP,
-    "compat": _RUNNING | _FILES | _BLIP,
+    "compat": _RUNNING | _FILES | _BLIP | {"data", "drawing"},
     "data": _TORCH,
     "training": _RUNNING | _FILES | {"data"},
-    "cli": _RUNNING | _FILES | _BLIP | {"data", "training"},
+    "cli": _RUNNING | _FILES | _BLIP | {"drawing", "data", "training"},
 }
 
 # Modules that load without torch, so that names, help and errors are there at once.

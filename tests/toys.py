@@ -31,7 +31,7 @@ def toy_config(task: Task, *, image_size: int = SIZE) -> ModelConfig:
             vocab_size=600, width=32, depth=2, heads=4, mlp_width=64, max_positions=64, memory_width=32,
             dropout=0.0, attention_dropout=0.0, cls_id=2, sep_id=3, dec_id=598, enc_id=599,
         ),
-        embed_width=16,
+        embed_width=16, box_bins=40, box_start_id=500,
     )  # fmt: skip
 
 

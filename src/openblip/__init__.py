@@ -36,14 +36,18 @@ if TYPE_CHECKING:
     from openblip.errors import OpenBlipError as OpenBlipError
     from openblip.errors import UnsupportedTask as UnsupportedTask
     from openblip.results import Answer as Answer
+    from openblip.results import Box as Box
     from openblip.results import Caption as Caption
+    from openblip.results import Comparison as Comparison
+    from openblip.results import Explanation as Explanation
+    from openblip.results import Label as Label
     from openblip.results import Match as Match
     from openblip.runner import EncodedImage as EncodedImage
 
 _HOMES = {
     "openblip.blip": ("Blip", "load"),
     "openblip.runner": ("EncodedImage",),
-    "openblip.results": ("Answer", "Caption", "Match"),
+    "openblip.results": ("Answer", "Box", "Caption", "Comparison", "Explanation", "Label", "Match"),
     "openblip.compat.transformers_api": (
         "BlipConfig",
         "BlipForConditionalGeneration",

@@ -26,13 +26,14 @@ from openblip.decoding import Decoding, generate_grouped
 from openblip.engine import choose
 from openblip.engine.choose import Precision
 from openblip.errors import ImageError, InputError, OpenBlipError, UnsupportedTask
-from openblip.inputs import OnError, Shape, ahead, chunks, deliver, shape_of
+from openblip.explaining import EXPLAINED, Explained, Explainer
+from openblip.inputs import OnError, Shape, ahead, by_runs, chunks, deliver, firsts, shape_of
 from openblip.model.config import ModelConfig, Task
 from openblip.preprocess.image import load_image, resize, to_tensor
 from openblip.preprocess.settings import ImageSettings
 from openblip.preprocess.text import Tokenizer
 from openblip.results import Answer, Match
-from openblip.runner import TEXT_ROWS, EncodedImage, Prompt, Runner, Texts
+from openblip.runner import BOX_ROWS, TEXT_ROWS, EncodedImage, Measured, Prompt, Runner, Texts
 
 Decode = Literal["fast", "exact"]
 
@@ -251,6 +252,120 @@ class Blip:
 
         return deliver(self._run(part, pairs, prepare, judge), shape, on_error)
 
+    def classify(
+        self,
+        images: Any,
+        labels: Sequence[str],
+        *,
+        template: str = "a picture of {}",
+        by: Literal["itc", "itm"] = "itc",
+        n: int = 1,
+        on_error: OnError = "return",
+    ) -> Any:
+        """Choose among labels that were never trained on: a :class:`Label` each, or with ``n`` > 1 a list of them.
+
+        The likeliest first. ``template`` makes a text of a label. By ITC (the default) images and texts are each
+        embedded once, and cosines over the temperature of training give the probabilities; by ITM every text is read
+        together with the image, which costs more, and its odds of matching are compared.
+        """
+        part = self._part("match")
+        if isinstance(labels, str) or not labels or not all(isinstance(label, str) for label in labels):
+            raise InputError("labels is a list of strings to choose from")
+        if "{}" not in template:
+            raise InputError(f"the template {template!r} has no {{}} for the label")
+        if by not in ("itc", "itm") or not 1 <= n <= len(labels):
+            raise InputError(f"by is 'itc' or 'itm' and n from 1 to the {len(labels)} labels, not {by!r} and {n}")
+        texts = part.texts([template.replace("{}", label) for label in labels])
+        embedded = part.embed_texts(texts) if by == "itc" else None
+
+        def choose(states: Tensor, _: list[None]) -> list[Any]:
+            found = part.best_labels(part.labels(states, texts, embedded), labels, n)
+            return [best[0] if n == 1 else best for best in found]
+
+        found = self._run(part, ((image, None) for image in _each(images)), lambda _: None, choose)
+        return deliver(found, shape_of(images), on_error)
+
+    def ground(self, images: Any, expressions: str | Sequence[str], *, on_error: OnError = "return") -> Any:
+        """Find what expressions name: a :class:`Box` each, in pixels of the picture.
+
+        One image and many expressions (it is encoded once), one expression about many images, or as many of each,
+        paired. Coordinates are the likeliest tokens one after the other, each among the tokens of coordinates alone.
+        """
+        part = self._part("ground")
+        shape, pairs, many = _asked(images, expressions)
+        measured = ((image := Measured(picture), (image, texts)) for picture, texts in pairs)
+
+        def prepare(given: tuple[Measured, list[str]]) -> tuple[tuple[int, int], list[list[int]]]:
+            return given[0].told(), [part.expression(text) for text in given[1]]  # the picture was opened just before
+
+        def find(states: Tensor, asked: list[tuple[tuple[int, int], list[list[int]]]]) -> list[Any]:
+            sizes = [size for size, _ in asked]
+            return by_runs(
+                [rows for _, rows in asked],
+                BOX_ROWS,
+                lambda rows, images: part.boxes(rows, states[images], sizes[images]),
+            )
+
+        found = self._run(part, measured, prepare, find)
+        return deliver(found if many else firsts(found), shape, on_error)
+
+    def compare(self, left: Any, right: Any, statements: str | Sequence[str], *, on_error: OnError = "return") -> Any:
+        """Judge whether statements about two pictures are true: a :class:`Comparison` each (NLVR2).
+
+        ``left`` and ``right`` are one image each, or as many of each, paired; one pair and many statements (it is
+        encoded once), one statement about many pairs, or as many of each.
+        """
+        part = self._part("compare")
+        shape, pairs, many = _asked(left, statements)
+        if shape_of(right) is not shape or (shape is Shape.LIST and len(left) != len(right)):
+            raise InputError("as many pictures on the right as on the left: one and one, or two lists of one length")
+        beside = ((image, (other, said)) for (image, said), other in zip(pairs, _each(right), strict=True))
+
+        def prepare(given: tuple[Any, list[str]]) -> tuple[Any, list[list[int]]]:
+            return part.open(given[0]), [part.statement(text) for text in given[1]]
+
+        def judge(states: Tensor, asked: list[tuple[Any, list[list[int]]]]) -> list[Any]:
+            others = part.states([other for other, _ in asked])
+            return by_runs(
+                [rows for _, rows in asked], TEXT_ROWS,
+                lambda rows, images: part.comparisons(rows, states[images], others[images]),
+            )  # fmt: skip
+
+        found = self._run(part, beside, prepare, judge)
+        return deliver(found if many else firsts(found), shape, on_error)
+
+    def explain(
+        self,
+        images: Any,
+        texts: str | Sequence[str] | None = None,
+        *,
+        of: Explained = "match",
+        answer: str | None = None,
+        layer: int | None = None,
+        on_error: OnError = "return",
+    ) -> Any:
+        """Show where the model looked for each word: an :class:`Explanation` each, by Grad-CAM on cross-attention.
+
+        ``of`` says what the texts are: texts to "match", a "caption" (``None`` is the model's own), or questions to
+        "answer" (with ``answer``, or the model's own). One image and many texts (it is encoded once), one text about
+        many images, or as many of each, paired. ``layer`` counts from 0; the default is the middle, 6 of 12.
+        """
+        if of not in EXPLAINED:
+            raise InputError(f"of is one of {', '.join(EXPLAINED)}, not {of!r}")
+        part = self._part(of)
+        explainer = Explainer(part, of, layer, answer)
+        shape, pairs, many = _asked(images, "" if texts is None else texts)
+
+        def prepare(given: list[str]) -> tuple[list[str | None], list[list[int]]]:
+            own = [None if texts is None else text for text in given]
+            return own, [explainer.prepare(text) for text in own]
+
+        def show(states: Tensor, given: list[tuple[list[str | None], list[list[int]]]]) -> list[Any]:
+            return [explainer.explain(state[None], *own) for state, own in zip(states, given, strict=True)]
+
+        found = self._run(part, pairs, prepare, show)
+        return deliver(found if many else firsts(found), shape, on_error)
+
     def embed_images(self, images: Any) -> Any:
         """ITC embeddings, float32 and L2-normalised: (E,) for one image, (N, E) for a list; E is 256 as published.
 
@@ -288,12 +403,13 @@ class Blip:
 
         def encode(image: Any) -> EncodedImage | OpenBlipError:
             states: dict[int, Tensor] = {}
+            measured = Measured(image)
             for part in parts:
-                (found,) = self._run(part, [(image, None)], lambda _: None, lambda s, _: [s[0]])
+                (found,) = self._run(part, [(measured, None)], lambda _: None, lambda s, _: [s[0]])
                 if isinstance(found, OpenBlipError):
                     return found
                 states[id(part)] = found
-            return EncodedImage(states)
+            return EncodedImage(states, measured.size)
 
         return deliver(map(encode, map(_reread, _each(images))), shape, on_error)
 

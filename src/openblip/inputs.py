@@ -90,6 +90,31 @@ def chunks(items: Iterable[Item], size: int) -> Iterator[list[Item]]:
         yield chunk
 
 
+def by_runs(asked: list[list[Item]], most: int, compute: Callable[[list[Item], slice], list[Made]]) -> list[list[Made]]:
+    """What ``compute`` makes of texts, up to ``most`` at a time, for each image: ``asked[image][text]``, all as many.
+
+    It gets the texts of a run of images side by side, and which images those are.
+    """
+    found: list[list[Made]] = [[] for _ in asked]
+    if not asked[0]:
+        return found
+    images = max(1, most // len(asked[0]))
+    each = max(1, min(len(asked[0]), most))
+    for start in range(0, len(asked), images):
+        run = slice(start, start + images)
+        for at in range(0, len(asked[0]), each):
+            texts = [text for own in asked[run] for text in own[at : at + each]]
+            made = iter(compute(texts, run))
+            for own, results in zip(asked[run], found[run], strict=True):
+                results += islice(made, len(own[at : at + each]))
+    return found
+
+
+def firsts(found: Iterator[list[Made] | OpenBlipError]) -> Iterator[Made | OpenBlipError]:
+    """The only result of every image, errors left in place."""
+    return (one if isinstance(one, OpenBlipError) else one[0] for one in found)
+
+
 def _raising(results: Iterator[Made | OpenBlipError]) -> Iterator[Made]:
     for result in results:
         if isinstance(result, OpenBlipError):

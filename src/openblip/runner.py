@@ -14,16 +14,20 @@ from torch import Tensor
 from openblip.checkpoints.read import Loaded
 from openblip.decoding import Decoding, Hypothesis, generate_grouped
 from openblip.engine.base import Engine
+from openblip.engine.eager import EagerEngine
 from openblip.errors import InputError
 from openblip.inputs import chunks
 from openblip.model.config import Task
-from openblip.preprocess.image import ImageSettings, load_image, resize, to_tensor
-from openblip.preprocess.text import Tokenizer, clean_caption, clean_question
-from openblip.results import Answer, Caption
+from openblip.preprocess.image import ImageSettings, load_image, resize, to_tensor, whole_size
+from openblip.preprocess.text import Tokenizer, clean_caption, clean_expression, clean_question
+from openblip.results import Answer, Box, Caption, Comparison, Label
 
 CAPTION_WORDS, CAPTION_TOKENS = 30, 35  # of texts to match and embed, as in retrieval training
 QUESTION_WORDS, QUESTION_TOKENS = 50, 35
+STATEMENT_WORDS = 40
+EXPRESSION_TOKENS = 128
 TEXT_ROWS = 64  # texts or questions computed at a time
+BOX_ROWS = 16  # expressions computed at a time: each has a memory of its image's tokens and its own
 
 
 @dataclass(frozen=True)
@@ -51,7 +55,15 @@ class Runner:
         self.image: ImageSettings = loaded.image
         self.near = None if exact else loaded.image.size
         self.default_prompt = loaded.prompt or ""
+        self.temperature = float(getattr(loaded.model, "temperature", 1.0))  # of ITC, as training left it
         self._tokenizer = loaded.tokenizer
+
+    @property
+    def eager(self) -> EagerEngine:
+        """The engine, for what PyTorch alone can do; :class:`InputError` if another one runs this model."""
+        if not isinstance(self.engine, EagerEngine):
+            raise InputError("only PyTorch does this: load the model with engine='torch'")
+        return self.engine
 
     @property
     def tokenizer(self) -> Tokenizer:
@@ -64,8 +76,14 @@ class Runner:
 
     def open(self, image: Any) -> Tensor | np.ndarray:
         """States that an :class:`EncodedImage` brings along, or resized pixels (S, S, 3) uint8."""
+        measured, image = (image, image.image) if isinstance(image, Measured) else (None, image)
         if not isinstance(image, EncodedImage):
-            return resize(load_image(image, near=self.near), self.image.size)
+            picture = load_image(image, near=self.near)
+            if measured:
+                measured.size = whole_size(picture)
+            return resize(picture, self.image.size)
+        if measured:
+            measured.size = image.size
         if id(self) not in image.states:
             raise InputError(
                 f"this image was not encoded for {self.task}, or by another model: call encode_images again"
@@ -84,7 +102,7 @@ class Runner:
         if text is not None and not isinstance(text, str):
             raise InputError(f"a prompt is a string, not {type(text).__name__}")
         ids = self.tokenizer.encode_prompt(self.default_prompt if text is None else text)
-        return Prompt(self._fitting(ids), text)
+        return Prompt(self.fitting(ids), text)
 
     def caption(self, prompt: Prompt, found: Hypothesis) -> Caption:
         tokenizer = self.tokenizer
@@ -103,7 +121,7 @@ class Runner:
         """Candidate answers as ids, [DEC] to [SEP]; answers are taken as they are, as in training."""
         if isinstance(texts, str) or not texts or not all(isinstance(text, str) for text in texts):
             raise InputError("answers is a list of strings to choose from")
-        return [self._fitting(self._row(self.tokenizer.encode([text], "dec"))) for text in texts]
+        return [self.fitting(self._row(self.tokenizer.encode([text], "dec"))) for text in texts]
 
     def free_answers(self, questions: Tensor, mask: Tensor, decoding: Decoding) -> list[list[Answer]]:
         start = self.engine.answering(questions, mask, decoding.capacity(1))
@@ -130,6 +148,10 @@ class Runner:
         cleaned = [clean_caption(text, CAPTION_WORDS) for text in texts]
         return Texts([self._row(self.tokenizer.encode([text], "cls", max_length=CAPTION_TOKENS)) for text in cleaned])
 
+    def grounded(self, texts: Texts) -> list[list[int]]:
+        """The ids as the image-grounded encoder reads them, [ENC] to [SEP]."""
+        return [[self.tokenizer.enc_id, *ids[1:]] for ids in texts.ids]
+
     def embed_texts(self, texts: Texts) -> Tensor:
         """Embeddings (B, E)."""
         found = torch.empty(len(texts.ids), self.config.embed_width, device=self.engine.device)
@@ -144,7 +166,7 @@ class Runner:
 
     def probability(self, states: Tensor, texts: Texts, *, paired: bool) -> list[list[float]]:
         """ITM probabilities, a row per image: of all texts, or of its own."""
-        grounded = [[self.tokenizer.enc_id, *ids[1:]] for ids in texts.ids]
+        grounded = self.grounded(texts)
         if paired:
             return [[p] for p in self.engine.match(*self.pad(grounded), states).tolist()]
         found = torch.empty(len(states), len(grounded), device=states.device)
@@ -153,6 +175,64 @@ class Runner:
             each = self.engine.match(ids.repeat(len(states), 1), mask.repeat(len(states), 1), states)
             found[:, places] = each.view(len(states), len(places))
         return cast("list[list[float]]", found.tolist())
+
+    def labels(self, states: Tensor, texts: Texts, embedded: Tensor | None) -> Tensor:
+        """Probabilities (I, L), on the CPU, of each text being the one that fits.
+
+        With their embeddings by ITC, as training contrasted them; without by ITM, whose odds are for each text alone.
+        """
+        if embedded is not None:
+            scores = self.engine.embed_images(states) @ embedded.T.to(states.device) / self.temperature
+        else:
+            parts = []
+            for chunk in chunks(self.grounded(texts), max(1, TEXT_ROWS // len(states))):
+                ids, mask = (part.repeat(len(states), 1) for part in self.pad(chunk))
+                parts.append(self._log_odds(ids, mask, states).view(len(states), len(chunk)))
+            scores = torch.cat(parts, 1)
+        return scores.softmax(-1).cpu()
+
+    def _log_odds(self, ids: Tensor, mask: Tensor, states: Tensor) -> Tensor:
+        """Of a match, (B,); from probabilities, which end at 1e-7, where the engine gives no more."""
+        if not isinstance(self.engine, EagerEngine):
+            return self.engine.match(ids, mask, states).logit(1e-7)
+        logits = self.engine.match_logits(ids, mask, states)
+        return logits[:, 1] - logits[:, 0]
+
+    def best_labels(self, probabilities: Tensor, labels: Sequence[str], n: int) -> list[list[Label]]:
+        """The ``n`` likeliest labels of every image, from their probabilities (I, L)."""
+        best = probabilities.topk(n)
+        return [
+            [Label(labels[i], p) for p, i in zip(ps, js, strict=True)]
+            for ps, js in zip(best.values.tolist(), best.indices.tolist(), strict=True)
+        ]
+
+    # Statements about two pictures.
+
+    def statement(self, text: str) -> list[int]:
+        if not isinstance(text, str):
+            raise InputError(f"a statement is a string, not {type(text).__name__}")
+        return self.fitting(self._row(self.tokenizer.encode([clean_caption(text, STATEMENT_WORDS)], "enc")))
+
+    def comparisons(self, rows: list[list[int]], first: Tensor, second: Tensor) -> list[Comparison]:
+        logits = self.eager.compare_logits(*self.pad(rows), first, second)
+        true = logits.softmax(-1)[:, 1].tolist()
+        return [Comparison(best == 1, p) for best, p in zip(logits.argmax(-1).tolist(), true, strict=True)]
+
+    # Expressions and their boxes.
+
+    def expression(self, text: str) -> list[int]:
+        if not isinstance(text, str):
+            raise InputError(f"an expression is a string, not {type(text).__name__}")
+        if not (cleaned := clean_expression(text)):
+            raise InputError(f"the expression {text!r} has no words")
+        return self.fitting(self._row(self.tokenizer.encode([cleaned], "cls", max_length=EXPRESSION_TOKENS)))
+
+    def boxes(self, rows: list[list[int]], states: Tensor, sizes: Sequence[tuple[int, int]]) -> list[Box]:
+        """Boxes of expressions, an image's side by side; ``sizes`` are the width and height of every image."""
+        shares, logprob = self.eager.ground(*self.pad(rows), states)
+        pixels = torch.tensor(sizes, dtype=torch.float64).repeat_interleave(len(rows) // len(sizes), 0).repeat(1, 2)
+        edges: list[tuple[float, float, float, float]] = (shares.cpu().double() * pixels).tolist()
+        return [Box(*place, p) for place, p in zip(edges, logprob.exp().tolist(), strict=True)]
 
     def pad(self, rows: list[list[int]]) -> tuple[Tensor, Tensor]:
         """Ids and mask (B, T) of rows of ids, padded on the right."""
@@ -166,7 +246,8 @@ class Runner:
     def _row(self, tokens: Any) -> list[int]:
         return cast("list[int]", tokens.ids[0].tolist())
 
-    def _fitting(self, ids: list[int]) -> list[int]:
+    def fitting(self, ids: list[int]) -> list[int]:
+        """The ids, unless they are more than the model has positions for."""
         if len(ids) >= self.config.text.max_positions:
             raise InputError(f"a text of {len(ids)} tokens does not fit the model's {self.config.text.max_positions}")
         return ids
@@ -182,3 +263,20 @@ class EncodedImage:
     """A picture the model has seen, made by :meth:`Blip.encode_images`: taken wherever a picture is, at no new cost."""
 
     states: dict[int, Tensor] = field(repr=False)
+    size: tuple[int, int] | None = None  # width and height of the picture, for boxes in its pixels
+
+
+class Measured:
+    """A picture whose width and height are wanted too: its ``size`` is known once it was opened."""
+
+    def __init__(self, image: Any) -> None:
+        self.image = image
+        self.size: tuple[int, int] | None = None
+
+    def told(self) -> tuple[int, int]:
+        """The size; :class:`InputError` if an :class:`EncodedImage` was made without it."""
+        if self.size is None:
+            raise InputError(
+                "this encoded image does not know how large its picture is: give it a size=(width, height)"
+            )
+        return self.size

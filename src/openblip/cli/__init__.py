@@ -13,7 +13,7 @@ import typer
 from typer.core import TyperGroup
 
 from openblip import __version__
-from openblip.cli import ask, caption, convert, match, models, train
+from openblip.cli import ask, caption, classify, compare, convert, explain, ground, match, models, train
 from openblip.errors import OpenBlipError
 
 FAILED = 1
@@ -68,6 +68,10 @@ def openblip(
 app.command()(caption.caption)
 app.command()(ask.ask)
 app.command()(match.match)
+app.command()(classify.classify)
+app.command()(ground.ground)
+app.command()(compare.compare)
+app.command()(explain.explain)
 app.command()(models.models)
 app.command()(convert.convert)
 app.add_typer(train.app)

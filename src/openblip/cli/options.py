@@ -88,6 +88,15 @@ Json: TypeAlias = Annotated[bool, typer.Option("--json", help="For machines: one
 Out: TypeAlias = Annotated[
     Path | None, typer.Option("--out", metavar="PATH", show_default="the terminal", help="Where the results go.")
 ]
+Drawn: TypeAlias = Annotated[
+    Path | None,
+    typer.Option(
+        "--out",
+        metavar="PATH",
+        show_default="none",
+        help="Also draw the results: a .png file, or a folder of them for several pictures.",
+    ),
+]
 To: TypeAlias = Annotated[str, typer.Option("--to", metavar="FORMAT", help="The format that is written.")]
 Report: TypeAlias = Annotated[
     Path | None,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from openblip.decoding.boxes import decode_boxes
 from openblip.decoding.options import Decoding, Hypothesis, ScoreRule
 from openblip.decoding.protocol import Session
 from openblip.decoding.rank import rank_answers
@@ -12,6 +13,7 @@ __all__ = [
     "Hypothesis",
     "ScoreRule",
     "Session",
+    "decode_boxes",
     "generate",
     "generate_grouped",
     "rank_answers",

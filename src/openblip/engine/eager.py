@@ -11,10 +11,15 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
+from openblip.decoding.boxes import COORDINATES, decode_boxes
 from openblip.decoding.protocol import Session
 from openblip.decoding.rank import rank_answers
+from openblip.engine.int8 import Int8Linear
 from openblip.model.answerer import Answerer
 from openblip.model.captioner import Captioner
+from openblip.model.comparer import Comparer
+from openblip.model.grounder import Grounder
+from openblip.model.layers import Trace
 from openblip.model.matcher import Matcher
 from openblip.model.pretrainer import Pretrainer
 from openblip.model.text import Cache, LanguageHead, Memory, TextTransformer
@@ -32,6 +37,11 @@ class EagerEngine:
         self.model: Any = model.to(device=device, dtype=dtype).eval().requires_grad_(False)
         self.device = device
         self.dtype = dtype
+
+    @property
+    def differentiable(self) -> bool:
+        """Whether gradients mean anything: 8-bit layers have none."""
+        return not any(isinstance(module, Int8Linear) for module in self.model.modules())
 
     @torch.inference_mode()
     def encode_images(self, pixels: Tensor) -> Tensor:
@@ -80,8 +90,91 @@ class EagerEngine:
     @torch.inference_mode()
     def match(self, ids: Tensor, mask: Tensor, states: Tensor) -> Tensor:
         """Probability (B,) that text and image match; an image's texts ([ENC] first) lie side by side, B / I each."""
-        logits = cast(Matcher, self.model).match_logits(ids.to(self.device), mask.to(self.device), states)
-        return logits.float().softmax(-1)[:, 1]
+        return self.match_logits(ids, mask, states).softmax(-1)[:, 1]
+
+    @torch.inference_mode()
+    def match_logits(self, ids: Tensor, mask: Tensor, states: Tensor) -> Tensor:
+        """As :meth:`match`, before the softmax: (B, 2), column 1 for "match"."""
+        return cast(Matcher, self.model).match_logits(ids.to(self.device), mask.to(self.device), states).float()
+
+    @torch.inference_mode()
+    def compare_logits(self, ids: Tensor, mask: Tensor, first: Tensor, second: Tensor) -> Tensor:
+        """Logits (B, classes), class 1 for "true", of statements ([ENC] first) about I pairs of images, B / I each."""
+        model = cast(Comparer, self.model)
+        return model.logits(ids.to(self.device), mask.to(self.device), (first, second)).float()
+
+    @torch.inference_mode()
+    def ground(self, ids: Tensor, mask: Tensor, states: Tensor) -> tuple[Tensor, Tensor]:
+        """Boxes of expressions ([CLS] first), B / I of each image: (B, 4) shares of the picture, log-probability (B,).
+
+        Left, top, right and bottom. Each image is projected once for all its expressions.
+        """
+        model = cast(Grounder, self.model)
+        ids, mask = ids.to(self.device), mask.to(self.device)
+        fused = model.fusion.encode_embedded(model.text.encode(ids, mask), mask, model.fusion.project(states))
+        memory = model.decoder.project(states).before(model.decoder.project(fused, mask))
+        session = EagerSession(model.decoder, model.lm_head, memory, COORDINATES)
+        start = ids.new_full((len(ids), 1), model.config.box_start_id)
+        bins, logprob = decode_boxes(session, start, model.box_ids(self.device))
+        x, y, width, height = (bins.float() / model.config.box_bins).unbind(1)
+        edges = torch.stack([x - width / 2, y - height / 2, x + width / 2, y + height / 2], 1)
+        return edges.clamp(0, 1), logprob
+
+    # Grad-CAM: cross-attention to the patches times what of its gradient raises the score, averaged over heads, at
+    # ``layer``; what the image's class token gets is left out. After LAVIS, which does this for ITM (Selvaraju et al.
+    # 2017; Li et al. 2021). Gradients end at the embedded text, so no weight takes part and threads share the model;
+    # the transformers' own methods are called, as a compiled one keeps no trace.
+
+    @torch.inference_mode(False)
+    @torch.enable_grad()
+    def explain_match(self, ids: Tensor, mask: Tensor, states: Tensor, layer: int) -> tuple[Tensor, Tensor]:
+        """Maps (B, T, N) of what speaks for a match, and its probability (B,), of texts about one image's states."""
+        model = cast(Matcher, self.model)
+        ids, mask, trace = ids.to(self.device), mask.to(self.device), Trace(attention=True)
+        text = model.text.embeddings(ids).requires_grad_()
+        seen = TextTransformer.encode_embedded(model.text, text, mask, states.clone(), trace=trace)
+        logits = model.itm_head(seen[:, 0]).float()
+        return _grad_cam(trace, layer, logits[:, 1]) * mask[..., None], logits.softmax(-1)[:, 1].detach()
+
+    @torch.inference_mode(False)
+    @torch.enable_grad()
+    def explain_next(
+        self, ids: Tensor, mask: Tensor, following: Tensor, states: Tensor, layer: int
+    ) -> tuple[Tensor, Tensor]:
+        """Maps (B, N) of what speaks for the tokens that follow texts about one image, and their log-probability."""
+        model = cast("Captioner | Pretrainer", self.model)
+        transformer = model.text if isinstance(model, Pretrainer) else model.decoder
+        ids, mask, trace = ids.to(self.device), mask.to(self.device), Trace(attention=True)
+        text = transformer.embeddings(ids).requires_grad_()
+        states = TextTransformer.decode_embedded(transformer, text, mask, states.clone(), trace=trace)
+        rows, last = torch.arange(len(ids), device=self.device), mask.sum(1) - 1
+        logprob = model.to_logits(states[rows, last]).float().log_softmax(-1)[rows, following.to(self.device)]
+        return _grad_cam(trace, layer, logprob)[rows, last], logprob.detach()
+
+    @torch.inference_mode(False)
+    @torch.enable_grad()
+    def explain_answers(
+        self, ids: Tensor, mask: Tensor, states: Tensor, answers: Tensor, answers_mask: Tensor, layer: int
+    ) -> tuple[Tensor, Tensor]:
+        """Maps (Q, T, N) of what in questions about one image speaks for their answers, and the log-probability (Q,).
+
+        ``answers`` and their mask are (Q, T'), from [DEC] to [SEP].
+        """
+        model = cast(Answerer, self.model)
+        ids, mask, trace = ids.to(self.device), mask.to(self.device), Trace(attention=True)
+        answers, answers_mask = answers.to(self.device), answers_mask.to(self.device)
+        text = model.encoder.embeddings(ids).requires_grad_()
+        questions = TextTransformer.encode_embedded(model.encoder, text, mask, states.clone(), trace=trace)
+        logprobs = model.logits(answers[:, :-1], answers_mask[:, :-1], questions, mask).float().log_softmax(-1)
+        said = logprobs.gather(2, answers[:, 1:, None]).squeeze(2) * answers_mask[:, 1:]
+        return _grad_cam(trace, layer, said.sum(1)) * mask[..., None], said.sum(1).detach()
+
+
+def _grad_cam(trace: Trace, layer: int, scores: Tensor) -> Tensor:
+    """Heat (B, T, N), float32, of texts over patches for their scores (B,)."""
+    weights = trace.cross_weights[layer]  # (B, H, T, N + 1)
+    (gradient,) = torch.autograd.grad(scores.sum(), weights)
+    return (weights.detach() * gradient.clamp(min=0))[..., 1:].float().mean(1)
 
 
 class EagerSession:

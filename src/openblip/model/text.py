@@ -53,6 +53,24 @@ class Memory:
         bias = None if self.bias is None else self.bias[items]
         return Memory(tuple(cast(KeysValues, pick(layer)) for layer in self.layers), bias)
 
+    def before(self, other: Memory) -> Memory:
+        """What both hold, one after the other, for the items of ``other``; as many of those share an item of this."""
+        times = other.items // self.items
+        pairs = zip(cast(Sequence[KeysValues], self.layers), cast(Sequence[KeysValues], other.layers), strict=True)
+        layers = tuple(
+            (
+                torch.cat([keys.repeat_interleave(times, 0), more_keys], dim=2),
+                torch.cat([values.repeat_interleave(times, 0), more_values], dim=2),
+            )
+            for (keys, values), (more_keys, more_values) in pairs
+        )
+        return Memory(layers, torch.cat([self._seen().repeat_interleave(times, 0), other._seen()], dim=-1))
+
+    def _seen(self) -> Tensor:
+        """The bias, zeros where there is no padding."""
+        keys = cast(Tensor, self.layers[0][0])
+        return keys.new_zeros(self.items, 1, 1, keys.shape[2]) if self.bias is None else self.bias
+
 
 class Cache:
     """Self-attention keys and values of the tokens decoded so far: preallocated, one per decoding call."""

@@ -15,7 +15,7 @@ import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any, TypeAlias
+from typing import IO, TYPE_CHECKING, Any, TypeAlias, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -84,6 +84,11 @@ def load_image(source: ImageSource, *, near: int | None = None) -> Image.Image:
         f"a picture is a path, an https address, bytes, a file object, a PIL image, an array or a tensor, "
         f"not {type(source).__name__}"
     )
+
+
+def whole_size(image: Image.Image) -> tuple[int, int]:
+    """Width and height of a picture from :func:`load_image` as its file has them, whatever it was decoded at."""
+    return cast("tuple[int, int]", image.info.get(_WHOLE, image.size))
 
 
 def resize(image: Image.Image, size: int) -> Pixels:
@@ -191,12 +196,16 @@ def _decode(file: IO[bytes], name: str, near: int | None) -> Image.Image:
                     f"cannot read {name}: {image.width} x {image.height} is more than {MAX_PIXELS} pixels; "
                     "make it smaller first, or pass a PIL image"
                 )
+            whole = image.size
             if near is not None and image.format == "JPEG":
                 image.draft("", (2 * near, 2 * near))
+            smaller = image.size != whole
             picture = _upright_rgb(image)
             # A plain picture: an orientation left in its notes would be applied again by the next reader.
             picture = picture.copy() if picture is image else picture
             picture.info.clear()
+            if smaller:
+                picture.info[_WHOLE] = whole[::-1] if _orientation(image) in _LYING else whole
             return picture
 
 
@@ -213,6 +222,8 @@ def _guess(start: bytes) -> str:
 # --- pixels -------------------------------------------------------------------------------------------------------
 
 _ORIENTATION = 0x0112  # EXIF: how the camera was held
+_LYING = (5, 6, 7, 8)  # those that exchange width and height
+_WHOLE = "openblip_whole_size"
 _BITS_PER_SAMPLE, _PHOTOMETRIC = 258, 262  # TIFF
 _UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,

@@ -1,0 +1,32 @@
+"""The entry points of ``mmpretrain`` for BLIP, over our models: thin names, the same inputs and result fields.
+
+They do with one item what version 1.2 does; each difference has a name, a test, and a line in
+``docs/differences.md``. ``mmpretrain``, ``mmcv`` and ``mmengine`` are not needed.
+"""
+
+from __future__ import annotations
+
+from openblip.compat.mmpretrain_api.base import DataSample
+from openblip.compat.mmpretrain_api.inference import inference_model
+from openblip.compat.mmpretrain_api.inferencers import (
+    ImageCaptionInferencer,
+    NLVRInferencer,
+    VisualGroundingInferencer,
+    VisualQuestionAnsweringInferencer,
+)
+from openblip.compat.mmpretrain_api.models import Model, get_model, list_models
+from openblip.compat.mmpretrain_api.retrieval import ImageToTextRetrievalInferencer, TextToImageRetrievalInferencer
+
+__all__ = [
+    "DataSample",
+    "ImageCaptionInferencer",
+    "ImageToTextRetrievalInferencer",
+    "Model",
+    "NLVRInferencer",
+    "TextToImageRetrievalInferencer",
+    "VisualGroundingInferencer",
+    "VisualQuestionAnsweringInferencer",
+    "get_model",
+    "inference_model",
+    "list_models",
+]

@@ -1,0 +1,214 @@
+"""Retrieval both ways: a text against a gallery of images, an image against a list of texts.
+
+``fast_match`` scores by ITC cosine alone. Without it, as in the benchmark, the ``CANDIDATES`` with the highest cosine
+are scored anew, ITM logit plus cosine, and all others get -100.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from openblip.compat.mmpretrain_api.base import BaseInferencer, DataSample, batches, listed, picture
+from openblip.compat.mmpretrain_api.models import Model
+from openblip.drawing import gallery, titled
+from openblip.errors import InputError
+from openblip.preprocess.text import clean_expression
+from openblip.runner import TEXT_ROWS, Texts
+
+CANDIDATES = 256
+TEXT_TOKENS = 35
+LEFT_OUT = -100.0
+PICTURES = frozenset({".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp"})
+
+
+class _RetrievalInferencer(BaseInferencer):
+    """What both directions share: a prototype that is embedded once, kept in ``prototype_cache`` if that is named."""
+
+    visual = BaseInferencer.visual | {"draw_score", "topk"}
+
+    def __init__(
+        self,
+        model: str | Path | Model,
+        prototype: Any,
+        prototype_cache: str | Path | None = None,
+        fast_match: bool = True,
+        prepare_batch_size: int = 8,
+        pretrained: bool | str | Path = True,
+        device: str | torch.device | None = None,
+        **unknown: Any,
+    ) -> None:
+        super().__init__(model, pretrained, device, **unknown)
+        self.fast_match = fast_match
+        self.prototype_dataset = self._listed(prototype)
+        if not self.prototype_dataset:
+            raise InputError("the prototype is empty: there is nothing to retrieve")
+        if prototype_cache is not None and Path(prototype_cache).exists():
+            self.prototype = self._cached(Path(prototype_cache))
+            return
+        self.prototype = self._prepared(prepare_batch_size)
+        if prototype_cache is not None:
+            self.save_prototype(prototype_cache)
+
+    def save_prototype(self, path: str | Path) -> None:
+        """Write what was computed of the prototype."""
+        torch.save(self.prototype, path)
+
+    def _listed(self, prototype: Any) -> list[Any]:
+        raise NotImplementedError
+
+    def _prepared(self, batch_size: int) -> dict[str, Tensor]:
+        raise NotImplementedError
+
+    @property
+    def _wanted(self) -> tuple[str, ...]:
+        raise NotImplementedError
+
+    def _cached(self, path: Path) -> dict[str, Tensor]:
+        found = torch.load(path, weights_only=True)
+        if not isinstance(found, dict) or not set(self._wanted) <= found.keys():
+            raise InputError(f"{path} does not hold {', '.join(self._wanted)}: delete it, or name another cache")
+        if any(len(found[name]) != len(self.prototype_dataset) for name in self._wanted):
+            raise InputError(f"{path} is of another prototype, of another length: delete it, or name another cache")
+        return found
+
+    def _ids(self, texts: Sequence[str]) -> Texts:
+        cleaned = [clean_expression(text) for text in texts]
+        return Texts([self.tokenizer.encode([text], "cls", max_length=TEXT_TOKENS).ids[0].tolist() for text in cleaned])
+
+    def _reranked(self, cosines: Tensor, states: Tensor, texts: Texts) -> Tensor:
+        """Scores of one row of cosines (C,), between one image's states and C texts, or C images' and one text."""
+        best = cosines.topk(min(CANDIDATES, len(cosines))).indices
+        scores = torch.full_like(cosines, LEFT_OUT)
+        grounded = self.part.grounded(texts)
+        for run in torch.split(best, TEXT_ROWS):
+            one_image = len(states) == 1
+            seen = states if one_image else states[run]
+            ids, mask = self.part.pad([grounded[i] for i in run.tolist()] if one_image else grounded * len(run))
+            scores[run] = self.part.eager.match_logits(ids, mask, seen.to(self.part.engine.device))[:, 1].cpu()
+        scores[best] += cosines[best]
+        return scores
+
+
+class TextToImageRetrievalInferencer(_RetrievalInferencer):
+    """Finds the images of a gallery that fit a text: a list of ``match_score``, ``sample_idx`` and ``sample`` each.
+
+    ``prototype`` is a folder or a list of paths. ``topk`` (1) is how many.
+    """
+
+    task = "Text-To-Image Retrieval"
+
+    def __call__(self, inputs: Any, return_datasamples: bool = False, batch_size: int = 1, **options: Any) -> list[Any]:
+        """``inputs`` is a text or a list of texts."""
+        texts = [inputs] if isinstance(inputs, str) else list(inputs)
+        return self._call(texts, return_datasamples, batch_size, options)
+
+    def infer(self, inputs: list[Any]) -> list[DataSample]:
+        texts = self._ids(inputs)
+        cosines = (self.part.embed_texts(texts).cpu() @ self.prototype["image_feat"].T).unbind()
+        if not self.fast_match:
+            states = self.prototype["image_embeds"]
+            cosines = tuple(
+                self._reranked(row, states, Texts([ids])) for row, ids in zip(cosines, texts.ids, strict=True)
+            )
+        return [DataSample(text=text, pred_score=row) for text, row in zip(inputs, cosines, strict=True)]
+
+    def result(self, sample: DataSample, topk: int = 1) -> Any:
+        return [
+            {"match_score": score, "sample_idx": number, "sample": {"img_path": self.prototype_dataset[number]}}
+            for score, number in _best(sample.get("pred_score"), topk)
+        ]
+
+    def draw(self, given: Any, sample: DataSample, options: Mapping[str, Any]) -> Image.Image:
+        best = _best(sample.get("pred_score"), options.get("topk", 3))
+        return titled(
+            gallery([picture(self.prototype_dataset[i]) for _, i in best], _scores([s for s, _ in best], options)),
+            [given],
+        )
+
+    def _name(self, given: Any, number: int) -> str:
+        return str(number)
+
+    @property
+    def _wanted(self) -> tuple[str, ...]:
+        return ("image_feat",) if self.fast_match else ("image_feat", "image_embeds")
+
+    def _listed(self, prototype: Any) -> list[Any]:
+        if isinstance(prototype, str | Path):
+            found = sorted(path for path in Path(prototype).rglob("*") if path.suffix.lower() in PICTURES)
+            return [str(path) for path in found]
+        if isinstance(prototype, list | tuple):
+            return list(prototype)
+        raise InputError(f"a prototype is a folder or a list of images, not {type(prototype).__name__}")
+
+    def _prepared(self, batch_size: int) -> dict[str, Tensor]:
+        parts: dict[str, list[Tensor]] = {name: [] for name in self._wanted}
+        for paths in batches(self.prototype_dataset, batch_size):
+            states = self.part.states([self.part.open(picture(path)) for path in paths])
+            parts["image_feat"].append(self.part.engine.embed_images(states).cpu())
+            if not self.fast_match:
+                parts["image_embeds"].append(states.cpu())
+        return {name: torch.cat(tensors).clone() for name, tensors in parts.items()}
+
+
+class ImageToTextRetrievalInferencer(_RetrievalInferencer):
+    """Finds the texts of a list that fit an image: a list of ``match_score``, ``sample_idx`` and ``text`` each.
+
+    ``prototype`` is a list of strings or a file with one in each line. ``topk`` (1) is how many.
+    """
+
+    task = "Image-To-Text Retrieval"
+
+    def __call__(self, inputs: Any, return_datasamples: bool = False, batch_size: int = 1, **options: Any) -> list[Any]:
+        """``inputs`` is an image, a list of them, or a folder."""
+        return self._call(listed(inputs), return_datasamples, batch_size, options)
+
+    def infer(self, inputs: list[Any]) -> list[DataSample]:
+        states = self.part.states([self.part.open(picture(one)) for one in inputs])
+        scores = (self.part.engine.embed_images(states).cpu() @ self.prototype["text_feat"].T).unbind()
+        if not self.fast_match:
+            texts = self._ids(self.prototype_dataset)
+            scores = tuple(self._reranked(row, own[None], texts) for row, own in zip(scores, states, strict=True))
+        return [DataSample(pred_score=row) for row in scores]
+
+    def result(self, sample: DataSample, topk: int = 1) -> Any:
+        return [
+            {"match_score": score, "sample_idx": number, "text": self.prototype_dataset[number]}
+            for score, number in _best(sample.get("pred_score"), topk)
+        ]
+
+    def draw(self, given: Any, sample: DataSample, options: Mapping[str, Any]) -> Image.Image:
+        best = _best(sample.get("pred_score"), options.get("topk", 3))
+        scores = _scores([score for score, _ in best], options)
+        lines = [f"{self.prototype_dataset[i]} {score}".strip() for (_, i), score in zip(best, scores, strict=True)]
+        image = picture(given)
+        factor = options.get("resize", 224) / min(image.size)
+        return titled(image.resize((round(image.width * factor), round(image.height * factor))), lines)
+
+    @property
+    def _wanted(self) -> tuple[str, ...]:
+        return ("text_feat",)
+
+    def _listed(self, prototype: Any) -> list[Any]:
+        if isinstance(prototype, str | Path):
+            return Path(prototype).read_text(encoding="utf-8").splitlines()
+        if isinstance(prototype, list | tuple) and all(isinstance(text, str) for text in prototype):
+            return list(prototype)
+        raise InputError("a prototype is a list of strings, or a file with one in each line")
+
+    def _prepared(self, batch_size: int) -> dict[str, Tensor]:
+        return {"text_feat": self.part.embed_texts(self._ids(self.prototype_dataset)).cpu().clone()}
+
+
+def _best(scores: Tensor, topk: int) -> list[tuple[Tensor, int]]:
+    found = scores.topk(min(topk, len(scores)))
+    return list(zip(found.values.unbind(), found.indices.tolist(), strict=True))
+
+
+def _scores(scores: Sequence[Tensor], options: Mapping[str, Any]) -> list[str]:
+    return [f"{float(score):.3f}" if options.get("draw_score", True) else "" for score in scores]

@@ -1,0 +1,217 @@
+"""LAVIS's entry points give what the originals recorded, and what our facade gives for the same weights."""
+
+from __future__ import annotations
+
+import json
+import random
+from types import SimpleNamespace
+from typing import Any, TypeVar
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+import openblip
+from openblip.compat import lavis_api as lavis
+from openblip.compat.lavis_api.models import BaseModel
+from openblip.compat.lavis_api.zoo import load_model
+from openblip.errors import InputError, UnsupportedTask
+from openblip.preprocess.image import ImageSettings, load_image, resize, to_tensor
+from tests.checkpoints.checkpoint_toys import recorded
+from tests.conftest import GOLDEN
+from tests.toys import toy_image
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+Kind = TypeVar("Kind", bound=BaseModel)
+
+
+def golden(name: str, kind: type[Kind], heads: int = 4) -> tuple[Kind, dict[str, Tensor], dict[str, Any]]:
+    """A recorded checkpoint behind one of the classes, what was recorded, and the strings beside it."""
+    config = {"text": {"heads": heads}, "vision": {"heads": 4}}
+    blip = openblip.load(GOLDEN / f"{name}.weights.safetensors", config=config, tokenizer=GOLDEN / "vocab.txt")
+    told = json.loads((GOLDEN / f"{name}.json").read_text())
+    return kind(blip._part(blip.tasks[0])), recorded(name), told
+
+
+@pytest.mark.parametrize("entry", [1, 4, 6])
+def test_captions_are_those_recorded(entry: int) -> None:
+    """Difference ``prompt-cut``: the text of the recorded ids after the prompt, not of what 13 characters leave."""
+    model, seen, told = golden("caption", lavis.BlipCaption)
+    asked = told["generation"][entry]
+    options = {name: asked[name] for name in ("num_beams", "max_length", "min_length", "repetition_penalty")}
+    said = model.generate({"image": seen["pixel_values"]}, **options)
+    assert said == [model.part.tokenizer.decode(ids[4:]) for ids in seen[asked["ids_tensor"]]]
+    assert said[:2] == asked["texts"][:2]
+    assert said[3] != asked["texts"][3]
+
+
+def test_several_captions_are_different_ones() -> None:
+    """Difference ``num-captions``."""
+    model, seen, _ = golden("caption", lavis.BlipCaption)
+    images = {"image": seen["pixel_values"][:2]}
+    several = model.generate(images, num_captions=2)
+    assert several[::2] == model.generate(images)
+    assert len(set(several)) == 4
+    sampled = model.generate(images, use_nucleus_sampling=True, num_captions=3)
+    assert len(sampled) == 6
+    with pytest.raises(InputError, match="max_length 4 leaves no room"):
+        model.generate(images, max_length=4)
+
+
+def test_answers_are_those_recorded() -> None:
+    """Difference ``question-padding``: the longest question is answered as recorded, all others as if alone."""
+    model, seen, told = golden("vqa", lavis.BlipVQA)
+    questions = told["questions"]
+    said = model.predict_answers({"image": seen["pixel_values"], "text_input": questions}, inference_method="generate")
+    assert said[1] == told["generate"]["texts"][1]
+    for number, question in enumerate(questions):
+        sample = {"image": seen["pixel_values"][number, None], "text_input": question}
+        assert model.predict_answers(sample, inference_method="generate") == [said[number]]
+
+
+def test_ranked_answers_are_those_recorded() -> None:
+    model, seen, told = golden("vqa", lavis.BlipVQA)
+    ranked = told["rank"]
+    samples = {"image": seen["pixel_values"], "text_input": told["questions"]}
+    found = model.predict_answers(samples, answer_list=ranked["candidates"], num_ans_candidates=ranked["k"])
+    assert found == ranked["answers"]
+    with pytest.raises(InputError, match="answer_list"):
+        model.predict_answers(samples)
+    with pytest.raises(InputError, match="guess"):
+        model.predict_answers(samples, inference_method="guess")
+
+
+def test_match_scores_are_those_recorded() -> None:
+    model, seen, told = golden("retrieval", lavis.BlipITM)
+    samples = {"image": seen["pixel_values"], "text_input": told["texts"]}
+    torch.testing.assert_close(model(samples, match_head="itc"), seen["itc_sim"], atol=1e-5, rtol=0)
+    pairs = {"image": seen["pixel_values"], "text_input": told["texts"][::2]}
+    expected = seen["itm_logits_enc_all_pairs"][range(6), range(0, 12, 2)]
+    torch.testing.assert_close(model(pairs), expected, atol=1e-4, rtol=0)
+    with pytest.raises(InputError, match="6 images take 6 texts, not 12"):
+        model(samples)
+
+
+def test_retrieval_scores_are_those_recorded() -> None:
+    model, seen, told = golden("retrieval", lavis.BlipRetrieval)
+
+    class Loader(list[dict[str, Tensor]]):
+        dataset = SimpleNamespace(text=told["texts"])
+
+    loader = Loader({"image": pixels} for pixels in seen["pixel_values"].split(4))  # type: ignore[no-untyped-call]
+    for found, name in zip(
+        model.compute_sim_matrix(loader, SimpleNamespace(k_test=told["k_test"])),
+        ("score_i2t", "score_t2i"),
+        strict=True,
+    ):
+        assert ((found == -100) == (seen[name].numpy() == -100)).all()
+        np.testing.assert_allclose(found, seen[name], atol=1e-4)
+    with pytest.raises(InputError, match="k_test"):
+        model.compute_sim_matrix(loader, {})
+
+
+def test_verdicts_are_those_recorded() -> None:
+    model, seen, told = golden("nlvr", lavis.BlipNLVR)
+    first, second = seen["pixel_values"].chunk(2)
+    samples = {"image0": first, "image1": second, "text_input": told["texts"], "label": seen["targets"]}
+    found = model.predict(samples)
+    torch.testing.assert_close(found["predictions"], seen["logits"], atol=1e-4, rtol=0)
+    assert found["targets"] is seen["targets"]
+
+
+def test_heat_is_that_recorded() -> None:
+    model, seen, told = golden("gradcam", lavis.BlipITM, heads=12)
+    pixels = seen["pixel_values_48"].repeat_interleave(8, 2).repeat_interleave(8, 3)
+    tokens = model.tokenizer(told["texts"], padding="longest", return_tensors="pt")
+    assert torch.equal(tokens["input_ids"], seen["input_ids"])
+    maps, logits = lavis.compute_gradcam(model, pixels, told["texts"], tokens, block_num=told["block_num"])
+    torch.testing.assert_close(logits, seen["itm_logits"], atol=1e-4, rtol=0)
+    for number, heat in enumerate(maps):
+        torch.testing.assert_close(heat, seen[f"gradcam{number}"], atol=1e-6, rtol=1e-4)
+
+
+def test_features_are_those_of_the_model() -> None:
+    model, seen, _ = golden("pretrain", lavis.BlipFeatureExtractor)
+    network: Any = model.module
+    texts = ["a man", "two dogs on the beach", "a cat", "a bus"]
+    sample = {"image": seen["pixel_values"], "text_input": texts}
+    image, text = model.extract_features(sample, mode="image"), model.extract_features(sample, mode="text")
+    with torch.no_grad():
+        states = network.encode_image(seen["pixel_values"])
+        torch.testing.assert_close(image.image_embeds, states)
+        assert image.image_embeds_proj is not None
+        torch.testing.assert_close(image.image_embeds_proj[:, 0], network.embed_image(states))
+        tokens = model.part.tokenizer.encode(texts)
+        assert text["text_embeds_proj"].shape[:2] == tokens.ids.shape
+        torch.testing.assert_close(text["text_embeds_proj"][:, 0], network.embed_text(tokens.ids, tokens.mask))
+        both = model(sample)
+        ids = model.part.tokenizer.encode(texts, "enc").ids
+        torch.testing.assert_close(
+            both.multimodal_embeds[:, 0], network.text.encode_grounded(ids, tokens.mask, states)[:, 0]
+        )
+    assert (image.keys(), text.keys()) == (["image_embeds", "image_embeds_proj"], ["text_embeds", "text_embeds_proj"])
+    assert both.keys() == ["image_embeds", "multimodal_embeds"]
+    with pytest.raises(KeyError):
+        both["text_embeds"]
+    with pytest.raises(InputError, match="mode"):
+        model.extract_features(sample, mode="sound")
+    with pytest.raises(InputError, match="text_input"):
+        model.extract_features({"image": seen["pixel_values"]}, mode="text")
+
+
+def test_models_give_no_losses() -> None:
+    """Difference ``training-mode``."""
+    model, seen, _ = golden("caption", lavis.BlipCaption)
+    with pytest.raises(UnsupportedTask, match="openblip train"):
+        model({"image": seen["pixel_values"], "text_input": ["a man"]})
+    assert model.eval() is model
+    assert not model.module.training
+    assert model.to("cpu").device.type == "cpu"
+    assert not any(parameter.requires_grad for parameter in model.parameters())
+    with pytest.raises(InputError, match=r"\(B, 3, 64, 64\)"):
+        model.generate({"image": torch.zeros(1, 3, 32, 32)})
+
+
+def test_processors() -> None:
+    """Difference ``train-draws``."""
+    picture = toy_image(1)
+    plain = lavis.load_processor("blip_image_eval").build(image_size=48)(picture)
+    pixels = to_tensor(resize(load_image(picture), 48)[None], ImageSettings(size=48))[0]
+    assert torch.equal(plain, pixels)
+    train = lavis.load_processor("blip_image_train", {"image_size": 48})
+    random.seed(3)
+    first, second = train(picture), train(picture)
+    assert first.shape == second.shape == (3, 48, 48)
+    assert not torch.equal(first, second)
+    random.seed(3)
+    assert torch.equal(train(picture), first)
+    assert (
+        lavis.load_processor("blip_caption").build(prompt="a photo of ")("A Dog (brown).") == "a photo of a dog brown"
+    )
+    assert lavis.load_processor("blip_question")("Where is it?!") == "where is it?"
+    with pytest.raises(InputError, match="unknown processor"):
+        lavis.load_processor("blip2_image_eval")
+    with pytest.raises(InputError, match="max_scale"):
+        lavis.load_processor("blip_image_train").build(max_scale=0.9)
+
+
+def test_the_zoo_is_the_published_table() -> None:
+    """Difference ``one-architecture``."""
+    assert dict(lavis.model_zoo) == {
+        "blip_caption": ["base_coco", "large_coco"],
+        "blip_feature_extractor": ["base"],
+        "blip_image_text_matching": ["base", "large"],
+        "blip_nlvr": ["nlvr"],
+        "blip_pretrain": ["base"],
+        "blip_retrieval": ["coco", "flickr"],
+        "blip_vqa": ["vqav2", "okvqa", "aokvqa"],
+    }
+    assert len(lavis.model_zoo) == 12
+    with pytest.raises(UnsupportedTask, match="blip_classification"):
+        load_model("blip_classification")
+    with pytest.raises(InputError, match="unknown architecture"):
+        load_model("albef_vqa", "vqav2")
+    with pytest.raises(InputError, match="no type 'coco'"):
+        load_model("blip_caption", "coco")

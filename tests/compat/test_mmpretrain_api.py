@@ -1,0 +1,294 @@
+"""mmpretrain's entry points: its inputs and result fields, over the facade's results for the same weights."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from openblip import ImageError
+from openblip.checkpoints import bundle, write
+from openblip.compat import mmpretrain_api as mm
+from openblip.errors import CheckpointError, InputError, UnsupportedTask
+from openblip.model.comparer import Comparer
+from openblip.model.config import Task
+from openblip.preprocess.image import ImageSettings
+from openblip.results import Box
+from tests.toys import SIZE, toy_image, toy_model, toy_tokenizer
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+TASKS: tuple[Task, ...] = ("caption", "answer", "match", "ground", "compare")
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A bundle of toy models, a folder of pictures, and a file that is none."""
+    place = tmp_path_factory.mktemp("mm")
+    for task in TASKS:
+        prompt = "a picture of " if task == "caption" else None
+        image = ImageSettings(size=SIZE)
+        write.save(toy_model(task), place / task, tokenizer=toy_tokenizer(), image=image, prompt=prompt)
+    bundle.write(place, {task: place / task for task in TASKS})
+    (place / "pictures").mkdir()
+    for seed in range(4):
+        toy_image(seed).save(place / "pictures" / f"{seed}.png")
+    (place / "bad.png").write_bytes(b"no picture")
+    return place
+
+
+@pytest.fixture(scope="module")
+def model(home: Path) -> mm.Model:
+    return mm.get_model(home)
+
+
+def paths(home: Path) -> list[str]:
+    return [str(home / "pictures" / f"{seed}.png") for seed in range(4)]
+
+
+def bgr(path: str) -> Any:
+    """A picture as mmcv and OpenCV read it."""
+    return np.asarray(Image.open(path).convert("RGB"))[..., ::-1]
+
+
+# --- models -------------------------------------------------------------------------------------------------------
+
+
+def test_names_are_listed_by_pattern_and_task() -> None:
+    assert len(mm.list_models()) == 5
+    assert mm.list_models("*vqa") == ["blip-base_3rdparty_vqa"]
+    assert mm.list_models("blip", exclude_patterns=["*3rdparty"]) == ["blip-base_8xb16_refcoco"]
+    both = [mm.list_models(task=f"{way} Retrieval") for way in ("Text-To-Image", "Image-To-Text")]
+    assert both == [["blip-base_3rdparty_retrieval"]] * 2
+    assert mm.NLVRInferencer.list_models() == ["blip-base_3rdparty_nlvr"]
+    with pytest.raises(InputError, match="unknown task"):
+        mm.list_models(task="Dance")
+
+
+def test_models_come_by_name_with_weights_or_fresh(home: Path, model: mm.Model) -> None:
+    """Difference ``model-object``."""
+    captioner = mm.get_model("blip-base_3rdparty_caption", pretrained=home / "caption")
+    assert captioner.tasks == ["Image Caption"]
+    assert isinstance(captioner.module(), torch.nn.Module)
+    assert captioner.eval() is captioner
+    assert set(model.tasks) == {inferencer.task for inferencer in INFERENCERS}
+    with pytest.raises(InputError, match="say which"):
+        model.module()
+    with pytest.raises(CheckpointError):
+        mm.get_model("blip-base_3rdparty_poems")
+    with pytest.raises(UnsupportedTask):
+        mm.NLVRInferencer(captioner)
+
+
+def test_unknown_settings_are_errors(home: Path, model: mm.Model) -> None:
+    """Difference ``config-settings``."""
+    with pytest.raises(TypeError, match="head"):
+        mm.get_model(home, head={"inference_method": "generate"})
+    with pytest.raises(InputError, match="unknown argument colour"):
+        mm.ImageCaptionInferencer(model)(paths(home)[0], colour="red")
+
+
+INFERENCERS: tuple[Any, ...] = (
+    mm.ImageCaptionInferencer,
+    mm.VisualQuestionAnsweringInferencer,
+    mm.VisualGroundingInferencer,
+    mm.NLVRInferencer,
+    mm.TextToImageRetrievalInferencer,
+    mm.ImageToTextRetrievalInferencer,
+)
+
+
+# --- captions, answers, boxes, verdicts ---------------------------------------------------------------------------
+
+
+def test_captions_of_paths_arrays_lists_and_folders(home: Path, model: mm.Model) -> None:
+    inferencer = mm.ImageCaptionInferencer(model)
+    expected = [{"pred_caption": one.text} for one in model.blip.caption(paths(home), min_new_tokens=0)]
+    assert inferencer(paths(home), batch_size=3) == expected
+    assert inferencer(str(home / "pictures")) == expected
+    assert inferencer(bgr(paths(home)[2])) == [expected[2]]
+    assert mm.inference_model(home / "caption", paths(home)[1]) == expected[1]
+    (sample,) = inferencer(paths(home)[0], return_datasamples=True)
+    assert (sample.pred_caption, sample.get("nothing"), "pred_caption" in sample) == (
+        expected[0]["pred_caption"],
+        None,
+        True,
+    )
+    with pytest.raises(ImageError):
+        inferencer([paths(home)[0], str(home / "bad.png")])
+
+
+def test_answers_are_ranked_if_a_list_is_given(home: Path, model: mm.Model) -> None:
+    """Difference ``answer-list``."""
+    images, asked = paths(home)[:2], ["What is it?", "Is it a cat, or a dog?"]
+    clean = ["what is it", "is it a cat or a dog"]
+    free = mm.VisualQuestionAnsweringInferencer(model)(images, asked)
+    expected = model.blip.ask(images, clean, min_new_tokens=0)
+    assert free == [{"question": q, "pred_answer": a.text} for q, a in zip(clean, expected, strict=True)]
+    answers = ["yes", "no", "a cat", "two dogs"]
+    (home / "answers.json").write_text(json.dumps(answers))
+    ranked = model.blip.ask(images, clean, answers=answers, k=4, smoothing=0.1)
+    for given in (answers, home / "answers.json"):
+        found = mm.VisualQuestionAnsweringInferencer(model, answer_list=given)(images, asked)
+        assert [one["pred_answer"] for one in found] == [one.text for one in ranked]
+    with pytest.raises(InputError, match="cannot read the answer list"):
+        mm.VisualQuestionAnsweringInferencer(model, answer_list=home / "bad.png")
+
+
+def test_long_questions_are_cut(home: Path, model: mm.Model) -> None:
+    """Difference ``question-length``."""
+    inferencer, question = mm.VisualQuestionAnsweringInferencer(model), "is it a cat " * 12
+    (found,) = inferencer(paths(home)[0], question)
+    assert found["pred_answer"] == inferencer(paths(home)[0], f"{question} or a dog")[0]["pred_answer"]
+
+
+def test_boxes_are_tensors_in_pixels(home: Path, model: mm.Model) -> None:
+    images, texts = paths(home)[:2], ["The dog!", "a man"]
+    found = mm.VisualGroundingInferencer(model)(images, texts, batch_size=2)
+    for one, box in zip(found, cast(list[Box], model.blip.ground(images, texts)), strict=True):
+        torch.testing.assert_close(one["pred_bboxes"], torch.tensor([box.edges]))
+
+
+def test_verdicts_begin_with_cls_and_are_not_cleaned(home: Path, model: mm.Model) -> None:
+    left, right = paths(home)[:2]
+    text = "A dog. A cat!"
+    (found,) = mm.NLVRInferencer(model)((left, right, text))
+    part = model.part("compare")
+    ids = part.tokenizer.encode([text], "cls").ids
+    with torch.no_grad():
+        states = part.states([part.open(left), part.open(right)])
+        logits = cast(Comparer, part.eager.model).logits(ids, None, (states[:1], states[1:]))[0]
+    np.testing.assert_allclose(found["pred_scores"], logits.softmax(-1), atol=1e-5)
+    assert found["pred_label"] == int(logits.argmax())
+    assert found["pred_score"] == pytest.approx(float(logits.softmax(-1).max()), abs=1e-5)
+    assert len(mm.NLVRInferencer(model)([(left, right, text), (bgr(right), left, "a cat")], batch_size=2)) == 2
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        lambda model, images: mm.VisualQuestionAnsweringInferencer(model)(images, "what?"),
+        lambda model, images: mm.VisualQuestionAnsweringInferencer(model)(images[0], ["what?"] * 2),
+        lambda model, images: mm.VisualQuestionAnsweringInferencer(model)(
+            images[0], "what?", objects=cast(Any, ["dog"])
+        ),
+        lambda model, images: mm.VisualGroundingInferencer(model)(images, ["dog"]),
+        lambda model, images: mm.NLVRInferencer(model)(images[:2]),
+        lambda model, images: mm.NLVRInferencer(model)("a"),
+        lambda model, images: mm.TextToImageRetrievalInferencer(model, prototype=[]),
+        lambda model, images: mm.TextToImageRetrievalInferencer(model, prototype={"type": "CustomDataset"}),
+        lambda model, images: mm.ImageToTextRetrievalInferencer(model, prototype=[7]),
+        lambda model, images: mm.inference_model(model, images[0]),
+    ],
+)
+def test_wrong_inputs_are_named(home: Path, model: mm.Model, wrong: Callable[[mm.Model, list[str]], Any]) -> None:
+    with pytest.raises(InputError):
+        wrong(model, paths(home))
+
+
+# --- retrieval ----------------------------------------------------------------------------------------------------
+
+
+def test_images_are_found_for_a_text(home: Path, model: mm.Model) -> None:
+    inferencer = mm.TextToImageRetrievalInferencer(model, prototype=str(home / "pictures"))
+    (found,) = inferencer("A cat, on a bed!", topk=4)
+    cosines = model.blip.embed_images(paths(home)) @ model.blip.embed_texts("a cat on a bed")
+    order = np.argsort(-cosines).tolist()
+    assert [match["sample_idx"] for match in found] == order
+    assert [match["sample"]["img_path"] for match in found] == [paths(home)[i] for i in order]
+    np.testing.assert_allclose([float(match["match_score"]) for match in found], cosines[order], atol=1e-5)
+    assert len(inferencer(["a cat", "a dog"])) == 2
+    assert len(inferencer("a cat")[0]) == 1
+
+
+def test_texts_are_found_for_an_image(home: Path, model: mm.Model) -> None:
+    """Difference ``plain-index``."""
+    texts = ["cat", "dog", "a yellow bus", "man"]
+    (home / "texts.txt").write_text("\n".join(texts) + "\n")
+    cosines = model.blip.embed_texts(texts) @ model.blip.embed_images(paths(home)[1])
+    for prototype in (texts, str(home / "texts.txt")):
+        (found,) = mm.ImageToTextRetrievalInferencer(model, prototype=prototype)(paths(home)[1], topk=2)
+        assert [match["text"] for match in found] == [texts[i] for i in np.argsort(-cosines)[:2]]
+        assert all(type(match["sample_idx"]) is int for match in found)
+
+
+def test_without_fast_match_the_best_are_scored_anew(
+    home: Path, model: mm.Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    texts = ["cat", "dog", "a yellow bus", "man"]
+    part = model.part("match")
+    cosines = model.blip.embed_texts(texts) @ model.blip.embed_images(paths(home)).T
+    monkeypatch.setattr("openblip.compat.mmpretrain_api.retrieval.CANDIDATES", 3)
+
+    def logit(text: int, image: int) -> float:
+        ids = part.tokenizer.encode([texts[text]], "enc")
+        return float(part.eager.match_logits(ids.ids, ids.mask, part.states([part.open(paths(home)[image])]))[0, 1])
+
+    to_images = mm.TextToImageRetrievalInferencer(model, prototype=paths(home), fast_match=False)
+    (sample,) = to_images("dog", return_datasamples=True)
+    to_texts = mm.ImageToTextRetrievalInferencer(model, prototype=texts, fast_match=False)
+    (other,) = to_texts(paths(home)[2], return_datasamples=True)
+    for scores, row, places in (
+        (sample.pred_score, cosines[1], [(1, i) for i in range(4)]),
+        (other.pred_score, cosines[:, 2], [(i, 2) for i in range(4)]),
+    ):
+        best = set(np.argsort(-row)[:3].tolist())
+        for i, place in enumerate(places):
+            assert float(scores[i]) == pytest.approx(logit(*place) + row[i] if i in best else -100.0, abs=1e-4)
+
+
+def test_a_cache_is_read_again(home: Path, model: mm.Model, tmp_path: Path) -> None:
+    cache = tmp_path / "images.pth"
+    (first,) = mm.TextToImageRetrievalInferencer(model, str(home / "pictures"), prototype_cache=cache)("a cat")
+    features = torch.load(cache, weights_only=True)
+    torch.save({"image_feat": features["image_feat"].flip(0)}, cache)
+    (other,) = mm.TextToImageRetrievalInferencer(model, str(home / "pictures"), prototype_cache=cache)("a cat")
+    assert other[0]["sample_idx"] == 3 - first[0]["sample_idx"]
+
+
+def test_a_cache_of_another_prototype_is_refused(home: Path, model: mm.Model, tmp_path: Path) -> None:
+    """Difference ``cache-checked``."""
+    cache = tmp_path / "texts.pth"
+    mm.ImageToTextRetrievalInferencer(model, ["cat", "dog"], prototype_cache=cache)
+    with pytest.raises(InputError, match="another prototype"):
+        mm.ImageToTextRetrievalInferencer(model, ["cat", "dog", "bird"], prototype_cache=cache)
+    with pytest.raises(InputError, match="does not hold image_feat"):
+        mm.TextToImageRetrievalInferencer(model, paths(home), prototype_cache=cache)
+
+
+def test_a_retrieval_model_goes_by_its_first_input(home: Path) -> None:
+    """Difference ``two-tasks``."""
+    with pytest.warns(UserWarning, match="TextToImageRetrievalInferencer is taken"):
+        found = mm.inference_model(home / "match", "a cat", prototype=paths(home), topk=2)
+    assert [set(match) for match in found] == [{"match_score", "sample_idx", "sample"}] * 2
+    with pytest.warns(UserWarning, match="ImageToTextRetrievalInferencer is taken"):
+        found = mm.inference_model(home / "match", paths(home)[0], prototype=["a cat", "a dog"])
+    assert [set(match) for match in found] == [{"match_score", "sample_idx", "text"}]
+
+
+# --- drawings -----------------------------------------------------------------------------------------------------
+
+
+def test_drawings_are_written(home: Path, model: mm.Model, tmp_path: Path) -> None:
+    """Difference ``wait-time``."""
+    images = paths(home)
+    look: dict[str, Any] = {"wait_time": 1, "resize": 60}
+    mm.ImageCaptionInferencer(model)(images[:2], show_dir=tmp_path / "c", **look)
+    mm.VisualQuestionAnsweringInferencer(model)(images[1], "what?", show_dir=tmp_path / "q", **look)
+    mm.VisualGroundingInferencer(model)(
+        images[2], "a dog", show_dir=tmp_path / "g", line_width=1, bbox_color=(0, 0, 255), **look
+    )
+    mm.NLVRInferencer(model)((*images[:2], "a dog"), show_dir=tmp_path / "n", draw_score=False, **look)
+    mm.TextToImageRetrievalInferencer(model, images)("a dog", show_dir=tmp_path / "t")
+    mm.ImageToTextRetrievalInferencer(model, ["a cat", "a dog"])(images[3], show_dir=tmp_path / "i", resize=50)
+    written = sorted(str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*.png"))
+    assert written == ["c/0.png", "c/1.png", "g/2.png", "i/3.png", "n/0.png", "q/1.png", "t/0.png"]
+    with Image.open(tmp_path / "g" / "2.png") as drawn:
+        assert min(drawn.size) == 60
+        assert (0, 0, 255) in {pixel for _, pixel in cast(Any, drawn.convert("RGB").getcolors(1 << 20))}
