@@ -45,7 +45,9 @@ MAY_IMPORT: dict[str, set[str]] = {
     "compat": _RUNNING | _FILES | _BLIP,
     "data": _TORCH,
     "training": _RUNNING | _FILES | {"data"},
-    "cli": _RUNNING | _FILES | _BLIP | {"data", "training"},
+    "evaluation.metrics": {"errors"},
+    "evaluation": _RUNNING | _FILES | _BLIP | {"evaluation.metrics"},
+    "cli": _RUNNING | _FILES | _BLIP | {"data", "training", "evaluation", "evaluation.metrics"},
 }
 
 # Modules that load without torch, so that names, help and errors are there at once.
@@ -60,6 +62,7 @@ NO_TORCH = (
     "openblip.preprocess.image",
     "openblip.preprocess.text",
     "openblip.training.config",
+    "openblip.evaluation.metrics.captions",
     "openblip.cli",
 )
 
