@@ -36,7 +36,7 @@ class TrainingError(OpenBlipError):
 
 
 class EvaluationError(OpenBlipError, ValueError):
-    """Predictions and references do not fit together, or a file of them cannot be read; the message names the record."""
+    """Predictions and references do not fit together, or a file of them is broken; the message names the record."""
 
 
 class UnsupportedTask(OpenBlipError):  # noqa: N818 (the name the design gave it)

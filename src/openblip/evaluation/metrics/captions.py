@@ -11,9 +11,10 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Hashable, Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import chain
+from typing import Any
 
 from openblip.evaluation.metrics.ids import check_ids
 from openblip.evaluation.metrics.java import official
@@ -30,12 +31,12 @@ Ngrams = Counter[tuple[str, ...]]
 class CaptionScores:
     """What captions score, on the 0-1 scale (CIDEr may exceed 1); tables multiply by 100.
 
-    ``corpus`` has every metric's number, ``None`` for one that was not computed, and ``missing`` says why. ``items`` has
-    the numbers of each image alone; those of ROUGE-L and CIDEr average to the corpus' own, those of BLEU do not.
+    ``corpus`` has every metric's number, ``None`` for one that was not computed, and ``missing`` says why. ``items``
+    has the numbers of each image alone; those of ROUGE-L and CIDEr average to the corpus' own, those of BLEU do not.
     """
 
     corpus: dict[str, float | None]
-    items: dict[Hashable, dict[str, float]]
+    items: dict[Any, dict[str, float]]
     missing: dict[str, str] = field(default_factory=dict)
 
     def __getitem__(self, metric: str) -> float | None:
@@ -43,7 +44,7 @@ class CaptionScores:
 
 
 def score(
-    predictions: Mapping[Hashable, str], references: Mapping[Hashable, Sequence[str]], *, java: bool = False
+    predictions: Mapping[Any, str], references: Mapping[Any, Sequence[str]], *, java: bool = False
 ) -> CaptionScores:
     """Score one caption per image against the image's references.
 
@@ -76,7 +77,7 @@ def score(
 
 
 def tokenized(
-    predictions: Mapping[Hashable, str], references: Mapping[Hashable, Sequence[str]]
+    predictions: Mapping[Any, str], references: Mapping[Any, Sequence[str]]
 ) -> tuple[list[Caption], list[list[Caption]]]:
     """Predictions and references as tokens without punctuation, in the order of ``references``."""
     hypotheses = [words(tokens) for tokens in tokenize_lines(predictions[key] for key in references)]

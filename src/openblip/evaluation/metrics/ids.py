@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping, Sized
+from collections.abc import Mapping, Sized
+from typing import Any
 
 from openblip.errors import EvaluationError
 
 
-def check_ids(predictions: Mapping[Hashable, object], references: Mapping[Hashable, object]) -> None:
+def check_ids(predictions: Mapping[Any, object], references: Mapping[Any, object]) -> None:
     """Raise :class:`EvaluationError` unless every reference has a prediction, and every prediction a reference."""
     if not references:
         raise EvaluationError("there are no references, so there is nothing to score")
@@ -20,10 +21,10 @@ def check_ids(predictions: Mapping[Hashable, object], references: Mapping[Hashab
             raise EvaluationError(f"{_shown(key)} has no references")
 
 
-def _listed(keys: list[Hashable]) -> str:
+def _listed(keys: list[Any]) -> str:
     shown = ", ".join(map(_shown, keys[:3]))
     return shown if len(keys) <= 3 else f"{shown} and {len(keys) - 3} more"
 
 
-def _shown(key: Hashable) -> str:
+def _shown(key: Any) -> str:
     return f"id {key!r}"
