@@ -8,7 +8,7 @@ import math
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from openblip.errors import EvaluationError
@@ -54,6 +54,7 @@ def test_rouge_takes_the_best_precision_and_the_best_recall_apart() -> None:
     assert rouge_l([[]], [[["a"]]]) == [0.0]
 
 
+@settings(deadline=None, max_examples=50)
 @given(CAPTIONS, CAPTIONS)
 def test_rouge_finds_the_longest_common_subsequence(left: list[str], right: list[str]) -> None:
     def subsequences(words: list[str]) -> set[tuple[str, ...]]:

@@ -43,7 +43,7 @@ def test_a_mixed_fraction_is_one_token() -> None:
     assert tokenize("22 3/4 St.") == ["22\u00a03/4", "st."]
 
 
-@settings(max_examples=50)
+@settings(deadline=None, max_examples=50)
 @given(st.lists(st.text(max_size=40), max_size=4))
 def test_any_text_has_its_own_tokens(texts: list[str]) -> None:
     found = tokenize_lines(texts)
@@ -54,7 +54,7 @@ def test_any_text_has_its_own_tokens(texts: list[str]) -> None:
         assert all(token == token.lower() for token in tokens)
 
 
-@settings(max_examples=50)
+@settings(deadline=None, max_examples=50)
 @given(st.lists(st.sampled_from(["two", "dogs", "run", "on", "the", "a", "ball", ",", "."]), max_size=8))
 def test_plain_words_do_not_depend_on_their_neighbours(parts: list[str]) -> None:
     text = " ".join(parts)

@@ -13,7 +13,7 @@ import typer
 from typer.core import TyperGroup
 
 from openblip import __version__
-from openblip.cli import ask, caption, convert, match, models, train
+from openblip.cli import ask, caption, convert, eval, match, models, train
 from openblip.errors import OpenBlipError
 
 FAILED = 1
@@ -71,6 +71,7 @@ app.command()(match.match)
 app.command()(models.models)
 app.command()(convert.convert)
 app.add_typer(train.app)
+app.add_typer(eval.app)
 
 
 def main() -> None:
