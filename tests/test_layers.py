@@ -28,6 +28,7 @@ _TORCH = _DATA | {"model", "preprocess"}
 _RUNNING = _TORCH | {"decoding", "engine"}
 _FILES = _TORCH | _TABLES | {"checkpoints"}
 _BLIP = {"blip", "runner", "inputs", "results"}
+_EVALUATION = {f"evaluation{part}" for part in ("", ".files", ".metrics", ".protocols", ".report")}
 MAY_IMPORT: dict[str, set[str]] = {
     "errors": set(),
     "model.config": {"errors"},
@@ -46,8 +47,11 @@ MAY_IMPORT: dict[str, set[str]] = {
     "data": _TORCH,
     "training": _RUNNING | _FILES | {"data"},
     "evaluation.metrics": {"errors"},
-    "evaluation": _RUNNING | _FILES | _BLIP | {"evaluation.metrics"},
-    "cli": _RUNNING | _FILES | _BLIP | {"data", "training", "evaluation", "evaluation.metrics"},
+    "evaluation.files": {"errors", "evaluation.metrics"},
+    "evaluation.protocols": _DATA | {"evaluation.files", "evaluation.metrics"},
+    "evaluation.report": {"errors", "preprocess", "evaluation.files"},
+    "evaluation": _RUNNING | _FILES | _BLIP | _EVALUATION - {"evaluation"} | {"data"},
+    "cli": _RUNNING | _FILES | _BLIP | {"data", "training"} | _EVALUATION,
 }
 
 # Modules that load without torch, so that names, help and errors are there at once.
@@ -63,6 +67,8 @@ NO_TORCH = (
     "openblip.preprocess.text",
     "openblip.training.config",
     "openblip.evaluation.metrics.captions",
+    "openblip.evaluation.protocols",
+    "openblip.evaluation.report",
     "openblip.cli",
 )
 

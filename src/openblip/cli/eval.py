@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from openblip.cli.console import print_json, print_table
+from openblip.cli import options as o
+from openblip.cli.console import finish, print_json, print_table
 
 app = typer.Typer(
     name="eval", no_args_is_help=True, rich_markup_mode=None, help="Evaluate by the official rules of the benchmarks."
@@ -189,3 +192,117 @@ def _named(name: str, items: Mapping[Any, float]) -> dict[Any, dict[str, float]]
 
 def _shown(value: float | None) -> str:
     return "-" if value is None else f"{value:.4f}"
+
+
+@app.command()
+def run(
+    name: Annotated[str, typer.Argument(metavar="NAME", show_default=False, help="A benchmark, or `own`.")],
+    data: Annotated[str, typer.Option("--data", "-d", help="The folder of its files; for own, a file of records.")],
+    protocol: Annotated[str, typer.Option("--protocol", help="Whose settings: paper, lavis or mmpretrain.")] = "paper",
+    limit: Annotated[
+        int | None, typer.Option("--limit", min=1, show_default="all", help="Take only the first items.")
+    ] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            "--out", show_default="none", help="Folder for predictions, metrics and the server's file; goes on there."
+        ),
+    ] = None,
+    report: Annotated[
+        Path | None, typer.Option("--report", metavar="FILE", show_default="none", help="Write an HTML report.")
+    ] = None,
+    task: Annotated[
+        str, typer.Option("--task", show_default="what the records have", help="For own: caption, vqa or retrieval.")
+    ] = "",
+    images: Annotated[
+        str | None, typer.Option("--images", show_default="beside the file", help="For own: folder of the pictures.")
+    ] = None,
+    java: Annotated[bool, typer.Option("--java", help="METEOR and SPICE too, by their Java programs.")] = False,
+    json: Json = False,
+    model: o.Model = o.DEFAULT_MODEL,
+    device: o.Device = "auto",
+    engine: o.Engine = "torch",
+    precision: o.Precision = "fp32",
+    batch_size: o.BatchSize = None,
+    workers: o.Workers = None,
+    threads: o.Threads = None,
+    offline: o.Offline = False,
+) -> None:
+    """Evaluate a model on a benchmark, by its official rules.
+
+    NAME is coco-caption, nocaps, flickr30k-caption, vqa-v2, okvqa, aokvqa, ocr-vqa, coco-retrieval,
+    flickr30k-retrieval, or own. It says which files it needs where they are missing.
+
+    \b
+    Example:
+      openblip eval run coco-caption --model model_base_caption_capfilt_large --data coco --report report.html
+      openblip eval run own --data my.jsonl
+    """
+    from openblip.evaluation import protocols
+    from openblip.evaluation.protocols.base import need_files
+
+    if name != "own":  # what is missing is said before a model is loaded
+        chosen = protocols.find(name)
+        need_files(chosen, Path(data), chosen.preset(protocol))
+    blip = o.load(model, device, engine, precision, batch_size, workers, threads, offline)
+
+    from openblip.evaluation import run as evaluation
+
+    with _progress() as notify:
+        if name == "own":
+            from openblip.data.sources import open_source
+
+            found = evaluation.run_own(
+                blip,
+                _records(open_source(data, images=images)),
+                kind=task,
+                limit=limit,
+                out=out,
+                java=java,
+                notify=notify,
+            )
+        else:
+            found = evaluation.run(
+                protocols.find(name), blip, Path(data), preset=protocol, limit=limit, out=out, java=java, notify=notify
+            )
+    if report is not None:
+        from openblip.evaluation.report import write_report
+
+        write_report(report, f"{name}: {model}", found.metrics, found.notes, found.shown)
+    if json:
+        print_json({"benchmark": name, "model": model, "metrics": found.metrics, "notes": found.notes})
+    else:
+        if found.metrics:
+            print_table(["metric", "value"], [[key, _shown(value)] for key, value in found.metrics.items()])
+        for note in found.notes:
+            typer.echo(note)
+    for key, error in found.failed.items():
+        typer.echo(f"error: {key}: {error}", err=True)
+    finish(len(found.failed), len(found.shown))
+
+
+def _records(source: Any) -> Any:
+    """The records of a source, in order; what cannot be read gets its line."""
+    from openblip.data.records import Record
+    from openblip.data.tables import Source
+
+    if isinstance(source, Source):
+        found = [*source.problems, *source]
+    else:
+        found = [one for shard in range(source.shards) for one in source.read(shard)]
+    for one in found:
+        if not isinstance(one, Record):
+            typer.echo(f"error: {one}", err=True)
+    return [one for one in found if isinstance(one, Record)]
+
+
+@contextmanager
+def _progress() -> Iterator[Callable[[int, int], None]]:
+    """A bar on standard error that goes away at the end; none off a terminal."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
+
+    columns = (BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True, disable=not sys.stderr.isatty()) as bar:
+        shown = bar.add_task("", total=None)
+        yield lambda done, total: bar.update(shown, completed=done, total=total)
