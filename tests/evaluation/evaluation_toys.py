@@ -41,9 +41,7 @@ def coco(folder: Path, split: str = "test") -> Path:
     names = {7: "val2014/COCO_val2014_000000000007.jpg", 3: "val2014/COCO_val2014_000000000003.jpg"}
     texts = {7: ["a man on a horse", "a horse"], 3: ["two dogs", "dogs playing"]}
     put(folder / f"coco_karpathy_{split}.json", [{"image": names[key], "caption": texts[key]} for key in names])
-    annotations = [
-        {"image_id": key, "id": 10 * key + i, "caption": t} for key in names for i, t in enumerate(texts[key])
-    ]
+    annotations = [{"image_id": key, "id": n, "caption": t} for key in names for n, t in enumerate(texts[key])]
     gt = {"images": [{"id": key} for key in names], "annotations": annotations}
     put(folder / f"coco_karpathy_{split}_gt.json", gt)
     for key, name in names.items():
@@ -60,8 +58,8 @@ def nocaps(folder: Path) -> Path:
     ]
     annotations = [{"image_id": i["id"], "id": n, "caption": f"a {i['domain']} dog"} for n, i in enumerate(images)]
     put(folder / "nocaps_val_4500_captions.json", {"images": images, "annotations": annotations})
-    for image in images:
-        photo(folder / "val" / str(image["file_name"]), int(image["id"]))
+    for n, image in enumerate(images):
+        photo(folder / "val" / str(image["file_name"]), n)
     return folder
 
 
@@ -82,12 +80,7 @@ def flickr(folder: Path) -> Path:
 def vqa(folder: Path) -> Path:
     """The authors' list of test questions (data/vqa_dataset.py), and answers to rank."""
     entries = [
-        {
-            "question_id": 10 + n,
-            "question": f"how many dogs are there in {n}?",
-            "image": f"test2015/{n}.jpg",
-            "dataset": "vqa",
-        }
+        {"question_id": 10 + n, "question": f"how many dogs are there in {n}?", "image": f"test2015/{n}.jpg"}
         for n in range(3)
     ]
     put(folder / "vqa_test.json", entries)

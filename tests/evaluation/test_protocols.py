@@ -139,10 +139,10 @@ def test_what_is_missing_is_said_with_where_it_is_published(tmp_path: Path) -> N
     ("name", "file", "content", "message"),
     [
         ("coco-caption", "coco_karpathy_test.json", [{"image": "x_3.jpg"}], "no picture for image_id 7"),
-        ("coco-caption", "coco_karpathy_test.json", [{"image": "dog.jpg"}], "entry 1: 'dog.jpg' ends in no image number"),
+        ("coco-caption", "coco_karpathy_test.json", [{"image": "dog.jpg"}], "entry 1: 'dog.jpg' ends in no"),
         ("coco-retrieval", "coco_karpathy_test.json", [{"image": "a.jpg"}], "entry 1 lacks 'image' or 'caption'"),
         ("vqa-v2", "vqa_test.json", [{"question_id": 1}], "entry 1 lacks 'question'"),
-        ("ocr-vqa", "dataset.json", {"b": {"split": 3, "imageURL": "a.png", "questions": ["x"]}}, "book 'b' has not as"),
+        ("ocr-vqa", "dataset.json", {"b": {"split": 3, "imageURL": "a.png", "questions": ["x"]}}, "book 'b' has not"),
         ("okvqa", "OpenEnded_mscoco_val2014_questions.json",
          {"questions": [{"question_id": 6, "image_id": 9, "question": "x"}]}, "entry 1: question_id 6 is not in"),
     ],
