@@ -11,7 +11,7 @@ from openblip.model.config import Task
 from openblip.preprocess.settings import ImageSettings
 from tests.toys import SIZE, toy_image, toy_model, toy_tokenizer
 
-TOY_TASKS: tuple[Task, ...] = ("caption", "answer", "match")
+TOY_TASKS: tuple[Task, ...] = ("caption", "answer", "match", "compare")
 
 
 def toy_bundle(home: Path) -> Path:
@@ -128,4 +128,19 @@ def ocrvqa(folder: Path) -> Path:
     }
     put(folder / "dataset.json", books)
     photo(folder / "images" / "b1.jpg", 1)
+    return folder
+
+
+def nlvr(folder: Path, split: str = "test1") -> Path:
+    """lil-lab/nlvr's JSON lines: an identifier of split, set, pair and sentence."""
+    lines = [
+        {"identifier": f"{split}-8-{pair}-{n}", "sentence": f"there are {n + 1} dogs, at least.", "label": label}
+        for pair in range(2)
+        for n, label in enumerate(("True", "False"))
+    ]
+    name = {"test1": "test1.json", "dev": "dev.json"}[split]
+    (folder / name).write_text("".join(f"{json.dumps(line)}\n" for line in lines))
+    for pair in range(2):
+        for side in range(2):
+            photo(folder / split / f"{split}-8-{pair}-img{side}.png", 2 * pair + side)
     return folder

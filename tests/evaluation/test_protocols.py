@@ -10,7 +10,8 @@ import pytest
 from openblip.checkpoints import published
 from openblip.errors import EvaluationError
 from openblip.evaluation import protocols
-from openblip.evaluation.protocols.base import AnswerPreset, CaptionPreset, RetrievalPreset, need_files
+from openblip.evaluation.protocols import nlvr2
+from openblip.evaluation.protocols.base import AnswerPreset, CaptionPreset, ComparePreset, RetrievalPreset, need_files
 from tests.evaluation import evaluation_toys as toys
 
 # Split, items of the whole split, lengths and repetition penalty, as the references have them.
@@ -51,8 +52,16 @@ RETRIEVAL = {
 }
 
 
+# Split, items, words, first token, cleaned.
+STATEMENTS = {
+    ("nlvr2", "paper"): ("test-P", 6967, 40, "enc", True),
+    ("nlvr2", "lavis"): ("test-P", 6967, 40, "enc", True),
+    ("nlvr2", "mmpretrain"): ("dev", 6982, 40, "cls", False),
+}
+
+
 def test_every_row_s_preset() -> None:
-    found: dict[str, dict[Any, Any]] = {"caption": {}, "answer": {}, "match": {}}
+    found: dict[str, dict[Any, Any]] = {"caption": {}, "answer": {}, "match": {}, "compare": {}}
     for name, protocol in protocols.PROTOCOLS.items():
         for preset, one in protocol.presets.items():
             row: tuple[Any, ...] = ()
@@ -67,8 +76,10 @@ def test_every_row_s_preset() -> None:
             elif isinstance(one, RetrievalPreset):
                 row = (one.k, one.max_words)
                 assert (one.max_tokens, one.first_token) == (35, "enc")
+            elif isinstance(one, ComparePreset):
+                row = (one.max_words, one.first_token, one.clean)
             found[protocol.task][name, preset] = (one.split, one.count, *row)
-    assert found == {"caption": CAPTIONS, "answer": ANSWERS, "match": RETRIEVAL}
+    assert found == {"caption": CAPTIONS, "answer": ANSWERS, "match": RETRIEVAL, "compare": STATEMENTS}
 
 
 def test_published_scores_are_of_published_checkpoints() -> None:
@@ -124,6 +135,16 @@ def test_questions(tmp_path: Path) -> None:
     assert server({"q4": "dog"}) == {"q4": {"multiple_choice": "", "direct_answer": "dog"}}
     items = read("ocr-vqa", toys.ocrvqa(tmp_path / "ocr"))
     assert [(item.id, item.answers) for item in items] == [("b1-0", ("A. Man",)), ("b1-1", ("Dogs",))]
+
+
+def test_statements(tmp_path: Path) -> None:
+    items = read("nlvr2", toys.nlvr(tmp_path))
+    assert [(item.id, item.answers) for item in items[:2]] == [("test1-8-0-0", ("True",)), ("test1-8-0-1", ("False",))]
+    assert Path(items[3].image).name == "test1-8-1-img0.png"
+    assert Path(items[3].second).is_file()
+    right = {"dev-8-0-0": True, "dev-8-1-0": True, "dev-8-0-1": True, "dev-8-1-1": False}
+    assert nlvr2.consistency(right) == 0.5
+    assert nlvr2.for_server({"dev-8-0-0": "True"}) == "dev-8-0-0,True\n"
 
 
 def test_what_is_missing_is_said_with_where_it_is_published(tmp_path: Path) -> None:

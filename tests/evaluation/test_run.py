@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 import openblip
 from openblip import Blip
@@ -16,6 +17,7 @@ from openblip.evaluation import protocols, two_stage
 from openblip.evaluation import run as evaluation
 from openblip.evaluation.metrics import answers, captions
 from openblip.evaluation.report import Shown, write_report
+from openblip.preprocess.text import First, clean_caption
 from tests.evaluation import evaluation_toys as toys
 from tests.toys import toy_image
 
@@ -129,6 +131,26 @@ def test_retrieval(blip: Blip, tmp_path: Path) -> None:
     assert found.metrics["txt_r5"] == found.metrics["img_r5"] == 1  # four texts, two pictures
     assert [one.image for one in found.shown] == images
     assert found.shown[0].lines[0][1] in texts
+
+
+@pytest.mark.parametrize(("preset", "split", "first"), [("paper", "test1", "enc"), ("mmpretrain", "dev", "cls")])
+def test_statements_are_judged_as_one_by_one(blip: Blip, tmp_path: Path, preset: str, split: str, first: First) -> None:
+    toys.nlvr(tmp_path, split)
+    found = run("nlvr2", blip, tmp_path, preset=preset, out=tmp_path / "out")
+    runner = blip._part("compare")
+    for pair in range(2):
+        states = [runner.states([runner.open(tmp_path / split / f"{split}-8-{pair}-img{n}.png")]) for n in range(2)]
+        for n in range(2):
+            text = f"there are {n + 1} dogs, at least."
+            text = text if preset == "mmpretrain" else clean_caption(text, 40)
+            tokens = runner.tokenizer.encode([text], first)
+            with torch.inference_mode():
+                logits = runner.engine.model.logits(tokens.ids, tokens.mask, (states[0], states[1]))
+            assert found.predictions[f"{split}-8-{pair}-{n}"] == str(bool(logits.argmax()))
+    lines = (tmp_path / "out/nlvr2_result.csv").read_text().splitlines()
+    assert lines[0] == f"{split}-8-0-0,{found.predictions[f'{split}-8-0-0']}"
+    right = [found.predictions[f"{split}-8-{pair}-{n}"] == ("True", "False")[n] for pair in range(2) for n in range(2)]
+    assert found.metrics["accuracy"] == sum(right) / 4
 
 
 def test_what_is_comparable() -> None:

@@ -98,13 +98,14 @@ def boxes(path: Path) -> dict[Any, list[float]]:
 def read(path: Path, names: Sequence[str] = ("annotations", "questions", "predictions")) -> Entries:
     """The entries of a file, each with where it stands."""
     if path.suffix == ".jsonl":
-        return [
-            (where, _object(where, _parsed(where, line)))
-            for number, line in enumerate(_text_of(path).splitlines(), 1)
-            if line.strip()
-            for where in [f"{path}:{number}"]
-        ]
+        return read_lines(path)
     return _entries(path, load(path), names)
+
+
+def read_lines(path: Path) -> Entries:
+    """The entries of a JSON-lines file, whatever its suffix."""
+    lines = [(f"{path}:{number}", line) for number, line in enumerate(_text_of(path).splitlines(), 1) if line.strip()]
+    return [(where, _object(where, _parsed(where, line))) for where, line in lines]
 
 
 def load(path: Path) -> Any:

@@ -9,15 +9,19 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, cast
 
+import torch
+
 from openblip.blip import Blip
 from openblip.checkpoints import published
 from openblip.data.records import FilePicture
 from openblip.errors import EvaluationError, OpenBlipError
 from openblip.evaluation import files, two_stage
 from openblip.evaluation.metrics import answers, captions, ranks
+from openblip.evaluation.protocols import nlvr2
 from openblip.evaluation.protocols.base import (
     AnswerPreset,
     CaptionPreset,
+    ComparePreset,
     Item,
     Items,
     Preset,
@@ -26,6 +30,9 @@ from openblip.evaluation.protocols.base import (
     need_files,
 )
 from openblip.evaluation.report import Shown
+from openblip.inputs import ahead, chunks
+from openblip.model.comparer import Comparer
+from openblip.preprocess.text import clean_caption
 
 PREDICTIONS, METRICS = "predictions.jsonl", "metrics.json"
 
@@ -77,7 +84,9 @@ def run(
     made = list(found.files)
     if out is not None:
         if protocol.server is not None:
-            files.write_json(out / protocol.result, protocol.server(found.predictions))
+            content = protocol.server(found.predictions)
+            write = files.write_text if isinstance(content, str) else files.write_json
+            write(out / protocol.result, content)
             made.append(out / protocol.result)
         files.write_json(out / METRICS, {**key, "items": len(items), "metrics": found.metrics, "notes": notes})
         made.append(out / METRICS)
@@ -102,6 +111,9 @@ def evaluate(
     if isinstance(preset, CaptionPreset):
         predicted = journal.fill(items, _describe(blip, preset), notify)
         return _captions_scored(items, predicted, journal.failed, java)
+    if isinstance(preset, ComparePreset):
+        predicted = journal.fill(items, _judge(blip, preset), notify)
+        return _judged(items, predicted, journal.failed)
     assert isinstance(preset, AnswerPreset)
     predicted = journal.fill(items, _answer(blip, preset, data), notify)
     return _answers_scored(items, predicted, journal.failed, preset)
@@ -151,6 +163,33 @@ def _answer_list(path: Path) -> list[str]:
 
 def _bare(question: str) -> str:
     return re.sub(r"[^\w\s]", "", question)
+
+
+def _judge(blip: Blip, preset: ComparePreset) -> Predict:
+    runner = blip._part("compare")
+    comparer = cast(Comparer, runner.engine.model)
+
+    def opened(item: Item) -> Any:
+        return runner.open(item.image), runner.open(item.second)
+
+    def judged(pairs: list[tuple[Any, Any]], statements: list[str]) -> list[str]:
+        texts = [clean_caption(text, preset.max_words) if preset.clean else text for text in statements]
+        rows = [runner.tokenizer.encode([text], preset.first_token).ids[0].tolist() for text in texts]
+        ids, mask = (part.to(runner.engine.device) for part in runner.pad(rows))
+        states = runner.states([left for left, _ in pairs]), runner.states([right for _, right in pairs])
+        with torch.inference_mode():
+            best = comparer.logits(ids, mask, states).argmax(-1)
+        return [str(bool(one)) for one in best.tolist()]
+
+    def predict(items: Items) -> Iterator[Any]:
+        waiting = iter(items)
+        for chunk in chunks(ahead(opened, items, blip.workers, 2 * blip.batch_size), blip.batch_size):
+            here = [next(waiting) for _ in chunk]
+            good = [(pair, item) for pair, item in zip(chunk, here, strict=True) if not isinstance(pair, OpenBlipError)]
+            said = iter(judged([pair for pair, _ in good], [item.texts[0] for _, item in good]) if good else [])
+            yield from (pair if isinstance(pair, OpenBlipError) else next(said) for pair in chunk)
+
+    return predict
 
 
 class _Journal:
@@ -281,6 +320,26 @@ def _answers_scored(items: Items, predicted: dict[Any, str], failed: dict[Any, s
         )
         for item in items
     ]
+    return Evaluated(metrics, [], shown, failed, predicted)
+
+
+def _judged(items: Items, predicted: dict[Any, str], failed: dict[Any, str]) -> Evaluated:
+    right = {item.id: predicted[item.id] == item.answers[0] for item in items if item.id in predicted}
+    if not right:
+        raise EvaluationError(f"nothing could be judged; the first error: {next(iter(failed.values()), '')}")
+    metrics: dict[str, float | None] = {
+        "accuracy": sum(right.values()) / len(right), "consistency": nlvr2.consistency(right)
+    }  # fmt: skip
+    shown = [
+        Shown(
+            item.id,
+            item.image,
+            [("statement", item.texts[0]), ("judged", predicted.get(item.id, failed.get(item.id, ""))),
+             ("is", item.answers[0]), ("second picture", item.second)],
+            float(right[item.id]) if item.id in right else None,
+        )
+        for item in items
+    ]  # fmt: skip
     return Evaluated(metrics, [], shown, failed, predicted)
 
 

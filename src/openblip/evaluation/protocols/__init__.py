@@ -9,6 +9,7 @@ from openblip.evaluation.protocols import (
     coco_retrieval,
     flickr30k_caption,
     flickr30k_retrieval,
+    nlvr2,
     nocaps,
     ocr_vqa,
     okvqa,
@@ -18,6 +19,7 @@ from openblip.evaluation.protocols.base import Protocol
 
 _MODULES = (
     coco_caption, nocaps, flickr30k_caption, vqa_v2, okvqa, aokvqa, ocr_vqa, coco_retrieval, flickr30k_retrieval,
+    nlvr2,
 )  # fmt: skip
 PROTOCOLS: dict[str, Protocol] = {module.PROTOCOL.name: module.PROTOCOL for module in _MODULES}
 

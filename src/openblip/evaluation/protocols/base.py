@@ -87,15 +87,28 @@ class RetrievalPreset(Preset):
     first_token: Literal["enc", "cls"] = "enc"
 
 
+@dataclass(frozen=True, kw_only=True)
+class ComparePreset(Preset):
+    """Statements of at most ``max_words``, cleaned or not, behind [ENC], or [CLS] as mmpretrain has it."""
+
+    max_words: int = 40
+    first_token: Literal["enc", "cls"] = "enc"
+    clean: bool = True
+
+
 @dataclass(frozen=True)
 class Item:
-    """One picture to work on: with reference captions (``texts``), or with a question and people's ``answers``."""
+    """One picture to work on: with reference captions (``texts``), or with a question and people's ``answers``.
+
+    With a ``second`` picture, ``texts`` is the statement about both and ``answers`` whether it is true.
+    """
 
     id: Any
     image: str
     texts: tuple[str, ...] = ()
     question: str = ""
     answers: tuple[str, ...] = ()
+    second: str = ""
     group: str = ""  # NoCaps: in, near or out of domain
     kinds: tuple[str, str] = ("", "")  # of question and answer
 
