@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import pickle
 from pathlib import Path
 from typing import Any
 
@@ -143,4 +144,21 @@ def nlvr(folder: Path, split: str = "test1") -> Path:
     for pair in range(2):
         for side in range(2):
             photo(folder / split / f"{split}-8-{pair}-img{side}.png", 2 * pair + side)
+    return folder
+
+
+def refcoco(folder: Path) -> Path:
+    """lichengunc/refer's files: a pickled list of references with sentences, and COCO's instances."""
+    refs = [
+        {"ref_id": n, "ann_id": 70 + n, "image_id": n, "split": split, "category_id": 1, "file_name": "unused.jpg",
+         "sentences": [{"sent_id": 10 * n + i, "raw": raw, "sent": raw} for i, raw in enumerate(said)]}
+        for n, (split, said) in enumerate(
+            [("train", ["dog"]), ("testA", ["the man in red shirt", "man"]), ("testB", ["dog on the left"])]
+        )
+    ]  # fmt: skip
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "refs(unc).p").write_bytes(pickle.dumps(refs, protocol=0))
+    put(folder / "instances.json", {"annotations": [{"id": 70 + n, "bbox": [4, 3, 20, 10 + n]} for n in range(3)]})
+    for n in range(3):
+        photo(folder / "train2014" / f"COCO_train2014_{n:012d}.jpg", n)
     return folder

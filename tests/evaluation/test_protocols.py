@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,14 @@ from openblip.checkpoints import published
 from openblip.errors import EvaluationError
 from openblip.evaluation import protocols
 from openblip.evaluation.protocols import nlvr2
-from openblip.evaluation.protocols.base import AnswerPreset, CaptionPreset, ComparePreset, RetrievalPreset, need_files
+from openblip.evaluation.protocols.base import (
+    AnswerPreset,
+    CaptionPreset,
+    ComparePreset,
+    GroundPreset,
+    RetrievalPreset,
+    need_files,
+)
 from tests.evaluation import evaluation_toys as toys
 
 # Split, items of the whole split, lengths and repetition penalty, as the references have them.
@@ -60,8 +68,16 @@ STATEMENTS = {
 }
 
 
+# Split, items, threshold.
+BOXES = {
+    (f"refcoco-{split.lower()}", preset): (split, count, 0.5)
+    for split, count in (("testA", 5657), ("testB", 5095))
+    for preset in ("paper", "lavis", "mmpretrain")
+}
+
+
 def test_every_row_s_preset() -> None:
-    found: dict[str, dict[Any, Any]] = {"caption": {}, "answer": {}, "match": {}, "compare": {}}
+    found: dict[str, dict[Any, Any]] = {"caption": {}, "answer": {}, "match": {}, "compare": {}, "ground": {}}
     for name, protocol in protocols.PROTOCOLS.items():
         for preset, one in protocol.presets.items():
             row: tuple[Any, ...] = ()
@@ -78,8 +94,10 @@ def test_every_row_s_preset() -> None:
                 assert (one.max_tokens, one.first_token) == (35, "enc")
             elif isinstance(one, ComparePreset):
                 row = (one.max_words, one.first_token, one.clean)
+            elif isinstance(one, GroundPreset):
+                row = (one.threshold,)
             found[protocol.task][name, preset] = (one.split, one.count, *row)
-    assert found == {"caption": CAPTIONS, "answer": ANSWERS, "match": RETRIEVAL, "compare": STATEMENTS}
+    assert found == {"caption": CAPTIONS, "answer": ANSWERS, "match": RETRIEVAL, "compare": STATEMENTS, "ground": BOXES}
 
 
 def test_published_scores_are_of_published_checkpoints() -> None:
@@ -145,6 +163,22 @@ def test_statements(tmp_path: Path) -> None:
     right = {"dev-8-0-0": True, "dev-8-1-0": True, "dev-8-0-1": True, "dev-8-1-1": False}
     assert nlvr2.consistency(right) == 0.5
     assert nlvr2.for_server({"dev-8-0-0": "True"}) == "dev-8-0-0,True\n"
+
+
+def test_expressions(tmp_path: Path) -> None:
+    items = read("refcoco-testa", toys.refcoco(tmp_path))
+    assert [(item.id, item.texts, item.box) for item in items] == [
+        (10, ("the man in red shirt",), (4, 3, 24, 14)),
+        (11, ("man",), (4, 3, 24, 14)),
+    ]
+    assert Path(items[0].image).is_file()
+    assert [item.id for item in read("refcoco-testb", tmp_path)] == [20]
+    (tmp_path / "refs(unc).p").write_bytes(pickle.dumps(Path("x")))
+    with pytest.raises(EvaluationError, match="no plain data"):
+        read("refcoco-testa", tmp_path)
+    (tmp_path / "refs(unc).p").write_bytes(pickle.dumps([{"split": "testA"}])[:-3])
+    with pytest.raises(EvaluationError, match="cut off"):
+        read("refcoco-testa", tmp_path)
 
 
 def test_what_is_missing_is_said_with_where_it_is_published(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 import openblip
 from openblip import Blip
@@ -16,8 +17,10 @@ from openblip.errors import EvaluationError
 from openblip.evaluation import protocols, two_stage
 from openblip.evaluation import run as evaluation
 from openblip.evaluation.metrics import answers, captions
+from openblip.evaluation.metrics.boxes import iou
 from openblip.evaluation.report import Shown, write_report
 from openblip.preprocess.text import First, clean_caption
+from tests.conftest import GOLDEN
 from tests.evaluation import evaluation_toys as toys
 from tests.toys import toy_image
 
@@ -151,6 +154,32 @@ def test_statements_are_judged_as_one_by_one(blip: Blip, tmp_path: Path, preset:
     assert lines[0] == f"{split}-8-0-0,{found.predictions[f'{split}-8-0-0']}"
     right = [found.predictions[f"{split}-8-{pair}-{n}"] == ("True", "False")[n] for pair in range(2) for n in range(2)]
     assert found.metrics["accuracy"] == sum(right) / 4
+
+
+def test_boxes_are_the_recorded_ones_and_are_scored_in_pixels(tmp_path: Path) -> None:
+    seen = load_file(GOLDEN / "grounding.io.safetensors")
+    told = json.loads((GOLDEN / "grounding.json").read_text())
+    config = {"vision": {"heads": 4}, "text": {"heads": 4}}
+    grounder = openblip.load(
+        GOLDEN / "grounding.weights.safetensors", config=config, tokenizer=GOLDEN / "vocab_grounding.txt"
+    )
+    runner = grounder._part("ground")
+    states = runner.engine.encode_images(seen["pixel_values"].float())
+    # The recorder gave the texts as they are, comma included.
+    rows = [ids[mask.bool()].tolist() for ids, mask in zip(seen["text_ids"], seen["text_mask"], strict=True)]
+    assert evaluation.expression_ids(runner, told["texts"][0]) == rows[0]
+    found = evaluation.boxes_of(runner, rows, states)
+    torch.testing.assert_close(torch.tensor(found), seen["pred_box_xyxy_unit"].float(), atol=1e-5, rtol=0)
+    toys.refcoco(tmp_path)
+    ran = run("refcoco-testa", grounder, tmp_path, preset="mmpretrain")
+    pixels = runner.states([runner.open(tmp_path / "train2014/COCO_train2014_000000000001.jpg")])
+    (alone,) = evaluation.boxes_of(runner, [evaluation.expression_ids(runner, "man")], pixels)
+    box = json.loads(ran.predictions[11])
+    assert box == pytest.approx([alone[0] * 40, alone[1] * 30, alone[2] * 40, alone[3] * 30], abs=1e-3)
+    overlap = [iou(json.loads(text), (4, 3, 24, 14)) for text in ran.predictions.values()]
+    assert ran.metrics == {
+        "accuracy": sum(value >= 0.5 for value in overlap) / 2, "mean_IoU": pytest.approx(sum(overlap) / 2)
+    }  # fmt: skip
 
 
 def test_what_is_comparable() -> None:

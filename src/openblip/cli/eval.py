@@ -231,7 +231,7 @@ def run(
     """Evaluate a model on a benchmark, by its official rules.
 
     NAME is coco-caption, nocaps, flickr30k-caption, vqa-v2, okvqa, aokvqa, ocr-vqa, coco-retrieval,
-    flickr30k-retrieval, nlvr2, or own. It says which files it needs where they are missing.
+    flickr30k-retrieval, nlvr2, refcoco-testa, refcoco-testb, or own. It says which files it lacks.
 
     \b
     Example:

@@ -10,18 +10,21 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
+from torch import Tensor
 
 from openblip.blip import Blip
 from openblip.checkpoints import published
 from openblip.data.records import FilePicture
+from openblip.engine.eager import EagerSession
 from openblip.errors import EvaluationError, OpenBlipError
 from openblip.evaluation import files, two_stage
-from openblip.evaluation.metrics import answers, captions, ranks
+from openblip.evaluation.metrics import answers, boxes, captions, ranks
 from openblip.evaluation.protocols import nlvr2
 from openblip.evaluation.protocols.base import (
     AnswerPreset,
     CaptionPreset,
     ComparePreset,
+    GroundPreset,
     Item,
     Items,
     Preset,
@@ -32,7 +35,10 @@ from openblip.evaluation.protocols.base import (
 from openblip.evaluation.report import Shown
 from openblip.inputs import ahead, chunks
 from openblip.model.comparer import Comparer
-from openblip.preprocess.text import clean_caption
+from openblip.model.grounder import Grounder
+from openblip.preprocess.image import load_image, resize
+from openblip.preprocess.text import clean_caption, clean_expression
+from openblip.runner import Runner
 
 PREDICTIONS, METRICS = "predictions.jsonl", "metrics.json"
 
@@ -114,6 +120,9 @@ def evaluate(
     if isinstance(preset, ComparePreset):
         predicted = journal.fill(items, _judge(blip, preset), notify)
         return _judged(items, predicted, journal.failed)
+    if isinstance(preset, GroundPreset):
+        predicted = journal.fill(items, _ground(blip), notify)
+        return _grounded(items, predicted, journal.failed, preset)
     assert isinstance(preset, AnswerPreset)
     predicted = journal.fill(items, _answer(blip, preset, data), notify)
     return _answers_scored(items, predicted, journal.failed, preset)
@@ -190,6 +199,57 @@ def _judge(blip: Blip, preset: ComparePreset) -> Predict:
             yield from (pair if isinstance(pair, OpenBlipError) else next(said) for pair in chunk)
 
     return predict
+
+
+def _ground(blip: Blip) -> Predict:
+    runner = blip._part("ground")
+
+    def opened(item: Item) -> Any:
+        picture = load_image(item.image)
+        return resize(picture, runner.image.size), picture.size
+
+    def predict(items: Items) -> Iterator[Any]:
+        waiting = iter(items)
+        for chunk in chunks(ahead(opened, items, blip.workers, 2 * blip.batch_size), blip.batch_size):
+            here = [next(waiting) for _ in chunk]
+            good = [(one, item) for one, item in zip(chunk, here, strict=True) if not isinstance(one, OpenBlipError)]
+            found: Iterator[str] = iter(())
+            if good:
+                states = runner.states([pixels for (pixels, _), _ in good])
+                shares = boxes_of(runner, [expression_ids(runner, item.texts[0]) for _, item in good], states)
+                found = iter([_in_pixels(edges, size) for edges, ((_, size), _) in zip(shares, good, strict=True)])
+            yield from (one if isinstance(one, OpenBlipError) else next(found) for one in chunk)
+
+    return predict
+
+
+def expression_ids(runner: Runner, text: str) -> list[int]:
+    return cast("list[int]", runner.tokenizer.encode([clean_expression(text)], "cls").ids[0].tolist())
+
+
+@torch.inference_mode()
+def boxes_of(runner: Runner, rows: list[list[int]], states: Tensor) -> list[list[float]]:
+    """The box of each expression (ids from [CLS] to [SEP]) in its image's states (B, M, D): left, top, right, bottom.
+
+    They go from 0 to 1. Each coordinate is the likeliest of the tokens that stand for one, given those before it.
+    """
+    model, device = cast(Grounder, runner.engine.model), runner.engine.device
+    ids, mask = (part.to(device) for part in runner.pad(rows))
+    fused, seen = model.fuse(ids, mask, states)
+    session = EagerSession(model.decoder, model.lm_head, model.decoder.project(fused, seen), 4)
+    places = model.box_ids(device)
+    fed, bins = ids.new_full((len(ids), 1), model.config.box_start_id), []
+    for _ in range(4):
+        best = session.step(fed)[:, places].argmax(-1)
+        bins.append(best)
+        fed = places[best, None]
+    x, y, width, height = (torch.stack(bins).float() / model.config.box_bins).unbind(0)
+    edges = torch.stack([x - width / 2, y - height / 2, x + width / 2, y + height / 2], 1)
+    return cast("list[list[float]]", edges.clamp(0, 1).tolist())
+
+
+def _in_pixels(edges: list[float], size: tuple[int, int]) -> str:
+    return json.dumps([round(edge * side, 4) for edge, side in zip(edges, (*size, *size), strict=True)])
 
 
 class _Journal:
@@ -341,6 +401,24 @@ def _judged(items: Items, predicted: dict[Any, str], failed: dict[Any, str]) -> 
         for item in items
     ]  # fmt: skip
     return Evaluated(metrics, [], shown, failed, predicted)
+
+
+def _grounded(items: Items, predicted: dict[Any, str], failed: dict[Any, str], preset: GroundPreset) -> Evaluated:
+    wanted = {item.id: item.box for item in items if item.id in predicted}
+    if not wanted:
+        raise EvaluationError(f"nothing could be found; the first error: {next(iter(failed.values()), '')}")
+    found = boxes.score({key: json.loads(predicted[key]) for key in wanted}, wanted, preset.threshold)
+    shown = [
+        Shown(
+            item.id,
+            item.image,
+            [("expression", item.texts[0]), ("box", predicted.get(item.id, failed.get(item.id, ""))),
+             ("right box", str(list(item.box)))],
+            found.items.get(item.id),
+        )
+        for item in items
+    ]  # fmt: skip
+    return Evaluated({"accuracy": found.accuracy, "mean_IoU": found.mean_iou}, [], shown, failed, predicted)
 
 
 def _retrieval(blip: Blip, items: Items, preset: RetrievalPreset) -> Evaluated:

@@ -13,6 +13,7 @@ from openblip.evaluation.protocols import (
     nocaps,
     ocr_vqa,
     okvqa,
+    refcoco,
     vqa_v2,
 )
 from openblip.evaluation.protocols.base import Protocol
@@ -21,7 +22,9 @@ _MODULES = (
     coco_caption, nocaps, flickr30k_caption, vqa_v2, okvqa, aokvqa, ocr_vqa, coco_retrieval, flickr30k_retrieval,
     nlvr2,
 )  # fmt: skip
-PROTOCOLS: dict[str, Protocol] = {module.PROTOCOL.name: module.PROTOCOL for module in _MODULES}
+PROTOCOLS: dict[str, Protocol] = {
+    one.name: one for one in (*(module.PROTOCOL for module in _MODULES), refcoco.TEST_A, refcoco.TEST_B)
+}
 
 
 def find(name: str) -> Protocol:

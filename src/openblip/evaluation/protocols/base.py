@@ -96,11 +96,19 @@ class ComparePreset(Preset):
     clean: bool = True
 
 
+@dataclass(frozen=True, kw_only=True)
+class GroundPreset(Preset):
+    """Four coordinates, each the likeliest; a box counts if its IoU reaches ``threshold``."""
+
+    threshold: float = 0.5
+
+
 @dataclass(frozen=True)
 class Item:
     """One picture to work on: with reference captions (``texts``), or with a question and people's ``answers``.
 
-    With a ``second`` picture, ``texts`` is the statement about both and ``answers`` whether it is true.
+    With a ``second`` picture, ``texts`` is the statement about both and ``answers`` whether it is true; with a ``box``
+    (left, top, right, bottom in pixels), ``texts`` is the expression that names it.
     """
 
     id: Any
@@ -109,6 +117,7 @@ class Item:
     question: str = ""
     answers: tuple[str, ...] = ()
     second: str = ""
+    box: tuple[float, ...] = ()
     group: str = ""  # NoCaps: in, near or out of domain
     kinds: tuple[str, str] = ("", "")  # of question and answer
 
