@@ -19,7 +19,6 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from openblip.evaluation.metrics import captions
 
 import openblip
 from openblip.blip import Blip
@@ -27,6 +26,7 @@ from openblip.checkpoints import bundle, read, write
 from openblip.data.records import Record, open_picture
 from openblip.data.sources import open_source
 from openblip.data.tables import Source
+from openblip.evaluation.metrics import captions
 from openblip.model.config import Task
 
 MEMBERS: dict[Task, str] = {"caption": "caption", "answer": "vqa", "match": "retrieval", "ground": "grounding"}
@@ -131,7 +131,7 @@ def answer_figures(blip: Blip, records: Sequence[Record]) -> dict[str, Any]:
 
 
 def box_figures(blip: Blip, records: Sequence[Record], pictures: Sequence[Any]) -> dict[str, float]:
-    """Share of phrases whose box has an IoU of 0.5 or more with the right one, and of boxes that are always the same."""
+    """Share of phrases whose box has an IoU of 0.5 or more with the right one, and of boxes always the same."""
     found, truths, sizes = [], [], []
     for record, picture in zip(records, pictures, strict=True):
         refs = [ref for ref in record.refs if not ref.auto]

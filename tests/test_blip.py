@@ -71,7 +71,7 @@ def close(a: Any, b: Any) -> None:
 def tokens_of(blip: Blip, task: Task, images: list[Image.Image]) -> torch.Tensor:
     """Image states by the model itself, without the facade's batching."""
     pixels = np.stack([resize(load_image(image), SIZE) for image in images])
-    return cast(torch.Tensor, blip._part(task).engine.model.encode_image(to_tensor(pixels, ImageSettings(size=SIZE))))
+    return cast(torch.Tensor, blip._part(task).eager.model.encode_image(to_tensor(pixels, ImageSettings(size=SIZE))))
 
 
 class Forwards:
@@ -151,7 +151,7 @@ def test_logprob_is_the_model_s_own_probability_of_the_new_tokens(blip: Blip) ->
     start = torch.tensor([[part.tokenizer.dec_id]])
     ids = torch.cat([start, torch.tensor([generate(session, start, decoding)[0][0].ids])], dim=1)
     with torch.no_grad():
-        scores = cast(Captioner, part.engine.model).logits(ids, None, states)[0, :-1].log_softmax(-1)
+        scores = cast(Captioner, part.eager.model).logits(ids, None, states)[0, :-1].log_softmax(-1)
     expected = scores.gather(1, ids[0, 1:, None]).sum().item()
     caption = blip.caption(IMAGES[1], prompt="", **options)
     assert caption.logprob == pytest.approx(expected, abs=1e-4)
@@ -168,17 +168,17 @@ def test_a_seeded_sample_depends_on_its_image_alone(blip: Blip) -> None:
 
 
 def test_many_questions_and_texts_encode_the_image_once(blip: Blip) -> None:
-    with Forwards(blip._part("answer").engine.model.vision) as seen:
+    with Forwards(blip._part("answer").eager.model.vision) as seen:
         blip.ask(IMAGES[0], QUESTIONS)
     assert seen.images == 1
-    with Forwards(blip._part("match").engine.model.vision) as seen:
+    with Forwards(blip._part("match").eager.model.vision) as seen:
         blip.match(IMAGES, TEXTS)
     assert seen.images == len(IMAGES)
 
 
 def test_an_encoded_image_stands_for_its_picture(blip: Blip) -> None:
     encoded = blip.encode_images(IMAGES)
-    with Forwards(blip._part("answer").engine.model.vision) as seen:
+    with Forwards(blip._part("answer").eager.model.vision) as seen:
         found = blip.ask(encoded[0], QUESTIONS)
     assert seen.images == 0
     close(found, blip.ask(IMAGES[0], QUESTIONS))
@@ -190,7 +190,7 @@ def test_an_encoded_image_stands_for_its_picture(blip: Blip) -> None:
 
 def test_match_scores_are_those_of_the_heads(blip: Blip) -> None:
     part = blip._part("match")
-    model, tokenizer = cast(Matcher, part.engine.model), part.tokenizer
+    model, tokenizer = cast(Matcher, part.eager.model), part.tokenizer
     states = tokens_of(blip, "match", IMAGES[:1])
     with torch.no_grad():
         enc, cls = (tokenizer.encode(["a dog , a man"], first) for first in ("enc", "cls"))
@@ -201,7 +201,7 @@ def test_match_scores_are_those_of_the_heads(blip: Blip) -> None:
 
 def test_closed_answers_are_ranked_by_whole_sequences(blip: Blip) -> None:
     part = blip._part("answer")
-    model, tokenizer = cast(Answerer, part.engine.model), part.tokenizer
+    model, tokenizer = cast(Answerer, part.eager.model), part.tokenizer
     candidates = ["yes", "no", "a cat sleeping", "a cat", "two", "a yellow bus"]
     asked = tokenizer.encode(["what is it?"], "enc")
     scores = []
@@ -311,7 +311,7 @@ def test_options_that_would_do_nothing_are_refused(blip: Blip, options: dict[str
         lambda blip: blip.ask(IMAGES[0], "what?", answers=["yes"], n=2),
         lambda blip: blip.match(IMAGES[:2], ["a"], paired=True),
         lambda blip: blip.match(IMAGES[0], [7]),
-        lambda blip: openblip.load("pocket", engine="warp"),
+        lambda blip: openblip.load("pocket", engine=cast(Any, "warp")),
         lambda blip: openblip.load("pocket", precision=cast(Any, "fp8")),
         lambda blip: openblip.load("pocket", device="abacus"),
     ],
@@ -338,7 +338,7 @@ def test_precision_is_chosen_by_the_caller_and_not_by_the_file(folder: Path, bli
         toy_model("match"), tmp_path / "half", tokenizer=toy_tokenizer(), image=ImageSettings(size=SIZE),
         dtype=torch.float16,
     )  # fmt: skip
-    assert openblip.load(tmp_path / "half")._part("match").engine.dtype is torch.float32
+    assert openblip.load(tmp_path / "half")._part("match").eager.dtype is torch.float32
     half = openblip.load(folder / "match", precision="bf16")
     vectors = half.embed_images(IMAGES)
     assert vectors.dtype == np.float32

@@ -28,6 +28,7 @@ _TORCH = _DATA | {"model", "preprocess"}
 _RUNNING = _TORCH | {"decoding", "engine"}
 _FILES = _TORCH | _TABLES | {"checkpoints"}
 _BLIP = {"blip", "explaining", "runner", "inputs", "results"}
+_EVALUATION = {f"evaluation{part}" for part in ("", ".files", ".metrics", ".protocols", ".report")}
 MAY_IMPORT: dict[str, set[str]] = {
     "errors": set(),
     "model.config": {"errors"},
@@ -47,7 +48,12 @@ MAY_IMPORT: dict[str, set[str]] = {
     "compat": _RUNNING | _FILES | _BLIP | {"data", "drawing"},
     "data": _TORCH,
     "training": _RUNNING | _FILES | {"data"},
-    "cli": _RUNNING | _FILES | _BLIP | {"drawing", "data", "training"},
+    "evaluation.metrics": {"errors"},
+    "evaluation.files": {"errors", "evaluation.metrics"},
+    "evaluation.protocols": _DATA | {"evaluation.files", "evaluation.metrics"},
+    "evaluation.report": {"errors", "preprocess", "evaluation.files"},
+    "evaluation": _RUNNING | _FILES | _BLIP | _EVALUATION - {"evaluation"} | {"data"},
+    "cli": _RUNNING | _FILES | _BLIP | {"drawing", "data", "training"} | _EVALUATION,
 }
 
 # Modules that load without torch, so that names, help and errors are there at once.
@@ -62,6 +68,9 @@ NO_TORCH = (
     "openblip.preprocess.image",
     "openblip.preprocess.text",
     "openblip.training.config",
+    "openblip.evaluation.metrics.captions",
+    "openblip.evaluation.protocols",
+    "openblip.evaluation.report",
     "openblip.cli",
 )
 

@@ -35,5 +35,9 @@ class TrainingError(OpenBlipError):
     """Training cannot go on: the loss is no longer a number, or there is nothing to train on."""
 
 
+class EvaluationError(OpenBlipError, ValueError):
+    """Predictions and references do not fit together, or a file of them is broken; the message names the record."""
+
+
 class UnsupportedTask(OpenBlipError):  # noqa: N818 (the name the design gave it)
     """The loaded checkpoint cannot serve the call; the message names one that can."""

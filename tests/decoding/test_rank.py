@@ -45,7 +45,7 @@ def brute(toy: Toy, texts: list[list[int]], smoothing: float = 0.0) -> Tensor:
 
 
 def rank(toy: Toy, texts: list[list[int]], **given: float) -> Tensor:
-    return rank_answers(toy.text, toy.head, toy.memory(), texts, **given)  # type: ignore[arg-type]
+    return rank_answers(toy.text, toy.head, toy.memory(), texts, **given)
 
 
 @pytest.mark.parametrize("smoothing", [0.0, 0.1])

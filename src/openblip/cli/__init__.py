@@ -13,7 +13,7 @@ import typer
 from typer.core import TyperGroup
 
 from openblip import __version__
-from openblip.cli import ask, caption, classify, compare, convert, explain, ground, match, models, train
+from openblip.cli import ask, caption, classify, compare, convert, eval, explain, ground, match, models, train
 from openblip.errors import OpenBlipError
 
 FAILED = 1
@@ -75,6 +75,7 @@ app.command()(explain.explain)
 app.command()(models.models)
 app.command()(convert.convert)
 app.add_typer(train.app)
+app.add_typer(eval.app)
 
 
 def main() -> None:

@@ -1,0 +1,1 @@
+"""Benchmarks by their official rules: metrics, protocols and the report."""

@@ -1,0 +1,56 @@
+"""Flickr30k captions, Karpathy's test split, zero-shot (``dataset_flickr30k.json``)."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from openblip.errors import EvaluationError
+from openblip.evaluation import files
+from openblip.evaluation.protocols.base import (
+    CaptionPreset,
+    Item,
+    Items,
+    Preset,
+    Protocol,
+    Score,
+    captions_for_server,
+    image_file,
+)
+
+FILES = ("dataset_flickr30k.json",)
+
+
+def read(folder: Path, preset: Preset) -> Items:
+    path = folder / preset.files[0]
+    items = []
+    for where, entry in files.read(path, ("images",)):
+        if entry.get("split") != "test":
+            continue
+        try:
+            texts = tuple(sentence["raw"] for sentence in entry["sentences"])
+            items.append(Item(entry["imgid"], image_file(folder, entry["filename"], "flickr30k-images"), texts))
+        except (KeyError, TypeError) as error:
+            raise EvaluationError(f"{where} lacks 'imgid', 'filename' or 'sentences' with 'raw'") from error
+    return items
+
+
+PROTOCOL = Protocol(
+    name="flickr30k-caption",
+    title="Flickr30k captions",
+    task="caption",
+    published_at="cs.stanford.edu/people/karpathy/deepimagesent (dataset_flickr30k.json) and shannon.cs.illinois.edu",
+    presets={
+        "paper": CaptionPreset(split="Karpathy test", files=FILES, count=1000),
+        "lavis": CaptionPreset(split="Karpathy test", files=FILES, count=1000, repetition_penalty=1.15),
+        "mmpretrain": CaptionPreset(
+            split="Karpathy test",
+            files=FILES,
+            count=1000,
+            min_length=2,
+            published=(Score("mmpretrain", ("blip-base_3rdparty_caption",), {"CIDEr": 68.89, "SPICE": 15.58}),),
+        ),
+    },
+    read=read,
+    result="captions_flickr30k_openblip_results.json",
+    server=captions_for_server,
+)

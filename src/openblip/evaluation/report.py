@@ -1,0 +1,75 @@
+"""The report of an evaluation: one HTML file with pictures, predictions and references, worst first (no torch)."""
+
+from __future__ import annotations
+
+import base64
+import io
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from html import escape
+from pathlib import Path
+
+from openblip.errors import ImageError
+from openblip.evaluation.files import write_text
+from openblip.preprocess.image import load_image
+
+SIDE = 240  # pixels of a thumbnail
+MOST = 300  # items shown; the numbers are of all
+
+
+@dataclass(frozen=True)
+class Shown:
+    """One item of the report. ``lines`` are (name, text); ``score`` orders, the lowest first; ``None`` is an error."""
+
+    id: object
+    image: str
+    lines: Sequence[tuple[str, str]]
+    score: float | None
+
+
+def write_report(
+    path: Path, title: str, metrics: Mapping[str, float | None], notes: Sequence[str], items: Sequence[Shown]
+) -> None:
+    """Write the report. All text is escaped; pictures are part of the file, and one that cannot be read says so."""
+    ordered = sorted(items, key=lambda one: float("-inf") if one.score is None else one.score)
+    shown = ordered[:MOST]
+    rows = "".join(f"<tr><td>{escape(name)}</td><td>{_number(value)}</td></tr>" for name, value in metrics.items())
+    said = "".join(f"<p>{escape(note)}</p>" for note in notes)
+    more = f"<p>The worst {len(shown)} of {len(ordered)}.</p>" if len(shown) < len(ordered) else ""
+    cards = "\n".join(map(_card, shown))
+    write_text(
+        path,
+        f"<!doctype html>\n<html lang=en><meta charset=utf-8><title>{escape(title)}</title>\n<style>{_STYLE}</style>\n"
+        f"<h1>{escape(title)}</h1>\n<table>{rows}</table>\n{said}{more}\n<main>\n{cards}\n</main>\n</html>\n",
+    )
+
+
+def _card(item: Shown) -> str:
+    lines = "".join(f"<dt>{escape(name)}</dt><dd>{escape(text)}</dd>" for name, text in item.lines)
+    score = "no result" if item.score is None else f"{item.score:.3f}"
+    head = f"<p class=id>{escape(str(item.id))} <b>{score}</b></p>"
+    return f"<section>{_picture(item.image)}{head}<dl>{lines}</dl></section>"
+
+
+def _picture(path: str) -> str:
+    try:
+        picture = load_image(path)
+    except ImageError as error:
+        return f"<p class=bad>{escape(str(error))}</p>"
+    picture.thumbnail((SIDE, SIDE))
+    out = io.BytesIO()
+    picture.save(out, "JPEG", quality=80)
+    data = base64.b64encode(out.getvalue()).decode("ascii")
+    return f'<img src="data:image/jpeg;base64,{data}" alt="" title="{escape(path, quote=True)}">'
+
+
+def _number(value: float | None) -> str:
+    return "–" if value is None else f"{value:.4f}"  # noqa: RUF001 (a dash is meant)
+
+
+_STYLE = (
+    "body{font:15px/1.45 system-ui,sans-serif;margin:2rem;color:#222}table{border-collapse:collapse}"
+    "td{padding:.15rem 1rem .15rem 0}main{display:grid;grid-template-columns:repeat(auto-fill,minmax(260px,1fr));"
+    "gap:1.2rem}section{border:1px solid #ddd;border-radius:6px;padding:.7rem}img{max-width:100%}dt{color:#777;"
+    "font-size:.85em}dd{margin:0 0 .4rem}.bad{color:#a00}.id{margin:.3rem 0;color:#777}"
+)

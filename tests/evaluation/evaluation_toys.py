@@ -1,0 +1,164 @@
+"""A toy bundle, pictures, and miniature data sets in the official formats."""
+
+from __future__ import annotations
+
+import json
+import pickle
+from pathlib import Path
+from typing import Any
+
+from openblip.checkpoints import bundle, write
+from openblip.model.config import Task
+from openblip.preprocess.settings import ImageSettings
+from tests.toys import SIZE, toy_image, toy_model, toy_tokenizer
+
+TOY_TASKS: tuple[Task, ...] = ("caption", "answer", "match", "compare")
+
+
+def toy_bundle(home: Path) -> Path:
+    for task in TOY_TASKS:
+        write.save(
+            toy_model(task), home / task, tokenizer=toy_tokenizer(), image=ImageSettings(size=SIZE),
+            prompt="a picture of " if task == "caption" else None,
+        )  # fmt: skip
+    bundle.write(home, {task: home / task for task in TOY_TASKS})
+    return home
+
+
+def put(path: Path, value: Any) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(value), encoding="utf-8")
+    return path
+
+
+def photo(path: Path, seed: int) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    toy_image(seed).save(path)
+
+
+def coco(folder: Path, split: str = "test") -> Path:
+    """The authors' files of Karpathy's split: pictures with captions, and the references in COCO's own format
+    (github.com/salesforce/BLIP data/coco_karpathy_dataset.py, data/utils.py coco_caption_eval)."""
+    names = {7: "val2014/COCO_val2014_000000000007.jpg", 3: "val2014/COCO_val2014_000000000003.jpg"}
+    texts = {7: ["a man on a horse", "a horse"], 3: ["two dogs", "dogs playing"]}
+    put(folder / f"coco_karpathy_{split}.json", [{"image": names[key], "caption": texts[key]} for key in names])
+    annotations = [{"image_id": key, "id": n, "caption": t} for key in names for n, t in enumerate(texts[key])]
+    gt = {"images": [{"id": key} for key in names], "annotations": annotations}
+    put(folder / f"coco_karpathy_{split}_gt.json", gt)
+    for key, name in names.items():
+        photo(folder / name, key)
+    return folder
+
+
+def nocaps(folder: Path) -> Path:
+    """nocaps.org's val file: COCO's format, the domain with each image."""
+    images = [
+        {"id": 0, "file_name": "0a.jpg", "domain": "in-domain"},
+        {"id": 1, "file_name": "0b.jpg", "domain": "out-domain"},
+        {"id": 2, "file_name": "0c.jpg", "domain": "out-domain"},
+    ]
+    annotations = [{"image_id": i["id"], "id": n, "caption": f"a {i['domain']} dog"} for n, i in enumerate(images)]
+    put(folder / "nocaps_val_4500_captions.json", {"images": images, "annotations": annotations})
+    for n, image in enumerate(images):
+        photo(folder / "val" / str(image["file_name"]), n)
+    return folder
+
+
+def flickr(folder: Path) -> Path:
+    """Karpathy's file: all splits, sentences with raw text; and the authors' retrieval file."""
+    images = [
+        {"filename": f"{n}.jpg", "imgid": n, "split": split, "sentences": [{"raw": f"dog {n}.", "sentid": n}]}
+        for n, split in enumerate(("train", "test", "val", "test"))
+    ]
+    put(folder / "dataset_flickr30k.json", {"dataset": "flickr30k", "images": images})
+    entries = [{"image": f"flickr30k-images/{n}.jpg", "caption": [f"dog {n}", "a dog"]} for n in (1, 3)]
+    put(folder / "flickr30k_test.json", entries)
+    for n in (1, 3):
+        photo(folder / "flickr30k-images" / f"{n}.jpg", n)
+    return folder
+
+
+def vqa(folder: Path) -> Path:
+    """The authors' list of test questions (data/vqa_dataset.py), and answers to rank."""
+    entries = [
+        {"question_id": 10 + n, "question": f"how many dogs are there in {n}?", "image": f"test2015/{n}.jpg"}
+        for n in range(3)
+    ]
+    put(folder / "vqa_test.json", entries)
+    put(folder / "answer_list.json", ["dog", "two", "yes", "a man"])
+    for n in range(3):
+        photo(folder / "test2015" / f"{n}.jpg", n)
+    return folder
+
+
+def okvqa(folder: Path) -> Path:
+    """The VQA challenge's questions and annotations (visualqa.org/download)."""
+    questions = [{"question_id": 5, "image_id": 9, "question": "what is it?"}]
+    people = [{"answer": "dog", "answer_confidence": "yes", "answer_id": n} for n in range(10)]
+    annotations = [
+        {"question_id": 5, "image_id": 9, "question_type": "what is", "answer_type": "other",
+         "multiple_choice_answer": "dog", "answers": people}
+    ]  # fmt: skip
+    put(folder / "OpenEnded_mscoco_val2014_questions.json", {"questions": questions})
+    put(folder / "mscoco_val2014_annotations.json", {"annotations": annotations})
+    put(folder / "okvqa_answer_list_train.json", ["dog", "cat"])
+    put(folder / "answer_list.json", ["dog"])
+    photo(folder / "val2014" / "COCO_val2014_000000000009.jpg", 9)
+    return folder
+
+
+def aokvqa(folder: Path) -> Path:
+    """allenai's val file."""
+    entry = {
+        "split": "val", "image_id": 4, "question_id": "q4", "question": "what is it?", "choices": ["dog", "cat"],
+        "correct_choice_idx": 0, "direct_answers": ["dog"] * 7 + ["a dog"] * 3, "difficult_direct_answer": False,
+    }  # fmt: skip
+    put(folder / "aokvqa_v1p0_val.json", [entry])
+    put(folder / "specialized_vocab_train.json", ["dog", "cat"])
+    photo(folder / "val2017" / "000000000004.jpg", 4)
+    return folder
+
+
+def ocrvqa(folder: Path) -> Path:
+    """dataset.json: a book each; split 3 is test; other pictures than .jpg and .png are left out."""
+    book = {"questions": ["Who wrote this book?", "What is the title?"], "answers": ["A. Man", "Dogs"], "genre": "Pets"}
+    books = {
+        "b1": {**book, "imageURL": "http://books/x.jpg", "split": 3},
+        "b2": {**book, "imageURL": "http://books/y.jpg", "split": 1},
+        "b3": {**book, "imageURL": "http://books/z.gif", "split": 3},
+    }
+    put(folder / "dataset.json", books)
+    photo(folder / "images" / "b1.jpg", 1)
+    return folder
+
+
+def nlvr(folder: Path, split: str = "test1") -> Path:
+    """lil-lab/nlvr's JSON lines: an identifier of split, set, pair and sentence."""
+    lines = [
+        {"identifier": f"{split}-8-{pair}-{n}", "sentence": f"there are {n + 1} dogs, at least.", "label": label}
+        for pair in range(2)
+        for n, label in enumerate(("True", "False"))
+    ]
+    name = {"test1": "test1.json", "dev": "dev.json"}[split]
+    (folder / name).write_text("".join(f"{json.dumps(line)}\n" for line in lines))
+    for pair in range(2):
+        for side in range(2):
+            photo(folder / split / f"{split}-8-{pair}-img{side}.png", 2 * pair + side)
+    return folder
+
+
+def refcoco(folder: Path) -> Path:
+    """lichengunc/refer's files: a pickled list of references with sentences, and COCO's instances."""
+    refs = [
+        {"ref_id": n, "ann_id": 70 + n, "image_id": n, "split": split, "category_id": 1, "file_name": "unused.jpg",
+         "sentences": [{"sent_id": 10 * n + i, "raw": raw, "sent": raw} for i, raw in enumerate(said)]}
+        for n, (split, said) in enumerate(
+            [("train", ["dog"]), ("testA", ["the man in red shirt", "man"]), ("testB", ["dog on the left"])]
+        )
+    ]  # fmt: skip
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "refs(unc).p").write_bytes(pickle.dumps(refs, protocol=0))
+    put(folder / "instances.json", {"annotations": [{"id": 70 + n, "bbox": [4, 3, 20, 10 + n]} for n in range(3)]})
+    for n in range(3):
+        photo(folder / "train2014" / f"COCO_train2014_{n:012d}.jpg", n)
+    return folder

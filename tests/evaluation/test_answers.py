@@ -1,0 +1,86 @@
+"""VQA accuracy: hand-worked corner cases of the official code, and brute force over every vote."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from openblip.errors import EvaluationError
+from openblip.evaluation.metrics.answers import Reference, direct, exact, normalize, official, score, shortcut
+
+
+@pytest.mark.parametrize(
+    ("agreeing", "left_out", "short"), [(0, 0, 0), (1, 0.3, 1 / 3), (2, 0.6, 2 / 3), (3, 0.9, 1), (4, 1, 1), (10, 1, 1)]
+)
+def test_people_who_agree(agreeing: int, left_out: float, short: float) -> None:
+    answers = ["cat"] * agreeing + [f"other {i}" for i in range(10 - agreeing)]
+    assert official("cat", answers) == pytest.approx(left_out)
+    assert shortcut("cat", answers) == pytest.approx(short)
+    assert direct("cat", answers) == pytest.approx(short)
+
+
+@settings(deadline=None, max_examples=50)
+@given(st.lists(st.sampled_from(["cat", "dog", "two cats"]), min_size=2, max_size=10), st.sampled_from(["cat", "dog"]))
+def test_each_person_is_left_out_in_turn(answers: list[str], said: str) -> None:
+    each = []
+    for i in range(len(answers)):
+        others = answers[:i] + answers[i + 1 :]
+        each.append(min(1, others.count(said) / 3))
+    assert official(said, answers) == pytest.approx(sum(each) / len(each))
+
+
+@pytest.mark.parametrize(
+    ("said", "compared"),
+    [
+        ("The cat.", "cat"),
+        ("Two  dogs", "2 dogs"),
+        ("none", "0"),
+        ("dont know", "don't know"),
+        ("shouldntve", "shouldntve"),  # the table only has it with one of its apostrophes
+        ("shouldnt've", "shouldn't've"),
+        ("youre", "you're"),
+        ("somebody'd", "somebodyd"),
+        ("red/white", "red white"),  # inside a word: a space
+        ("red / white", "red white"),  # beside a space: gone
+        ("red, white-blue", "red white blue"),
+        ("1,000-5", "10005"),  # a number with a comma: every sign goes
+        ("it's 3:30", "it's 3:30"),  # neither the apostrophe nor the colon is on the list
+        ("3.5", "3.5"),
+        ("5 p.m.", "5 pm"),
+        ("." * 40, "." * 8),  # at most 32 stops go: the original passes a flag as the count
+        ("a an the", ""),
+        ("Im", "im"),  # the table has "Im", which no word in lower case equals
+        ("what?\n", "what"),
+    ],
+)
+def test_normalisation(said: str, compared: str) -> None:
+    assert normalize(said) == compared
+
+
+def test_agreement_of_all_leaves_both_sides_as_they_are() -> None:
+    assert official("the cat", ["cat"] * 10) == 0
+    assert official("the cat", ["the cat"] * 10) == 1
+    assert official("the cat", ["cat"] * 9 + ["dog"]) == 1
+
+
+def test_other_rules() -> None:
+    assert shortcut("the cat", ["Cat"] * 10) == 1
+    assert direct("Cat", ["cat"] * 10) == 0
+    assert exact("The Cat", ["cat"]) == 1
+    assert exact("dog", ["cat"]) == 0
+
+
+def test_kinds_of_questions() -> None:
+    references = {
+        1: Reference(["yes"] * 10, "is this", "yes/no"),
+        2: Reference(["no"] * 10, "is this", "yes/no"),
+        3: Reference(["2"] * 10, "how many", "number"),
+    }
+    found = score({1: "yes", 2: "yes", 3: "2"}, references)
+    assert found.accuracy == pytest.approx(2 / 3)
+    assert found.by_answer_type == {"yes/no": 0.5, "number": 1.0}
+    assert found.by_question_type == {"is this": 0.5, "how many": 1.0}
+    assert found.items == {1: 1.0, 2: 0.0, 3: 1.0}
+    with pytest.raises(EvaluationError, match="no prediction for id 3"):
+        score({1: "yes", 2: "no"}, references)

@@ -1,0 +1,91 @@
+"""Files of predictions and references: the official formats, and errors that name the record."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from openblip.errors import EvaluationError
+from openblip.evaluation import files
+
+
+def put(folder: Path, name: str, value: Any) -> Path:
+    text = value if isinstance(value, str) else json.dumps(value)
+    if name.endswith(".jsonl") and not isinstance(value, str):
+        text = "".join(f"{json.dumps(one)}\n" for one in value)
+    (folder / name).write_text(text, encoding="utf-8")
+    return folder / name
+
+
+def test_coco_format(tmp_path: Path) -> None:
+    references = {
+        "images": [{"id": 7}, {"id": 3}],
+        "annotations": [
+            {"image_id": 3, "id": 1, "caption": "a cat"},
+            {"image_id": 7, "id": 2, "caption": "a dog"},
+            {"image_id": 3, "id": 3, "caption": "two cats"},
+        ],
+    }
+    found = files.caption_references(put(tmp_path, "gt.json", references))
+    assert list(found.items()) == [(7, ["a dog"]), (3, ["a cat", "two cats"])]
+    result = [{"image_id": 3, "caption": "cat"}, {"image_id": 7, "caption": "dog"}]
+    assert files.captions(put(tmp_path, "result.json", result)) == {3: "cat", 7: "dog"}
+    assert files.captions(put(tmp_path, "result.jsonl", result)) == {3: "cat", 7: "dog"}
+    lines = [{"image": "a.jpg", "captions": ["x", "y"]}]
+    assert files.caption_references(put(tmp_path, "gt.jsonl", lines)) == {"a.jpg": ["x", "y"]}
+
+
+def test_vqa_format(tmp_path: Path) -> None:
+    annotation = {
+        "question_id": 5, "image_id": 1, "question_type": "what", "answer_type": "other",
+        "answers": [{"answer": "cat", "answer_confidence": "yes", "answer_id": 1}] * 2,
+    }  # fmt: skip
+    found = files.answer_references(put(tmp_path, "gt.json", {"annotations": [annotation]}))
+    assert (found[5].answers, found[5].answer_type) == (["cat", "cat"], "other")
+    assert files.answers(put(tmp_path, "r.json", [{"question_id": 5, "answer": "cat"}])) == {5: "cat"}
+    aok = {"q1": {"multiple_choice": "", "direct_answer": "cat"}}
+    assert files.answers(put(tmp_path, "aok.json", aok)) == {"q1": "cat"}
+    one = files.answer_references(put(tmp_path, "gt.jsonl", [{"question_id": "q1", "answer": "cat"}]))
+    assert one["q1"].answers == ["cat"]
+
+
+CUT = '[{"image_id": 1, "caption": "a"}, {"image_id": 2, "capti'
+
+
+@pytest.mark.parametrize(
+    ("read", "name", "content", "message"),
+    [
+        (files.captions, "r.json", [{"image_id": 1, "caption": "a"}] * 2, "entry 2: id 1 is there a second time"),
+        (files.captions, "r.json", CUT, "r.json is not JSON.*1 whole entries, the last.*\"image_id\": 1"),
+        (files.captions, "r.jsonl", '{"image_id": 1, "caption": "a"}\n{"image_id', "r.jsonl:2 is not JSON"),
+        (files.captions, "r.json", [{"image_id": 1}], "entry 1 has no 'caption'"),
+        (files.captions, "r.json", [{"caption": "a"}], "entry 1 has no 'image_id'"),
+        (files.captions, "r.json", ["a"], "entry 1 is not an object"),
+        (files.captions, "r.json", {"x": 1}, "neither a list"),
+        (files.caption_references, "r.json", {"images": [{"id": 1}], "annotations": [{"image_id": 2, "caption": "a"}]},
+         "entry 1: image_id 2 is not among"),
+        (files.answers, "r.json", [{"question_id": 1, "answer": 5}], "entry 1 has no 'answer'"),
+        (files.answer_references, "r.json", [{"question_id": 1, "answers": []}], "entry 1: no \"answers\""),
+        (files.boxes, "r.jsonl", [{"id": 1, "box": [1, 2, 3]}], "r.jsonl:1: no \"box\""),
+    ],
+)  # fmt: skip
+def test_errors_name_the_record(
+    tmp_path: Path, read: Callable[[Path], Any], name: str, content: Any, message: str
+) -> None:
+    with pytest.raises(EvaluationError, match=message):
+        read(put(tmp_path, name, content))
+
+
+def test_a_missing_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(EvaluationError, match=r"nothing\.json cannot be read"):
+        files.captions(tmp_path / "nothing.json")
+
+
+def test_a_file_is_written_whole(tmp_path: Path) -> None:
+    files.write_json(tmp_path / "new" / "a.json", [{"caption": "café"}])
+    assert (tmp_path / "new" / "a.json").read_text(encoding="utf-8") == '[{"caption": "café"}]'
+    assert [path.name for path in (tmp_path / "new").iterdir()] == ["a.json"]

@@ -1,0 +1,210 @@
+"""Every row's settings, and readers on miniature files in the official formats."""
+
+from __future__ import annotations
+
+import pickle
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from openblip.checkpoints import published
+from openblip.errors import EvaluationError
+from openblip.evaluation import protocols
+from openblip.evaluation.protocols import nlvr2
+from openblip.evaluation.protocols.base import (
+    AnswerPreset,
+    CaptionPreset,
+    ComparePreset,
+    GroundPreset,
+    RetrievalPreset,
+    need_files,
+)
+from tests.evaluation import evaluation_toys as toys
+
+# Split, items of the whole split, lengths and repetition penalty, as the references have them.
+CAPTIONS = {
+    ("coco-caption", "paper"): ("Karpathy test", 5000, 20, 5, 1.0),
+    ("coco-caption", "lavis"): ("Karpathy test", 5000, 20, 5, 1.15),
+    ("coco-caption", "mmpretrain"): ("Karpathy val", 5000, 20, 2, 1.0),
+    ("nocaps", "paper"): ("val", 4500, 20, 5, 1.1),
+    ("nocaps", "lavis"): ("val", 4500, 20, 5, 1.15),
+    ("nocaps", "mmpretrain"): ("val", 4500, 20, 2, 1.0),
+    ("flickr30k-caption", "paper"): ("Karpathy test", 1000, 20, 5, 1.0),
+    ("flickr30k-caption", "lavis"): ("Karpathy test", 1000, 20, 5, 1.15),
+    ("flickr30k-caption", "mmpretrain"): ("Karpathy test", 1000, 20, 2, 1.0),
+}
+# Split, items, inference, list of answers, scoring, punctuation taken from questions.
+ANSWERS = {
+    ("vqa-v2", "paper"): ("test2015", 447_793, "rank", "answer_list.json", "", False),
+    ("vqa-v2", "lavis"): ("test2015", 447_793, "rank", "answer_list.json", "", False),
+    ("vqa-v2", "mmpretrain"): ("test2015", 447_793, "rank", "answer_list.json", "", True),
+    ("okvqa", "paper"): ("val2014", 5046, "rank", "answer_list.json", "official", False),
+    ("okvqa", "lavis"): ("val2014", 5046, "rank", "okvqa_answer_list_train.json", "official", False),
+    ("okvqa", "mmpretrain"): ("val2014", 5046, "generate", "", "mmpretrain", True),
+    ("aokvqa", "paper"): ("val", 1145, "rank", "specialized_vocab_train.json", "direct", False),
+    ("aokvqa", "lavis"): ("val", 1145, "rank", "specialized_vocab_train.json", "direct", False),
+    ("aokvqa", "mmpretrain"): ("val", 1145, "rank", "specialized_vocab_train.json", "direct", True),
+    ("ocr-vqa", "paper"): ("test", 100_037, "generate", "", "exact", False),
+    ("ocr-vqa", "lavis"): ("test", 100_037, "generate", "", "exact", False),
+    ("ocr-vqa", "mmpretrain"): ("test", 100_037, "generate", "", "exact", True),
+}
+# Split, items, shortlist, words.
+RETRIEVAL = {
+    ("coco-retrieval", "paper"): ("Karpathy test", 5000, 256, 30),
+    ("coco-retrieval", "lavis"): ("Karpathy test", 5000, 256, 50),
+    ("coco-retrieval", "mmpretrain"): ("Karpathy val", 5000, 256, 50),
+    ("flickr30k-retrieval", "paper"): ("Karpathy test", 1000, 128, 30),
+    ("flickr30k-retrieval", "lavis"): ("Karpathy test", 1000, 128, 50),
+    ("flickr30k-retrieval", "mmpretrain"): ("Karpathy test", 1000, 256, 50),
+}
+
+
+# Split, items, words, first token, cleaned.
+STATEMENTS = {
+    ("nlvr2", "paper"): ("test-P", 6967, 40, "enc", True),
+    ("nlvr2", "lavis"): ("test-P", 6967, 40, "enc", True),
+    ("nlvr2", "mmpretrain"): ("dev", 6982, 40, "cls", False),
+}
+
+
+# Split, items, threshold.
+BOXES = {
+    (f"refcoco-{split.lower()}", preset): (split, count, 0.5)
+    for split, count in (("testA", 5657), ("testB", 5095))
+    for preset in ("paper", "lavis", "mmpretrain")
+}
+
+
+def test_every_row_s_preset() -> None:
+    found: dict[str, dict[Any, Any]] = {"caption": {}, "answer": {}, "match": {}, "compare": {}, "ground": {}}
+    for name, protocol in protocols.PROTOCOLS.items():
+        for preset, one in protocol.presets.items():
+            row: tuple[Any, ...] = ()
+            if isinstance(one, CaptionPreset):
+                row = (one.max_length, one.min_length, one.repetition_penalty)
+                assert (one.beams, one.prompt, one.max_new_tokens) == (3, "a picture of ", 16)
+                assert one.min_new_tokens == {5: 1, 2: 0}[one.min_length]  # four tokens are the prompt's
+            elif isinstance(one, AnswerPreset):
+                row = (one.inference, one.answer_list, one.rule, one.bare)
+                assert (one.k, one.smoothing, one.beams, one.max_length, one.min_length) == (128, 0.1, 3, 10, 1)
+                assert one.max_words == 50
+            elif isinstance(one, RetrievalPreset):
+                row = (one.k, one.max_words)
+                assert (one.max_tokens, one.first_token) == (35, "enc")
+            elif isinstance(one, ComparePreset):
+                row = (one.max_words, one.first_token, one.clean)
+            elif isinstance(one, GroundPreset):
+                row = (one.threshold,)
+            found[protocol.task][name, preset] = (one.split, one.count, *row)
+    assert found == {"caption": CAPTIONS, "answer": ANSWERS, "match": RETRIEVAL, "compare": STATEMENTS, "ground": BOXES}
+
+
+def test_published_scores_are_of_published_checkpoints() -> None:
+    for protocol in protocols.PROTOCOLS.values():
+        for preset in protocol.presets.values():
+            for score in preset.published:
+                for name in score.checkpoints:
+                    entry = published.get(name)
+                    assert (entry.name, entry.task) == (name, protocol.task)
+
+
+def read(name: str, folder: Path, preset: str = "paper") -> Any:
+    protocol = protocols.find(name)
+    need_files(protocol, folder, protocol.preset(preset))
+    return protocol.read(folder, protocol.preset(preset))
+
+
+def test_coco(tmp_path: Path) -> None:
+    items = read("coco-caption", toys.coco(tmp_path))
+    assert [(item.id, item.texts) for item in items] == [
+        (7, ("a man on a horse", "a horse")),
+        (3, ("two dogs", "dogs playing")),
+    ]
+    assert Path(items[0].image) == tmp_path / "val2014/COCO_val2014_000000000007.jpg"
+    items = read("coco-retrieval", tmp_path)
+    assert [item.texts[0] for item in items] == ["a man on a horse", "two dogs"]
+    assert read("coco-caption", toys.coco(tmp_path, "val"), "mmpretrain")[0].id == 7
+    server = protocols.find("coco-caption").server
+    assert server is not None
+    assert server({7: "a horse"}) == [{"image_id": 7, "caption": "a horse"}]
+
+
+def test_nocaps_and_flickr(tmp_path: Path) -> None:
+    items = read("nocaps", toys.nocaps(tmp_path))
+    assert [(item.id, item.group) for item in items] == [(0, "in"), (1, "out"), (2, "out")]
+    assert all(Path(item.image).is_file() for item in items)
+    items = read("flickr30k-caption", toys.flickr(tmp_path))
+    assert [(item.id, item.texts) for item in items] == [(1, ("dog 1.",)), (3, ("dog 3.",))]  # the test split alone
+    assert all(Path(item.image).is_file() for item in items)
+    assert [item.texts for item in read("flickr30k-retrieval", tmp_path)] == [("dog 1", "a dog"), ("dog 3", "a dog")]
+
+
+def test_questions(tmp_path: Path) -> None:
+    assert [item.id for item in read("vqa-v2", toys.vqa(tmp_path))] == [10, 11, 12]
+    (item,) = read("okvqa", toys.okvqa(tmp_path / "ok"), "lavis")
+    assert (item.id, item.answers, item.kinds) == (5, ("dog",) * 10, ("what is", "other"))
+    assert Path(item.image).is_file()
+    (item,) = read("aokvqa", toys.aokvqa(tmp_path / "aok"))
+    assert item.answers.count("dog") == 7
+    assert Path(item.image).is_file()
+    server = protocols.find("aokvqa").server
+    assert server is not None
+    assert server({"q4": "dog"}) == {"q4": {"multiple_choice": "", "direct_answer": "dog"}}
+    items = read("ocr-vqa", toys.ocrvqa(tmp_path / "ocr"))
+    assert [(item.id, item.answers) for item in items] == [("b1-0", ("A. Man",)), ("b1-1", ("Dogs",))]
+
+
+def test_statements(tmp_path: Path) -> None:
+    items = read("nlvr2", toys.nlvr(tmp_path))
+    assert [(item.id, item.answers) for item in items[:2]] == [("test1-8-0-0", ("True",)), ("test1-8-0-1", ("False",))]
+    assert Path(items[3].image).name == "test1-8-1-img0.png"
+    assert Path(items[3].second).is_file()
+    right = {"dev-8-0-0": True, "dev-8-1-0": True, "dev-8-0-1": True, "dev-8-1-1": False}
+    assert nlvr2.consistency(right) == 0.5
+    assert nlvr2.for_server({"dev-8-0-0": "True"}) == "dev-8-0-0,True\n"
+
+
+def test_expressions(tmp_path: Path) -> None:
+    items = read("refcoco-testa", toys.refcoco(tmp_path))
+    assert [(item.id, item.texts, item.box) for item in items] == [
+        (10, ("the man in red shirt",), (4, 3, 24, 14)),
+        (11, ("man",), (4, 3, 24, 14)),
+    ]
+    assert Path(items[0].image).is_file()
+    assert [item.id for item in read("refcoco-testb", tmp_path)] == [20]
+    (tmp_path / "refs(unc).p").write_bytes(pickle.dumps(Path("x")))
+    with pytest.raises(EvaluationError, match="no plain data"):
+        read("refcoco-testa", tmp_path)
+    (tmp_path / "refs(unc).p").write_bytes(pickle.dumps([{"split": "testA"}])[:-3])
+    with pytest.raises(EvaluationError, match="cut off"):
+        read("refcoco-testa", tmp_path)
+
+
+def test_what_is_missing_is_said_with_where_it_is_published(tmp_path: Path) -> None:
+    with pytest.raises(EvaluationError, match=r"nocaps_val_4500_captions\.json is not there. Published at nocaps\.org"):
+        read("nocaps", tmp_path)
+    with pytest.raises(EvaluationError, match="no benchmark 'coco'; there are coco-caption, "):
+        protocols.find("coco")
+    with pytest.raises(EvaluationError, match="no preset 'blip'; it has paper, lavis, mmpretrain"):
+        protocols.find("nocaps").preset("blip")
+
+
+@pytest.mark.parametrize(
+    ("name", "file", "content", "message"),
+    [
+        ("coco-caption", "coco_karpathy_test.json", [{"image": "x_3.jpg"}], "no picture for image_id 7"),
+        ("coco-caption", "coco_karpathy_test.json", [{"image": "dog.jpg"}], "entry 1: 'dog.jpg' ends in no"),
+        ("coco-retrieval", "coco_karpathy_test.json", [{"image": "a.jpg"}], "entry 1 lacks 'image' or 'caption'"),
+        ("vqa-v2", "vqa_test.json", [{"question_id": 1}], "entry 1 lacks 'question'"),
+        ("ocr-vqa", "dataset.json", {"b": {"split": 3, "imageURL": "a.png", "questions": ["x"]}}, "book 'b' has not"),
+        ("okvqa", "OpenEnded_mscoco_val2014_questions.json",
+         {"questions": [{"question_id": 6, "image_id": 9, "question": "x"}]}, "entry 1: question_id 6 is not in"),
+    ],
+)  # fmt: skip
+def test_a_broken_record_is_named(tmp_path: Path, name: str, file: str, content: Any, message: str) -> None:
+    for make in (toys.coco, toys.vqa, toys.okvqa, toys.ocrvqa):
+        make(tmp_path)
+    toys.put(tmp_path / file, content)
+    with pytest.raises(EvaluationError, match=message):
+        read(name, tmp_path)

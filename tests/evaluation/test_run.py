@@ -1,0 +1,235 @@
+"""A benchmark from files to numbers: resuming, the server's file, comparability, the report, one's own set."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+import openblip
+from openblip import Blip
+from openblip.data.sources import open_source
+from openblip.errors import EvaluationError
+from openblip.evaluation import protocols, two_stage
+from openblip.evaluation import run as evaluation
+from openblip.evaluation.metrics import answers, captions
+from openblip.evaluation.metrics.boxes import iou
+from openblip.evaluation.report import Shown, write_report
+from openblip.preprocess.text import First, clean_caption
+from tests.conftest import GOLDEN
+from tests.evaluation import evaluation_toys as toys
+from tests.toys import toy_image
+
+
+@pytest.fixture(scope="module")
+def blip(tmp_path_factory: pytest.TempPathFactory) -> Blip:
+    return openblip.load(toys.toy_bundle(tmp_path_factory.mktemp("toy")))
+
+
+def run(name: str, blip: Blip, folder: Path, **options: Any) -> evaluation.Evaluated:
+    return evaluation.run(protocols.find(name), blip, folder, **options)
+
+
+def test_captions(blip: Blip, tmp_path: Path) -> None:
+    toys.coco(tmp_path)
+    out = tmp_path / "out"
+    found = run("coco-caption", blip, tmp_path, out=out)
+    names = {7: "COCO_val2014_000000000007.jpg", 3: "COCO_val2014_000000000003.jpg"}
+    said = {
+        key: blip.caption(str(tmp_path / "val2014" / name), beams=3, min_new_tokens=1, max_new_tokens=16).text
+        for key, name in names.items()
+    }
+    assert found.predictions == said
+    texts = {7: ["a man on a horse", "a horse"], 3: ["two dogs", "dogs playing"]}
+    assert found.metrics == captions.score(said, texts).corpus
+    server = json.loads((out / "captions_karpathy_openblip_results.json").read_text())
+    assert server == [{"image_id": key, "caption": text} for key, text in said.items()]
+    metrics = json.loads((out / "metrics.json").read_text())
+    assert metrics["metrics"]["CIDEr"] == found.metrics["CIDEr"]
+    assert metrics["repetition_penalty"] == 1.0
+    assert found.notes[0] == "COCO captions, Karpathy test, preset paper, 2 items"
+    assert any(note.startswith("METEOR: computed only on request") for note in found.notes)
+
+
+def test_a_run_goes_on_where_it_was(blip: Blip, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    toys.nocaps(tmp_path)
+    out = tmp_path / "out"
+    whole = run("nocaps", blip, tmp_path, out=out)
+    assert set(whole.metrics) >= {"in CIDEr", "out CIDEr", "CIDEr"}
+    journal = out / "predictions.jsonl"
+    lines = journal.read_text().splitlines(keepends=True)
+    journal.write_text("".join(lines[:2]) + lines[2][:9])  # stopped within the second prediction
+    asked: list[str] = []
+    original = blip.caption
+
+    def caption(images: Any, **options: Any) -> Any:
+        def noted() -> Any:
+            for image in images:
+                asked.append(Path(image).name)
+                yield image
+
+        return original(noted(), **options)
+
+    monkeypatch.setattr(blip, "caption", caption)
+    again = run("nocaps", blip, tmp_path, out=out)
+    assert asked == ["0b.jpg", "0c.jpg"]
+    assert (again.predictions, again.metrics) == (whole.predictions, whole.metrics)
+    assert len(journal.read_text().splitlines()) == 4
+    with pytest.raises(EvaluationError, match="holds predictions of another model or preset"):
+        run("nocaps", blip, tmp_path, out=out, preset="lavis")
+
+
+def test_a_picture_that_cannot_be_read_is_left_out_and_said(blip: Blip, tmp_path: Path) -> None:
+    toys.coco(tmp_path)
+    (tmp_path / "val2014/COCO_val2014_000000000003.jpg").write_bytes(b"no picture")
+    found = run("coco-caption", blip, tmp_path, out=tmp_path / "out")
+    assert list(found.failed) == [3]
+    assert list(found.predictions) == [7]
+    assert found.shown[1].score is None
+    toys.photo(tmp_path / "val2014/COCO_val2014_000000000003.jpg", 3)
+    assert run("coco-caption", blip, tmp_path, out=tmp_path / "out").failed == {}  # it is tried again
+
+
+def test_answers_are_ranked_and_the_server_scores_them(blip: Blip, tmp_path: Path) -> None:
+    toys.vqa(tmp_path)
+    found = run("vqa-v2", blip, tmp_path, out=tmp_path / "out")
+    listed = ["dog", "two", "yes", "a man"]
+    for n in range(3):
+        image, question = str(tmp_path / f"test2015/{n}.jpg"), f"how many dogs are there in {n}?"
+        alone = blip.ask(image, question, answers=listed, k=4, smoothing=0.1)
+        assert found.predictions[10 + n] == alone.text
+    assert found.metrics == {}
+    assert any("scored by the server: send it vqa_result.json" in note for note in found.notes)
+    server = json.loads((tmp_path / "out/vqa_result.json").read_text())
+    assert server == [{"question_id": key, "answer": text} for key, text in found.predictions.items()]
+
+
+def test_answers_are_generated_and_scored(blip: Blip, tmp_path: Path) -> None:
+    toys.okvqa(tmp_path)
+    found = run("okvqa", blip, tmp_path, preset="mmpretrain")
+    image = str(tmp_path / "val2014/COCO_val2014_000000000009.jpg")
+    said = blip.ask(image, "what is it", min_new_tokens=0, max_new_tokens=9).text  # without the question mark
+    assert found.predictions == {5: said}
+    assert found.metrics["accuracy"] == answers.shortcut(said, ["dog"] * 10)
+    ranked = run("okvqa", blip, tmp_path, preset="lavis")
+    assert ranked.metrics["accuracy"] == float(ranked.predictions[5] == "dog")
+    assert run("aokvqa", blip, toys.aokvqa(tmp_path / "a")).metrics["accuracy"] in (0.0, 1.0)
+    assert run("ocr-vqa", blip, toys.ocrvqa(tmp_path / "o"), limit=1).predictions.keys() == {"b1-0"}
+
+
+def test_retrieval(blip: Blip, tmp_path: Path) -> None:
+    toys.flickr(tmp_path)
+    found = run("flickr30k-retrieval", blip, tmp_path)
+    images = [str(tmp_path / f"flickr30k-images/{n}.jpg") for n in (1, 3)]
+    texts = ["dog 1", "a dog", "dog 3", "a dog"]
+    runner = blip._part("match")
+    scores = two_stage.score(runner, images, two_stage.texts_as_ids(runner, texts, 30, 35), 128)
+    best_texts, best_images = scores.texts_of_images.argmax(1), scores.images_of_texts.argmax(1)
+    assert found.metrics["txt_r1"] == sum(best // 2 == i for i, best in enumerate(best_texts)) / 2
+    assert found.metrics["img_r1"] == sum(best == j // 2 for j, best in enumerate(best_images)) / 4
+    assert found.metrics["txt_r5"] == found.metrics["img_r5"] == 1  # four texts, two pictures
+    assert [one.image for one in found.shown] == images
+    assert found.shown[0].lines[0][1] in texts
+
+
+@pytest.mark.parametrize(("preset", "split", "first"), [("paper", "test1", "enc"), ("mmpretrain", "dev", "cls")])
+def test_statements_are_judged_as_one_by_one(blip: Blip, tmp_path: Path, preset: str, split: str, first: First) -> None:
+    toys.nlvr(tmp_path, split)
+    found = run("nlvr2", blip, tmp_path, preset=preset, out=tmp_path / "out")
+    runner = blip._part("compare")
+    for pair in range(2):
+        states = [runner.states([runner.open(tmp_path / split / f"{split}-8-{pair}-img{n}.png")]) for n in range(2)]
+        for n in range(2):
+            text = f"there are {n + 1} dogs, at least."
+            text = text if preset == "mmpretrain" else clean_caption(text, 40)
+            tokens = runner.tokenizer.encode([text], first)
+            with torch.inference_mode():
+                logits = runner.eager.model.logits(tokens.ids, tokens.mask, (states[0], states[1]))
+            assert found.predictions[f"{split}-8-{pair}-{n}"] == str(bool(logits.argmax()))
+    lines = (tmp_path / "out/nlvr2_result.csv").read_text().splitlines()
+    assert lines[0] == f"{split}-8-0-0,{found.predictions[f'{split}-8-0-0']}"
+    right = [found.predictions[f"{split}-8-{pair}-{n}"] == ("True", "False")[n] for pair in range(2) for n in range(2)]
+    assert found.metrics["accuracy"] == sum(right) / 4
+
+
+def test_boxes_are_the_recorded_ones_and_are_scored_in_pixels(tmp_path: Path) -> None:
+    seen = load_file(GOLDEN / "grounding.io.safetensors")
+    told = json.loads((GOLDEN / "grounding.json").read_text())
+    config = {"vision": {"heads": 4}, "text": {"heads": 4}}
+    grounder = openblip.load(
+        GOLDEN / "grounding.weights.safetensors", config=config, tokenizer=GOLDEN / "vocab_grounding.txt"
+    )
+    runner = grounder._part("ground")
+    states = runner.engine.encode_images(seen["pixel_values"].float())
+    # The recorder gave the texts as they are, comma included.
+    rows = [ids[mask.bool()].tolist() for ids, mask in zip(seen["text_ids"], seen["text_mask"], strict=True)]
+    assert evaluation.expression_ids(runner, told["texts"][0]) == rows[0]
+    found = evaluation.boxes_of(runner, rows, states)
+    torch.testing.assert_close(torch.tensor(found), seen["pred_box_xyxy_unit"].float(), atol=1e-5, rtol=0)
+    toys.refcoco(tmp_path)
+    ran = run("refcoco-testa", grounder, tmp_path, preset="mmpretrain")
+    pixels = runner.states([runner.open(tmp_path / "train2014/COCO_train2014_000000000001.jpg")])
+    (alone,) = evaluation.boxes_of(runner, [evaluation.expression_ids(runner, "man")], pixels)
+    box = json.loads(ran.predictions[11])
+    assert box == pytest.approx([alone[0] * 40, alone[1] * 30, alone[2] * 40, alone[3] * 30], abs=1e-3)
+    overlap = [iou(json.loads(text), (4, 3, 24, 14)) for text in ran.predictions.values()]
+    assert ran.metrics == {
+        "accuracy": sum(value >= 0.5 for value in overlap) / 2, "mean_IoU": pytest.approx(sum(overlap) / 2)
+    }  # fmt: skip
+
+
+def test_what_is_comparable() -> None:
+    preset = protocols.find("coco-caption").preset("paper")
+    metrics = {"Bleu_4": 0.3968, "CIDEr": 1.331}
+    name = "model_base_caption_capfilt_large"
+    (said,) = evaluation.comparison(preset, name, metrics, whole=True)
+    assert said == "paper, table 7: Bleu_4 39.7 (ours 39.68), CIDEr 133.3 (ours 133.10)"
+    (said,) = evaluation.comparison(preset, f"{name}.pth", metrics, whole=False)
+    assert said == "not comparable: this is not the whole split of 5000"
+    (said,) = evaluation.comparison(preset, "pocket", metrics, whole=True)
+    assert said.startswith("not comparable: published were the scores of model_base_caption")
+    lavis = protocols.find("coco-caption").preset("lavis")
+    (said,) = evaluation.comparison(lavis, "blip_coco_caption_base", metrics, whole=True)
+    assert "without the repetition penalty" in said
+
+
+def test_one_s_own_set(blip: Blip, tmp_path: Path) -> None:
+    for n in range(2):
+        toy_image(n).save(tmp_path / f"{n}.png")
+    rows = [
+        {"image": "0.png", "captions": ["a dog"], "question": "what is it?", "answers": ["dog"] * 3},
+        {"image": "1.png", "caption": "two cats"},
+    ]
+    file = tmp_path / "my.jsonl"
+    file.write_text("".join(f"{json.dumps(row)}\n" for row in rows))
+    found = evaluation.run_own(blip, open_source(str(file)), out=tmp_path / "out")  # type: ignore[arg-type]
+    assert len(found.predictions) == 2
+    assert found.metrics["CIDEr"] is not None
+    found = evaluation.run_own(blip, open_source(str(file)), kind="vqa")  # type: ignore[arg-type]
+    (said,) = found.predictions.values()
+    assert found.metrics["accuracy"] == answers.official(said, ["dog"] * 3)
+    found = evaluation.run_own(blip, open_source(str(file)), kind="retrieval")  # type: ignore[arg-type]
+    assert found.metrics["txt_r5"] == 1
+    with pytest.raises(EvaluationError, match="caption, vqa or retrieval"):
+        evaluation.run_own(blip, open_source(str(file)), kind="x")  # type: ignore[arg-type]
+
+
+def test_the_report_escapes_all_and_has_the_worst_first(tmp_path: Path) -> None:
+    toy_image(0).save(tmp_path / "a.png")
+    evil = "<script>alert('x')</script> & \"quotes\""
+    shown = [
+        Shown("good", str(tmp_path / "a.png"), [("caption", "fine")], 0.9),
+        Shown(evil, str(tmp_path / "<b>.png"), [(evil, evil)], 0.1),
+        Shown("failed", str(tmp_path / "a.png"), [], None),
+    ]
+    write_report(tmp_path / "r.html", evil, {evil: 0.5, "METEOR": None}, [evil], shown)
+    page = (tmp_path / "r.html").read_text(encoding="utf-8")
+    assert "<script" not in page
+    assert page.count("&lt;script&gt;") == 7
+    assert "<b>.png" not in page
+    assert page.index("failed") < page.index("<section", page.index("failed")) < page.index("good")
+    assert page.count("data:image/jpeg;base64,") == 2

@@ -1,0 +1,86 @@
+"""Two-stage retrieval against the recorded score matrices of the original, and against judging every pair."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+import openblip
+from openblip.checkpoints.read import load
+from openblip.engine.eager import EagerEngine
+from openblip.errors import ImageError, InputError
+from openblip.evaluation import two_stage
+from openblip.evaluation.metrics import ranks
+from openblip.runner import EncodedImage, Runner, Texts
+from tests.conftest import GOLDEN
+from tests.evaluation.evaluation_toys import toy_bundle
+from tests.toys import toy_image
+
+TEXTS = ["a man", "a dog playing in the park", "two cats", "a plate", "a horse", "an old clock tower", "people"]
+
+
+def test_recorded_score_matrices_are_reproduced() -> None:
+    seen = load_file(GOLDEN / "retrieval.io.safetensors")
+    config = {"vision": {"heads": 4}, "text": {"heads": 4}}
+    loaded = load(GOLDEN / "retrieval.weights.safetensors", config=config, tokenizer=GOLDEN / "vocab.txt")
+    runner = Runner(loaded, EagerEngine(loaded.model, torch.device("cpu"), torch.float32))
+    states = runner.engine.encode_images(seen["pixel_values"].float())
+    images = [EncodedImage({id(runner): state}) for state in states]
+    rows = [ids[mask.bool()].tolist() for ids, mask in zip(seen["text_ids"], seen["text_mask"], strict=True)]
+    found = two_stage.score(runner, images, Texts(rows), 4)
+    np.testing.assert_allclose(found.texts_of_images, seen["score_i2t"], atol=1e-4)
+    np.testing.assert_allclose(found.images_of_texts, seen["score_t2i"], atol=1e-4)
+
+
+@pytest.fixture(scope="module")
+def runner(tmp_path_factory: pytest.TempPathFactory) -> Runner:
+    return openblip.load(toy_bundle(tmp_path_factory.mktemp("toy")))._part("match")
+
+
+def every_pair(runner: Runner, images: list[object], texts: Texts) -> np.ndarray:
+    """ITC plus ITM of each pair alone, one at a time."""
+    rows = []
+    for image in images:
+        state = runner.states([runner.open(image)])
+        row = []
+        for ids in texts.ids:
+            cosine = runner.engine.embed_images(state) @ runner.engine.embed_texts(*runner.pad([ids])).T
+            grounded = runner.pad([[runner.tokenizer.enc_id, *ids[1:]]])
+            row.append(float(cosine + runner.eager.model.match_logits(*grounded, state)[0, 1]))
+        rows.append(row)
+    return np.array(rows)
+
+
+def test_with_all_candidates_it_is_brute_force_and_with_fewer_the_shortlist(runner: Runner) -> None:
+    images = [toy_image(seed) for seed in range(5)]
+    texts = two_stage.texts_as_ids(runner, TEXTS, 30, 35)
+    with torch.inference_mode():
+        wanted = every_pair(runner, images, texts)  # type: ignore[arg-type]
+    full = two_stage.score(runner, images, texts, 999, batch_size=2)
+    np.testing.assert_allclose(full.texts_of_images, wanted, atol=1e-5)
+    np.testing.assert_allclose(full.images_of_texts, wanted.T, atol=1e-5)
+    states = runner.states([runner.open(image) for image in images])
+    similarity = np.array(runner.similarity(states, texts, paired=False))
+    short = two_stage.score(runner, images, texts, 2)
+    for scores, pairs, cosines in (
+        (short.texts_of_images, wanted, similarity),
+        (short.images_of_texts, wanted.T, similarity.T),
+    ):
+        for got, pair, cosine in zip(scores, pairs, cosines, strict=True):
+            kept = set(np.argsort(-cosine)[:2].tolist())
+            for j, value in enumerate(got):
+                assert value == pytest.approx(pair[j] if j in kept else two_stage.UNSCORED, abs=1e-5)
+    right = [[i] for i in range(5)]
+    assert ranks.from_matrix(full.texts_of_images, right) == ranks.from_matrix(wanted, right)
+
+
+def test_what_cannot_work_is_said(runner: Runner, tmp_path: Path) -> None:
+    texts = two_stage.texts_as_ids(runner, TEXTS, 30, 35)
+    with pytest.raises(ImageError, match="nothing"):
+        two_stage.score(runner, [toy_image(0), tmp_path / "nothing.jpg"], texts, 2)
+    with pytest.raises(InputError, match="shortlist of 0"):
+        two_stage.score(runner, [toy_image(0)], texts, 0)
