@@ -13,7 +13,7 @@ import typer
 from typer.core import TyperGroup
 
 from openblip import __version__
-from openblip.cli import ask, caption, convert, eval, match, models, train
+from openblip.cli import ask, caption, convert, eval, match, models, recipe_test, train
 from openblip.errors import OpenBlipError
 
 FAILED = 1
@@ -70,6 +70,7 @@ app.command()(ask.ask)
 app.command()(match.match)
 app.command()(models.models)
 app.command()(convert.convert)
+app.command("test")(recipe_test.evaluate)
 app.add_typer(train.app)
 app.add_typer(eval.app)
 
