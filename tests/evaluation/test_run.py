@@ -150,6 +150,7 @@ def test_statements_are_judged_as_one_by_one(blip: Blip, tmp_path: Path, preset:
             with torch.inference_mode():
                 logits = runner.eager.model.logits(tokens.ids, tokens.mask, (states[0], states[1]))
             assert found.predictions[f"{split}-8-{pair}-{n}"] == str(bool(logits.argmax()))
+    assert Path(found.shown[0].second).name == f"{split}-8-0-img1.png"
     lines = (tmp_path / "out/nlvr2_result.csv").read_text().splitlines()
     assert lines[0] == f"{split}-8-0-0,{found.predictions[f'{split}-8-0-0']}"
     right = [found.predictions[f"{split}-8-{pair}-{n}"] == ("True", "False")[n] for pair in range(2) for n in range(2)]
@@ -224,7 +225,7 @@ def test_the_report_escapes_all_and_has_the_worst_first(tmp_path: Path) -> None:
     shown = [
         Shown("good", str(tmp_path / "a.png"), [("caption", "fine")], 0.9),
         Shown(evil, str(tmp_path / "<b>.png"), [(evil, evil)], 0.1),
-        Shown("failed", str(tmp_path / "a.png"), [], None),
+        Shown("failed", str(tmp_path / "a.png"), [], None, str(tmp_path / "a.png")),
     ]
     write_report(tmp_path / "r.html", evil, {evil: 0.5, "METEOR": None}, [evil], shown)
     page = (tmp_path / "r.html").read_text(encoding="utf-8")
@@ -232,4 +233,4 @@ def test_the_report_escapes_all_and_has_the_worst_first(tmp_path: Path) -> None:
     assert page.count("&lt;script&gt;") == 7
     assert "<b>.png" not in page
     assert page.index("failed") < page.index("<section", page.index("failed")) < page.index("good")
-    assert page.count("data:image/jpeg;base64,") == 2
+    assert page.count("data:image/jpeg;base64,") == 3  # a pair and one; one cannot be read

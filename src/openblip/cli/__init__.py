@@ -13,7 +13,20 @@ import typer
 from typer.core import TyperGroup
 
 from openblip import __version__
-from openblip.cli import ask, caption, classify, compare, convert, eval, explain, ground, match, models, train
+from openblip.cli import (
+    ask,
+    caption,
+    classify,
+    compare,
+    convert,
+    eval,
+    explain,
+    ground,
+    match,
+    models,
+    recipe_test,
+    train,
+)
 from openblip.errors import OpenBlipError
 
 FAILED = 1
@@ -74,6 +87,7 @@ app.command()(compare.compare)
 app.command()(explain.explain)
 app.command()(models.models)
 app.command()(convert.convert)
+app.command("test")(recipe_test.evaluate)
 app.add_typer(train.app)
 app.add_typer(eval.app)
 

@@ -25,6 +25,7 @@ class Shown:
     image: str
     lines: Sequence[tuple[str, str]]
     score: float | None
+    second: str = ""  # of a pair of pictures
 
 
 def write_report(
@@ -48,7 +49,8 @@ def _card(item: Shown) -> str:
     lines = "".join(f"<dt>{escape(name)}</dt><dd>{escape(text)}</dd>" for name, text in item.lines)
     score = "no result" if item.score is None else f"{item.score:.3f}"
     head = f"<p class=id>{escape(str(item.id))} <b>{score}</b></p>"
-    return f"<section>{_picture(item.image)}{head}<dl>{lines}</dl></section>"
+    pictures = "".join(_picture(path) for path in (item.image, item.second) if path)
+    return f"<section>{pictures}{head}<dl>{lines}</dl></section>"
 
 
 def _picture(path: str) -> str:

@@ -395,8 +395,9 @@ def _judged(items: Items, predicted: dict[Any, str], failed: dict[Any, str]) -> 
             item.id,
             item.image,
             [("statement", item.texts[0]), ("judged", predicted.get(item.id, failed.get(item.id, ""))),
-             ("is", item.answers[0]), ("second picture", item.second)],
+             ("is", item.answers[0])],
             float(right[item.id]) if item.id in right else None,
+            item.second,
         )
         for item in items
     ]  # fmt: skip

@@ -1,6 +1,6 @@
 """Which characters beyond ASCII the Java PTBTokenizer takes as part of words, and which as tokens of their own.
 
-Hexadecimal ranges, asked from the original, character by character, by ``scripts/record_ptb_tokens.py --characters``.
+Hexadecimal ranges, asked from the original character by character: ``scripts/record_caption_metrics.py characters``.
 What is in neither is dropped, and so is everything above U+FFFF: emoji, for example.
 """
 
