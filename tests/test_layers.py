@@ -44,8 +44,9 @@ MAY_IMPORT: dict[str, set[str]] = {
     "blip": _RUNNING | _FILES | _BLIP,
     "compat": _RUNNING | _FILES | _BLIP,
     "data": _TORCH,
+    "jobs": _RUNNING | _FILES | _BLIP | {"data"},
     "training": _RUNNING | _FILES | {"data"},
-    "cli": _RUNNING | _FILES | _BLIP | {"data", "training"},
+    "cli": _RUNNING | _FILES | _BLIP | {"data", "jobs", "training"},
 }
 
 # Modules that load without torch, so that names, help and errors are there at once.
@@ -59,6 +60,13 @@ NO_TORCH = (
     "openblip.checkpoints.layouts",
     "openblip.preprocess.image",
     "openblip.preprocess.text",
+    "openblip.jobs.captions",
+    "openblip.jobs.edits",
+    "openblip.jobs.identity",
+    "openblip.jobs.matches",
+    "openblip.jobs.run",
+    "openblip.jobs.sheet",
+    "openblip.jobs.sinks",
     "openblip.training.config",
     "openblip.cli",
 )
@@ -68,6 +76,7 @@ LATE = {
     "openblip.checkpoints.fetch": {"huggingface_hub", "rich", "fcntl", "msvcrt"},  # only where a download happens
     "openblip.preprocess": {"torch", "tokenizers"},  # opening, resizing and cleaning need neither
     "openblip.compat.transformers_api": {"torch", "huggingface_hub"},  # a configuration alone needs neither
+    "openblip.jobs.reporting": {"rich"},  # only on a terminal
     "openblip.training.reports": {"torch"},  # its TensorBoard writer needs tensorboard, which is optional
     "openblip.cli": {"openblip", "torch", "rich"},  # `--help` is instant; a command loads what it runs
 }

@@ -13,7 +13,7 @@ import typer
 from typer.core import TyperGroup
 
 from openblip import __version__
-from openblip.cli import ask, caption, convert, match, models, train
+from openblip.cli import ask, caption, convert, embed, match, models, train
 from openblip.errors import OpenBlipError
 
 FAILED = 1
@@ -68,6 +68,7 @@ def openblip(
 app.command()(caption.caption)
 app.command()(ask.ask)
 app.command()(match.match)
+app.command()(embed.embed)
 app.command()(models.models)
 app.command()(convert.convert)
 app.add_typer(train.app)
