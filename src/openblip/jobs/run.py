@@ -22,7 +22,7 @@ Result: TypeAlias = "Sequence[Row] | OpenBlipError"
 Work: TypeAlias = Callable[[Iterator[Item]], Iterator[Result]]
 Action = Literal["compute", "done", "restore", "there", "edited", "failed"]
 
-TOGETHER, SECONDS = 32, 0.5  # results are written in groups of this many, or as many as came in this time
+TOGETHER, SECONDS = 4, 0.5  # results are written in groups of this many, or as many as came in this time
 
 
 @dataclass(frozen=True)
