@@ -40,7 +40,7 @@ def beam_search(session: Session, prompts: Tensor, options: Decoding, draws: Dra
         logprobs = F.log_softmax(logits, dim=-1)
         history = search.history(new)
         scores = process(logprobs, history, new - 1)
-        required = None if draws is not None else options.required
+        required = options.required if draws is None and options.required and options.required.clauses else None
         reached = None if required is None else [required.progress(ids) for ids in history[:, start:].tolist()]
         if reached is not None and required is not None:
             short = [len(required.clauses) > progress.met for progress in reached]
@@ -157,15 +157,23 @@ class _Search:
         order = _ranked(alive, beams) if reached is None else self._shared(alive, candidates, new)
         self.running = candidates.take(order)
         self.running.score = alive.gather(1, order)
-        self._collect(candidates, ends, new)
+        self._collect(candidates, ends, new, None if reached is None else order)
         return parents.gather(1, order)
 
-    def _collect(self, candidates: _Beams, ends: Tensor, new: int) -> None:
-        """Keep the candidates that are complete, and see which items are over."""
+    def _collect(self, candidates: _Beams, ends: Tensor, new: int, shared: Tensor | None) -> None:
+        """Keep the candidates that are complete, and see which items are over.
+
+        ``shared`` are the places of the next beams where required words decide about them: then an end counts from
+        whatever place, as those that may end are few, and what is cut off is what would have gone on.
+        """
         beams, last = self.options.beams, new == self.options.max_new_tokens
         first = torch.arange(ends.shape[1], device=ends.device) < beams  # only the better half may end a hypothesis
         cut = last and self.rule.cuts_candidates
-        complete = (first if cut else ends & first) & ~self.done[:, None]
+        complete = first if cut else ends & first
+        if shared is not None:
+            going_on = torch.zeros_like(ends).scatter(1, shared, True)
+            complete = ends | going_on if cut else ends
+        complete = complete & ~self.done[:, None]
         scores = self.rule.score(candidates.score, new, ended=ends)
         self.kept = self.kept.join(candidates, scores.masked_fill(~complete, _DEAD))
         over = self.rule.over(self.kept.score, self.running.score, candidates.score, new)
@@ -189,14 +197,14 @@ class _Search:
         return best.values, places.gather(1, best.indices)
 
     def _helped(self, scores: Tensor, score: Tensor, flat: Tensor, reached: list[Progress]) -> tuple[Tensor, Tensor]:
-        """The candidates, and after them those tokens of each beam that take it towards a required word."""
+        """The candidates, then the tokens that take each beam to a required word or, if it has all, to its end."""
         (items, width), vocab = self.running.score.shape, scores.shape[1]
         known = flat.tolist()
         more = [
             [
                 row * vocab + token
                 for row in range(width)
-                for token in reached[item * width + row].next
+                for token in reached[item * width + row].next or (self.options.eos_id,)
                 if row * vocab + token not in known[item]
             ]
             for item in range(items)
