@@ -13,7 +13,7 @@ import typer
 from typer.core import TyperGroup
 
 from openblip import __version__
-from openblip.cli import ask, caption, convert, embed, match, models, train
+from openblip.cli import ask, caption, convert, doctor, embed, match, models, train
 from openblip.errors import OpenBlipError
 
 FAILED = 1
@@ -38,7 +38,7 @@ app = typer.Typer(
     cls=_Group,
     name="openblip",
     no_args_is_help=True,
-    add_completion=False,
+    add_completion=True,  # --install-completion, for bash, zsh, fish and PowerShell
     rich_markup_mode=None,  # plain help: square brackets are ours ([DEC]), and it starts faster
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
@@ -71,6 +71,7 @@ app.command()(match.match)
 app.command()(embed.embed)
 app.command()(models.models)
 app.command()(convert.convert)
+app.command()(doctor.doctor)
 app.add_typer(train.app)
 
 
