@@ -158,12 +158,12 @@ def test_embeddings_and_their_rows(toys: Path, tmp_path: Path) -> None:
     assert "2 done before" in again.stderr
     listed = tmp_path / "v.jsonl"
     run("embed", toys / "p", "-m", toys, "--to", "jsonl", "--out", listed)
-    np.testing.assert_array_equal(np.float32([row["embedding"] for row in lines(listed)]), table)
+    np.testing.assert_array_equal(np.array([row["embedding"] for row in lines(listed)], np.float32), table)
 
 
 def test_questions_asked_later_join_the_list(toys: Path, tmp_path: Path) -> None:
     out = tmp_path / "a.jsonl"
-    quick = ["-m", toys, "--to", "jsonl", "--out", out, "--beams", "1", "--max-tokens", "2"]
+    quick: list[str | Path] = ["-m", toys, "--to", "jsonl", "--out", out, "--beams", "1", "--max-tokens", "2"]
     run("ask", toys / "p", *quick, "-q", "what?", "-q", "where?")
     run("ask", toys / "p", *quick, "-q", "who?")
     assert [row["question"] for row in lines(out)] == ["what?", "where?", "who?"] * 2

@@ -11,8 +11,9 @@ import tarfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
-import pyarrow.parquet as pq
+import pyarrow.parquet as pq  # type: ignore[import-untyped]
 import pytest
 
 from tests.jobs.cli import QUICK, Cli, count, pictures, recorded
@@ -108,8 +109,8 @@ def test_lists_through_ten_kills(cli: Cli, sixty: Path, tmp_path: Path, form: st
     arguments: list[str | Path] = ["caption", sixty, "--to", form, "--out", out, *QUICK]
     kill_often(cli, arguments, Path(f"{out}.journal"), 60, the_list_is_whole_or_absent)
     rows = _rows(out)
-    assert [Path(str(row["path"])).name for row in rows] == [f"{n:04}.png" for n in range(60)]
-    assert [int(str(row["index"])) for row in rows] == list(range(60))
+    assert [Path(row["path"]).name for row in rows] == [f"{n:04}.png" for n in range(60)]
+    assert [int(row["index"]) for row in rows] == list(range(60))
     assert all(row["text"] and row["model"] == "pocket" for row in rows)
 
 
@@ -157,14 +158,14 @@ def test_two_jobs_do_not_share_an_output(cli: Cli, sixty: Path, tmp_path: Path) 
     assert (other.code, "another job is writing there" in other.stderr) == (1, True)
 
 
-def _lines(path: Path) -> list[dict[str, object]]:
+def _lines(path: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in path.read_text().splitlines()]
 
 
-def _rows(path: Path) -> list[dict[str, object]]:
+def _rows(path: Path) -> list[dict[str, Any]]:
     if path.suffix == ".jsonl":
         return _lines(path)
     if path.suffix == ".csv":
-        return list(csv.DictReader(io.StringIO(path.read_text())))  # type: ignore[arg-type]
-    rows: list[dict[str, object]] = pq.read_table(path).to_pylist()
+        return list(csv.DictReader(io.StringIO(path.read_text())))
+    rows: list[dict[str, Any]] = pq.read_table(path).to_pylist()
     return rows

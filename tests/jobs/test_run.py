@@ -14,6 +14,7 @@ import pytest
 from openblip.data.records import Problem
 from openblip.data.sources import open_source
 from openblip.data.sources.pictures import Part, open_pictures
+from openblip.data.tables import Source
 from openblip.errors import ImageError, InputError, JobError, OpenBlipError
 from openblip.jobs.items import Item, gather
 from openblip.jobs.journal import Identity
@@ -273,15 +274,18 @@ def test_lists_are_read_back_by_the_data_layer(photos: Path, tmp_path: Path, nam
     (photos / "bad.png").write_bytes(b"")
     Runner(photos, name.rpartition(".")[2], tmp_path / name)()
     source = open_source(str(tmp_path / name))
-    records = list(source)  # type: ignore[call-overload]
+    assert isinstance(source, Source)
+    records = list(source)
     assert [record.captions for record in records] == [("0000 v1",), ("0001 v1",), ("0002 v1",)]
     assert [Path(record.pictures[0].address) for record in records] == sorted(photos.glob("0*.png"))
-    assert len(source.problems) == 1  # type: ignore[union-attr]
+    assert len(source.problems) == 1
 
 
 def test_an_answer_is_read_back_as_one(photos: Path) -> None:
     row = {"path": "a.jpg", "question": "what?", "text": "a dog", "probability": 0.5}
-    (record,) = open_source([row])  # type: ignore[misc]
+    source = open_source([row])
+    assert isinstance(source, Source)
+    (record,) = source
     assert (record.questions[0].answers, record.captions) == (("a dog",), ())
 
 
@@ -311,7 +315,9 @@ def test_imagefolder_and_kohya_keep_what_else_their_files_say(photos: Path) -> N
     assert [row["file_name"] for row in rows] == ["0000.png", "gone.png", "0001.png", "0002.png"]
     told = json.loads((photos / "meta_cap.json").read_text())
     assert told["0001"] == {"tags": "dog", "caption": "0001 v1"}
-    assert open_source(str(photos / "metadata.jsonl"))[0].captions == ("0000 v1",)  # type: ignore[index]
+    source = open_source(str(photos / "metadata.jsonl"))
+    assert isinstance(source, Source)
+    assert source[0].captions == ("0000 v1",)
 
 
 def test_names_that_cannot_be_used_are_told_and_the_rest_is_done(photos: Path, tmp_path: Path) -> None:

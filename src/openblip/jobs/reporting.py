@@ -73,7 +73,7 @@ class ConsoleReporter(Reporter):
         if self._bar is not None:
             failed = f"{self._failed} failed" if self._failed else ""
             self._bar.update(self._task, advance=1, rate=rate, failed=failed)
-        elif self.lines and not self.quiet and rate and now - self._said >= EVERY:
+        elif self.lines and not self.quiet and self._count > 9 and now - self._said >= EVERY:
             self._said = now
             of = f" of {self._total}" if self._total is not None else ""
             left = f", {_span((self._total - self._count) / rate)} left" if self._total is not None else ""

@@ -104,7 +104,7 @@ def _field(item: Item, sink: Sink | None, text: str, question: str) -> str:
     }  # fmt: skip
     told = " ".join(f'data-{name}="{escape(value, quote=True)}"' for name, value in data.items())
     label = escape(f"{question or 'caption'} of {item.name}", quote=True)
-    lines = max(2, min(8, 1 + len(text) // 34 + text.count("\n")))
+    lines = max(2, min(10, 1 + len(text) // 22 + text.count("\n")))
     return f'<textarea rows="{lines}" aria-label="{label}" {told}>\n{escape(text)}</textarea>'
 
 
