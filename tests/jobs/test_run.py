@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 from collections.abc import Iterator, Sequence
@@ -10,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image
 
 from openblip.data.records import Problem
 from openblip.data.sources import open_source
@@ -21,6 +23,7 @@ from openblip.jobs.journal import Identity
 from openblip.jobs.reporting import Reporter
 from openblip.jobs.run import Job, Outcome, Result, Seen, batched
 from openblip.jobs.sinks import Existing, Writing, open_sink
+from openblip.preprocess.image import load_image
 from tests.jobs.cli import pictures
 
 
@@ -359,3 +362,24 @@ def test_a_text_never_leaves_the_folder_it_is_to_go_to(photos: Path, tmp_path: P
     for ext in ("txt", ".", ".jpg", "./x"):
         with pytest.raises(OpenBlipError):
             open_sink("sidecar", Writing(ext=ext))
+
+
+def test_a_frame_of_an_animation(tmp_path: Path) -> None:
+    colours = ((255, 0, 0), (0, 255, 0), (0, 0, 255))
+    first, *rest = (Image.new("RGB", (9, 9), colour) for colour in colours)
+    first.save(tmp_path / "a.gif", save_all=True, append_images=rest)
+    first.save(tmp_path / "still.png")
+    moving, still = (one for one in gather(list(open_pictures([str(tmp_path)]))) if isinstance(one, Item))
+    for number, colour in enumerate(colours):
+        assert load_image(moving.source(number)).getpixel((4, 4)) == colour
+    with pytest.raises(ImageError, match="3 frames"):
+        load_image(moving.source(3))
+    assert load_image(still.source(2)).getpixel((4, 4)) == colours[0], "what does not move is itself"
+
+
+def test_heic_is_read_once_its_library_is_there() -> None:
+    import pillow_heif
+
+    out = io.BytesIO()
+    pillow_heif.from_pillow(Image.new("RGB", (64, 48), (200, 30, 40))).save(out)
+    assert load_image(out.getvalue()).size == (64, 48)
