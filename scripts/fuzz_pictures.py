@@ -12,6 +12,7 @@ import io
 import random
 import sys
 import traceback
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -29,6 +30,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--keep", type=Path, default=Path("fuzz-failure.bin"), help="where the file is put")
     arguments = parser.parse_args()
+    warnings.simplefilter("ignore")  # of damaged notes, thousands of times
     valid = list(seeds())
     draw = random.Random(arguments.seed)
     opened = 0

@@ -78,7 +78,8 @@ LATE = {
     "openblip.compat.transformers_api": {"torch", "huggingface_hub"},  # a configuration alone needs neither
     "openblip.jobs.reporting": {"rich"},  # only on a terminal
     "openblip.training.reports": {"torch"},  # its TensorBoard writer needs tensorboard, which is optional
-    "openblip.cli": {"openblip", "torch", "rich", "huggingface_hub"},  # `--help` is instant; a command loads what it runs
+    # `--help` is instant; a command loads what it runs.
+    "openblip.cli": {"openblip", "torch", "rich", "huggingface_hub"},
 }
 
 IMPORT_NAMES = {"pillow": "PIL", "pyyaml": "yaml"}  # where the distribution's name is not the module's
