@@ -47,13 +47,14 @@ MAY_IMPORT: dict[str, set[str]] = {
     "blip": _RUNNING | _FILES | _BLIP,
     "compat": _RUNNING | _FILES | _BLIP | {"data", "drawing"},
     "data": _TORCH,
+    "jobs": _RUNNING | _FILES | _BLIP | {"data"},
     "training": _RUNNING | _FILES | {"data"},
     "evaluation.metrics": {"errors"},
     "evaluation.files": {"errors", "evaluation.metrics"},
     "evaluation.protocols": _DATA | {"evaluation.files", "evaluation.metrics"},
     "evaluation.report": {"errors", "preprocess", "evaluation.files"},
     "evaluation": _RUNNING | _FILES | _BLIP | _EVALUATION - {"evaluation"} | {"data"},
-    "cli": _RUNNING | _FILES | _BLIP | {"drawing", "data", "training"} | _EVALUATION,
+    "cli": _RUNNING | _FILES | _BLIP | {"drawing", "data", "jobs", "training"} | _EVALUATION,
 }
 
 # Modules that load without torch, so that names, help and errors are there at once.
@@ -67,6 +68,13 @@ NO_TORCH = (
     "openblip.checkpoints.layouts",
     "openblip.preprocess.image",
     "openblip.preprocess.text",
+    "openblip.jobs.captions",
+    "openblip.jobs.edits",
+    "openblip.jobs.identity",
+    "openblip.jobs.matches",
+    "openblip.jobs.run",
+    "openblip.jobs.sheet",
+    "openblip.jobs.sinks",
     "openblip.training.config",
     "openblip.evaluation.metrics.captions",
     "openblip.evaluation.protocols",
@@ -79,8 +87,10 @@ LATE = {
     "openblip.checkpoints.fetch": {"huggingface_hub", "rich", "fcntl", "msvcrt"},  # only where a download happens
     "openblip.preprocess": {"torch", "tokenizers"},  # opening, resizing and cleaning need neither
     "openblip.compat.transformers_api": {"torch", "huggingface_hub"},  # a configuration alone needs neither
+    "openblip.jobs.reporting": {"rich"},  # only on a terminal
     "openblip.training.reports": {"torch"},  # its TensorBoard writer needs tensorboard, which is optional
-    "openblip.cli": {"openblip", "torch", "rich"},  # `--help` is instant; a command loads what it runs
+    # `--help` is instant; a command loads what it runs.
+    "openblip.cli": {"openblip", "torch", "rich", "huggingface_hub"},
 }
 
 IMPORT_NAMES = {"pillow": "PIL", "pyyaml": "yaml"}  # where the distribution's name is not the module's

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from openblip.errors import DownloadError as DownloadError
     from openblip.errors import ImageError as ImageError
     from openblip.errors import InputError as InputError
+    from openblip.errors import JobError as JobError
     from openblip.errors import OpenBlipError as OpenBlipError
     from openblip.errors import UnsupportedTask as UnsupportedTask
     from openblip.results import Answer as Answer
@@ -67,6 +68,7 @@ _HOMES = {
         "DownloadError",
         "ImageError",
         "InputError",
+        "JobError",
         "OpenBlipError",
         "UnsupportedTask",
     ),

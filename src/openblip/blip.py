@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from itertools import repeat
 from pathlib import Path
@@ -144,6 +145,9 @@ class Blip:
         top_k: int = 0,
         temperature: float = 1.0,
         seed: int | None = None,
+        forbid: Sequence[str] = (),
+        require: Sequence[str | Sequence[str]] = (),
+        trim: bool = False,
         on_error: OnError = "return",
     ) -> Any:
         """Describe images: a :class:`Caption` each, or with ``n`` > 1 a list of them, the best first.
@@ -151,6 +155,10 @@ class Blip:
         ``prompt`` is how the caption begins, one for all or one per image; ``None`` is the checkpoint's own ("a picture
         of " for the published captioners), which the text leaves out, ``""`` is none. With ``sample`` tokens are drawn
         from the ``top_p`` nucleus instead of searched for with ``beams``; a seeded sample depends on its image alone.
+
+        ``forbid`` are words that are never said, in whatever pieces they could be spelled. ``require`` are words, or
+        lists of alternatives, that beams are steered to; where one could not be had the caption is ``unmet``. ``trim``
+        prefers captions that came to their end, and takes words like "of the" off the end of those that did not.
         Raises :class:`InputError` for options that contradict each other.
         """
         part = self._part("caption")
@@ -159,14 +167,17 @@ class Blip:
             min_new_tokens=min_new_tokens, max_new_tokens=max_new_tokens,
             length_penalty=length_penalty, repetition_penalty=repetition_penalty, no_repeat_ngram=no_repeat_ngram,
             sample=sample, top_p=top_p, top_k=top_k, temperature=temperature,
+            forbidden=part.forbidden(forbid), required=part.required(require, prompt, forbid),
             eos_id=part.tokenizer.sep_id, pad_id=part.tokenizer.pad_id,
         )  # fmt: skip
+        if decoding.beams > 1 and (trim or decoding.required):
+            decoding = replace(decoding, n=decoding.beams)  # to choose from
         shape, pairs = _paired(images, prompt, "prompt")
 
         def describe(states: Tensor, prompts: list[Prompt]) -> list[Any]:
             start = part.engine.captioning(states, decoding.capacity(max(len(p.ids) for p in prompts)))
             found = generate_grouped(start, [p.ids for p in prompts], decoding, seed, part.engine.device)
-            captions = [[part.caption(p, h) for h in hs] for p, hs in zip(prompts, found, strict=True)]
+            captions = [part.captions(p, hs, decoding.required, trim)[:n] for p, hs in zip(prompts, found, strict=True)]
             return [c[0] if n == 1 else c for c in captions]
 
         return deliver(self._run(part, pairs, part.prompt, describe), shape, on_error)
@@ -366,10 +377,11 @@ class Blip:
         found = self._run(part, pairs, prepare, show)
         return deliver(found if many else firsts(found), shape, on_error)
 
-    def embed_images(self, images: Any) -> Any:
+    def embed_images(self, images: Any, *, on_error: OnError = "raise") -> Any:
         """ITC embeddings, float32 and L2-normalised: (E,) for one image, (N, E) for a list; E is 256 as published.
 
-        An iterator streams (E,) arrays. Bad images raise one :class:`ImageError` that lists their indices.
+        An iterator streams (E,) arrays. Bad images raise one :class:`ImageError` that lists their indices; of an
+        iterator the first raises, or, with ``on_error="return"``, each error stands in its place.
         """
         part = self._part("match")
 
@@ -378,7 +390,7 @@ class Blip:
 
         shape = shape_of(images)
         found = self._run(part, ((image, None) for image in _each(images)), lambda _: None, embed)
-        return _stacked(found, shape, part)
+        return deliver(found, shape, on_error) if shape is Shape.STREAM else _stacked(found, shape, part)
 
     def embed_texts(self, texts: str | Iterable[str]) -> Any:
         """ITC embeddings of texts, in the space of :meth:`embed_images`: (E,) for one, (N, E) for a list."""

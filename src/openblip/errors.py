@@ -31,6 +31,10 @@ class DownloadError(OpenBlipError):
     """A checkpoint could not be fetched, or what came is not what was published."""
 
 
+class JobError(OpenBlipError):
+    """A job cannot go on: its output cannot be written, belongs to another job, or two pictures would share it."""
+
+
 class TrainingError(OpenBlipError):
     """Training cannot go on: the loss is no longer a number, or there is nothing to train on."""
 

@@ -13,12 +13,14 @@ from numpy.typing import NDArray
 class Caption:
     """A description. ``logprob`` is the summed natural-log probability of its new tokens, [SEP] included.
 
-    ``finished`` tells whether the text came to its end, or was cut off by ``max_new_tokens``.
+    ``finished`` tells whether the text came to its end, or was cut off by ``max_new_tokens``; ``unmet`` is set where a
+    required word could not be had.
     """
 
     text: str
     logprob: float
     finished: bool = True
+    unmet: bool = False
 
 
 @dataclass(frozen=True)

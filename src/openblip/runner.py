@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, cast
 
 import numpy as np
@@ -13,6 +13,7 @@ from torch import Tensor
 
 from openblip.checkpoints.read import Loaded
 from openblip.decoding import Decoding, Hypothesis, generate_grouped
+from openblip.decoding.words import Forbidden, Phrase, Required, says, split, trimmed
 from openblip.engine.base import Engine
 from openblip.engine.eager import EagerEngine
 from openblip.errors import InputError
@@ -108,6 +109,48 @@ class Runner:
         tokenizer = self.tokenizer
         text = tokenizer.decode_after(prompt.given, found.ids) if prompt.given else tokenizer.decode(found.ids)
         return Caption(text, found.logprob, found.finished)
+
+    def captions(self, prompt: Prompt, found: list[Hypothesis], required: Required | None, trim: bool) -> list[Caption]:
+        """Captions of one image, those first that have what is required and, to ``trim``, that came to their end."""
+        tokenizer = self.tokenizer
+        pieces = tokenizer.vocab_pieces if required or trim else ()
+        given = list(tokenizer.spell(prompt.given or "")) if required else []
+        ranked = []
+        for one in found:
+            unmet = required is not None and not required.met(split(pieces, [*given, *one.ids]))
+            ids = trimmed(pieces, one.ids, tokenizer.sep_id) if trim and not one.finished else one.ids
+            caption = replace(self.caption(prompt, replace(one, ids=ids)), unmet=unmet)
+            ranked.append((unmet, trim and not one.finished, caption))
+        return [caption for *_, caption in sorted(ranked, key=lambda row: row[:2])]
+
+    def forbidden(self, words: Sequence[str]) -> Forbidden | None:
+        """Words that are not to be said."""
+        phrases = tuple(dict.fromkeys(self._phrase(word, "forbid") for word in _strings(words, "forbid")))
+        return Forbidden(self.tokenizer.vocab_pieces, phrases) if phrases else None
+
+    def required(
+        self, clauses: Sequence[str | Sequence[str]], prompt: str | Sequence[str | None] | None, forbid: Sequence[str]
+    ) -> Required | None:
+        """Words that are to be said, but for those that a common ``prompt`` says already."""
+        if isinstance(clauses, str):
+            raise InputError("require is a list of words, or of lists of alternatives")
+        barred = {self._phrase(word, "forbid") for word in forbid}
+        given = split(self.tokenizer.vocab_pieces, self.tokenizer.spell(prompt)) if isinstance(prompt, str) else []
+        found = []
+        for clause in clauses:
+            words = _strings([clause] if isinstance(clause, str) else clause, "require")
+            phrases = [(self._phrase(word, "require"), self.tokenizer.spell(word)) for word in words]
+            if not phrases or all(phrase in barred for phrase, _ in phrases):
+                raise InputError(f"require {' or '.join(words) or 'nothing'}: forbidden, or no word at all")
+            if not any(says(given, phrase) for phrase, _ in phrases):
+                found.append(tuple(one for one in phrases if one[0] not in barred))
+        return Required(self.tokenizer.vocab_pieces, tuple(found)) if found else None
+
+    def _phrase(self, text: str, option: str) -> Phrase:
+        ids = self.tokenizer.spell(text)
+        if not ids or self.tokenizer.unk_id in ids:
+            raise InputError(f"{option} {text!r}: the model's vocabulary cannot spell it")
+        return tuple(split(self.tokenizer.vocab_pieces, ids))
 
     # Questions and answers.
 
@@ -256,6 +299,12 @@ class Runner:
 def by_length(rows: Sequence[Sequence[int]], size: int) -> Iterator[list[int]]:
     """The places of up to ``size`` rows at a time, of about one length, so that little is computed for padding."""
     return chunks(sorted(range(len(rows)), key=lambda place: len(rows[place])), size)
+
+
+def _strings(given: Sequence[str], option: str) -> list[str]:
+    if isinstance(given, str) or not all(isinstance(word, str) for word in given):
+        raise InputError(f"{option} is a list of words")
+    return list(given)
 
 
 @dataclass(eq=False)

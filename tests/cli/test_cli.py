@@ -49,7 +49,7 @@ def toys(tmp_path_factory: pytest.TempPathFactory) -> Path:
 # The grammar
 
 
-@pytest.mark.parametrize("command", ["caption", "ask", "match"])
+@pytest.mark.parametrize("command", ["caption", "ask", "match", "embed"])
 def test_model_commands_take_the_shared_options(command: str) -> None:
     parameters = getattr(get_command(app), "commands")[command].params  # noqa: B009
     taken = {option for parameter in parameters for option in parameter.opts}
@@ -139,7 +139,7 @@ def test_bad_pictures_get_one_line_and_the_rest_is_done(toys: Path) -> None:
     some = run("caption", toys / "one.png", toys / "bad.png", toys / "two.png", "-m", toys, "--json")
     lines = [json.loads(line) for line in some.stdout.splitlines()]
     assert some.exit_code == 3
-    assert [Path(line["image"]).name for line in lines] == ["one.png", "bad.png", "two.png"]
+    assert [Path(line["path"]).name for line in lines] == ["one.png", "bad.png", "two.png"]
     assert [set(line) >= {"text", "logprob"} for line in lines] == [True, False, True]
     assert "bad.png" in lines[1]["error"]
     assert len(some.stderr.splitlines()) == 1

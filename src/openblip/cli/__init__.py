@@ -19,6 +19,8 @@ from openblip.cli import (
     classify,
     compare,
     convert,
+    doctor,
+    embed,
     eval,
     explain,
     ground,
@@ -51,7 +53,7 @@ app = typer.Typer(
     cls=_Group,
     name="openblip",
     no_args_is_help=True,
-    add_completion=False,
+    add_completion=True,  # --install-completion, for bash, zsh, fish and PowerShell
     rich_markup_mode=None,  # plain help: square brackets are ours ([DEC]), and it starts faster
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
@@ -81,12 +83,14 @@ def openblip(
 app.command()(caption.caption)
 app.command()(ask.ask)
 app.command()(match.match)
+app.command()(embed.embed)
 app.command()(classify.classify)
 app.command()(ground.ground)
 app.command()(compare.compare)
 app.command()(explain.explain)
 app.command()(models.models)
 app.command()(convert.convert)
+app.command()(doctor.doctor)
 app.command("test")(recipe_test.evaluate)
 app.add_typer(train.app)
 app.add_typer(eval.app)

@@ -4,28 +4,34 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import asdict
-from typing import Annotated
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from openblip.cli import options as o
-from openblip.cli.console import Line, print_results
+from openblip.cli.jobs import LISTS, Command, job_command, lines_of
+
+if TYPE_CHECKING:
+    from openblip.jobs.items import Item
+    from openblip.jobs.run import Result
 
 
+@job_command(LISTS)
 def match(
-    images: o.Images,
+    job: Command,
     text: Annotated[
-        list[str], typer.Option("--text", "-t", metavar="TEXT", help="What to judge; give it again for more texts.")
-    ],
-    json: o.Json = False,
-    model: o.Model = o.DEFAULT_MODEL,
-    device: o.Device = "auto",
-    engine: o.Engine = "auto",
-    precision: o.Precision = "fp32",
-    batch_size: o.BatchSize = None,
-    workers: o.Workers = None,
-    threads: o.Threads = None,
-    offline: o.Offline = False,
+        list[str] | None,
+        typer.Option(
+            "--text", "-t", metavar="TEXT", show_default=False, help="What to judge; give it again for more texts."
+        ),
+    ] = None,
+    texts: Annotated[
+        Path | None, typer.Option("--texts", metavar="FILE", show_default=False, help="Texts, one in each line.")
+    ] = None,
+    sidecar: Annotated[
+        str | None,
+        typer.Option("--sidecar", metavar=".SUFFIX", show_default=False, help="Judge the texts beside the pictures."),
+    ] = None,
 ) -> None:
     """Judge whether texts fit each picture. In Python: openblip.load(MODEL).match(FILES, TEXTS).
 
@@ -35,15 +41,24 @@ def match(
     Example:
       openblip match cat.jpg -t "a cat" -t "a rocket on its launch pad"
     """
-    blip = o.load(model, device, engine, precision, batch_size, workers, threads, offline)
+    if sidecar is not None and (text or texts):
+        raise typer.BadParameter("--sidecar judges the captions beside the pictures: give no texts with it")
+    said = None if sidecar else lines_of("--text", texts, text)
 
-    def lines() -> Iterator[Line]:
-        for image, result in zip(images, blip.match(iter(images), text), strict=True):
-            if isinstance(result, Exception):
-                yield Line(image, error=result)
-                continue
-            for said, one in zip(text, result, strict=True):
-                cells = [said, f"{one.probability:.3f}", f"{one.similarity:.3f}"]
-                yield Line(image, cells, {"text": said, **asdict(one)})
+    def work(items: Iterator[Item]) -> Iterator[Result]:
+        from openblip.jobs.matches import matches, matches_beside
 
-    print_results(["text", "probability", "similarity"], lines(), len(images), as_json=json)
+        if said is not None:
+            found = matches(job.blip, items, said, frame=job.shared.frame)
+        else:
+            found = matches_beside(job.blip, items, str(sidecar), frame=job.shared.frame)
+        for result in found:
+            yield [{"text": t, **asdict(one)} for t, one in result] if isinstance(result, list) else result
+
+    job.run(
+        work,
+        tasks=("match",),
+        options={"texts": said, "sidecar": sidecar},
+        table={"text": "text", "probability": "probability", "similarity": "similarity"},
+        concerns=lambda row: said is None or row.get("text") in said or "error" in row,
+    )

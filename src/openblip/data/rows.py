@@ -20,7 +20,8 @@ image id       image_id                                         anything: equal 
 error          error                                            a text: the job that wrote the row failed; skipped
 =============  ===============================================  ==================================================
 
-This covers the layouts of the published annotation files and of this program's own results (``path``, ``text``).
+This covers the layouts of the published annotation files and of this program's own results (``path``, ``text``; the
+``text`` of a row that has a ``question`` and no answer by another name is the answer).
 ``columns`` maps a field's first name to the column that a user's file has instead, such as ``{"caption": "title"}``.
 """
 
@@ -87,7 +88,7 @@ def parse(row: Mapping[str, Any], columns: Columns | None = None, keep: Iterable
     pictures = _several(_first(row, PICTURE))
     return Written(
         pictures=pictures,
-        captions=_texts(_first(row, _CAPTIONS), "caption", ("raw", "caption", "text")),
+        captions=() if _answers_itself(row) else _texts(_first(row, _CAPTIONS), "caption", ("raw", "caption", "text")),
         questions=_questions(row),
         refs=_refs(row),
         label=_label(_first(row, ("label",)), len(pictures)),
@@ -108,11 +109,17 @@ def _question(row: Mapping[str, Any]) -> Question:
     number = _first(row, ("question_id",))
     return Question(
         text=_text(_first(row, ("question",)), "question"),
-        answers=_texts(_first(row, _ANSWERS), "answer", ("answer",)),
+        answers=_texts(_first(row, ("text",) if _answers_itself(row) else _ANSWERS), "answer", ("answer",)),
         source=str(_first(row, ("dataset",)) or ""),
         id=number if number is None or isinstance(number, int) else str(number),
         auto=_true(row.get("auto")),
     )
+
+
+def _answers_itself(row: Mapping[str, Any]) -> bool:
+    """Whether it is a row of our own results: a question whose answer is its text."""
+    alone = _first(row, _ANSWERS) is None and _first(row, _CAPTIONS[:2]) is None
+    return alone and _first(row, ("question",)) is not None and isinstance(row.get("text"), str)
 
 
 def _refs(row: Mapping[str, Any]) -> tuple[Expression, ...]:

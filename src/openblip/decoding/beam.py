@@ -18,6 +18,7 @@ from openblip.decoding.logits import Processors, shape
 from openblip.decoding.options import Decoding, Hypothesis, ScoreRule
 from openblip.decoding.protocol import Session
 from openblip.decoding.single import worth_leaving
+from openblip.decoding.words import Progress
 
 _DEAD = float("-inf")  # the score of a place that holds no hypothesis
 
@@ -37,8 +38,15 @@ def beam_search(session: Session, prompts: Tensor, options: Decoding, draws: Dra
     logits = session.step(prompts)  # (I, V), then (I * B, V)
     for new in range(1, options.max_new_tokens + 1):
         logprobs = F.log_softmax(logits, dim=-1)
-        scores = process(logprobs, search.history(new), new - 1)
-        parents = search.advance(logprobs, scores, new, draws)  # (I, B)
+        history = search.history(new)
+        scores = process(logprobs, history, new - 1)
+        required = options.required if draws is None and options.required and options.required.clauses else None
+        reached = None if required is None else [required.progress(ids) for ids in history[:, start:].tolist()]
+        if reached is not None and required is not None:
+            short = [len(required.clauses) > progress.met for progress in reached]
+            scores = scores.clone()
+            scores[torch.tensor(short, device=scores.device), options.eos_id] = _DEAD
+        parents = search.advance(logprobs, scores, new, draws, reached)  # (I, B)
         if new == options.max_new_tokens:
             break
         done, same = search.progress(parents)
@@ -122,14 +130,21 @@ class _Search:
         """The tokens of every row before its ``new``-th new one."""
         return self.running.tokens[:, :, : self.start + new - 1].flatten(0, 1)
 
-    def advance(self, logprobs: Tensor, scores: Tensor, new: int, draws: Draws | None) -> Tensor:
-        """Choose every item's ``new``-th tokens by ``scores`` (rows, V); the beams they continue (I, B)."""
+    def advance(
+        self, logprobs: Tensor, scores: Tensor, new: int, draws: Draws | None, reached: list[Progress] | None = None
+    ) -> Tensor:
+        """Choose every item's ``new``-th tokens by ``scores`` (rows, V); the beams they continue (I, B).
+
+        ``reached`` says how far the rows have come towards the required words, if there are any.
+        """
         options, beams = self.options, self.options.beams
         vocab = logprobs.shape[1]
         if draws is None:
             score, flat = self._best(scores)
         else:
             score, flat = self._drawn(shape(scores, options), draws)
+        if reached is not None:
+            score, flat = self._helped(scores, score, flat, reached)
         parents, chosen = flat // vocab, flat % vocab  # (I, K)
         candidates = self.running.take(parents)
         candidates.tokens[:, :, self.start + new - 1] = chosen
@@ -139,18 +154,26 @@ class _Search:
 
         ends = chosen == options.eos_id
         alive = score.masked_fill(ends, _DEAD)
-        order = _ranked(alive, beams)
+        order = _ranked(alive, beams) if reached is None else self._shared(alive, candidates, new)
         self.running = candidates.take(order)
         self.running.score = alive.gather(1, order)
-        self._collect(candidates, ends, new)
+        self._collect(candidates, ends, new, None if reached is None else order)
         return parents.gather(1, order)
 
-    def _collect(self, candidates: _Beams, ends: Tensor, new: int) -> None:
-        """Keep the candidates that are complete, and see which items are over."""
+    def _collect(self, candidates: _Beams, ends: Tensor, new: int, shared: Tensor | None) -> None:
+        """Keep the candidates that are complete, and see which items are over.
+
+        ``shared`` are the places of the next beams where required words decide about them: then an end counts from
+        whatever place, as those that may end are few, and what is cut off is what would have gone on.
+        """
         beams, last = self.options.beams, new == self.options.max_new_tokens
-        first = torch.arange(2 * beams, device=ends.device) < beams  # only the better half may end a hypothesis
+        first = torch.arange(ends.shape[1], device=ends.device) < beams  # only the better half may end a hypothesis
         cut = last and self.rule.cuts_candidates
-        complete = (first if cut else ends & first) & ~self.done[:, None]
+        complete = first if cut else ends & first
+        if shared is not None:
+            going_on = torch.zeros_like(ends).scatter(1, shared, True)
+            complete = ends | going_on if cut else ends
+        complete = complete & ~self.done[:, None]
         scores = self.rule.score(candidates.score, new, ended=ends)
         self.kept = self.kept.join(candidates, scores.masked_fill(~complete, _DEAD))
         over = self.rule.over(self.kept.score, self.running.score, candidates.score, new)
@@ -172,6 +195,44 @@ class _Search:
             sums, places = F.pad(sums, (0, missing), value=_DEAD), F.pad(places, (0, missing))
         best = sums.topk(count)
         return best.values, places.gather(1, best.indices)
+
+    def _helped(self, scores: Tensor, score: Tensor, flat: Tensor, reached: list[Progress]) -> tuple[Tensor, Tensor]:
+        """The candidates, then the tokens that take each beam to a required word or, if it has all, to its end."""
+        (items, width), vocab = self.running.score.shape, scores.shape[1]
+        known = flat.tolist()
+        more = [
+            [
+                row * vocab + token
+                for row in range(width)
+                for token in reached[item * width + row].next or (self.options.eos_id,)
+                if row * vocab + token not in known[item]
+            ]
+            for item in range(items)
+        ]
+        longest = max(map(len, more))
+        if not longest:
+            return score, flat
+        places = torch.tensor([found + [0] * (longest - len(found)) for found in more], device=flat.device)
+        sums = (scores.view(items, width, -1) + self.running.score[..., None]).flatten(1).gather(1, places)
+        empty = torch.arange(longest, device=flat.device) >= torch.tensor([[len(m)] for m in more], device=flat.device)
+        return torch.cat([score, sums.masked_fill(empty, _DEAD)], 1), torch.cat([flat, places], 1)
+
+    def _shared(self, alive: Tensor, candidates: _Beams, new: int) -> Tensor:
+        """The places (I, B) of the next beams: those that came equally far towards the required words take turns."""
+        required, beams = self.options.required, self.options.beams
+        assert required is not None
+        texts = candidates.tokens[:, :, self.start : self.start + new].tolist()
+        chosen = []
+        for order, scores, rows in zip(_ranked(alive, alive.shape[1]).tolist(), alive.tolist(), texts, strict=True):
+            banks: dict[tuple[int, int], list[int]] = {}
+            for place in order:
+                if scores[place] > _DEAD:
+                    banks.setdefault(required.progress(rows[place]).bank, []).append(place)
+            turns = [banks[bank] for bank in sorted(banks, reverse=True)]
+            fair = [bank[turn] for turn in range(beams) for bank in turns if turn < len(bank)][:beams]
+            fair.sort(key=lambda place: -scores[place])
+            chosen.append(fair + [place for place in order if place not in fair][: beams - len(fair)])
+        return torch.tensor(chosen, device=alive.device)
 
     def _drawn(self, scores: Tensor, draws: Draws) -> tuple[Tensor, Tensor]:
         """As :meth:`_best`, but drawn without replacement, by the softmax over all sums of an item."""

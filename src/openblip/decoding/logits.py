@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from openblip.decoding.options import Decoding
+from openblip.decoding.words import Forbidden
 from openblip.errors import InputError
 
 _NEVER = float("-inf")
@@ -36,7 +37,14 @@ class Processors:
             if self._banned is None:
                 self._banned = _banned(options, scores)
             scores = scores.masked_fill(self._banned, _NEVER)
+        if options.forbidden is not None:
+            scores = ban_words(scores, history, new, options.forbidden, self._whole_words_end(new))
         return scores
+
+    def _whole_words_end(self, new: int) -> bool:
+        """Whether a word that is whole now can no longer become a longer one that another beam would be better than."""
+        options = self.options
+        return options.beams == 1 or new + 1 == options.max_new_tokens
 
 
 def _banned(options: Decoding, scores: Tensor) -> Tensor:
@@ -67,6 +75,23 @@ def ban_ngrams(scores: Tensor, history: Tensor, size: int) -> Tensor:
     banned = torch.zeros(len(scores), vocab + 1, dtype=torch.bool, device=scores.device)
     banned.scatter_(1, history[:, size - 1 :].where(repeats, vocab), True)  # column V takes those that do not repeat
     return scores.masked_fill(banned[:, :vocab], _NEVER)
+
+
+def ban_words(scores: Tensor, history: Tensor, new: int, forbidden: Forbidden, final: bool) -> Tensor:
+    """Forbid what would leave a forbidden word whole: anything but a continuation of one that was just said.
+
+    With ``final`` already the token that would complete one.
+    """
+    scores = scores.clone()
+    final = final or not forbidden.continuing
+    for row, ids in enumerate(history.tolist()):
+        if new and forbidden.said(ids, new):
+            rest = torch.ones(scores.shape[1], dtype=torch.bool, device=scores.device)
+            rest[list(forbidden.continuing)] = False
+            scores[row] = scores[row].masked_fill(rest, _NEVER)
+        if final and (completing := forbidden.completing(ids, new)):
+            scores[row, completing] = _NEVER
+    return scores
 
 
 def shape(scores: Tensor, options: Decoding) -> Tensor:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from math import isfinite
 from typing import Literal, get_args
 
+from openblip.decoding.words import Forbidden, Required
 from openblip.errors import InputError
 
 ScoreRule = Literal["total", "generated"]
@@ -32,11 +33,14 @@ class Decoding:
     still beat the worst of them, judged at the present length (``False``) or at the most favourable one ("never",
     with "generated" only).
 
-    Penalties and bans see the prompt too, as in the originals: ``repetition_penalty`` divides positive scores of
-    tokens already there by itself and multiplies negative ones (logits when greedy or sampling, log-probabilities in
-    a beam search), ``no_repeat_ngram`` lets no n-gram of that size occur twice. ``forbid_ids`` are never produced;
-    with ``allowed_ids`` nothing else is. ``temperature``, ``top_k`` (0 is off) and ``top_p`` (1 is off) shape what is
-    sampled from, in that order.
+    Penalties and bans see the prompt too, as in the originals: ``repetition_penalty`` divides positive scores of tokens
+    already there by itself and multiplies negative ones (logits when greedy or sampling, log-probabilities in a beam
+    search), ``no_repeat_ngram`` lets no n-gram of that size occur twice. ``forbid_ids`` are never produced; with
+    ``allowed_ids`` nothing else is. ``forbidden`` are whole words that are not said in any spelling: a beam that has
+    said one must make a longer word of it; without beams the piece that would complete one is barred. ``required``
+    words steer a beam search: beams that came equally far towards them compete with each other, and no text ends before
+    it has them, so that it lacks them only where it is cut off, or where there are no beams. ``temperature``, ``top_k``
+    (0 is off) and ``top_p`` (1 is off) shape what is sampled from, in that order.
     """
 
     beams: int = 3
@@ -54,6 +58,8 @@ class Decoding:
     early_stopping: bool | Literal["never"] = False
     forbid_ids: tuple[int, ...] = ()
     allowed_ids: tuple[int, ...] | None = None
+    forbidden: Forbidden | None = None
+    required: Required | None = None
     eos_id: int
     pad_id: int
 

@@ -404,6 +404,8 @@ class LanguageHead(nn.Module):
 
 
 def _init(module: nn.Module) -> None:
+    if isinstance(module, nn.Linear | nn.Embedding) and module.weight.is_meta:
+        return  # nothing to fill, and drawing for nothing takes seconds
     if isinstance(module, nn.Linear | nn.Embedding):
         nn.init.normal_(module.weight, std=0.02)
     if isinstance(module, nn.Linear):

@@ -9,6 +9,7 @@ Shapes: B pictures, S side of the model's square, H and W those of a picture, C 
 
 from __future__ import annotations
 
+import functools
 import io
 import os
 import sys
@@ -184,6 +185,8 @@ def _decode(file: IO[bytes], name: str, near: int | None) -> Image.Image:
         if not start:
             raise ImageError(f"cannot read {name}: it is empty")
         file.seek(0)
+        if start[4:12] in _HEIF:
+            _register_heif()
         try:
             image = Image.open(file)
         except UnidentifiedImageError:
@@ -209,13 +212,23 @@ def _decode(file: IO[bytes], name: str, near: int | None) -> Image.Image:
             return picture
 
 
+@functools.cache
+def _register_heif() -> None:
+    """Let Pillow read HEIC, if the library for it is there."""
+    try:
+        import pillow_heif
+    except ImportError:
+        return
+    pillow_heif.register_heif_opener()
+
+
 def _guess(start: bytes) -> str:
     text = start.removeprefix(b"\xef\xbb\xbf").lstrip().lower()
     for kind, words in _KINDS:
         if text.startswith(kind):
             return words
     if start[4:12] in _HEIF:
-        return "it is HEIC: install pillow-heif and call pillow_heif.register_heif_opener() first"
+        return "it is HEIC, or damaged: HEIC needs pillow-heif, pip install 'openblip[heif]'"
     return "it is damaged, or no picture in a format that Pillow reads"
 
 

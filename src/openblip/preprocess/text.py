@@ -12,6 +12,7 @@ import re
 import string
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -203,6 +204,19 @@ class Tokenizer:
     def encode_prompt(self, prompt: str) -> list[int]:
         """[DEC] and the pieces of the prompt, without [SEP]: where decoding starts."""
         return [self.dec_id, *self._split(prompt)]
+
+    @cached_property
+    def vocab_pieces(self) -> tuple[str, ...]:
+        """The piece of every id that the vocabulary has, (V,); "" where it has none."""
+        vocab = self.backend.get_vocab()
+        found = [""] * (max(vocab.values()) + 1)
+        for piece, number in vocab.items():
+            found[number] = piece
+        return tuple(found)
+
+    def spell(self, text: str) -> tuple[int, ...]:
+        """The ids of a text's pieces alone."""
+        return tuple(self._split(text))
 
     def _split(self, text: str) -> list[int]:
         if not isinstance(text, str):

@@ -211,6 +211,11 @@ def _kind(path: str) -> Kind:
     raise InputError(f"cannot tell what {path} is by its name: give kind=. Data can be:\n  {FORMS}")
 
 
+def is_table(path: str) -> bool:
+    """Whether a path names, by its suffix, a file of records rather than a picture."""
+    return _suffix(path) in _SUFFIXES
+
+
 def _suffix(path: str) -> str:
     name = path.partition("?")[0].lower() if not is_local(path) else path.lower()
     double = "." + ".".join(os.path.basename(name).rsplit(".", 2)[1:])  # noqa: PTH119

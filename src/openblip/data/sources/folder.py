@@ -21,6 +21,7 @@ def open_folder(
     path: str,
     *,
     recursive: bool = True,
+    texts: bool = True,
     sidecars: Sequence[str] = SIDECARS,
     columns: Columns | None = None,
     keep: Sequence[str] = (),
@@ -29,8 +30,10 @@ def open_folder(
 
     ``photo.jpg`` has its captions in ``photo.txt`` or ``photo.caption``, one in each line. Where a folder has a
     ``metadata.jsonl``, ``.csv`` or ``.parquet`` (``file_name``, ``text``), that file is the source instead. Hidden
-    files and linked folders are passed over.
+    files and linked folders are passed over. Without ``texts`` it is the pictures alone.
     """
+    if not texts:
+        return _open_pictures(path, recursive, ())
     if metadata := list(_metadata(path, recursive)):
         parts: list[Source] = [_open_metadata(name, columns, keep) for name in metadata]
         return parts[0] if len(parts) == 1 else Concatenated(parts)

@@ -1,0 +1,15 @@
+"""Describe every picture of a folder, and how sure the model is: python examples/caption_folder.py [FOLDER]"""
+
+import sys
+from pathlib import Path
+
+import openblip
+
+folder = Path(sys.argv[1] if len(sys.argv) > 1 else Path(__file__).parent / "photos")
+blip = openblip.load("pocket")
+paths = sorted(folder.glob("*.jpg"))
+for path, caption in zip(paths, blip.caption(iter(paths)), strict=True):  # an iterator streams
+    if isinstance(caption, openblip.OpenBlipError):
+        print(f"{path.name}: {caption}")
+    else:
+        print(f"{path.name}: {caption.text} ({caption.logprob:.1f}{'' if caption.finished else ', cut off'})")

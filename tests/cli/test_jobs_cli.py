@@ -1,0 +1,206 @@
+"""Commands over pictures: what they print and write, the options they share, and odd pictures through each of them."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from typer.main import get_command
+from typer.testing import CliRunner, Result
+
+from openblip.checkpoints import bundle, write
+from openblip.cli import app
+from openblip.model.config import Task
+from openblip.preprocess.image import ImageSettings
+from tests.preprocess.odd_images import bad, good
+from tests.toys import SIZE, toy_image, toy_model, toy_tokenizer
+
+TASKS: tuple[Task, ...] = ("caption", "answer", "match")
+# What a command over pictures needs besides them; a new one joins by its line here.
+COMMANDS: dict[str, list[str]] = {
+    "caption": ["--beams", "1", "--max-tokens", "2"],
+    "ask": ["-q", "what?", "--beams", "1", "--max-tokens", "2"],
+    "match": ["-t", "a cat"],
+    "embed": [],
+}
+
+
+def run(*arguments: str | Path, given: str | None = None) -> Result:
+    return CliRunner().invoke(app, [str(argument) for argument in arguments], input=given)
+
+
+@pytest.fixture(scope="module")
+def toys(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    home = tmp_path_factory.mktemp("toys")
+    for task in TASKS:
+        write.save(toy_model(task), home / task, tokenizer=toy_tokenizer(), image=ImageSettings(size=SIZE))
+    bundle.write(home, {task: home / task for task in TASKS})
+    (home / "p").mkdir()
+    for number in (1, 2):
+        toy_image(number).save(home / "p" / f"{number}.png")
+    return home
+
+
+def lines(path: Path) -> list[dict[str, object]]:
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def test_every_command_over_pictures_is_tested_here() -> None:
+    group = get_command(app)
+    takers = {name for name, command in group.commands.items() if any("--existing" in p.opts for p in command.params)}  # type: ignore[attr-defined]
+    assert takers == set(COMMANDS)
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_odd_pictures_go_through(toys: Path, tmp_path: Path, command: str) -> None:
+    """Good ones have results; bad ones one line each, exit code 3, and no traceback."""
+    for number, odd in enumerate([*good(), *bad()]):
+        (tmp_path / f"{number:03}.jpg").write_bytes(odd.data)
+    fine, broken = len(good()), len(bad())
+    assert fine + broken >= 60
+    out = tmp_path / "out.jsonl"
+    done = run(command, tmp_path, *COMMANDS[command], "-m", toys, "--to", "jsonl", "--out", out, "--quiet")
+    assert done.exit_code == 3, done.output
+    rows = lines(out)
+    assert [str(row["path"]) for row in rows] == [f"{n:03}.jpg" for n in range(fine + broken)]
+    assert ["error" in row for row in rows] == [False] * fine + [True] * broken
+    assert len(done.stderr.splitlines()) == broken
+    assert all(line.startswith("error: ") for line in done.stderr.splitlines())
+
+
+def test_nothing_is_written_unless_asked_for(toys: Path) -> None:
+    before = set((toys / "p").iterdir())
+    assert run("caption", toys / "p", "-m", toys).exit_code == 0
+    assert run("caption", toys / "p", "-m", toys, "--to", "sidecar", "--dry-run").exit_code == 0
+    assert set((toys / "p").iterdir()) == before
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("--out", "x.jsonl"), ("--existing", "append"), ("--restart",), ("--to", "nothing"), ("--to", "npy"),
+        ("--to", "sidecar", "--existing", "sometimes"), ("--best-of", "2", "-n", "3"),
+    ],
+)  # fmt: skip
+def test_options_that_do_not_go_together_are_wrong_usage(toys: Path, arguments: tuple[str, ...]) -> None:
+    assert run("caption", toys / "p", "-m", toys, *arguments).exit_code == 2
+
+
+def test_paths_on_standard_input(toys: Path) -> None:
+    found = run("caption", "-", "-m", toys, "--json", given=f"{toys / 'p' / '2.png'}\n\n{toys / 'p' / '1.png'}\n")
+    assert [Path(json.loads(line)["path"]).name for line in found.stdout.splitlines()] == ["2.png", "1.png"]
+
+
+def test_words_around_and_prompts_of_a_column(toys: Path, tmp_path: Path) -> None:
+    (tmp_path / "list.csv").write_text(f"path,start\n{toys}/p/1.png,a cat\n{toys}/p/2.png,\n")
+    out = tmp_path / "out.jsonl"
+    options = ["--template", "{folder}/{name}: {caption}", "--prefix", "<", "--suffix", ">", "--prompt-column", "start"]
+    done = run("caption", tmp_path / "list.csv", "-m", toys, *options, "--to", "jsonl", "--out", out)
+    assert done.exit_code == 0, done.output
+    first, second = lines(out)
+    assert first["text"] == f"p/1: <{first['generated']}>"
+    assert (first["prompt"], str(first["generated"]).startswith("a cat")) == ("a cat", True)
+    assert "prompt" not in second
+    assert run("caption", toys / "p", "-m", toys, "--template", "{caption.text}").exit_code == 1
+
+
+def test_the_best_of_several_is_what_the_scorer_likes(toys: Path, tmp_path: Path) -> None:
+    run("caption", toys / "p", "-m", toys, "-n", "3", "--score", "--to", "jsonl", "--out", tmp_path / "all.jsonl")
+    run("caption", toys / "p", "-m", toys, "--best-of", "3", "--to", "jsonl", "--out", tmp_path / "best.jsonl")
+    every, best = lines(tmp_path / "all.jsonl"), lines(tmp_path / "best.jsonl")
+    assert (len(every), len(best)) == (6, 2)
+    for row in best:
+        rivals = [float(str(r["probability"])) for r in every if r["path"] == row["path"]]
+        assert float(str(row["probability"])) == pytest.approx(max(rivals), abs=1e-6)
+
+
+def test_forbidden_and_required_words(toys: Path) -> None:
+    (line, _) = run("caption", toys / "p", "-m", toys, "--json").stdout.splitlines()
+    word = json.loads(line)["text"].split()[0]
+    other = run("caption", toys / "p", "-m", toys, "--json", "--forbid", word).stdout.splitlines()
+    assert all(word not in json.loads(text)["text"].split() for text in other)
+    forced = run("caption", toys / "p", "-m", toys, "--json", "--require", "cat|dog").stdout.splitlines()
+    for text in map(json.loads, forced):
+        assert text.get("unmet") or {"cat", "dog"} & set(text["text"].split())
+    assert run("caption", toys / "p", "-m", toys, "--forbid", "cat", "--require", "cat").exit_code == 1
+
+
+def test_captions_that_exist_are_judged(toys: Path, tmp_path: Path) -> None:
+    toy_image(1).save(tmp_path / "a.png")
+    toy_image(2).save(tmp_path / "b.png")
+    (tmp_path / "a.txt").write_text("a cat\na dog\n")
+    done = run("match", tmp_path, "-m", toys, "--sidecar", ".txt", "--to", "csv", "--out", tmp_path / "s.csv")
+    rows = list(csv.DictReader((tmp_path / "s.csv").open()))
+    assert done.exit_code == 3
+    assert [(row["path"], row["text"]) for row in rows] == [("a.png", "a cat"), ("a.png", "a dog"), ("b.png", "")]
+    assert "b.txt" in rows[2]["error"]
+
+
+def test_embeddings_and_their_rows(toys: Path, tmp_path: Path) -> None:
+    (tmp_path / "0.png").write_bytes(b"")
+    done = run("embed", tmp_path, toys / "p", "-m", toys, "--to", "npy", "--out", tmp_path / "v.npy")
+    assert done.exit_code == 3
+    table, rows = np.load(tmp_path / "v.npy"), lines(tmp_path / "v.rows.jsonl")
+    assert table.shape == (2, 16)
+    np.testing.assert_allclose(np.linalg.norm(table, axis=1), 1, rtol=1e-5)
+    assert [(row.get("row"), Path(str(row["path"])).name) for row in rows] == [
+        (0, "1.png"),
+        (1, "2.png"),
+        (None, "0.png"),
+    ]
+    again = run("embed", tmp_path, toys / "p", "-m", toys, "--to", "npy", "--out", tmp_path / "v.npy")
+    assert "2 done before" in again.stderr
+    listed = tmp_path / "v.jsonl"
+    run("embed", toys / "p", "-m", toys, "--to", "jsonl", "--out", listed)
+    np.testing.assert_array_equal(np.array([row["embedding"] for row in lines(listed)], np.float32), table)
+
+
+def test_questions_asked_later_join_the_list(toys: Path, tmp_path: Path) -> None:
+    out = tmp_path / "a.jsonl"
+    quick: list[str | Path] = ["-m", toys, "--to", "jsonl", "--out", out, "--beams", "1", "--max-tokens", "2"]
+    run("ask", toys / "p", *quick, "-q", "what?", "-q", "where?")
+    run("ask", toys / "p", *quick, "-q", "who?")
+    assert [row["question"] for row in lines(out)] == ["what?", "where?", "who?"] * 2
+
+
+def test_a_finished_job_imports_no_torch(toys: Path, tmp_path: Path) -> None:
+    arguments = ["caption", str(toys / "p"), "-m", str(toys), "--to", "jsonl", "--out", str(tmp_path / "o.jsonl")]
+    assert run(*arguments).exit_code == 0
+    program = (
+        "import sys\nfrom openblip.cli import app\ntry: app(sys.argv[1:])\nexcept SystemExit as e: print(e.code)\n"
+    )
+    program += "print('torch' in sys.modules)"
+    again = subprocess.run([sys.executable, "-c", program, *arguments], capture_output=True, text=True, check=True)
+    assert again.stdout == "0\nFalse\n"
+    assert "2 done before" in again.stderr
+
+
+def test_edits_go_back_by_the_command(toys: Path, tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text("old\n")
+    edit = {"path": "a.png", "was": "old", "text": "new", "to": "sidecar", "place": str(tmp_path / "a.txt"), "key": ""}
+    (tmp_path / "e.jsonl").write_text(json.dumps(edit) + "\n")
+    done = run("caption", "--apply", tmp_path / "e.jsonl")
+    assert (done.exit_code, (tmp_path / "a.txt").read_text()) == (0, "new\n")
+
+
+def test_doctor_says_what_is_there_and_what_is_missing() -> None:
+    done = run("doctor", "--json")
+    told = {line["what"]: line for line in map(json.loads, done.stdout.splitlines())}
+    assert done.exit_code == 0
+    assert {"openblip", "python", "torch", "devices", "engines", "pocket model", "cache", "pyarrow"} <= set(told)
+    assert {line["state"] for line in told.values()} <= {"ok", "missing"}
+    for line in told.values():
+        assert line["state"] == "ok" or "pip install" in line["told"] or "writable" in line["told"]
+
+
+def test_shells_complete_commands() -> None:
+    environment = dict(os.environ, _OPENBLIP_COMPLETE="complete_bash", COMP_WORDS="openblip cap", COMP_CWORD="1")
+    program = "import sys; sys.argv = ['openblip']\nfrom openblip.cli import app\napp(prog_name='openblip')"
+    done = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=False)
+    assert done.stdout.split() == ["caption"]

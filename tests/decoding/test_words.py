@@ -1,0 +1,146 @@
+"""Words that are forbidden or required, against every text that a toy vocabulary can spell."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from openblip.decoding import Decoding, Hypothesis, generate
+from openblip.decoding.words import Forbidden, Required, says, split, trimmed
+
+PIECES = ("[PAD]", "[SEP]", "[DEC]", "a", "cat", "##s", "c", "##at", "dog", "##c", "the")
+PAD, SEP, DEC = 0, 1, 2
+
+
+class Grammar:
+    """A session whose logits depend on the tokens so far alone, and are known in advance."""
+
+    def __init__(self, seed: int, items: int = 1) -> None:
+        self.seed = seed
+        self.rows: list[list[int]] = [[] for _ in range(items)]
+        self.width = 1
+
+    def logits(self, tokens: Sequence[int]) -> Tensor:
+        generator = torch.Generator().manual_seed(hash((self.seed, *tokens)) % (2**31))
+        scores = 2 * torch.randn(len(PIECES), generator=generator)
+        scores[[PAD, DEC]] = -30.0
+        return scores
+
+    def step(self, ids: Tensor) -> Tensor:
+        self.rows = [row + new for row, new in zip(self.rows, ids.tolist(), strict=True)]
+        return torch.stack([self.logits(row) for row in self.rows])
+
+    def widen(self, width: int) -> None:
+        self.rows, self.width = [list(row) for row in self.rows for _ in range(width)], width
+
+    def reorder(self, rows: Tensor) -> None:
+        self.rows = [list(self.rows[row]) for row in rows.tolist()]
+
+    def keep(self, items: Tensor) -> None:
+        self.rows = [self.rows[i * self.width + w] for i in items.tolist() for w in range(self.width)]
+
+
+def every_text(seed: int, most: int) -> list[tuple[float, list[int]]]:
+    """All sequences up to ``most`` tokens with their scores by the rule "generated", the best first."""
+    grammar, found = Grammar(seed), []
+    usable = [i for i in range(len(PIECES)) if i not in (PAD, DEC, SEP)]
+
+    def logprob(tokens: Sequence[int]) -> float:
+        total, history = 0.0, [DEC]
+        for token in tokens:
+            total += float(grammar.logits(history).log_softmax(-1)[token])
+            history.append(token)
+        return total
+
+    for size in range(most + 1):
+        for tokens in itertools.product(usable, repeat=size):
+            whole = [*tokens, SEP] if size < most else list(tokens)
+            found.append((logprob(whole) / len(whole), whole))
+    return sorted(found, reverse=True)
+
+
+def search(seed: int, beams: int = 3, most: int = 3, **options: object) -> list[Hypothesis]:
+    decoding = Decoding(
+        beams=beams, n=beams if beams > 1 else 1, max_new_tokens=most, min_new_tokens=0, score_rule="generated",
+        eos_id=SEP, pad_id=PAD, **options,  # type: ignore[arg-type]
+    )  # fmt: skip
+    (found,) = generate(Grammar(seed), torch.tensor([[DEC]]), decoding)
+    return found
+
+
+def test_words_of_pieces() -> None:
+    assert split(PIECES, [DEC, 6, 7, 3, 4, 5, SEP]) == ["[DEC]", "cat", "a", "cats", "[SEP]"]
+    assert split(PIECES, [7, 99, 5]) == ["at", "", "s"], "a leading mark, and an id that has no piece"
+    assert says(["a", "cat"], ("cat",))
+    assert not says(["a", "cats"], ("cat",))
+
+
+@given(st.lists(st.integers(3, 10), max_size=5))
+@settings(max_examples=100, deadline=None)
+def test_completing_tokens_are_exactly_those_that_make_the_phrase(tokens: list[int]) -> None:
+    forbidden = Forbidden(PIECES, (("cat",), ("the", "dog")))
+    history = [DEC, *tokens]
+    barred = set(forbidden.completing(history, len(tokens)))
+    for token in range(3, len(PIECES)):
+        words = split(PIECES, [*tokens, token])
+        completes = words[-1:] == ["cat"] or words[-2:] == ["the", "dog"]
+        assert completes == (token in barred), PIECES[token]
+
+
+@pytest.mark.parametrize("beams", [1, 3])
+@pytest.mark.parametrize("seed", range(8))
+def test_a_forbidden_word_is_never_said_in_any_spelling(seed: int, beams: int) -> None:
+    forbidden = Forbidden(PIECES, (("cat",), ("a",)))
+    for found in search(seed, beams, most=4, forbidden=forbidden):
+        words = split(PIECES, found.ids)
+        assert "cat" not in words
+        assert "a" not in words
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_a_wide_search_finds_the_best_text_without_the_word(seed: int) -> None:
+    best = next(text for _, text in every_text(seed, 3) if "cat" not in split(PIECES, text))
+    found = search(seed, beams=200, forbidden=Forbidden(PIECES, (("cat",),)))
+    assert found[0].ids == best, "longer words that begin with it stay possible"
+
+
+def required(*alternatives: str) -> Required:
+    spellings = {"cat": (6, 7), "dog": (8,), "the": (10,), "cats": (4, 5)}
+    return Required(PIECES, (tuple(((word,), spellings[word]) for word in alternatives),))
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_a_wide_search_finds_the_best_text_with_the_word(seed: int) -> None:
+    texts = [text for _, text in every_text(seed, 3) if set(split(PIECES, text)) & {"cats", "the"}]
+    found = search(seed, beams=400, required=required("cats", "the"))
+    met = [one for one in found if required("cats", "the").met(split(PIECES, one.ids))]
+    assert met[0].ids == texts[0]
+
+
+@pytest.mark.parametrize("beams", [2, 3])
+@pytest.mark.parametrize("seed", range(5))
+def test_few_beams_still_say_the_word(seed: int, beams: int) -> None:
+    both = Required(PIECES, (*required("cat").clauses, *required("the").clauses))
+    for wanted in (required("cat"), required("dog", "the"), both):
+        found = search(seed, beams, most=6, required=wanted)
+        ended = [one for one in found if one.finished]
+        assert all(wanted.met(split(PIECES, one.ids)) for one in ended), "no text ends before"
+        assert any(wanted.met(split(PIECES, one.ids)) for one in found)
+
+
+def test_without_requirements_nothing_changes() -> None:
+    for seed in range(3):
+        plain, helped = search(seed), search(seed, required=Required(PIECES, ()))
+        assert [one.ids for one in plain] == [one.ids for one in helped]
+
+
+def test_what_a_sentence_does_not_end_with_is_taken_off() -> None:
+    assert trimmed(PIECES, [8, 3, 10, SEP], SEP) == [8]
+    assert trimmed(PIECES, [3, 4, 5], SEP) == [3, 4, 5]
+    assert trimmed(PIECES, [3, 10], SEP) == [3, 10], "something stays"

@@ -1,0 +1,45 @@
+"""docs/jobs.md: its table of fields, its command lines, and its code."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+from typer.main import get_command
+
+from openblip.cli import app
+from openblip.cli.jobs import EXISTING
+from openblip.jobs.records import FIELDS
+from openblip.jobs.sinks import SINKS
+
+ROOT = Path(__file__).parents[2]
+DOCUMENT = (ROOT / "docs" / "jobs.md").read_text(encoding="utf-8")
+
+
+def test_the_record_is_told_in_full() -> None:
+    told = dict(re.findall(r"^\| `(\w+)` \| (.*) \|$", DOCUMENT, re.MULTILINE))
+    assert {name: told.get(name) for name in FIELDS} == dict(FIELDS)
+
+
+def test_every_format_and_choice_is_told() -> None:
+    for name in (*SINKS, *EXISTING):
+        assert f"`{name}`" in DOCUMENT, name
+
+
+def test_command_lines_parse() -> None:
+    commands = get_command(app).commands  # type: ignore[attr-defined]
+    lines = re.findall(r"^\$ openblip (.*)$", DOCUMENT, re.MULTILINE)
+    assert {line.split()[0] for line in lines} == {"caption", "ask", "match", "embed"}
+    for line in lines:
+        name, *arguments = shlex.split(line)
+        with commands[name].make_context(name, arguments) as context:
+            assert context.params["images"] == ["photos"]
+
+
+def test_its_code_runs(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.chdir(ROOT / "examples")
+    (code,) = re.findall(r"```python\n(.*?)```", DOCUMENT, re.DOTALL)
+    exec(compile(code, "jobs.md", "exec"), {})
+    assert capsys.readouterr().out == "6 of 6\n"

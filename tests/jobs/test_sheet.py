@@ -1,0 +1,124 @@
+"""The contact sheet: everything in it is escaped, it is cut into pages, and what is edited there comes back."""
+
+from __future__ import annotations
+
+import json
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+
+from openblip.errors import JobError
+from openblip.jobs import sheet
+from openblip.jobs.edits import apply_edits
+from openblip.jobs.sinks import open_sink
+from tests.jobs.cli import pictures
+from tests.jobs.test_run import Runner
+
+
+class Page(HTMLParser):
+    """What a browser would make of a page, as far as we look at it."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(convert_charrefs=True)
+        self.tags: list[tuple[str, dict[str, str]]] = []
+        self.texts: list[str] = []
+        self._within: list[str] = []
+        self.feed(path.read_text(encoding="utf-8"))
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, {name: value or "" for name, value in attrs}))
+        self._within.append(tag)
+        if tag == "textarea":
+            self.texts.append("")
+
+    def handle_endtag(self, tag: str) -> None:
+        while self._within and self._within.pop() != tag:
+            pass
+
+    def handle_data(self, data: str) -> None:
+        if self._within and self._within[-1] == "textarea":
+            self.texts[-1] += data
+
+    def all(self, tag: str) -> list[dict[str, str]]:
+        return [attributes for name, attributes in self.tags if name == tag]
+
+
+@pytest.fixture
+def photos(tmp_path: Path) -> Path:
+    pictures(tmp_path / "p", 3)
+    return tmp_path / "p"
+
+
+def sheet_of(run: Runner, path: Path) -> Page:
+    run()
+    sheet.write_sheet(path, run.seen, open_sink(run.to, run.writing))
+    return Page(path)
+
+
+def test_the_page_needs_nothing_else_and_shows_every_picture(photos: Path, tmp_path: Path) -> None:
+    (photos / "bad.png").write_bytes(b"no picture")
+    page = sheet_of(Runner(photos, "sidecar"), tmp_path / "sheet.html")
+    assert len(page.all("article")) == 4
+    assert len(page.all("img")) == 3
+    assert all(image["src"].startswith("data:image/jpeg;base64,") for image in page.all("img"))
+    assert page.texts == ["\n0000 v1", "\n0001 v1", "\n0002 v1"]
+    addresses = [value for _, attributes in page.tags for name, value in attributes.items() if name in ("href", "src")]
+    assert not [address for address in addresses if not address.startswith("data:")]
+    text = (tmp_path / "sheet.html").read_text()
+    assert "4 pictures, 1 failed" in text
+    assert "cannot read bad.png" in text
+    assert "<!--" not in text.partition("<body")[2], "every place is filled"
+
+
+def test_nothing_from_outside_becomes_markup(tmp_path: Path) -> None:
+    nasty = "</textarea><script>alert(1)</script> \"'&<!--CARDS-->"
+    folder = tmp_path / "p"
+    (made,) = pictures(folder, 1)
+    name = "a\"><img src=x onerror=alert(1)>'&.png"
+    made.rename(folder / name)
+    (folder / name).with_suffix(".txt").write_text(nasty)
+    (folder / "bad<b>.png").write_bytes(b"")
+    page = sheet_of(Runner(folder, "sidecar", existing="append"), tmp_path / "s.html")
+    assert page.texts == [f"\n{nasty}\n{Path(name).stem} v1"]
+    assert page.all("textarea")[0]["data-was"] == page.texts[0].removeprefix("\n")
+    assert len(page.all("script")) == 1
+    assert [image["src"][:5] for image in page.all("img")] == ["data:"]
+    assert not page.all("b")
+
+
+def test_pages_of_a_limited_size_that_lead_to_each_other(
+    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert sheet.PER_PAGE == 500
+    monkeypatch.setattr(sheet, "PER_PAGE", 2)
+    first = sheet_of(Runner(photos, "sidecar"), tmp_path / "s.html")
+    second = Page(tmp_path / "s-2.html")
+    assert [len(page.all("article")) for page in (first, second)] == [2, 1]
+    assert [link["href"] for link in first.all("a")] == ["s-2.html"]
+    assert [link["href"] for link in second.all("a")] == ["s.html"]
+
+
+@pytest.mark.parametrize("to", ["sidecar", "jsonl", "csv", "imagefolder", "kohya", "metadata"])
+def test_edits_are_written_back_once_and_never_over_others(photos: Path, tmp_path: Path, to: str) -> None:
+    out = tmp_path / f"list.{to}" if to in ("jsonl", "csv") else None
+    run = Runner(photos, to, out)
+    fields = sheet_of(run, tmp_path / "s.html").all("textarea")
+    kept = {name: [field[f"data-{name}"] for field in fields] for name in ("path", "to", "place", "key", "was")}
+    edits = [{name: values[i] for name, values in kept.items()} | {"text": f"edited {i}"} for i in range(3)]
+    (tmp_path / "edits.jsonl").write_text("".join(json.dumps(edit) + "\n" for edit in edits[:2]))
+    assert apply_edits([tmp_path / "edits.jsonl"]) == (2, [])
+    assert apply_edits([tmp_path / "edits.jsonl"]) == (2, []), "a second time changes nothing"
+    again = sheet_of(run, tmp_path / "s.html").all("textarea")
+    assert [field["data-was"] for field in again] == ["edited 0", "edited 1", "0002 v1"]
+    (tmp_path / "edits.jsonl").write_text(json.dumps(edits[0] | {"text": "too late"}) + "\n")
+    done, notes = apply_edits([tmp_path / "edits.jsonl"])
+    assert (done, len(notes)) == (0, 1)
+    assert "was changed since" in notes[0]
+
+
+@pytest.mark.parametrize("line", ["{", "[]", '{"path": "a.jpg", "text": "x"}', '{"path": 1}'])
+def test_what_is_no_edit_is_refused(tmp_path: Path, line: str) -> None:
+    (tmp_path / "edits.jsonl").write_text(line + "\n")
+    with pytest.raises(JobError, match=r"edits\.jsonl:1"):
+        apply_edits([tmp_path / "edits.jsonl"])
