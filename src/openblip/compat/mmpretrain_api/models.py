@@ -53,7 +53,7 @@ class Model:
         """The network, of the only task if none is named."""
         if task is None and len(self.blip.tasks) > 1:
             raise InputError(f"{self.name} serves {', '.join(self.blip.tasks)}: say which")
-        found: nn.Module = self.part(task or self.blip.tasks[0]).torch.model
+        found: nn.Module = self.part(task or self.blip.tasks[0]).eager.model
         return found
 
     def eval(self) -> Model:
