@@ -92,6 +92,8 @@ def test_unknown_settings_are_errors(home: Path, model: mm.Model) -> None:
         mm.get_model(home, head={"inference_method": "generate"})
     with pytest.raises(InputError, match="unknown argument colour"):
         mm.ImageCaptionInferencer(model)(paths(home)[0], colour="red")
+    with pytest.raises(InputError, match="unknown argument topk"):
+        mm.ImageCaptionInferencer(model)(paths(home)[0], topk=2)
 
 
 INFERENCERS: tuple[Any, ...] = (

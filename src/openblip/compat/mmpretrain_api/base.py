@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -68,7 +68,7 @@ class BaseInferencer:
         self, inputs: Sequence[Any], return_datasamples: bool, batch_size: int, options: Mapping[str, Any]
     ) -> list[Any]:
         """All inputs, ``batch_size`` at a time; drawings are shown or written as ``options`` ask."""
-        if unknown := options.keys() - self.visual - {"topk"}:
+        if unknown := options.keys() - self.visual:
             raise InputError(f"unknown argument {', '.join(sorted(unknown))}; one of {', '.join(sorted(self.visual))}")
         samples = [sample for chunk in chunks(inputs, batch_size) for sample in self.infer(chunk)]
         self._look(inputs, samples, options)
@@ -141,8 +141,3 @@ def resized(image: Image.Image, options: Mapping[str, Any]) -> tuple[Image.Image
 def lettered(image: Image.Image, lines: Sequence[str], options: Mapping[str, Any]) -> Image.Image:
     """The picture over lines of text."""
     return titled(resized(image, options)[0], lines)
-
-
-def batches(items: Sequence[Any], size: int) -> Iterator[list[Any]]:
-    """Runs of up to ``size``."""
-    return chunks(items, size)

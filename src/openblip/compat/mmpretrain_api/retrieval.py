@@ -14,10 +14,11 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from openblip.compat.mmpretrain_api.base import BaseInferencer, DataSample, batches, listed, picture
+from openblip.compat.mmpretrain_api.base import BaseInferencer, DataSample, listed, picture
 from openblip.compat.mmpretrain_api.models import Model
 from openblip.drawing import gallery, titled
 from openblip.errors import InputError
+from openblip.inputs import chunks
 from openblip.preprocess.text import clean_expression
 from openblip.runner import TEXT_ROWS, Texts
 
@@ -148,7 +149,7 @@ class TextToImageRetrievalInferencer(_RetrievalInferencer):
 
     def _prepared(self, batch_size: int) -> dict[str, Tensor]:
         parts: dict[str, list[Tensor]] = {name: [] for name in self._wanted}
-        for paths in batches(self.prototype_dataset, batch_size):
+        for paths in chunks(self.prototype_dataset, batch_size):
             states = self.part.states([self.part.open(picture(path)) for path in paths])
             parts["image_feat"].append(self.part.engine.embed_images(states).cpu())
             if not self.fast_match:
