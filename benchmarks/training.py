@@ -51,7 +51,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = read_options(arguments)
     torch.set_num_threads(options.threads)
     torch.set_flush_denormal(True)  # for everyone
-    runs = train(options)
+    try:
+        runs = train(options)
+    finally:
+        torch.set_flush_denormal(False)
     peers = [name for name in runs if name != OURS]
     equal = {name: _equal(runs[OURS].losses, runs[name].losses, TOLERANCE[options.precision]) for name in peers}
     record = {

@@ -7,6 +7,9 @@ from __future__ import annotations
 
 import os
 import socket
+import subprocess
+import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -25,6 +28,7 @@ from openblip.training.shards import whole_state
 from openblip.training.state import Checkpoints
 from tests.training.loop_toys import ToyLoader, half, toy_batch, toy_objective, toy_pretraining
 
+ROOT = Path(__file__).parents[2]
 STRATEGIES: tuple[Strategy, ...] = ("ddp", "fsdp")
 RATE = 0.1
 
@@ -64,6 +68,24 @@ def work(rank: int, folder: Path, ports: tuple[int, int]) -> None:
     run_recipe(whole_run(folder, folder / "two", batch_size=2))
 
 
+def start_both(folder: Path, patience: float = 150.0) -> list[tuple[int, str]] | None:
+    """Start both processes; the code and the output of each, or None if they have not met or ended after so long."""
+    command = [sys.executable, "-m", "tests.training.ranks", str(folder), *map(str, free_ports())]
+    processes = [
+        subprocess.Popen([*command, str(rank)], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+        for rank in range(2)
+    ]
+    end = time.monotonic() + patience
+    try:
+        outputs = [process.communicate(timeout=max(1.0, end - time.monotonic()))[0] for process in processes]
+    except subprocess.TimeoutExpired:
+        return None
+    finally:
+        for process in processes:
+            process.kill()
+    return [(process.returncode, output) for process, output in zip(processes, outputs, strict=True)]
+
+
 def whole_run(folder: Path, out: Path, batch_size: int) -> Recipe:
     """A run on the data and from the model in a folder: batches of four pictures, however many processes make them."""
     return from_table(
@@ -76,7 +98,7 @@ def whole_run(folder: Path, out: Path, batch_size: int) -> Recipe:
             "data": {"train": str(folder / "data.jsonl"), "val": str(folder / "data.jsonl"), "workers": 0},
             "loss": {"token_mean": "all"},
             "schedule": {"lr": 1e-3},
-            "run": {"device": "cpu", "log_every": 1, "charts": False},
+            "run": {"device": "cpu", "log_every": 1, "charts": False, "timeout_minutes": 2.0},
             "evaluate": {"samples": 2},
         }
     )
@@ -208,3 +230,7 @@ def trainer(
         evaluate=evaluate,
     )
     return made, seen
+
+
+if __name__ == "__main__":
+    work(int(sys.argv[4]), Path(sys.argv[1]), (int(sys.argv[2]), int(sys.argv[3])))
