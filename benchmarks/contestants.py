@@ -18,7 +18,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 import openblip
-from benchmarks.materials import Scale, picture
+from benchmarks import materials
+from benchmarks.materials import Scale
 from openblip.model.config import Task
 
 Array: TypeAlias = NDArray[np.float32]
@@ -110,7 +111,7 @@ class Ours:
     def __init__(self, entry: Entry, folder: Path, scale: Scale) -> None:
         more: dict[str, Any] = {"engine": entry.way, "precision": entry.precision}
         if (entry.way, entry.precision) == ("openvino", "int8"):
-            more["calibration"] = [picture(1000 + seed, *scale.photo) for seed in range(CALIBRATION)]
+            more["calibration"] = [materials.picture(1000 + seed, *scale.photo) for seed in range(CALIBRATION)]
         if entry.device != "cpu":
             more["batch_size"] = 256
         self.blip = openblip.load(folder, device=entry.device, **more)
