@@ -217,9 +217,10 @@ class Blip:
         def answer(states: Tensor, asked: list[list[list[int]]]) -> list[Any]:
             each = len(asked[0])
             results: list[list[list[Answer]]] = []
+            images = part.engine.read(states)
             for at in range(0, each, width := max(1, TEXT_ROWS // len(asked))):
                 ids, mask = part.pad([q for qs in asked for q in qs[at : at + width]])
-                heard = part.engine.encode_questions(ids, mask, states)
+                heard = part.engine.encode_questions(ids, mask, images)
                 if closed is None:
                     results.append(part.free_answers(heard, mask, decoding))
                 else:
@@ -247,10 +248,12 @@ class Blip:
         else:
             shape, pairs, single = shape_of(images), ((image, texts) for image in _each(images)), lone
         listed = None if paired else part.texts([texts] if isinstance(texts, str) else texts)
+        embedded = None if listed is None else part.embed_texts(listed)
 
         def judge(states: Tensor, own: list[Texts]) -> list[Any]:
             whole = listed if listed is not None else Texts([t.ids[0] for t in own])
-            similarity = part.similarity(states, whole, paired=paired)
+            vectors = part.embed_texts(whole) if embedded is None else embedded
+            similarity = part.similarity(states, vectors, paired=paired)
             probability = part.probability(states, whole, paired=paired)
             rows = [
                 [Match(p, s) for p, s in zip(ps, ss, strict=True)]

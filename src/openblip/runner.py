@@ -202,9 +202,9 @@ class Runner:
             found[places] = self.engine.embed_texts(*self.pad([texts.ids[i] for i in places]))
         return found
 
-    def similarity(self, states: Tensor, texts: Texts, *, paired: bool) -> list[list[float]]:
-        """ITC cosines, a row per image: of all texts, or of its own."""
-        scores = self.engine.embed_images(states) @ self.embed_texts(texts).T.to(states.device)
+    def similarity(self, states: Tensor, texts: Tensor, *, paired: bool) -> list[list[float]]:
+        """ITC cosines, a row per image, with the embeddings of all texts, or of its own."""
+        scores = self.engine.embed_images(states) @ texts.T.to(states.device)
         return (scores.diagonal()[:, None] if paired else scores).tolist()
 
     def probability(self, states: Tensor, texts: Texts, *, paired: bool) -> list[list[float]]:
@@ -213,9 +213,10 @@ class Runner:
         if paired:
             return [[p] for p in self.engine.match(*self.pad(grounded), states).tolist()]
         found = torch.empty(len(states), len(grounded), device=states.device)
+        images = self.engine.read(states)
         for places in by_length(grounded, max(1, TEXT_ROWS // len(states))):
             ids, mask = self.pad([grounded[i] for i in places])
-            each = self.engine.match(ids.repeat(len(states), 1), mask.repeat(len(states), 1), states)
+            each = self.engine.match(ids.repeat(len(states), 1), mask.repeat(len(states), 1), images)
             found[:, places] = each.view(len(states), len(places))
         return cast("list[list[float]]", found.tolist())
 

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from openblip.decoding.protocol import Session
+from openblip.model.text import Memory
 
 StartSession = Callable[[list[int]], Session]
 
@@ -19,7 +20,8 @@ StartSession = Callable[[list[int]], Session]
 class Engine(Protocol):
     """A model at work. It keeps no state between calls, so threads may share it.
 
-    Pictures go in as normalised float32 pixels; ids and masks as int64 on any device. Scores come out in float32.
+    Pictures go in as normalised float32 pixels; ids and masks as int64 on any device. Scores come out in float32. Where
+    ``images`` are asked for, their states do, or what :meth:`read` made of them.
     """
 
     device: torch.device
@@ -32,7 +34,11 @@ class Engine(Protocol):
         """Sessions that describe images, given their states; cross-attention is projected here, once per image."""
         ...
 
-    def encode_questions(self, ids: Tensor, mask: Tensor, states: Tensor) -> Tensor:
+    def read(self, states: Tensor) -> Memory:
+        """Cross-attention keys and values of image states, for any number of questions or texts to match."""
+        ...
+
+    def encode_questions(self, ids: Tensor, mask: Tensor, images: Tensor | Memory) -> Tensor:
         """Question states (Q, T, D); an image's questions lie side by side, as many for each of the I images."""
         ...
 
@@ -54,6 +60,6 @@ class Engine(Protocol):
         """L2-normalised embeddings (B, E), float32, of texts whose first token is [CLS]."""
         ...
 
-    def match(self, ids: Tensor, mask: Tensor, states: Tensor) -> Tensor:
+    def match(self, ids: Tensor, mask: Tensor, images: Tensor | Memory) -> Tensor:
         """Probability (B,) that text and image match; an image's texts ([ENC] first) lie side by side, B / I each."""
         ...

@@ -56,10 +56,16 @@ class EagerEngine:
         return _sessions(text, model.lm_head, text.project(states), capacity)
 
     @torch.inference_mode()
-    def encode_questions(self, ids: Tensor, mask: Tensor, states: Tensor) -> Tensor:
+    def read(self, states: Tensor) -> Memory:
+        """Cross-attention keys and values of image states, for any number of questions or texts to match."""
+        model = cast("Answerer | Matcher", self.model)
+        return (model.encoder if isinstance(model, Answerer) else model.text).project(states)
+
+    @torch.inference_mode()
+    def encode_questions(self, ids: Tensor, mask: Tensor, images: Tensor | Memory) -> Tensor:
         """Question states (Q, T, D); an image's questions lie side by side, as many for each of the I images."""
         model = cast(Answerer, self.model)
-        return model.encode_question(ids.to(self.device), mask.to(self.device), states)
+        return model.encode_question(ids.to(self.device), mask.to(self.device), images)
 
     @torch.inference_mode()
     def answering(self, questions: Tensor, mask: Tensor, capacity: int) -> StartSession:
@@ -88,14 +94,14 @@ class EagerEngine:
         return _unit(cast(Matcher, self.model).embed_text(ids.to(self.device), mask.to(self.device)))
 
     @torch.inference_mode()
-    def match(self, ids: Tensor, mask: Tensor, states: Tensor) -> Tensor:
+    def match(self, ids: Tensor, mask: Tensor, images: Tensor | Memory) -> Tensor:
         """Probability (B,) that text and image match; an image's texts ([ENC] first) lie side by side, B / I each."""
-        return self.match_logits(ids, mask, states).softmax(-1)[:, 1]
+        return self.match_logits(ids, mask, images).softmax(-1)[:, 1]
 
     @torch.inference_mode()
-    def match_logits(self, ids: Tensor, mask: Tensor, states: Tensor) -> Tensor:
+    def match_logits(self, ids: Tensor, mask: Tensor, images: Tensor | Memory) -> Tensor:
         """As :meth:`match`, before the softmax: (B, 2), column 1 for "match"."""
-        return cast(Matcher, self.model).match_logits(ids.to(self.device), mask.to(self.device), states).float()
+        return cast(Matcher, self.model).match_logits(ids.to(self.device), mask.to(self.device), images).float()
 
     @torch.inference_mode()
     def compare_logits(self, ids: Tensor, mask: Tensor, first: Tensor, second: Tensor) -> Tensor:

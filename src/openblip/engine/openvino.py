@@ -86,9 +86,12 @@ class OpenVinoEngine:
     def captioning(self, states: Tensor, capacity: int) -> StartSession:
         return self._sessions(self._project("memory", states), capacity)
 
-    def encode_questions(self, ids: Tensor, mask: Tensor, states: Tensor) -> Tensor:
-        bias = padding_bias(mask, torch.float32)
-        return self._parts["grounded"](ids, bias, *flat(self._project("memory", states)))[0]
+    def read(self, states: Tensor) -> Memory:
+        return self._project("memory", states)
+
+    def encode_questions(self, ids: Tensor, mask: Tensor, images: Tensor | Memory) -> Tensor:
+        memory = images if isinstance(images, Memory) else self.read(images)
+        return self._parts["grounded"](ids, padding_bias(mask, torch.float32), *flat(memory))[0]
 
     def answering(self, questions: Tensor, mask: Tensor, capacity: int) -> StartSession:
         return self._sessions(self._heard(questions, mask), capacity)
@@ -105,9 +108,9 @@ class OpenVinoEngine:
     def embed_texts(self, ids: Tensor, mask: Tensor) -> Tensor:
         return self._parts["text_embedding"](ids, padding_bias(mask, torch.float32))[0]
 
-    def match(self, ids: Tensor, mask: Tensor, states: Tensor) -> Tensor:
-        bias = padding_bias(mask, torch.float32)
-        return self._parts["match"](ids, bias, *flat(self._project("memory", states)))[0]
+    def match(self, ids: Tensor, mask: Tensor, images: Tensor | Memory) -> Tensor:
+        memory = images if isinstance(images, Memory) else self.read(images)
+        return self._parts["match"](ids, padding_bias(mask, torch.float32), *flat(memory))[0]
 
     def _project(self, part: str, states: Tensor) -> Memory:
         found = self._parts[part](states)
