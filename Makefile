@@ -28,7 +28,7 @@ format: $(VENV)/.installed-dev  ## Mend what ruff can mend
 	$(BIN)/ruff check --fix
 	$(BIN)/ruff format
 
-bench: $(VENV)/.installed-dev  ## Measure inference beside transformers and OpenVINO (20 minutes; BENCH="--quick" takes 4)
+bench: $(VENV)/.installed-dev  ## Measure inference beside transformers and OpenVINO (half an hour; BENCH="--quick" takes less)
 	$(BIN)/python -m benchmarks.inference $(BENCH)
 
 bench-train: $(VENV)/.installed-dev  ## Measure training beside a plain transformers loop
