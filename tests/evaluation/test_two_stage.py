@@ -64,7 +64,7 @@ def test_with_all_candidates_it_is_brute_force_and_with_fewer_the_shortlist(runn
     np.testing.assert_allclose(full.texts_of_images, wanted, atol=1e-5)
     np.testing.assert_allclose(full.images_of_texts, wanted.T, atol=1e-5)
     states = runner.states([runner.open(image) for image in images])
-    similarity = np.array(runner.similarity(states, texts, paired=False))
+    similarity = np.array(runner.similarity(states, runner.embed_texts(texts), paired=False))
     short = two_stage.score(runner, images, texts, 2)
     for scores, pairs, cosines in (
         (short.texts_of_images, wanted, similarity),
