@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -30,6 +32,7 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 
 TASKS: tuple[Task, ...] = ("caption", "answer", "match", "pretrain")
 CPU = torch.device("cpu")
+ROOT = Path(__file__).parents[2]
 ITEMS = 7
 PROMPTS = [[598, 20, 30], [598, 20], [598, 40, 50], [598, 60], [598, 61], [598, 62], [598, 63, 64]]
 Make = Callable[[Task], Engine]
@@ -138,6 +141,14 @@ def test_matches_and_embeddings_are_the_same(make: Make, task: Task) -> None:
 
 
 def test_the_real_compiler_gives_the_same_captions() -> None:
+    """In a process of its own: the compiler starts workers and threads that others should not inherit."""
+    call = "from tests.engine.test_engines import really_compiled; really_compiled()"
+    done = subprocess.run([sys.executable, "-c", call], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+def really_compiled() -> None:
+    torch.set_num_threads(1)
     ours, theirs = CompiledEngine(toy("caption"), CPU, torch.float32), reference("caption")
     states = theirs.encode_images(pixels())
     torch.testing.assert_close(ours.encode_images(pixels()), states, rtol=0, atol=2e-5)
