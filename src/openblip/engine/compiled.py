@@ -24,7 +24,7 @@ from openblip.model.text import Memory, TextTransformer
 
 
 class CompiledEngine(EagerEngine):
-    """See :class:`EagerEngine`. The first call of each shape compiles, which takes from seconds to a minute."""
+    """See :class:`EagerEngine`. The first call of each shape compiles, which takes a while."""
 
     def __init__(
         self, model: nn.Module, device: torch.device, dtype: torch.dtype, *, backend: str = "inductor"
