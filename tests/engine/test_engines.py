@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import textwrap
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -221,17 +222,25 @@ def test_8_bits_stay_near(name: str, cache: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["torch", "openvino"])
-def test_8_bits_describe_and_answer(name: str, cache: Path) -> None:
-    """The likeliest caption in 8 bits is nearly as likely in 32."""
+def test_8_bits_describe(name: str, cache: Path) -> None:
+    """Most captions are the same, and along each of the reference's captions the next token's chances stay near."""
     theirs = reference("caption")
     small = EagerEngine(int8.quantize(toy("caption")), CPU, torch.float32)
     ours: Engine = small if name == "torch" else vino(cache, "caption", "int8")
     states = theirs.encode_images(pixels())
     found, expected = captions(ours, 3, states), captions(theirs, 3, states)
-    equal = sum(a[0].ids == b[0].ids for a, b in zip(found, expected, strict=True))
-    assert equal >= ITEMS - 2
-    for a, b in zip(found, expected, strict=True):
-        assert a[0].logprob == pytest.approx(b[0].logprob, abs=1.5)
+    assert sum(a[0].ids == b[0].ids for a, b in zip(found, expected, strict=True)) >= ITEMS - 2
+    for item, (prompt, (best, *_)) in enumerate(zip(PROMPTS, expected, strict=True)):
+        told = torch.tensor([prompt + list(best.ids)])
+        near, far = (chances(engine, states[item : item + 1], told) for engine in (ours, theirs))
+        assert (near - far).abs().max() < 0.05
+
+
+@torch.inference_mode()
+def chances(engine: Engine, states: Tensor, ids: Tensor) -> Tensor:
+    """Probabilities (T, V) of what follows each token of one text (1, T)."""
+    session = engine.captioning(states, ids.shape[1])([0])
+    return torch.cat([session.step(ids[:, at : at + 1]) for at in range(ids.shape[1])]).softmax(-1)
 
 
 def test_bf16_stays_near(cache: Path) -> None:
@@ -242,6 +251,20 @@ def test_bf16_stays_near(cache: Path) -> None:
 
 
 # --- converted parts on disk --------------------------------------------------------------------------------------
+
+
+def test_conversions_are_reported_to_nobody(tmp_path: Path) -> None:
+    """The makers' libraries would otherwise start a process each time, to tell a server."""
+    call = """
+        import sys
+        from pathlib import Path
+        from tests.engine.test_engines import vino
+        vino(Path(sys.argv[1]), "match", "int8")
+        assert not [name for name in sys.modules if name.startswith("openvino_telemetry.")]
+    """
+    command = [sys.executable, "-c", textwrap.dedent(call), str(tmp_path)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
 
 
 def test_parts_are_converted_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,8 +9,10 @@ Shapes: I items, R rows, t new tokens, M memory tokens, L layers, H heads, K = D
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import shutil
+import sys
 import tempfile
 import threading
 import warnings
@@ -44,7 +46,7 @@ from openblip.model.config import ModelConfig, Task, TextConfig
 from openblip.model.layers import causal_bias, padding_bias, unseen_bias
 from openblip.model.text import LanguageHead, Memory, TextTransformer
 
-FORMAT = 1
+FORMAT = 2
 SERVED: tuple[Task, ...] = ("caption", "answer", "match", "pretrain")
 _HINTS = {"fp32": "f32", "bf16": "bf16", "int8": "f32"}  # never left to OpenVINO, which may round fp32 by itself
 _GROUP = "128"  # inputs that share a scale where activations are rounded as they come
@@ -53,7 +55,8 @@ _GROUP = "128"  # inputs that share a scale where activations are rounded as the
 class OpenVinoEngine:
     """A model in OpenVINO, in "fp32", "bf16" or "int8".
 
-    With "int8" weights are stored in 8 bits, and activations are rounded as they come, per row and group of 128. Given
+    With "int8" weights are stored in 8 bits. A decoder's step rounds activations as they come, per row and group of
+    128; the other parts compute in bf16 where the processor does, else they round in the same way. Given
     ``calibration`` pictures, the image encoder is instead quantized as a whole by what they bring about (NNCF), which
     is faster. ``cache`` is the folder of converted parts and ``key`` what names this model's weights there.
     """
@@ -202,7 +205,7 @@ class _Part:
     def __init__(self, path: Path, precision: str) -> None:
         self.path = path
         self.settings = {
-            "INFERENCE_PRECISION_HINT": _HINTS[precision],
+            "INFERENCE_PRECISION_HINT": _hint(path.stem, precision),
             "PERFORMANCE_HINT": "LATENCY",
             "INFERENCE_NUM_THREADS": torch.get_num_threads(),
             "DYNAMIC_QUANTIZATION_GROUP_SIZE": _GROUP if precision == "int8" else "0",
@@ -230,6 +233,20 @@ class _Part:
         finally:
             with self._lock:
                 self._idle.append(request)
+
+
+def _hint(part: str, precision: str) -> str:
+    """What a part computes in, between its 8-bit weights if it has them.
+
+    With few rows, as in a decoder's step, 8-bit products win; with many, bf16 ones do where the processor has them."""
+    if precision == "int8" and part != "step" and _has_bf16():
+        return "bf16"
+    return _HINTS[precision]
+
+
+@functools.cache
+def _has_bf16() -> bool:
+    return "BF16" in _need("openvino").Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
 
 
 # --- conversion ---------------------------------------------------------------------------------------------------
@@ -281,6 +298,9 @@ def _name(key: str, config: ModelConfig, precision: str, calibration: Tensor | N
 
 
 def _need(module: str) -> Any:
+    """OpenVINO or NNCF. Both report every conversion to a server of their makers, by a process each, unless they lack
+    the package for it; so they are shown none. Whoever has imported them before has decided for themselves."""
+    sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
     try:
         return import_module(module)
     except ImportError as error:

@@ -76,18 +76,26 @@ def attend(
         weights = F.softmax(scores if bias is None else scores + bias, dim=-1)
         record.append(weights)
         return F.dropout(weights, dropout) @ value
-    if _trained_on_cpu(query, key):
+    if _short(query, key) and (torch.jit.is_tracing() or _trained_on_cpu(query)):
         return _attend_openly(query, key, value, bias, dropout)
     return F.scaled_dot_product_attention(query, key, value, attn_mask=bias, dropout_p=dropout)
 
 
-_SHORT = 128 * 128  # queries times keys up to which the CPU's fused kernel loses to plain products in training
+_SHORT = 128 * 128  # queries times keys
 
 
-def _trained_on_cpu(query: Tensor, key: Tensor) -> bool:
+def _short(query: Tensor, key: Tensor) -> bool:
+    """Where plain products beat the fused kernel: in training on a CPU, and in what OpenVINO makes of a traced model.
+
+    OpenVINO takes the fused kernel apart into one that scales and transposes all keys anew at every step of a decoder,
+    which doubles the time of a step; it is the better one for a whole picture.
+    """
+    return query.shape[-2] * key.shape[-2] <= _SHORT
+
+
+def _trained_on_cpu(query: Tensor) -> bool:
     """The CPU's fused kernel has a slow backward: for short sequences it takes up to six times as long in bf16."""
-    short = query.shape[-2] * key.shape[-2] <= _SHORT
-    return short and query.device.type == "cpu" and torch.is_grad_enabled() and query.requires_grad
+    return query.device.type == "cpu" and torch.is_grad_enabled() and query.requires_grad
 
 
 def _attend_openly(query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None, dropout: float) -> Tensor:
