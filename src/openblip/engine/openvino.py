@@ -11,13 +11,14 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import logging
 import shutil
 import sys
 import tempfile
 import threading
 import warnings
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
@@ -261,11 +262,12 @@ def _convert_all(
     folder.parent.mkdir(parents=True, exist_ok=True)
     beside = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
     try:
-        for name, (module, example) in _modules(model.float().eval(), config).items():
-            converted = _convert(module, example)
-            if precision == "int8":
-                converted = _quantized(converted, name, calibration)
-            _need("openvino").save_model(converted, beside / f"{name}.xml", compress_to_fp16=False)
+        with redirect_stdout(sys.stderr):  # NNCF draws its progress where our results go
+            for name, (module, example) in _modules(model.float().eval(), config).items():
+                converted = _convert(module, example)
+                if precision == "int8":
+                    converted = _quantized(converted, name, calibration)
+                _need("openvino").save_model(converted, beside / f"{name}.xml", compress_to_fp16=False)
         try:
             beside.rename(folder)
         except OSError:
@@ -284,6 +286,7 @@ def _convert(module: nn.Module, example: tuple[Tensor, ...]) -> Any:
 
 def _quantized(model: Any, name: str, calibration: Tensor | None) -> Any:
     nncf = _need("nncf")
+    nncf.set_log_level(logging.WARNING)
     if name == "vision" and calibration is not None:
         pictures = nncf.Dataset([picture[None].numpy() for picture in calibration])
         return nncf.quantize(model, pictures, model_type=nncf.ModelType.TRANSFORMER, subset_size=len(calibration))
