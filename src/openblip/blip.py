@@ -99,7 +99,7 @@ def load(
     else:
         wanted = [task] if task else list(found.models)
         parts = {served: partial(make, served) for served in wanted}
-    size = batch_size or (8 if place.type == "cpu" else 64)
+    size = batch_size or choose.batch_size(precision, place)
     return Blip(str(name_or_path), parts, batch_size=size, workers=2 if workers is None else workers)
 
 

@@ -85,7 +85,7 @@ class OpenVinoEngine:
         self._parts = {path.stem: _Part(path, precision) for path in folder.glob("*.xml")}
 
     def encode_images(self, pixels: Tensor) -> Tensor:
-        return self._parts["vision"](pixels)[0]
+        return _one_by_one(self._parts["vision"], pixels)[0]
 
     def captioning(self, states: Tensor, capacity: int) -> StartSession:
         return self._sessions(self._project("memory", states), capacity)
@@ -117,7 +117,7 @@ class OpenVinoEngine:
         return self._parts["match"](ids, padding_bias(mask, torch.float32), *flat(memory))[0]
 
     def _project(self, part: str, states: Tensor) -> Memory:
-        found = self._parts[part](states)
+        found = _one_by_one(self._parts[part], states)
         return Memory(tuple(zip(found[::2], found[1::2], strict=True)), None)
 
     def _heard(self, questions: Tensor, mask: Tensor) -> Memory:
@@ -197,6 +197,24 @@ class _PackedDecoder:
         return _PackedDecoder(self.part, self.memory.select(torch.tensor([item])))
 
 
+def _one_by_one(part: _Part, rows: Tensor) -> list[Tensor]:
+    """Outputs for pictures: together they would be no faster, and OpenVINO keeps the room for the most it ever saw."""
+    found: list[Tensor] = []
+    for index in range(len(rows)):
+        with part.run(rows[index : index + 1]) as outputs:
+            found = found or _rooms(outputs, len(rows))
+            for whole, piece in zip(found, outputs, strict=True):
+                whole[index : index + 1] = piece
+    return found
+
+
+def _rooms(outputs: Sequence[Tensor], items: int) -> list[Tensor]:
+    """Tensors like ``outputs``, for ``items`` pictures: of one block, which goes back to the system as a whole."""
+    block = outputs[0].new_empty(items * sum(output.numel() for output in outputs))
+    pieces = block.split([items * output.numel() for output in outputs])
+    return [piece.view(items, *output.shape[1:]) for piece, output in zip(pieces, outputs, strict=True)]
+
+
 # --- a converted part at work -------------------------------------------------------------------------------------
 
 
@@ -216,11 +234,18 @@ class _Part:
         self._lock = threading.Lock()
 
     def __call__(self, *inputs: Tensor) -> list[Tensor]:
-        """Outputs, copied: a request writes into the same memory each time."""
+        """The outputs."""
+        with self.run(*inputs) as found:
+            return [output.clone() for output in found]
+
+    @contextmanager
+    def run(self, *inputs: Tensor) -> Iterator[list[Tensor]]:
+        """The outputs where they lie: the next call writes into the same memory."""
         with self._request() as request:
             arrays = [np.ascontiguousarray(tensor.numpy()) for tensor in inputs]
             found = request.infer(arrays, share_inputs=True, share_outputs=True)
-            return [torch.from_numpy(found[i].copy()) for i in range(len(found))]
+            request._inputs_data = None  # or it holds what it was given, a memory of pictures, until it is called again
+            yield [torch.from_numpy(found[i]) for i in range(len(found))]
 
     @contextmanager
     def _request(self) -> Iterator[Any]:

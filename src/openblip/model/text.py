@@ -264,8 +264,8 @@ class Embeddings(nn.Module):
 
     def __init__(self, config: TextConfig) -> None:
         super().__init__()
-        self.word = nn.Embedding(config.vocab_size, config.width, padding_idx=config.pad_id)
-        self.position = nn.Embedding(config.max_positions, config.width)
+        self.word = Vectors(config.vocab_size, config.width, padding_idx=config.pad_id)
+        self.position = Vectors(config.max_positions, config.width)
         self.norm = nn.LayerNorm(config.width, eps=config.layer_norm_eps)
         self.dropout = nn.Dropout(config.dropout)
 
@@ -282,6 +282,14 @@ class Embeddings(nn.Module):
             )
         places = self.position.weight[start:end] if positions is None else self.position(positions)
         return self.dropout(self.norm(words + places))
+
+
+class Vectors(nn.Embedding):
+    """An embedding that draws nothing on the meta device, where PyTorch would import its compiler for that."""
+
+    def reset_parameters(self) -> None:
+        if not self.weight.is_meta:
+            super().reset_parameters()
 
 
 class TextLayer(nn.Module):
