@@ -53,7 +53,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "evaluation.files": {"errors", "evaluation.metrics"},
     "evaluation.protocols": _DATA | {"evaluation.files", "evaluation.metrics"},
     "evaluation.report": {"errors", "preprocess", "evaluation.files"},
-    "evaluation": _RUNNING | _FILES | _BLIP | _EVALUATION - {"evaluation"} | {"data"},
+    "evaluation": _RUNNING | _FILES | _BLIP | _EVALUATION - {"evaluation"} | {"data", "jobs"},
     "cli": _RUNNING | _FILES | _BLIP | {"drawing", "data", "jobs", "training"} | _EVALUATION,
 }
 

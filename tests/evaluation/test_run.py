@@ -80,7 +80,7 @@ def test_a_run_goes_on_where_it_was(blip: Blip, tmp_path: Path, monkeypatch: pyt
     assert asked == ["0b.jpg", "0c.jpg"]
     assert (again.predictions, again.metrics) == (whole.predictions, whole.metrics)
     assert len(journal.read_text().splitlines()) == 4
-    with pytest.raises(EvaluationError, match="holds predictions of another model or preset"):
+    with pytest.raises(EvaluationError, match="holds predictions of another model, preset or set"):
         run("nocaps", blip, tmp_path, out=out, preset="lavis")
 
 

@@ -25,6 +25,8 @@ from openblip.evaluation.protocols.base import (
 )
 from openblip.evaluation.tasks import answers, captions, compare, ground, retrieval
 from openblip.evaluation.tasks.base import Evaluated, Notify, Predict, Predicted
+from openblip.jobs.identity import fingerprint
+from openblip.model.config import Task
 
 __all__ = ["METRICS", "PREDICTIONS", "Evaluated", "comparison", "evaluate", "own_items", "run", "run_own"]
 
@@ -48,8 +50,9 @@ def run(
 ) -> Evaluated:
     """Evaluate a model on a benchmark whose files lie in ``data``.
 
-    ``limit`` takes the first items only. ``out`` is the folder of the predictions, which a second run goes on from, of
-    the metrics, and of the file for the official server. ``notify`` is told how many items are done, of how many.
+    ``limit`` takes the first items only. ``out`` is the folder of what is computed, which a second run goes on from, of
+    predictions or rankings, of the metrics, and of the file for the official server. ``notify`` is told how much is
+    done, of how much.
 
     Raises :class:`EvaluationError` for missing or broken files, :class:`UnsupportedTask` for a model of another task.
     """
@@ -60,7 +63,7 @@ def run(
     items = items[:limit] if limit is not None else items
     if not items:
         raise EvaluationError(f"{protocol.title}: no items in {data}")
-    key = {"benchmark": protocol.name, "preset": preset, "model": blip.name, **_settings(chosen)}
+    key = {"benchmark": protocol.name, "preset": preset, **_model(blip, protocol.task, out), **_settings(chosen)}
     found = evaluate(blip, items, chosen, data=data, key=key, out=out, java=java, notify=notify)
     notes = [f"{protocol.title}, {chosen.split}, preset {preset}, {len(items)} items"]
     notes += found.notes
@@ -97,7 +100,7 @@ def evaluate(
 
     match preset:
         case RetrievalPreset():
-            return retrieval.evaluated(blip, items, preset)
+            return retrieval.evaluated(blip, items, preset, key=key, out=out, notify=notify)
         case CaptionPreset():
             return captions.scored(items, predicted(captions.predictor(blip, preset)), java)
         case ComparePreset():
@@ -122,12 +125,13 @@ def run_own(
     """Evaluate a model on one's own pictures with captions, or with questions and answers."""
     items, settings = own_items(source, kind)
     items = items[:limit] if limit is not None else items
-    key = {"benchmark": "own", "model": blip.name, **_settings(settings)}
+    tasks: dict[type, Task] = {CaptionPreset: "caption", AnswerPreset: "answer", RetrievalPreset: "match"}
+    key = {"benchmark": "own", **_model(blip, tasks[type(settings)], out), **_settings(settings)}
     found = evaluate(blip, items, settings, data=Path(), key=key, out=out, java=java, notify=notify)
-    made = []
+    made = list(found.files)
     if out is not None:
         files.write_json(out / METRICS, {**key, "items": len(items), "metrics": found.metrics})
-        made = [out / METRICS]
+        made.append(out / METRICS)
     return replace(found, notes=[f"{len(items)} items of one's own", *found.notes], files=made)
 
 
@@ -154,6 +158,11 @@ def comparison(preset: Preset, model: str, metrics: Mapping[str, float | None], 
 
 def _ours(value: float | None) -> str:
     return "" if value is None else f" (ours {100 * value:.2f})"
+
+
+def _model(blip: Blip, task: Task, out: Path | None) -> dict[str, str]:
+    """What predicts; where predictions are kept, by the content of its files, as those in a folder may change."""
+    return {"model": blip.name, **({"weights": fingerprint(blip.name, [task])[task]} if out is not None else {})}
 
 
 def _settings(preset: Preset) -> dict[str, Any]:
