@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import base64
+import io
 import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import load_file
 
 import openblip
@@ -178,6 +182,9 @@ def test_boxes_are_the_recorded_ones_and_are_scored_in_pixels(tmp_path: Path) ->
     alone = runner.eager.ground(*runner.pad([ground.expression_ids(runner, "man")]), pixels)[0][0].tolist()
     box = json.loads(ran.predictions[11])
     assert box == pytest.approx([alone[0] * 40, alone[1] * 30, alone[2] * 40, alone[3] * 30], abs=1e-3)
+    shown = next(one for one in ran.shown if one.id == 11)
+    assert shown.boxes == {"predicted": box, "reference": (4.0, 3.0, 24.0, 14.0)}
+    assert ("reference", "4, 3, 24, 14") in shown.lines
     overlap = [iou(json.loads(text), (4, 3, 24, 14)) for text in ran.predictions.values()]
     assert ran.metrics == {
         "accuracy": sum(value >= 0.5 for value in overlap) / 2, "mean_IoU": pytest.approx(sum(overlap) / 2)
@@ -235,3 +242,20 @@ def test_the_report_escapes_all_and_has_the_worst_first(tmp_path: Path) -> None:
     assert "<b>.png" not in page
     assert page.index("failed") < page.index("<section", page.index("failed")) < page.index("good")
     assert page.count("data:image/jpeg;base64,") == 3  # a pair and one; one cannot be read
+
+
+def test_the_report_draws_boxes_in_the_picture(tmp_path: Path) -> None:
+    Image.new("RGB", (640, 320), "white").save(tmp_path / "a.png")
+    boxes = {"predicted": (320, 80, 480, 240), "reference": (40, 160, 160, 300)}
+    write_report(tmp_path / "r.html", "t", {}, [], [Shown(1, str(tmp_path / "a.png"), [], 0.2, boxes=boxes)])
+    page = (tmp_path / "r.html").read_text(encoding="utf-8")
+    data = page.split("data:image/jpeg;base64,")[1].split('"')[0]
+    drawn = np.asarray(Image.open(io.BytesIO(base64.b64decode(data)))).astype(int)
+    assert drawn.shape == (160, 320, 3), "half as large"
+    marked = abs(drawn - 255).max(2) > 100
+    orange, blue = drawn[..., 0] > drawn[..., 2] + 60, drawn[..., 2] > drawn[..., 0] + 60
+    for colour, (left, top, right, bottom) in ((orange, (160, 40, 240, 120)), (blue, (20, 80, 80, 150))):
+        ys, xs = np.nonzero(marked & colour)
+        assert abs(np.array([xs.min(), xs.max(), ys.max()]) - [left, right - 1, bottom - 1]).max() <= 1
+        assert marked[top : bottom - 1, left].all()
+        assert not marked[top + 8 : bottom - 8, left + 8 : right - 8].any(), "a line, not a patch"

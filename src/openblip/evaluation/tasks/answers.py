@@ -65,6 +65,7 @@ def scored(items: Items, predicted: Predicted, preset: AnswerPreset) -> Evaluate
                 ("people", ", ".join(item.answers)),
             ],
             each.get(item.id),
+            measure="accuracy",
         )
         for item in items
     ]

@@ -102,6 +102,7 @@ def _shown(items: Items, texts: list[str], found: Direction, recall: ranks.Recal
             item.image,
             [("first", texts[found.found[item.id][0]]), *(("its own", text) for text in item.texts)],
             1 / recall.items[item.id],
+            measure="1 / rank",
         )
         for item in items
     ]
