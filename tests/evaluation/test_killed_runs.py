@@ -14,19 +14,6 @@ from openblip.evaluation import protocols, run
 from tests.evaluation import evaluation_toys as toys
 
 SCRIPT = Path(__file__).with_name("killed_runs.py")
-TEXTS = ["a man on a horse", "two dogs", "a plate", "an old clock tower", "people", "a dog playing in the park"]
-
-
-def six(folder: Path) -> Path:
-    """Flickr30k's file for retrieval, with six pictures and ten texts."""
-    entries = [
-        {"image": f"flickr30k-images/{n}.jpg", "caption": [text] if n < 2 else [text, f"{text} again"]}
-        for n, text in enumerate(TEXTS)
-    ]
-    for n in range(len(TEXTS)):
-        toys.photo(folder / "flickr30k-images" / f"{n}.jpg", n)
-    toys.put(folder / "flickr30k_test.json", entries)
-    return folder
 
 
 def killed(benchmark: str, bundle: Path, data: Path, out: Path, kills: list[int]) -> list[str]:
@@ -41,7 +28,7 @@ def killed(benchmark: str, bundle: Path, data: Path, out: Path, kills: list[int]
 
 
 def test_retrieval_goes_on_after_kills(tmp_path: Path) -> None:
-    bundle, data, out = toys.toy_bundle(tmp_path / "toy"), six(tmp_path / "data"), tmp_path / "out"
+    bundle, data, out = toys.toy_bundle(tmp_path / "toy"), toys.six(tmp_path / "data"), tmp_path / "out"
     # Before anything, while images are encoded, and twice while rows are judged.
     computed = killed("flickr30k-retrieval", bundle, data, out, [1, 3, 3, 3])
     kinds = Counter(line.split()[0] for line in computed)

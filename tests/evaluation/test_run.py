@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +14,11 @@ import pytest
 import torch
 from PIL import Image
 from safetensors.torch import load_file
+from typer.testing import CliRunner
 
 import openblip
 from openblip import Blip
+from openblip.cli import app
 from openblip.data.sources import open_source
 from openblip.errors import EvaluationError
 from openblip.evaluation import protocols, two_stage
@@ -139,6 +142,34 @@ def test_retrieval(blip: Blip, tmp_path: Path) -> None:
     assert found.metrics["txt_r5"] == found.metrics["img_r5"] == 1  # four texts, two pictures
     assert [one.image for one in found.shown] == images
     assert found.shown[0].lines[0][1] in texts
+
+
+def test_rankings_are_scored_to_the_same_numbers(blip: Blip, tmp_path: Path) -> None:
+    toys.six(tmp_path)
+    out = tmp_path / "out"
+    protocol = protocols.find("flickr30k-retrieval")
+    short = replace(protocol, presets={"paper": replace(protocol.preset("paper"), k=2)})
+    told: list[tuple[int, int]] = []
+    found = evaluation.run(short, blip, tmp_path, out=out, notify=lambda *done: told.append(done))
+    assert {path.name for path in found.files} == {
+        "ranking_txt.jsonl", "relevant_txt.jsonl", "ranking_img.jsonl", "relevant_img.jsonl", "metrics.json"
+    }  # fmt: skip
+    for name in ("txt", "img"):
+        files = ["-p", str(out / f"ranking_{name}.jsonl"), "-r", str(out / f"relevant_{name}.jsonl")]
+        done = CliRunner().invoke(app, ["eval", "score", "retrieval", *files, "--json"])
+        assert done.exit_code == 0, done.output
+        scored = json.loads(done.stdout)
+        assert {key: scored[f"R@{key}"] for key in (1, 5, 10)} == {
+            key: found.metrics[f"{name}_r{key}"] for key in (1, 5, 10)
+        }
+        assert scored["median_rank"] == found.metrics[f"{name}_median_rank"]
+        lists = [json.loads(line)["ranking"] for line in (out / f"ranking_{name}.jsonl").read_text().splitlines()]
+        assert len(lists) == {"txt": 6, "img": 10}[name]
+        assert all(len(ids) == 2 for ids in lists), "the shortlist, and no more"
+    assert told[-1] == (12, 12)
+    assert [done for done, _ in told] == sorted(done for done, _ in told)
+    with pytest.raises(EvaluationError, match="of another model, preset or set"):
+        evaluation.run(short, blip, tmp_path, out=out, limit=4)
 
 
 @pytest.mark.parametrize(("preset", "split", "first"), [("paper", "test1", "enc"), ("mmpretrain", "dev", "cls")])

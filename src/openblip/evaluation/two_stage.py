@@ -134,6 +134,7 @@ def _rows(
         assert states is not None
         store.put_row(i, places, _logits(runner, [texts.ids[j] for j in places.tolist()], states[i - run[0], None]))
         notify(i + 1)
+    notify(run[-1] + 1)
     store.drop(f"states-{n}")
 
 
