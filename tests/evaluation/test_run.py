@@ -18,6 +18,7 @@ from typer.testing import CliRunner
 
 import openblip
 from openblip import Blip
+from openblip.checkpoints import write
 from openblip.cli import app
 from openblip.data.sources import open_source
 from openblip.errors import EvaluationError
@@ -27,10 +28,11 @@ from openblip.evaluation.metrics import answers, captions
 from openblip.evaluation.metrics.boxes import iou
 from openblip.evaluation.report import Shown, write_report
 from openblip.evaluation.tasks import ground
+from openblip.preprocess.settings import ImageSettings
 from openblip.preprocess.text import First, clean_caption
 from tests.conftest import GOLDEN
 from tests.evaluation import evaluation_toys as toys
-from tests.toys import toy_image
+from tests.toys import SIZE, toy_image, toy_model, toy_tokenizer
 
 
 @pytest.fixture(scope="module")
@@ -89,6 +91,20 @@ def test_a_run_goes_on_where_it_was(blip: Blip, tmp_path: Path, monkeypatch: pyt
     assert len(journal.read_text().splitlines()) == 4
     with pytest.raises(EvaluationError, match="holds predictions of another model, preset or set"):
         run("nocaps", blip, tmp_path, out=out, preset="lavis")
+
+
+def test_a_model_whose_files_changed_is_another_one(tmp_path: Path) -> None:
+    toys.coco(tmp_path)
+    folder = tmp_path / "model"
+
+    def once(seed: int) -> evaluation.Evaluated:
+        write.save(toy_model("caption", seed=seed), folder, tokenizer=toy_tokenizer(), image=ImageSettings(SIZE))
+        return run("coco-caption", openblip.load(folder), tmp_path, out=tmp_path / "out")
+
+    first = once(0)
+    assert once(0).predictions == first.predictions
+    with pytest.raises(EvaluationError, match="of another model, preset or set"):
+        once(1)
 
 
 def test_a_picture_that_cannot_be_read_is_left_out_and_said(blip: Blip, tmp_path: Path) -> None:
