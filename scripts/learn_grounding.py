@@ -23,12 +23,14 @@ import torch
 from numpy.typing import NDArray
 
 import openblip
-from openblip.data.records import Expression, Record, open_picture
+from openblip.data import records
+from openblip.data.records import Expression, open_picture
 from openblip.data.sources import open_source
 from openblip.data.tables import Source
 from openblip.evaluation.metrics.boxes import iou
 from openblip.preprocess.text import clean_expression
 from openblip.training.config import Recipe, from_table
+from openblip.training.reports import Record, Reporter
 from openblip.training.run import run
 from openblip.training.settings import read_table
 
@@ -45,19 +47,26 @@ def main() -> None:
     seen, asked = _shares(_records(options.data / options.train)), _records(options.data / options.val)
     best, usual = best_constant(seen), _centred(seen)
     right = _shares(asked)
-    figures: dict[str, object] = {"expressions": len(right)}
+    figures: dict[str, float] = {"expressions": len(right)}
     for name, box in (("centre box", usual), ("best constant box", best)):
         figures[name] = float((overlaps(right, box) >= HIT).mean())
         print(f"{name} {[round(float(edge), 3) for edge in box]}: {figures[name]:.4f}", flush=True)
     for seed in range(options.first_seed, options.first_seed + options.seeds):
         began = time.process_time(), time.perf_counter()
         with tempfile.TemporaryDirectory() as folder:
-            model = run(recipe(options, seed, Path(folder)), notify=print).model
+            model = run(recipe(options, seed, Path(folder)), notify=print, reporters=[Said()]).model
             accuracy, mean = measure(model, asked)
-        told = {"seed": seed, "accuracy": accuracy, "mean IoU": mean, **figures}
+        told: dict[str, float] = {"seed": seed, "accuracy": accuracy, "mean IoU": mean, **figures}
         told |= {"processor seconds": round(time.process_time() - began[0])}
         told |= {"seconds": round(time.perf_counter() - began[1])}
         print(json.dumps(told), flush=True)
+
+
+class Said(Reporter):
+    """Prints the loss."""
+
+    def train(self, record: Record) -> None:
+        print(f"step {record['step']} loss {record['loss']:.3f}, {record['eta_seconds']:.0f} s to go", flush=True)
 
 
 def _arguments() -> argparse.Namespace:
@@ -88,11 +97,11 @@ def recipe(options: argparse.Namespace, seed: int, out: Path) -> Recipe:
     return from_table(table)
 
 
-def measure(model: Path, records: Sequence[Record]) -> tuple[float, float]:
+def measure(model: Path, asked: Sequence[records.Record]) -> tuple[float, float]:
     """The share of boxes that are found, and the mean IoU, of what people marked."""
     blip = openblip.load(model)
     found = []
-    for record in records:
+    for record in asked:
         named = _marked(record)
         boxes = blip.ground(open_picture(record.pictures[0]), [one.text for one in named], on_error="raise")
         for box, one in zip(boxes, named, strict=True):
@@ -144,23 +153,23 @@ def _centred(boxes: Boxes) -> Boxes:
 # --- data ---------------------------------------------------------------------------------------------------------
 
 
-def _records(place: Path) -> list[Record]:
+def _records(place: Path) -> list[records.Record]:
     """Records in which people marked something."""
     source = open_source(str(place))
     assert isinstance(source, Source)
     return [record for record in source if _marked(record)]
 
 
-def _marked(record: Record) -> list[Expression]:
+def _marked(record: records.Record) -> list[Expression]:
     """What people marked: no box that was derived by a rule, and no expression without words."""
     return [ref for ref in record.refs if not ref.auto and clean_expression(ref.text)]
 
 
-def _shares(records: Sequence[Record]) -> Boxes:
+def _shares(described: Sequence[records.Record]) -> Boxes:
     """All boxes, in shares of their pictures."""
 
     def each() -> Iterator[list[float]]:
-        for record in records:
+        for record in described:
             width, height = open_picture(record.pictures[0]).size
             yield from (
                 [a / width, b / height, c / width, d / height] for a, b, c, d in (r.box for r in _marked(record))
