@@ -164,7 +164,8 @@ def test_rankings_are_scored_to_the_same_numbers(blip: Blip, tmp_path: Path) -> 
     toys.six(tmp_path)
     out = tmp_path / "out"
     protocol = protocols.find("flickr30k-retrieval")
-    short = replace(protocol, presets={"paper": replace(protocol.preset("paper"), k=2)})
+    paper: Any = protocol.preset("paper")
+    short = replace(protocol, presets={"paper": replace(paper, k=2)})
     told: list[tuple[int, int]] = []
     found = evaluation.run(short, blip, tmp_path, out=out, notify=lambda *done: told.append(done))
     assert {path.name for path in found.files} == {
