@@ -75,7 +75,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--start", required=True, help="the model to start from: a pretrained one")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--first-seed", type=int, default=0)
-    parser.add_argument("--epochs", type=int, default=4)
+    parser.add_argument("--epochs", type=int, default=3, help="the recipe has 12")
     parser.add_argument("--lr", type=float, default=6e-4)
     parser.add_argument("--train", default="train/*.tar", help="below DATA")
     parser.add_argument("--val", default="val/*.tar", help="below DATA")
@@ -91,7 +91,7 @@ def recipe(options: argparse.Namespace, seed: int, out: Path) -> Recipe:
     table["data"] = {**table["data"], "train": str(options.data / options.train), "val": None, "texts": 6}
     del table["data"]["val"]
     table["augment"] = {**table["augment"], "mirror": 0.5}
-    table["schedule"] = {**table["schedule"], "lr": options.lr, "warmup_steps": 60}
+    table["schedule"] = {**table["schedule"], "lr": options.lr, "warmup_steps": 40}
     table["run"] = {"device": "cpu", "precision": "fp32" if options.fp32 else "bf16", "charts": False, "log_every": 20}
     table["evaluate"] = {"every": 0, "samples": 0}
     return from_table(table)
