@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
+import base64
+import io
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import load_file
+from typer.testing import CliRunner
 
 import openblip
 from openblip import Blip
+from openblip.checkpoints import write
+from openblip.cli import app
 from openblip.data.sources import open_source
 from openblip.errors import EvaluationError
 from openblip.evaluation import protocols, two_stage
@@ -19,10 +27,12 @@ from openblip.evaluation import run as evaluation
 from openblip.evaluation.metrics import answers, captions
 from openblip.evaluation.metrics.boxes import iou
 from openblip.evaluation.report import Shown, write_report
+from openblip.evaluation.tasks import ground
+from openblip.preprocess.settings import ImageSettings
 from openblip.preprocess.text import First, clean_caption
 from tests.conftest import GOLDEN
 from tests.evaluation import evaluation_toys as toys
-from tests.toys import toy_image
+from tests.toys import SIZE, toy_image, toy_model, toy_tokenizer
 
 
 @pytest.fixture(scope="module")
@@ -79,8 +89,22 @@ def test_a_run_goes_on_where_it_was(blip: Blip, tmp_path: Path, monkeypatch: pyt
     assert asked == ["0b.jpg", "0c.jpg"]
     assert (again.predictions, again.metrics) == (whole.predictions, whole.metrics)
     assert len(journal.read_text().splitlines()) == 4
-    with pytest.raises(EvaluationError, match="holds predictions of another model or preset"):
+    with pytest.raises(EvaluationError, match="holds predictions of another model, preset or set"):
         run("nocaps", blip, tmp_path, out=out, preset="lavis")
+
+
+def test_a_model_whose_files_changed_is_another_one(tmp_path: Path) -> None:
+    toys.coco(tmp_path)
+    folder = tmp_path / "model"
+
+    def once(model: torch.nn.Module) -> evaluation.Evaluated:
+        write.save(model, folder, tokenizer=toy_tokenizer(), image=ImageSettings(SIZE))
+        return run("coco-caption", openblip.load(folder), tmp_path, out=tmp_path / "out")
+
+    model, other = toy_model("caption"), toy_model("caption", seed=1)
+    assert once(model).predictions == once(model).predictions
+    with pytest.raises(EvaluationError, match="of another model, preset or set"):
+        once(other)
 
 
 def test_a_picture_that_cannot_be_read_is_left_out_and_said(blip: Blip, tmp_path: Path) -> None:
@@ -136,6 +160,35 @@ def test_retrieval(blip: Blip, tmp_path: Path) -> None:
     assert found.shown[0].lines[0][1] in texts
 
 
+def test_rankings_are_scored_to_the_same_numbers(blip: Blip, tmp_path: Path) -> None:
+    toys.six(tmp_path)
+    out = tmp_path / "out"
+    protocol = protocols.find("flickr30k-retrieval")
+    paper: Any = protocol.preset("paper")
+    short = replace(protocol, presets={"paper": replace(paper, k=2)})
+    told: list[tuple[int, int]] = []
+    found = evaluation.run(short, blip, tmp_path, out=out, notify=lambda *done: told.append(done))
+    assert {path.name for path in found.files} == {
+        "ranking_txt.jsonl", "relevant_txt.jsonl", "ranking_img.jsonl", "relevant_img.jsonl", "metrics.json"
+    }  # fmt: skip
+    for name in ("txt", "img"):
+        files = ["-p", str(out / f"ranking_{name}.jsonl"), "-r", str(out / f"relevant_{name}.jsonl")]
+        done = CliRunner().invoke(app, ["eval", "score", "retrieval", *files, "--json"])
+        assert done.exit_code == 0, done.output
+        scored = json.loads(done.stdout)
+        assert {key: scored[f"R@{key}"] for key in (1, 5, 10)} == {
+            key: found.metrics[f"{name}_r{key}"] for key in (1, 5, 10)
+        }
+        assert scored["median_rank"] == found.metrics[f"{name}_median_rank"]
+        lists = [json.loads(line)["ranking"] for line in (out / f"ranking_{name}.jsonl").read_text().splitlines()]
+        assert len(lists) == {"txt": 6, "img": 10}[name]
+        assert all(len(ids) == 2 for ids in lists), "the shortlist, and no more"
+    assert told[-1] == (12, 12)
+    assert [done for done, _ in told] == sorted(done for done, _ in told)
+    with pytest.raises(EvaluationError, match="of another model, preset or set"):
+        evaluation.run(short, blip, tmp_path, out=out, limit=4)
+
+
 @pytest.mark.parametrize(("preset", "split", "first"), [("paper", "test1", "enc"), ("mmpretrain", "dev", "cls")])
 def test_statements_are_judged_as_one_by_one(blip: Blip, tmp_path: Path, preset: str, split: str, first: First) -> None:
     toys.nlvr(tmp_path, split)
@@ -168,15 +221,18 @@ def test_boxes_are_the_recorded_ones_and_are_scored_in_pixels(tmp_path: Path) ->
     states = runner.engine.encode_images(seen["pixel_values"].float())
     # The recorder gave the texts as they are, comma included.
     rows = [ids[mask.bool()].tolist() for ids, mask in zip(seen["text_ids"], seen["text_mask"], strict=True)]
-    assert evaluation.expression_ids(runner, told["texts"][0]) == rows[0]
-    found = evaluation.boxes_of(runner, rows, states)
-    torch.testing.assert_close(torch.tensor(found), seen["pred_box_xyxy_unit"].float(), atol=1e-5, rtol=0)
+    assert ground.expression_ids(runner, told["texts"][0]) == rows[0]
+    found, _ = runner.eager.ground(*runner.pad(rows), states)
+    torch.testing.assert_close(found, seen["pred_box_xyxy_unit"].float(), atol=1e-5, rtol=0)
     toys.refcoco(tmp_path)
     ran = run("refcoco-testa", grounder, tmp_path, preset="mmpretrain")
     pixels = runner.states([runner.open(tmp_path / "train2014/COCO_train2014_000000000001.jpg")])
-    (alone,) = evaluation.boxes_of(runner, [evaluation.expression_ids(runner, "man")], pixels)
+    alone = runner.eager.ground(*runner.pad([ground.expression_ids(runner, "man")]), pixels)[0][0].tolist()
     box = json.loads(ran.predictions[11])
     assert box == pytest.approx([alone[0] * 40, alone[1] * 30, alone[2] * 40, alone[3] * 30], abs=1e-3)
+    shown = next(one for one in ran.shown if one.id == 11)
+    assert shown.boxes == {"predicted": box, "reference": (4.0, 3.0, 24.0, 14.0)}
+    assert ("reference", "4, 3, 24, 14") in shown.lines
     overlap = [iou(json.loads(text), (4, 3, 24, 14)) for text in ran.predictions.values()]
     assert ran.metrics == {
         "accuracy": sum(value >= 0.5 for value in overlap) / 2, "mean_IoU": pytest.approx(sum(overlap) / 2)
@@ -234,3 +290,20 @@ def test_the_report_escapes_all_and_has_the_worst_first(tmp_path: Path) -> None:
     assert "<b>.png" not in page
     assert page.index("failed") < page.index("<section", page.index("failed")) < page.index("good")
     assert page.count("data:image/jpeg;base64,") == 3  # a pair and one; one cannot be read
+
+
+def test_the_report_draws_boxes_in_the_picture(tmp_path: Path) -> None:
+    Image.new("RGB", (640, 320), "white").save(tmp_path / "a.png")
+    boxes = {"predicted": (320, 80, 480, 240), "reference": (40, 160, 160, 300)}
+    write_report(tmp_path / "r.html", "t", {}, [], [Shown(1, str(tmp_path / "a.png"), [], 0.2, boxes=boxes)])
+    page = (tmp_path / "r.html").read_text(encoding="utf-8")
+    data = page.split("data:image/jpeg;base64,")[1].split('"')[0]
+    drawn = np.asarray(Image.open(io.BytesIO(base64.b64decode(data)))).astype(int)
+    assert drawn.shape == (160, 320, 3), "half as large"
+    marked = abs(drawn - 255).max(2) > 100
+    orange, blue = drawn[..., 0] > drawn[..., 2] + 60, drawn[..., 2] > drawn[..., 0] + 60
+    for colour, (left, top, right, bottom) in ((orange, (160, 40, 240, 120)), (blue, (20, 80, 80, 150))):
+        ys, xs = np.nonzero(marked & colour)
+        assert abs(np.array([xs.min(), xs.max(), ys.max()]) - [left, right - 1, bottom - 1]).max() <= 1
+        assert marked[top : bottom - 1, left].all()
+        assert not marked[top + 8 : bottom - 8, left + 8 : right - 8].any(), "a line, not a patch"

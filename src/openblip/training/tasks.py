@@ -105,6 +105,8 @@ def data_task(recipe: Recipe, tokenizer: Tokenizer, image: ImageSettings, prompt
         options["vg_weight"] = data.vg_weight
     if recipe.task == "nlvr":
         options["swap"] = train
+    if recipe.task == "grounding" and train:
+        options["mirror"] = recipe.augment.mirror
     return parts.data(**options)
 
 
