@@ -18,7 +18,7 @@ from openblip.errors import InputError, OpenBlipError
 from openblip.inputs import ahead, chunks
 from openblip.model.matcher import Matcher
 from openblip.preprocess.text import clean_caption
-from openblip.runner import TEXT_ROWS, Runner, Texts
+from openblip.runner import TEXT_ROWS, Runner, Texts, in_a_row
 
 UNSCORED = -100.0  # of what is on no shortlist
 
@@ -51,7 +51,7 @@ def score(
         raise InputError(f"a shortlist of {k}")
     states = _encode(runner, images, batch_size, workers)
     embedded = runner.embed_texts(texts).cpu()
-    seen = torch.cat([runner.engine.embed_images(torch.stack(part)).cpu() for part in chunks(states, batch_size)])
+    seen = torch.cat([runner.embed_images(torch.stack(part)).cpu() for part in chunks(states, batch_size)])
     similarity = seen @ embedded.T  # (I, T)
     for_images = _shortlist(similarity, k)
     for_texts = _shortlist(similarity.T, k)
@@ -60,7 +60,7 @@ def score(
     grounded = [[runner.tokenizer.enc_id, *ids[1:]] for ids in texts.ids]
     for i, state in enumerate(states):
         for part in chunks(wanted[i].nonzero()[:, 0].tolist(), TEXT_ROWS):
-            logits[i, part] = _logits(runner, [grounded[j] for j in part], state[None])
+            logits[i, part] = _logits(runner, [grounded[j] for j in part], in_a_row(state[None]))
     both = similarity + logits
     return Scores(_masked(both, for_images), _masked(both.T, for_texts))
 
