@@ -196,14 +196,19 @@ def test_what_is_missing_is_said_with_where_it_is_published(tmp_path: Path) -> N
         ("coco-caption", "coco_karpathy_test.json", [{"image": "x_3.jpg"}], "no picture for image_id 7"),
         ("coco-caption", "coco_karpathy_test.json", [{"image": "dog.jpg"}], "entry 1: 'dog.jpg' ends in no"),
         ("coco-retrieval", "coco_karpathy_test.json", [{"image": "a.jpg"}], "entry 1 lacks 'image' or 'caption'"),
-        ("vqa-v2", "vqa_test.json", [{"question_id": 1}], "entry 1 lacks 'question'"),
+        ("flickr30k-retrieval", "flickr30k_test.json", [{"image": "a.jpg", "caption": []}], "lacks 'image' or 'cap"),
+        ("flickr30k-caption", "dataset_flickr30k.json",
+         {"images": [{"split": "test", "imgid": 1, "filename": "a.jpg", "sentences": ["a dog"]}]}, "1 lacks 'raw'"),
+        ("nocaps", "nocaps_val_4500_captions.json", {"images": [{"id": 4}], "annotations": []}, "image 4 lacks 'file"),
+        ("vqa-v2", "vqa_test.json", [{"question_id": 1}], "entry 1 lacks 'question', 'image' or 'question_id'"),
+        ("aokvqa", "aokvqa_v1p0_val.json", [{"question_id": "a"}], "entry 1 lacks 'question'"),
         ("ocr-vqa", "dataset.json", {"b": {"split": 3, "imageURL": "a.png", "questions": ["x"]}}, "book 'b' has not"),
         ("okvqa", "OpenEnded_mscoco_val2014_questions.json",
          {"questions": [{"question_id": 6, "image_id": 9, "question": "x"}]}, "entry 1: question_id 6 is not in"),
     ],
 )  # fmt: skip
 def test_a_broken_record_is_named(tmp_path: Path, name: str, file: str, content: Any, message: str) -> None:
-    for make in (toys.coco, toys.vqa, toys.okvqa, toys.ocrvqa):
+    for make in (toys.coco, toys.nocaps, toys.flickr, toys.vqa, toys.okvqa, toys.aokvqa, toys.ocrvqa):
         make(tmp_path)
     toys.put(tmp_path / file, content)
     with pytest.raises(EvaluationError, match=message):

@@ -19,6 +19,7 @@ from openblip.evaluation import run as evaluation
 from openblip.evaluation.metrics import answers, captions
 from openblip.evaluation.metrics.boxes import iou
 from openblip.evaluation.report import Shown, write_report
+from openblip.evaluation.tasks import ground
 from openblip.preprocess.text import First, clean_caption
 from tests.conftest import GOLDEN
 from tests.evaluation import evaluation_toys as toys
@@ -168,13 +169,13 @@ def test_boxes_are_the_recorded_ones_and_are_scored_in_pixels(tmp_path: Path) ->
     states = runner.engine.encode_images(seen["pixel_values"].float())
     # The recorder gave the texts as they are, comma included.
     rows = [ids[mask.bool()].tolist() for ids, mask in zip(seen["text_ids"], seen["text_mask"], strict=True)]
-    assert evaluation.expression_ids(runner, told["texts"][0]) == rows[0]
-    found = evaluation.boxes_of(runner, rows, states)
-    torch.testing.assert_close(torch.tensor(found), seen["pred_box_xyxy_unit"].float(), atol=1e-5, rtol=0)
+    assert ground.expression_ids(runner, told["texts"][0]) == rows[0]
+    found, _ = runner.eager.ground(*runner.pad(rows), states)
+    torch.testing.assert_close(found, seen["pred_box_xyxy_unit"].float(), atol=1e-5, rtol=0)
     toys.refcoco(tmp_path)
     ran = run("refcoco-testa", grounder, tmp_path, preset="mmpretrain")
     pixels = runner.states([runner.open(tmp_path / "train2014/COCO_train2014_000000000001.jpg")])
-    (alone,) = evaluation.boxes_of(runner, [evaluation.expression_ids(runner, "man")], pixels)
+    alone = runner.eager.ground(*runner.pad([ground.expression_ids(runner, "man")]), pixels)[0][0].tolist()
     box = json.loads(ran.predictions[11])
     assert box == pytest.approx([alone[0] * 40, alone[1] * 30, alone[2] * 40, alone[3] * 30], abs=1e-3)
     overlap = [iou(json.loads(text), (4, 3, 24, 14)) for text in ran.predictions.values()]

@@ -6,7 +6,7 @@ split, lengths, penalties, shortlists, cleaning and scoring, and a score means n
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, TypeAlias, get_args
@@ -172,7 +172,3 @@ def image_file(folder: Path, name: str, *places: str) -> str:
         if (folder / place / name).is_file():
             return str(folder / place / name)
     return str(folder / name)  # its absence is that item's error
-
-
-def one_line(texts: Sequence[str]) -> tuple[str, ...]:
-    return tuple(text.replace("\n", " ") for text in texts)

@@ -16,6 +16,7 @@ from openblip.evaluation.protocols.base import (
     captions_for_server,
     image_file,
 )
+from openblip.evaluation.protocols.readers import fields
 
 
 def read(folder: Path, preset: Preset) -> Items:
@@ -23,9 +24,7 @@ def read(folder: Path, preset: Preset) -> Items:
     wanted = files.caption_references(references)
     places: dict[int, str] = {}
     for where, entry in files.read(pictures):
-        name = entry.get("image")
-        if not isinstance(name, str):
-            raise EvaluationError(f"{where} has no 'image'")
+        (name,) = fields(where, entry, image=str)
         places[image_id(where, name)] = name
     if lacking := [key for key in wanted if key not in places]:
         raise EvaluationError(f"{pictures} has no picture for image_id {lacking[0]} of {references.name}")

@@ -2,30 +2,8 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
-from openblip.errors import EvaluationError
-from openblip.evaluation import files
-from openblip.evaluation.protocols.base import Item, Items, Preset, Protocol, RetrievalPreset, Score, image_file
-
-R = ("txt_r1", "txt_r5", "txt_r10", "img_r1", "img_r5", "img_r10")
-
-
-def read(folder: Path, preset: Preset) -> Items:
-    items: Items = []
-    for where, entry in files.read(folder / preset.files[0]):
-        name, texts = entry.get("image"), entry.get("caption")
-        texts = [texts] if isinstance(texts, str) else texts
-        if not isinstance(name, str) or not isinstance(texts, list) or not texts:
-            raise EvaluationError(f"{where} lacks 'image' or 'caption'")
-        items.append(Item(len(items), image_file(folder, name, "images"), tuple(map(str, texts))))
-    return items
-
-
-def scores(source: str, checkpoint: str, *values: float) -> Score:
-    """Six recalls: texts for images, then images for texts."""
-    return Score(source, (checkpoint,), dict(zip(R, values, strict=True)))
-
+from openblip.evaluation.protocols.base import Protocol, RetrievalPreset, Score
+from openblip.evaluation.protocols.readers import recalls, retrieval
 
 PROTOCOL = Protocol(
     name="coco-retrieval",
@@ -43,8 +21,8 @@ PROTOCOL = Protocol(
             k=256,
             max_words=30,
             published=(
-                scores("paper, table 5", "model_base_retrieval_coco", 81.9, 95.4, 97.8, 64.3, 85.7, 91.5),
-                scores("paper, table 5", "model_large_retrieval_coco", 82.4, 95.4, 97.9, 65.1, 86.3, 91.8),
+                recalls("paper, table 5", "model_base_retrieval_coco", 81.9, 95.4, 97.8, 64.3, 85.7, 91.5),
+                recalls("paper, table 5", "model_large_retrieval_coco", 82.4, 95.4, 97.9, 65.1, 86.3, 91.8),
             ),
         ),
         "lavis": RetrievalPreset(
@@ -53,7 +31,7 @@ PROTOCOL = Protocol(
             count=5000,
             k=256,
             max_words=50,
-            published=(scores("LAVIS", "blip_coco_retrieval", 82.0, 95.8, 98.1, 64.5, 86.0, 91.7),),
+            published=(recalls("LAVIS", "blip_coco_retrieval", 82.0, 95.8, 98.1, 64.5, 86.0, 91.7),),
         ),
         "mmpretrain": RetrievalPreset(
             split="Karpathy val",
@@ -70,5 +48,5 @@ PROTOCOL = Protocol(
             ),
         ),
     },
-    read=read,
+    read=retrieval,
 )

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from openblip.errors import EvaluationError
 from openblip.evaluation import files
 from openblip.evaluation.protocols.base import (
     CaptionPreset,
@@ -16,6 +15,7 @@ from openblip.evaluation.protocols.base import (
     captions_for_server,
     image_file,
 )
+from openblip.evaluation.protocols.readers import fields
 
 FILES = ("dataset_flickr30k.json",)
 
@@ -26,11 +26,9 @@ def read(folder: Path, preset: Preset) -> Items:
     for where, entry in files.read(path, ("images",)):
         if entry.get("split") != "test":
             continue
-        try:
-            texts = tuple(sentence["raw"] for sentence in entry["sentences"])
-            items.append(Item(entry["imgid"], image_file(folder, entry["filename"], "flickr30k-images"), texts))
-        except (KeyError, TypeError) as error:
-            raise EvaluationError(f"{where} lacks 'imgid', 'filename' or 'sentences' with 'raw'") from error
+        key, name, sentences = fields(where, entry, imgid=int, filename=str, sentences=list)
+        texts = tuple(fields(where, sentence, raw=str)[0] for sentence in sentences)
+        items.append(Item(key, image_file(folder, name, "flickr30k-images"), texts))
     return items
 
 

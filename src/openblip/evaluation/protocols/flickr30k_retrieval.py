@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from openblip.evaluation.protocols.base import Protocol, RetrievalPreset, Score
-from openblip.evaluation.protocols.coco_retrieval import read, scores
+from openblip.evaluation.protocols.readers import recalls, retrieval
 
 FILES = ("flickr30k_test.json",)
+ZERO_SHOT = "paper, table 6, zero-shot"
 
 PROTOCOL = Protocol(
     name="flickr30k-retrieval",
@@ -20,10 +21,10 @@ PROTOCOL = Protocol(
             k=128,
             max_words=30,
             published=(
-                scores("paper, table 5", "model_base_retrieval_flickr", 97.3, 99.9, 100.0, 87.3, 97.6, 98.9),
-                scores("paper, table 5", "model_large_retrieval_flickr", 97.4, 99.8, 99.9, 87.6, 97.7, 99.0),
-                scores("paper, table 6, zero-shot", "model_base_retrieval_coco", 96.0, 99.9, 100.0, 85.0, 96.8, 98.6),
-                scores("paper, table 6, zero-shot", "model_large_retrieval_coco", 96.7, 100.0, 100.0, 86.7, 97.3, 98.7),
+                recalls("paper, table 5", "model_base_retrieval_flickr", 97.3, 99.9, 100.0, 87.3, 97.6, 98.9),
+                recalls("paper, table 5", "model_large_retrieval_flickr", 97.4, 99.8, 99.9, 87.6, 97.7, 99.0),
+                recalls(ZERO_SHOT, "model_base_retrieval_coco", 96.0, 99.9, 100.0, 85.0, 96.8, 98.6),
+                recalls(ZERO_SHOT, "model_large_retrieval_coco", 96.7, 100.0, 100.0, 86.7, 97.3, 98.7),
             ),
         ),
         "lavis": RetrievalPreset(
@@ -32,7 +33,7 @@ PROTOCOL = Protocol(
             count=1000,
             k=128,
             max_words=50,
-            published=(scores("LAVIS", "blip_flickr_retrieval", 96.9, 99.9, 100.0, 87.5, 97.6, 98.9),),
+            published=(recalls("LAVIS", "blip_flickr_retrieval", 96.9, 99.9, 100.0, 87.5, 97.6, 98.9),),
         ),
         "mmpretrain": RetrievalPreset(
             split="Karpathy test",
@@ -49,5 +50,5 @@ PROTOCOL = Protocol(
             ),
         ),
     },
-    read=read,
+    read=retrieval,
 )

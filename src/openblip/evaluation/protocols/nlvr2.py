@@ -9,19 +9,20 @@ from typing import Any
 from openblip.errors import EvaluationError
 from openblip.evaluation import files
 from openblip.evaluation.protocols.base import ComparePreset, Item, Items, Preset, Protocol, Score, image_file
+from openblip.evaluation.protocols.readers import fields
 
 
 def read(folder: Path, preset: Preset) -> Items:
     items = []
     for where, entry in files.read_lines(folder / preset.files[0]):
-        key, statement, label = (entry.get(name) for name in ("identifier", "sentence", "label"))
-        if not isinstance(key, str) or not isinstance(statement, str) or label not in ("True", "False"):
-            raise EvaluationError(f"{where} lacks 'identifier', 'sentence' or 'label' (True or False)")
+        key, statement, label = fields(where, entry, identifier=str, sentence=str, label=str)
+        if label not in ("True", "False"):
+            raise EvaluationError(f"{where}: the label is 'True' or 'False', not {label!r}")
         left, right = pictures(key)
         split = key.split("-", 1)[0]
         places = (split, "images")
         pair = image_file(folder, left, *places), image_file(folder, right, *places)
-        items.append(Item(key, pair[0], (statement,), second=pair[1], answers=(str(label),)))
+        items.append(Item(key, pair[0], (statement,), second=pair[1], answers=(label,)))
     return items
 
 

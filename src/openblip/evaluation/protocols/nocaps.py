@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from openblip.errors import EvaluationError
 from openblip.evaluation import files
 from openblip.evaluation.protocols.base import (
     CaptionPreset,
@@ -16,6 +15,7 @@ from openblip.evaluation.protocols.base import (
     captions_for_server,
     image_file,
 )
+from openblip.evaluation.protocols.readers import fields
 
 FILES = ("nocaps_val_4500_captions.json",)
 
@@ -26,10 +26,9 @@ def read(folder: Path, preset: Preset) -> Items:
     images = {image["id"]: image for image in files.load(path)["images"]}
     items = []
     for key, texts in wanted.items():
-        name = images[key].get("file_name")
-        if not isinstance(name, str):
-            raise EvaluationError(f"{path}: image {key!r} has no 'file_name'")
-        group = str(images[key].get("domain", "")).removesuffix("-domain")
+        image = images[key]
+        (name,) = fields(f"{path}: image {key!r}", image, file_name=str)
+        group = str(image.get("domain", "")).removesuffix("-domain")
         items.append(Item(key, image_file(folder, name, "val", "images"), tuple(texts), group=group))
     return items
 

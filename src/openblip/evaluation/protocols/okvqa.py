@@ -16,18 +16,18 @@ from openblip.evaluation.protocols.base import (
     answers_for_server,
     image_file,
 )
+from openblip.evaluation.protocols.readers import fields
 
 QUESTIONS, ANNOTATIONS = "OpenEnded_mscoco_val2014_questions.json", "mscoco_val2014_annotations.json"
 LIST = "okvqa_answer_list_train.json"
+COUNT = 5046  # 9,009 to train on and these: the card of HuggingFaceM4/OK-VQA on the hub
 
 
 def read(folder: Path, preset: Preset) -> Items:
     people = files.answer_references(folder / ANNOTATIONS)
     items = []
     for where, entry in files.read(folder / QUESTIONS, ("questions",)):
-        question, image, key = (entry.get(name) for name in ("question", "image_id", "question_id"))
-        if not isinstance(question, str) or not isinstance(image, int) or not isinstance(key, int):
-            raise EvaluationError(f"{where} lacks 'question', 'image_id' or 'question_id'")
+        question, image, key = fields(where, entry, question=str, image_id=int, question_id=int)
         if key not in people:
             raise EvaluationError(f"{where}: question_id {key} is not in {ANNOTATIONS}")
         said = people[key]
@@ -46,7 +46,7 @@ PROTOCOL = Protocol(
         "paper": AnswerPreset(
             split="val2014",
             files=(QUESTIONS, ANNOTATIONS, "answer_list.json"),
-            count=5046,
+            count=COUNT,
             inference="rank",
             answer_list="answer_list.json",
             note="the paper has no such row: its ranking for VQAv2",
@@ -54,7 +54,7 @@ PROTOCOL = Protocol(
         "lavis": AnswerPreset(
             split="val2014",
             files=(QUESTIONS, ANNOTATIONS, LIST),
-            count=5046,
+            count=COUNT,
             inference="rank",
             answer_list=LIST,
             published=(Score("LAVIS", ("blip_okvqa",), {"accuracy": 55.4}),),
@@ -62,7 +62,7 @@ PROTOCOL = Protocol(
         "mmpretrain": AnswerPreset(
             split="val2014",
             files=(QUESTIONS, ANNOTATIONS),
-            count=5046,
+            count=COUNT,
             inference="generate",
             rule="mmpretrain",
             bare=True,

@@ -89,5 +89,7 @@ def _protocol(split: str, count: int, accuracy: float) -> Protocol:
     )
 
 
+# Counts: the page of FlagEval on RefCOCO, train 120624, validation 10834, testA 5657, testB 5095 expressions; the
+# 1,975 and 1,810 of TensorFlow's catalogue and of the hub's cards are objects, which have several expressions each.
 TEST_A = _protocol("testA", 5657, 86.14)
 TEST_B = _protocol("testB", 5095, 77.33)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from openblip.errors import EvaluationError
 from openblip.evaluation import files
 from openblip.evaluation.protocols.base import (
     AnswerPreset,
@@ -16,16 +15,16 @@ from openblip.evaluation.protocols.base import (
     answers_for_server,
     image_file,
 )
+from openblip.evaluation.protocols.readers import fields
 
 FILES = ("vqa_test.json", "answer_list.json")
+COUNT = 447_793  # visualqa.org/download.html
 
 
 def read(folder: Path, preset: Preset) -> Items:
     items = []
     for where, entry in files.read(folder / preset.files[0]):
-        question, name, key = (entry.get(name) for name in ("question", "image", "question_id"))
-        if not isinstance(question, str) or not isinstance(name, str) or not isinstance(key, int):
-            raise EvaluationError(f"{where} lacks 'question', 'image' or 'question_id'")
+        question, name, key = fields(where, entry, question=str, image=str, question_id=int)
         items.append(Item(key, image_file(folder, name, "images"), question=question))
     return items
 
@@ -34,7 +33,7 @@ def _preset(*published: Score, bare: bool = False) -> AnswerPreset:
     return AnswerPreset(
         split="test2015",
         files=FILES,
-        count=447_793,
+        count=COUNT,
         inference="rank",
         rule="",
         answer_list="answer_list.json",

@@ -1,0 +1,53 @@
+"""A user's own set: its items, and the settings that go with them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any, Literal
+
+from openblip.data.records import FilePicture
+from openblip.errors import EvaluationError
+from openblip.evaluation.protocols.base import AnswerPreset, CaptionPreset, Item, Items, Preset, RetrievalPreset
+
+
+def own_items(source: Iterable[Any], kind: str = "") -> tuple[Items, Preset]:
+    """Items of a user's own records, and the settings: captions if they have them, else questions with answers.
+
+    ``kind`` is "caption", "vqa" or "retrieval"; "" takes what the records have. Answers are judged leave-one-out where
+    several people gave them, else they have to be equal after normalisation.
+    """
+    records = list(source)
+    for record in records:
+        if not isinstance(record.pictures[0], FilePicture):
+            raise EvaluationError(f"{record.address}: pictures have to be files of their own to be evaluated")
+    kind = kind or ("caption" if any(record.captions for record in records) else "vqa")
+    if kind not in ("caption", "vqa", "retrieval"):
+        raise EvaluationError(f"a set of one's own is for caption, vqa or retrieval, not {kind!r}")
+    items, settings = _questions(records) if kind == "vqa" else _captions(records, kind)
+    if not items:
+        raise EvaluationError(
+            f"no record has what {kind} needs: {'captions' if kind != 'vqa' else 'questions with answers'}"
+        )
+    return items, settings
+
+
+def _captions(records: list[Any], kind: str) -> tuple[Items, Preset]:
+    items = [
+        Item(record.address, record.pictures[0].address, tuple(record.captions))
+        for record in records
+        if record.captions
+    ]
+    if kind == "retrieval":
+        return items, RetrievalPreset(split="own", files=(), count=len(items), k=256, max_words=30)
+    return items, CaptionPreset(split="own", files=(), count=len(items))
+
+
+def _questions(records: list[Any]) -> tuple[Items, Preset]:
+    items = [
+        Item(f"{record.address}#{n}", record.pictures[0].address, question=one.text, answers=one.answers)
+        for record in records
+        for n, one in enumerate(record.questions)
+        if one.answers
+    ]
+    rule: Literal["official", "exact"] = "official" if any(len(item.answers) > 1 for item in items) else "exact"
+    return items, AnswerPreset(split="own", files=(), count=len(items), inference="generate", rule=rule)

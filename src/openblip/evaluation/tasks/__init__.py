@@ -1,0 +1,1 @@
+"""How each kind of benchmark is predicted and scored, one file each."""
