@@ -123,7 +123,9 @@ def test_answers_too(blip: Blip, clips: list[Path]) -> None:
             scores.append(sum(each[place, one].item() for place, one in enumerate(ids[1:])))
         chosen = blip.ask(clip, "what is it?", answers=listed, n=3)
         odds = torch.tensor(scores).softmax(0).tolist()
-        assert {one.text: one.probability for one in chosen} == pytest.approx(dict(zip(listed, odds, strict=True)), abs=1e-5)
+        assert {one.text: one.probability for one in chosen} == pytest.approx(
+            dict(zip(listed, odds, strict=True)), abs=1e-5
+        )
 
 
 @torch.inference_mode()
@@ -164,9 +166,19 @@ def test_more_frames_tell_more(blip: Blip, clips: list[Path]) -> None:
 
 
 @pytest.mark.parametrize("size", [1, 3, 64])
-def test_pictures_and_videos_mix_and_batches_change_nothing(home: Path, blip: Blip, clips: list[Path], size: int) -> None:
+def test_pictures_and_videos_mix_and_batches_change_nothing(
+    home: Path, blip: Blip, clips: list[Path], size: int
+) -> None:
     other = openblip.load(home, batch_size=size, workers=0)
-    mixed: list[Any] = [toy_image(0), clips[0], Video(clips[2], frames=3), toy_image(1), toy_image(2), clips[1], clips[2]]
+    mixed: list[Any] = [
+        toy_image(0),
+        clips[0],
+        Video(clips[2], frames=3),
+        toy_image(1),
+        toy_image(2),
+        clips[1],
+        clips[2],
+    ]
     close(other.caption(mixed), [blip.caption(one) for one in mixed])
     close(other.ask(mixed, "what is it?"), [blip.ask(one, "what is it?") for one in mixed])
     close(other.match(mixed, TEXTS), [blip.match(one, TEXTS) for one in mixed])

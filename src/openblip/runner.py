@@ -29,6 +29,7 @@ QUESTION_WORDS, QUESTION_TOKENS = 50, 35
 STATEMENT_WORDS = 40
 EXPRESSION_TOKENS = 128
 TEXT_ROWS = 64  # texts or questions computed at a time
+FRAME_ROWS = 64  # frames of videos encoded at a time
 BOX_ROWS = 16  # expressions computed at a time: each has a memory of its image's tokens and its own
 
 
@@ -114,8 +115,11 @@ class Runner:
 
     def _encoded(self, pixels: np.ndarray) -> Tensor:
         """The states of pixels (I, S, S, 3) or (I, F, S, S, 3)."""
-        states = self.engine.encode_images(to_tensor(pixels.reshape(-1, *pixels.shape[-3:]), self.image))
-        return states.unflatten(0, pixels.shape[:-3])
+        if pixels.ndim == 4:
+            return self.engine.encode_images(to_tensor(pixels, self.image))
+        frames = to_tensor(pixels.reshape(-1, *pixels.shape[2:]), self.image)
+        states = torch.cat([self.engine.encode_images(part) for part in frames.split(FRAME_ROWS)])
+        return states.unflatten(0, pixels.shape[:2])
 
     def embed_images(self, states: Tensor) -> Tensor:
         """ITC embeddings (I, E); of a video the mean of its frames' projections, normalised.
@@ -354,7 +358,7 @@ def _strings(given: Sequence[str], option: str) -> list[str]:
 
 @dataclass(eq=False)
 class EncodedImage:
-    """A picture or a video the model has seen, made by :meth:`Blip.encode_images`: taken in its place, at no new cost."""
+    """A picture or video the model has seen, made by :meth:`Blip.encode_images`: taken in its place, at no new cost."""
 
     states: dict[int, Tensor] = field(repr=False)
     size: tuple[int, int] | None = None  # width and height of the picture, for boxes in its pixels

@@ -11,6 +11,7 @@ from openblip.checkpoints import bundle, write
 from openblip.model.config import Task
 from openblip.preprocess.settings import ImageSettings
 from tests.toys import SIZE, toy_image, toy_model, toy_tokenizer
+from tests.videos import make_video
 
 TOY_TASKS: tuple[Task, ...] = ("caption", "answer", "match", "compare")
 
@@ -161,4 +162,38 @@ def refcoco(folder: Path) -> Path:
     put(folder / "instances.json", {"annotations": [{"id": 70 + n, "bbox": [4, 3, 20, 10 + n]} for n in range(3)]})
     for n in range(3):
         photo(folder / "train2014" / f"COCO_train2014_{n:012d}.jpg", n)
+    return folder
+
+
+def msrvtt(folder: Path) -> Path:
+    """The authors' test list, a line for each clip and its caption (github.com/salesforce/BLIP
+    data/video_dataset.py: ``ann['clip_name']``, ``ann['caption']``, videos in .mp4), and MSRVTT-QA's test questions
+    (github.com/xudejing/video-question-answering: id, category_id, video_id, question, answer)."""
+    lines = [
+        {"caption": text, "clip_name": f"video{7010 + n}", "retrieval_key": f"ret{n}"}
+        for n, text in enumerate(["a man on a horse", "two dogs playing", "a cat"])
+    ]
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "msrvtt_test.jsonl").write_text("".join(f"{json.dumps(line)}\n" for line in lines))
+    questions = [
+        {"answer": "dog", "category_id": 3, "id": 170000 + n, "question": question, "video_id": 7010 + n // 2}
+        for n, question in enumerate(["what is playing?", "who is riding?", "how many dogs are there?"])
+    ]
+    put(folder / "test_qa.json", questions)
+    put(folder / "answer_list.json", ["dog", "two", "yes", "a man"])
+    for n, frames in enumerate((9, 20, 33)):
+        make_video(folder / "videos" / f"video{7010 + n}.mp4", frames, seed=n)
+    return folder
+
+
+def msvd(folder: Path) -> Path:
+    """MSVD-QA's test questions and the names of its clips (the same repository: id, video_id, question, answer;
+    youtube_mapping.txt: a clip's name and vidN)."""
+    questions = [{"answer": "dog", "id": 40000 + n, "question": "what is it?", "video_id": 1301 + n} for n in range(2)]
+    put(folder / "test_qa.json", questions)
+    put(folder / "answer_list.json", ["dog", "two"])
+    names = ["-4wsuPCjDBc_5_15", "jfrrO5K_vKM_55_65"]
+    (folder / "youtube_mapping.txt").write_text("".join(f"{name} vid{1301 + n}\n" for n, name in enumerate(names)))
+    for n, name in enumerate(names):
+        make_video(folder / "YouTubeClips" / f"{name}.avi", 20, codec="mpeg4", seed=n)
     return folder

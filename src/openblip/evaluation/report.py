@@ -12,6 +12,7 @@ from pathlib import Path
 from openblip.errors import ImageError
 from openblip.evaluation.files import write_text
 from openblip.preprocess.image import load_image
+from openblip.preprocess.video import is_video, load_frames
 
 SIDE = 240  # pixels of a thumbnail
 MOST = 300  # items shown; the numbers are of all
@@ -55,7 +56,7 @@ def _card(item: Shown) -> str:
 
 def _picture(path: str) -> str:
     try:
-        picture = load_image(path)
+        picture = next(load_frames(path)) if is_video(path) else load_image(path)
     except ImageError as error:
         return f"<p class=bad>{escape(str(error))}</p>"
     picture.thumbnail((SIDE, SIDE))

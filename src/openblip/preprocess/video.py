@@ -140,9 +140,7 @@ def _times(container: Any, stream: Any, name: str) -> tuple[Sequence[int], list[
     decoding starts at the beginning: ``None``.
     """
     packets = [
-        (packet.pts, packet.is_keyframe)
-        for packet in container.demux(stream)
-        if packet.size and not packet.is_discard
+        (packet.pts, packet.is_keyframe) for packet in container.demux(stream) if packet.size and not packet.is_discard
     ]
     if not packets:
         raise VideoError(f"cannot read {name}: it has no pictures")
@@ -152,9 +150,7 @@ def _times(container: Any, stream: Any, name: str) -> tuple[Sequence[int], list[
     return sorted(time for time, _ in packets), sorted(time for time, key in packets if key)
 
 
-def _picked(
-    container: Any, stream: Any, wanted: Iterable[int], starts: list[int] | None, name: str
-) -> Iterator[Any]:
+def _picked(container: Any, stream: Any, wanted: Iterable[int], starts: list[int] | None, name: str) -> Iterator[Any]:
     """The frames of these times, which do not fall; long stretches between them are skipped and not decoded."""
     shown = _timed(container.decode(stream), starts is None)
     now, frame = None, None

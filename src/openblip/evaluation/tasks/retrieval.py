@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 from openblip.blip import Blip
 from openblip.evaluation import two_stage
 from openblip.evaluation.metrics import ranks
-from openblip.evaluation.protocols.base import Items, RetrievalPreset
+from openblip.evaluation.protocols.base import Item, Items, RetrievalPreset
 from openblip.evaluation.report import Shown
 from openblip.evaluation.tasks.base import Evaluated
 
 
-def evaluated(blip: Blip, items: Items, preset: RetrievalPreset) -> Evaluated:
+def evaluated(
+    blip: Blip, items: Items, preset: RetrievalPreset, *, seen: Callable[[Item], Any] = lambda item: item.image
+) -> Evaluated:
+    """Recall both ways; ``seen`` is what the model is shown of an item."""
     runner = blip._part("match")
     texts = [text for item in items for text in item.texts]
     owner = [i for i, item in enumerate(items) for _ in item.texts]
     ids = two_stage.texts_as_ids(runner, texts, preset.max_words, preset.max_tokens)
-    images = [item.image for item in items]
+    images = [seen(item) for item in items]
     scores = two_stage.score(runner, images, ids, preset.k, batch_size=blip.batch_size, workers=blip.workers)
     own: list[list[int]] = [[] for _ in items]
     for j, i in enumerate(owner):
