@@ -197,3 +197,29 @@ def msvd(folder: Path) -> Path:
     for n, name in enumerate(names):
         make_video(folder / "YouTubeClips" / f"{name}.avi", 20, codec="mpeg4", seed=n)
     return folder
+
+
+def visdial(folder: Path, split: str = "val") -> Path:
+    """VisDial v1.0 (visualdialog.org/data; batra-mlp-lab/visdial-challenge-starter-pytorch, data/readers.py): texts by
+    number, 5 options for 100, and what people found of them in one round (``gt_relevance``)."""
+    questions = ["is the photo in color", "how many dogs", "is it sunny"]
+    answers = ["yes", "no", "two", "1 dog", "i can not tell", "a man on a horse", "not that i can see"]
+    rounds = [[(0, 0, [1, 0, 2, 3, 4]), (1, 2, [4, 3, 2, 5, 6])], [(2, 4, [0, 1, 6, 5, 4]), (1, 3, [3, 2, 1, 0, 4])]]
+    dialogs = [
+        {
+            "image_id": 185565 + n,
+            "caption": caption,
+            "dialog": [
+                {"question": q, "answer": a, "answer_options": options, "gt_index": options.index(a)}
+                for q, a, options in said
+            ],
+        }
+        for n, (caption, said) in enumerate(zip(["two dogs playing in the park", "a man"], rounds, strict=True))
+    ]
+    data = {"questions": questions, "answers": answers, "dialogs": dialogs}
+    put(folder / f"visdial_1.0_{split}.json", {"version": "1.0", "split": f"{split}2018", "data": data})
+    relevance = [{"image_id": 185565, "round_id": 2, "gt_relevance": [0.0, 0.5, 1.0, 0.0, 0.2]}]
+    put(folder / "visdial_1.0_val_dense_annotations.json", relevance)
+    for n in range(2):
+        photo(folder / "VisualDialog_val2018" / f"VisualDialog_val2018_{185565 + n:012d}.jpg", n)
+    return folder

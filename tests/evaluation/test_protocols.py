@@ -22,6 +22,7 @@ from openblip.evaluation.protocols.base import (
     need_files,
 )
 from openblip.evaluation.protocols.videos import VideoAnswerPreset, VideoRetrievalPreset
+from openblip.evaluation.protocols.visdial import DialogPreset
 from tests.evaluation import evaluation_toys as toys
 
 # Split, items of the whole split, lengths and repetition penalty, as the references have them.
@@ -65,6 +66,7 @@ RETRIEVAL = {
     ("flickr30k-retrieval", "lavis"): ("Karpathy test", 1000, 128, 50),
     ("flickr30k-retrieval", "mmpretrain"): ("Karpathy test", 1000, 256, 50),
     **{("msrvtt-retrieval", preset): ("1k test", 1000, 128, 40, 8) for preset in ("paper", "lavis", "mmpretrain")},
+    **{("visdial", preset): ("val", 20_640, 256) for preset in ("paper", "lavis", "mmpretrain")},  # and tokens
 }
 
 
@@ -106,6 +108,9 @@ def test_every_row_s_preset() -> None:
                 row = (one.threshold,)
             if isinstance(one, VideoAnswerPreset | VideoRetrievalPreset):
                 row = (*row, one.frames)
+            if isinstance(one, DialogPreset):
+                row = (one.max_tokens,)
+                assert one.note.startswith("no published checkpoint")
             found[protocol.task][name, preset] = (one.split, one.count, *row)
     assert found == {"caption": CAPTIONS, "answer": ANSWERS, "match": RETRIEVAL, "compare": STATEMENTS, "ground": BOXES}
 

@@ -24,7 +24,8 @@ from openblip.evaluation.protocols.base import (
     need_files,
 )
 from openblip.evaluation.protocols.videos import VideoAnswerPreset, VideoRetrievalPreset
-from openblip.evaluation.tasks import answers, captions, compare, ground, retrieval, videos
+from openblip.evaluation.protocols.visdial import DialogPreset
+from openblip.evaluation.tasks import answers, captions, compare, dialogs, ground, retrieval, videos
 from openblip.evaluation.tasks.base import Evaluated, Notify, Predict, Predicted
 
 __all__ = ["METRICS", "PREDICTIONS", "Evaluated", "comparison", "evaluate", "own_items", "run", "run_own"]
@@ -101,6 +102,8 @@ def evaluate(
             return videos.retrieved(blip, items, preset)
         case VideoAnswerPreset():
             return answers.scored(items, predicted(videos.predictor(blip, preset, data)), preset)
+        case DialogPreset():
+            return dialogs.scored(items, predicted(dialogs.predictor(blip, preset)))
         case RetrievalPreset():
             return retrieval.evaluated(blip, items, preset)
         case CaptionPreset():
