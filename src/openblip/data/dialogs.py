@@ -40,6 +40,15 @@ def is_visdial(content: Any) -> bool:
     return isinstance(data, Mapping) and isinstance(data.get("dialogs"), list)
 
 
+def pictures(split: str, image_id: int) -> tuple[str, ...]:
+    """The files that may be the picture of a dialog: COCO's to train on, those taken for VisDial else."""
+    number = f"{image_id:012d}.jpg"
+    if split.startswith("train"):
+        return tuple(f"{part}/COCO_{part}_{number}" for part in ("train2014", "val2014"))
+    part = f"VisualDialog_{split.removesuffix('2018')}2018"
+    return (f"{part}/{part}_{number}",)
+
+
 def read_dialogs(content: Any) -> Iterator[Dialog | InputError]:
     """The dialogs of a VisDial file in their order, or what is wrong with one of them.
 
