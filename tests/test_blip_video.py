@@ -31,6 +31,13 @@ TASKS: tuple[Task, ...] = ("caption", "answer", "match", "compare", "ground")
 TEXTS = ["a cat on a bed", "a yellow school bus parked on the street near a train", "dogs"]
 
 
+CALLS: list[Callable[[Blip, Any], Any]] = [
+    lambda blip, x: blip.caption(x),
+    lambda blip, x: blip.ask(x, "why"),
+    lambda blip, x: blip.match(x, TEXTS),
+]
+
+
 @pytest.fixture(scope="module")
 def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     home = tmp_path_factory.mktemp("toy")
@@ -152,8 +159,8 @@ def test_a_list_of_frames_is_the_video_and_one_frame_a_picture(blip: Blip, clips
     frames = [all_frames(clips[0])[place] for place in sampled(20, 8)]
     close(blip.caption(Video(frames)), blip.caption(clips[0]))
     close(blip.match(Video(frames), TEXTS), blip.match(clips[0], TEXTS))
-    for call in (lambda x: blip.caption(x), lambda x: blip.ask(x, "why"), lambda x: blip.match(x, TEXTS)):
-        close(call(Video(frames[:1])), call(frames[0]))
+    for call in CALLS:
+        close(call(blip, Video(frames[:1])), call(blip, frames[0]))
     np.testing.assert_allclose(blip.embed_images(Video(frames[:1])), blip.embed_images(frames[0]), atol=1e-6)
 
 
@@ -190,11 +197,11 @@ def test_a_bad_video_is_an_error_in_its_place(blip: Blip, clips: list[Path], tmp
     (tmp_path / "bad.mp4").write_bytes(clips[0].read_bytes()[:500])
     (tmp_path / "empty.mp4").touch()
     mixed = [clips[0], tmp_path / "bad.mp4", toy_image(0), tmp_path / "empty.mp4", Video([])]
-    for call in (lambda x: blip.caption(x), lambda x: blip.ask(x, "why"), lambda x: blip.match(x, "a cat")):
-        found = call(mixed)
+    for call in CALLS:
+        found = call(blip, mixed)
         assert [isinstance(one, VideoError) for one in found] == [False, True, False, True, True]
         assert "bad.mp4" in str(found[1])
-        close(found[0], call(clips[0]))
+        close(found[0], call(blip, clips[0]))
     with pytest.raises(openblip.ImageError, match=r"3 of 5 images could not be embedded, at \[1, 3, 4\]"):
         blip.embed_images(mixed)
     with pytest.raises(VideoError):

@@ -118,8 +118,8 @@ class Runner:
         if pixels.ndim == 4:
             return self.engine.encode_images(to_tensor(pixels, self.image))
         frames = to_tensor(pixels.reshape(-1, *pixels.shape[2:]), self.image)
-        states = torch.cat([self.engine.encode_images(part) for part in frames.split(FRAME_ROWS)])
-        return states.unflatten(0, pixels.shape[:2])
+        states = torch.cat([self.engine.encode_images(part) for part in torch.split(frames, FRAME_ROWS)])
+        return states.view(*pixels.shape[:2], *states.shape[1:])
 
     def embed_images(self, states: Tensor) -> Tensor:
         """ITC embeddings (I, E); of a video the mean of its frames' projections, normalised.
