@@ -6,7 +6,7 @@ PHOTOS := examples/photos
 SOURCES := $(shell find src -type f -not -name '*.pyc')
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check format bench bench-train clean
+.PHONY: help demo test check format bench bench-retrieval bench-train clean
 
 help:  ## Say what can be made
 	@grep -E '^[a-z-]+:.*##' Makefile | sed 's/:.*## /\t/' | expand -t 13
@@ -30,6 +30,9 @@ format: $(VENV)/.installed-dev  ## Mend what ruff can mend
 
 bench: $(VENV)/.installed-dev  ## Measure inference beside transformers and OpenVINO (half an hour; BENCH="--quick" takes less)
 	$(BIN)/python -m benchmarks.inference $(BENCH)
+
+bench-retrieval: $(VENV)/.installed-dev  ## Measure two-stage retrieval beside transformers (BENCH="--pocket" for the bundled model)
+	$(BIN)/python -m benchmarks.retrieval $(BENCH)
 
 bench-train: $(VENV)/.installed-dev  ## Measure training beside a plain transformers loop
 	$(BIN)/python -m benchmarks.training $(BENCH)

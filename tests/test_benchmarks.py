@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks import inference, machine, roofline, training
+from benchmarks import inference, machine, retrieval, roofline, training
 from benchmarks.contestants import Entry, UnavailableError, parse
 from benchmarks.materials import BASE, TOY, Materials
 from benchmarks.measure import agreement, alternate, ratio
@@ -85,6 +85,51 @@ def test_training_has_equal_losses(work: Path, tmp_path: Path, capsys: pytest.Ca
     assert all(len(run["losses"]) == len(run["seconds"]) == 2 for run in runs.values())
     assert len(set(runs["openblip"]["losses"])) == 2, "each step has a batch of its own"
     assert "equal losses" in capsys.readouterr().out
+
+
+def test_retrieval_has_equal_scores(work: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    code = retrieval.main(
+        ["--scale", "toy", "--images", "4", "--texts", "6", "-k", "2", "--rounds", "1", "--threads", "1",
+         "--work", str(work), "--results", str(tmp_path)]
+    )  # fmt: skip
+    said = capsys.readouterr().out
+    assert code == 0, said
+    record = json.loads((tmp_path / "retrieval.json").read_text())
+    assert record["rows"].keys() == {retrieval.OURS, retrieval.SHIPPED, retrieval.BEST}
+    assert all(row["equal"] for row in record["rows"].values())
+    assert 12 <= record["pairs"] <= 4 * 2 + 6 * 2, "shortlists overlap, in part"
+    ours = record["rows"][retrieval.OURS]
+    assert ours["ratio"]["median"] == 1
+    first = ours["first_stage_seconds"][0]
+    assert ours["seconds_per_pair"] == pytest.approx(max(0, ours["median"] - first) / record["pairs"], rel=1e-2)
+    assert retrieval.extrapolated(2.0, 0.5, 4, 6) == 2.0 / 4 * 5000 + 0.5 * 256 * 30000
+
+
+def test_the_rankings_of_pocket_are_those_of_single_pairs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    options = ["--pocket", "--images", "6", "--texts", "12", "-k", "5", "--sample", "3", "--threads", "1"]
+    assert retrieval.main([*options, "--results", str(tmp_path)]) == 0, capsys.readouterr().out
+    record = json.loads((tmp_path / "retrieval_pocket.json").read_text())
+    assert record["checked"]["queries"] == 6
+    assert record["checked"]["equal"] + record["checked"]["but_for_rounding"] == 6
+    photos = tmp_path / "photos"
+    photos.mkdir()
+    lines = []
+    for number, photo in enumerate(Materials(tmp_path, TOY).photos(3)):
+        photo.save(photos / f"{number}.png")
+        lines.append(json.dumps({"image": f"photos/{number}.png", "captions": ["a dog", "two cats"]}))
+    (tmp_path / "own.jsonl").write_text("\n".join(lines))
+    given = retrieval.read_options(["--pocket", "--data", str(tmp_path / "own.jsonl"), "--images", "2", "--texts", "4"])
+    images, texts = retrieval._described(given)
+    assert (len(images), texts) == (2, ["a dog", "two cats"] * 2)
+
+
+def test_rankings_that_differ_are_told() -> None:
+    plain, cosines = {0: 1.0, 1: 0.99999, 2: 0.5, 3: 0.2}, np.array([0.4, 0.3, 0.2, 0.19999], np.float32)
+    assert retrieval._near([0, 1, 2], [1, 0, 2], plain, cosines), "a tie"
+    assert retrieval._near([0, 1, 2], [0, 1, 3], plain, cosines), "a tie at the end of the shortlist"
+    assert not retrieval._near([0, 1, 2], [0, 2, 1], plain, cosines)
+    assert not retrieval._near([0, 1, 2], [0, 2, 3], plain, cosines), "what is missing is no tie"
+    assert not retrieval.Checked(3, 1, 1).agrees
 
 
 def test_unequal_losses_are_told() -> None:

@@ -53,8 +53,12 @@ MAY_IMPORT: dict[str, set[str]] = {
     "evaluation.metrics": {"errors"},
     "evaluation.files": {"errors", "evaluation.metrics"},
     "evaluation.protocols": _DATA | {"data.dialogs", "evaluation.files", "evaluation.metrics"},
-    "evaluation.report": {"errors", "preprocess", "evaluation.files"},
-    "evaluation": _RUNNING | _FILES | _BLIP | _EVALUATION - {"evaluation"} | {"data", "data.dialogs"},
+    "evaluation.report": {"errors", "preprocess", "drawing", "evaluation.files"},
+    "evaluation": _RUNNING
+    | _FILES
+    | _BLIP
+    | _EVALUATION - {"evaluation"}
+    | {"data", "data.dialogs", "jobs", "drawing"},
     "cli": _RUNNING | _FILES | _BLIP | {"drawing", "data", "jobs", "training"} | _EVALUATION,
 }
 

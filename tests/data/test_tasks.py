@@ -262,6 +262,22 @@ def test_grounding_moves_boxes_with_their_picture() -> None:
         GroundingTask(tokenizer=TOKENIZER, refs=0)
 
 
+def test_a_mirrored_picture_has_its_sides_exchanged() -> None:
+    record = dataclasses.replace(
+        NAMED, refs=(Expression("the dog left of the Right, leftover cup", (3.0, 2.0, 9.0, 7.0)),)
+    )
+    plain = GroundingTask(tokenizer=TOKENIZER)
+    straight = plain.sample(record, 0, random.Random(0))
+    mirrored = dataclasses.replace(plain, mirror=1.0).sample(record, 0, random.Random(0))
+    assert mirrored.texts == ["the dog right of the left leftover cup"]
+    # A picture that is mirrored after the same resizing, and its box measured from the other side.
+    assert np.abs(mirrored.pixels[0].astype(int) - straight.pixels[0][:, ::-1].astype(int)).max() <= 1
+    ((left, top, right, bottom),) = straight.boxes
+    assert mirrored.boxes == [(pytest.approx(384 - right), top, pytest.approx(384 - left), bottom)]
+    drawn = [dataclasses.replace(plain, mirror=0.5).sample(record, 0, random.Random(seed)).texts for seed in range(40)]
+    assert 10 < sum(texts == mirrored.texts for texts in drawn) < 30
+
+
 @pytest.mark.parametrize("box", [(12.0, 0.0, 20.0, 5.0), (0.0, -5.0, 5.0, 0.0)])
 def test_a_box_outside_its_picture_is_a_bad_record(box: tuple[float, float, float, float]) -> None:
     task = GroundingTask(tokenizer=TOKENIZER)

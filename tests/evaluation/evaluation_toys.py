@@ -79,6 +79,19 @@ def flickr(folder: Path) -> Path:
     return folder
 
 
+def six(folder: Path) -> Path:
+    """The authors' file for retrieval on Flickr30k, with six pictures and ten texts."""
+    texts = ["a man on a horse", "two dogs", "a plate", "an old clock tower", "people", "a dog playing in the park"]
+    entries = [
+        {"image": f"flickr30k-images/{n}.jpg", "caption": [text] if n < 2 else [text, f"{text} again"]}
+        for n, text in enumerate(texts)
+    ]
+    put(folder / "flickr30k_test.json", entries)
+    for n in range(len(texts)):
+        photo(folder / "flickr30k-images" / f"{n}.jpg", n)
+    return folder
+
+
 def vqa(folder: Path) -> Path:
     """The authors' list of test questions (data/vqa_dataset.py), and answers to rank."""
     entries = [

@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+import base64
+import io
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import load_file
+from typer.testing import CliRunner
 
 import openblip
 from openblip import Blip
+from openblip.cli import app
 from openblip.data.sources import open_source
 from openblip.errors import EvaluationError
 from openblip.evaluation import protocols, two_stage
@@ -80,7 +87,7 @@ def test_a_run_goes_on_where_it_was(blip: Blip, tmp_path: Path, monkeypatch: pyt
     assert asked == ["0b.jpg", "0c.jpg"]
     assert (again.predictions, again.metrics) == (whole.predictions, whole.metrics)
     assert len(journal.read_text().splitlines()) == 4
-    with pytest.raises(EvaluationError, match="holds predictions of another model or preset"):
+    with pytest.raises(EvaluationError, match="holds predictions of another model, preset or set"):
         run("nocaps", blip, tmp_path, out=out, preset="lavis")
 
 
@@ -137,6 +144,34 @@ def test_retrieval(blip: Blip, tmp_path: Path) -> None:
     assert found.shown[0].lines[0][1] in texts
 
 
+def test_rankings_are_scored_to_the_same_numbers(blip: Blip, tmp_path: Path) -> None:
+    toys.six(tmp_path)
+    out = tmp_path / "out"
+    protocol = protocols.find("flickr30k-retrieval")
+    short = replace(protocol, presets={"paper": replace(protocol.preset("paper"), k=2)})
+    told: list[tuple[int, int]] = []
+    found = evaluation.run(short, blip, tmp_path, out=out, notify=lambda *done: told.append(done))
+    assert {path.name for path in found.files} == {
+        "ranking_txt.jsonl", "relevant_txt.jsonl", "ranking_img.jsonl", "relevant_img.jsonl", "metrics.json"
+    }  # fmt: skip
+    for name in ("txt", "img"):
+        files = ["-p", str(out / f"ranking_{name}.jsonl"), "-r", str(out / f"relevant_{name}.jsonl")]
+        done = CliRunner().invoke(app, ["eval", "score", "retrieval", *files, "--json"])
+        assert done.exit_code == 0, done.output
+        scored = json.loads(done.stdout)
+        assert {key: scored[f"R@{key}"] for key in (1, 5, 10)} == {
+            key: found.metrics[f"{name}_r{key}"] for key in (1, 5, 10)
+        }
+        assert scored["median_rank"] == found.metrics[f"{name}_median_rank"]
+        lists = [json.loads(line)["ranking"] for line in (out / f"ranking_{name}.jsonl").read_text().splitlines()]
+        assert len(lists) == {"txt": 6, "img": 10}[name]
+        assert all(len(ids) == 2 for ids in lists), "the shortlist, and no more"
+    assert told[-1] == (12, 12)
+    assert [done for done, _ in told] == sorted(done for done, _ in told)
+    with pytest.raises(EvaluationError, match="of another model, preset or set"):
+        evaluation.run(short, blip, tmp_path, out=out, limit=4)
+
+
 @pytest.mark.parametrize(("preset", "split", "first"), [("paper", "test1", "enc"), ("mmpretrain", "dev", "cls")])
 def test_statements_are_judged_as_one_by_one(blip: Blip, tmp_path: Path, preset: str, split: str, first: First) -> None:
     toys.nlvr(tmp_path, split)
@@ -178,6 +213,9 @@ def test_boxes_are_the_recorded_ones_and_are_scored_in_pixels(tmp_path: Path) ->
     alone = runner.eager.ground(*runner.pad([ground.expression_ids(runner, "man")]), pixels)[0][0].tolist()
     box = json.loads(ran.predictions[11])
     assert box == pytest.approx([alone[0] * 40, alone[1] * 30, alone[2] * 40, alone[3] * 30], abs=1e-3)
+    shown = next(one for one in ran.shown if one.id == 11)
+    assert shown.boxes == {"predicted": box, "reference": (4.0, 3.0, 24.0, 14.0)}
+    assert ("reference", "4, 3, 24, 14") in shown.lines
     overlap = [iou(json.loads(text), (4, 3, 24, 14)) for text in ran.predictions.values()]
     assert ran.metrics == {
         "accuracy": sum(value >= 0.5 for value in overlap) / 2, "mean_IoU": pytest.approx(sum(overlap) / 2)
@@ -235,3 +273,20 @@ def test_the_report_escapes_all_and_has_the_worst_first(tmp_path: Path) -> None:
     assert "<b>.png" not in page
     assert page.index("failed") < page.index("<section", page.index("failed")) < page.index("good")
     assert page.count("data:image/jpeg;base64,") == 3  # a pair and one; one cannot be read
+
+
+def test_the_report_draws_boxes_in_the_picture(tmp_path: Path) -> None:
+    Image.new("RGB", (640, 320), "white").save(tmp_path / "a.png")
+    boxes = {"predicted": (320, 80, 480, 240), "reference": (40, 160, 160, 300)}
+    write_report(tmp_path / "r.html", "t", {}, [], [Shown(1, str(tmp_path / "a.png"), [], 0.2, boxes=boxes)])
+    page = (tmp_path / "r.html").read_text(encoding="utf-8")
+    data = page.split("data:image/jpeg;base64,")[1].split('"')[0]
+    drawn = np.asarray(Image.open(io.BytesIO(base64.b64decode(data)))).astype(int)
+    assert drawn.shape == (160, 320, 3), "half as large"
+    marked = abs(drawn - 255).max(2) > 100
+    orange, blue = drawn[..., 0] > drawn[..., 2] + 60, drawn[..., 2] > drawn[..., 0] + 60
+    for colour, (left, top, right, bottom) in ((orange, (160, 40, 240, 120)), (blue, (20, 80, 80, 150))):
+        ys, xs = np.nonzero(marked & colour)
+        assert abs(np.array([xs.min(), xs.max(), ys.max()]) - [left, right - 1, bottom - 1]).max() <= 1
+        assert marked[top : bottom - 1, left].all()
+        assert not marked[top + 8 : bottom - 8, left + 8 : right - 8].any(), "a line, not a patch"

@@ -89,8 +89,13 @@ def swap_pair(pair: tuple[Picture, Picture], sentence: str, rng: random.Random) 
     """
     if rng.random() < 0.5:
         return pair, sentence
+    return (pair[1], pair[0]), exchange_sides(sentence)
+
+
+def exchange_sides(sentence: str) -> str:
+    """A cleaned text with the words "left" and "right" exchanged."""
     other = {"left": "right", "right": "left"}
-    return (pair[1], pair[0]), " ".join(other.get(word, word) for word in sentence.split(" "))
+    return " ".join(other.get(word, word) for word in sentence.split(" "))
 
 
 # --- RandAugment --------------------------------------------------------------------------------------------------

@@ -1,6 +1,6 @@
 """Random changes to pictures of which boxes are known, after mmpretrain's RefCOCO recipe (no torch).
 
-There is no mirror here: expressions say "left" and "right".
+There is no mirror here: expressions say "left" and "right", which :class:`openblip.data.tasks.GroundingTask` knows.
 """
 
 from __future__ import annotations

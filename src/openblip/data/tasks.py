@@ -16,10 +16,10 @@ from typing import Any, TypeAlias, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, ImageOps
 from torch import Tensor
 
-from openblip.data.augment import swap_pair
+from openblip.data.augment import exchange_sides, swap_pair
 from openblip.data.boxes import Box, PlainBoxes
 from openblip.data.collate import numbers, padded, pictures, tokens
 from openblip.data.dialogs import dialog_ids
@@ -308,10 +308,14 @@ class DialogTask(Task):
 
 @dataclass(frozen=True, kw_only=True)
 class GroundingTask(Task):
-    """Expressions and their boxes. ``refs`` as ``questions`` of VQA: None makes every expression a sample."""
+    """Expressions and their boxes. ``refs`` as ``questions`` of VQA: None makes every expression a sample.
+
+    With probability ``mirror`` a picture is mirrored, with its boxes and with "left" and "right" in its expressions.
+    """
 
     transform: BoxTransform = field(default_factory=PlainBoxes)
     refs: int | None = None
+    mirror: float = 0.0
     max_tokens: int = 128
     wants = "one picture and an expression with a box"
 
@@ -333,7 +337,12 @@ class GroundingTask(Task):
             if min(right, image.width) - max(left, 0) <= 0 or min(bottom, image.height) - max(top, 0) <= 0:
                 box = [left, top, right - left, bottom - top]
                 raise InputError(f"bbox {box} lies outside its picture of {image.width} x {image.height}")
-        pixels, boxes = self.transform(image, [ref.box for ref in named], rng)
+        boxes = [ref.box for ref in named]
+        if self.mirror and rng.random() < self.mirror:
+            image = ImageOps.mirror(image)
+            boxes = [(image.width - right, top, image.width - left, bottom) for left, top, right, bottom in boxes]
+            texts = [exchange_sides(text) for text in texts]
+        pixels, boxes = self.transform(image, boxes, rng)
         return Sample([pixels], texts, boxes=boxes, image_id=record.image_id)
 
     def batch(self, samples: Sequence[Sample]) -> dict[str, Tensor]:

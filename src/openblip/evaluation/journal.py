@@ -69,7 +69,7 @@ def _read(path: Path, key: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
         return {}
     lines = path.read_text(encoding="utf-8").split("\n")
     if json.loads(lines[0]) != json.loads(json.dumps(key)):
-        raise EvaluationError(f"{path} holds predictions of another model or preset; give another folder")
+        raise EvaluationError(f"{path} holds predictions of another model, preset or set; give another folder")
     if lines[-1]:  # cut off in the middle: forget it, and make room for the next
         lines.pop()
         files.write_text(path, "".join(f"{line}\n" for line in lines))

@@ -5,28 +5,37 @@ from __future__ import annotations
 import base64
 import io
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from html import escape
 from pathlib import Path
+from typing import cast
 
+from openblip.drawing import Edges, draw_boxes
 from openblip.errors import ImageError
 from openblip.evaluation.files import write_text
 from openblip.preprocess.image import load_image
 from openblip.preprocess.video import is_video, load_frames
 
-SIDE = 240  # pixels of a thumbnail
+SIDE = 320  # pixels of a thumbnail
 MOST = 300  # items shown; the numbers are of all
+COLOURS = ("#d55e00", "#0072b2")  # of boxes; told apart by the colour-blind too
 
 
 @dataclass(frozen=True)
 class Shown:
-    """One item of the report. ``lines`` are (name, text); ``score`` orders, the lowest first; ``None`` is an error."""
+    """One item of the report. ``lines`` are (name, text); ``score`` orders, the lowest first; ``None`` is an error.
+
+    ``measure`` names the score. ``boxes`` are drawn in the picture, each under its name: left, top, right and bottom in
+    pixels.
+    """
 
     id: object
     image: str
     lines: Sequence[tuple[str, str]]
     score: float | None
     second: str = ""  # of a pair of pictures
+    measure: str = ""
+    boxes: Mapping[str, Sequence[float]] = field(default_factory=dict)
 
 
 def write_report(
@@ -48,18 +57,23 @@ def write_report(
 
 def _card(item: Shown) -> str:
     lines = "".join(f"<dt>{escape(name)}</dt><dd>{escape(text)}</dd>" for name, text in item.lines)
-    score = "no result" if item.score is None else f"{item.score:.3f}"
-    head = f"<p class=id>{escape(str(item.id))} <b>{score}</b></p>"
-    pictures = "".join(_picture(path) for path in (item.image, item.second) if path)
-    return f"<section>{pictures}{head}<dl>{lines}</dl></section>"
+    score = "no result" if item.score is None else escape(f"{item.measure} {item.score:.3f}".strip())
+    head = f"<p class=id><b>{score}</b> <span>{escape(str(item.id))}</span></p>"
+    pictures = "".join(_picture(path, item.boxes) for path in (item.image, item.second) if path)
+    return f"<section><div class=pictures>{pictures}</div>{head}<dl>{lines}</dl></section>"
 
 
-def _picture(path: str) -> str:
+def _picture(path: str, boxes: Mapping[str, Sequence[float]]) -> str:
     try:
         picture = next(load_frames(path)) if is_video(path) else load_image(path)
     except ImageError as error:
         return f"<p class=bad>{escape(str(error))}</p>"
+    whole = picture.size
     picture.thumbnail((SIDE, SIDE))
+    if boxes:
+        shares = [side / of for side, of in zip(picture.size, whole, strict=True)] * 2
+        places = [tuple(edge * share for edge, share in zip(box, shares, strict=True)) for box in boxes.values()]
+        picture = draw_boxes(picture, cast("list[Edges]", places), list(boxes), colours=COLOURS)
     out = io.BytesIO()
     picture.save(out, "JPEG", quality=80)
     data = base64.b64encode(out.getvalue()).decode("ascii")
@@ -72,7 +86,9 @@ def _number(value: float | None) -> str:
 
 _STYLE = (
     "body{font:15px/1.45 system-ui,sans-serif;margin:2rem;color:#222}table{border-collapse:collapse}"
-    "td{padding:.15rem 1rem .15rem 0}main{display:grid;grid-template-columns:repeat(auto-fill,minmax(260px,1fr));"
-    "gap:1.2rem}section{border:1px solid #ddd;border-radius:6px;padding:.7rem}img{max-width:100%}dt{color:#777;"
-    "font-size:.85em}dd{margin:0 0 .4rem}.bad{color:#a00}.id{margin:.3rem 0;color:#777}"
+    "td{padding:.15rem 1rem .15rem 0}main{display:grid;grid-template-columns:repeat(auto-fill,minmax(340px,1fr));"
+    "gap:1.2rem}section{border:1px solid #ddd;border-radius:6px;padding:.7rem;overflow-wrap:anywhere}dt{color:#666;"
+    "font-size:.85em}dd{margin:0 0 .4rem}.bad{color:#a00}.id{margin:.4rem 0}.id span{color:#666;font-size:.85em}"
+    ".pictures{display:flex;gap:4px;align-items:flex-start}.pictures>*{min-width:0;flex:0 1 auto;max-width:100%}"
+    "dl{margin:0}"
 )

@@ -27,6 +27,8 @@ from openblip.evaluation.protocols.videos import VideoAnswerPreset, VideoRetriev
 from openblip.evaluation.protocols.visdial import DialogPreset
 from openblip.evaluation.tasks import answers, captions, compare, dialogs, ground, retrieval, videos
 from openblip.evaluation.tasks.base import Evaluated, Notify, Predict, Predicted
+from openblip.jobs.identity import fingerprint
+from openblip.model.config import Task
 
 __all__ = ["METRICS", "PREDICTIONS", "Evaluated", "comparison", "evaluate", "own_items", "run", "run_own"]
 
@@ -50,8 +52,9 @@ def run(
 ) -> Evaluated:
     """Evaluate a model on a benchmark whose files lie in ``data``.
 
-    ``limit`` takes the first items only. ``out`` is the folder of the predictions, which a second run goes on from, of
-    the metrics, and of the file for the official server. ``notify`` is told how many items are done, of how many.
+    ``limit`` takes the first items only. ``out`` is the folder of what is computed, which a second run goes on from, of
+    predictions or rankings, of the metrics, and of the file for the official server. ``notify`` is told how much is
+    done, of how much.
 
     Raises :class:`EvaluationError` for missing or broken files, :class:`UnsupportedTask` for a model of another task.
     """
@@ -62,7 +65,7 @@ def run(
     items = items[:limit] if limit is not None else items
     if not items:
         raise EvaluationError(f"{protocol.title}: no items in {data}")
-    key = {"benchmark": protocol.name, "preset": preset, "model": blip.name, **_settings(chosen)}
+    key = {"benchmark": protocol.name, "preset": preset, **_model(blip, protocol.task, out), **_settings(chosen)}
     found = evaluate(blip, items, chosen, data=data, key=key, out=out, java=java, notify=notify)
     notes = [f"{protocol.title}, {chosen.split}, preset {preset}, {len(items)} items"]
     notes += found.notes
@@ -99,13 +102,13 @@ def evaluate(
 
     match preset:
         case VideoRetrievalPreset():
-            return videos.retrieved(blip, items, preset)
+            return videos.retrieved(blip, items, preset, key=key, out=out, notify=notify)
         case VideoAnswerPreset():
             return answers.scored(items, predicted(videos.predictor(blip, preset, data)), preset)
         case DialogPreset():
             return dialogs.scored(items, predicted(dialogs.predictor(blip, preset)))
         case RetrievalPreset():
-            return retrieval.evaluated(blip, items, preset)
+            return retrieval.evaluated(blip, items, preset, key=key, out=out, notify=notify)
         case CaptionPreset():
             return captions.scored(items, predicted(captions.predictor(blip, preset)), java)
         case ComparePreset():
@@ -130,12 +133,13 @@ def run_own(
     """Evaluate a model on one's own pictures with captions, or with questions and answers."""
     items, settings = own_items(source, kind)
     items = items[:limit] if limit is not None else items
-    key = {"benchmark": "own", "model": blip.name, **_settings(settings)}
+    tasks: dict[type, Task] = {CaptionPreset: "caption", AnswerPreset: "answer", RetrievalPreset: "match"}
+    key = {"benchmark": "own", **_model(blip, tasks[type(settings)], out), **_settings(settings)}
     found = evaluate(blip, items, settings, data=Path(), key=key, out=out, java=java, notify=notify)
-    made = []
+    made = list(found.files)
     if out is not None:
         files.write_json(out / METRICS, {**key, "items": len(items), "metrics": found.metrics})
-        made = [out / METRICS]
+        made.append(out / METRICS)
     return replace(found, notes=[f"{len(items)} items of one's own", *found.notes], files=made)
 
 
@@ -164,6 +168,11 @@ def _ours(name: str, value: float | None) -> str:
     if value is None:
         return ""
     return f" (ours {value:g})" if name == videos.MEDIAN else f" (ours {100 * value:.2f})"
+
+
+def _model(blip: Blip, task: Task, out: Path | None) -> dict[str, str]:
+    """What predicts; where predictions are kept, by the content of its files, as those in a folder may change."""
+    return {"model": blip.name, **({"weights": fingerprint(blip.name, [task])[task]} if out is not None else {})}
 
 
 def _settings(preset: Preset) -> dict[str, Any]:

@@ -5,8 +5,9 @@ Shapes: I images, T texts.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any, cast
 
 import numpy as np
@@ -15,12 +16,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from openblip.errors import InputError, OpenBlipError
+from openblip.evaluation.store import Store
 from openblip.inputs import ahead, chunks
-from openblip.model.matcher import Matcher
 from openblip.preprocess.text import clean_caption
-from openblip.runner import TEXT_ROWS, Runner, Texts, in_a_row
+from openblip.runner import TEXT_ROWS, Runner, Texts, by_length, in_a_row
 
 UNSCORED = -100.0  # of what is on no shortlist
+BLOCK = 32  # images that are kept together; at base size their states are 57 MB
 
 
 @dataclass(frozen=True)
@@ -31,6 +33,15 @@ class Scores:
     images_of_texts: NDArray[np.float32]  # (T, I)
 
 
+def rankings(scores: NDArray[np.float32]) -> list[list[int]]:
+    """What is on the shortlist of each query, the best first; of equal scores the one that comes first."""
+    found = []
+    for row in scores:
+        places = np.flatnonzero(row != UNSCORED)
+        found.append(places[np.argsort(-row[places], kind="stable")].tolist())
+    return found
+
+
 def texts_as_ids(runner: Runner, texts: Iterable[str], max_words: int, max_tokens: int) -> Texts:
     """Texts cleaned and cut as a protocol says; ids from [CLS] to [SEP]."""
     cleaned = (clean_caption(text, max_words) for text in texts)
@@ -39,49 +50,105 @@ def texts_as_ids(runner: Runner, texts: Iterable[str], max_words: int, max_token
 
 
 def score(
-    runner: Runner, images: Sequence[Any], texts: Texts, k: int, *, batch_size: int = 8, workers: int = 2
+    runner: Runner,
+    images: Sequence[Any],
+    texts: Texts,
+    k: int,
+    *,
+    batch_size: int = 8,
+    workers: int = 2,
+    store: Store | None = None,
+    notify: Callable[[int, int], None] = lambda done, total: None,
 ) -> Scores:
     """Scores both ways. Every pair that is on either shortlist is judged by ITM once.
 
-    Images are encoded once and kept; all of an image's texts are judged together, so that its keys and values are
-    projected once. A shortlist is never longer than there are candidates. Raises the error of a picture that cannot be
-    opened, naming it: a benchmark without one of its pictures is another benchmark.
+    Images are encoded once and kept until their row is done; all of an image's texts are judged together, so that its
+    keys and values are projected once. A shortlist is never longer than there are candidates. What is in the ``store``
+    is not computed again. ``notify`` is told how many images are done, of how many, each of which counts twice: it is
+    encoded, and later its row is judged.
+
+    Raises the error of a picture that cannot be opened, naming it: a benchmark without one of its pictures is another
+    benchmark.
     """
     if k < 1:
         raise InputError(f"a shortlist of {k}")
-    states = _encode(runner, images, batch_size, workers)
-    embedded = runner.embed_texts(texts).cpu()
-    seen = torch.cat([runner.embed_images(torch.stack(part)).cpu() for part in chunks(states, batch_size)])
+    store = store or Store()
+    runs = list(chunks(range(len(images)), BLOCK))
+    embedded = _texts(runner, texts, store)
+    _images(runner, images, runs, store, batch_size, workers, lambda done: notify(done, 2 * len(images)))
+    seen = torch.cat([store.get(f"images-{n}")["embeddings"] for n in range(len(runs))])
     similarity = seen @ embedded.T  # (I, T)
     for_images = _shortlist(similarity, k)
     for_texts = _shortlist(similarity.T, k)
     wanted = for_images | for_texts.T
     logits = torch.zeros_like(similarity)
-    grounded = [[runner.tokenizer.enc_id, *ids[1:]] for ids in texts.ids]
-    for i, state in enumerate(states):
-        for part in chunks(wanted[i].nonzero()[:, 0].tolist(), TEXT_ROWS):
-            logits[i, part] = _logits(runner, [grounded[j] for j in part], in_a_row(state[None]))
+    for n, run in enumerate(runs):
+        _rows(runner, texts, wanted, n, run, store, lambda done: notify(len(images) + done, 2 * len(images)))
+        for i in run:
+            places, values = cast("tuple[Tensor, Tensor]", store.row(i))
+            logits[i, places] = values
     both = similarity + logits
     return Scores(_masked(both, for_images), _masked(both.T, for_texts))
 
 
-def _encode(runner: Runner, images: Sequence[Any], batch_size: int, workers: int) -> list[Tensor]:
-    states: list[Tensor] = []
-    for chunk in chunks(ahead(runner.open, images, workers, 2 * batch_size), batch_size):
-        for one in chunk:
-            if isinstance(one, OpenBlipError):
-                raise one
-        states += runner.states(cast(Any, chunk)).cpu().unbind(0)
-    return states
+def _texts(runner: Runner, texts: Texts, store: Store) -> Tensor:
+    """Embeddings (T, E)."""
+    found = []
+    for n, part in enumerate(chunks(texts.ids, BLOCK * TEXT_ROWS)):
+        if not store.has(f"texts-{n}"):
+            store.put(f"texts-{n}", embeddings=runner.embed_texts(Texts(part)).cpu())
+        found.append(store.get(f"texts-{n}")["embeddings"])
+    return torch.cat(found)
+
+
+def _images(
+    runner: Runner, images: Sequence[Any], runs: list[list[int]], store: Store, batch_size: int, workers: int,
+    notify: Callable[[int], None],
+) -> None:  # fmt: skip
+    """Put the states and embeddings of the images that are not in the store there."""
+    lacking = [n for n in range(len(runs)) if not store.has(f"images-{n}")]
+    opened = ahead(runner.open, (images[i] for n in lacking for i in runs[n]), workers, 2 * batch_size)
+    done = sum(len(run) for n, run in enumerate(runs) if n not in set(lacking))
+    for n in lacking:
+        states, embeddings = [], []
+        for chunk in chunks(islice(opened, len(runs[n])), batch_size):
+            for one in chunk:
+                if isinstance(one, OpenBlipError):
+                    raise one
+            seen = runner.states(cast(Any, chunk))
+            states.append(seen.cpu())
+            embeddings.append(runner.embed_images(seen).cpu())
+            notify(done := done + len(chunk))
+        store.put(f"states-{n}", states=torch.cat(states))  # first: what has embeddings has states, or all its rows
+        store.put(f"images-{n}", embeddings=torch.cat(embeddings))
+
+
+def _rows(
+    runner: Runner, texts: Texts, wanted: Tensor, n: int, run: list[int], store: Store, notify: Callable[[int], None]
+) -> None:
+    """Put the rows of a block of images that are not in the store there."""
+    lacking = [i for i in run if store.row(i) is None]
+    states = store.get(f"states-{n}")["states"] if lacking else None
+    for i in lacking:
+        places = wanted[i].nonzero()[:, 0]
+        assert states is not None
+        store.put_row(i, places, _logits(runner, [texts.ids[j] for j in places.tolist()], states[i - run[0], None]))
+        notify(i + 1)
+    notify(run[-1] + 1)
+    store.drop(f"states-{n}")
 
 
 @torch.inference_mode()
 def _logits(runner: Runner, rows: list[list[int]], state: Tensor) -> Tensor:
     """The raw logit of "they match" (B,) of texts with one image."""
-    ids, mask = runner.pad(rows)
-    device = runner.engine.device
-    matcher = cast(Matcher, runner.eager.model)
-    return matcher.match_logits(ids.to(device), mask.to(device), state.to(device))[:, 1].float().cpu()
+    grounded = runner.grounded(Texts(rows))
+    found = torch.empty(len(rows))
+    if rows:
+        image = runner.eager.read(in_a_row(state).to(runner.engine.device))
+        for places in by_length(grounded, TEXT_ROWS):
+            logits = runner.eager.match_logits(*runner.pad([grounded[j] for j in places]), image)
+            found[places] = logits[:, 1].cpu()
+    return found
 
 
 def _shortlist(similarity: Tensor, k: int) -> Tensor:

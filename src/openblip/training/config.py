@@ -182,13 +182,15 @@ class AugmentSettings:
     """Random changes to training pictures: a crop of at least ``min_scale`` of the area, a mirror with probability
     ``flip``, RandAugment, and colour jitter of this strength, which no published training but grounding's has.
 
-    Grounding takes its own: jitter and a crop that keeps a part of every box.
+    Grounding takes its own: jitter, a crop that keeps a part of every box, and with probability ``mirror`` a mirrored
+    picture whose expressions have "left" and "right" exchanged, which the published training has not.
     """
 
     min_scale: float = 0.5
     flip: float = 0.5
     randaugment: bool = True
     jitter: float = 0.0
+    mirror: float = 0.0
 
 
 # --- how it is trained --------------------------------------------------------------------------------------------

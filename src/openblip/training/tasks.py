@@ -111,6 +111,8 @@ def data_task(recipe: Recipe, tokenizer: Tokenizer, image: ImageSettings, prompt
         options["swap"] = train
     if recipe.task == "visdial":
         options["draw"] = train
+    if recipe.task == "grounding" and train:
+        options["mirror"] = recipe.augment.mirror
     return parts.data(**options)
 
 

@@ -69,6 +69,7 @@ def scored(items: Items, predicted: Predicted, preset: AnswerPreset) -> Evaluate
                 ("people", ", ".join(item.answers)),
             ],
             each.get(item.id),
+            measure="accuracy",
         )
         for item in items
     ]

@@ -45,6 +45,7 @@ def scored(items: Items, predicted: Predicted, java: bool) -> Evaluated:
             item.image,
             [("caption", predicted.text(item.id)), *(("reference", text) for text in item.texts)],
             each[item.id]["CIDEr"] if item.id in each else None,
+            measure="CIDEr",
         )
         for item in items
     ]

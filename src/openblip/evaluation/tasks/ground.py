@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from torch import Tensor
@@ -47,18 +47,26 @@ def expression_ids(runner: Runner, text: str) -> list[int]:
 
 def scored(items: Items, predicted: Predicted, preset: GroundPreset) -> Evaluated:
     done = predicted.of(items, "found")
-    found = boxes.score(
-        {item.id: json.loads(predicted.texts[item.id]) for item in done},
-        {item.id: item.box for item in done},
-        preset.threshold,
-    )
+    boxed = {item.id: json.loads(predicted.texts[item.id]) for item in done}
+    found = boxes.score(boxed, {item.id: item.box for item in done}, preset.threshold)
+    given = {
+        item.id: {**({"predicted": boxed[item.id]} if item.id in boxed else {}), "reference": item.box}
+        for item in items
+    }
     shown = [
         Shown(
             item.id,
             item.image,
-            [("expression", item.texts[0]), ("box", predicted.text(item.id)), ("right box", str(list(item.box)))],
+            [("expression", item.texts[0]), *((name, _told(box)) for name, box in given[item.id].items())]
+            + ([("error", predicted.failed[item.id])] if item.id in predicted.failed else []),
             found.items.get(item.id),
+            measure="IoU",
+            boxes=given[item.id],
         )
         for item in items
     ]
     return predicted.evaluated({"accuracy": found.accuracy, "mean_IoU": found.mean_iou}, shown)
+
+
+def _told(box: Sequence[float]) -> str:
+    return ", ".join(f"{edge:.0f}" for edge in box)

@@ -1,48 +1,109 @@
-"""Retrieval both ways: a shortlist by ITC, re-ranked by ITM, and recall."""
+"""Retrieval both ways: a shortlist by ITC, re-ranked by ITM, and recall.
+
+Texts are named by their number, in the order of the images that they belong to.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from hashlib import blake2b
+from pathlib import Path
 from typing import Any
 
 from openblip.blip import Blip
-from openblip.evaluation import two_stage
+from openblip.evaluation import files, two_stage
 from openblip.evaluation.metrics import ranks
 from openblip.evaluation.protocols.base import Item, Items, RetrievalPreset
 from openblip.evaluation.report import Shown
-from openblip.evaluation.tasks.base import Evaluated
+from openblip.evaluation.store import Store
+from openblip.evaluation.tasks.base import Evaluated, Notify
+
+KEPT = "retrieval"  # the folder of what a stopped run goes on from
+
+
+@dataclass(frozen=True)
+class Direction:
+    """What was found for each query, the best first, and what belongs to it."""
+
+    found: Mapping[Any, Sequence[Any]]
+    right: Mapping[Any, Sequence[Any]]
+
+    def scores(self) -> ranks.RecallScores:
+        return ranks.from_lists(self.found, self.right)
+
+    def write(self, out: Path, name: str) -> list[Path]:
+        """The files that ``openblip eval score retrieval`` takes."""
+        made = []
+        for kind, field, lists in (("ranking", "ranking", self.found), ("relevant", "relevant", self.right)):
+            lines = [json.dumps({"query_id": key, field: list(ids)}, ensure_ascii=False) for key, ids in lists.items()]
+            made.append(out / f"{kind}_{name}.jsonl")
+            files.write_text(made[-1], "".join(f"{line}\n" for line in lines))
+        return made
 
 
 def evaluated(
-    blip: Blip, items: Items, preset: RetrievalPreset, *, seen: Callable[[Item], Any] = lambda item: item.image
-) -> Evaluated:
-    """Recall both ways; ``seen`` is what the model is shown of an item."""
+    blip: Blip, items: Items, preset: RetrievalPreset, *, key: Mapping[str, Any], out: Path | None, notify: Notify,
+    seen: Callable[[Item], Any] = lambda item: item.image,
+) -> Evaluated:  # fmt: skip
+    """Recall both ways: ``txt`` of texts for images, ``img`` of images for texts.
+
+    What was computed before lies in ``out``, where the rankings go too. ``seen`` is what the model is shown of an item.
+    """
     runner = blip._part("match")
     texts = [text for item in items for text in item.texts]
-    owner = [i for i, item in enumerate(items) for _ in item.texts]
     ids = two_stage.texts_as_ids(runner, texts, preset.max_words, preset.max_tokens)
-    images = [seen(item) for item in items]
-    scores = two_stage.score(runner, images, ids, preset.k, batch_size=blip.batch_size, workers=blip.workers)
-    own: list[list[int]] = [[] for _ in items]
-    for j, i in enumerate(owner):
-        own[i].append(j)
-    found = {
-        "txt": ranks.from_matrix(scores.texts_of_images, own),
-        "img": ranks.from_matrix(scores.images_of_texts, [[i] for i in owner]),
+    with Store(out / KEPT if out is not None else None, {**key, "items": _digest(items)}) as store:
+        scores = two_stage.score(
+            runner, [seen(item) for item in items], ids, preset.k, batch_size=blip.batch_size, workers=blip.workers,
+            store=store, notify=notify,
+        )  # fmt: skip
+    directions = _directions(items, scores)
+    recalls = {name: one.scores() for name, one in directions.items()}
+    made = [path for name, one in directions.items() for path in one.write(out, name)] if out is not None else []
+    return Evaluated(_metrics(recalls), [], _shown(items, texts, directions["txt"], recalls["txt"]), {}, files=made)
+
+
+def _digest(items: Items) -> str:
+    """Which pictures and texts they are, wherever the pictures lie."""
+    told = json.dumps([[item.id, Path(item.image).name, item.texts] for item in items])
+    return blake2b(told.encode(), digest_size=8).hexdigest()
+
+
+def _directions(items: Items, scores: two_stage.Scores) -> dict[str, Direction]:
+    owner = [item.id for item in items for _ in item.texts]
+    own: dict[Any, list[int]] = {item.id: [] for item in items}
+    for text, image in enumerate(owner):
+        own[image].append(text)
+    for_images = two_stage.rankings(scores.texts_of_images)
+    for_texts = two_stage.rankings(scores.images_of_texts)
+    return {
+        "txt": Direction(dict(zip(own, for_images, strict=True)), own),
+        "img": Direction(
+            {text: [items[i].id for i in found] for text, found in enumerate(for_texts)},
+            {text: [image] for text, image in enumerate(owner)},
+        ),
     }
+
+
+def _metrics(recalls: Mapping[str, ranks.RecallScores]) -> dict[str, float | None]:
     metrics: dict[str, float | None] = {}
-    for name, one in found.items():
+    for name, one in recalls.items():
         metrics |= {f"{name}_r{k}": value for k, value in one.recall.items()}
         metrics |= {f"{name}_r_mean": one.mean_recall, f"{name}_median_rank": one.median_rank}
-    metrics["r_mean"] = (found["txt"].mean_recall + found["img"].mean_recall) / 2
-    best = scores.texts_of_images.argmax(1)
-    shown = [
+    metrics["r_mean"] = sum(one.mean_recall for one in recalls.values()) / len(recalls)
+    return metrics
+
+
+def _shown(items: Items, texts: list[str], found: Direction, recall: ranks.RecallScores) -> list[Shown]:
+    return [
         Shown(
             item.id,
             item.image,
-            [("first", texts[best[i]]), *(("its own", text) for text in item.texts)],
-            1 / found["txt"].items[i],
+            [("first", texts[found.found[item.id][0]]), *(("its own", text) for text in item.texts)],
+            1 / recall.items[item.id],
+            measure="1 / rank",
         )
-        for i, item in enumerate(items)
+        for item in items
     ]
-    return Evaluated(metrics, [], shown, {})

@@ -13,15 +13,19 @@ from openblip.errors import ImageError
 from openblip.evaluation.protocols.base import Items
 from openblip.evaluation.protocols.videos import VideoAnswerPreset, VideoRetrievalPreset
 from openblip.evaluation.tasks import answers, retrieval
-from openblip.evaluation.tasks.base import Evaluated, Predict
+from openblip.evaluation.tasks.base import Evaluated, Notify, Predict
 from openblip.preprocess.video import Video
 
 MEDIAN = "vid_mdR"  # a rank, which is no share
 
 
-def retrieved(blip: Blip, items: Items, preset: VideoRetrievalPreset) -> Evaluated:
+def retrieved(
+    blip: Blip, items: Items, preset: VideoRetrievalPreset, *, key: Mapping[str, Any], out: Path | None, notify: Notify
+) -> Evaluated:
     """As of images, under the names that the authors' code gives the numbers: ``vid`` of videos for texts."""
-    found = retrieval.evaluated(blip, items, preset, seen=lambda item: Video(item.image, preset.frames))
+    found = retrieval.evaluated(
+        blip, items, preset, key=key, out=out, notify=notify, seen=lambda item: Video(item.image, preset.frames)
+    )
     return replace(found, metrics=_renamed(found.metrics))
 
 
