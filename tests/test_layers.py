@@ -20,8 +20,8 @@ import openblip
 
 SOURCE = Path(openblip.__file__).parent
 
-# What each part may import; "model.config" is apart from "model" because it is free of torch. A module belongs to the
-# longest name here that it starts with.
+# What each part may import; "model.config" is apart from "model" because it is free of torch, "data.dialogs" is apart
+# from "data" because it knows no pictures. A module belongs to the longest name here that it starts with.
 _DATA = {"errors", "model.config"}
 _TABLES = {"checkpoints.published", "checkpoints.layouts"}
 _TORCH = _DATA | {"model", "preprocess"}
@@ -46,14 +46,19 @@ MAY_IMPORT: dict[str, set[str]] = {
     "explaining": _RUNNING | _FILES | _BLIP - {"blip"},
     "blip": _RUNNING | _FILES | _BLIP,
     "compat": _RUNNING | _FILES | _BLIP | {"data", "drawing"},
-    "data": _TORCH,
+    "data.dialogs": {"errors"},
+    "data": _TORCH | {"data.dialogs"},
     "jobs": _RUNNING | _FILES | _BLIP | {"data"},
-    "training": _RUNNING | _FILES | {"data"},
+    "training": _RUNNING | _FILES | {"data", "data.dialogs"},
     "evaluation.metrics": {"errors"},
     "evaluation.files": {"errors", "evaluation.metrics"},
-    "evaluation.protocols": _DATA | {"evaluation.files", "evaluation.metrics"},
+    "evaluation.protocols": _DATA | {"data.dialogs", "evaluation.files", "evaluation.metrics"},
     "evaluation.report": {"errors", "preprocess", "drawing", "evaluation.files"},
-    "evaluation": _RUNNING | _FILES | _BLIP | _EVALUATION - {"evaluation"} | {"data", "jobs", "drawing"},
+    "evaluation": _RUNNING
+    | _FILES
+    | _BLIP
+    | _EVALUATION - {"evaluation"}
+    | {"data", "data.dialogs", "jobs", "drawing"},
     "cli": _RUNNING | _FILES | _BLIP | {"drawing", "data", "jobs", "training"} | _EVALUATION,
 }
 

@@ -36,6 +36,8 @@ if TYPE_CHECKING:
     from openblip.errors import JobError as JobError
     from openblip.errors import OpenBlipError as OpenBlipError
     from openblip.errors import UnsupportedTask as UnsupportedTask
+    from openblip.errors import VideoError as VideoError
+    from openblip.preprocess.video import Video as Video
     from openblip.results import Answer as Answer
     from openblip.results import Box as Box
     from openblip.results import Caption as Caption
@@ -62,6 +64,7 @@ _HOMES = {
         "BlipVisionConfig",
         "BlipVisionModel",
     ),
+    "openblip.preprocess.video": ("Video",),
     "openblip.errors": (
         "CheckpointError",
         "ConfigError",
@@ -71,6 +74,7 @@ _HOMES = {
         "JobError",
         "OpenBlipError",
         "UnsupportedTask",
+        "VideoError",
     ),
 }
 _HOME = {name: home for home, names in _HOMES.items() for name in names}

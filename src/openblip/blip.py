@@ -11,7 +11,7 @@ import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
-from itertools import repeat
+from itertools import chain, groupby, repeat
 from pathlib import Path
 from typing import Any, Literal, cast, get_args
 
@@ -34,7 +34,17 @@ from openblip.preprocess.image import load_image, resize, to_tensor
 from openblip.preprocess.settings import ImageSettings
 from openblip.preprocess.text import Tokenizer
 from openblip.results import Answer, Match
-from openblip.runner import BOX_ROWS, TEXT_ROWS, EncodedImage, Measured, Prompt, Runner, Texts
+from openblip.runner import (
+    BOX_ROWS,
+    TEXT_ROWS,
+    EncodedImage,
+    Measured,
+    Prompt,
+    Runner,
+    Texts,
+    frames_of,
+    in_a_row,
+)
 
 Decode = Literal["fast", "exact"]
 
@@ -111,6 +121,11 @@ class Blip:
     (or an array with a batch axis) gives a list, an iterator gives an iterator that works as it is read. A lone bad
     input raises; in a list or stream its error stands in its place (``on_error="return"``), or the first one is raised
     (``on_error="raise"``). A method that the checkpoint cannot serve raises :class:`UnsupportedTask`.
+
+    :meth:`caption`, :meth:`ask`, :meth:`match`, :meth:`embed_images` and :meth:`encode_images` take videos too: a path
+    that ends as those of videos do (``.mp4``, ``.avi``, ...), or a :class:`~openblip.preprocess.video.Video`. Eight
+    frames are seen, or as many as that says: their tokens are read one after the other, their embeddings averaged
+    (Li et al. 2022, section 5.6). For the other methods a video is a bad input, an :class:`UnsupportedTask`.
     """
 
     def __init__(
@@ -175,12 +190,12 @@ class Blip:
         shape, pairs = _paired(images, prompt, "prompt")
 
         def describe(states: Tensor, prompts: list[Prompt]) -> list[Any]:
-            start = part.engine.captioning(states, decoding.capacity(max(len(p.ids) for p in prompts)))
+            start = part.engine.captioning(in_a_row(states), decoding.capacity(max(len(p.ids) for p in prompts)))
             found = generate_grouped(start, [p.ids for p in prompts], decoding, seed, part.engine.device)
             captions = [part.captions(p, hs, decoding.required, trim)[:n] for p, hs in zip(prompts, found, strict=True)]
             return [c[0] if n == 1 else c for c in captions]
 
-        return deliver(self._run(part, pairs, part.prompt, describe), shape, on_error)
+        return deliver(self._run(part, pairs, part.prompt, describe, videos=True), shape, on_error)
 
     def ask(
         self,
@@ -217,7 +232,7 @@ class Blip:
         def answer(states: Tensor, asked: list[list[list[int]]]) -> list[Any]:
             each = len(asked[0])
             results: list[list[list[Answer]]] = []
-            images = part.engine.read(states)
+            images = part.engine.read(in_a_row(states))
             for at in range(0, each, width := max(1, TEXT_ROWS // len(asked))):
                 ids, mask = part.pad([q for qs in asked for q in qs[at : at + width]])
                 heard = part.engine.encode_questions(ids, mask, images)
@@ -227,7 +242,7 @@ class Blip:
                     results.append(part.ranked_answers(heard, mask, answers or (), closed, n, k, smoothing))
             return _by_image(results, len(asked), n)
 
-        found = self._run(part, pairs, lambda qs: [part.question(q) for q in qs], answer)
+        found = self._run(part, pairs, lambda qs: [part.question(q) for q in qs], answer, videos=True)
         if not many:
             found = (r if isinstance(r, OpenBlipError) else r[0] for r in found)
         return deliver(found, shape, on_error)
@@ -264,7 +279,7 @@ class Blip:
         def prepare(text: Any) -> Texts:
             return part.texts([text]) if paired else cast(Texts, listed)
 
-        return deliver(self._run(part, pairs, prepare, judge), shape, on_error)
+        return deliver(self._run(part, pairs, prepare, judge, videos=True), shape, on_error)
 
     def classify(
         self,
@@ -336,7 +351,7 @@ class Blip:
         beside = ((image, (other, said)) for (image, said), other in zip(pairs, _each(right), strict=True))
 
         def prepare(given: tuple[Any, list[str]]) -> tuple[Any, list[list[int]]]:
-            return part.open(given[0]), [part.statement(text) for text in given[1]]
+            return part.open(given[0], videos=False), [part.statement(text) for text in given[1]]
 
         def judge(states: Tensor, asked: list[tuple[Any, list[list[int]]]]) -> list[Any]:
             others = part.states([other for other, _ in asked])
@@ -389,10 +404,10 @@ class Blip:
         part = self._part("match")
 
         def embed(states: Tensor, _: list[None]) -> list[Any]:
-            return list(part.engine.embed_images(states).cpu().numpy())
+            return list(part.embed_images(states).cpu().numpy())
 
         shape = shape_of(images)
-        found = self._run(part, ((image, None) for image in _each(images)), lambda _: None, embed)
+        found = self._run(part, ((image, None) for image in _each(images)), lambda _: None, embed, videos=True)
         return deliver(found, shape, on_error) if shape is Shape.STREAM else _stacked(found, shape, part)
 
     def embed_texts(self, texts: str | Iterable[str]) -> Any:
@@ -420,7 +435,7 @@ class Blip:
             states: dict[int, Tensor] = {}
             measured = Measured(image)
             for part in parts:
-                (found,) = self._run(part, [(measured, None)], lambda _: None, lambda s, _: [s[0]])
+                (found,) = self._run(part, [(measured, None)], lambda _: None, lambda s, _: [s[0]], videos=True)
                 if isinstance(found, OpenBlipError):
                     return found
                 states[id(part)] = found
@@ -447,6 +462,8 @@ class Blip:
         pairs: Iterable[tuple[Any, Any]],
         prepare: Callable[[Any], Any],
         compute: Callable[[Tensor, list[Any]], list[Any]],
+        *,
+        videos: bool = False,
     ) -> Iterator[Any]:
         """Results for (image, text) pairs, in order, errors in place: the one way every picture goes.
 
@@ -454,13 +471,22 @@ class Blip:
         """
 
         def open_one(pair: tuple[Any, Any]) -> tuple[Tensor | np.ndarray, Any]:
-            return part.open(pair[0]), prepare(pair[1])
+            return part.open(pair[0], videos=videos), prepare(pair[1])
 
         opened = ahead(open_one, pairs, self.workers, 2 * self.batch_size)
         for chunk in chunks(opened, self.batch_size):
             good = [item for item in chunk if not isinstance(item, OpenBlipError)]
-            results = iter(compute(part.states([i for i, _ in good]), [t for _, t in good]) if good else [])
+            results = chain.from_iterable(
+                compute(part.states([i for i, _ in batch]), [t for _, t in batch])
+                for batch in _alike(good, self.batch_size)
+            )
             yield from (item if isinstance(item, OpenBlipError) else next(results) for item in chunk)
+
+
+def _alike(opened: list[tuple[Any, Any]], size: int) -> Iterator[list[tuple[Any, Any]]]:
+    """Runs of opened items with as many frames each, pictures apart; no more frames at a time than pictures."""
+    for frames, same in groupby(opened, lambda item: frames_of(item[0])):
+        yield from chunks(same, max(1, size // max(1, frames)))
 
 
 def _pixels(pictures: Sequence[Image.Image], settings: ImageSettings) -> Tensor:

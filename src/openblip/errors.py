@@ -19,6 +19,10 @@ class ImageError(OpenBlipError, ValueError):
     """A picture cannot be read: missing, truncated, too large, or not a picture at all."""
 
 
+class VideoError(ImageError):
+    """A video cannot be read: missing, damaged, or without pictures."""
+
+
 class ConfigError(OpenBlipError, ValueError):
     """A model configuration contradicts itself or asks for something that cannot work."""
 

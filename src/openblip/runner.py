@@ -16,11 +16,12 @@ from openblip.decoding import Decoding, Hypothesis, generate_grouped
 from openblip.decoding.words import Forbidden, Phrase, Required, says, split, trimmed
 from openblip.engine.base import Engine
 from openblip.engine.eager import EagerEngine
-from openblip.errors import InputError
+from openblip.errors import InputError, UnsupportedTask
 from openblip.inputs import chunks
 from openblip.model.config import Task
 from openblip.preprocess.image import ImageSettings, load_image, resize, to_tensor, whole_size
 from openblip.preprocess.text import Tokenizer, clean_caption, clean_expression, clean_question
+from openblip.preprocess.video import is_video, load_frames
 from openblip.results import Answer, Box, Caption, Comparison, Label
 
 CAPTION_WORDS, CAPTION_TOKENS = 30, 35  # of texts to match and embed, as in retrieval training
@@ -28,6 +29,7 @@ QUESTION_WORDS, QUESTION_TOKENS = 50, 35
 STATEMENT_WORDS = 40
 EXPRESSION_TOKENS = 128
 TEXT_ROWS = 64  # texts or questions computed at a time
+FRAME_ROWS = 64  # frames of videos encoded at a time
 BOX_ROWS = 16  # expressions computed at a time: each has a memory of its image's tokens and its own
 
 
@@ -75,9 +77,17 @@ class Runner:
 
     # Pictures.
 
-    def open(self, image: Any) -> Tensor | np.ndarray:
-        """States that an :class:`EncodedImage` brings along, or resized pixels (S, S, 3) uint8."""
+    def open(self, image: Any, *, videos: bool = True) -> Tensor | np.ndarray:
+        """States that an :class:`EncodedImage` brings along, or resized pixels (S, S, 3) uint8.
+
+        Of a video the states (F, M, D) or pixels (F, S, S, 3) of its frames; unless ``videos`` may come, it raises
+        :class:`UnsupportedTask`.
+        """
         measured, image = (image, image.image) if isinstance(image, Measured) else (None, image)
+        if is_video(image):
+            if not videos:
+                raise _no_videos()
+            return np.stack([resize(frame, self.image.size) for frame in load_frames(image, near=self.near)])
         if not isinstance(image, EncodedImage):
             picture = load_image(image, near=self.near)
             if measured:
@@ -89,13 +99,34 @@ class Runner:
             raise InputError(
                 f"this image was not encoded for {self.task}, or by another model: call encode_images again"
             )
-        return image.states[id(self)]
+        states = image.states[id(self)]
+        if frames_of(states) and not videos:
+            raise _no_videos()
+        return states
 
     def states(self, opened: list[Tensor | np.ndarray]) -> Tensor:
-        """Image states (I, M, D) in the order of ``opened``; only what is still pixels passes through the encoder."""
+        """Image states (I, M, D) in the order of ``opened``; only what is still pixels passes through the encoder.
+
+        Of videos, which have as many frames each, they are (I, F, M, D).
+        """
         fresh = [picture for picture in opened if isinstance(picture, np.ndarray)]
-        encoded = iter(self.engine.encode_images(to_tensor(np.stack(fresh), self.image)) if fresh else ())
+        encoded = iter(self._encoded(np.stack(fresh)) if fresh else ())
         return torch.stack([next(encoded) if isinstance(p, np.ndarray) else p for p in opened])
+
+    def _encoded(self, pixels: np.ndarray) -> Tensor:
+        """The states of pixels (I, S, S, 3) or (I, F, S, S, 3)."""
+        if pixels.ndim == 4:
+            return self.engine.encode_images(to_tensor(pixels, self.image))
+        frames = to_tensor(pixels.reshape(-1, *pixels.shape[2:]), self.image)
+        states = torch.cat([self.engine.encode_images(part) for part in torch.split(frames, FRAME_ROWS)])
+        return states.view(*pixels.shape[:2], *states.shape[1:])
+
+    def embed_images(self, states: Tensor) -> Tensor:
+        """ITC embeddings (I, E); of a video the mean of its frames' projections, normalised.
+
+        A projection is linear, so that of the mean class token is the mean of the projections.
+        """
+        return self.engine.embed_images(states[:, :, :1].mean(1) if states.ndim == 4 else states)
 
     # Captions.
 
@@ -204,12 +235,12 @@ class Runner:
 
     def similarity(self, states: Tensor, texts: Tensor, *, paired: bool) -> list[list[float]]:
         """ITC cosines, a row per image, with the embeddings of all texts, or of its own."""
-        scores = self.engine.embed_images(states) @ texts.T.to(states.device)
+        scores = self.embed_images(states) @ texts.T.to(states.device)
         return (scores.diagonal()[:, None] if paired else scores).tolist()
 
     def probability(self, states: Tensor, texts: Texts, *, paired: bool) -> list[list[float]]:
         """ITM probabilities, a row per image: of all texts, or of its own."""
-        grounded = self.grounded(texts)
+        grounded, states = self.grounded(texts), in_a_row(states)
         if paired:
             return [[p] for p in self.engine.match(*self.pad(grounded), states).tolist()]
         found = torch.empty(len(states), len(grounded), device=states.device)
@@ -297,6 +328,23 @@ class Runner:
         return ids
 
 
+def frames_of(opened: Tensor | np.ndarray) -> int:
+    """How many frames a video brings, opened or as its states; 0 for a picture."""
+    return len(opened) if opened.ndim == (4 if isinstance(opened, np.ndarray) else 3) else 0
+
+
+def in_a_row(states: Tensor) -> Tensor:
+    """Image states (I, M, D) as they are; those of videos (I, F, M, D) with all frames' tokens in a row, (I, F M, D).
+
+    So cross-attention reads a video (Li et al. 2022, section 5.6), without a sign of which frame comes when.
+    """
+    return states.flatten(1, 2) if states.ndim == 4 else states
+
+
+def _no_videos() -> UnsupportedTask:
+    return UnsupportedTask("this takes pictures: a video can be captioned, asked about, matched and embedded")
+
+
 def by_length(rows: Sequence[Sequence[int]], size: int) -> Iterator[list[int]]:
     """The places of up to ``size`` rows at a time, of about one length, so that little is computed for padding."""
     return chunks(sorted(range(len(rows)), key=lambda place: len(rows[place])), size)
@@ -310,7 +358,7 @@ def _strings(given: Sequence[str], option: str) -> list[str]:
 
 @dataclass(eq=False)
 class EncodedImage:
-    """A picture the model has seen, made by :meth:`Blip.encode_images`: taken wherever a picture is, at no new cost."""
+    """A picture or video the model has seen, made by :meth:`Blip.encode_images`: taken in its place, at no new cost."""
 
     states: dict[int, Tensor] = field(repr=False)
     size: tuple[int, int] | None = None  # width and height of the picture, for boxes in its pixels

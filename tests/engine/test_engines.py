@@ -128,6 +128,25 @@ def test_answers_are_the_same(make: Make, beams: int) -> None:
         torch.testing.assert_close(scores, theirs.rank_answers(heard, mask, closed, k, smoothing), rtol=0, atol=1e-4)
 
 
+def test_tokens_of_several_frames_in_a_row_are_read_the_same(make: Make) -> None:
+    """Videos: more tokens than a picture has, and the embedding of a mean class token."""
+    ids, mask = texts(3 * ITEMS)
+    for task in ("caption", "answer", "match"):
+        ours, theirs = make(task), reference(task)
+        frames = theirs.encode_images(pixels(count=3 * ITEMS)).unflatten(0, (ITEMS, 3))
+        states = frames.flatten(1, 2)
+        if task == "caption":
+            same(captions(ours, 3, states), captions(theirs, 3, states))
+            continue
+        if task == "answer":
+            found, expected = (one.encode_questions(ids, mask, one.read(states)) for one in (ours, theirs))
+        else:
+            found, expected = (one.match(ids, mask, states) for one in (ours, theirs))
+            mean = frames[:, :, :1].mean(1)
+            torch.testing.assert_close(ours.embed_images(mean), theirs.embed_images(mean), rtol=0, atol=1e-5)
+        torch.testing.assert_close(found, expected, rtol=0, atol=2e-5)
+
+
 @pytest.mark.parametrize("task", ["match", "pretrain"])
 def test_matches_and_embeddings_are_the_same(make: Make, task: Task) -> None:
     ours, theirs = make(task), reference(task)

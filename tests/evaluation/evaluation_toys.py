@@ -11,6 +11,7 @@ from openblip.checkpoints import bundle, write
 from openblip.model.config import Task
 from openblip.preprocess.settings import ImageSettings
 from tests.toys import SIZE, toy_image, toy_model, toy_tokenizer
+from tests.videos import make_video
 
 TOY_TASKS: tuple[Task, ...] = ("caption", "answer", "match", "compare")
 
@@ -174,4 +175,64 @@ def refcoco(folder: Path) -> Path:
     put(folder / "instances.json", {"annotations": [{"id": 70 + n, "bbox": [4, 3, 20, 10 + n]} for n in range(3)]})
     for n in range(3):
         photo(folder / "train2014" / f"COCO_train2014_{n:012d}.jpg", n)
+    return folder
+
+
+def msrvtt(folder: Path) -> Path:
+    """The authors' test list, a line for each clip and its caption (github.com/salesforce/BLIP
+    data/video_dataset.py: ``ann['clip_name']``, ``ann['caption']``, videos in .mp4), and MSRVTT-QA's test questions
+    (github.com/xudejing/video-question-answering: id, category_id, video_id, question, answer)."""
+    lines = [
+        {"caption": text, "clip_name": f"video{7010 + n}", "retrieval_key": f"ret{n}"}
+        for n, text in enumerate(["a man on a horse", "two dogs playing", "a cat"])
+    ]
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "msrvtt_test.jsonl").write_text("".join(f"{json.dumps(line)}\n" for line in lines))
+    questions = [
+        {"answer": "dog", "category_id": 3, "id": 170000 + n, "question": question, "video_id": 7010 + n // 2}
+        for n, question in enumerate(["what is playing?", "who is riding?", "how many dogs are there?"])
+    ]
+    put(folder / "test_qa.json", questions)
+    put(folder / "answer_list.json", ["dog", "two", "yes", "a man"])
+    for n, frames in enumerate((9, 20, 33)):
+        make_video(folder / "videos" / f"video{7010 + n}.mp4", frames, seed=n)
+    return folder
+
+
+def msvd(folder: Path) -> Path:
+    """MSVD-QA's test questions and the names of its clips (the same repository: id, video_id, question, answer;
+    youtube_mapping.txt: a clip's name and vidN)."""
+    questions = [{"answer": "dog", "id": 40000 + n, "question": "what is it?", "video_id": 1301 + n} for n in range(2)]
+    put(folder / "test_qa.json", questions)
+    put(folder / "answer_list.json", ["dog", "two"])
+    names = ["-4wsuPCjDBc_5_15", "jfrrO5K_vKM_55_65"]
+    (folder / "youtube_mapping.txt").write_text("".join(f"{name} vid{1301 + n}\n" for n, name in enumerate(names)))
+    for n, name in enumerate(names):
+        make_video(folder / "YouTubeClips" / f"{name}.avi", 20, codec="mpeg4", seed=n)
+    return folder
+
+
+def visdial(folder: Path, split: str = "val") -> Path:
+    """VisDial v1.0 (visualdialog.org/data; batra-mlp-lab/visdial-challenge-starter-pytorch, data/readers.py): texts by
+    number, 5 options for 100, and what people found of them in one round (``gt_relevance``)."""
+    questions = ["is the photo in color", "how many dogs", "is it sunny"]
+    answers = ["yes", "no", "two", "1 dog", "i can not tell", "a man on a horse", "not that i can see"]
+    rounds = [[(0, 0, [1, 0, 2, 3, 4]), (1, 2, [4, 3, 2, 5, 6])], [(2, 4, [0, 1, 6, 5, 4]), (1, 3, [3, 2, 1, 0, 4])]]
+    dialogs = [
+        {
+            "image_id": 185565 + n,
+            "caption": caption,
+            "dialog": [
+                {"question": q, "answer": a, "answer_options": options, "gt_index": options.index(a)}
+                for q, a, options in said
+            ],
+        }
+        for n, (caption, said) in enumerate(zip(["two dogs playing in the park", "a man"], rounds, strict=True))
+    ]
+    data = {"questions": questions, "answers": answers, "dialogs": dialogs}
+    put(folder / f"visdial_1.0_{split}.json", {"version": "1.0", "split": f"{split}2018", "data": data})
+    relevance = [{"image_id": 185565, "round_id": 2, "gt_relevance": [0.0, 0.5, 1.0, 0.0, 0.2]}]
+    put(folder / "visdial_1.0_val_dense_annotations.json", relevance)
+    for n in range(2):
+        photo(folder / "VisualDialog_val2018" / f"VisualDialog_val2018_{185565 + n:012d}.jpg", n)
     return folder

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import pickle
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,8 @@ from openblip.evaluation.protocols.base import (
     RetrievalPreset,
     need_files,
 )
+from openblip.evaluation.protocols.videos import VideoAnswerPreset, VideoRetrievalPreset
+from openblip.evaluation.protocols.visdial import DialogPreset
 from tests.evaluation import evaluation_toys as toys
 
 # Split, items of the whole split, lengths and repetition penalty, as the references have them.
@@ -34,7 +37,7 @@ CAPTIONS = {
     ("flickr30k-caption", "lavis"): ("Karpathy test", 1000, 20, 5, 1.15),
     ("flickr30k-caption", "mmpretrain"): ("Karpathy test", 1000, 20, 2, 1.0),
 }
-# Split, items, inference, list of answers, scoring, punctuation taken from questions.
+# Split, items, inference, list of answers, scoring, punctuation taken from questions; of videos, frames.
 ANSWERS = {
     ("vqa-v2", "paper"): ("test2015", 447_793, "rank", "answer_list.json", "", False),
     ("vqa-v2", "lavis"): ("test2015", 447_793, "rank", "answer_list.json", "", False),
@@ -47,9 +50,14 @@ ANSWERS = {
     ("aokvqa", "mmpretrain"): ("val", 1145, "rank", "specialized_vocab_train.json", "direct", True),
     ("ocr-vqa", "paper"): ("test", 100_037, "generate", "", "exact", False),
     ("ocr-vqa", "lavis"): ("test", 100_037, "generate", "", "exact", False),
+    **{
+        (name, preset): ("test", count, "rank", "answer_list.json", "exact", False, 16)
+        for name, count in (("msrvtt-qa", 72_821), ("msvd-qa", 13_157))
+        for preset in ("paper", "lavis", "mmpretrain")
+    },
     ("ocr-vqa", "mmpretrain"): ("test", 100_037, "generate", "", "exact", True),
 }
-# Split, items, shortlist, words.
+# Split, items, shortlist, words; of videos, frames.
 RETRIEVAL = {
     ("coco-retrieval", "paper"): ("Karpathy test", 5000, 256, 30),
     ("coco-retrieval", "lavis"): ("Karpathy test", 5000, 256, 50),
@@ -57,6 +65,8 @@ RETRIEVAL = {
     ("flickr30k-retrieval", "paper"): ("Karpathy test", 1000, 128, 30),
     ("flickr30k-retrieval", "lavis"): ("Karpathy test", 1000, 128, 50),
     ("flickr30k-retrieval", "mmpretrain"): ("Karpathy test", 1000, 256, 50),
+    **{("msrvtt-retrieval", preset): ("1k test", 1000, 128, 40, 8) for preset in ("paper", "lavis", "mmpretrain")},
+    **{("visdial", preset): ("val", 20_640, 256) for preset in ("paper", "lavis", "mmpretrain")},  # and tokens
 }
 
 
@@ -96,6 +106,11 @@ def test_every_row_s_preset() -> None:
                 row = (one.max_words, one.first_token, one.clean)
             elif isinstance(one, GroundPreset):
                 row = (one.threshold,)
+            if isinstance(one, VideoAnswerPreset | VideoRetrievalPreset):
+                row = (*row, one.frames)
+            if isinstance(one, DialogPreset):
+                row = (one.max_tokens,)
+                assert one.note.startswith("no published checkpoint")
             found[protocol.task][name, preset] = (one.split, one.count, *row)
     assert found == {"caption": CAPTIONS, "answer": ANSWERS, "match": RETRIEVAL, "compare": STATEMENTS, "ground": BOXES}
 
@@ -179,6 +194,41 @@ def test_expressions(tmp_path: Path) -> None:
     (tmp_path / "refs(unc).p").write_bytes(pickle.dumps([{"split": "testA"}])[:-3])
     with pytest.raises(EvaluationError, match="cut off"):
         read("refcoco-testa", tmp_path)
+
+
+def test_videos(tmp_path: Path) -> None:
+    items = read("msrvtt-retrieval", toys.msrvtt(tmp_path))
+    assert [(item.id, item.texts) for item in items] == [
+        (0, ("a man on a horse",)), (1, ("two dogs playing",)), (2, ("a cat",)),
+    ]  # fmt: skip
+    assert Path(items[2].image) == tmp_path / "videos/video7012.mp4"
+    items = read("msrvtt-qa", tmp_path)
+    assert [(item.id, Path(item.image).name, item.answers) for item in items] == [
+        (170000, "video7010.mp4", ("dog",)), (170001, "video7010.mp4", ("dog",)), (170002, "video7011.mp4", ("dog",)),
+    ]  # fmt: skip
+    assert Path(items[0].image).is_file()
+    items = read("msvd-qa", toys.msvd(tmp_path / "msvd"))
+    assert [Path(item.image).name for item in items] == ["-4wsuPCjDBc_5_15.avi", "jfrrO5K_vKM_55_65.avi"]
+    assert Path(items[1].image).is_file()
+
+
+@pytest.mark.parametrize(
+    ("name", "file", "text", "message"),
+    [
+        ("msrvtt-retrieval", "msrvtt_test.jsonl", '{"clip_name": "video1"}', "jsonl:1 lacks 'clip_name' or 'caption'"),
+        ("msrvtt-qa", "test_qa.json", '[{"id": 1, "video_id": 2, "question": "x"}]', "entry 1 lacks 'id', 'video_id'"),
+        ("msrvtt-qa", "test_qa.json", json.dumps([{"id": 1, "video_id": 2, "question": "x", "answer": "y"}] * 2),
+         "entry 2: id 1 is there a second time"),
+        ("msvd-qa", "test_qa.json", '[{"id": 1, "video_id": 9, "question": "x", "answer": "y"}]',
+         "entry 1: video_id 9 is not in youtube_mapping.txt"),
+        ("msvd-qa", "youtube_mapping.txt", "one vid1301\ntwo\n", "txt:2 is not the name of a clip and vidN"),
+    ],
+)  # fmt: skip
+def test_a_broken_record_about_videos_is_named(tmp_path: Path, name: str, file: str, text: str, message: str) -> None:
+    (toys.msvd if name == "msvd-qa" else toys.msrvtt)(tmp_path)
+    (tmp_path / file).write_text(text)
+    with pytest.raises(EvaluationError, match=message):
+        read(name, tmp_path)
 
 
 def test_what_is_missing_is_said_with_where_it_is_published(tmp_path: Path) -> None:

@@ -63,6 +63,7 @@ TABLE = {
     "vqa_okvqa_base": Published("vqa", 3e-5, 1e-5, 7, 16, 256, 0.02, 480, 0.1, 768, 0, VQA, 361),
     "vqa_aokvqa_base": Published("vqa", 2e-5, 1e-5, 7, 16, 128, 0.02, 480, 0.1, 768, 0, VQA, 361),
     "nlvr2_base": Published("nlvr", 3e-5, 0, 15, 16, 256, 0.05, 384, 0.1, 768, 0, ("model_base",), 259),
+    "visdial_base": Published("visdial", 2e-5, 0, 20, 15, 240, 0.05, 384, 0.0, 768, 0, ("model_base",), 224),
     "refcoco_base": Published("grounding", 1.5e-5, 0, 120, 16, 128, 0.02, 384, 0.0, 768, 0, CAPFILT, 498.49),
 }  # fmt: skip
 
@@ -144,7 +145,7 @@ def test_what_only_some_recipes_say() -> None:
     limits = {r.task: (r.data.max_words, r.data.max_tokens) for r in recipes.values()}
     assert limits == {
         "pretrain": (30, 30), "caption": (30, 40), "retrieval": (30, 35), "vqa": (50, 35), "nlvr": (40, None),
-        "grounding": (None, 128),
+        "grounding": (None, 128), "visdial": (None, 256),
     }  # fmt: skip
     groups = {name for name, recipe in recipes.items() if recipe.optimizer.groups == "lavis"}
     assert groups == {"vqa_okvqa_base", "vqa_aokvqa_base"}

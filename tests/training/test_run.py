@@ -32,6 +32,7 @@ METRICS = {
     "vqa": {"val_loss"},
     "nlvr": {"val_loss", "accuracy"},
     "grounding": {"val_loss", "accuracy"},
+    "visdial": {"val_loss", "accuracy"},
     "retrieval": {"t2i_r1", "t2i_r5", "t2i_r10", "i2t_r1", "i2t_r5", "i2t_r10", "r_mean"},
 }
 METRICS["pretrain"] = METRICS["retrieval"]
@@ -48,7 +49,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
             {
                 "image": f"{i}.png",
                 "captions": [f"a dog on the {word}", f"the {word} and a dog"],
-                "qa": [{"question": "where is the dog?", "answers": [word, word, "dog"]}],
+                "qa": [{"question": "where is the dog?", "answers": [word, word, "dog"], "wrong": ["cat"]}],
                 "refs": [{"expression": "the dog", "bbox": [2 + i, 3, 20, 15]}],
             }
         )

@@ -231,7 +231,8 @@ def run(
     """Evaluate a model on a benchmark, by its official rules.
 
     NAME is coco-caption, nocaps, flickr30k-caption, vqa-v2, okvqa, aokvqa, ocr-vqa, coco-retrieval,
-    flickr30k-retrieval, nlvr2, refcoco-testa, refcoco-testb, or own. It says which files it lacks.
+    flickr30k-retrieval, nlvr2, refcoco-testa, refcoco-testb, msrvtt-retrieval, msrvtt-qa, msvd-qa, visdial, or own. It
+    says which files it lacks.
 
     \b
     Example:

@@ -34,6 +34,7 @@ CONFIGS = {
     "retrieval_flickr_large": ("flickr30k-retrieval", "paper"),
     "nlvr2_base": ("nlvr2", "paper"),
     "refcoco_base": ("refcoco-testa", "mmpretrain"),
+    "visdial_base": ("visdial", "paper"),
 }
 
 
@@ -126,7 +127,7 @@ def their_name(key: str, task: str) -> str:
 
 def their_value(key: str, task: str, value: float | None) -> float | None:
     """On mmpretrain's scale: accuracies and recalls in percent, captions and boxes as ours."""
-    percent = task in ("answer", "compare") or key.startswith(("txt_r", "img_r", "r_mean"))
+    percent = task in ("answer", "compare") or key.startswith(("txt_r", "img_r", "vid_r", "r_mean"))
     return 100 * value if percent and value is not None else value
 
 

@@ -160,5 +160,6 @@ for _name, _what, _example in (
     ("retrieval", "Fine-tune a model that matches pictures and texts, on pictures with captions.", "--data my.jsonl"),
     ("nlvr", "Fine-tune a model that judges statements about two pictures.", "--data pairs.jsonl --from base"),
     ("grounding", "Fine-tune a model that finds what an expression names.", "--data refs.jsonl --from base"),
+    ("visdial", "Fine-tune a model that ranks answers in dialogs.", "--data visdial_1.0_train.json --from base"),
 ):
     app.command(_name)(_command(_name, _what, _example))  # type: ignore[arg-type]

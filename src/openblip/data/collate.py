@@ -37,6 +37,15 @@ def tokens(
     return {f"{prefix}ids": found.ids, f"{prefix}mask": found.mask}
 
 
+def padded(rows: Sequence[Sequence[int]], pad_id: int) -> dict[str, Tensor]:
+    """``ids`` and ``mask`` (B, T) of rows of ids."""
+    ids = np.full((len(rows), max(map(len, rows))), pad_id, np.int64)
+    mask = np.zeros_like(ids)
+    for place, row in enumerate(rows):
+        ids[place, : len(row)], mask[place, : len(row)] = row, 1
+    return {"ids": torch.from_numpy(ids), "mask": torch.from_numpy(mask)}
+
+
 def numbers(values: Sequence[int] | Sequence[float] | Sequence[Sequence[float]]) -> Tensor:
     """Whole numbers as int64, others as float32."""
     array = np.asarray(values)

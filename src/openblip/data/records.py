@@ -37,7 +37,7 @@ class Question:
     """A question and what people answered, one entry for each person; equal answers repeat.
 
     ``source`` is the data set named in the row ("vqa" or "vg" in the published files). ``auto`` marks a question that a
-    rule made: fit for training, not for reporting.
+    rule made: fit for training, not for reporting. ``wrong`` holds answers that were offered and are not right.
     """
 
     text: str
@@ -45,6 +45,7 @@ class Question:
     source: str = ""
     id: int | str | None = None
     auto: bool = False
+    wrong: tuple[str, ...] = ()
 
     def weighted_answers(self, vg_weight: float = 0.2) -> dict[str, float]:
         """Each distinct answer, in the order given, with its share of all.

@@ -9,7 +9,7 @@ field          names, the first that is there counts            value
 picture        image, images, file_name, path, image_path,      path from the images folder, absolute path, address;
                filepath, filename, url                          a list of two for a pair
 captions       captions, caption, text, sentence, sentences     a text or a list of texts; {"raw" | "caption": text}
-question       question (question_id, dataset, auto)            a text
+question       question (question_id, dataset, auto, wrong)     a text; wrong lists answers that are not right
 answers        answers, answer, direct_answers,                 a text or a list, one for each person; {"answer": text}
                multiple_choice_answer
 questions      qa, questions                                    a list of rows with question and answers
@@ -113,6 +113,7 @@ def _question(row: Mapping[str, Any]) -> Question:
         source=str(_first(row, ("dataset",)) or ""),
         id=number if number is None or isinstance(number, int) else str(number),
         auto=_true(row.get("auto")),
+        wrong=_texts(_first(row, ("wrong",)), "answer", ("answer",)),
     )
 
 

@@ -264,7 +264,7 @@ class Rotating(Concatenated):
 
 def _pack(written: Written, refs: Sequence[Any], where: str) -> tuple[Any, ...]:
     """Plain tuples: a third of what the objects would take."""
-    questions = [(q.text, q.answers, q.source, q.id, q.auto) for q in written.questions]
+    questions = [(q.text, q.answers, q.source, q.id, q.auto, q.wrong) for q in written.questions]
     boxes = [(ref.text, ref.box, ref.auto) for ref in written.refs]
     return tuple(refs), where, written.captions, questions, boxes, written.label, dict(written.extra)
 

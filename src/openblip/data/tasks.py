@@ -21,7 +21,8 @@ from torch import Tensor
 
 from openblip.data.augment import exchange_sides, swap_pair
 from openblip.data.boxes import Box, PlainBoxes
-from openblip.data.collate import numbers, pictures, tokens
+from openblip.data.collate import numbers, padded, pictures, tokens
+from openblip.data.dialogs import dialog_ids
 from openblip.data.records import Record, open_picture
 from openblip.errors import InputError
 from openblip.preprocess.image import resize
@@ -54,6 +55,7 @@ class Sample:
     boxes: Sequence[Box] = ()
     label: int = 0
     image_id: int = 0
+    rows: Sequence[Sequence[int]] = ()  # texts that are put together as ids
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -257,6 +259,50 @@ class ComparingTask(Task):
             "second": pictures(samples, 1),
             **tokens(self.tokenizer, [sample.texts[0] for sample in samples], "enc", self.max_tokens),
             "targets": numbers([sample.label for sample in samples]),
+        }
+
+
+@dataclass(frozen=True, kw_only=True)
+class DialogTask(Task):
+    """Rounds of dialogs about captioned pictures: all before, the question, and its answer or a wrong one (VisDial).
+
+    A record's questions are the rounds, in their order, and each of them is a sample. The wrong answer is drawn from
+    those that were offered, or, without ``draw``, is the first of them. ``max_tokens`` cuts a dialog's beginning.
+    """
+
+    transform: Transform = field(default_factory=Plain)
+    draw: bool = True
+    max_tokens: int = 256
+    wants = "one picture, a caption and questions with a right answer and wrong ones"
+
+    def parts(self, counts: Mapping[str, Any]) -> Any:
+        return counts["answered"] * (counts["pictures"] == 1) * (counts["captions"] > 0)
+
+    def sample(self, record: Record, part: int, rng: random.Random) -> Sample:
+        asked = [question for question in record.questions if question.answers]
+        question = asked[part]
+        if not question.wrong:
+            raise InputError(f"the question {question.text!r} has no wrong answers to tell its answer from")
+        wrong = rng.choice(question.wrong) if self.draw else question.wrong[0]
+        rows = dialog_ids(
+            self.tokenizer.spell, [(one.text, one.answers[0]) for one in asked[:part]], question.text,
+            [question.answers[0], wrong], first=self.tokenizer.enc_id, last=self.tokenizer.sep_id,
+            most=self.max_tokens,
+        )  # fmt: skip
+        picture = self.transform(open_picture(record.pictures[0]), rng)
+        return Sample([picture], [record.captions[0]], image_id=record.image_id, rows=rows)
+
+    def batch(self, samples: Sequence[Sample]) -> dict[str, Tensor]:
+        """``pixels`` (I, S, S, 3), ``caption_ids`` and ``caption_mask`` (I, T'), ``ids`` and ``mask`` (2 I, T).
+
+        Of each picture first the dialog with the right answer, then that with the wrong one: ``targets`` (2 I,).
+        """
+        captions = [sample.texts[0] for sample in samples]
+        return {
+            "pixels": pictures(samples),
+            **tokens(self.tokenizer, captions, "cls", self.max_tokens, prefix="caption_"),
+            **padded([row for sample in samples for row in sample.rows], self.tokenizer.pad_id),
+            "targets": numbers([1, 0] * len(samples)),
         }
 
 

@@ -126,6 +126,11 @@ class EagerEngine:
         edges = torch.stack([x - width / 2, y - height / 2, x + width / 2, y + height / 2], 1)
         return edges.clamp(0, 1), logprob
 
+    @torch.inference_mode()
+    def read_captioned(self, states: Tensor, ids: Tensor, mask: Tensor) -> Memory:
+        """As :meth:`read`, of images and their captions ([CLS] first) side by side, for dialogs about them."""
+        return cast(Matcher, self.model).read_captioned(states, ids.to(self.device), mask.to(self.device))
+
     # Grad-CAM: cross-attention to the patches times what of its gradient raises the score, averaged over heads, at
     # ``layer``; what the image's class token gets is left out. After LAVIS, which does this for ITM (Selvaraju et al.
     # 2017; Li et al. 2021). Gradients end at the embedded text, so no weight takes part and threads share the model;

@@ -104,13 +104,13 @@ def read(path: Path, names: Sequence[str] = ("annotations", "questions", "predic
 
 def read_lines(path: Path) -> Entries:
     """The entries of a JSON-lines file, whatever its suffix."""
-    lines = [(f"{path}:{number}", line) for number, line in enumerate(_text_of(path).splitlines(), 1) if line.strip()]
+    lines = [(f"{path}:{number}", line) for number, line in enumerate(read_text(path).splitlines(), 1) if line.strip()]
     return [(where, _object(where, _parsed(where, line))) for where, line in lines]
 
 
 def load(path: Path) -> Any:
     """A whole JSON file."""
-    return _parsed(str(path), _text_of(path))
+    return _parsed(str(path), read_text(path))
 
 
 def _entries(path: Path, whole: Any, names: Sequence[str]) -> Entries:
@@ -122,7 +122,8 @@ def _entries(path: Path, whole: Any, names: Sequence[str]) -> Entries:
     return [(f"{path}: entry {i}", _object(f"{path}: entry {i}", one)) for i, one in enumerate(found, 1)]
 
 
-def _text_of(path: Path) -> str:
+def read_text(path: Path) -> str:
+    """A whole file of UTF-8 text."""
     try:
         return path.read_text(encoding="utf-8")
     except OSError as error:

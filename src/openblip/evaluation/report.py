@@ -14,6 +14,7 @@ from openblip.drawing import Edges, draw_boxes
 from openblip.errors import ImageError
 from openblip.evaluation.files import write_text
 from openblip.preprocess.image import load_image
+from openblip.preprocess.video import is_video, load_frames
 
 SIDE = 320  # pixels of a thumbnail
 MOST = 300  # items shown; the numbers are of all
@@ -64,7 +65,7 @@ def _card(item: Shown) -> str:
 
 def _picture(path: str, boxes: Mapping[str, Sequence[float]]) -> str:
     try:
-        picture = load_image(path)
+        picture = next(load_frames(path)) if is_video(path) else load_image(path)
     except ImageError as error:
         return f"<p class=bad>{escape(str(error))}</p>"
     whole = picture.size

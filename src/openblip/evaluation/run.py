@@ -23,7 +23,9 @@ from openblip.evaluation.protocols.base import (
     RetrievalPreset,
     need_files,
 )
-from openblip.evaluation.tasks import answers, captions, compare, ground, retrieval
+from openblip.evaluation.protocols.videos import VideoAnswerPreset, VideoRetrievalPreset
+from openblip.evaluation.protocols.visdial import DialogPreset
+from openblip.evaluation.tasks import answers, captions, compare, dialogs, ground, retrieval, videos
 from openblip.evaluation.tasks.base import Evaluated, Notify, Predict, Predicted
 from openblip.jobs.identity import fingerprint
 from openblip.model.config import Task
@@ -99,6 +101,12 @@ def evaluate(
         return journal.fill(out / PREDICTIONS if out is not None else None, key, items, predict, notify)
 
     match preset:
+        case VideoRetrievalPreset():
+            return videos.retrieved(blip, items, preset, key=key, out=out, notify=notify)
+        case VideoAnswerPreset():
+            return answers.scored(items, predicted(videos.predictor(blip, preset, data)), preset)
+        case DialogPreset():
+            return dialogs.scored(items, predicted(dialogs.predictor(blip, preset)))
         case RetrievalPreset():
             return retrieval.evaluated(blip, items, preset, key=key, out=out, notify=notify)
         case CaptionPreset():
@@ -151,13 +159,15 @@ def comparison(preset: Preset, model: str, metrics: Mapping[str, float | None], 
         return [f"not comparable: {why}"]
     return [
         f"{score.source}: "
-        + ", ".join(f"{name} {value}{_ours(metrics.get(name))}" for name, value in score.values.items())
+        + ", ".join(f"{name} {value}{_ours(name, metrics.get(name))}" for name, value in score.values.items())
         for score in fitting
     ]
 
 
-def _ours(value: float | None) -> str:
-    return "" if value is None else f" (ours {100 * value:.2f})"
+def _ours(name: str, value: float | None) -> str:
+    if value is None:
+        return ""
+    return f" (ours {value:g})" if name == videos.MEDIAN else f" (ours {100 * value:.2f})"
 
 
 def _model(blip: Blip, task: Task, out: Path | None) -> dict[str, str]:

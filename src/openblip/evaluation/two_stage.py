@@ -19,7 +19,7 @@ from openblip.errors import InputError, OpenBlipError
 from openblip.evaluation.store import Store
 from openblip.inputs import ahead, chunks
 from openblip.preprocess.text import clean_caption
-from openblip.runner import TEXT_ROWS, Runner, Texts, by_length
+from openblip.runner import TEXT_ROWS, Runner, Texts, by_length, in_a_row
 
 UNSCORED = -100.0  # of what is on no shortlist
 BLOCK = 32  # images that are kept together; at base size their states are 57 MB
@@ -117,7 +117,7 @@ def _images(
                     raise one
             seen = runner.states(cast(Any, chunk))
             states.append(seen.cpu())
-            embeddings.append(runner.engine.embed_images(seen).cpu())
+            embeddings.append(runner.embed_images(seen).cpu())
             notify(done := done + len(chunk))
         store.put(f"states-{n}", states=torch.cat(states))  # first: what has embeddings has states, or all its rows
         store.put(f"images-{n}", embeddings=torch.cat(embeddings))
@@ -144,7 +144,7 @@ def _logits(runner: Runner, rows: list[list[int]], state: Tensor) -> Tensor:
     grounded = runner.grounded(Texts(rows))
     found = torch.empty(len(rows))
     if rows:
-        image = runner.eager.read(state.to(runner.engine.device))
+        image = runner.eager.read(in_a_row(state).to(runner.engine.device))
         for places in by_length(grounded, TEXT_ROWS):
             logits = runner.eager.match_logits(*runner.pad([grounded[j] for j in places]), image)
             found[places] = logits[:, 1].cpu()

@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from openblip.errors import ConfigError
 from openblip.model.base import ImageTextModel
 from openblip.model.config import ModelConfig
 from openblip.model.text import Memory, TextTransformer
@@ -35,6 +36,19 @@ class Matcher(ImageTextModel):
     def embed_text(self, ids: Tensor, mask: Tensor | None) -> Tensor:
         """L2-normalised embeddings (B, E) of texts (B, T), which start with [CLS]."""
         return F.normalize(self.text_proj(self.text.encode(ids, mask)[:, 0]), dim=-1)
+
+    def read_captioned(self, tokens: Tensor, ids: Tensor, mask: Tensor) -> Memory:
+        """What a dialog reads of images (I, N + 1, D_v) and of their captions (I, T), which start with [CLS].
+
+        Both, encoded apart, lie side by side in cross-attention (paper section 5.5); how it encodes captions the paper
+        does not say. Raises :class:`ConfigError` if images and texts are not of one width.
+        """
+        if self.config.vision.width != self.config.text.width:
+            raise ConfigError(
+                "picture and caption are read side by side, so both must have one width, not "
+                f"{self.config.vision.width} and {self.config.text.width}"
+            )
+        return self.text.project(tokens).before(self.text.project(self.text.encode(ids, mask), mask))
 
     def match_logits(self, ids: Tensor, mask: Tensor | None, memory: Tensor | Memory) -> Tensor:
         """ITM logits (B, 2) of texts (B, T), which start with [ENC]; column 1 means that text and image match."""

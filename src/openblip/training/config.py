@@ -18,7 +18,7 @@ from openblip.model.config import VISION_PRESETS, ModelConfig, Task, TextConfig
 from openblip.training import settings
 from openblip.training.schedule import Schedule
 
-Name = Literal["pretrain", "caption", "vqa", "retrieval", "nlvr", "grounding"]
+Name = Literal["pretrain", "caption", "vqa", "retrieval", "nlvr", "grounding", "visdial"]
 NAMES: tuple[Name, ...] = get_args(Name)
 MODELS: Mapping[Name, Task] = {
     "pretrain": "pretrain",
@@ -27,6 +27,7 @@ MODELS: Mapping[Name, Task] = {
     "retrieval": "match",
     "nlvr": "compare",
     "grounding": "ground",
+    "visdial": "match",
 }
 Scope = Literal["rank", "all"]
 Groups = Literal["published", "lavis"]
@@ -137,6 +138,7 @@ LOSSES: Mapping[Name, type[Loss]] = {
     "retrieval": RetrievalLoss,
     "nlvr": NoOptions,
     "grounding": GroundingLoss,
+    "visdial": NoOptions,
 }
 
 
@@ -449,5 +451,6 @@ def example(name: Name, data: Sequence[str], start: str) -> dict[str, Any]:
         "retrieval": {"schedule": {"lr": 1e-5}},
         "nlvr": {"schedule": {"lr": 3e-5}},
         "grounding": {"schedule": {"lr": 1.5e-5}, "optimizer": {"weight_decay": 0.02}, "augment": {"jitter": 0.4}},
+        "visdial": {"schedule": {"lr": 2e-5}},
     }
     return {"task": name, "start": start, "data": {"train": list(data)}, **published[name]}

@@ -24,6 +24,7 @@ from openblip.data.tasks import (
     AnsweringTask,
     CaptioningTask,
     ComparingTask,
+    DialogTask,
     GroundingTask,
     Plain,
     PretrainingTask,
@@ -39,6 +40,7 @@ from openblip.training.loop import Arguments, Progress
 from openblip.training.objectives.answering import Answering, AnsweringBatch
 from openblip.training.objectives.captioning import Captioning, CaptioningBatch
 from openblip.training.objectives.comparing import Comparing, ComparingBatch
+from openblip.training.objectives.dialogs import DialogBatch, Dialogs
 from openblip.training.objectives.gathering import Gather
 from openblip.training.objectives.grounding import Grounding, GroundingBatch
 from openblip.training.objectives.pretraining import Pretraining, PretrainingBatch
@@ -67,6 +69,8 @@ PARTS: Mapping[Name, Parts] = {
     "nlvr": Parts(ComparingTask, None, ComparingBatch, Comparing),
     # The text encoder of grounding has cross-attention that it never uses.
     "grounding": Parts(GroundingTask, "refs", GroundingBatch, Grounding, some_unused=True),
+    # Dialogs need no projections to the ITC space.
+    "visdial": Parts(DialogTask, None, DialogBatch, Dialogs, some_unused=True),
 }
 
 
@@ -93,11 +97,11 @@ def data_task(recipe: Recipe, tokenizer: Tokenizer, image: ImageSettings, prompt
     for name in ("max_words", "max_tokens"):
         if (limit := getattr(data, name)) is not None:
             options[name] = limit
-    if recipe.task == "grounding" and data.max_words is not None:
-        raise ConfigError("data.max_words does not go with grounding, whose expressions are not cut by words")
+    if recipe.task in ("grounding", "visdial") and data.max_words is not None:
+        raise ConfigError(f"data.max_words does not go with {recipe.task}, whose texts are not cut by words")
     if train and data.texts is not None:
         if parts.texts is None:
-            raise ConfigError(f"data.texts does not go with {recipe.task}, where each record has one text")
+            raise ConfigError(f"data.texts does not go with {recipe.task}: leave it out")
         options[parts.texts] = data.texts
     if recipe.task == "caption":
         options["prompt"] = prompt or ""
@@ -105,6 +109,8 @@ def data_task(recipe: Recipe, tokenizer: Tokenizer, image: ImageSettings, prompt
         options["vg_weight"] = data.vg_weight
     if recipe.task == "nlvr":
         options["swap"] = train
+    if recipe.task == "visdial":
+        options["draw"] = train
     if recipe.task == "grounding" and train:
         options["mirror"] = recipe.augment.mirror
     return parts.data(**options)

@@ -34,6 +34,7 @@ from openblip.training.config import Recipe
 from openblip.training.distributed import Place
 from openblip.training.loop import Evaluation, Progress
 from openblip.training.objectives.comparing import ComparingBatch
+from openblip.training.objectives.dialogs import DialogBatch, dialog_logits
 from openblip.training.objectives.gathering import Gather
 from openblip.training.objectives.grounding import GroundingBatch, corners
 from openblip.training.objectives.retrieval import RetrievalBatch
@@ -55,7 +56,8 @@ class Watch:
     """The evaluation of a run: validation figures if there is validation data, samples if there are pictures.
 
     - caption, vqa: ``val_loss``.
-    - nlvr: ``val_loss`` and ``accuracy``; grounding: ``val_loss`` and ``accuracy``, the share of boxes with IoU >= 0.5.
+    - nlvr, visdial: ``val_loss`` and ``accuracy``.
+    - grounding: ``val_loss`` and ``accuracy``, the share of boxes with IoU >= 0.5.
     - retrieval, pretrain: recall among the validation pictures by ITC, ``t2i_r1`` ... ``i2t_r10`` in percent, and their
       mean ``r_mean``.
     """
@@ -101,8 +103,8 @@ class Watch:
             self.loader.close()
 
     def _measure(self, model: nn.Module) -> dict[str, float]:
-        if isinstance(model, Matcher):
-            return recall(model, self._batches())
+        if self.recipe.task in ("retrieval", "pretrain"):
+            return recall(cast(Matcher, model), self._batches())
         hits = _HITS.get(type(model))
         return held_out(make_objective(self.recipe, model, self.task, Gather()).eval(), self._batches(), hits)
 
@@ -170,6 +172,11 @@ def true_statements(model: Comparer, batch: ComparingBatch) -> Tensor:
     return model.logits(batch.ids, batch.mask, (first, second)).argmax(-1) == batch.targets
 
 
+def true_answers(model: Matcher, batch: DialogBatch) -> Tensor:
+    """Which answers (D,), right and wrong ones, are judged rightly."""
+    return dialog_logits(model, batch).argmax(-1) == batch.targets
+
+
 def found_boxes(model: Grounder, batch: GroundingBatch) -> Tensor:
     """Which expressions (B,) are given a box whose intersection over union with the right one is at least 0.5."""
     tokens = model.encode_image(batch.pixels)
@@ -190,7 +197,9 @@ def found_boxes(model: Grounder, batch: GroundingBatch) -> Tensor:
     return shared >= 0.5 * (area - shared)
 
 
-_HITS: dict[type[nn.Module], Callable[[Any, Any], Tensor]] = {Comparer: true_statements, Grounder: found_boxes}
+_HITS: dict[type[nn.Module], Callable[[Any, Any], Tensor]] = {
+    Comparer: true_statements, Grounder: found_boxes, Matcher: true_answers,
+}  # fmt: skip
 
 
 def recall(model: Matcher, batches: Iterable[RetrievalBatch]) -> dict[str, float]:

@@ -6,18 +6,21 @@ import csv
 import io
 import json
 import math
+import os
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from openblip.data.records import Locator, parent, read_bytes
+from openblip.data.dialogs import is_visdial, pictures, read_dialogs
+from openblip.data.records import Locator, is_local, join, parent, read_bytes
 from openblip.data.rows import Columns
 from openblip.data.tables import Table, TableBuilder
 from openblip.errors import InputError
 
 LAYOUTS = (
     'a list of rows, or {"images": [{"filename", "sentences": [{"raw"}]}]} (Karpathy), '
-    'or {"images": [{"id", "file_name"}], "annotations": [{"image_id", "caption"}]} (COCO)'
+    'or {"images": [{"id", "file_name"}], "annotations": [{"image_id", "caption"}]} (COCO), '
+    'or {"data": {"questions", "answers", "dialogs"}} (VisDial)'
 )
 
 
@@ -77,9 +80,33 @@ def open_json(
     except (ValueError, RecursionError) as error:
         raise InputError(f"{path} is not JSON: {error}") from error
     builder = TableBuilder(path, Locator(_root(path, images)), columns, keep)
+    if is_visdial(content):
+        _add_dialogs(builder, content, _root(path, images))
+        return builder.build()
     for number, row in _rows(path, content, split):
         builder.add(f"[{number}]", row)
     return builder.build()
+
+
+def _add_dialogs(builder: TableBuilder, content: Any, root: str) -> None:
+    """A row for each dialog: a question for each of its rounds, in their order."""
+    split = str(content.get("split", ""))
+    for number, dialog in enumerate(read_dialogs(content)):
+        if isinstance(dialog, InputError):
+            builder.reject(f"[{number}]", str(dialog))
+            continue
+        names = pictures(split, dialog.image_id)
+        there = (name for name in names if is_local(root) and os.path.exists(join(root, name)))  # noqa: PTH110
+        asked = [
+            {
+                "question": one.question,
+                "answers": [one.answer],
+                "wrong": [text for place, text in enumerate(one.options) if place != one.right],
+            }
+            for one in dialog.rounds
+        ]
+        row = {"image": next(there, names[0]), "captions": [dialog.caption], "qa": asked, "image_id": dialog.image_id}
+        builder.add(f"[{number}]", row)
 
 
 def _rows(path: str, content: Any, split: str | None) -> Iterator[tuple[int, Any]]:

@@ -9,18 +9,22 @@ from openblip.evaluation.protocols import (
     coco_retrieval,
     flickr30k_caption,
     flickr30k_retrieval,
+    msrvtt_qa,
+    msrvtt_retrieval,
+    msvd_qa,
     nlvr2,
     nocaps,
     ocr_vqa,
     okvqa,
     refcoco,
+    visdial,
     vqa_v2,
 )
 from openblip.evaluation.protocols.base import Protocol
 
 _MODULES = (
     coco_caption, nocaps, flickr30k_caption, vqa_v2, okvqa, aokvqa, ocr_vqa, coco_retrieval, flickr30k_retrieval,
-    nlvr2,
+    nlvr2, msrvtt_retrieval, msrvtt_qa, msvd_qa, visdial,
 )  # fmt: skip
 PROTOCOLS: dict[str, Protocol] = {
     one.name: one for one in (*(module.PROTOCOL for module in _MODULES), refcoco.TEST_A, refcoco.TEST_B)

@@ -11,28 +11,36 @@ from openblip.blip import Blip
 from openblip.errors import EvaluationError, OpenBlipError
 from openblip.evaluation import files
 from openblip.evaluation.metrics import answers
-from openblip.evaluation.protocols.base import AnswerPreset, Items
+from openblip.evaluation.protocols.base import AnswerPreset, Item, Items
 from openblip.evaluation.report import Shown
 from openblip.evaluation.tasks.base import Evaluated, Predict, Predicted
 
 
 def predictor(blip: Blip, preset: AnswerPreset, data: Path) -> Predict:
-    listed = _answer_list(data / preset.answer_list) if preset.inference == "rank" else None
-    if listed is not None:
-        options: dict[str, Any] = {"answers": listed, "k": min(preset.k, len(listed)), "smoothing": preset.smoothing}
-    else:
-        lengths = {"min_new_tokens": preset.min_length - 1, "max_new_tokens": preset.max_length - 1}
-        options = {"beams": preset.beams, **lengths}
+    how = options(preset, data)
 
     def predict(items: Items) -> Iterator[Any]:
         step = 4 * blip.batch_size
         for at in range(0, len(items), step):
             part = items[at : at + step]
-            questions = [_bare(item.question) if preset.bare else item.question for item in part]
-            found = blip.ask([item.image for item in part], questions, **options)
+            found = blip.ask([item.image for item in part], [worded(item, preset) for item in part], **how)
             yield from (one if isinstance(one, OpenBlipError) else one.text for one in found)
 
     return predict
+
+
+def options(preset: AnswerPreset, data: Path) -> dict[str, Any]:
+    """What :meth:`Blip.ask` is told."""
+    if preset.inference == "rank":
+        listed = _answer_list(data / preset.answer_list)
+        return {"answers": listed, "k": min(preset.k, len(listed)), "smoothing": preset.smoothing}
+    lengths = {"min_new_tokens": preset.min_length - 1, "max_new_tokens": preset.max_length - 1}
+    return {"beams": preset.beams, **lengths}
+
+
+def worded(item: Item, preset: AnswerPreset) -> str:
+    """The question as the preset asks it."""
+    return re.sub(r"[^\w\s]", "", item.question) if preset.bare else item.question
 
 
 def _answer_list(path: Path) -> list[str]:
@@ -40,10 +48,6 @@ def _answer_list(path: Path) -> list[str]:
     if not isinstance(listed, list) or not listed or not all(isinstance(one, str) for one in listed):
         raise EvaluationError(f"{path} is not a list of answers")
     return listed
-
-
-def _bare(question: str) -> str:
-    return re.sub(r"[^\w\s]", "", question)
 
 
 def scored(items: Items, predicted: Predicted, preset: AnswerPreset) -> Evaluated:

@@ -6,7 +6,7 @@ Texts are named by their number, in the order of the images that they belong to.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
 from pathlib import Path
@@ -15,7 +15,7 @@ from typing import Any
 from openblip.blip import Blip
 from openblip.evaluation import files, two_stage
 from openblip.evaluation.metrics import ranks
-from openblip.evaluation.protocols.base import Items, RetrievalPreset
+from openblip.evaluation.protocols.base import Item, Items, RetrievalPreset
 from openblip.evaluation.report import Shown
 from openblip.evaluation.store import Store
 from openblip.evaluation.tasks.base import Evaluated, Notify
@@ -44,18 +44,19 @@ class Direction:
 
 
 def evaluated(
-    blip: Blip, items: Items, preset: RetrievalPreset, *, key: Mapping[str, Any], out: Path | None, notify: Notify
-) -> Evaluated:
+    blip: Blip, items: Items, preset: RetrievalPreset, *, key: Mapping[str, Any], out: Path | None, notify: Notify,
+    seen: Callable[[Item], Any] = lambda item: item.image,
+) -> Evaluated:  # fmt: skip
     """Recall both ways: ``txt`` of texts for images, ``img`` of images for texts.
 
-    What was computed before lies in ``out``, where the rankings go too.
+    What was computed before lies in ``out``, where the rankings go too. ``seen`` is what the model is shown of an item.
     """
     runner = blip._part("match")
     texts = [text for item in items for text in item.texts]
     ids = two_stage.texts_as_ids(runner, texts, preset.max_words, preset.max_tokens)
     with Store(out / KEPT if out is not None else None, {**key, "items": _digest(items)}) as store:
         scores = two_stage.score(
-            runner, [item.image for item in items], ids, preset.k, batch_size=blip.batch_size, workers=blip.workers,
+            runner, [seen(item) for item in items], ids, preset.k, batch_size=blip.batch_size, workers=blip.workers,
             store=store, notify=notify,
         )  # fmt: skip
     directions = _directions(items, scores)

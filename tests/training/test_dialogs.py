@@ -1,0 +1,126 @@
+"""VisDial: its files as records, rounds as samples, and the objective against a plain recomputation."""
+
+from __future__ import annotations
+
+import json
+import random
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from openblip.data.collate import normalised
+from openblip.data.records import HeldPicture, Question, Record
+from openblip.data.sources import open_source
+from openblip.data.tables import Source
+from openblip.data.tasks import DialogTask, Plain
+from openblip.errors import InputError
+from openblip.preprocess.settings import ImageSettings
+from openblip.training.objectives.dialogs import DialogBatch, Dialogs
+from tests.evaluation import evaluation_toys
+from tests.toys import SIZE, toy_image, toy_tokenizer
+from tests.training.training_toys import CLS, ENC, alone, assert_same, gradients, images, texts, toy
+
+
+def opened(path: Path, **options: Any) -> Source:
+    found = open_source(path, **options)
+    assert isinstance(found, Source)
+    return found
+
+
+def test_a_dialog_is_a_record_of_its_rounds(tmp_path: Path) -> None:
+    evaluation_toys.visdial(tmp_path)
+    source = opened(tmp_path / "visdial_1.0_val.json")
+    assert len(source) == 2
+    record = source[0]
+    assert record.captions == ("two dogs playing in the park",)
+    assert record.address.endswith("visdial_1.0_val.json[0]")
+    assert record.pictures[0].address.endswith("VisualDialog_val2018/VisualDialog_val2018_000000185565.jpg")
+    assert [(one.text, one.answers, one.wrong) for one in record.questions] == [
+        ("is the photo in color", ("yes",), ("no", "two", "1 dog", "i can not tell")),
+        ("how many dogs", ("two",), ("i can not tell", "1 dog", "a man on a horse", "not that i can see")),
+    ]
+
+
+def test_pictures_to_train_on_are_coco_s(tmp_path: Path) -> None:
+    file = evaluation_toys.visdial(tmp_path, "train") / "visdial_1.0_train.json"
+    content = json.loads(file.read_text())
+    content["split"] = "train"
+    content["data"]["dialogs"][1]["dialog"][0]["gt_index"] = 3
+    file.write_text(json.dumps(content))
+    evaluation_toys.photo(tmp_path / "images/val2014/COCO_val2014_000000185565.jpg", 1)
+    source = opened(file, images=tmp_path / "images")
+    assert [one.pictures[0].address for one in source] == [
+        str(tmp_path / "images/val2014/COCO_val2014_000000185565.jpg")
+    ]
+    (problem,) = source.problems
+    assert problem.address.endswith("[1]")
+    assert "gt_index 3 is not the place of its answer" in problem.reason
+
+
+RECORD = Record(
+    (HeldPicture(toy_image(0), "x"),),
+    "x",
+    ("two dogs",),
+    (
+        Question("is it sunny", ("yes",), wrong=("no", "not at all")),
+        Question("why", ("a man",), wrong=("dog", "cat")),
+    ),
+)
+
+
+def test_a_round_is_a_sample_of_its_answer_and_a_wrong_one() -> None:
+    tokenizer = toy_tokenizer()
+    task = DialogTask(tokenizer=tokenizer, transform=Plain(SIZE), draw=False)
+    assert task.parts(RECORD.counts()) == 2
+    samples = [task.sample(RECORD, part, random.Random(0)) for part in range(2)]
+    batch = DialogBatch(**normalised(task.batch(samples), ImageSettings(SIZE)))
+    assert batch.pixels.shape == (2, 3, SIZE, SIZE)
+    wanted = [
+        "q: is it sunny a: yes", "q: is it sunny a: no",
+        "q: is it sunny a: yes q: why a: a man", "q: is it sunny a: yes q: why a: dog",
+    ]  # fmt: skip
+    told = tokenizer.encode(wanted, "enc")
+    assert torch.equal(batch.ids, told.ids)
+    assert torch.equal(batch.mask, told.mask)
+    assert torch.equal(batch.caption_ids, tokenizer.encode(["two dogs"] * 2, "cls").ids)
+    assert batch.targets.tolist() == [1, 0, 1, 0]
+    drawn = DialogTask(tokenizer=tokenizer, transform=Plain(SIZE))
+    found = {tuple(drawn.sample(RECORD, 0, random.Random(seed)).rows[1]) for seed in range(20)}
+    assert len(found) == 2
+
+
+def test_a_round_needs_wrong_answers() -> None:
+    task = DialogTask(tokenizer=toy_tokenizer(), transform=Plain(SIZE))
+    bare = Record(RECORD.pictures, "x", ("a",), (Question("why", ("yes",)),))
+    with pytest.raises(InputError, match="'why' has no wrong answers"):
+        task.sample(bare, 0, random.Random(0))
+    assert task.parts(Record(RECORD.pictures, "x", (), RECORD.questions).counts()) == 0
+
+
+def dialog_batch(length: int = 0) -> DialogBatch:
+    ids, mask = texts([[10, 11], [12, 13, 14, 15], [16], [17, 18]], ENC, length)
+    caption_ids, caption_mask = texts([[20, 21, 22], [23]], CLS, length)
+    torch.manual_seed(3)
+    return DialogBatch(
+        pixels=images(2), caption_ids=caption_ids, caption_mask=caption_mask, ids=ids, mask=mask,
+        targets=torch.tensor([1, 0, 1, 0]),
+    )  # fmt: skip
+
+
+def test_dialogs_are_the_plain_computation() -> None:
+    model, batch = toy("match"), dialog_batch()
+    each = []
+    for row in range(4):
+        image = row // 2
+        seen = model.encode_image(batch.pixels[image : image + 1])
+        caption = model.text.encode(alone(batch.caption_ids, batch.caption_mask, image))
+        states = model.text.encode_grounded(alone(batch.ids, batch.mask, row), None, torch.cat([seen, caption], 1))
+        each.append(F.cross_entropy(model.itm_head(states[:, 0]), batch.targets[row : row + 1]))
+    expected = torch.stack(each).mean()
+    loss = Dialogs(model)(batch)["itm"]
+    torch.testing.assert_close(loss, expected)
+    assert_same(gradients(model, loss), gradients(model, expected))
+    torch.testing.assert_close(Dialogs(model)(dialog_batch(20))["itm"], loss)
