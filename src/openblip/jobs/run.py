@@ -22,6 +22,9 @@ Result: TypeAlias = "Sequence[Row] | OpenBlipError"
 Work: TypeAlias = Callable[[Iterator[Item]], Iterator[Result]]
 Action = Literal["compute", "done", "restore", "there", "edited", "failed"]
 
+_NO_MEMORY = (
+    "can't allocate memory", "not enough memory", "out of memory", "CUBLAS_STATUS_ALLOC_FAILED", "bad_alloc",
+)  # fmt: skip
 TOGETHER, SECONDS = 4, 0.5  # results are written in groups of this many, or as many as came in this time
 
 
@@ -377,9 +380,18 @@ def batched(function: Callable[[list[Item]], Sequence[Result]], size: int = 32) 
 
 
 def out_of_memory(error: Exception) -> bool:
-    """Whether an error says that memory, of the machine or of a GPU, ran out."""
-    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
-        return True
-    return isinstance(error, RuntimeError) and any(
-        words in str(error) for words in ("not enough memory", "out of memory", "can't allocate memory")
-    )
+    """Whether an error, or what it came from, says that memory, of the machine or of a GPU, ran out.
+
+    The words are those of torch's allocators on Linux and macOS, on Windows, of CUDA and MPS, of cuBLAS, and of the C++
+    library, whose error OpenVINO passes on.
+    """
+    seen: list[BaseException] = []
+    cause: BaseException | None = error
+    while cause is not None and cause not in seen:
+        if isinstance(cause, MemoryError) or type(cause).__name__ == "OutOfMemoryError":
+            return True
+        if isinstance(cause, RuntimeError) and any(words in str(cause) for words in _NO_MEMORY):
+            return True
+        seen.append(cause)
+        cause = cause.__cause__
+    return False
