@@ -9,6 +9,7 @@ import typer
 
 from openblip.cli import options as o
 from openblip.cli.jobs import LISTS, Command, choice, job_command
+from openblip.errors import OpenBlipError
 
 if TYPE_CHECKING:
     from typing import Literal
@@ -45,7 +46,7 @@ def classify(
     def work(items: Iterator[Item]) -> Iterator[Result]:
         pictures = (item.source(job.shared.frame) for item in items)
         for found in job.blip.classify(pictures, choices, template=template, by=head, n=num):
-            if isinstance(found, Exception):
+            if isinstance(found, OpenBlipError):
                 yield found
                 continue
             yield [

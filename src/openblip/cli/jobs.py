@@ -361,14 +361,17 @@ def _printed(row: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _path(item: Item | Unusable) -> str | list[str]:
-    path = getattr(item, "path", None)
-    return cast("str | list[str]", path(None)) if path else item.name
+    from openblip.jobs.items import Item
+
+    return item.path(None) if isinstance(item, Item) else item.name
 
 
 def _shown_to(each: Callable[[Item], None] | None, items: Iterator[Item | Unusable]) -> Iterator[Item | Unusable]:
     """The items, each shown to ``each`` on its way."""
+    from openblip.jobs.items import Item
+
     for item in items:
-        if each is not None and hasattr(item, "pictures"):
+        if each is not None and isinstance(item, Item):
             each(item)
         yield item
 

@@ -70,7 +70,7 @@ def comparisons(
         return
     lefts, rights, asked, told = tee(items, 4)
     lone = statements[0] if statements is not None else None
-    said = lone if lone is not None else (item.asked["text"] for item in asked)
+    said: Any = lone if lone is not None else (item.asked["text"] for item in asked)
     found = blip.compare((item.pair(frame)[0] for item in lefts), (item.pair(frame)[1] for item in rights), said)
     for item, one in zip(told, found, strict=True):
         text = lone if lone is not None else item.asked["text"]
