@@ -5,35 +5,27 @@ from __future__ import annotations
 import io
 import json
 import os
-import subprocess
-import sys
-import tarfile
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
-import torch
 from PIL import Image
 
-from openblip.data.loader import Loader
-from openblip.data.records import FilePicture, Problem, open_picture
+from openblip.data.records import Problem
 from openblip.data.sources import open_source
 from openblip.data.sources.pictures import Part, open_pictures
 from openblip.data.tables import Source
-from openblip.data.tasks import CaptioningTask
 from openblip.errors import ImageError, InputError, JobError, OpenBlipError
 from openblip.jobs.captions import prompts_of
 from openblip.jobs.items import Item, gather
 from openblip.jobs.journal import Identity
 from openblip.jobs.reporting import Reporter
-from openblip.jobs.run import Job, Outcome, Result, Seen, batched, out_of_memory
+from openblip.jobs.run import Job, Outcome, Result, Seen, batched
 from openblip.jobs.sinks import Existing, Writing, open_sink
 from openblip.preprocess.image import load_image
 from tests.jobs.cli import pictures
-from tests.toys import toy_tokenizer
 
 
 class Told(Reporter):
@@ -272,53 +264,6 @@ def test_one_picture_too_large_for_memory_is_one_failure(photos: Path) -> None:
     assert "memory" in told.bads[0][1]
 
 
-@pytest.mark.parametrize(
-    "error",
-    [
-        MemoryError(),
-        np._core._exceptions._ArrayMemoryError((9,), np.dtype(int)),  # type: ignore[attr-defined]
-        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB. GPU 0 has a total capacity of ..."),
-        RuntimeError("MPS backend out of memory (MPS allocated: 5.05 GB, other allocations: 2.01 GB)"),
-        RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
-        RuntimeError("Exception from src/inference/src/cpp/infer_request.cpp:223:\nstd::bad_alloc"),
-        RuntimeError("[enforce fail at alloc_cpu.cpp:117] data. DefaultCPUAllocator: not enough memory: you tried to"),
-    ],
-    ids=["python", "numpy", "cuda", "mps", "cublas", "openvino", "windows"],
-)
-def test_every_way_of_running_out_of_memory_is_known(error: Exception) -> None:
-    assert out_of_memory(error)
-    wrapped = RuntimeError("the compiled graph failed")
-    wrapped.__cause__ = error
-    assert out_of_memory(wrapped)
-    assert not out_of_memory(RuntimeError("mat1 and mat2 shapes cannot be multiplied"))
-
-
-def test_memory_that_really_runs_out_halves_the_batch() -> None:
-    """Torch's own allocator is refused memory by the system, in a process that may have little more than it has."""
-    program = (
-        "import json, resource, torch\n"
-        "from openblip.data.sources.pictures import open_pictures\n"
-        "from openblip.jobs.items import gather\n"
-        "from openblip.jobs.run import Job, batched\n"
-        "size, sizes = [8], []\n"
-        "def function(batch):\n"
-        "    sizes.append(len(batch))\n"
-        "    torch.empty(len(batch), 2**28, dtype=torch.uint8)\n"
-        "    return [[{'text': item.key}] for item in batch]\n"
-        "def shrink():\n"
-        "    size[0] //= 2\n"
-        "    return size[0] > 0\n"
-        "items = list(gather(open_pictures([f'{n}.png' for n in range(8)])))\n"
-        "have = int(next(l for l in open('/proc/self/status') if l.startswith('VmSize')).split()[1]) * 1024\n"
-        "resource.setrlimit(resource.RLIMIT_AS, (have + 3 * 2**28, -1))\n"
-        "outcome = Job(items, lambda items: batched(function, size[0])(items), shrink=shrink).run()\n"
-        "print(json.dumps([outcome.computed, sizes]))\n"
-    )
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    assert json.loads(done.stdout) == [8, [8, 4, 2, 2, 2, 2]]
-
-
 def test_any_other_error_ends_the_job(photos: Path) -> None:
     def work(items: Iterator[Item]) -> Iterator[Result]:
         raise ZeroDivisionError
@@ -338,41 +283,6 @@ def test_lists_are_read_back_by_the_data_layer(photos: Path, tmp_path: Path, nam
     assert [record.captions for record in records] == [("0000 v1",), ("0001 v1",), ("0002 v1",)]
     assert [Path(record.pictures[0].address) for record in records] == sorted(photos.glob("0*.png"))
     assert len(source.problems) == 1
-
-
-def test_pictures_of_a_tar_are_read_again_from_the_list_of_their_texts(photos: Path, tmp_path: Path) -> None:
-    """A tar is captioned, and its list is data to train on: the pictures come out of the tar."""
-    with tarfile.open(tmp_path / "shard.tar", "w") as tar:
-        for path in sorted(photos.iterdir()):
-            tar.add(path, f"in/{path.name}")
-    run = Runner(tmp_path / "shard.tar", "jsonl", tmp_path / "lists" / "out.jsonl")
-    assert run().computed == 3
-    source = open_source(str(tmp_path / "lists" / "out.jsonl"))
-    assert isinstance(source, Source)
-    batches = Loader(source, CaptioningTask(tokenizer=toy_tokenizer()), batch=3, seed=0)
-    assert len(next(iter(batches.epoch(0)))) > 0
-    assert not batches.report.problems
-    for record, path in zip(source, sorted(photos.iterdir()), strict=True):
-        assert record.captions == (f"{path.stem} v1",)
-        assert open_picture(record.pictures[0]).tobytes() == load_image(path).tobytes()
-    with tarfile.open(tmp_path / "shard.tar", "w") as tar:
-        tar.add(photos / "0002.png", "in/0001.png")
-    os.utime(tmp_path / "shard.tar", ns=(1, 10**18))
-    assert open_picture(source[1].pictures[0]).tobytes() == load_image(photos / "0002.png").tobytes()
-    with pytest.raises(ImageError, match="no such member"):
-        open_picture(source[0].pictures[0])
-    (tmp_path / "shard.tar").write_bytes(b"no tar")
-    with pytest.raises(ImageError, match="damaged"):
-        open_picture(source[0].pictures[0])
-
-
-def test_a_member_is_named_by_tar_and_path_where_no_file_has_that_name(tmp_path: Path) -> None:
-    (odd,) = pictures(tmp_path, 1)
-    odd.rename(tmp_path / "a.tar:b.png")
-    source = open_source([{"path": f"{tmp_path}/a.tar:b.png"}, {"path": f"{tmp_path}/a.tar.gz:b.png"}])
-    assert isinstance(source, Source)
-    assert [type(one.pictures[0]) for one in source] == [FilePicture]
-    assert "unpack it" in source.problems[0].reason
 
 
 def test_an_answer_is_read_back_as_one(photos: Path) -> None:
