@@ -6,7 +6,7 @@ PHOTOS := examples/photos
 SOURCES := $(shell find src -type f -not -name '*.pyc')
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check format bench bench-train clean
+.PHONY: help demo test check format bench bench-train bench-jobs clean
 
 help:  ## Say what can be made
 	@grep -E '^[a-z-]+:.*##' Makefile | sed 's/:.*## /\t/' | expand -t 13
@@ -33,6 +33,9 @@ bench: $(VENV)/.installed-dev  ## Measure inference beside transformers and Open
 
 bench-train: $(VENV)/.installed-dev  ## Measure training beside a plain transformers loop
 	$(BIN)/python -m benchmarks.training $(BENCH)
+
+bench-jobs: $(VENV)/.installed-dev  ## Measure a captioning job over a folder beside transformers
+	$(BIN)/python -m benchmarks.jobs $(BENCH)
 
 clean:  ## Remove the virtual environment and all caches
 	rm -rf $(VENV) benchmarks/.work .mypy_cache .ruff_cache .pytest_cache .hypothesis

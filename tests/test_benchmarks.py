@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks import inference, machine, roofline, training
+from benchmarks import inference, jobs, machine, roofline, training
 from benchmarks.contestants import Entry, UnavailableError, parse
 from benchmarks.materials import BASE, TOY, Materials
 from benchmarks.measure import agreement, alternate, ratio
@@ -85,6 +85,37 @@ def test_training_has_equal_losses(work: Path, tmp_path: Path, capsys: pytest.Ca
     assert all(len(run["losses"]) == len(run["seconds"]) == 2 for run in runs.values())
     assert len(set(runs["openblip"]["losses"])) == 2, "each step has a batch of its own"
     assert "equal losses" in capsys.readouterr().out
+
+
+def test_a_job_over_a_folder_gives_the_captions_of_the_iterator(
+    work: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code = jobs.main(
+        ["--quick", "--threads", "1", "--ours", "torch:fp32,warp:fp32", "--finished", "0", "--work", str(work),
+         "--results", str(tmp_path)]
+    )  # fmt: skip
+    said = capsys.readouterr().out
+    assert code == 0, said
+    text = (tmp_path / "jobs.json").read_text()
+    record = json.loads(text)
+    assert [row["what"] for row in record["rows"]] == ["job", "iterator", "transformers"]
+    job = record["rows"][0]
+    assert job["equal"] is True
+    assert job["ratios"].keys() == {"iterator", "transformers"}
+    assert job["ratios"]["iterator"]["median"] == pytest.approx(
+        record["rows"][1]["median_seconds"] / job["median_seconds"], rel=1e-2
+    )
+    assert record["files"] / job["median_seconds"] == pytest.approx(job["per_second"], rel=1e-2)
+    assert record["batch_sizes"]["seconds"].keys() == {"1", "2", "4"}, "not more than there are files"
+    assert "unknown engine 'warp'" in said
+    assert len(list((work / "toy").glob("mixed-4/*"))) == 4, "nothing is left beside the pictures"
+    assert str(work) not in text
+
+
+def test_a_job_that_is_done_is_timed(work: Path) -> None:
+    told = jobs.finished(work, 3, 1)
+    assert (told["files"], told["torch"], len(told["seconds"])) == (3, False, 1)
+    assert {path.name for path in work.iterdir()} == {"toy"}, "and taken away"
 
 
 def test_unequal_losses_are_told() -> None:
