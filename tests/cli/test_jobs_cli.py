@@ -182,6 +182,19 @@ def test_questions_asked_later_join_the_list(toys: Path, tmp_path: Path) -> None
     assert [row["question"] for row in lines(out)] == ["what?", "where?", "who?"] * 2
 
 
+def test_commands_share_a_list(toys: Path, tmp_path: Path) -> None:
+    """Each keeps its own rows and leaves those of the others, and none takes another's for its own."""
+    out = tmp_path / "all.jsonl"
+    commands = ("classify", "ground", "explain", "caption")
+    for _ in range(2):
+        for command in commands:
+            done = run(command, toys / "p", *COMMANDS[command], "-m", toys, "--to", "jsonl", "--out", out)
+            assert done.exit_code == 0, done.output
+    assert "2 done before" in done.stderr
+    kinds = [next(name for name in ("label", "expression", "words", "text") if name in row) for row in lines(out)]
+    assert kinds == ["label", "expression", "words", "text"] * 2
+
+
 def test_a_finished_job_imports_no_torch(toys: Path, tmp_path: Path) -> None:
     arguments = ["caption", str(toys / "p"), "-m", str(toys), "--to", "jsonl", "--out", str(tmp_path / "o.jsonl")]
     assert run(*arguments).exit_code == 0

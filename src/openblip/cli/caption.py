@@ -11,6 +11,7 @@ from openblip.cli import options as o
 from openblip.cli.jobs import LISTS, Command, job_command
 
 FORMATS = ("sidecar", *LISTS, "imagefolder", "kohya", "metadata")
+OTHERS = {"question", "expression", "label", "words", "embedding"}  # what rows of other commands have
 
 
 @job_command(FORMATS, optional_images=True)
@@ -115,5 +116,5 @@ def caption(
         asks=("prompt", prompts_of(prompt_column or "")),
         ext=ext,
         separator=separator.replace("\\n", "\n"),
-        concerns=lambda row: "question" not in row,
+        concerns=lambda row: not OTHERS & row.keys(),
     )

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from itertools import tee
-from typing import TYPE_CHECKING, Annotated, cast
+from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
@@ -94,9 +94,13 @@ def explain(
         options={"texts": text, "draw": str(draw) if draw else None} | options,
         table={name: name for name in ("word", "from left", "from top", *(["drawing"] if draw else []))},
         lines=_lines,
-        concerns=lambda row: not text or {row.get("text"), row.get("question")} & set(text) != set() or "error" in row,
+        concerns=lambda row: "error" in row or ("words" in row and (not text or _said(row) in text)),
         each=drawings.claim if drawings else None,
     )
+
+
+def _said(row: Mapping[str, Any]) -> object:
+    return row.get("question", row.get("text"))
 
 
 def _drawn(drawings: Drawings, item: Item, frame: int, found: list[Explanation]) -> list[Row]:

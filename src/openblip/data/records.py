@@ -227,7 +227,7 @@ _MEMBER = re.compile(r"(.+\.(?:tar|tar\.gz|tgz|tar\.bz2|tar\.xz|tar\.zst)):(.+)"
 
 def _named(path: str) -> Picture:
     """The picture in a file of its own, or in the tar before the colon."""
-    found = _MEMBER.fullmatch(path)
+    found = _MEMBER.fullmatch(path) if ":" in path else None
     if found is None or (is_local(path) and os.path.lexists(path)):
         return FilePicture(path)
     tar, member = found.groups()
