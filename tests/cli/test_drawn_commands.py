@@ -138,7 +138,7 @@ def test_compare(toys: Path) -> None:
 
 def test_compare_goes_through_lists_of_pairs_and_what_they_say(toys: Path, tmp_path: Path) -> None:
     """Two forms of a pair; two statements about one; a pair that cannot be read; and no pair at all."""
-    pair = {"left": f"{toys}/one.png", "right": f"{toys}/more/one.png"}
+    pair: dict[str, object] = {"left": f"{toys}/one.png", "right": f"{toys}/more/one.png"}
     rows: list[dict[str, object]] = [
         {**pair, "text": "a cat"}, {**pair, "text": "a dog"}, {"image": list(pair.values())[::-1], "sentence": "a cat"},
         {**pair, "left": f"{toys}/bad.png", "text": "a cat"}, {"image": f"{toys}/one.png", "text": "a cat"}, pair,
