@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -13,18 +14,28 @@ import torch
 from openblip.jobs.run import out_of_memory
 
 
+def met(function: Callable[[], object]) -> Exception:
+    """The error that asking for more memory than any machine has ends in."""
+    try:
+        function()
+    except Exception as error:
+        return error
+    raise AssertionError("it was given")
+
+
 @pytest.mark.parametrize(
     "error",
     [
         MemoryError(),
-        np._core._exceptions._ArrayMemoryError((9,), np.dtype(int)),  # type: ignore[attr-defined]
+        met(lambda: np.empty(2**62, np.uint8)),
+        met(lambda: torch.empty(2**60, dtype=torch.uint8)),
         torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB. GPU 0 has a total capacity of ..."),
         RuntimeError("MPS backend out of memory (MPS allocated: 5.05 GB, other allocations: 2.01 GB)"),
         RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
         RuntimeError("Exception from src/inference/src/cpp/infer_request.cpp:223:\nstd::bad_alloc"),
         RuntimeError("[enforce fail at alloc_cpu.cpp:117] data. DefaultCPUAllocator: not enough memory: you tried to"),
     ],
-    ids=["python", "numpy", "cuda", "mps", "cublas", "openvino", "windows"],
+    ids=["python", "numpy", "torch", "cuda", "mps", "cublas", "openvino", "windows"],
 )
 def test_every_way_of_running_out_of_memory_is_known(error: Exception) -> None:
     assert out_of_memory(error)

@@ -72,7 +72,6 @@ def explain(
     options = {"of": what, "answer": answer, "layer": layer}
 
     def work(items: Iterator[Item]) -> Iterator[Result]:
-
         from openblip.jobs.explanations import explanations, record
 
         items, asked = tee(items)

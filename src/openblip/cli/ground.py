@@ -41,7 +41,6 @@ def ground(
     drawings = Drawings(draw, alone=job.lone) if draw else None
 
     def work(items: Iterator[Item]) -> Iterator[Result]:
-
         from openblip.jobs.answers import boxes_of
 
         items, asked = tee(items)
