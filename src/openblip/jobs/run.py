@@ -257,7 +257,8 @@ class _Run:
 
     def _again(self, left: Iterator[Item], error: Exception) -> Iterator[Result]:
         if not self.job.shrink():
-            self._take(ImageError(f"it needs more memory than there is ({str(error).splitlines()[0]})"))
+            told = next(iter(str(error).splitlines()), type(error).__name__)  # Python's own says nothing
+            self._take(ImageError(f"it needs more memory than there is ({told})"))
         handed = [q.seen.item for q in self._waiting if q.seen.action == "compute"]
         return self.job.work(chain((item for item in handed if isinstance(item, Item)), left))
 
