@@ -6,7 +6,7 @@ PHOTOS := examples/photos
 SOURCES := $(shell find src -type f -not -name '*.pyc')
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check format bench bench-retrieval bench-train clean
+.PHONY: help demo test check format bench bench-jobs bench-retrieval bench-train clean
 
 help:  ## Say what can be made
 	@grep -E '^[a-z-]+:.*##' Makefile | sed 's/:.*## /\t/' | expand -t 13
@@ -36,6 +36,9 @@ bench-retrieval: $(VENV)/.installed-dev  ## Measure two-stage retrieval beside t
 
 bench-train: $(VENV)/.installed-dev  ## Measure training beside a plain transformers loop
 	$(BIN)/python -m benchmarks.training $(BENCH)
+
+bench-jobs: $(VENV)/.installed-dev  ## Measure a captioning job over a folder beside transformers
+	$(BIN)/python -m benchmarks.jobs $(BENCH)
 
 clean:  ## Remove the virtual environment and all caches
 	rm -rf $(VENV) benchmarks/.work .mypy_cache .ruff_cache .pytest_cache .hypothesis

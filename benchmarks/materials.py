@@ -33,6 +33,7 @@ class Scale:
     name: Literal["base", "toy"]
     words: int  # of the vocabulary, [DEC] and [ENC] left out
     photo: tuple[int, int] = (640, 480)
+    medium_photo: tuple[int, int] = (1152, 896)
     large_photo: tuple[int, int] = (4000, 3000)
     new_tokens: int = 16
     answer_tokens: int = 4
@@ -52,7 +53,9 @@ class Scale:
 
 
 BASE = Scale("base", words=30522)
-TOY = Scale("toy", words=598, photo=(48, 36), large_photo=(160, 120), new_tokens=4, answer_tokens=2)
+TOY = Scale(
+    "toy", words=598, photo=(48, 36), medium_photo=(64, 48), large_photo=(160, 120), new_tokens=4, answer_tokens=2
+)  # fmt: skip
 SCALES: dict[str, Scale] = {scale.name: scale for scale in (BASE, TOY)}
 
 
@@ -85,6 +88,18 @@ class Materials:
     def large_files(self, count: int) -> list[Path]:
         """JPEG files as a camera writes them: 12 megapixels at base size."""
         return self._files("large", count, self.scale.large_photo)
+
+    def mixed_files(self, count: int) -> list[Path]:
+        """JPEG files of 1 and of 12 megapixels in turn, at base size; nothing else lies in their folder."""
+        folder = self.folder / self.scale.name / f"mixed-{count}"
+        folder.mkdir(parents=True, exist_ok=True)
+        medium = self._files("medium", (count + 1) // 2, self.scale.medium_photo)
+        large = self.large_files(count // 2)
+        paths = [folder / f"{number:03}.jpg" for number in range(count)]
+        for number, path in enumerate(paths):
+            if not path.is_file():
+                path.write_bytes((large if number % 2 else medium)[number // 2].read_bytes())
+        return paths
 
     def texts(self, count: int) -> list[str]:
         """Questions, or texts to match, all of one length in tokens: `transformers` does not mask shorter questions."""

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks import inference, machine, retrieval, roofline, training
+from benchmarks import inference, jobs, machine, retrieval, roofline, training
 from benchmarks.contestants import Entry, UnavailableError, parse
 from benchmarks.materials import BASE, TOY, Materials
 from benchmarks.measure import agreement, alternate, ratio
@@ -130,6 +130,37 @@ def test_rankings_that_differ_are_told() -> None:
     assert not retrieval._near([0, 1, 2], [0, 2, 1], plain, cosines)
     assert not retrieval._near([0, 1, 2], [0, 2, 3], plain, cosines), "what is missing is no tie"
     assert not retrieval.Checked(3, 1, 1).agrees
+
+
+def test_a_job_over_a_folder_gives_the_captions_of_the_iterator(
+    work: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code = jobs.main(
+        ["--quick", "--threads", "1", "--ours", "torch:fp32,warp:fp32", "--finished", "0", "--work", str(work),
+         "--results", str(tmp_path)]
+    )  # fmt: skip
+    said = capsys.readouterr().out
+    assert code == 0, said
+    text = (tmp_path / "jobs.json").read_text()
+    record = json.loads(text)
+    assert [row["what"] for row in record["rows"]] == ["job", "iterator", "transformers"]
+    job = record["rows"][0]
+    assert job["equal"] is True
+    assert job["ratios"].keys() == {"iterator", "transformers"}
+    assert job["ratios"]["iterator"]["median"] == pytest.approx(
+        record["rows"][1]["median_seconds"] / job["median_seconds"], rel=1e-2
+    )
+    assert record["files"] / job["median_seconds"] == pytest.approx(job["per_second"], rel=1e-2)
+    assert record["batch_sizes"]["seconds"].keys() == {"1", "2", "4"}, "not more than there are files"
+    assert "unknown engine 'warp'" in said
+    assert len(list((work / "toy").glob("mixed-4/*"))) == 4, "nothing is left beside the pictures"
+    assert str(work) not in text
+
+
+def test_a_job_that_is_done_is_timed(work: Path) -> None:
+    told = jobs.finished(work, 3, 1)
+    assert (told["files"], told["torch"], len(told["seconds"])) == (3, False, 1)
+    assert {path.name for path in work.iterdir()} == {"toy"}, "and taken away"
 
 
 def test_unequal_losses_are_told() -> None:

@@ -21,14 +21,19 @@ from openblip.preprocess.image import ImageSettings
 from tests.preprocess.odd_images import bad, good
 from tests.toys import SIZE, toy_image, toy_model, toy_tokenizer
 
-TASKS: tuple[Task, ...] = ("caption", "answer", "match")
+TASKS: tuple[Task, ...] = ("caption", "answer", "match", "ground", "compare")
 # What a command over pictures needs besides them; a new one joins by its line here.
 COMMANDS: dict[str, list[str]] = {
     "caption": ["--beams", "1", "--max-tokens", "2"],
     "ask": ["-q", "what?", "--beams", "1", "--max-tokens", "2"],
     "match": ["-t", "a cat"],
     "embed": [],
+    "classify": ["-l", "cat|dog"],
+    "ground": ["-e", "a man"],
+    "explain": ["-t", "a cat"],
+    "compare": ["-t", "a cat"],
 }
+PAIRS = ("compare",)  # these take lists of pairs
 
 
 def run(*arguments: str | Path, given: str | None = None) -> Result:
@@ -65,13 +70,21 @@ def test_odd_pictures_go_through(toys: Path, tmp_path: Path, command: str) -> No
     fine, broken = len(good()), len(bad())
     assert fine + broken >= 60
     out = tmp_path / "out.jsonl"
-    done = run(command, tmp_path, *COMMANDS[command], "-m", toys, "--to", "jsonl", "--out", out, "--quiet")
+    names = [f"{n:03}.jpg" for n in range(fine + broken)]
+    given = pairs(tmp_path / "pairs.csv", names) if command in PAIRS else tmp_path
+    done = run(command, given, *COMMANDS[command], "-m", toys, "--to", "jsonl", "--out", out, "--quiet")
     assert done.exit_code == 3, done.output
     rows = lines(out)
-    assert [str(row["path"]) for row in rows] == [f"{n:03}.jpg" for n in range(fine + broken)]
+    assert [row["path"] for row in rows] == ([["000.jpg", name] for name in names] if command in PAIRS else names)
     assert ["error" in row for row in rows] == [False] * fine + [True] * broken
     assert len(done.stderr.splitlines()) == broken
     assert all(line.startswith("error: ") for line in done.stderr.splitlines())
+
+
+def pairs(path: Path, names: list[str]) -> Path:
+    """A list in which every picture has the first one, which is good, on its left."""
+    path.write_text("left,right\n" + "".join(f"{names[0]},{name}\n" for name in names))
+    return path
 
 
 def test_nothing_is_written_unless_asked_for(toys: Path) -> None:
@@ -169,6 +182,19 @@ def test_questions_asked_later_join_the_list(toys: Path, tmp_path: Path) -> None
     assert [row["question"] for row in lines(out)] == ["what?", "where?", "who?"] * 2
 
 
+def test_commands_share_a_list(toys: Path, tmp_path: Path) -> None:
+    """Each keeps its own rows and leaves those of the others, and none takes another's for its own."""
+    out = tmp_path / "all.jsonl"
+    commands = ("classify", "ground", "explain", "caption")
+    for _ in range(2):
+        for command in commands:
+            done = run(command, toys / "p", *COMMANDS[command], "-m", toys, "--to", "jsonl", "--out", out)
+            assert done.exit_code == 0, done.output
+    assert "2 done before" in done.stderr
+    kinds = [next(name for name in ("label", "expression", "words", "text") if name in row) for row in lines(out)]
+    assert kinds == ["label", "expression", "words", "text"] * 2
+
+
 def test_a_finished_job_imports_no_torch(toys: Path, tmp_path: Path) -> None:
     arguments = ["caption", str(toys / "p"), "-m", str(toys), "--to", "jsonl", "--out", str(tmp_path / "o.jsonl")]
     assert run(*arguments).exit_code == 0
@@ -184,6 +210,7 @@ def test_a_finished_job_imports_no_torch(toys: Path, tmp_path: Path) -> None:
 def test_edits_go_back_by_the_command(toys: Path, tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_text("old\n")
     edit = {"path": "a.png", "was": "old", "text": "new", "to": "sidecar", "place": str(tmp_path / "a.txt"), "key": ""}
+    edit |= {"journal": str(tmp_path / "gone.journal"), "item": "a.png"}
     (tmp_path / "e.jsonl").write_text(json.dumps(edit) + "\n")
     done = run("caption", "--apply", tmp_path / "e.jsonl")
     assert (done.exit_code, (tmp_path / "a.txt").read_text()) == (0, "new\n")

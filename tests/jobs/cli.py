@@ -35,6 +35,7 @@ class Cli:
     def __init__(self, scratch: Path) -> None:
         self.scratch = scratch
         environment = dict(os.environ, OMP_NUM_THREADS="1", PYTHONPATH=f"{ROOT / 'src'}{os.pathsep}{ROOT}")
+        environment["OPENBLIP_CACHE"] = str(scratch / "cache")
         self._server = subprocess.Popen(
             [sys.executable, "-m", "tests.jobs.forks"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
             cwd=ROOT, env=environment,

@@ -18,6 +18,7 @@ from openblip.data.sources import open_source
 from openblip.data.sources.pictures import Part, open_pictures
 from openblip.data.tables import Source
 from openblip.errors import ImageError, InputError, JobError, OpenBlipError
+from openblip.jobs.captions import prompts_of
 from openblip.jobs.items import Item, gather
 from openblip.jobs.journal import Identity
 from openblip.jobs.reporting import Reporter
@@ -253,7 +254,7 @@ def test_out_of_memory_halves_the_batch_and_loses_nothing(photos: Path, tmp_path
 def test_one_picture_too_large_for_memory_is_one_failure(photos: Path) -> None:
     def function(batch: list[Item]) -> Sequence[Result]:
         if any(item.name.endswith("0001.png") for item in batch):
-            raise MemoryError("no")
+            raise MemoryError
         return [[{"text": "t"}] for _ in batch]
 
     items = list(gather(list(open_pictures([str(photos)]))))
@@ -339,9 +340,9 @@ def test_sources_of_every_kind_and_each_picture_once(photos: Path, tmp_path: Pat
     (tmp_path / "list.csv").write_text("path,prompt\np/0000.png,a dog\np/0000.png,a cat\np/0001.png,\n")
     parts = list(open_pictures([str(photos), str(photos / "0000.png"), str(tmp_path / "p" / "*1.png")]))
     assert [Path(one.name).name for one in gather(parts)] == ["0000.png", "0001.png", "0002.png"]
-    listed = list(gather(list(open_pictures([str(tmp_path / "list.csv")], keep=["prompt"])), apart=["prompt"]))
-    assert [one.key.rpartition("/")[2] for one in listed] == ["0000.png", "0000.png #2", "0001.png"]
-    assert [one.record.extra["prompt"] for one in listed if isinstance(one, Item)] == ["a dog", "a cat", ""]
+    listed = list(gather(open_pictures([str(tmp_path / "list.csv")], keep=["prompt"]), asked=prompts_of("prompt")))
+    assert [one.key.rpartition("/")[2] for one in listed] == ["0000.png: a dog", "0000.png: a cat", "0001.png"]
+    assert [one.asked for one in listed if isinstance(one, Item)] == [{"prompt": "a dog"}, {"prompt": "a cat"}, {}]
     empty = tmp_path / "empty"
     (empty / "below").mkdir(parents=True)
     pictures(empty / "below", 1)

@@ -10,10 +10,11 @@ import pytest
 
 from openblip.errors import JobError
 from openblip.jobs import sheet
-from openblip.jobs.edits import apply_edits
+from openblip.jobs.edits import FIELDS, apply_edits
+from openblip.jobs.run import Outcome
 from openblip.jobs.sinks import open_sink
 from tests.jobs.cli import pictures
-from tests.jobs.test_run import Runner
+from tests.jobs.test_run import Runner, change
 
 
 class Page(HTMLParser):
@@ -104,17 +105,43 @@ def test_edits_are_written_back_once_and_never_over_others(photos: Path, tmp_pat
     out = tmp_path / f"list.{to}" if to in ("jsonl", "csv") else None
     run = Runner(photos, to, out)
     fields = sheet_of(run, tmp_path / "s.html").all("textarea")
-    kept = {name: [field[f"data-{name}"] for field in fields] for name in ("path", "to", "place", "key", "was")}
+    names = [name for name in FIELDS if name != "text"]
+    kept = {name: [field[f"data-{name}"] for field in fields] for name in names}
     edits = [{name: values[i] for name, values in kept.items()} | {"text": f"edited {i}"} for i in range(3)]
     (tmp_path / "edits.jsonl").write_text("".join(json.dumps(edit) + "\n" for edit in edits[:2]))
     assert apply_edits([tmp_path / "edits.jsonl"]) == (2, [])
+    journal = Path(edits[0]["journal"])
+    told = journal.read_bytes()
     assert apply_edits([tmp_path / "edits.jsonl"]) == (2, []), "a second time changes nothing"
+    assert journal.read_bytes() == told
     again = sheet_of(run, tmp_path / "s.html").all("textarea")
     assert [field["data-was"] for field in again] == ["edited 0", "edited 1", "0002 v1"]
+    assert vars(run()) == vars(Outcome(done=3)), "the job knows of them"
+    assert run.told.notes == []
+    assert vars(run(restart=True)) == vars(Outcome(computed=1, edited=2)), "and does not take what a person wrote away"
     (tmp_path / "edits.jsonl").write_text(json.dumps(edits[0] | {"text": "too late"}) + "\n")
     done, notes = apply_edits([tmp_path / "edits.jsonl"])
     assert (done, len(notes)) == (0, 1)
     assert "was changed since" in notes[0]
+
+
+def test_an_edit_that_was_written_back_is_restored_and_an_unknown_one_is_told(photos: Path, tmp_path: Path) -> None:
+    run = Runner(photos, "sidecar", existing="append")
+    (photos / "0000.txt").write_text("old\n")
+    fields = sheet_of(run, tmp_path / "s.html").all("textarea")
+    first = {name: fields[0][f"data-{name}"] for name in FIELDS if name != "text"}
+    for was, text in (("old\n0000 v1", "second"), ("second", "third")):
+        (tmp_path / "edits.jsonl").write_text(json.dumps(first | {"was": was, "text": text}) + "\n")
+        assert apply_edits([tmp_path / "edits.jsonl"]) == (1, [])
+    assert run().done == 3
+    (photos / "0000.txt").unlink()
+    assert run().done == 3
+    assert (photos / "0000.txt").read_text() == "third\n"
+    (photos / "0000.txt").write_text("by another hand\n")
+    assert vars(run()) == vars(Outcome(done=2, edited=1))
+    change(photos / "0000.png")
+    (photos / "0000.txt").write_text("third\n")
+    assert vars(run()) == vars(Outcome(done=2, edited=1)), "of a picture that is another now"
 
 
 @pytest.mark.parametrize("line", ["{", "[]", '{"path": "a.jpg", "text": "x"}', '{"path": 1}'])

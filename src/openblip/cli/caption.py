@@ -11,6 +11,7 @@ from openblip.cli import options as o
 from openblip.cli.jobs import LISTS, Command, job_command
 
 FORMATS = ("sidecar", *LISTS, "imagefolder", "kohya", "metadata")
+OTHERS = {"question", "expression", "label", "words", "embedding"}  # what rows of other commands have
 
 
 @job_command(FORMATS, optional_images=True)
@@ -89,7 +90,7 @@ def caption(
         raise typer.BadParameter("name some pictures, or a folder of them")
     if best_of and num > best_of:
         raise typer.BadParameter(f"-n {num} of --best-of {best_of}")
-    from openblip.jobs.captions import Wording, work
+    from openblip.jobs.captions import Wording, prompts_of, work
 
     wording = Wording(template, prefix, suffix)
     scoring = bool(score or best_of or scorer)
@@ -102,7 +103,7 @@ def caption(
     }  # fmt: skip
     matcher = (lambda: job.load(scorer)) if scorer else lambda: job.blip
     task = work(
-        lambda: job.blip, decoding, wording, keep=num, frame=job.shared.frame, prompt_column=prompt_column,
+        lambda: job.blip, decoding, wording, keep=num, frame=job.shared.frame, own_prompts=prompt_column is not None,
         scorer=matcher if scoring else None,
     )  # fmt: skip
     job.run(
@@ -112,7 +113,8 @@ def caption(
         table={"caption": "text", "logprob": "logprob"} | ({"probability": "probability"} if scoring else {}),
         models={scorer: ("match",)} if scorer else None,
         keep=[prompt_column] if prompt_column else [],
+        asks=("prompt", prompts_of(prompt_column or "")),
         ext=ext,
         separator=separator.replace("\\n", "\n"),
-        concerns=lambda row: "question" not in row,
+        concerns=lambda row: not OTHERS & row.keys(),
     )

@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
 from openblip.cli import options as o
-from openblip.cli.console import Line, print_results
+from openblip.cli.jobs import LISTS, Command, choice, job_command
+from openblip.errors import OpenBlipError
 
 if TYPE_CHECKING:
     from typing import Literal
 
+    from openblip.jobs.items import Item
+    from openblip.jobs.run import Result
 
+
+@job_command(LISTS)
 def classify(
-    images: o.Images,
+    job: Command,
     labels: Annotated[
         str, typer.Option("--labels", "-l", metavar="A|B|C", help="The labels to choose from, separated by |.")
     ],
@@ -27,15 +31,6 @@ def classify(
     by: Annotated[
         str, typer.Option("--by", metavar="HEAD", help="itc compares embeddings; itm reads text and picture together.")
     ] = "itc",
-    json: o.Json = False,
-    model: o.Model = o.DEFAULT_MODEL,
-    device: o.Device = "auto",
-    engine: o.Engine = "torch",
-    precision: o.Precision = "fp32",
-    batch_size: o.BatchSize = None,
-    workers: o.Workers = None,
-    threads: o.Threads = None,
-    offline: o.Offline = False,
 ) -> None:
     """Choose the label of each picture. In Python: openblip.load(MODEL).classify(FILES, LABELS).
 
@@ -45,17 +40,24 @@ def classify(
     Example:
       openblip classify photos/*.jpg -l "cat|dog|rocket" -n 3
     """
-    blip = o.load(model, device, engine, precision, batch_size, workers, threads, offline)
+    head = cast("Literal['itc', 'itm']", choice("--by", by, ("itc", "itm")))
     choices = [label.strip() for label in labels.split("|")]
-    found = blip.classify(iter(images), choices, template=template, by=cast("Literal['itc', 'itm']", by), n=num)
 
-    def lines() -> Iterator[Line]:
-        for image, result in zip(images, found, strict=True):
-            if isinstance(result, Exception):
-                yield Line(image, error=result)
+    def work(items: Iterator[Item]) -> Iterator[Result]:
+        pictures = (item.source(job.shared.frame) for item in items)
+        for found in job.blip.classify(pictures, choices, template=template, by=head, n=num):
+            if isinstance(found, OpenBlipError):
+                yield found
                 continue
-            for one in result if num > 1 else [result]:
-                record = asdict(one)
-                yield Line(image, [one.text, f"{one.probability:.3f}"], {"label": record.pop("text"), **record})
+            yield [
+                {"rank": rank if num > 1 else None, "label": one.text, "probability": one.probability}
+                for rank, one in enumerate(found if num > 1 else [found])
+            ]
 
-    print_results(["label", "probability"], lines(), len(images), as_json=json)
+    job.run(
+        work,
+        tasks=("match",),
+        options={"labels": choices, "n": num, "template": template, "by": by},
+        table={"label": "label", "probability": "probability"},
+        concerns=lambda row: "label" in row or "error" in row,
+    )

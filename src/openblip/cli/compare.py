@@ -4,50 +4,55 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import asdict
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from openblip.cli import options as o
-from openblip.cli.console import Line, print_results
-from openblip.errors import ImageError
+from openblip.cli.jobs import LISTS, Command, job_command
+
+if TYPE_CHECKING:
+    from openblip.jobs.items import Item
+    from openblip.jobs.run import Result
 
 
+@job_command(LISTS, pairs=True)
 def compare(
-    left: Annotated[str, typer.Argument(metavar="LEFT", show_default=False, help="A file or an https address.")],
-    right: Annotated[str, typer.Argument(metavar="RIGHT", show_default=False, help="The picture beside it.")],
+    job: Command,
     text: Annotated[
-        list[str], typer.Option("--text", "-t", metavar="TEXT", help="What to judge; give it again for more texts.")
-    ],
-    json: o.Json = False,
-    model: o.Model = o.DEFAULT_MODEL,
-    device: o.Device = "auto",
-    engine: o.Engine = "torch",
-    precision: o.Precision = "fp32",
-    batch_size: o.BatchSize = None,
-    workers: o.Workers = None,
-    threads: o.Threads = None,
-    offline: o.Offline = False,
+        list[str] | None,
+        typer.Option(
+            "--text",
+            "-t",
+            metavar="TEXT",
+            show_default="what the list says",
+            help="What to judge; give it again for more texts.",
+        ),
+    ] = None,
 ) -> None:
     """Judge statements about two pictures. In Python: openblip.load(MODEL).compare(LEFT, RIGHT, STATEMENTS).
 
-    Probability is that the statement is true (NLVR2). The model must be one for comparing.
+    Probability is that the statement is true (NLVR2). A list names the pictures of a pair as left and right, or as a
+    list of two, and may have a statement as text. The model must be one for comparing.
 
     \b
     Example:
       openblip compare one.jpg two.jpg -t "both pictures show a dog" --model base
     """
-    blip = o.load(model, device, engine, precision, batch_size, workers, threads, offline)
-    source = f"{left} | {right}"
+    from openblip.data.sources.pictures import kinds
+    from openblip.jobs.matches import comparisons, statements_of
 
-    def lines() -> Iterator[Line]:
-        try:
-            found = blip.compare(left, right, text)
-        except ImageError as error:
-            yield Line(source, error=error)
-            return
-        for said, one in zip(text, found, strict=True):
-            record = {"left": left, "right": right, "text": said, **asdict(one)}
-            yield Line(source, [said, str(one.label).lower(), f"{one.probability:.3f}"], record)
+    if not text and "picture" in kinds(job.paths):
+        raise typer.BadParameter("give --text")
 
-    print_results(["text", "true", "probability"], lines(), 1, as_json=json)
+    def work(items: Iterator[Item]) -> Iterator[Result]:
+        for result in comparisons(job.blip, items, text or None, frame=job.shared.frame):
+            yield [{"text": said, **asdict(one)} for said, one in result] if isinstance(result, list) else result
+
+    job.run(
+        work,
+        tasks=("compare",),
+        options={"texts": text},
+        table={"text": "text", "true": "label", "probability": "probability"},
+        concerns=lambda row: not text or row.get("text") in text or "error" in row,
+        asks=None if text else ("text", statements_of),
+    )

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import typer
@@ -35,57 +34,6 @@ def print_table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> Non
         console.print(table)
     for line in capture.get().splitlines():
         typer.echo(line.rstrip())
-
-
-@dataclass(frozen=True)
-class Line:
-    """One result for one input: ``cells`` for people and ``record`` for machines, or the ``error`` in their place."""
-
-    source: str
-    cells: Sequence[object] = ()
-    record: Mapping[str, object] = field(default_factory=dict)
-    error: Exception | None = None
-
-
-def print_results(columns: Sequence[str], lines: Iterable[Line], total: int, *, as_json: bool) -> None:
-    """Print results as they come (JSON) or as one table at the end; a bad input gets its line, and the exit code tells.
-
-    ``total`` is the number of inputs, for a progress bar on the terminal. Raises :class:`typer.Exit` with 3 if some
-    inputs failed, 1 if all did.
-    """
-    rows: list[Sequence[object]] = []
-    failed, sources = set[str](), set[str]()
-    for line in _counted(lines, total):
-        sources.add(line.source)
-        if line.error is not None:
-            failed.add(line.source)
-            report_bad(line.source, line.error)
-            if as_json:
-                print_json({"image": line.source, "error": str(line.error)})
-        elif as_json:
-            print_json({"image": line.source, **line.record})
-        else:
-            rows.append([line.source, *line.cells])
-    if rows:
-        print_table(["image", *columns], rows)
-    finish(len(failed), len(sources))
-
-
-def _counted(lines: Iterable[Line], total: int) -> Iterator[Line]:
-    """The lines, with a bar on standard error that counts inputs and goes away at the end; none off a terminal."""
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
-
-    columns = (BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    off = total < 2 or not sys.stderr.isatty()
-    with Progress(*columns, console=Console(stderr=True), transient=True, disable=off) as progress:
-        bar = progress.add_task("", total=total)
-        last = None
-        for line in lines:
-            if line.source != last:
-                progress.advance(bar)
-                last = line.source
-            yield line
 
 
 def report_bad(name: object, error: Exception) -> None:

@@ -2,22 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from itertools import tee
 from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
 from openblip.cli import options as o
-from openblip.cli.console import Line, print_results
 from openblip.cli.drawings import Drawings
+from openblip.cli.jobs import LISTS, Command, choice, job_command
 from openblip.errors import ImageError
 
 if TYPE_CHECKING:
     from openblip.explaining import Explained
+    from openblip.jobs.items import Item
+    from openblip.jobs.records import Row
+    from openblip.jobs.run import Result
+    from openblip.results import Explanation
+
+OF = ("match", "caption", "answer")
 
 
+@job_command(LISTS)
 def explain(
-    images: o.Images,
+    job: Command,
     text: Annotated[
         list[str] | None,
         typer.Option(
@@ -44,57 +52,69 @@ def explain(
     layer: Annotated[
         int | None, typer.Option("--layer", metavar="N", show_default="the middle", help="Of the text transformer.")
     ] = None,
-    out: o.Drawn = None,
-    json: o.Json = False,
-    model: o.Model = o.DEFAULT_MODEL,
-    device: o.Device = "auto",
-    engine: o.Engine = "torch",
-    precision: o.Precision = "fp32",
-    batch_size: o.BatchSize = None,
-    workers: o.Workers = None,
-    threads: o.Threads = None,
-    offline: o.Offline = False,
+    draw: o.Draw = None,
 ) -> None:
     """Show where the model looked for each word (Grad-CAM). In Python: openblip.load(MODEL).explain(FILE, TEXTS).
 
-    Prints where in the picture, in percent from its left and its top, each word has its strongest patch; --out draws
-    the heat maps, --json gives them as numbers.
+    Prints where in the picture, in percent from its left and its top, each word has its strongest patch; --draw draws
+    the heat maps, --json and --to give them as numbers.
 
     \b
     Example:
-      openblip explain photo.jpg -t "a man in a red coat" --out looked.png
-      openblip explain photo.jpg --of caption --out looked.png
-      openblip explain photo.jpg --of answer -t "what is he holding?" --out looked.png
+      openblip explain photo.jpg -t "a man in a red coat" --draw looked.png
+      openblip explain photo.jpg --of caption --draw looked.png
+      openblip explain photo.jpg --of answer -t "what is he holding?" --draw looked.png
     """
+    what = cast("Explained", choice("--of", of or ("match" if text else "caption"), OF))
+    if what != "caption" and not text:
+        raise typer.BadParameter(f"--of {what} needs a --text")
+    drawings = Drawings(draw, alone=job.lone, each=len(text or [None])) if draw else None
+    options = {"of": what, "answer": answer, "layer": layer}
+
+    def work(items: Iterator[Item]) -> Iterator[Result]:
+        from openblip.jobs.explanations import explanations, record
+
+        items, asked = tee(items)
+        found = explanations(job.blip, asked, text or None, frame=job.shared.frame, **options)
+        for item, result in zip(items, found, strict=True):
+            if not isinstance(result, list):
+                yield result
+                continue
+            try:
+                drawn = _drawn(drawings, item, job.shared.frame, result) if drawings else [{}] * len(result)
+            except ImageError as error:  # it went away in the meantime
+                yield error
+                continue
+            yield [record(one) | more for one, more in zip(result, drawn, strict=True)]
+
+    job.run(
+        work,
+        tasks=(what,),
+        options={"texts": text, "draw": str(draw) if draw else None} | options,
+        table={name: name for name in ("word", "from left", "from top", *(["drawing"] if draw else []))},
+        lines=_lines,
+        concerns=lambda row: "error" in row or ("words" in row and (not text or _said(row) in text)),
+        each=drawings.claim if drawings else None,
+    )
+
+
+def _said(row: Mapping[str, Any]) -> object:
+    return row.get("question", row.get("text"))
+
+
+def _drawn(drawings: Drawings, item: Item, frame: int, found: list[Explanation]) -> list[Row]:
     from openblip.drawing import draw_explanation
     from openblip.preprocess.image import load_image
 
-    texts: list[str | None] = list(text) if text else [None]
-    what = cast("Explained", of or ("match" if text else "caption"))
-    drawings = Drawings(out, len(images) * len(texts)) if out else None
-    blip = o.load(model, device, engine, precision, batch_size, workers, threads, offline)
-
-    def lines() -> Iterator[Line]:
-        for image in images:
-            try:
-                picture = load_image(image)
-                found = blip.explain(picture, text or None, of=what, answer=answer, layer=layer)
-            except ImageError as error:
-                yield Line(image, error=error)
-                continue
-            for one in found if text else [found]:
-                drawn = {"drawing": str(drawings.save(image, draw_explanation(picture, one)))} if drawings else {}
-                if json:
-                    yield Line(image, record={**one.record(), **drawn})
-                    continue
-                for word, heat in zip(one.words, one.maps, strict=True):
-                    yield Line(image, [word, *_strongest(heat), *drawn.values()])
-
-    columns = ["word", "from left", "from top", *(["drawing"] if drawings else [])]
-    print_results(columns, lines(), len(images), as_json=json)
+    picture = load_image(item.source(frame))
+    drawn = [drawings.save(item, draw_explanation(picture, one), number) for number, one in enumerate(found)]
+    return [{"drawing": str(path)} for path in drawn]
 
 
-def _strongest(heat: Any) -> tuple[str, str]:
-    """Where the middle of the hottest patch lies, in percent of the width and of the height."""
-    row, column = divmod(int(heat.argmax()), heat.shape[1])
-    return f"{100 * (column + 0.5) / heat.shape[1]:.0f}%", f"{100 * (row + 0.5) / heat.shape[0]:.0f}%"
+def _lines(row: Row) -> Iterator[list[object]]:
+    """A line for each word: where the middle of the hottest patch lies, in percent of the width and of the height."""
+    for word, heat in zip(row["words"], row["maps"], strict=True):
+        height, width = len(heat), len(heat[0])
+        at = max(range(height * width), key=lambda place: heat[place // width][place % width])
+        across, down = f"{100 * (at % width + 0.5) / width:.0f}%", f"{100 * (at // width + 0.5) / height:.0f}%"
+        yield [word, across, down, *([row["drawing"]] if "drawing" in row else [])]

@@ -3,63 +3,86 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import asdict
-from typing import Annotated
+from itertools import tee
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from openblip.cli import options as o
-from openblip.cli.console import Line, print_results
 from openblip.cli.drawings import Drawings
+from openblip.cli.jobs import LISTS, Command, job_command
 from openblip.errors import ImageError
 
+if TYPE_CHECKING:
+    from openblip.jobs.items import Item
+    from openblip.jobs.records import Row
+    from openblip.jobs.run import Result
+    from openblip.results import Box
 
+
+@job_command(LISTS)
 def ground(
-    images: o.Images,
+    job: Command,
     expression: Annotated[
         list[str],
         typer.Option("--expression", "-e", metavar="TEXT", help="What to find; give it again for more expressions."),
     ],
-    out: o.Drawn = None,
-    json: o.Json = False,
-    model: o.Model = o.DEFAULT_MODEL,
-    device: o.Device = "auto",
-    engine: o.Engine = "torch",
-    precision: o.Precision = "fp32",
-    batch_size: o.BatchSize = None,
-    workers: o.Workers = None,
-    threads: o.Threads = None,
-    offline: o.Offline = False,
+    draw: o.Draw = None,
 ) -> None:
     """Find what expressions name in each picture. In Python: openblip.load(MODEL).ground(FILE, EXPRESSIONS).
 
-    A box is left, top, right and bottom in pixels of the picture. The model must be one for grounding.
+    A box is in pixels of the picture: left, top, right and bottom are printed, bbox is left, top, width and height. The
+    model must be one for grounding.
 
     \b
     Example:
-      openblip ground street.jpg -e "the man on the left" -e "red car" --out found.png --model base
+      openblip ground street.jpg -e "the man on the left" -e "red car" --draw found.png --model base
     """
+    drawings = Drawings(draw, alone=job.lone) if draw else None
+
+    def work(items: Iterator[Item]) -> Iterator[Result]:
+        from openblip.jobs.answers import boxes_of
+
+        items, asked = tee(items)
+        found = boxes_of(job.blip, asked, expression, frame=job.shared.frame)
+        for item, boxes in zip(items, found, strict=True):
+            if not isinstance(boxes, list):
+                yield boxes
+                continue
+            try:
+                drawn = _drawn(drawings, item, job.shared.frame, expression, boxes) if drawings else {}
+            except ImageError as error:  # it went away in the meantime
+                yield error
+                continue
+            yield [_record(named, box) | drawn for named, box in zip(expression, boxes, strict=True)]
+
+    edges = ("left", "top", "right", "bottom")
+    job.run(
+        work,
+        tasks=("ground",),
+        options={"expressions": expression, "draw": str(draw) if draw else None},
+        table={name: name for name in ("expression", *edges, "probability", *(["drawing"] if draw else []))},
+        lines=lambda row: [_line(row)],
+        concerns=lambda row: row.get("expression") in expression or "error" in row,
+        each=drawings.claim if drawings else None,
+    )
+
+
+def _record(named: str, box: Box) -> Row:
+    bbox = [box.left, box.top, box.right - box.left, box.bottom - box.top]
+    return {"expression": named, "bbox": bbox, "probability": box.probability}
+
+
+def _line(row: Row) -> list[object]:
+    left, top, width, height = row["bbox"]
+    edges = [f"{edge:.0f}" for edge in (left, top, left + width, top + height)]
+    return [row["expression"], *edges, row["probability"], *([row["drawing"]] if "drawing" in row else [])]
+
+
+def _drawn(drawings: Drawings, item: Item, frame: int, expressions: list[str], boxes: list[Box]) -> Row:
     from openblip.drawing import draw_boxes
     from openblip.preprocess.image import load_image
 
-    drawings = Drawings(out, len(images)) if out else None
-    blip = o.load(model, device, engine, precision, batch_size, workers, threads, offline)
-
-    def lines() -> Iterator[Line]:
-        for image in images:
-            try:
-                picture = load_image(image)
-                found = blip.ground(picture, expression)
-            except ImageError as error:
-                yield Line(image, error=error)
-                continue
-            names = [f"{named} {box.probability:.2f}" for named, box in zip(expression, found, strict=True)]
-            boxes = [box.edges for box in found]
-            drawn = {"drawing": str(drawings.save(image, draw_boxes(picture, boxes, names)))} if drawings else {}
-            for named, box in zip(expression, found, strict=True):
-                edges = [f"{edge:.0f}" for edge in box.edges]
-                cells = [named, *edges, f"{box.probability:.3f}", *drawn.values()]
-                yield Line(image, cells, {"expression": named, **asdict(box), **drawn})
-
-    columns = ["expression", "left", "top", "right", "bottom", "probability", *(["drawing"] if drawings else [])]
-    print_results(columns, lines(), len(images), as_json=json)
+    names = [f"{named} {box.probability:.2f}" for named, box in zip(expressions, boxes, strict=True)]
+    drawn = draw_boxes(load_image(item.source(frame)), [box.edges for box in boxes], names)
+    return {"drawing": str(drawings.save(item, drawn))}

@@ -13,11 +13,11 @@ from __future__ import annotations
 import inspect
 import os
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, cast, get_type_hints
+from typing import TYPE_CHECKING, Annotated, Any, TypeAlias, cast, get_type_hints
 
 import typer
 
@@ -28,10 +28,23 @@ from openblip.model.config import Task
 
 if TYPE_CHECKING:
     from openblip.blip import Blip
+    from openblip.data.records import Problem
+    from openblip.data.sources.pictures import Part
+    from openblip.jobs.items import Asked, Item, Unusable
+    from openblip.jobs.journal import Identity
+    from openblip.jobs.records import Row
     from openblip.jobs.run import Outcome, Seen, Work
     from openblip.jobs.sinks import Existing, Sink
 
 LISTS = ("jsonl", "csv", "parquet")
+PAIRS: TypeAlias = Annotated[
+    list[str] | None,
+    typer.Argument(
+        metavar="LEFT RIGHT|LIST...",
+        show_default=False,
+        help="Two pictures, or .csv/.jsonl/.parquet lists and .tar shards of pairs; - reads paths.",
+    ),
+]
 EXISTING = ("skip", "overwrite", "append", "prepend")
 
 
@@ -85,19 +98,24 @@ class Shared:
 
 
 def job_command(
-    formats: Sequence[str] = LISTS, optional_images: bool = False
+    formats: Sequence[str] = LISTS, optional_images: bool = False, pairs: bool = False
 ) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """Give a command the shared options. It is called with a :class:`Command` and its own options by name."""
+    """Give a command the shared options. It is called with a :class:`Command` and its own options by name.
+
+    With ``pairs`` it works on pairs of pictures, elsewhere on single ones.
+    """
 
     def decorate(function: Callable[..., None]) -> Callable[..., None]:
         shared = {field.name: field for field in fields(Shared)}
         hints = get_type_hints(Shared, include_extras=True)
         hints["to"] = _with_formats(hints["to"], formats)
+        if pairs:
+            hints["images"] = PAIRS
         own = list(inspect.signature(function, eval_str=True).parameters.values())[1:]
 
         def command(**given: Any) -> None:
             common = Shared(**{name: given.pop(name) for name in shared})
-            function(Command(function.__name__, common, formats, optional_images), **given)
+            function(Command(function.__name__, common, formats, optional_images, pairs), **given)
 
         added = [
             inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=field.default, annotation=hints[name])
@@ -126,8 +144,10 @@ def _with_formats(hint: Any, formats: Sequence[str]) -> Any:
 class Command:
     """One call of a command over pictures."""
 
-    def __init__(self, name: str, shared: Shared, formats: Sequence[str], optional_images: bool = False) -> None:
-        self.name, self.shared, self.formats = name, shared, formats
+    def __init__(
+        self, name: str, shared: Shared, formats: Sequence[str], optional_images: bool = False, pairs: bool = False
+    ) -> None:
+        self.name, self.shared, self.formats, self.pairs = name, shared, formats, pairs
         if not shared.images and not optional_images:
             raise typer.BadParameter("name some pictures, or a folder of them")
         if shared.to is not None and shared.to not in formats:
@@ -144,6 +164,18 @@ class Command:
                 raise typer.BadParameter(f"{name} goes with --to, which says what to write: {', '.join(self.formats)}")
         if self.shared.existing != "skip":
             raise typer.BadParameter("--existing goes with --to, which says what to write")
+
+    @cached_property
+    def paths(self) -> list[str]:
+        """What was named, in its order, standard input read."""
+        return list(_paths(self.shared.images or ()))
+
+    @property
+    def lone(self) -> bool:
+        """Whether one picture was named, and nothing that could hold more."""
+        from openblip.data.sources.pictures import kinds
+
+        return kinds(self.paths) == ["picture"]
 
     @cached_property
     def blip(self) -> Blip:
@@ -168,48 +200,35 @@ class Command:
         options: Mapping[str, Any],
         table: Mapping[str, str],
         models: Mapping[str, Sequence[Task]] | None = None,
+        lines: Callable[[Row], Iterable[Sequence[object]]] | None = None,
         concerns: Callable[[Mapping[str, Any]], bool] = lambda row: True,
         keep: Sequence[str] = (),
+        asks: tuple[str, Asked] | None = None,
+        each: Callable[[Item], None] | None = None,
         ext: str = ".txt",
         separator: str = "\n",
     ) -> None:
         """Do the job: print, or write and go on where it was stopped.
 
         ``options`` are the command's own that change what is written, ``models`` further models and what they serve.
-        ``table`` maps the columns that are printed to fields of the records; ``keep`` names columns of lists that the
-        command looks at. Raises :class:`typer.Exit` with 3 if some pictures failed, 1 if all did.
+        ``table`` maps the columns that are printed to fields of the records, or names the columns of ``lines``, which
+        makes them of a record. ``keep`` names columns of lists that the command looks at; ``asks`` is the field in
+        which a list asks something of a picture alone, and what takes it from there. ``each`` is shown every item, in
+        order, before it is its turn. Raises :class:`typer.Exit` with 3 if some pictures failed, 1 if all did.
         """
-        from openblip.data.sources.pictures import open_pictures
-        from openblip.jobs.identity import fingerprint, told
-        from openblip.jobs.items import gather, home, streamed
-        from openblip.jobs.journal import Identity
+        from openblip.jobs.items import gather, nothing_more, streamed
         from openblip.jobs.reporting import ConsoleReporter
         from openblip.jobs.run import Job
-        from openblip.jobs.sinks import Writing, open_sink
 
         s = self.shared
-        paths = list(_paths(s.images or ()))
-        parts = list(open_pictures(paths, recursive=s.recursive, images=s.root, keep=keep))
+        parts = self._parts(keep)
         sink = identity = None
         if s.to is not None:
-            writing = Writing(
-                None if s.out is None else str(s.out),
-                home(paths),
-                self.name,
-                cast("Existing", s.existing),
-                ext,
-                separator,
-                concerns,
-            )
-            sink = open_sink(s.to, writing)
-            model = fingerprint(s.model, tasks, offline=s.offline or None)
-            for name, served in (models or {}).items():
-                model |= {f"{name}/{t}": v for t, v in fingerprint(name, served, offline=s.offline or None).items()}
-            common = {"to": s.to, "existing": s.existing, "frame": s.frame, "engine": s.engine}
-            common |= {"precision": s.precision, "ext": ext, "separator": separator}
-            identity = Identity(self.name, model, told(common | dict(options)))
-        items = gather(parts, base=sink.base if sink else None, apart=keep)
-        shown = _Shown(s, table, sink)
+            sink = self._sink(s.to, concerns, [asks[0]] if asks else [], ext, separator)
+            identity = self._identity(tasks, models or {}, {"ext": ext, "separator": separator, **options})
+        base, asked = sink.base if sink else None, asks[1] if asks else nothing_more
+        items = _shown_to(each, gather(parts, base=base, asked=asked, pairs=self.pairs))
+        shown = _Shown(s, table, lines, sink)
         job = Job(
             items if streamed(parts) else list(items), work, sink, identity, s.model, s.restart, s.strict,
             ConsoleReporter(quiet=s.quiet, lines=sink is not None), shown.see, self.shrink,
@@ -220,6 +239,41 @@ class Command:
         outcome = job.run()
         shown.finish(outcome)
         finish(outcome.failed, outcome.total)
+
+    def _parts(self, keep: Sequence[str]) -> list[Part | Problem]:
+        """Where the pictures come from."""
+        from openblip.data.sources import open_source
+        from openblip.data.sources.pictures import Part, kinds, open_pictures
+
+        s = self.shared
+        if self.pairs and "picture" in (named := kinds(self.paths)):
+            if named != ["picture", "picture"]:
+                raise typer.BadParameter("name two pictures, or lists of pairs")
+            return [Part(open_source([{"image": self.paths}]), None)]
+        return list(open_pictures(self.paths, recursive=s.recursive, images=s.root, keep=keep))
+
+    def _sink(
+        self, to: str, concerns: Callable[[Mapping[str, Any]], bool], asked: Sequence[str], ext: str, separator: str
+    ) -> Sink:
+        from openblip.jobs.items import home
+        from openblip.jobs.sinks import Writing, open_sink
+
+        out = None if self.shared.out is None else str(self.shared.out)
+        existing = cast("Existing", self.shared.existing)
+        return open_sink(to, Writing(out, home(self.paths), self.name, existing, ext, separator, concerns, asked))
+
+    def _identity(
+        self, tasks: Sequence[Task], models: Mapping[str, Sequence[Task]], options: Mapping[str, Any]
+    ) -> Identity:
+        from openblip.jobs.identity import fingerprint, told
+        from openblip.jobs.journal import Identity
+
+        s = self.shared
+        model = fingerprint(s.model, tasks, offline=s.offline or None)
+        for name, served in models.items():
+            model |= {f"{name}/{t}": v for t, v in fingerprint(name, served, offline=s.offline or None).items()}
+        common = {"to": s.to, "existing": s.existing, "frame": s.frame, "engine": s.engine, "precision": s.precision}
+        return Identity(self.name, model, told(common | dict(options)))
 
     def end(self, applied: int, notes: Sequence[str]) -> None:
         """Say what came of writing edits back; :class:`typer.Exit` with 3 if some could not be."""
@@ -249,8 +303,15 @@ class Command:
 class _Shown:
     """What is printed of a job, as it runs and at its end, and what its page is made of."""
 
-    def __init__(self, shared: Shared, table: Mapping[str, str], sink: Sink | None) -> None:
+    def __init__(
+        self,
+        shared: Shared,
+        table: Mapping[str, str],
+        lines: Callable[[Row], Iterable[Sequence[object]]] | None,
+        sink: Sink | None,
+    ) -> None:
         self.shared, self.table, self.sink = shared, table, sink
+        self._cells = lines or (lambda row: [[row.get(field) for field in table.values()]])
         self._lines: list[list[object]] = []
         self._page: list[Seen] = []
 
@@ -264,10 +325,10 @@ class _Shown:
         if self.shared.json:
             rows = [{"error": seen.error}] if seen.error is not None else seen.records
             for row in rows:
-                print_json({"path": name, "index": index, **_printed(row)})
+                print_json({"path": _path(seen.item), "index": index, **_printed(row)})
             sys.stdout.flush()
         elif seen.error is None:
-            self._lines += [[name, *(_cell(row.get(field)) for field in self.table.values())] for row in seen.records]
+            self._lines += [[name, *map(_cell, line)] for row in seen.records for line in self._cells(row)]
 
     def finish(self, outcome: Outcome) -> None:
         """The table, the page, and the summary of what was written."""
@@ -299,7 +360,25 @@ def _printed(row: Mapping[str, Any]) -> dict[str, Any]:
     return {name: unpack(v).tolist() if name == "embedding" else v for name, v in row.items()}
 
 
+def _path(item: Item | Unusable) -> str | list[str]:
+    from openblip.jobs.items import Item
+
+    return item.path(None) if isinstance(item, Item) else item.name
+
+
+def _shown_to(each: Callable[[Item], None] | None, items: Iterator[Item | Unusable]) -> Iterator[Item | Unusable]:
+    """The items, each shown to ``each`` on its way."""
+    from openblip.jobs.items import Item
+
+    for item in items:
+        if each is not None and isinstance(item, Item):
+            each(item)
+        yield item
+
+
 def _cell(value: Any) -> object:
+    if isinstance(value, bool):
+        return "true" if value else "false"
     return f"{value:.3f}" if isinstance(value, float) else "" if value is None else value
 
 

@@ -2,10 +2,11 @@
 
 A command names the ones it takes in its signature, with the default beside it::
 
-    def caption(images: Images, model: Model = DEFAULT_MODEL, device: Device = "auto", ...) -> None:
+    def convert(source: str, model: Model = DEFAULT_MODEL, device: Device = "auto", ...) -> None:
         prepare(threads=threads, offline=offline)
 
-``--out`` is a place, ``--to`` a format, ``--report`` an HTML page, ``-n`` a number of results per input.
+``--out`` is a place, ``--to`` a format, ``--draw`` pictures, ``--report`` an HTML page, ``-n`` a number of results per
+input. Commands over pictures get theirs from :mod:`openblip.cli.jobs`.
 """
 
 from __future__ import annotations
@@ -80,18 +81,15 @@ Offline: TypeAlias = Annotated[
 ]
 
 # What goes in and what comes out.
-Images: TypeAlias = Annotated[
-    list[str], typer.Argument(metavar="FILE...", show_default=False, help="Pictures: files or https addresses.")
-]
 Number: TypeAlias = Annotated[int, typer.Option("--num", "-n", metavar="N", min=1, help="Results per picture.")]
 Json: TypeAlias = Annotated[bool, typer.Option("--json", help="For machines: one JSON object per line.")]
 Out: TypeAlias = Annotated[
     Path | None, typer.Option("--out", metavar="PATH", show_default="the terminal", help="Where the results go.")
 ]
-Drawn: TypeAlias = Annotated[
+Draw: TypeAlias = Annotated[
     Path | None,
     typer.Option(
-        "--out",
+        "--draw",
         metavar="PATH",
         show_default="none",
         help="Also draw the results: a .png file, or a folder of them for several pictures.",

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import functools
 import os
+import re
+import tarfile
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -154,6 +156,43 @@ class SpanPicture:
 
 
 @dataclass(frozen=True)
+class MemberPicture:
+    """A member of a local tar that is known by name only, as results of a job call the pictures of a tar."""
+
+    path: str
+    member: str
+
+    @property
+    def address(self) -> str:
+        return f"{self.path}:{self.member}"
+
+    def read(self) -> ImageSource:
+        changed = Path(self.path).stat().st_mtime_ns
+        span = _spans(self.path, changed).get(self.member)
+        if span is None:
+            raise ImageError(f"cannot read {self.address}: {self.path} has no such member")
+        return SpanPicture(self.path, self.member, *span).read()
+
+
+@functools.lru_cache(maxsize=64)
+def _spans(path: str, changed: int) -> dict[str, tuple[int, int]]:
+    """Where the members of a tar lie: offset and size by name, up to where it is damaged.
+
+    ``changed``, its time, parts it from what it was.
+    """
+    found: dict[str, tuple[int, int]] = {}
+    try:
+        with tarfile.open(path, "r:") as tar:
+            for info in tar:
+                if info.isreg():
+                    found[info.name] = (info.offset_data, info.size)
+    except (tarfile.TarError, EOFError) as error:
+        if not found:
+            raise ImageError(f"cannot read {path}: the tar is damaged or cut short ({error})") from error
+    return found
+
+
+@dataclass(frozen=True)
 class HeldPicture:
     """A picture that is in memory already: encoded bytes, a PIL image, an array."""
 
@@ -165,8 +204,8 @@ class HeldPicture:
 
 
 class Locator:
-    """Makes a picture of what a row has in its place: a path or an address (below ``root`` if it is relative), encoded
-    bytes, a PIL image, an array, or the hub's ``{"bytes", "path"}``."""
+    """Makes a picture of what a row has in its place: a path or an address (below ``root`` if it is relative), a member
+    of a tar (``shard.tar:in/a.jpg``), encoded bytes, a PIL image, an array, or the hub's ``{"bytes", "path"}``."""
 
     def __init__(self, root: str = "") -> None:
         self.root = root
@@ -178,10 +217,24 @@ class Locator:
         if isinstance(ref, os.PathLike):
             ref = os.fspath(ref)
         if isinstance(ref, str) and ref and "\0" not in ref:
-            return FilePicture(join(self.root, ref))
+            return _named(join(self.root, ref))
         if isinstance(ref, (bytes, bytearray)) or hasattr(ref, "convert") or hasattr(ref, "__array_interface__"):
             return HeldPicture(ref, f"{address}/image")
         raise InputError(f"a picture is named by a path or an address, not {ref!r}")
+
+
+_MEMBER = re.compile(r"(.+\.(?:tar|tar\.gz|tgz|tar\.bz2|tar\.xz|tar\.zst)):(.+)", re.IGNORECASE | re.DOTALL)
+
+
+def _named(path: str) -> Picture:
+    """The picture in a file of its own, or in the tar before the colon."""
+    found = _MEMBER.fullmatch(path) if ":" in path else None
+    if found is None or (is_local(path) and os.path.lexists(path)):
+        return FilePicture(path)
+    tar, member = found.groups()
+    if not is_local(tar) or not tar.lower().endswith(".tar"):
+        raise InputError(f"{path} lies in a compressed or remote tar, which can only be read whole: unpack it")
+    return MemberPicture(tar, member)
 
 
 # --- what could not be used ---------------------------------------------------------------------------------------

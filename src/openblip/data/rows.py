@@ -8,6 +8,7 @@ field          names, the first that is there counts            value
 =============  ===============================================  ==================================================
 picture        image, images, file_name, path, image_path,      path from the images folder, absolute path, address;
                filepath, filename, url                          a list of two for a pair
+pair           left, right                                      a picture each, where none is named as above
 captions       captions, caption, text, sentence, sentences     a text or a list of texts; {"raw" | "caption": text}
 question       question (question_id, dataset, auto, wrong)     a text; wrong lists answers that are not right
 answers        answers, answer, direct_answers,                 a text or a list, one for each person; {"answer": text}
@@ -85,7 +86,7 @@ def parse(row: Mapping[str, Any], columns: Columns | None = None, keep: Iterable
     if (error := _first(row, ("error",))) is not None:
         raise InputError(f"the row records a failure: {error}")
     image_id = _first(row, ("image_id",))
-    pictures = _several(_first(row, PICTURE))
+    pictures = _several(_first(row, PICTURE)) or _pair(row)
     return Written(
         pictures=pictures,
         captions=() if _answers_itself(row) else _texts(_first(row, _CAPTIONS), "caption", ("raw", "caption", "text")),
@@ -98,6 +99,12 @@ def parse(row: Mapping[str, Any], columns: Columns | None = None, keep: Iterable
 
 
 # --- fields -------------------------------------------------------------------------------------------------------
+
+
+def _pair(row: Mapping[str, Any]) -> tuple[Any, ...]:
+    """The two pictures of a row that names them one by one."""
+    pictures = tuple(_first(row, (side,)) for side in ("left", "right"))
+    return () if None in pictures else pictures
 
 
 def _questions(row: Mapping[str, Any]) -> tuple[Question, ...]:

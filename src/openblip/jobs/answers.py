@@ -2,32 +2,47 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from openblip.errors import OpenBlipError
 from openblip.jobs.items import Item
+from openblip.model.config import Task
 
 if TYPE_CHECKING:
     from openblip.blip import Blip
-    from openblip.results import Answer
+    from openblip.results import Answer, Box
+
+Call: TypeAlias = Callable[[Any, "str | list[str]"], Any]
 
 
 def answers_of(
     blip: Blip, items: Iterator[Item], questions: Sequence[str], *, frame: int = 0, **options: Any
 ) -> Iterator[list[list[Answer]] | OpenBlipError]:
     """For each item, for each question, its answers, the likeliest first. ``options`` are those of :meth:`Blip.ask`."""
-    several = options.get("n", 1) > 1
-    if len(questions) == 1:  # the way that streams
-        for found in blip.ask((item.source(frame) for item in items), questions[0], **options):
-            yield found if isinstance(found, OpenBlipError) else [found if several else [found]]
+
+    def call(images: Any, texts: str | list[str]) -> Any:
+        return blip.ask(images, texts, **options)
+
+    for found in _each(blip, items, questions, "answer", call, frame):
+        several = isinstance(found, OpenBlipError) or options.get("n", 1) > 1
+        yield found if several else [[one] for one in found]
+
+
+def boxes_of(
+    blip: Blip, items: Iterator[Item], expressions: Sequence[str], *, frame: int = 0
+) -> Iterator[list[Box] | OpenBlipError]:
+    """For each item, for each expression, where that is."""
+    return _each(blip, items, expressions, "ground", blip.ground, frame)
+
+
+def _each(blip: Blip, items: Iterator[Item], texts: Sequence[str], task: Task, call: Call, frame: int) -> Iterator[Any]:
+    """For each item the results of ``call`` about all texts, or an error."""
+    if len(texts) == 1:  # the way that streams
+        for found in call((item.source(frame) for item in items), texts[0]):
+            yield found if isinstance(found, OpenBlipError) else [found]
         return
     while batch := list(islice(items, blip.batch_size)):
-        seen = blip.encode_images([item.source(frame) for item in batch], task="answer")
-        for image in seen:
-            if isinstance(image, OpenBlipError):
-                yield image
-            else:
-                found = blip.ask(image, list(questions), **options)
-                yield found if several else [[one] for one in found]
+        for image in blip.encode_images([item.source(frame) for item in batch], task=task):
+            yield image if isinstance(image, OpenBlipError) else call(image, list(texts))

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import os
 import string
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import islice, tee
 from typing import TYPE_CHECKING, Any, TypeAlias
 
+from openblip.data.records import Record
 from openblip.errors import InputError, OpenBlipError
-from openblip.jobs.items import Item
+from openblip.jobs.items import Asked, Item
 from openblip.jobs.records import Row
 from openblip.jobs.run import Result
 from openblip.results import Caption
@@ -53,16 +54,16 @@ def captions(
     decoding: Mapping[str, Any],
     *,
     frame: int = 0,
-    prompt_column: str | None = None,
+    own_prompts: bool = False,
     scorer: Callable[[], Blip] | None = None,
 ) -> Iterator[Scored | OpenBlipError]:
     """For each item its captions with their scores, the best first: by the scorer if there is one, else by the search.
 
-    ``decoding`` is what :meth:`Blip.caption` takes; an item's own prompt is in its ``prompt_column``.
+    ``decoding`` is what :meth:`Blip.caption` takes; with ``own_prompts`` items may have their own (:func:`prompts_of`).
     """
     items, pictures, prompted = tee(items, 3)
     default = decoding.get("prompt")
-    prompts = (_prompt(item, prompt_column, default) for item in prompted) if prompt_column else default
+    prompts = (item.asked.get("prompt", default) for item in prompted) if own_prompts else default
     found = blip.caption((item.source(frame) for item in pictures), **{**decoding, "prompt": prompts})
     results = zip(items, map(_listed, found), strict=True)
     if scorer is None:
@@ -119,30 +120,34 @@ def work(
     *,
     keep: int = 1,
     frame: int = 0,
-    prompt_column: str | None = None,
+    own_prompts: bool = False,
     scorer: Callable[[], Blip] | None = None,
 ) -> Callable[[Iterator[Item]], Iterator[Result]]:
     """The command of a captioning job: of each item's captions the best ``keep``, as records."""
 
     def run(items: Iterator[Item]) -> Iterator[Result]:
         items, asked = tee(items)
-        found = captions(blip(), asked, decoding, frame=frame, prompt_column=prompt_column, scorer=scorer)
+        found = captions(blip(), asked, decoding, frame=frame, own_prompts=own_prompts, scorer=scorer)
         for item, result in zip(items, found, strict=True):
             if isinstance(result, OpenBlipError):
                 yield result
                 continue
-            prompt = item.record.extra.get(prompt_column) if prompt_column else None
             yield [
-                record(wording, item, one, scores, rank=rank if keep > 1 else None, prompt=prompt or None)
+                record(wording, item, one, scores, rank=rank if keep > 1 else None)
                 for rank, (one, scores) in enumerate(result[:keep])
             ]
 
     return run
 
 
-def _prompt(item: Item, column: str, default: str | None) -> str | None:
-    given = item.record.extra.get(column)
-    return default if given is None or given == "" else str(given)
+def prompts_of(column: str) -> Asked:
+    """What a list asks of its pictures that names prompts in this column; without one the job's own prompt counts."""
+
+    def asked(record: Record) -> Iterable[Mapping[str, str]]:
+        given = record.extra.get(column)
+        return ({},) if given is None or given == "" else ({"prompt": str(given)},)
+
+    return asked
 
 
 def _listed(found: Any) -> list[Caption] | OpenBlipError:

@@ -2,6 +2,7 @@
 
 A line of the file is one edit: ``was`` and ``text`` are what was said and what is to be said about the picture
 ``path``, and ``to``, ``place`` and ``key`` where that is written. What somebody else has changed there since is left.
+``journal`` and ``item`` are the job's journal, which is told of the edit, and what it calls the picture.
 """
 
 from __future__ import annotations
@@ -11,9 +12,11 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 from openblip.errors import JobError, OpenBlipError
+from openblip.jobs.items import stamp
+from openblip.jobs.journal import Edit, Journal
 from openblip.jobs.sinks import SINKS, Writing, open_sink
 
-FIELDS = ("path", "was", "text", "to", "place", "key")
+FIELDS = ("path", "was", "text", "to", "place", "key", "journal", "item")
 _ONE_FILE = ("sidecar", "metadata")
 
 
@@ -28,7 +31,8 @@ def apply_edits(files: Iterable[Path]) -> tuple[int, list[str]]:
             groups.setdefault((edit["to"], "" if edit["to"] in _ONE_FILE else edit["place"]), []).append(edit)
     done, notes = 0, list[str]()
     for (to, place), edits in groups.items():
-        sink = open_sink(to, Writing(out=place or None))
+        sink = open_sink(to, Writing(out=place or None, asked=("prompt",)))
+        told: dict[str, list[tuple[str, Edit]]] = {}
         for edit in edits:
             try:
                 fits = sink.edit(edit["place"], edit["key"], edit["was"], edit["text"])
@@ -38,7 +42,12 @@ def apply_edits(files: Iterable[Path]) -> tuple[int, list[str]]:
             done += fits
             if not fits:
                 notes.append(f"{edit['path']}: what {edit['place']} says was changed since, and is left as it is")
+                continue
+            written = stamp(edit["place"]) if sink.writes_pictures else ""
+            told.setdefault(edit["journal"], []).append((edit["item"], Edit(edit["was"], edit["text"], written)))
         sink.close()
+        for journal, these in told.items():
+            Journal.tell(journal, these)
     return done, notes
 
 

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import re
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
+from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
 from openblip.checkpoints import bundle, fetch
-from openblip.errors import UnsupportedTask
+from openblip.errors import JobError, UnsupportedTask
+from openblip.jobs.files import replacing
 from openblip.model.config import Task
 
 _SMALL = 1 << 20
@@ -47,7 +51,10 @@ def _hash(path: Path) -> str:
 
 
 def _hash_file(file: Path) -> str:
-    """SHA-256 of a file; where the hub's cache or the one beside a download names it, that one."""
+    """SHA-256 of a file; where the hub's cache or the one beside a download names it, that one.
+
+    That of a large file is remembered, so that weights of a gigabyte are read once and not at every start.
+    """
     real = Path(os.path.realpath(file))
     if _SHA256.fullmatch(real.name):  # the hub's cache calls its files so
         return real.name
@@ -56,6 +63,21 @@ def _hash_file(file: Path) -> str:
         word = beside.read_text(encoding="utf-8").split(maxsplit=1)[0]
         if _SHA256.fullmatch(word):
             return word
+    if file.stat().st_size <= _SMALL:
+        return _digest(file)
+    noted = fetch.cache_folder() / "hashes" / f"{blake2b(os.fsencode(real), digest_size=12).hexdigest()}.json"
+    state = {"path": os.fspath(real), "size": real.stat().st_size, "mtime_ns": real.stat().st_mtime_ns}
+    with suppress(OSError, ValueError, KeyError, TypeError):
+        told = json.loads(noted.read_text(encoding="utf-8"))
+        if {name: told[name] for name in state} == state and _SHA256.fullmatch(told["sha256"]):
+            return str(told["sha256"])
+    digest = _digest(file)
+    with suppress(JobError), replacing(str(noted), sync=False) as out:  # a cache that cannot be written costs time only
+        out.write(json.dumps(state | {"sha256": digest}).encode() + b"\n")
+    return digest
+
+
+def _digest(file: Path) -> str:
     with file.open("rb") as opened:
         return hashlib.file_digest(opened, "sha256").hexdigest() if hasattr(hashlib, "file_digest") else _slow(opened)
 

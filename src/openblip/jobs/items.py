@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import io
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from hashlib import blake2b
-from typing import Any
+from typing import Any, TypeAlias
 
 from PIL import Image
 
@@ -22,44 +22,48 @@ from openblip.preprocess.web import download
 
 @dataclass(frozen=True, eq=False)
 class Item:
-    """One picture to work on.
+    """One picture, or one pair of them, to work on.
 
-    ``name`` is what the user called it and ``key`` what the output calls it (:func:`place`). ``inside`` is its path
-    below the folder, glob or tar it came from, for trees of side-cars. ``extra`` holds the columns that were kept.
+    ``name`` is what the user called it and ``key`` what the output calls it (:func:`keyed`). ``inside`` is its path
+    below the folder, glob or tar it came from, for trees of side-cars. ``asked`` is what a list asks of this picture
+    alone, its prompt or a statement, as fields of the record.
     """
 
     key: str
     name: str
     index: int
-    picture: Picture
+    pictures: tuple[Picture, ...]
     inside: str
-    record: Record = field(repr=False)
+    asked: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def file(self) -> str | None:
         """The picture's own file on this machine, if it has one."""
-        return self.picture.path if isinstance(self.picture, FilePicture) and is_local(self.picture.path) else None
+        first = self.pictures[0]
+        alone = len(self.pictures) == 1 and isinstance(first, FilePicture) and is_local(first.path)
+        return first.path if alone and isinstance(first, FilePicture) else None
+
+    def path(self, base: str | None) -> str | list[str]:
+        """What a record in the folder ``base`` calls it: :func:`place` of the picture, or of both of a pair."""
+        places = [place(picture.address, base) for picture in self.pictures]
+        return places[0] if len(places) == 1 else places
 
     def signature(self) -> str:
         """Equal as long as the picture is unchanged: size and time of its file, or a hash of what is in memory.
 
         Empty if that cannot be told, as of a picture on the web.
         """
-        path = getattr(self.picture, "path", None)
-        if isinstance(path, str) and is_local(path):
-            return stamp(path)
-        if isinstance(self.picture, HeldPicture) and isinstance(self.picture.value, (bytes, bytearray)):
-            return blake2b(self.picture.value, digest_size=12).hexdigest()
-        return ""
+        found = [_signature(picture) for picture in self.pictures]
+        return " ".join(found) if all(found) else ""
 
     def source(self, frame: int = 0) -> Any:
         """What :class:`~openblip.blip.Blip` takes: read when it is opened, which its threads do ahead of the model."""
-        if not frame and isinstance(self.picture, HeldPicture):
-            return self.picture.value
-        path = getattr(self.picture, "path", "")
-        if not frame and isinstance(self.picture, FilePicture) and (is_local(path) or path.startswith("http")):
-            return path
-        return _Later(self.picture, frame)
+        return _source(self.pictures[0], frame)
+
+    def pair(self, frame: int = 0) -> tuple[Any, Any]:
+        """Both of a pair, in the same way."""
+        left, right = self.pictures
+        return _source(left, frame), _source(right, frame)
 
 
 @dataclass(frozen=True)
@@ -72,30 +76,34 @@ class Unusable:
     reason: str
 
 
-def gather(
-    parts: Iterable[Part | Problem], *, base: str | None = None, apart: Sequence[str] = ()
-) -> Iterator[Item | Unusable]:
-    """The items of what :func:`~openblip.data.sources.pictures.open_pictures` found.
+Asked: TypeAlias = Callable[[Record], Iterable[Mapping[str, str]]]
 
-    ``base`` is the folder that keys are told from. A picture that comes again is passed over, unless it differs in one
-    of the columns ``apart``, such as its prompt: then its key gets a number.
+
+def nothing_more(record: Record) -> Iterable[Mapping[str, str]]:
+    """Every picture is one item, of which the command asks what it asks of all."""
+    return ({},)
+
+
+def gather(
+    parts: Iterable[Part | Problem], *, base: str | None = None, asked: Asked = nothing_more, pairs: bool = False
+) -> Iterator[Item | Unusable]:
+    """The items of what :func:`~openblip.data.sources.pictures.open_pictures` found, single pictures or ``pairs``.
+
+    ``base`` is the folder that keys are told from. ``asked`` says what a record asks of its picture: each is an item.
+    What comes again is passed over.
     """
-    seen: dict[str, list[tuple[Any, ...]]] = {}
+    seen: set[str] = set()
     index = 0
     for part in parts:
         root = part.root if isinstance(part, Part) else None
         for record in _records(part):
-            found = _item(record, root, base, index)
-            if isinstance(found, Item):
-                sort = tuple(record.extra.get(name) for name in apart) if isinstance(record, Record) else ()
-                others = seen.setdefault(found.key, [])
-                if sort in others:
-                    continue
-                others.append(sort)
-                if len(others) > 1:
-                    found = replace(found, key=f"{found.key} #{len(others)}")
-            yield found
-            index += 1
+            for found in _items(record, root, base, asked, 2 if pairs else 1):
+                if isinstance(found, Item):
+                    if found.key in seen:
+                        continue
+                    seen.add(found.key)
+                yield replace(found, index=index)
+                index += 1
 
 
 def streamed(parts: Iterable[Part | Problem]) -> bool:
@@ -124,6 +132,11 @@ def place(address: str, base: str | None) -> str:
     whole, home = os.path.abspath(address), os.path.abspath(base)  # noqa: PTH100 (links stay what they are)
     below = whole.startswith(home.rstrip(os.sep) + os.sep)
     return os.path.relpath(whole, home).replace(os.sep, "/") if below else whole
+
+
+def keyed(path: str | Sequence[str], asked: Mapping[str, Any]) -> str:
+    """The key of an item: its path, those of a pair side by side, and what is asked of it."""
+    return ": ".join([path if isinstance(path, str) else " | ".join(path), *map(str, asked.values())])
 
 
 def stamp(path: str) -> str:
@@ -155,17 +168,44 @@ def _records(part: Part | Problem) -> Iterator[Record | Problem]:
         yield from part.source
 
 
-def _item(record: Record | Problem, root: str | None, base: str | None, index: int) -> Item | Unusable:
+def _items(
+    record: Record | Problem, root: str | None, base: str | None, asked: Asked, count: int
+) -> Iterator[Item | Unusable]:
     if isinstance(record, Problem):
         name = readable(record.address)
-        return Unusable(name, name, index, record.reason.removeprefix(f"{record.address}: "))
-    address = record.pictures[0].address
-    name = readable(address)
-    if len(record.pictures) != 1:
-        return Unusable(record.address, record.address, index, "it is a pair of pictures, not one")
-    if name != address:
-        return Unusable(name, name, index, "its name is not UTF-8: rename it")
-    return Item(place(address, base), name, index, record.pictures[0], _inside(record.pictures[0], root), record)
+        yield Unusable(name, name, 0, record.reason.removeprefix(f"{record.address}: "))
+        return
+    addresses = [picture.address for picture in record.pictures]
+    names = [readable(address) for address in addresses]
+    name = " | ".join(names)
+    if len(names) != count:
+        reason = "it is one picture, not a pair" if count == 2 else f"it is {len(names)} pictures, not one"
+        yield Unusable(name, name, 0, reason)
+    elif names != addresses:
+        yield Unusable(name, name, 0, "its name is not UTF-8: rename it")
+    elif not (asks := list(asked(record))):
+        yield Unusable(name, name, 0, "the list asks nothing of it")
+    else:
+        places, inside = [place(address, base) for address in addresses], _inside(record.pictures[0], root)
+        yield from (Item(keyed(places, one), name, 0, record.pictures, inside, one) for one in asks)
+
+
+def _signature(picture: Picture) -> str:
+    path = getattr(picture, "path", None)
+    if isinstance(path, str) and is_local(path):
+        return stamp(path)
+    if isinstance(picture, HeldPicture) and isinstance(picture.value, (bytes, bytearray)):
+        return blake2b(picture.value, digest_size=12).hexdigest()
+    return ""
+
+
+def _source(picture: Picture, frame: int) -> Any:
+    if not frame and isinstance(picture, HeldPicture):
+        return picture.value
+    path = getattr(picture, "path", "")
+    if not frame and isinstance(picture, FilePicture) and (is_local(path) or path.startswith("http")):
+        return path
+    return _Later(picture, frame)
 
 
 def _inside(picture: Picture, root: str | None) -> str:

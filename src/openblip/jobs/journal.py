@@ -9,6 +9,9 @@ nowhere, and computes it, or here, and sees to it that it is in the output exact
   and time of the file it was computed from, ``before`` what stood in its place in the output. ``written``, for results
   that go into the picture itself, is what ``picture`` becomes by that.
 - ``{"item": "b.jpg", "picture": ..., "before": ..., "error": "cannot read ...", "kind": "ImageError"}`` is a failure.
+- ``{"edit": "a.jpg", "was": "a dog", "text": "our dog", "written": ...}`` is an edit of a contact sheet that was
+  written back: what stands there since is no surprise to the job. ``written`` as above. This line alone is written
+  after what it tells of; one that a crash loses comes when the edits are applied again.
 - ``{"finished": ..., "done": 498, "failed": 2}`` ends a run that went through everything.
 
 A last line that a crash cut short is dropped.
@@ -50,10 +53,20 @@ class Identity:
 
 
 @dataclass(frozen=True)
+class Edit:
+    """A text that was changed by hand in a contact sheet and written back. ``written`` is that of :class:`Entry`."""
+
+    was: str
+    text: str
+    written: str = ""
+
+
+@dataclass(frozen=True)
 class Entry:
     """What the journal knows about an item. ``stale`` entries tell only what stood in the output before the job.
 
-    ``written`` is what ``picture`` becomes where the result is written into the picture itself.
+    ``written`` is what ``picture`` becomes where the result is written into the picture itself. ``edits`` were written
+    back since, in this order.
     """
 
     picture: str
@@ -63,6 +76,7 @@ class Entry:
     kind: str = ""
     written: str = ""
     stale: bool = False
+    edits: tuple[Edit, ...] = ()
 
 
 class Journal:
@@ -103,6 +117,23 @@ class Journal:
             raise JobError(f"cannot read {path}: {error.strerror or error}") from error
         return {key: _outdated(entry) for key, entry in entries.items()} if restart else entries
 
+    @staticmethod
+    def tell(path: str, edits: Iterable[tuple[str, Edit]]) -> None:
+        """Add edits that were written back, each with the key of its item, to the journal at ``path`` if there is one.
+
+        Those that it ends with already are passed over. Raises :class:`JobError` if another process holds it.
+        """
+        if not os.path.exists(path):  # noqa: PTH110
+            return
+        journal = Journal(path, Identity("", {}, {}))
+        try:
+            known = _edits(path)
+            lines = [{"edit": key, **_told(edit)} for key, edit in edits if known.get(key) != edit]
+            if lines:
+                journal._append(lines)
+        finally:
+            journal.close()
+
     def add(self, entries: Iterable[tuple[str, Entry]]) -> None:
         """Write down results, safe on the disk when this returns."""
         lines: list[Mapping[str, Any]] = []
@@ -130,6 +161,9 @@ class Journal:
             head |= {"model": dict(self.identity.model), "options": dict(self.identity.options), "started": _now()}
             lines = [head | ({"restart": True} if self._restart else {}), *lines]
             self._begun = True
+        self._append(lines)
+
+    def _append(self, lines: Iterable[Mapping[str, Any]]) -> None:
         data = b"".join(_encode(line) for line in lines)
         with _telling(self.path):
             end = os.fstat(self._file).st_size
@@ -167,6 +201,10 @@ def _read(path: str, job: str) -> tuple[dict[str, Entry], bool, int]:
                     entries = {key: _outdated(entry) for key, entry in entries.items()}
             elif own and "item" in line:
                 entries[line["item"]] = _entry(line)
+            elif "edit" in line:  # whichever job wrote what was edited
+                if (entry := entries.get(line["edit"])) is not None:
+                    entries[line["edit"]] = replace(entry, edits=(*entry.edits, _edit(line)))
+                continue
             if own:
                 finished = "finished" in line
         if file.read():  # a torn line is the last one; anything else is no journal, or a damaged one
@@ -188,6 +226,26 @@ def _entry(line: Mapping[str, Any]) -> Entry:
         line.get("picture", ""), line.get("before"), tuple(line.get("records", ())), line.get("error"),
         line.get("kind", ""), line.get("written", ""),
     )  # fmt: skip
+
+
+def _edit(line: Mapping[str, Any]) -> Edit:
+    return Edit(line.get("was", ""), line.get("text", ""), line.get("written", ""))
+
+
+def _told(edit: Edit) -> dict[str, Any]:
+    return {"was": edit.was, "text": edit.text} | ({"written": edit.written} if edit.written else {})
+
+
+def _edits(path: str) -> dict[str, Edit]:
+    """The last edit of every item that has not been written anew since."""
+    found: dict[str, Edit] = {}
+    with open(path, "rb") as file:  # noqa: PTH123
+        for line in map(_decode, file):
+            if line is not None and "edit" in line:
+                found[line["edit"]] = _edit(line)
+            elif line is not None and "item" in line:
+                found.pop(line["item"], None)
+    return found
 
 
 def _outdated(entry: Entry) -> Entry:

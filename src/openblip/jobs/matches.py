@@ -1,20 +1,22 @@
-"""Match scores and embeddings of a job's items."""
+"""Match scores and embeddings of a job's items, and statements about pairs."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
-from itertools import islice
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import islice, tee
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from openblip.errors import InputError, OpenBlipError
+from openblip.data.records import Record
+from openblip.errors import ImageError, InputError, OpenBlipError
 from openblip.jobs.items import Item
 
 if TYPE_CHECKING:
     from openblip.blip import Blip
-    from openblip.results import Match
+    from openblip.results import Comparison, Match
 
 Judged: TypeAlias = "list[tuple[str, Match]] | OpenBlipError"
+Compared: TypeAlias = "list[tuple[str, Comparison]] | OpenBlipError"
 
 
 def matches(blip: Blip, items: Iterator[Item], texts: Sequence[str], *, frame: int = 0) -> Iterator[Judged]:
@@ -57,6 +59,34 @@ def _beside(item: Item, suffix: str) -> list[str] | OpenBlipError:
     except (OSError, UnicodeDecodeError) as error:
         return InputError(f"cannot read {path}: {getattr(error, 'strerror', None) or 'it is not UTF-8'}")
     return lines or InputError(f"{path} is empty")
+
+
+def comparisons(
+    blip: Blip, items: Iterator[Item], statements: Sequence[str] | None, *, frame: int = 0
+) -> Iterator[Compared]:
+    """For each pair, each statement with whether it is true; without ``statements``, the one that its list holds."""
+    if statements is not None and len(statements) > 1:  # a pair is encoded once
+        yield from (_compared(blip, item, statements, frame) for item in items)
+        return
+    lefts, rights, asked, told = tee(items, 4)
+    lone = statements[0] if statements is not None else None
+    said: Any = lone if lone is not None else (item.asked["text"] for item in asked)
+    found = blip.compare((item.pair(frame)[0] for item in lefts), (item.pair(frame)[1] for item in rights), said)
+    for item, one in zip(told, found, strict=True):
+        text = lone if lone is not None else item.asked["text"]
+        yield one if isinstance(one, OpenBlipError) else [(text, one)]
+
+
+def _compared(blip: Blip, item: Item, statements: Sequence[str], frame: int) -> Compared:
+    try:
+        return list(zip(statements, blip.compare(*item.pair(frame), list(statements)), strict=True))
+    except (ImageError, InputError) as error:
+        return error
+
+
+def statements_of(record: Record) -> Iterable[Mapping[str, str]]:
+    """What a list says about a pair: each statement is an item of its own."""
+    return ({"text": text} for text in record.captions)
 
 
 def embeddings(blip: Blip, items: Iterator[Item], *, frame: int = 0) -> Iterator[Any]:

@@ -22,6 +22,9 @@ Result: TypeAlias = "Sequence[Row] | OpenBlipError"
 Work: TypeAlias = Callable[[Iterator[Item]], Iterator[Result]]
 Action = Literal["compute", "done", "restore", "there", "edited", "failed"]
 
+_NO_MEMORY = (
+    "can't allocate memory", "not enough memory", "out of memory", "CUBLAS_STATUS_ALLOC_FAILED", "bad_alloc",
+)  # fmt: skip
 TOGETHER, SECONDS = 4, 0.5  # results are written in groups of this many, or as many as came in this time
 
 
@@ -149,21 +152,34 @@ def _decide(item: Item, sink: Sink, entry: Entry | None) -> tuple[Seen, Any, str
         if sink.writing.existing == "skip" and sink.taken(current):
             return Seen(item, "there", text=_told(current)), current, signature
         return Seen(item, "compute"), current, signature
-    if signature and signature == entry.written:
-        same = not entry.stale
-        return Seen(item, "done" if same else "compute", entry.records), entry.before, signature
     unchanged = entry.picture == signature and not entry.stale
     if entry.error is not None:
         again = not unchanged or not signature or (entry.kind == ImageError.__name__ and _opens(item))
         return Seen(item, "compute" if again else "failed", error=entry.error), entry.before, signature
-    current, after = sink.current(item), sink.content(item, entry.before, entry.records)
+    after, written, by_hand = expected(item, sink, entry)
+    if signature and signature == written and not by_hand:
+        return Seen(item, "compute" if entry.stale else "done", entry.records), entry.before, signature
+    unchanged = unchanged or (bool(signature) and signature == written and not entry.stale)
+    current = sink.current(item)
     if current is None or sink.same(current, entry.before):
         action: Action = "restore" if unchanged else "compute"
-    elif sink.same(current, after):
-        action = "done" if unchanged else "compute"
-    else:
+    elif not sink.same(current, after) or (by_hand and not unchanged):
         return Seen(item, "edited", text=_told(current)), entry.before, signature
+    else:
+        action = "done" if unchanged else "compute"
+    if by_hand and unchanged:  # the records say what the model said
+        return Seen(item, action, text=_told(after)), entry.before, signature
     return Seen(item, action, entry.records), entry.before, signature
+
+
+def expected(item: Item, sink: Sink, entry: Entry) -> tuple[Any, str, bool]:
+    """What the job and the edits written back since have left in an item's place, the signature of its picture if that
+    was written into, and whether an edit has a part in it."""
+    content, written, by_hand = sink.content(item, entry.before, entry.records), entry.written, False
+    for edit in entry.edits:
+        if (new := sink.edited(content, edit.was, edit.text)) is not None:
+            content, written, by_hand = new, edit.written or written, True
+    return content, written, by_hand
 
 
 def _told(content: Any) -> str | None:
@@ -175,7 +191,8 @@ def _told(content: Any) -> str | None:
 def _opens(item: Item) -> bool:
     """Whether a picture that could not be opened can be now, as HEIC can once its library is there."""
     try:
-        open_picture(item.picture)
+        for picture in item.pictures:
+            open_picture(picture)
     except OpenBlipError:
         return False
     return True
@@ -240,7 +257,8 @@ class _Run:
 
     def _again(self, left: Iterator[Item], error: Exception) -> Iterator[Result]:
         if not self.job.shrink():
-            self._take(ImageError(f"it needs more memory than there is ({str(error).splitlines()[0]})"))
+            told = next(iter(str(error).splitlines()), type(error).__name__)  # Python's own says nothing
+            self._take(ImageError(f"it needs more memory than there is ({told})"))
         handed = [q.seen.item for q in self._waiting if q.seen.action == "compute"]
         return self.job.work(chain((item for item in handed if isinstance(item, Item)), left))
 
@@ -253,8 +271,7 @@ class _Run:
         if isinstance(result, OpenBlipError):
             entry = Entry(queued.signature, queued.before, error=str(result), kind=type(result).__name__)
         else:
-            rows = [ordered({**row, "model": self.job.model}) for row in result]
-            entry = Entry(queued.signature, queued.before, tuple(rows))
+            entry = Entry(queued.signature, queued.before, tuple(self._row(item, row) for row in result))
         if self.sink is not None:
             try:
                 self._store(item, entry)
@@ -272,13 +289,16 @@ class _Run:
         assert self.sink is not None
         records: Sequence[Row] = entry.records
         if entry.error is not None:
-            records = [ordered({"model": self.job.model, "error": entry.error})]
+            records = [self._row(item, {"error": entry.error})]
         content = self.sink.content(item, entry.before, records)
         if entry.error is None:
             entry = replace(entry, written=self.sink.foresee(item, content))
         self._written.append((item, entry, content))
         if len(self._written) >= TOGETHER or time.monotonic() - self._since > SECONDS:
             self._flush()
+
+    def _row(self, item: Item, row: Row) -> Row:
+        return ordered({**item.asked, **row, "model": self.job.model})
 
     def _flush(self) -> None:
         """Write results: first into the journal, then into their places."""
@@ -298,7 +318,7 @@ class _Run:
             if seen.action == "restore":
                 assert isinstance(seen.item, Item)
                 assert self.sink is not None
-                self.sink.put(seen.item, self.sink.content(seen.item, queued.before, seen.records))
+                self.sink.put(seen.item, self._expected(seen.item))
                 self.outcome.done += 1
             elif seen.action == "done":
                 self.outcome.done += 1
@@ -310,12 +330,17 @@ class _Run:
                 self._settle_failure(seen, queued)
             self._show(seen)
 
+    def _expected(self, item: Item) -> Any:
+        assert self.sink is not None
+        assert self.journal is not None
+        return expected(item, self.sink, self.journal.entries[item.key])[0]
+
     def _settle_failure(self, seen: Seen, queued: _Queued) -> None:
         """See to it that a list tells of a failure that an earlier run met."""
         assert isinstance(seen.item, Item)
         assert self.sink is not None
         with suppress(OpenBlipError):
-            row = ordered({"model": self.job.model, "error": seen.error})
+            row = self._row(seen.item, {"error": seen.error})
             content = self.sink.content(seen.item, queued.before, [row])
             if content is not None and not self.sink.same(content, self.sink.current(seen.item)):
                 self.sink.put(seen.item, content)
@@ -356,9 +381,18 @@ def batched(function: Callable[[list[Item]], Sequence[Result]], size: int = 32) 
 
 
 def out_of_memory(error: Exception) -> bool:
-    """Whether an error says that memory, of the machine or of a GPU, ran out."""
-    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
-        return True
-    return isinstance(error, RuntimeError) and any(
-        words in str(error) for words in ("not enough memory", "out of memory", "can't allocate memory")
-    )
+    """Whether an error, or what it came from, says that memory, of the machine or of a GPU, ran out.
+
+    The words are those of torch's allocators on Linux and macOS, on Windows, of CUDA and MPS, of cuBLAS, and of the C++
+    library, whose error OpenVINO passes on.
+    """
+    seen: list[BaseException] = []
+    cause: BaseException | None = error
+    while cause is not None and cause not in seen:
+        if isinstance(cause, MemoryError) or type(cause).__name__ == "OutOfMemoryError":
+            return True
+        if isinstance(cause, RuntimeError) and any(words in str(cause) for words in _NO_MEMORY):
+            return True
+        seen.append(cause)
+        cause = cause.__cause__
+    return False

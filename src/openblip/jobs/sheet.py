@@ -8,14 +8,16 @@ from __future__ import annotations
 
 import base64
 import io
-from collections.abc import Iterator, Sequence
+import os
+from collections.abc import Iterable, Iterator, Sequence
 from html import escape
 from importlib.resources import files
 from pathlib import Path
+from typing import Any
 
 from PIL import Image
 
-from openblip.data.records import open_picture
+from openblip.data.records import FilePicture, Picture, is_local, open_picture
 from openblip.errors import OpenBlipError
 from openblip.jobs.files import replacing
 from openblip.jobs.items import Item
@@ -25,6 +27,7 @@ from openblip.jobs.sinks.base import TextSink
 
 PER_PAGE = 500
 SIDE = 240  # pixels of a thumbnail
+_HEADINGS = ("question", "expression", "label")
 _SCORES = {"logprob": "log p", "probability": "p", "similarity": "cos"}
 
 
@@ -69,14 +72,22 @@ def _links(names: Sequence[str], current: int) -> Iterator[str]:
 def _card(seen: Seen, sink: Sink | None) -> str:
     name = escape(seen.item.name, quote=True)
     parts = [f'<article class="{"failed" if seen.error is not None else "done"}">']
-    if isinstance(seen.item, Item) and (picture := _thumbnail(seen.item)):
-        parts.append(f'<img alt="" src="data:image/jpeg;base64,{picture}">')
+    small = [one for one in map(_thumbnail, _shown(seen)) if one is not None]
+    parts += [f'<img alt="" src="data:image/jpeg;base64,{one}">' for one in small]
     parts.append(f'<p class="name" title="{name}">{name}</p>')
     if seen.error is not None:
         parts.append(f'<p class="error">{escape(seen.error)}</p>')
     else:
         parts += _texts(seen, sink)
     return "".join([*parts, "</article>"])
+
+
+def _shown(seen: Seen) -> Iterable[Picture]:
+    """The pictures of a card: what was drawn, or else what was looked at."""
+    drawn = dict.fromkeys(str(row["drawing"]) for row in seen.records if "drawing" in row)
+    if drawn:
+        return [FilePicture(path) for path in drawn]
+    return seen.item.pictures if isinstance(seen.item, Item) else ()
 
 
 def _texts(seen: Seen, sink: Sink | None) -> Iterator[str]:
@@ -90,17 +101,22 @@ def _texts(seen: Seen, sink: Sink | None) -> Iterator[str]:
     elif not seen.records:
         yield from (_field(item, sink, text, "") for text in (seen.text or "").splitlines())
     for row in seen.records if not isinstance(sink, TextSink) else ():
-        if "question" in row:
-            yield f'<p class="question">{escape(str(row["question"]))}</p>'
-        if "text" in row:
+        for name in _HEADINGS:
+            if name in row:
+                yield f'<p class="question">{escape(_said(row[name]))}</p>'
+        if "text" in item.asked:
+            yield f'<p class="question">{escape(item.asked["text"])}</p>'
+        elif "text" in row:
             yield _field(item, sink, str(row["text"]), str(row.get("question", "")))
         yield _scores(row)
 
 
 def _field(item: Item, sink: Sink | None, text: str, question: str) -> str:
     place, key = sink.spot(item) if sink is not None else ("", "")
+    journal = os.path.abspath(sink.journal) if sink is not None else ""  # noqa: PTH100
     data = {
         "path": item.name, "to": sink.name if sink is not None else "", "place": place, "key": key, "was": text,
+        "journal": journal, "item": item.key,
     }  # fmt: skip
     told = " ".join(f'data-{name}="{escape(value, quote=True)}"' for name, value in data.items())
     label = escape(f"{question or 'caption'} of {item.name}", quote=True)
@@ -116,19 +132,23 @@ def _scores(row: object) -> str:
     return f'<p class="scores">{escape(" · ".join(told))}</p>' if told else ""
 
 
-def _thumbnail(item: Item) -> str | None:
+def _said(value: Any) -> str:
+    return {True: "true", False: "false"}[value] if isinstance(value, bool) else str(value)
+
+
+def _thumbnail(picture: Picture) -> str | None:
     """A small JPEG as base64; ``None`` if the picture cannot be opened."""
     try:
-        source = item.picture.read() if item.file is None else item.file
-        if isinstance(source, str):
+        source = picture.read()
+        if isinstance(source, str) and is_local(source):
             with Image.open(source) as image:  # a JPEG is decoded at the size that is needed
                 if image.format == "JPEG" and image.getexif().get(0x0112, 1) == 1:
                     image.draft("RGB", (2 * SIDE, 2 * SIDE))
                     small = image.convert("RGB")
                 else:
-                    small = open_picture(item.picture)
+                    small = open_picture(picture)
         else:
-            small = open_picture(item.picture)
+            small = open_picture(picture)
     except (OpenBlipError, OSError, ValueError, Image.DecompressionBombError):
         return None
     except Exception:  # a decoder may raise anything for a damaged file

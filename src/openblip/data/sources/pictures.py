@@ -39,7 +39,7 @@ def open_pictures(
     :func:`~openblip.data.sources.open_source`, for lists.
     """
     files: list[str] = []
-    for path, found, root in _named(paths, recursive):
+    for path, found, root in _named(paths):
         if found == "picture" and root is None:  # a run of files is one source
             files.append(path)
             continue
@@ -54,7 +54,12 @@ def open_pictures(
         yield Part(_listed(files), None)
 
 
-def _named(paths: Iterable[str], recursive: bool) -> Iterator[tuple[str, str, str | None]]:
+def kinds(paths: Iterable[str]) -> list[str]:
+    """What each path is taken for: a "picture", a "folder", a "glob", or a "table", which tars are too."""
+    return [found for _, found, _ in _named(paths)]
+
+
+def _named(paths: Iterable[str]) -> Iterator[tuple[str, str, str | None]]:
     """Each path with what it is and the root of its names; globs are looked up."""
     for path in paths:
         if path.startswith(PREFIX) or is_table(path):

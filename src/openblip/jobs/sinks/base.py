@@ -19,8 +19,9 @@ Existing = Literal["skip", "overwrite", "append", "prepend"]
 class Writing:
     """Where and how: ``out`` is the file or folder that the user named, ``home`` the folder that the pictures share.
 
-    ``existing`` says what becomes of a text that is there already; ``ext`` and ``separator`` are for texts in files,
-    ``concerns`` tells the rows of a list that answer to this job from those of others, such as other questions.
+    ``existing`` says what becomes of a text that is there already; ``ext`` and ``separator`` are for texts in files.
+    For lists, ``concerns`` tells the rows that answer to this job from those of others, such as other questions, and
+    ``asked`` names the fields that tell items of one picture apart.
     """
 
     out: str | None = None
@@ -30,6 +31,7 @@ class Writing:
     ext: str = ".txt"
     separator: str = "\n"
     concerns: Callable[[Mapping[str, Any]], bool] = lambda row: True
+    asked: Sequence[str] = ()
 
 
 class Sink(ABC):
@@ -91,6 +93,10 @@ class Sink(ABC):
     def edit(self, place: str, key: str, was: str, text: str) -> bool:
         """Put ``text`` where :meth:`spot` says, if ``was`` or itself is there; False if it is something else."""
 
+    @abstractmethod
+    def edited(self, content: Any, was: str, text: str) -> Any:
+        """What :meth:`edit` makes of a content; ``None`` if it says neither ``was`` nor ``text``."""
+
     def close(self) -> None:  # noqa: B027 (most have nothing left to do)
         """Write what is written as a whole."""
 
@@ -109,6 +115,16 @@ class TextSink(Sink):
         old = [(before or "").rstrip("\n")] if before and self.writing.existing in ("append", "prepend") else []
         parts = [*texts, *old] if self.writing.existing == "prepend" else [*old, *texts]
         return self.writing.separator.join(parts)
+
+    def edited(self, content: Any, was: str, text: str) -> Any:
+        found = (content or "").strip()
+        if found == was.strip() != text.strip():
+            return self.ended(text.strip())
+        return content if found == text.strip() else None
+
+    def ended(self, text: str) -> str:
+        """A text as it stands in its place."""
+        return text
 
     def taken(self, content: Any) -> bool:
         return bool(content and content.strip())

@@ -62,10 +62,11 @@ class FolderSink(TextSink):
 
     def edit(self, place: str, key: str, was: str, text: str) -> bool:
         found = self._rows.get(key, {}).get(self.field)
-        if found == was:
-            self._rows[key][self.field] = text
+        new = self.edited(found, was, text)
+        if new not in (None, found):
+            self._rows[key][self.field] = new
             self._changed = True
-        return found in (was, text)
+        return new is not None
 
     def close(self) -> None:
         if self._changed or not os.path.exists(self.path):  # noqa: PTH110
@@ -81,7 +82,7 @@ class ImageFolder(FolderSink):
     file_name = "metadata.jsonl"
 
     def target(self, item: Item) -> str:
-        key = place(item.picture.address, self.base)
+        key = place(item.pictures[0].address, self.base)
         if item.file is None or os.path.isabs(key):  # noqa: PTH117
             raise InputError(f"it does not lie below {self.base}, so that a metadata.jsonl there cannot name it")
         return key
@@ -109,7 +110,7 @@ class Kohya(FolderSink):
     def target(self, item: Item) -> str:
         if item.file is None:
             raise InputError("it has no file of its own, which kohya's scripts need")
-        key = place(item.picture.address, self.base)
+        key = place(item.pictures[0].address, self.base)
         return key if os.path.isabs(key) else os.path.splitext(key)[0]  # noqa: PTH117, PTH122
 
     def load(self, text: str) -> dict[str, dict[str, Any]]:

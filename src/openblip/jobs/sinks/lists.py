@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import io
 import json
@@ -15,7 +16,7 @@ import numpy as np
 from openblip.data.records import need
 from openblip.errors import JobError
 from openblip.jobs.files import replacing
-from openblip.jobs.items import Item, place
+from openblip.jobs.items import Item, keyed
 from openblip.jobs.records import Row, columns, ordered, pack, unpack
 from openblip.jobs.sinks.base import Sink, Writing, file_named
 
@@ -35,7 +36,7 @@ class ListSink(Sink):
         self._changed = False
         if os.path.exists(self.path):  # noqa: PTH110
             try:
-                self._rows = _by_key(self.load())
+                self._rows = _by_key(self.load(), writing.asked)
             except (OSError, ValueError, KeyError) as error:
                 raise JobError(f"{self.path} is there, but no list of results: {error}") from error
 
@@ -66,8 +67,8 @@ class ListSink(Sink):
         return [row for row in self._rows.get(item.key, ()) if self.writing.concerns(row)] or None
 
     def content(self, item: Item, before: Any, records: Sequence[Row]) -> Any:
-        path = place(item.picture.address, self.base)
-        new = [self.normal(ordered({**row, "path": path, "index": item.index})) for row in records]
+        told = {"path": item.path(self.base), "index": item.index}
+        new = [self.normal(ordered({**row, **told})) for row in records]
         old = [row for row in before or () if "error" not in row and self.writing.existing in ("append", "prepend")]
         if before and all("error" in row for row in records):
             return before  # what was there is better than a failure
@@ -82,13 +83,19 @@ class ListSink(Sink):
         return os.path.abspath(self.path), item.key  # noqa: PTH100
 
     def edit(self, place: str, key: str, was: str, text: str) -> bool:
-        rows = self._rows.get(key, [])
-        for row in rows:
-            if row.get("text") == was:
-                row["text"] = text
-                self._changed = True
-                return True
-        return any(row.get("text") == text for row in rows)
+        rows = self._rows.get(key)
+        new = self.edited(rows, was, text)
+        if new not in (None, rows):
+            self._rows[key] = new
+            self._changed = True
+        return new is not None
+
+    def edited(self, content: Any, was: str, text: str) -> Any:
+        told = [row.get("text") for row in content or ()]
+        if was not in told:
+            return content if text in told else None
+        at = told.index(was)
+        return [*content[:at], content[at] | {"text": text}, *content[at + 1 :]]
 
     def taken(self, content: Any) -> bool:
         return content is not None and any("error" not in row for row in content)
@@ -222,18 +229,21 @@ class Npy(ListSink):
         return _sorted(one) == _sorted(other)
 
 
-def _by_key(rows: Iterable[Row]) -> dict[str, list[Row]]:
-    """Rows by the key of their item: its path, with a number where the prompts of one picture differ."""
+def _by_key(rows: Iterable[Row], asked: Sequence[str]) -> dict[str, list[Row]]:
+    """Rows by the key of their item: its path, and what was ``asked`` of it alone."""
     found: dict[str, list[Row]] = {}
-    prompts: dict[str, list[Any]] = {}
     for row in rows:
-        path = str(row.get("path", ""))
-        known = prompts.setdefault(path, [])
-        if row.get("prompt") not in known:
-            known.append(row.get("prompt"))
-        number = known.index(row.get("prompt")) + 1
-        found.setdefault(path if number == 1 else f"{path} #{number}", []).append(row)
+        key = keyed(_path(row.get("path", "")), {name: row[name] for name in asked if row.get(name)})
+        found.setdefault(key, []).append(row)
     return found
+
+
+def _path(told: Any) -> str | list[str]:
+    """The path in a row, or both of a pair, which CSV holds as JSON."""
+    if isinstance(told, str) and told.startswith('["'):
+        with contextlib.suppress(ValueError):
+            told = json.loads(told)
+    return list(map(str, told)) if isinstance(told, (list, tuple)) else str(told)
 
 
 def _with_embedding(row: Row, change: Callable[[str], Any]) -> Row:

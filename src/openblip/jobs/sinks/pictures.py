@@ -71,11 +71,12 @@ class Metadata(TextSink):
                 data = file.read()
         except OSError as error:
             raise ImageError(f"cannot read {place}: {error.strerror or error}") from error
-        found = (read_description(data) or "").strip()
-        if found == was.strip() != text.strip():
+        found = read_description(data)
+        new = self.edited(found, was, text)
+        if new not in (None, found):
             with replacing(place, keep_time=os.stat(place).st_mtime_ns) as out:  # noqa: PTH116
-                out.write(with_description(data, text.strip()))
-        return found in (was.strip(), text.strip())
+                out.write(with_description(data, new))
+        return new is not None
 
     def _build(self, path: str, content: str) -> bytes:
         try:

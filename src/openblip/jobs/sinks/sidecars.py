@@ -45,13 +45,17 @@ class Sidecars(TextSink):
 
     def content(self, item: Item, before: Any, records: Sequence[Row]) -> Any:
         content = super().content(item, before, records)
-        return content if content is before or content is None else content + "\n"
+        return content if content is before or content is None else self.ended(content)
+
+    def ended(self, text: str) -> str:
+        return text + "\n"
 
     def edit(self, place: str, key: str, was: str, text: str) -> bool:
-        found = (read_text(place) or "").strip()
-        if found == was.strip() != text.strip():
-            write_text(place, text.strip() + "\n")
-        return found in (was.strip(), text.strip())
+        found = read_text(place)
+        new = self.edited(found, was, text)
+        if new not in (None, found):
+            write_text(place, new)
+        return new is not None
 
     def put(self, item: Item, content: Any) -> None:
         write_text(self.target(item), content)

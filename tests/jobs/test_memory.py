@@ -1,0 +1,71 @@
+"""Memory that runs out, as numpy, torch, OpenVINO and the system tell of it."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+import torch
+
+from openblip.jobs.run import out_of_memory
+
+
+def met(function: Callable[[], object]) -> Exception:
+    """The error that asking for more memory than any machine has ends in."""
+    try:
+        function()
+    except Exception as error:
+        return error
+    raise AssertionError("it was given")
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError(),
+        met(lambda: np.empty(2**62, np.uint8)),
+        met(lambda: torch.empty(2**60, dtype=torch.uint8)),
+        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB. GPU 0 has a total capacity of ..."),
+        RuntimeError("MPS backend out of memory (MPS allocated: 5.05 GB, other allocations: 2.01 GB)"),
+        RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
+        RuntimeError("Exception from src/inference/src/cpp/infer_request.cpp:223:\nstd::bad_alloc"),
+        RuntimeError("[enforce fail at alloc_cpu.cpp:117] data. DefaultCPUAllocator: not enough memory: you tried to"),
+    ],
+    ids=["python", "numpy", "torch", "cuda", "mps", "cublas", "openvino", "windows"],
+)
+def test_every_way_of_running_out_of_memory_is_known(error: Exception) -> None:
+    assert out_of_memory(error)
+    wrapped = RuntimeError("the compiled graph failed")
+    wrapped.__cause__ = error
+    assert out_of_memory(wrapped)
+    assert not out_of_memory(RuntimeError("mat1 and mat2 shapes cannot be multiplied"))
+
+
+def test_memory_that_really_runs_out_halves_the_batch() -> None:
+    """Torch's own allocator is refused memory by the system, in a process that may have little more than it has."""
+    program = (
+        "import json, resource, torch\n"
+        "from openblip.data.sources.pictures import open_pictures\n"
+        "from openblip.jobs.items import gather\n"
+        "from openblip.jobs.run import Job, batched\n"
+        "size, sizes = [8], []\n"
+        "def function(batch):\n"
+        "    sizes.append(len(batch))\n"
+        "    torch.empty(len(batch), 2**28, dtype=torch.uint8)\n"
+        "    return [[{'text': item.key}] for item in batch]\n"
+        "def shrink():\n"
+        "    size[0] //= 2\n"
+        "    return size[0] > 0\n"
+        "items = list(gather(open_pictures([f'{n}.png' for n in range(8)])))\n"
+        "have = int(next(l for l in open('/proc/self/status') if l.startswith('VmSize')).split()[1]) * 1024\n"
+        "resource.setrlimit(resource.RLIMIT_AS, (have + 3 * 2**28, -1))\n"
+        "outcome = Job(items, lambda items: batched(function, size[0])(items), shrink=shrink).run()\n"
+        "print(json.dumps([outcome.computed, sizes]))\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout) == [8, [8, 4, 2, 2, 2, 2]]
