@@ -133,7 +133,7 @@ def test_tokens_of_several_frames_in_a_row_are_read_the_same(make: Make) -> None
     ids, mask = texts(3 * ITEMS)
     for task in ("caption", "answer", "match"):
         ours, theirs = make(task), reference(task)
-        frames = theirs.encode_images(pixels(count=3 * ITEMS)).unflatten(0, (ITEMS, 3))
+        frames = torch.unflatten(theirs.encode_images(pixels(count=3 * ITEMS)), 0, (ITEMS, 3))
         states = frames.flatten(1, 2)
         if task == "caption":
             same(captions(ours, 3, states), captions(theirs, 3, states))

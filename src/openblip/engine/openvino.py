@@ -211,7 +211,7 @@ def _one_by_one(part: _Part, rows: Tensor) -> list[Tensor]:
 def _rooms(outputs: Sequence[Tensor], items: int) -> list[Tensor]:
     """Tensors like ``outputs``, for ``items`` pictures: of one block, which goes back to the system as a whole."""
     block = outputs[0].new_empty(items * sum(output.numel() for output in outputs))
-    pieces = block.split([items * output.numel() for output in outputs])
+    pieces = torch.split(block, [items * output.numel() for output in outputs])
     return [piece.view(items, *output.shape[1:]) for piece, output in zip(pieces, outputs, strict=True)]
 
 

@@ -76,7 +76,7 @@ def attend(
         weights = F.softmax(scores if bias is None else scores + bias, dim=-1)
         record.append(weights)
         return F.dropout(weights, dropout) @ value
-    if _short(query, key) and (torch.jit.is_tracing() or _trained_on_cpu(query)):
+    if _short(query, key) and (_traced() or _trained_on_cpu(query)):
         return _attend_openly(query, key, value, bias, dropout)
     return F.scaled_dot_product_attention(query, key, value, attn_mask=bias, dropout_p=dropout)
 
@@ -91,6 +91,10 @@ def _short(query: Tensor, key: Tensor) -> bool:
     which doubles the time of a step; it is the better one for a whole picture.
     """
     return query.shape[-2] * key.shape[-2] <= _SHORT
+
+
+def _traced() -> bool:
+    return bool(torch.jit.is_tracing())  # type: ignore[attr-defined, no-untyped-call]
 
 
 def _trained_on_cpu(query: Tensor) -> bool:

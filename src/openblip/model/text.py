@@ -264,7 +264,7 @@ class Embeddings(nn.Module):
 
     def __init__(self, config: TextConfig) -> None:
         super().__init__()
-        self.word = Vectors(config.vocab_size, config.width, padding_idx=config.pad_id)
+        self.word: nn.Embedding = Vectors(config.vocab_size, config.width, padding_idx=config.pad_id)
         self.position = Vectors(config.max_positions, config.width)
         self.norm = nn.LayerNorm(config.width, eps=config.layer_norm_eps)
         self.dropout = nn.Dropout(config.dropout)
