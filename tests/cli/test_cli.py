@@ -120,7 +120,8 @@ def test_what_ends_a_command_becomes_a_line_and_a_code(error: BaseException, cod
 
 def test_an_interrupt_from_outside_is_130() -> None:
     program = (
-        "import time, openblip.cli as cli\n"
+        "import signal, time, openblip.cli as cli\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # ignored in what a shell starts in the background
         "cli.models.print_table = lambda *_: (print('up', flush=True), time.sleep(60))\n"
         "cli.main()"
     )

@@ -56,6 +56,7 @@ class Cli:
         err.write_text("")
         call = {
             "arguments": list(map(str, arguments)), "stdout": str(out), "stderr": str(err), "limit": limit,
+            "killed": until is not None,
         }  # fmt: skip
         assert self._server.stdin is not None
         assert self._server.stdout is not None

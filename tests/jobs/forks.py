@@ -9,7 +9,9 @@ from __future__ import annotations
 import json
 import os
 import resource
+import signal
 import sys
+import time
 import traceback
 from typing import Any
 
@@ -18,6 +20,7 @@ import torch
 import openblip.blip
 import openblip.jobs.sheet
 from openblip.cli import main
+from openblip.runner import Runner
 
 
 def run(call: dict[str, Any]) -> None:
@@ -29,6 +32,8 @@ def run(call: dict[str, Any]) -> None:
         os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
         if call["limit"]:
             resource.setrlimit(resource.RLIMIT_FSIZE, (call["limit"], call["limit"]))
+        if call["killed"]:
+            _take_time()
         sys.argv = ["openblip", *call["arguments"]]
         main()
         code = 0
@@ -42,8 +47,20 @@ def run(call: dict[str, Any]) -> None:
         os._exit(code)
 
 
+def _take_time() -> None:
+    """Pictures take a moment each, so that whoever watches the work can stop it before its end."""
+    opened = Runner.open
+
+    def open_slowly(self: Runner, image: Any, **options: Any) -> Any:
+        time.sleep(0.02)
+        return opened(self, image, **options)
+
+    Runner.open = open_slowly  # type: ignore[method-assign]
+
+
 if __name__ == "__main__":
     torch.set_num_threads(1)
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored in what a shell starts in the background
     openblip.blip.load("pocket", task="caption")  # for what torch imports only when it is used
     for line in sys.stdin:
         child = os.fork()
