@@ -186,7 +186,7 @@ class Bench:
                     "best_of_openvino": best_converted.name if best_converted else None,
                     "floor_seconds": floor,
                     "agreement": agrees.text,
-                    "equal": agrees.same if entry.exact and results[reference] is not timed else None,
+                    "equal": agrees.same if entry.exact and not row.near and results[reference] is not timed else None,
                 }
             )
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+import resource
 from importlib import metadata
 from pathlib import Path
 
@@ -36,17 +37,26 @@ def has_fast_bf16() -> bool:
 
 
 def peak_memory() -> int:
-    """The most bytes of memory this process has held.
+    """The most bytes this process ever held.
 
     From the kernel's record of this very process: ``getrusage`` also counts what a parent held before the fork.
     """
+    return _status("VmHWM") or resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (
+        1 if platform.system() == "Darwin" else 1024
+    )
+
+
+def resident_memory() -> int:
+    """Bytes this process holds now; where the kernel does not say, the most it ever held."""
+    return _status("VmRSS") or peak_memory()
+
+
+def _status(field: str) -> int | None:
     try:
         lines = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
-        return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM:"))
-    except (OSError, StopIteration):
-        import resource
-
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if platform.system() == "Darwin" else 1024)
+    except OSError:
+        return None
+    return next((int(line.split()[1]) * 1024 for line in lines if line.startswith(f"{field}:")), None)
 
 
 def _flags() -> set[str]:

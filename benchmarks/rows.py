@@ -31,6 +31,7 @@ class Row:
     work: Callable[[Materials], Sequence[Work]]
     peer_items: int = 0
     quick: bool = False
+    near: bool = False  # large JPEG files, which we decode near the needed size: outputs are near, not the same
     devices: tuple[str, ...] = ("cpu", "cuda")
 
     def share(self, peer: bool, toy: bool) -> int:
@@ -126,6 +127,6 @@ ROWS: tuple[Row, ...] = (
     Row("embed_texts", what="embeddings of 64 texts", **_vectors(64, "texts")),
     Row(
         "embed_jpeg", what="embeddings of 64 JPEG files of 12 megapixels, from file to vector", peer_items=8,
-        **_vectors(64, "files"),
+        near=True, **_vectors(64, "files"),
     ),
 )  # fmt: skip

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks import inference, jobs, machine, retrieval, roofline, training
+from benchmarks import inference, jobs, machine, operators, retrieval, roofline, stream, training
 from benchmarks.contestants import Entry, UnavailableError, parse
 from benchmarks.materials import BASE, TOY, Materials
 from benchmarks.measure import agreement, alternate, ratio
@@ -161,6 +161,24 @@ def test_a_job_that_is_done_is_timed(work: Path) -> None:
     told = jobs.finished(work, 3, 1)
     assert (told["files"], told["torch"], len(told["seconds"])) == (3, False, 1)
     assert {path.name for path in work.iterdir()} == {"toy"}, "and taken away"
+
+
+def test_memory_of_a_stream_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    options = ["--pictures", "20", "--size", "40", "30", "--results", str(tmp_path)]
+    assert stream.main(options) == 0
+    record = json.loads((tmp_path / "stream.json").read_text())
+    assert len(record["above_mib"]) == stream.POINTS
+    assert record["most_above_mib"] >= max(record["above_mib"])
+    monkeypatch.setattr(stream, "ALLOWED", -1)
+    assert stream.main(options) == 1
+
+
+def test_operators_of_a_row_are_told(work: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert operators.main(["caption_1_beams", "--toy", "--threads", "1", "--work", str(work)]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert told["seconds"] > 0
+    assert 0 < sum(told["operators"].values()) <= 1.01
+    assert any("addmm" in name or "linear" in name for name in told["operators"])
 
 
 def test_unequal_losses_are_told() -> None:
