@@ -45,7 +45,7 @@ def test_every_row_gives_the_same_outputs_from_us_and_from_transformers(
     assert ours.keys() == {row.name for row in ROWS}
     for row in ROWS:
         line = ours[row.name]
-        assert line["equal"] is True, line
+        assert line["equal"] is (None if row.near else True), line
         assert line["seconds"] == [pytest.approx(line["median_seconds"], rel=1e-3)]
         assert line["ratios"].keys() == {"shipped", "best"}
         assert line["floor_seconds"] > 0
