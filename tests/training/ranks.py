@@ -65,11 +65,7 @@ def work(rank: int, folder: Path, ports: tuple[int, int]) -> None:
     with start("cpu", timeout_minutes=2) as place:
         torch.save(dict(everything(place, folder)), folder / f"rank-{rank}.pt")
     os.environ["MASTER_PORT"] = str(ports[1])
-    kept = run_recipe(whole_run(folder, folder / "two", batch_size=2))
-    # Gloo's threads now and then wait for the interpreter while it waits for them to end, when the last group is freed:
-    # seen as a process that stands still for good after its work. So nothing is freed here.
-    sys.stdout.flush()
-    os._exit(int(kept is None))
+    run_recipe(whole_run(folder, folder / "two", batch_size=2))
 
 
 def start_both(folder: Path, patience: float = 150.0) -> list[tuple[int, str]] | None:

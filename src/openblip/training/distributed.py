@@ -31,6 +31,10 @@ from openblip.training.shards import whole_state
 
 Strategy = Literal["ddp", "fsdp"]
 Losses = dict[str, Tensor]
+
+# Freeing one waits for gloo's threads while it holds the interpreter, and they may wait for the interpreter to free a
+# tensor they were handed: now and then a process stood still for good after its work. So they live on to its end.
+_KEPT: list[DistributedDataParallel] = []
 T = TypeVar("T")
 
 
@@ -206,6 +210,7 @@ class Replicated(Alone):
                 gradient_as_bucket_view=True,
                 find_unused_parameters=some_unused,
             )
+        _KEPT.append(self.parallel)
 
     def __call__(self, batch: object, **arguments: float) -> Losses:
         return cast(Losses, self.parallel(batch, **arguments))
