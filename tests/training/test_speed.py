@@ -99,4 +99,4 @@ def test_memory_that_is_kept_is_not_asked_for_again() -> None:
         out = subprocess.run([sys.executable, "-c", FAULTS, mode], capture_output=True, text=True, check=True).stdout
         keeps, found[mode] = out.split()
         assert keeps == "True"
-    assert int(found["keep"]) * 20 < int(found["plain"])
+    assert int(found["keep"]) * 4 < int(found["plain"])
