@@ -113,7 +113,7 @@ def toy_objective(name: str, **options: Any) -> nn.Module:
                 parameter.normal_(std=0.2)
     if name in ("pretrain", "retrieval"):
         options = {"queue_size": 24, "momentum": 0.9, "draw": hardest, **options}
-    return _OBJECTIVES[name](model, **options).train()
+    return OBJECTIVES[name](model, **options).train()
 
 
 def toy_batch(name: str, size: int = 8) -> Any:
@@ -172,7 +172,7 @@ _MODELS: dict[str, Task] = {
     "pretrain": "pretrain",
     "retrieval": "match",
 }
-_OBJECTIVES: dict[str, Callable[..., nn.Module]] = {
+OBJECTIVES: dict[str, Callable[..., nn.Module]] = {
     "caption": partial(Captioning, prompt_length=1),
     "vqa": Answering,
     "nlvr": Comparing,

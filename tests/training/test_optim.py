@@ -10,7 +10,7 @@ from openblip.errors import CheckpointError, ConfigError
 from openblip.training.config import AdamWSettings
 from openblip.training.optim import adamw, load_optimizer_state, optimizer_state
 from openblip.training.shards import clip_gradients
-from tests.training.loop_toys import ToyLoader, toy_captioning, toy_pretraining
+from tests.training.loop_toys import OBJECTIVES, ToyLoader, toy_batch, toy_captioning, toy_objective, toy_pretraining
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -76,6 +76,22 @@ def test_state_goes_by_name_into_other_groups_and_continues_the_same() -> None:
             optimizer.step()
         results.append(objective.state_dict())
     assert all(torch.equal(results[0][name], results[1][name]) for name in results[0])
+
+
+@pytest.mark.parametrize("name", sorted(OBJECTIVES))
+def test_every_objective_takes_its_state_back(name: str) -> None:
+    """Also those that leave parameters without a gradient: grounding's text encoder, whose cross-attention is idle."""
+    objective = toy_objective(name)
+    optimizer = adamw(objective, AdamWSettings())
+    sum(value for value in objective(toy_batch(name)).values() if value.requires_grad).backward()
+    optimizer.step()
+    state = optimizer_state(objective, optimizer)
+    assert any(not kept for kept in state.values()) == (name == "grounding")
+    fresh = adamw(objective, AdamWSettings())
+    load_optimizer_state(objective, fresh, state)
+    again = optimizer_state(objective, fresh)
+    assert state.keys() == again.keys()
+    assert all(torch.equal(state[name][key], again[name][key]) for name in state for key in state[name])
 
 
 def test_state_of_other_parameters_is_refused() -> None:

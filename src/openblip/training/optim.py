@@ -42,8 +42,13 @@ def parameter_groups(trainable: Mapping[str, Tensor], settings: AdamWSettings) -
 
 
 def optimizer_state(module: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, dict[str, Tensor]]:
-    """What the optimizer remembers, whole, by the names of the parameters. Every process must ask for it."""
-    kept = {name: optimizer.state[p] for name, p in module.named_parameters() if p in optimizer.state}
+    """What the optimizer remembers, whole, by the names of the parameters. Every process must ask for it.
+
+    A parameter that never had a gradient is there with nothing to remember: grounding's text encoder looks at no image,
+    so its cross-attention has none.
+    """
+    trained = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
+    kept = {name: optimizer.state.get(p, {}) for name, p in module.named_parameters() if id(p) in trained}
     flat = whole_state({f"{key} {name}": value for name, state in kept.items() for key, value in state.items()})
     return {name: {key: flat[f"{key} {name}"].detach() for key in state} for name, state in kept.items()}
 
