@@ -11,8 +11,6 @@ import gc
 import json
 import math
 import sys
-import time
-import warnings
 from collections.abc import Sequence
 from dataclasses import asdict
 from functools import partial
@@ -38,12 +36,9 @@ SECONDS, QUICK_SECONDS = 50.0, 8.0  # of a row, after which no further round beg
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run what was asked for, print the table, write the record; 1 if an output that must be equal is not."""
     options = read_options(arguments)
-    torch.set_num_threads(options.threads)
-    warnings.filterwarnings("ignore", module="torch|transformers|openvino|nncf")
     materials = Materials(options.work, SCALES["toy" if options.toy else "base"])
     record: dict[str, Any] = {
-        "machine": machine.describe(options.threads),
-        "date": time.strftime("%Y-%m-%d"),
+        **machine.begin(options.threads),
         "scale": materials.describe(),
         "roofline": {},
         "rows": [],

@@ -13,7 +13,6 @@ import subprocess
 import sys
 import tempfile
 import time
-import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -51,12 +50,9 @@ CLI = (
 def main(arguments: Sequence[str] | None = None) -> int:
     """Measure, print, write the record; 1 if a job's captions are not those of the iterator."""
     options = read_options(arguments)
-    torch.set_num_threads(options.threads)
-    warnings.filterwarnings("ignore", module="torch|transformers|openvino|nncf")
     materials = Materials(options.work, SCALES["toy" if options.quick else "base"])
     record: dict[str, Any] = {
-        "machine": machine.describe(options.threads),
-        "date": time.strftime("%Y-%m-%d"),
+        **machine.begin(options.threads),
         "scale": materials.describe(),
         "files": options.files,
         "beams": BEAMS,

@@ -5,8 +5,11 @@ from __future__ import annotations
 import os
 import platform
 import resource
+import time
+import warnings
 from importlib import metadata
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -29,6 +32,13 @@ def describe(threads: int) -> dict[str, object]:
     if torch.cuda.is_available():
         described["gpu"] = torch.cuda.get_device_name()
     return described
+
+
+def begin(threads: int) -> dict[str, Any]:
+    """What every record opens with; from here on PyTorch takes so many threads, and libraries keep quiet."""
+    torch.set_num_threads(threads)
+    warnings.filterwarnings("ignore", module="torch|transformers|openvino|nncf")
+    return {"machine": describe(threads), "date": time.strftime("%Y-%m-%d")}
 
 
 def has_fast_bf16() -> bool:

@@ -44,9 +44,9 @@ ROUNDING = 1e-4
 def main(arguments: Sequence[str] | None = None) -> int:
     """Measure, print, write the record; 1 if scores or rankings differ."""
     options = read_options(arguments)
-    torch.set_num_threads(options.threads)
-    record, equal = pocket(options) if options.pocket else peers(options)
-    record = {"machine": machine.describe(options.threads), "date": time.strftime("%Y-%m-%d"), **record}
+    opening = machine.begin(options.threads)
+    found, equal = pocket(options) if options.pocket else peers(options)
+    record = opening | found
     write(record, options.results / f"{options.name or ('retrieval_pocket' if options.pocket else 'retrieval')}.json")
     return 0 if equal else 1
 

@@ -49,7 +49,7 @@ class Run:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Train, print, write the record; 1 if the losses differ."""
     options = read_options(arguments)
-    torch.set_num_threads(options.threads)
+    opening = machine.begin(options.threads)
     torch.set_flush_denormal(True)  # for everyone
     try:
         runs = train(options)
@@ -57,9 +57,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         torch.set_flush_denormal(False)
     peers = [name for name in runs if name != OURS]
     equal = {name: _equal(runs[OURS].losses, runs[name].losses, TOLERANCE[options.precision]) for name in peers}
-    record = {
-        "machine": machine.describe(options.threads),
-        "date": time.strftime("%Y-%m-%d"),
+    record = opening | {
         "scale": options.scale,
         "batch_size": options.batch_size,
         "steps": options.steps,

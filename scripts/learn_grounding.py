@@ -1,6 +1,6 @@
 """Does the grounding model learn to find what expressions name? Small, on little data, from a pretrained model.
 
-    python scripts/learn_grounding.py --data DATA --start runs/pocket/pretrain/model --seeds 3
+    python scripts/learn_grounding.py --data DATA --start runs/pocket/boxes --seeds 3
 
 DATA holds ``train/*.tar`` and ``val/*.tar`` of pictures with boxes. The training loop is the real one, by the recipe of
 ``pocket``, for fewer epochs; pictures are mirrored half of the time, with "left" and "right" exchanged. What people
@@ -76,7 +76,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--first-seed", type=int, default=0)
     parser.add_argument("--epochs", type=int, default=3, help="the recipe has 12")
-    parser.add_argument("--lr", type=float, default=6e-4)
+    parser.add_argument("--lr", type=float, default=1e-3)
     parser.add_argument("--train", default="train/*.tar", help="below DATA")
     parser.add_argument("--val", default="val/*.tar", help="below DATA")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
@@ -90,7 +90,6 @@ def recipe(options: argparse.Namespace, seed: int, out: Path) -> Recipe:
     table |= {"start": options.start, "out": str(out / "run"), "seed": seed, "epochs": options.epochs}
     table["data"] = {**table["data"], "train": str(options.data / options.train), "val": None, "texts": 6}
     del table["data"]["val"]
-    table["augment"] = {**table["augment"], "mirror": 0.5}
     table["schedule"] = {**table["schedule"], "lr": options.lr, "warmup_steps": 40}
     table["run"] = {"device": "cpu", "precision": "fp32" if options.fp32 else "bf16", "charts": False, "log_every": 20}
     table["evaluate"] = {"every": 0, "samples": 0}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from typing import Any
 
@@ -10,12 +11,14 @@ import torch
 from torch import Tensor
 
 from openblip.errors import ConfigError, InputError
+from openblip.model.layers import Trace
 from openblip.preprocess.text import Tokenizer, clean_caption
 from openblip.training.objectives.answering import Answering, AnsweringBatch
 from openblip.training.objectives.captioning import Captioning, CaptioningBatch
 from openblip.training.objectives.comparing import Comparing, ComparingBatch
 from openblip.training.objectives.gathering import Gather
 from openblip.training.objectives.grounding import (
+    LOOKING,
     Grounding,
     GroundingBatch,
     box_bins,
@@ -323,6 +326,50 @@ def test_the_logged_weighted_loss_has_no_gradient() -> None:
     assert not both["box_weighted"].requires_grad
     assert both["box_weighted"] > 0
     torch.testing.assert_close(both["box"], plain["box"])
+
+
+def test_targets_that_spread_over_the_bins_beside() -> None:
+    """Against the bell written out bin by bin; a narrow one is the published target."""
+    model, batch = grounder(), grounding_batch()
+    bins, places = model.config.box_bins, model.box_ids(batch.ids.device)
+    targets = box_bins(batch.boxes, batch.sizes, bins)
+    fed = torch.cat([torch.full_like(targets[:, :1], model.config.box_start_id), places[targets[:, :3]]], 1)
+    logprobs = model.logits(fed, *model.fuse(batch.ids, batch.mask, model.encode_image(batch.pixels)))[..., places]
+    logprobs = logprobs.log_softmax(-1)
+    losses = []
+    for row, coordinate in itertools.product(range(len(targets)), range(4)):
+        heights = [
+            math.exp(-((place - int(targets[row, coordinate])) ** 2) / (2 * 1.5**2)) for place in range(bins + 1)
+        ]
+        losses.append(-sum(h * lp for h, lp in zip(heights, logprobs[row, coordinate], strict=True)) / sum(heights))
+    torch.testing.assert_close(Grounding(model, spread=1.5)(batch)["box"], torch.stack(losses).mean())
+    torch.testing.assert_close(Grounding(model, spread=0.05)(batch)["box"], Grounding(model)(batch)["box"])
+    with pytest.raises(ConfigError, match="0 or more"):
+        Grounding(model, spread=-1)
+
+
+def test_words_learn_to_look_into_their_boxes() -> None:
+    """Against every patch, head and word written out; the boxes' own loss stays what it was."""
+    model, batch = grounder(), grounding_batch()
+    losses = Grounding(model, attention=0.5)(batch)
+    torch.testing.assert_close(losses["box"], Grounding(model)(batch)["box"])
+    trace, side = Trace(attention=True), 2
+    model.fuse(batch.ids, batch.mask, model.encode_image(batch.pixels), trace=trace)
+    found = []
+    for weights, row in itertools.product(trace.cross_weights[-LOOKING:], range(len(batch.boxes))):
+        x0, y0, x1, y1 = (batch.boxes[row] / batch.sizes[row].repeat(2) * side).tolist()
+        for head, word in itertools.product(range(weights.shape[1]), range(int(batch.mask[row].sum()))):
+            share = sum(
+                float(weights.detach()[row, head, word, 1 + side * y + x])
+                * max(0.0, min(x1, x + 1) - max(x0, x))
+                * max(0.0, min(y1, y + 1) - max(y0, y))
+                for x, y in itertools.product(range(side), repeat=2)
+            )
+            found.append(-math.log(max(share, 1e-4)))
+    torch.testing.assert_close(losses["attention"], torch.tensor(0.5 * sum(found) / len(found)))
+    assert gradients(model, losses["attention"])
+    padded = Grounding(model, attention=0.5)(grounding_batch(None, 30))
+    torch.testing.assert_close(padded["attention"], losses["attention"])
 
 
 def test_padding_id_is_no_word() -> None:

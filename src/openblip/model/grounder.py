@@ -11,6 +11,7 @@ from torch import Tensor
 
 from openblip.model.base import ImageTextModel
 from openblip.model.config import ModelConfig
+from openblip.model.layers import Trace
 from openblip.model.text import LanguageHead, Memory, TextTransformer
 
 
@@ -24,13 +25,13 @@ class Grounder(ImageTextModel):
         self.decoder = TextTransformer(config.grounded_text)
         self.lm_head = LanguageHead(config.text)
 
-    def fuse(self, ids: Tensor, mask: Tensor, image: Tensor) -> tuple[Tensor, Tensor]:
+    def fuse(self, ids: Tensor, mask: Tensor, image: Tensor, *, trace: Trace | None = None) -> tuple[Tensor, Tensor]:
         """What the decoder reads: image tokens, then fused text states (B, N + 1 + T, D), and their mask.
 
-        ``ids`` (B, T) start with [CLS], as that model was trained.
+        ``ids`` (B, T) start with [CLS], as that model was trained. ``trace`` follows the fusion encoder.
         """
         text = self.text.encode(ids, mask)
-        fused = self.fusion.encode_embedded(text, mask, image)
+        fused = self.fusion.encode_embedded(text, mask, image, trace=trace)
         seen = torch.ones(image.shape[:2], dtype=mask.dtype, device=mask.device)
         return torch.cat([image, fused], dim=1), torch.cat([seen, mask], dim=1)
 

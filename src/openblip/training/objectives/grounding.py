@@ -5,6 +5,7 @@ After mmpretrain's RefCOCO training; the paper has no such task.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -13,6 +14,9 @@ from torch import Tensor, nn
 
 from openblip.errors import ConfigError, InputError
 from openblip.model.grounder import Grounder
+from openblip.model.layers import Trace
+
+LOOKING = 2  # last layers of the fusion encoder that learn where to look
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,30 +42,46 @@ class Grounding(nn.Module):
     The published code adds -10000 to the logits of all other tokens, which comes to the same. It also sums a second,
     weighted loss into what it reports, but computes that without gradient: it trains on the plain loss alone.
     ``log_weighted`` adds that value as ``box_weighted``, for comparison with its logs.
+
+    Two options are ours, for few boxes, and 0 as published. ``spread`` (bins) lets each target be a bell over the bins,
+    of this standard deviation: bins near the right one are nearly right. ``attention`` is the weight of a second loss,
+    named so: the negative logarithm of the share of the box in what the words look at (:func:`looking_away`).
     """
 
-    def __init__(self, model: Grounder, *, log_weighted: bool = False) -> None:
+    def __init__(
+        self, model: Grounder, *, log_weighted: bool = False, spread: float = 0.0, attention: float = 0.0
+    ) -> None:
         super().__init__()
+        if spread < 0:
+            raise ConfigError(f"spread is a standard deviation in bins, 0 or more, not {spread}")
         last = model.config.box_start_id + 1 + model.config.box_bins
         if last >= (words := model.config.text.vocab_size):
             raise ConfigError(f"a vocabulary of {words} tokens has no room for box tokens up to id {last}")
         self.model = model
         self.log_weighted = log_weighted
+        self.spread = spread
+        self.attention = attention
 
     def forward(self, batch: GroundingBatch) -> dict[str, Tensor]:
-        """The loss ``box`` of one batch."""
+        """The loss ``box`` of one batch, and ``attention`` and ``box_weighted`` if asked for."""
         model, bins = self.model, self.model.config.box_bins
         tokens = model.encode_image(batch.pixels)
         if batch.image is not None:
             tokens = tokens[batch.image]
-        states, mask = model.fuse(batch.ids, batch.mask, tokens)
+        trace = Trace(attention=True) if self.attention else None
+        states, mask = model.fuse(batch.ids, batch.mask, tokens, trace=trace)
         places = model.box_ids(batch.ids.device)
         targets = box_bins(batch.boxes, batch.sizes, bins)
         start = batch.ids.new_full((len(targets), 1), model.config.box_start_id)
         fed = torch.cat([start, places[targets[:, :3]]], dim=1)  # the last coordinate is only predicted
         logits = model.logits(fed, states, mask)[..., places].float()  # (B, 4, bins + 1)
-        each = F.cross_entropy(logits.transpose(1, 2), targets, reduction="none")  # (B, 4)
+        wanted = bells(targets, bins, self.spread).transpose(1, 2) if self.spread else targets
+        each = F.cross_entropy(logits.transpose(1, 2), wanted, reduction="none")  # (B, 4)
         losses = {"box": each.mean()}
+        if trace is not None:
+            inside = covered(batch.boxes / batch.sizes.repeat(1, 2), math.isqrt(tokens.shape[1] - 1))
+            away = [looking_away(weights, inside, batch.mask) for weights in trace.cross_weights[-LOOKING:]]
+            losses["attention"] = self.attention * torch.stack(away).mean()
         if self.log_weighted:
             guess = logits.argmax(-1) / bins
             losses["box_weighted"] = _weighted(each, guess, centred(batch.boxes / batch.sizes.repeat(1, 2)))
@@ -79,6 +99,31 @@ def box_bins(boxes: Tensor, sizes: Tensor, bins: int) -> Tensor:
         raise InputError("a box is left, top, right, bottom; one has its right or bottom before its left or top")
     scaled = centred(boxes) * bins / sizes.repeat(1, 2)  # divided last: what falls on the edge of a bin stays in it
     return scaled.floor().long().clamp(0, bins)
+
+
+def bells(targets: Tensor, bins: int, spread: float) -> Tensor:
+    """Shares (..., bins + 1) of normal densities around ``targets`` (...), cut off at the first and the last bin."""
+    away = torch.arange(bins + 1, device=targets.device) - targets[..., None]
+    return (-0.5 * (away / spread).square()).softmax(-1)
+
+
+def looking_away(weights: Tensor, inside: Tensor, mask: Tensor) -> Tensor:
+    """Mean over words and heads of -log of the share of attention that falls into the box.
+
+    ``weights`` (B, H, T, N + 1) to the image's tokens, the class token first; ``inside`` (B, N) the share of each patch
+    that is; ``mask`` (B, T).
+    """
+    shares = (weights[..., 1:].float() * inside[:, None, None]).sum(-1)  # (B, H, T)
+    words = mask[:, None].expand_as(shares).to(shares.dtype)
+    return -(shares.clamp(min=1e-4).log() * words).sum() / words.sum()
+
+
+def covered(boxes: Tensor, side: int) -> Tensor:
+    """The share (B, side * side) of each patch, row by row, that lies in ``boxes`` (B, 4), in shares of the picture."""
+    edges = torch.arange(side, device=boxes.device)
+    low, high = boxes[:, :2, None] * side, boxes[:, 2:, None] * side
+    across, down = (torch.minimum(high, edges + 1) - torch.maximum(low, edges)).clamp(min=0).unbind(1)
+    return (down[:, :, None] * across[:, None, :]).flatten(1)
 
 
 def centred(boxes: Tensor) -> Tensor:
