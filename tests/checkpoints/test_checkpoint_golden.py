@@ -170,9 +170,9 @@ def test_ground() -> None:
     close(image, seen["image_embeds"])
     real = seen["text_mask"].bool()
     close(model.text.encode(seen["text_ids"], seen["text_mask"])[real], seen["text_states"][real])
-    states, mask = model.fuse(seen["text_ids"], seen["text_mask"], image)
-    close(states[:, image.shape[1] :][real], seen["multimodal_states"][real])
-    close(model.logits(seen["decoder_input_ids"], states, mask), seen["decoder_logits"])
+    close(model.fuse(seen["text_ids"], seen["text_mask"], image)[real], seen["multimodal_states"][real])
+    memory = model.read(seen["text_ids"], seen["text_mask"], image)
+    close(model.logits(seen["decoder_input_ids"], memory), seen["decoder_logits"])
 
 
 @pytest.mark.parametrize("name", ["caption", "vqa", "retrieval", "pretrain", "nlvr", "grounding"])

@@ -158,9 +158,9 @@ def test_grounding() -> None:
     batch = GroundingBatch(pixels=pixels, ids=ids, mask=mask, boxes=boxes, sizes=sizes, image=image)
     objective = Grounding(model)
     assert fit(objective, 70, lambda: objective(batch))["box"] < 0.05
-    states, states_mask = model.fuse(ids, mask, model.encode_image(pixels)[image])
+    memory = model.read(ids, mask, model.encode_image(pixels), image)
     found = torch.full((4, 1), 39)
     for _ in range(4):
-        logits = model.logits(found, states, states_mask)[:, -1, model.box_ids()]
+        logits = model.logits(found, memory)[:, -1, model.box_ids()]
         found = torch.cat([found, model.box_ids()[logits.argmax(1)][:, None]], dim=1)
     assert (found[:, 1:] - 40).equal(box_bins(boxes, sizes, 16))

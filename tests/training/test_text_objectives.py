@@ -279,7 +279,8 @@ def test_grounding_is_the_plain_computation(image: list[int] | None, count: int)
         tokens = model.encode_image(batch.pixels[picture : picture + 1])
         words = alone(batch.ids, batch.mask, row)
         fused = model.fusion.encode_embedded(model.text.encode(words), None, tokens)
-        logits = model.logits(torch.tensor([ids]), torch.cat([tokens, fused], dim=1))[0]
+        read = model.decoder.project(torch.cat([tokens, fused], dim=1))
+        logits = model.logits(torch.tensor([ids]), read)[0]
         outside = [word for word in range(60) if not 40 <= word <= 56]
         logits = logits.index_fill(1, torch.tensor(outside), 0.0)
         logits = logits + torch.tensor([-10000.0 if word in outside else 0.0 for word in range(60)])
@@ -334,8 +335,8 @@ def test_targets_that_spread_over_the_bins_beside() -> None:
     bins, places = model.config.box_bins, model.box_ids(batch.ids.device)
     targets = box_bins(batch.boxes, batch.sizes, bins)
     fed = torch.cat([torch.full_like(targets[:, :1], model.config.box_start_id), places[targets[:, :3]]], 1)
-    logprobs = model.logits(fed, *model.fuse(batch.ids, batch.mask, model.encode_image(batch.pixels)))[..., places]
-    logprobs = logprobs.log_softmax(-1)
+    memory = model.read(batch.ids, batch.mask, model.encode_image(batch.pixels))
+    logprobs = model.logits(fed, memory)[..., places].log_softmax(-1)
     losses = []
     for row, coordinate in itertools.product(range(len(targets)), range(4)):
         heights = [

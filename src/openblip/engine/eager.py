@@ -117,9 +117,7 @@ class EagerEngine:
         """
         model = cast(Grounder, self.model)
         ids, mask = ids.to(self.device), mask.to(self.device)
-        fused = model.fusion.encode_embedded(model.text.encode(ids, mask), mask, model.fusion.project(states))
-        memory = model.decoder.project(states).before(model.decoder.project(fused, mask))
-        session = EagerSession(model.decoder, model.lm_head, memory, COORDINATES)
+        session = EagerSession(model.decoder, model.lm_head, model.read(ids, mask, states), COORDINATES)
         start = ids.new_full((len(ids), 1), model.config.box_start_id)
         bins, logprob = decode_boxes(session, start, model.box_ids(self.device))
         x, y, width, height = (bins.float() / model.config.box_bins).unbind(1)

@@ -25,19 +25,26 @@ class Grounder(ImageTextModel):
         self.decoder = TextTransformer(config.grounded_text)
         self.lm_head = LanguageHead(config.text)
 
-    def fuse(self, ids: Tensor, mask: Tensor, image: Tensor, *, trace: Trace | None = None) -> tuple[Tensor, Tensor]:
-        """What the decoder reads: image tokens, then fused text states (B, N + 1 + T, D), and their mask.
+    def fuse(self, ids: Tensor, mask: Tensor, image: Tensor | Memory, *, trace: Trace | None = None) -> Tensor:
+        """Text states (B, T, D) that have seen the image; ``ids`` (B, T) start with [CLS], as it was trained."""
+        return self.fusion.encode_embedded(self.text.encode(ids, mask), mask, image, trace=trace)
 
-        ``ids`` (B, T) start with [CLS], as that model was trained. ``trace`` follows the fusion encoder.
+    def read(
+        self, ids: Tensor, mask: Tensor, image: Tensor, owner: Tensor | None = None, *, trace: Trace | None = None
+    ) -> Memory:
+        """What the decoder reads: the tokens (I, N + 1, D_v) of images, then fused text states.
+
+        Each image is projected once for all its expressions. ``owner`` (B,) is the image of each; without it an image's
+        B / I expressions lie side by side. ``trace`` follows the fusion encoder.
         """
-        text = self.text.encode(ids, mask)
-        fused = self.fusion.encode_embedded(text, mask, image, trace=trace)
-        seen = torch.ones(image.shape[:2], dtype=mask.dtype, device=mask.device)
-        return torch.cat([image, fused], dim=1), torch.cat([seen, mask], dim=1)
+        images, seen = self.fusion.project(image), self.decoder.project(image)
+        if owner is not None:
+            images, seen = images.select(owner), seen.select(owner)
+        return seen.before(self.decoder.project(self.fuse(ids, mask, images, trace=trace), mask))
 
-    def logits(self, ids: Tensor, states: Tensor | Memory, states_mask: Tensor | None = None) -> Tensor:
+    def logits(self, ids: Tensor, memory: Tensor | Memory) -> Tensor:
         """Next-token logits (B, T, V) after ``ids`` (B, T), which start with ``box_start_id``."""
-        return self.to_logits(self.decoder.decode(ids, None, states, states_mask))
+        return self.to_logits(self.decoder.decode(ids, None, memory))
 
     def to_logits(self, states: Tensor) -> Tensor:
         """Logits (..., V) of decoder states (..., D)."""

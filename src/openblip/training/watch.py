@@ -179,14 +179,11 @@ def true_answers(model: Matcher, batch: DialogBatch) -> Tensor:
 
 def found_boxes(model: Grounder, batch: GroundingBatch) -> Tensor:
     """Which expressions (B,) are given a box whose intersection over union with the right one is at least 0.5."""
-    tokens = model.encode_image(batch.pixels)
-    if batch.image is not None:
-        tokens = tokens[batch.image]
-    states, mask = model.fuse(batch.ids, batch.mask, tokens)
+    memory = model.read(batch.ids, batch.mask, model.encode_image(batch.pixels), batch.image)
     places = model.box_ids(batch.ids.device)
     fed = batch.ids.new_full((len(batch.ids), 1), model.config.box_start_id)
     for _ in range(4):
-        best = model.logits(fed, states, mask)[:, -1, places].argmax(-1)
+        best = model.logits(fed, memory)[:, -1, places].argmax(-1)
         fed = torch.cat([fed, places[best, None]], dim=1)
     shares = (fed[:, 1:] - places[0]).float() / model.config.box_bins
     guess, truth = corners(shares) * batch.sizes.repeat(1, 2), batch.boxes

@@ -65,16 +65,14 @@ class Grounding(nn.Module):
     def forward(self, batch: GroundingBatch) -> dict[str, Tensor]:
         """The loss ``box`` of one batch, and ``attention`` and ``box_weighted`` if asked for."""
         model, bins = self.model, self.model.config.box_bins
-        tokens = model.encode_image(batch.pixels)
-        if batch.image is not None:
-            tokens = tokens[batch.image]
         trace = Trace(attention=True) if self.attention else None
-        states, mask = model.fuse(batch.ids, batch.mask, tokens, trace=trace)
+        tokens = model.encode_image(batch.pixels)
+        memory = model.read(batch.ids, batch.mask, tokens, batch.image, trace=trace)
         places = model.box_ids(batch.ids.device)
         targets = box_bins(batch.boxes, batch.sizes, bins)
         start = batch.ids.new_full((len(targets), 1), model.config.box_start_id)
         fed = torch.cat([start, places[targets[:, :3]]], dim=1)  # the last coordinate is only predicted
-        logits = model.logits(fed, states, mask)[..., places].float()  # (B, 4, bins + 1)
+        logits = model.logits(fed, memory)[..., places].float()  # (B, 4, bins + 1)
         wanted = bells(targets, bins, self.spread).transpose(1, 2) if self.spread else targets
         each = F.cross_entropy(logits.transpose(1, 2), wanted, reduction="none")  # (B, 4)
         losses = {"box": each.mean()}
