@@ -47,7 +47,7 @@ from openblip.model.config import ModelConfig, Task, TextConfig
 from openblip.model.layers import causal_bias, padding_bias, unseen_bias
 from openblip.model.text import LanguageHead, Memory, TextTransformer
 
-FORMAT = 2
+FORMAT = 3
 SERVED: tuple[Task, ...] = ("caption", "answer", "match", "pretrain")
 _HINTS = {"fp32": "f32", "bf16": "bf16", "int8": "f32"}  # never left to OpenVINO, which may round fp32 by itself
 _GROUP = "128"  # inputs that share a scale where activations are rounded as they come
@@ -312,6 +312,8 @@ def _convert(module: nn.Module, example: tuple[Tensor, ...]) -> Any:
 def _quantized(model: Any, name: str, calibration: Tensor | None) -> Any:
     nncf = _need("nncf")
     nncf.set_log_level(logging.WARNING)
+    if name == "memory" and _has_bf16():  # one product per picture: taking 8-bit weights apart costs more than it saves
+        return model
     if name == "vision" and calibration is not None:
         pictures = nncf.Dataset([picture[None].numpy() for picture in calibration])
         return nncf.quantize(model, pictures, model_type=nncf.ModelType.TRANSFORMER, subset_size=len(calibration))
