@@ -96,7 +96,7 @@ def load(
         made = choose.make(
             engine, precision, place, loaded.model, loaded.config,
             cache=fetch.cache_folder() / "openvino", key=partial(digest, Path(loaded.source)),
-            calibration=_pixels(examples, loaded.image) if examples else None,
+            calibration=_pixels(examples, loaded.image) if examples else None, bundled=found is not None,
         )  # fmt: skip
         return Runner(loaded, made, exact=decode == "exact")
 

@@ -413,6 +413,19 @@ def test_openvino_refuses_what_it_does_not_serve(tmp_path: Path) -> None:
         OpenVinoEngine(toy_model("compare"), toy_config("compare"), "fp32", cache=tmp_path, key="x")
 
 
+def test_what_openvino_does_not_serve_of_a_bundle_runs_by_the_reference(tmp_path: Path, own_cache: Path) -> None:
+    """Pictures are encoded for every model of the bundle; boxes are those of plain PyTorch."""
+    tasks: tuple[Task, ...] = ("caption", "ground")
+    for task in tasks:
+        write.save(toy_model(task), tmp_path / task, tokenizer=toy_tokenizer(), image=ImageSettings(size=SIZE))
+    bundle.write(tmp_path, {task: tmp_path / task for task in tasks})
+    plain, converted = openblip.load(tmp_path), openblip.load(tmp_path, engine="openvino")
+    picture = toy_image(1)
+    encoded = converted.encode_images(picture)
+    assert converted.caption(encoded).text == plain.caption(picture).text
+    assert converted.ground(encoded, "a dog") == plain.ground(picture, "a dog")
+
+
 def test_a_cache_that_is_full_says_so(cache: Path) -> None:
     for engine in (vino(cache, "caption"), CompiledEngine(toy("caption"), CPU, torch.float32, backend="eager")):
         session = engine.captioning(engine.encode_images(pixels(0, 1)), 3)([0])

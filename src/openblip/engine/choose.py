@@ -51,12 +51,16 @@ def make(
     cache: Path,
     key: Callable[[], str],
     calibration: Tensor | None = None,
+    bundled: bool = False,
 ) -> Engine:
     """The engine for a model.
 
     ``key`` gives what names the model's weights in the ``cache`` of converted parts;
-    ``calibration`` are pixels (B, 3, S, S)."""
-    if engine == "auto":
+    ``calibration`` are pixels (B, 3, S, S). A ``bundled`` model that OpenVINO does not serve runs by plain PyTorch: the
+    engine was chosen for the bundle."""
+    if config.task not in SERVED and (engine == "auto" or (bundled and engine == "openvino")):
+        engine = "torch"
+    elif engine == "auto":
         engine = "openvino" if calibration is not None else choose(precision, device, config)
     if engine == "openvino":
         return OpenVinoEngine(model, config, precision, cache=cache, key=key(), calibration=calibration)
