@@ -71,9 +71,10 @@ def _tell(when: str, grid: Tensor, words: Tensor) -> None:
     centred = grid - grid.mean((0, 1))
     left_right, top_bottom = (((centred - centred.flip(axis)) / 2).square().sum() for axis in (1, 0))
     unit = torch.nn.functional.normalize(words[FIRST : FIRST + BINS + 1], dim=1)
+    whole = centred.square().sum()
     print(
-        f"{when}: of the positions {left_right / centred.square().sum():.1%} tell left from right and "
-        f"{top_bottom / centred.square().sum():.1%} top from bottom; cosine of two numbers {(unit @ unit.T).mean():.2f}, "
+        f"{when}: of the positions {left_right / whole:.1%} tell left from right and {top_bottom / whole:.1%} top "
+        f"from bottom; cosine of two numbers {(unit @ unit.T).mean():.2f}, "
         f"of neighbours {(unit[1:] * unit[:-1]).sum(1).mean():.2f}"
     )
 
