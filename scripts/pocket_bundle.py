@@ -180,11 +180,11 @@ def agreement(
     """
     some = [record for record in records if record.captions][:count]
     pictures = [open_picture(record.pictures[0]) for record in some]
-    captions = [record.captions[0] for record in some]
+    firsts = [record.captions[0] for record in some]
     cosines = (blip.embed_images(pictures) * plain.embed_images(pictures)).sum(1)
     kept: list[float] = []
     for place, picture in enumerate(pictures):
-        asked = [captions[(place + away) % len(captions)] for away in range(texts)]
+        asked = [firsts[(place + away) % len(firsts)] for away in range(texts)]
         ours, theirs = ([match.probability for match in each.match(picture, asked)] for each in (blip, plain))
         kept += [(a - b) * (c - d) > 0 for (a, c), (b, d) in combinations(zip(ours, theirs, strict=True), 2)]
     return {

@@ -58,7 +58,7 @@ def make(
     ``key`` gives what names the model's weights in the ``cache`` of converted parts;
     ``calibration`` are pixels (B, 3, S, S). A ``bundled`` model that OpenVINO does not serve runs by plain PyTorch: the
     engine was chosen for the bundle."""
-    if config.task not in SERVED and (engine == "auto" or (bundled and engine == "openvino")):
+    if bundled and config.task not in SERVED and engine in ("auto", "openvino"):
         engine = "torch"
     elif engine == "auto":
         engine = "openvino" if calibration is not None else choose(precision, device, config)
