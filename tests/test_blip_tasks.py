@@ -154,24 +154,41 @@ def test_heat_of_lavis() -> None:
 # --- brute force --------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("reading", ["likeliest", "median"])
 @pytest.mark.parametrize("number", range(3))
-def test_a_box_is_the_likeliest_coordinates_one_after_the_other(blip: Blip, number: int) -> None:
+def test_a_box_is_read_off_one_coordinate_after_the_other(
+    blip: Blip, number: int, reading: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Without caches, batches and shared projections, over all bins."""
     part = blip._part("ground")
+    monkeypatch.setattr(part.eager.model, "config", dataclasses.replace(part.eager.model.config, box_reading=reading))
     model, states = cast(Grounder, part.eager.model), states_of(blip, "ground", number)
     text = torch.tensor([part.expression(NAMES[number])])
-    fed, probability = [500], 1.0
+    fed, numbers, probability = [500], list[float](), 1.0
     with torch.no_grad():
         fused = model.fusion.encode_embedded(model.text.encode(text), None, states)
         for _ in range(4):
             scores = model.logits(torch.tensor([fed]), torch.cat([states, fused], 1))[0, -1, 501:542].softmax(0)
-            fed.append(501 + int(scores.argmax()))
-            probability *= scores.max().item()
-    x, y, w, h = ((token - 501) / 40 for token in fed[1:])
+            best = int(scores.argmax())
+            chosen, place = halved(scores.tolist()) if reading == "median" else (best, float(best))
+            fed.append(501 + chosen)
+            numbers.append(place)
+            probability *= scores[chosen].item()
+    x, y, w, h = (place / 40 for place in numbers)
     width, height = IMAGES[number].size
     edges = [min(max(edge, 0.0), 1.0) for edge in (x - w / 2, y - h / 2, x + w / 2, y + h / 2)]
     expected = Box(edges[0] * width, edges[1] * height, edges[2] * width, edges[3] * height, probability)
     close(blip.ground(IMAGES[number], NAMES[number]), expected)
+
+
+def halved(shares: list[float]) -> tuple[int, float]:
+    """The bin that half of the shares ends in, and where in it."""
+    left = sum(shares) / 2
+    for place, share in enumerate(shares):
+        if share >= left:
+            return place, place + left / share
+        left -= share
+    raise AssertionError
 
 
 def test_a_memory_before_another_is_both_of_them() -> None:

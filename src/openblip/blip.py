@@ -318,7 +318,8 @@ class Blip:
         """Find what expressions name: a :class:`Box` each, in pixels of the picture.
 
         One image and many expressions (it is encoded once), one expression about many images, or as many of each,
-        paired. Coordinates are the likeliest tokens one after the other, each among the tokens of coordinates alone.
+        paired. Coordinates are tokens, read off one after the other among those of coordinates alone: the likeliest one
+        or the median, as the model's ``box_reading`` says.
         """
         part = self._part("ground")
         shape, pairs, many = _asked(images, expressions)

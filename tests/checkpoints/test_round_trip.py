@@ -68,6 +68,17 @@ def test_every_family_and_task(family: Family, task: Task, tmp_path: Path) -> No
     assert loaded.family in ((family, "salesforce") if family == "lavis" else (family,))  # those two share a layout
 
 
+def test_how_boxes_are_read_is_kept(tmp_path: Path) -> None:
+    model = toy_model("ground", config=dataclasses.replace(toy_config("ground"), box_reading="median"))
+    folder = save(model, tmp_path / "folder", to="hub")
+    assert load(folder, tokenizer=False).config.box_reading == "median"
+    told = json.loads((folder / "config.json").read_text())
+    told["openblip"]["box_reading"] = "mean"
+    (folder / "config.json").write_text(json.dumps(told))
+    with pytest.raises(CheckpointError, match="box_reading is likeliest or median, not 'mean'"):
+        load(folder, tokenizer=False)
+
+
 @pytest.mark.parametrize("memory_width", [None, 128])
 @pytest.mark.parametrize("family", FAMILIES)
 def test_the_width_of_the_answer_decoders_memory(family: Family, memory_width: int | None, tmp_path: Path) -> None:

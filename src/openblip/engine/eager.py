@@ -119,8 +119,8 @@ class EagerEngine:
         ids, mask = ids.to(self.device), mask.to(self.device)
         session = EagerSession(model.decoder, model.lm_head, model.read(ids, mask, states), COORDINATES)
         start = ids.new_full((len(ids), 1), model.config.box_start_id)
-        bins, logprob = decode_boxes(session, start, model.box_ids(self.device))
-        x, y, width, height = (bins.float() / model.config.box_bins).unbind(1)
+        numbers, logprob = decode_boxes(session, start, model.box_ids(self.device), model.config.box_reading)
+        x, y, width, height = (numbers.float() / model.config.box_bins).unbind(1)
         edges = torch.stack([x - width / 2, y - height / 2, x + width / 2, y + height / 2], 1)
         return edges.clamp(0, 1), logprob
 

@@ -14,6 +14,8 @@ from openblip.errors import ConfigError
 Task = Literal["caption", "answer", "match", "compare", "ground", "pretrain", "two_tower", "text", "vision"]
 TASKS: tuple[Task, ...] = get_args(Task)
 
+BoxReading = Literal["likeliest", "median"]
+
 Activation = Literal["gelu", "gelu_tanh", "quick_gelu", "relu", "silu"]
 
 
@@ -90,6 +92,9 @@ class ModelConfig:
 
     ``decoder_memory_width`` is the width that the answer decoder's cross-attention reads (VQA only). The decoder reads
     question states, so anything but ``text.width`` (the default) builds a model whose forward must fail.
+
+    ``box_reading`` says which number a coordinate's distribution stands for: the likeliest bin, as published, or the
+    median, for models that were trained towards bells over the bins (:func:`openblip.decoding.decode_boxes`).
     """
 
     task: Task
@@ -99,12 +104,15 @@ class ModelConfig:
     classes: int = 2
     box_bins: int = 640
     box_start_id: int = 344
+    box_reading: BoxReading = "likeliest"
     decoder_memory_width: int | None = None
     logit_scale: float = 2.6592
 
     def __post_init__(self) -> None:
         if self.task not in TASKS:
             raise ConfigError(f"unknown task {self.task!r}; one of {', '.join(TASKS)}")
+        if self.box_reading not in get_args(BoxReading):
+            raise ConfigError(f"box_reading is {' or '.join(get_args(BoxReading))}, not {self.box_reading!r}")
         if self.task == "ground" and self.vision.width != self.text.width:
             raise ConfigError(
                 "the grounding decoder reads image and text states side by side, so both must have one width, not "

@@ -18,7 +18,8 @@ from openblip.data.loader import Loader
 from openblip.data.records import Record, open_picture
 from openblip.data.tables import Source, Stream
 from openblip.data.tasks import RetrievalTask
-from openblip.decoding import Decoding, generate
+from openblip.decoding import Decoding, decode_boxes, generate
+from openblip.decoding.boxes import COORDINATES
 from openblip.engine.eager import EagerSession
 from openblip.errors import ImageError
 from openblip.model.answerer import Answerer
@@ -180,12 +181,10 @@ def true_answers(model: Matcher, batch: DialogBatch) -> Tensor:
 def found_boxes(model: Grounder, batch: GroundingBatch) -> Tensor:
     """Which expressions (B,) are given a box whose intersection over union with the right one is at least 0.5."""
     memory = model.read(batch.ids, batch.mask, model.encode_image(batch.pixels), batch.image)
-    places = model.box_ids(batch.ids.device)
-    fed = batch.ids.new_full((len(batch.ids), 1), model.config.box_start_id)
-    for _ in range(4):
-        best = model.logits(fed, memory)[:, -1, places].argmax(-1)
-        fed = torch.cat([fed, places[best, None]], dim=1)
-    shares = (fed[:, 1:] - places[0]).float() / model.config.box_bins
+    session = EagerSession(model.decoder, model.lm_head, memory, COORDINATES)
+    start = batch.ids.new_full((len(batch.ids), 1), model.config.box_start_id)
+    numbers, _ = decode_boxes(session, start, model.box_ids(batch.ids.device), model.config.box_reading)
+    shares = numbers.float() / model.config.box_bins
     guess, truth = corners(shares) * batch.sizes.repeat(1, 2), batch.boxes
     shared = (
         (torch.minimum(guess[:, 2:], truth[:, 2:]) - torch.maximum(guess[:, :2], truth[:, :2])).clamp(min=0).prod(-1)

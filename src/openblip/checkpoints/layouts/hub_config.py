@@ -1,7 +1,8 @@
 """A hub folder's ``config.json`` and our configuration, both ways. Free of torch.
 
 What that library's configuration cannot say stands under one key, ``openblip``: the task, the default prompt, the
-temperature, the decoder's memory width, drop path, NLVR2's merge, box bins, the first tokens, and a format version.
+temperature, the decoder's memory width, drop path, NLVR2's merge, box bins and how they are read, the first tokens, and
+a format version.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from typing import Any, cast
 
 from openblip.checkpoints.published import Published
 from openblip.errors import CheckpointError
-from openblip.model.config import TASKS, Activation, ModelConfig, Task, TextConfig, VisionConfig
+from openblip.model.config import TASKS, Activation, BoxReading, ModelConfig, Task, TextConfig, VisionConfig
 
 FORMAT_VERSION = 1
 DEFAULT_PROMPT = "a picture of "  # what the published captioners were trained with
@@ -139,6 +140,7 @@ def read_config(
         classes=_number(ours, "classes", 2),
         box_bins=_number(ours, "box_bins", 640),
         box_start_id=_number(ours, "box_start_id", 344),
+        box_reading=cast(BoxReading, ours.get("box_reading", "likeliest")),
         decoder_memory_width=_memory_width(task, text, vision, ours),
         logit_scale=_real(raw, "logit_scale_init_value", 2.6592),
     )
@@ -171,6 +173,7 @@ def write_config(
         ours |= {"merge_from": text.merge_from, "classes": config.classes}
     if task == "ground":
         ours |= {"box_bins": config.box_bins, "box_start_id": config.box_start_id}
+        ours["box_reading"] = config.box_reading
     head = {"architectures": [ARCHITECTURES.get(task) or _OURS[task]], "dtype": dtype}
     if task == "vision":
         return head | _vision_section(vision) | {"openblip": ours}

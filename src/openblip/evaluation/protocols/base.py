@@ -98,7 +98,7 @@ class ComparePreset(Preset):
 
 @dataclass(frozen=True, kw_only=True)
 class GroundPreset(Preset):
-    """Four coordinates, each the likeliest; a box counts if its IoU reaches ``threshold``."""
+    """Four coordinates, read as the model's configuration says; a box counts if its IoU reaches ``threshold``."""
 
     threshold: float = 0.5
 
