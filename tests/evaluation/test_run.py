@@ -189,6 +189,30 @@ def test_rankings_are_scored_to_the_same_numbers(blip: Blip, tmp_path: Path) -> 
         evaluation.run(short, blip, tmp_path, out=out, limit=4)
 
 
+def test_a_lost_picture_is_left_out_of_retrieval_and_told(blip: Blip, tmp_path: Path) -> None:
+    """By a run that goes on, too, even if the picture is there again: the others were ranked without it."""
+    toys.six(tmp_path)
+    items = protocols.find("flickr30k-retrieval").read(tmp_path, protocols.find("flickr30k-retrieval").preset("paper"))
+    lost = Path(items[2].image)
+    picture = lost.read_bytes()
+    lost.write_bytes(b"no picture")
+    first = run("flickr30k-retrieval", blip, tmp_path, out=tmp_path / "out")
+    assert list(first.failed) == [items[2].id]
+    assert first.failed[items[2].id].endswith(f"to try it again, delete {tmp_path / 'out/retrieval'}")
+    assert [one.score is None for one in first.shown] == [False, False, True, False, False, False]
+    assert first.notes[-1].startswith("not comparable")
+    ranking = [json.loads(line) for line in (tmp_path / "out/ranking_txt.jsonl").read_text().splitlines()]
+    assert [one["query_id"] for one in ranking] == [item.id for item in items if item is not items[2]]
+    assert len({len(one["ranking"]) for one in ranking}) == 1
+    lost.write_bytes(picture)
+    again = run("flickr30k-retrieval", blip, tmp_path, out=tmp_path / "out")
+    assert (again.failed, again.metrics) == (first.failed, first.metrics)
+    for item in items:
+        Path(item.image).unlink()
+    with pytest.raises(EvaluationError, match="nothing could be ranked; the first error"):
+        run("flickr30k-retrieval", blip, tmp_path)
+
+
 @pytest.mark.parametrize(("preset", "split", "first"), [("paper", "test1", "enc"), ("mmpretrain", "dev", "cls")])
 def test_statements_are_judged_as_one_by_one(blip: Blip, tmp_path: Path, preset: str, split: str, first: First) -> None:
     toys.nlvr(tmp_path, split)

@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 import openblip
 from openblip.checkpoints.read import load
 from openblip.engine.eager import EagerEngine
-from openblip.errors import ImageError, InputError
+from openblip.errors import InputError
 from openblip.evaluation import two_stage
 from openblip.evaluation.metrics import ranks
 from openblip.runner import EncodedImage, Runner, Texts
@@ -78,9 +78,32 @@ def test_with_all_candidates_it_is_brute_force_and_with_fewer_the_shortlist(runn
     assert ranks.from_matrix(full.texts_of_images, right) == ranks.from_matrix(wanted, right)
 
 
+def test_what_cannot_be_opened_is_left_out_with_its_texts(
+    runner: Runner, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What remains is ranked as if it had never been there; here two of three blocks lose a picture or all of them."""
+    monkeypatch.setattr(two_stage, "BLOCK", 2)
+    images: list[object] = [toy_image(seed) for seed in range(6)]
+    owners = [0, 1, 1, 2, 3, 4, 5]
+    for lost in (1, 2, 3):
+        images[lost] = tmp_path / f"lost{lost}.jpg"
+    texts = two_stage.texts_as_ids(runner, TEXTS, 30, 35)
+    found = two_stage.score(runner, images, texts, 2, owners=owners, batch_size=2)
+    assert list(found.failed) == [1, 2, 3]
+    assert all(f"lost{number}.jpg" in why for number, why in found.failed.items())
+    kept, kept_texts = [0, 4, 5], [0, 5, 6]
+    rest = Texts([texts.ids[text] for text in kept_texts])
+    wanted = two_stage.score(runner, [images[image] for image in kept], rest, 2)
+    for got, right, rows, columns in (
+        (found.texts_of_images, wanted.texts_of_images, kept, kept_texts),
+        (found.images_of_texts, wanted.images_of_texts, kept_texts, kept),
+    ):
+        np.testing.assert_allclose(got[np.ix_(rows, columns)], right, atol=1e-5)
+        got[np.ix_(rows, columns)] = two_stage.UNSCORED
+        assert (got == two_stage.UNSCORED).all(), "nothing else is on any shortlist"
+
+
 def test_what_cannot_work_is_said(runner: Runner, tmp_path: Path) -> None:
     texts = two_stage.texts_as_ids(runner, TEXTS, 30, 35)
-    with pytest.raises(ImageError, match="nothing"):
-        two_stage.score(runner, [toy_image(0), tmp_path / "nothing.jpg"], texts, 2)
     with pytest.raises(InputError, match="shortlist of 0"):
         two_stage.score(runner, [toy_image(0)], texts, 0)

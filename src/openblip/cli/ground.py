@@ -83,6 +83,5 @@ def _drawn(drawings: Drawings, item: Item, frame: int, expressions: list[str], b
     from openblip.drawing import draw_boxes
     from openblip.preprocess.image import load_image
 
-    names = [f"{named} {box.probability:.2f}" for named, box in zip(expressions, boxes, strict=True)]
-    drawn = draw_boxes(load_image(item.source(frame)), [box.edges for box in boxes], names)
+    drawn = draw_boxes(load_image(item.source(frame)), [box.edges for box in boxes], expressions)
     return {"drawing": str(drawings.save(item, drawn))}

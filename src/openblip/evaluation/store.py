@@ -18,7 +18,7 @@ from openblip.evaluation.journal import Lines
 
 
 class Store:
-    """Blocks of tensors by name, and the re-ranked rows of images; to be left as a context.
+    """Blocks of tensors by name, the re-ranked rows of images, and why images failed; to be left as a context.
 
     In a folder a block is a file that is there whole or not at all, and a row is a line of ``rows.jsonl``, the first
     line of which is the ``key`` of what was computed. Raises :class:`EvaluationError` for a folder of another key.
@@ -29,7 +29,11 @@ class Store:
         self._lines = Lines(folder / "rows.jsonl" if folder is not None else None, key or {})
         self._blocks: dict[str, dict[str, Tensor]] = {}
         self._rows: dict[int, tuple[Tensor, Tensor]] = {}
+        self.failed: dict[int, str] = {}
         for row in self._lines.known.values():
+            if "error" in row:
+                self.failed[row["id"]] = row["error"]
+                continue
             self._rows[row["id"]] = torch.tensor(row["texts"]), torch.tensor(row["logits"], dtype=torch.float32)
 
     def has(self, name: str) -> bool:
@@ -76,6 +80,13 @@ class Store:
         self._rows[image] = texts, logits
         short = [float(str(value)) for value in logits.numpy().astype(np.float32)]  # as few digits as tell it apart
         self._lines.add({"id": image, "texts": texts.tolist(), "logits": short})
+
+    def fail(self, image: int, why: str) -> None:
+        """Leave an image out, for good: what others were ranked with must stay the same."""
+        if self.folder is not None:
+            why += f"; to try it again, delete {self.folder}"
+        self.failed[image] = why
+        self._lines.add({"id": image, "error": why})
 
     def _file(self, name: str) -> Path:
         assert self.folder is not None

@@ -5,8 +5,9 @@ Shapes: I images, T texts.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any, cast
 
@@ -22,15 +23,20 @@ from openblip.preprocess.text import clean_caption
 from openblip.runner import TEXT_ROWS, Runner, Texts, by_length, in_a_row
 
 UNSCORED = -100.0  # of what is on no shortlist
+LEFT_OUT = -math.inf  # similarity
 BLOCK = 32  # images that are kept together; at base size their states are 57 MB
 
 
 @dataclass(frozen=True)
 class Scores:
-    """ITC cosine plus ITM logit of each query (row) with each candidate; :data:`UNSCORED` off the shortlist."""
+    """ITC cosine plus ITM logit of each query (row) with each candidate; :data:`UNSCORED` off the shortlist.
+
+    ``failed`` tells of the images that could not be opened, by number. They and their texts are on no shortlist.
+    """
 
     texts_of_images: NDArray[np.float32]  # (I, T)
     images_of_texts: NDArray[np.float32]  # (T, I)
+    failed: Mapping[int, str] = field(default_factory=dict)
 
 
 def rankings(scores: NDArray[np.float32]) -> list[list[int]]:
@@ -55,6 +61,7 @@ def score(
     texts: Texts,
     k: int,
     *,
+    owners: Sequence[int] = (),
     batch_size: int = 8,
     workers: int = 2,
     store: Store | None = None,
@@ -67,8 +74,8 @@ def score(
     is not computed again. ``notify`` is told how many images are done, of how many, each of which counts twice: it is
     encoded, and later its row is judged.
 
-    Raises the error of a picture that cannot be opened, naming it: a benchmark without one of its pictures is another
-    benchmark.
+    A picture that cannot be opened is left out, and with it its own texts, if ``owners`` (T,) tells the number of each
+    text's image: what is left is ranked as if neither were there.
     """
     if k < 1:
         raise InputError(f"a shortlist of {k}")
@@ -78,17 +85,19 @@ def score(
     _images(runner, images, runs, store, batch_size, workers, lambda done: notify(done, 2 * len(images)))
     seen = torch.cat([store.get(f"images-{n}")["embeddings"] for n in range(len(runs))])
     similarity = seen @ embedded.T  # (I, T)
+    similarity[list(store.failed)] = LEFT_OUT
+    similarity[:, [text for text, image in enumerate(owners) if image in store.failed]] = LEFT_OUT
     for_images = _shortlist(similarity, k)
     for_texts = _shortlist(similarity.T, k)
     wanted = for_images | for_texts.T
     logits = torch.zeros_like(similarity)
     for n, run in enumerate(runs):
         _rows(runner, texts, wanted, n, run, store, lambda done: notify(len(images) + done, 2 * len(images)))
-        for i in run:
+        for i in (i for i in run if i not in store.failed):
             places, values = cast("tuple[Tensor, Tensor]", store.row(i))
             logits[i, places] = values
     both = similarity + logits
-    return Scores(_masked(both, for_images), _masked(both.T, for_texts))
+    return Scores(_masked(both, for_images), _masked(both.T, for_texts), store.failed)
 
 
 def _texts(runner: Runner, texts: Texts, store: Store) -> Tensor:
@@ -110,29 +119,41 @@ def _images(
     opened = ahead(runner.open, (images[i] for n in lacking for i in runs[n]), workers, 2 * batch_size)
     done = sum(len(run) for n, run in enumerate(runs) if n not in set(lacking))
     for n in lacking:
-        states, embeddings = [], []
-        for chunk in chunks(islice(opened, len(runs[n])), batch_size):
-            for one in chunk:
-                if isinstance(one, OpenBlipError):
-                    raise one
-            seen = runner.states(cast(Any, chunk))
-            states.append(seen.cpu())
-            embeddings.append(runner.embed_images(seen).cpu())
-            notify(done := done + len(chunk))
-        store.put(f"states-{n}", states=torch.cat(states))  # first: what has embeddings has states, or all its rows
-        store.put(f"images-{n}", embeddings=torch.cat(embeddings))
+        states, embeddings = [torch.empty(0)], torch.zeros(len(runs[n]), runner.config.embed_width)
+        for numbers in chunks(runs[n], batch_size):
+            good = list(_good(zip(numbers, islice(opened, len(numbers)), strict=True), store))
+            if good:
+                seen = runner.states(cast(Any, [one for _, one in good]))
+                states.append(seen.cpu())
+                embeddings[[i - runs[n][0] for i, _ in good]] = runner.embed_images(seen).cpu().float()
+            notify(done := done + len(numbers))
+        whole = torch.cat(states[1:] or states)
+        store.put(f"states-{n}", states=whole)  # first: what has embeddings has states, or all its rows
+        store.put(f"images-{n}", embeddings=embeddings)
+
+
+def _good(opened: Iterable[tuple[int, Any]], store: Store) -> Iterator[tuple[int, Any]]:
+    """The images that were opened, with their numbers; the others are told to the store."""
+    for i, one in opened:
+        if i in store.failed:  # by a run that was stopped before it had kept this block
+            continue
+        if isinstance(one, OpenBlipError):
+            store.fail(i, str(one))
+        else:
+            yield i, one
 
 
 def _rows(
     runner: Runner, texts: Texts, wanted: Tensor, n: int, run: list[int], store: Store, notify: Callable[[int], None]
 ) -> None:
     """Put the rows of a block of images that are not in the store there."""
-    lacking = [i for i in run if store.row(i) is None]
+    good = [i for i in run if i not in store.failed]
+    lacking = [i for i in good if store.row(i) is None]
     states = store.get(f"states-{n}")["states"] if lacking else None
     for i in lacking:
         places = wanted[i].nonzero()[:, 0]
         assert states is not None
-        store.put_row(i, places, _logits(runner, [texts.ids[j] for j in places.tolist()], states[i - run[0], None]))
+        store.put_row(i, places, _logits(runner, [texts.ids[j] for j in places.tolist()], states[good.index(i), None]))
         notify(i + 1)
     notify(run[-1] + 1)
     store.drop(f"states-{n}")
@@ -152,9 +173,9 @@ def _logits(runner: Runner, rows: list[list[int]], state: Tensor) -> Tensor:
 
 
 def _shortlist(similarity: Tensor, k: int) -> Tensor:
-    """Which candidates are among each row's k most similar, (Q, C) bool."""
+    """Which candidates are among each row's k most similar, (Q, C) bool, but for those that were left out."""
     best = similarity.topk(min(k, similarity.shape[1]), dim=1).indices
-    return torch.zeros_like(similarity, dtype=torch.bool).scatter(1, best, True)
+    return torch.zeros_like(similarity, dtype=torch.bool).scatter(1, best, True) & (similarity > LEFT_OUT)
 
 
 def _masked(scores: Tensor, kept: Tensor) -> NDArray[np.float32]:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from openblip.blip import Blip
+from openblip.errors import EvaluationError
 from openblip.evaluation import files, two_stage
 from openblip.evaluation.metrics import ranks
 from openblip.evaluation.protocols.base import Item, Items, RetrievalPreset
@@ -49,20 +50,26 @@ def evaluated(
 ) -> Evaluated:  # fmt: skip
     """Recall both ways: ``txt`` of texts for images, ``img`` of images for texts.
 
-    What was computed before lies in ``out``, where the rankings go too. ``seen`` is what the model is shown of an item.
+    What was computed before lies in ``out``, where the rankings go too. ``seen`` is what the model is shown of an item;
+    one that it cannot open is left out with its texts. Raises :class:`EvaluationError` if none is left.
     """
     runner = blip._part("match")
     texts = [text for item in items for text in item.texts]
+    owners = [number for number, item in enumerate(items) for _ in item.texts]
     ids = two_stage.texts_as_ids(runner, texts, preset.max_words, preset.max_tokens)
     with Store(out / KEPT if out is not None else None, {**key, "items": _digest(items)}) as store:
         scores = two_stage.score(
-            runner, [seen(item) for item in items], ids, preset.k, batch_size=blip.batch_size, workers=blip.workers,
-            store=store, notify=notify,
+            runner, [seen(item) for item in items], ids, preset.k, owners=owners, batch_size=blip.batch_size,
+            workers=blip.workers, store=store, notify=notify,
         )  # fmt: skip
+    failed = {items[number].id: why for number, why in scores.failed.items()}
+    if len(failed) == len(items):
+        raise EvaluationError(f"nothing could be ranked; the first error: {next(iter(failed.values()))}")
     directions = _directions(items, scores)
     recalls = {name: one.scores() for name, one in directions.items()}
     made = [path for name, one in directions.items() for path in one.write(out, name)] if out is not None else []
-    return Evaluated(_metrics(recalls), [], _shown(items, texts, directions["txt"], recalls["txt"]), {}, files=made)
+    shown = _shown(items, texts, directions["txt"], recalls["txt"], failed)
+    return Evaluated(_metrics(recalls), [], shown, failed, files=made)
 
 
 def _digest(items: Items) -> str:
@@ -72,17 +79,19 @@ def _digest(items: Items) -> str:
 
 
 def _directions(items: Items, scores: two_stage.Scores) -> dict[str, Direction]:
-    owner = [item.id for item in items for _ in item.texts]
-    own: dict[Any, list[int]] = {item.id: [] for item in items}
-    for text, image in enumerate(owner):
+    """What was found for the images that could be opened, and for their texts."""
+    good = [number for number in range(len(items)) if number not in scores.failed]
+    owner = [number for number, item in enumerate(items) for _ in item.texts]
+    own: dict[Any, list[int]] = {items[number].id: [] for number in good}
+    of = {text: items[number].id for text, number in enumerate(owner) if number not in scores.failed}
+    for text, image in of.items():
         own[image].append(text)
     for_images = two_stage.rankings(scores.texts_of_images)
     for_texts = two_stage.rankings(scores.images_of_texts)
     return {
-        "txt": Direction(dict(zip(own, for_images, strict=True)), own),
+        "txt": Direction({items[number].id: for_images[number] for number in good}, own),
         "img": Direction(
-            {text: [items[i].id for i in found] for text, found in enumerate(for_texts)},
-            {text: [image] for text, image in enumerate(owner)},
+            {text: [items[i].id for i in for_texts[text]] for text in of}, {text: [image] for text, image in of.items()}
         ),
     }
 
@@ -96,9 +105,13 @@ def _metrics(recalls: Mapping[str, ranks.RecallScores]) -> dict[str, float | Non
     return metrics
 
 
-def _shown(items: Items, texts: list[str], found: Direction, recall: ranks.RecallScores) -> list[Shown]:
+def _shown(
+    items: Items, texts: list[str], found: Direction, recall: ranks.RecallScores, failed: Mapping[Any, str]
+) -> list[Shown]:
     return [
-        Shown(
+        Shown(item.id, item.image, [("error", failed[item.id])], None)
+        if item.id in failed
+        else Shown(
             item.id,
             item.image,
             [("first", texts[found.found[item.id][0]]), *(("its own", text) for text in item.texts)],
