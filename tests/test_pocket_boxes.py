@@ -1,0 +1,50 @@
+"""Readying a model for boxes: positions tell left from right, numbers have an order, and nothing else changes."""
+
+from __future__ import annotations
+
+import runpy
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from openblip.checkpoints import read, write
+from openblip.preprocess.settings import ImageSettings
+from tests.toys import SIZE, toy_model, toy_tokenizer
+
+script: dict[str, Any] = runpy.run_path(str(Path(__file__).parents[1] / "scripts" / "pocket_boxes.py"))
+NUMBERS = slice(script["FIRST"], script["FIRST"] + script["BINS"] + 1)
+
+
+def test_a_readied_model_knows_its_sides_and_numbers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = toy_model("pretrain")
+    write.save(before, tmp_path / "model", tokenizer=toy_tokenizer(), image=ImageSettings(SIZE))
+    arguments = ["pocket_boxes.py", "--model", str(tmp_path / "model"), "--out", str(tmp_path / "out")]
+    monkeypatch.setattr(sys, "argv", arguments)
+    script["main"]()
+    old, new = before.state_dict(), read.load(tmp_path / "out").model.state_dict()
+    changed = {name for name in old if not torch.equal(old[name], new[name])}
+    positions = next(name for name in changed if "pos_embed" in name)
+    words = next(name for name in changed if name.endswith("embeddings.word.weight"))
+    assert all(torch.equal(new[name], new[words]) for name in changed - {positions}), "tied copies of the words alone"
+    added = (new[positions] - old[positions])[0]
+    assert not added[0].any(), "the class token lies nowhere"
+    side = round((len(added) - 1) ** 0.5)
+    columns = added[1:].view(side, side, -1)
+    assert torch.allclose(columns, columns[:1].expand_as(columns), atol=1e-5), "rows alike"
+    assert torch.allclose(columns, -columns.flip(1), atol=1e-4), "what is left is the opposite of what is right"
+    assert (columns[0, : side // 2].norm(dim=1) > 1).all()
+    outside = torch.ones(len(old[words]), dtype=torch.bool)
+    outside[NUMBERS] = False
+    assert torch.equal(new[words][outside], old[words][outside])
+
+
+def test_near_numbers_are_alike_and_far_ones_are_not() -> None:
+    table = script["numbers"](192, 3.0, torch.Generator().manual_seed(0))
+    assert table.norm(dim=1).mean().item() == pytest.approx(3.0)
+    unit = torch.nn.functional.normalize(table, dim=1)
+    alike = unit @ unit.T
+    assert alike.diagonal(1).min() > 0.9
+    assert alike.diagonal(16).abs().max() < 0.6
