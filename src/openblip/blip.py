@@ -110,7 +110,10 @@ def load(
         wanted = [task] if task else list(found.models)
         parts = {served: partial(make, served) for served in wanted}
     size = batch_size or choose.batch_size(precision, place)
-    return Blip(str(name_or_path), parts, batch_size=size, workers=2 if workers is None else workers)
+    return Blip(
+        str(name_or_path), parts,
+        batch_size=size, workers=2 if workers is None else workers, engine=engine, precision=precision,
+    )  # fmt: skip
 
 
 class Blip:
@@ -129,9 +132,18 @@ class Blip:
     """
 
     def __init__(
-        self, name: str, parts: Mapping[Task, Callable[[], Runner]], *, batch_size: int = 8, workers: int = 2
+        self,
+        name: str,
+        parts: Mapping[Task, Callable[[], Runner]],
+        *,
+        batch_size: int = 8,
+        workers: int = 2,
+        engine: choose.Name = "torch",
+        precision: Precision = "fp32",
     ) -> None:
         self.name = name
+        self.engine = engine
+        self.precision = precision
         self.batch_size = batch_size
         self.workers = workers
         self._makers = dict(parts)

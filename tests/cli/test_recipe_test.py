@@ -34,14 +34,13 @@ def test_it_is_eval_run(tmp_path: Path) -> None:
     code, printed, _ = run("eval", "run", "coco-caption", "--model", model, "--data", tmp_path / "coco", "--json")
     assert code == 0
     options = ["--cfg-options", f"data={tmp_path / 'coco'}", "--work-dir", tmp_path / "work", "--show-dir", tmp_path]
-    code, _, err = run("test", "recipes/caption_coco_base.yaml", model, *options, "--out", tmp_path / "metrics.json")
+    written = ["--out", tmp_path / "metrics.json", "--out-item", "metrics"]
+    code, _, err = run("test", "recipes/caption_coco_base.yaml", model, *options, *written)
     assert code == 0, err
     assert json.loads((tmp_path / "metrics.json").read_text()) == json.loads(printed)["metrics"]
     assert (tmp_path / "report.html").is_file()
     assert (tmp_path / "work" / "captions_karpathy_openblip_results.json").is_file()
-    code, _, _ = run(
-        "test", "caption_coco_base", model, *options, "--out", tmp_path / "pred.json", "--out-item", "pred"
-    )
+    code, _, _ = run("test", "caption_coco_base", model, *options, "--out", tmp_path / "pred.json")
     assert code == 0
     assert [key for key, _ in json.loads((tmp_path / "pred.json").read_text())] == [7, 3]
 
@@ -74,6 +73,9 @@ def test_wrong_options_are_usage_errors(tmp_path: Path) -> None:
     assert run("test", "x", "pocket")[0] == 2
     assert run("test", "nlvr2_base", "pocket", "--cfg-options", "a=b")[0] == 2
     assert run("test", "nlvr2_base", "pocket", "--out-item", "x")[0] == 2
+    assert run("test", "nlvr2_base", "pocket", "--out", tmp_path / "results.pkl")[0] == 2
+    assert run("test", "nlvr2_base", "pocket", "--cfg-options", "limit=\N{SUPERSCRIPT TWO}")[0] == 2
+    assert run("test", "retrieval_coco_base", "pocket", "--out", tmp_path / "rankings.json")[0] == 2
     code, _, err = run("test", "nlvr2_base", "pocket", "--cfg-options", f"data={tmp_path}")
     assert code == 1
     assert "test1.json is not there" in err

@@ -292,11 +292,63 @@ def test_one_s_own_set(blip: Blip, tmp_path: Path) -> None:
     assert found.metrics["CIDEr"] is not None
     found = evaluation.run_own(blip, open_source(str(file)), kind="vqa")  # type: ignore[arg-type]
     (said,) = found.predictions.values()
-    assert found.metrics["accuracy"] == answers.official(said, ["dog"] * 3)
+    assert found.metrics["accuracy"] == answers.exact(said, ["dog"] * 3)
     found = evaluation.run_own(blip, open_source(str(file)), kind="retrieval")  # type: ignore[arg-type]
     assert found.metrics["txt_r5"] == 1
     with pytest.raises(EvaluationError, match="caption, vqa or retrieval"):
         evaluation.run_own(blip, open_source(str(file)), kind="x")  # type: ignore[arg-type]
+
+
+def test_few_answers_are_right_and_ten_are_left_out_in_turn(blip: Blip, tmp_path: Path) -> None:
+    """A right answer that one person gave is right; ten people are judged as the benchmark judges them."""
+    toy_image(0).save(tmp_path / "0.png")
+    said = blip.ask(str(tmp_path / "0.png"), "what is it?").text
+
+    def accuracy(*people: list[str]) -> float | None:
+        rows = [{"image": "0.png", "question": "what is it?", "answers": given} for given in people]
+        (tmp_path / "my.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in rows))
+        return evaluation.run_own(blip, open_source(str(tmp_path / "my.jsonl"))).metrics["accuracy"]  # type: ignore[arg-type]
+
+    assert accuracy([said], ["never", "said"]) == 0.5
+    assert accuracy(["never", said]) == 1
+    ten = [said] * 2 + ["never"] * 8
+    assert accuracy(ten) == pytest.approx(answers.official(said, ten))
+    assert accuracy(ten, [said]) == 1, "not ten of every question"
+
+
+def test_two_pictures_of_one_record_are_refused(blip: Blip, tmp_path: Path) -> None:
+    row = {"images": ["0.png", "0.png"], "captions": ["a dog"]}
+    toy_image(0).save(tmp_path / "0.png")
+    (tmp_path / "my.jsonl").write_text(json.dumps(row))
+    with pytest.raises(EvaluationError, match="2 pictures; one's own sets are about one each"):
+        evaluation.run_own(blip, open_source(str(tmp_path / "my.jsonl")))  # type: ignore[arg-type]
+
+
+def test_another_precision_does_not_go_on_with_what_was_predicted(tmp_path: Path) -> None:
+    toys.flickr(tmp_path)
+    bundled = toys.toy_bundle(tmp_path / "toy")
+    run("flickr30k-caption", openblip.load(bundled), tmp_path, out=tmp_path / "out")
+    with pytest.raises(EvaluationError, match="of another model, preset or set"):
+        run(
+            "flickr30k-caption",
+            openblip.load(bundled, precision="bf16", engine="torch"),
+            tmp_path,
+            out=tmp_path / "out",
+        )
+
+
+def test_the_published_name_of_what_was_loaded(tmp_path: Path) -> None:
+    """Of a bundle's member and of a file: what it is called decides what it is compared with."""
+    folder = toys.toy_bundle(tmp_path / "toy")
+    names = {task: evaluation._checkpoint(openblip.load(folder), task) for task in openblip.load(folder).tasks}
+    assert set(names.values()) == {str(folder)}, "of no published name"
+    assert evaluation._checkpoint(Blip("base", {}), "compare") == "model_base_nlvr"
+    file = tmp_path / "model_base_caption_capfilt_large.pth"
+    file.write_bytes(b"")
+    assert evaluation._checkpoint(Blip(str(file), {}), "caption") == "model_base_caption_capfilt_large"
+    other = tmp_path / "mine.pth"
+    other.write_bytes(b"")
+    assert evaluation._checkpoint(Blip(str(other), {}), "caption") == str(other)
 
 
 def test_the_report_escapes_all_and_has_the_worst_first(tmp_path: Path) -> None:

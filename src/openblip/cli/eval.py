@@ -240,8 +240,16 @@ def run(
       openblip eval run own --data my.jsonl
     """
     from openblip.evaluation import protocols
+    from openblip.evaluation.own import KINDS
     from openblip.evaluation.protocols.base import need_files
 
+    if name == "own" and protocol != "paper":
+        raise typer.BadParameter("a set of one's own has no --protocol")
+    if name != "own" and (task or images):
+        raise typer.BadParameter("--task and --images are for `own`: a benchmark says itself what it is about")
+    if task and task not in KINDS:
+        raise typer.BadParameter(f"--task is {', '.join(KINDS)}, not {task!r}")
+    bad = 0
     if name != "own":  # what is missing is said before a model is loaded
         chosen = protocols.find(name)
         need_files(chosen, Path(data), chosen.preset(protocol))
@@ -253,9 +261,10 @@ def run(
         if name == "own":
             from openblip.data.sources import open_source
 
+            records, bad = _records(open_source(data, images=images))
             found = evaluation.run_own(
                 blip,
-                _records(open_source(data, images=images)),
+                records,
                 kind=task,
                 limit=limit,
                 out=out,
@@ -270,20 +279,25 @@ def run(
         from openblip.evaluation.report import write_report
 
         write_report(report, f"{name}: {model}", found.metrics, found.notes, found.shown)
+    failed = {str(key): why for key, why in found.failed.items()}
     if json:
-        print_json({"benchmark": name, "model": model, "metrics": found.metrics, "notes": found.notes})
+        print_json(
+            {"benchmark": name, "model": model, "metrics": found.metrics, "notes": found.notes, "failed": failed}
+        )
     else:
         if found.metrics:
             print_table(["metric", "value"], [[key, _shown(value)] for key, value in found.metrics.items()])
         for note in found.notes:
             typer.echo(note)
-    for key, error in found.failed.items():
+        for path in found.files:
+            typer.echo(f"wrote {path}")
+    for key, error in failed.items():
         typer.echo(f"error: {key}: {error}", err=True)
-    finish(len(found.failed), len(found.shown))
+    finish(len(failed) + bad, len(found.shown) + bad)
 
 
-def _records(source: Any) -> Any:
-    """The records of a source, in order; what cannot be read gets its line."""
+def _records(source: Any) -> tuple[list[Any], int]:
+    """The records of a source, in order, and how many could not be read: those get their line."""
     from openblip.data.records import Record
     from openblip.data.tables import Source
 
@@ -294,7 +308,8 @@ def _records(source: Any) -> Any:
     for one in found:
         if not isinstance(one, Record):
             typer.echo(f"error: {one}", err=True)
-    return [one for one in found if isinstance(one, Record)]
+    records = [one for one in found if isinstance(one, Record)]
+    return records, len(found) - len(records)
 
 
 @contextmanager

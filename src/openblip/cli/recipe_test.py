@@ -51,16 +51,16 @@ def evaluate(
     ] = None,
     out: Annotated[
         Path | None,
-        typer.Option("--out", show_default="none", help="File for the metrics or the predictions, as JSON."),
+        typer.Option("--out", show_default="none", help="JSON file for the predictions or the metrics."),
     ] = None,
-    out_item: Annotated[str, typer.Option("--out-item", help="What --out holds: metrics or pred.")] = "metrics",
+    out_item: Annotated[str, typer.Option("--out-item", help="What --out holds: pred or metrics.")] = "pred",
     cfg_options: Annotated[
         list[str] | None,
         typer.Option(
             "--cfg-options",
             metavar="KEY=VALUE",
             show_default="none",
-            help="data=DIR, protocol=NAME, benchmark=NAME, limit=N.",
+            help="data=DIR, protocol=NAME, benchmark=NAME, limit=N; once for each.",
         ),
     ] = None,
     amp: Annotated[bool, typer.Option("--amp", help="Compute in half precision.")] = False,
@@ -74,10 +74,12 @@ def evaluate(
 
     \b
     Example:
-      openblip test blip-base_8xb32_caption blip-base_3rdparty_caption --cfg-options data=coco --out metrics.json
+      openblip test blip-base_8xb32_caption blip-base_3rdparty_caption --cfg-options data=coco --out captions.json
     """
     if out_item not in ("metrics", "pred"):
         raise typer.BadParameter(f"--out-item is metrics or pred, not {out_item!r}")
+    if out is not None and out.suffix in (".pkl", ".pickle"):
+        raise typer.BadParameter(f"--out {out}: results are written as JSON; name it .json")
     settings = _settings(cfg_options or [])
     name, preset = _benchmark(recipe, settings)
 
@@ -86,6 +88,8 @@ def evaluate(
     from openblip.evaluation.protocols.base import need_files
 
     protocol, data = protocols.find(name), Path(settings.get("data", "data"))
+    if out is not None and out_item == "pred" and protocol.task == "match" and name != "visdial":
+        raise typer.BadParameter("--out of retrieval takes --out-item metrics; its rankings go to --work-dir")
     need_files(protocol, data, protocol.preset(preset))
     blip = o.load(checkpoint, device, "torch", "bf16" if amp else "fp32", None, None, None, offline)
 
@@ -138,7 +142,7 @@ def _settings(pairs: list[str]) -> dict[str, Any]:
         if not separator or key not in ("data", "protocol", "benchmark", "limit"):
             raise typer.BadParameter(f"--cfg-options {pair!r}: data=DIR, protocol=NAME, benchmark=NAME or limit=N")
         found[key] = value
-    if not found.get("limit", "1").isdigit():
+    if not found.get("limit", "1").isdecimal():
         raise typer.BadParameter(f"limit is a number, not {json.dumps(found['limit'])}")
     return found
 

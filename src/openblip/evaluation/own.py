@@ -9,19 +9,27 @@ from openblip.data.records import FilePicture
 from openblip.errors import EvaluationError
 from openblip.evaluation.protocols.base import AnswerPreset, CaptionPreset, Item, Items, Preset, RetrievalPreset
 
+KINDS = ("caption", "vqa", "retrieval")
+PEOPLE = 10  # who answered each question of VQA
+
 
 def own_items(source: Iterable[Any], kind: str = "") -> tuple[Items, Preset]:
     """Items of a user's own records, and the settings: captions if they have them, else questions with answers.
 
-    ``kind`` is "caption", "vqa" or "retrieval"; "" takes what the records have. Answers are judged leave-one-out where
-    several people gave them, else they have to be equal after normalisation.
+    ``kind`` is "caption", "vqa" or "retrieval"; "" takes what the records have. Where every question has ten answers
+    they are judged as those of VQA, each left out in turn. Where one has fewer, an answer is right that equals any of
+    them after normalisation: of one answer, or of two that differ, leaving one out would leave none to agree with.
     """
     records = list(source)
     for record in records:
         if not isinstance(record.pictures[0], FilePicture):
             raise EvaluationError(f"{record.address}: pictures have to be files of their own to be evaluated")
+        if len(record.pictures) > 1:
+            raise EvaluationError(
+                f"{record.address}: {len(record.pictures)} pictures; one's own sets are about one each"
+            )
     kind = kind or ("caption" if any(record.captions for record in records) else "vqa")
-    if kind not in ("caption", "vqa", "retrieval"):
+    if kind not in KINDS:
         raise EvaluationError(f"a set of one's own is for caption, vqa or retrieval, not {kind!r}")
     items, settings = _questions(records) if kind == "vqa" else _captions(records, kind)
     if not items:
@@ -49,5 +57,5 @@ def _questions(records: list[Any]) -> tuple[Items, Preset]:
         for n, one in enumerate(record.questions)
         if one.answers
     ]
-    rule: Literal["official", "exact"] = "official" if any(len(item.answers) > 1 for item in items) else "exact"
+    rule: Literal["official", "exact"] = "official" if all(len(item.answers) == PEOPLE for item in items) else "exact"
     return items, AnswerPreset(split="own", files=(), count=len(items), inference="generate", rule=rule)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from openblip.blip import Blip
-from openblip.checkpoints import published
+from openblip.checkpoints import bundle, published
 from openblip.errors import EvaluationError
 from openblip.evaluation import files, journal
 from openblip.evaluation.own import own_items
@@ -56,10 +56,16 @@ def run(
     predictions or rankings, of the metrics, and of the file for the official server. ``notify`` is told how much is
     done, of how much.
 
-    Raises :class:`EvaluationError` for missing or broken files, :class:`UnsupportedTask` for a model of another task.
+    Raises :class:`EvaluationError` for missing or broken files, or for no ``out`` where only a server can score,
+    :class:`UnsupportedTask` for a model of another task.
     """
     chosen = protocol.preset(preset)
     need_files(protocol, data, chosen)
+    if _by_server(chosen) and out is None:
+        raise EvaluationError(
+            f"{protocol.title}, {chosen.split}: answers are scored by the server alone; say in which folder to put the "
+            "file for it (out, or --out)"
+        )
     items = protocol.read(data, chosen)
     whole = len(items) == chosen.count and limit is None
     items = items[:limit] if limit is not None else items
@@ -67,11 +73,10 @@ def run(
         raise EvaluationError(f"{protocol.title}: no items in {data}")
     key = {"benchmark": protocol.name, "preset": preset, **_model(blip, protocol.task, out), **_settings(chosen)}
     found = evaluate(blip, items, chosen, data=data, key=key, out=out, java=java, notify=notify)
-    notes = [f"{protocol.title}, {chosen.split}, preset {preset}, {len(items)} items"]
-    notes += found.notes
-    notes += comparison(chosen, blip.name, found.metrics, whole=whole and not found.failed)
-    if isinstance(chosen, AnswerPreset) and not chosen.rule:
-        notes.append(f"answers are scored by the server: send it {protocol.result}")
+    notes = [f"{protocol.title}, {chosen.split}, preset {preset}, {len(items)} items", *found.notes]
+    notes += comparison(
+        chosen, _checkpoint(blip, protocol.task), found.metrics, whole=whole and not found.failed
+    ) + _about_the_server(protocol, chosen, found)
     made = list(found.files)
     if out is not None:
         if protocol.server is not None:
@@ -143,6 +148,22 @@ def run_own(
     return replace(found, notes=[f"{len(items)} items of one's own", *found.notes], files=made)
 
 
+def _by_server(preset: Preset) -> bool:
+    """Whether only a server can score: there are no answers."""
+    return isinstance(preset, AnswerPreset) and not preset.rule
+
+
+def _about_the_server(protocol: Protocol, preset: Preset, found: Evaluated) -> list[str]:
+    """What is to be done with the file for the official server."""
+    if protocol.server is None:
+        return []
+    if found.failed:
+        return [
+            f"{protocol.result} lacks the {len(found.failed)} items that failed, and servers want all: run it again"
+        ]
+    return [f"answers are scored by the server: send it {protocol.result}"] if _by_server(preset) else []
+
+
 def comparison(preset: Preset, model: str, metrics: Mapping[str, float | None], *, whole: bool) -> list[str]:
     """Published scores beside ours, or "not comparable" and why."""
     known = published.find(model)
@@ -171,8 +192,28 @@ def _ours(name: str, value: float | None) -> str:
 
 
 def _model(blip: Blip, task: Task, out: Path | None) -> dict[str, str]:
-    """What predicts; where predictions are kept, by the content of its files, as those in a folder may change."""
-    return {"model": blip.name, **({"weights": fingerprint(blip.name, [task])[task]} if out is not None else {})}
+    """What predicts; where predictions are kept, by the content of its files, as those in a folder may change.
+
+    Engines that compute in fp32 say the same. Others differ a little, so that theirs are not to be mixed.
+    """
+    named = {"model": blip.name, "precision": blip.precision}
+    if blip.precision != "fp32":
+        named["engine"] = blip.engine
+    if out is not None:
+        named["weights"] = fingerprint(blip.name, [task])[task]
+    return named
+
+
+def _checkpoint(blip: Blip, task: Task) -> str:
+    """What a model is called: the published name of a file, a folder or a bundle's member, if it has one, or its own.
+
+    A file that exists comes before a published name, as in loading.
+    """
+    found = bundle.find(blip.name)
+    name = found.models.get(task, blip.name) if found is not None else blip.name
+    path = Path(name).expanduser()
+    entry = published.identify(path) if path.exists() else published.find(name)
+    return entry.name if entry is not None else blip.name
 
 
 def _settings(preset: Preset) -> dict[str, Any]:
