@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from openblip.errors import EvaluationError
-from openblip.evaluation.metrics.answers import Reference, direct, exact, normalize, official, score, shortcut
+from openblip.evaluation.metrics.answers import Reference, direct, exact, lavis, normalize, official, score, shortcut
 
 
 @pytest.mark.parametrize(
@@ -16,6 +16,7 @@ from openblip.evaluation.metrics.answers import Reference, direct, exact, normal
 def test_people_who_agree(agreeing: int, left_out: float, short: float) -> None:
     answers = ["cat"] * agreeing + [f"other {i}" for i in range(10 - agreeing)]
     assert official("cat", answers) == pytest.approx(left_out)
+    assert lavis("cat", answers) == pytest.approx(left_out)
     assert shortcut("cat", answers) == pytest.approx(short)
     assert direct("cat", answers) == pytest.approx(short)
 
@@ -62,6 +63,31 @@ def test_agreement_of_all_leaves_both_sides_as_they_are() -> None:
     assert official("the cat", ["cat"] * 10) == 0
     assert official("the cat", ["the cat"] * 10) == 1
     assert official("the cat", ["cat"] * 9 + ["dog"]) == 1
+
+
+@pytest.mark.parametrize(
+    ("said", "answers", "worth"),
+    [
+        ("The cat.", ["cat"] * 10, 1),  # a prediction is normalised even where all agree
+        ("the cat", ["the cat"] * 10, 0),  # and then differs from what they agree on
+        ("cat", ["cat."] * 10, 0),  # which nothing is taken from
+        ("cat", ["cat."] * 9 + ["dog"], 1),  # where they disagree, punctuation is
+        ("cat", ["Cat"] * 9 + ["dog"], 0),  # and nothing else: neither capitals,
+        ("two", ["two"] * 9 + ["dog"], 0),  # nor number words, of which the prediction's is "2"
+        (
+            "two",
+            ["2"] * 2 + ["two"] * 8,
+            0.6,
+        ),  # eight find two others who said 2, two find one: (8 x 2/3 + 2 x 1/3) / 10
+        ("dont know", ["don't know"] * 9 + ["dont know"], 1),
+        ("dont know", ["dont know"] * 9 + ["no"], 0),
+        ("cat", ["cat "] * 9 + ["dog"], 0),  # nor the space at an end
+        ("red-white", ["red/white"] * 9 + ["red"], 1),
+    ],
+)
+def test_lavis_normalises_the_sides_differently(said: str, answers: list[str], worth: float) -> None:
+    assert lavis(said, answers) == pytest.approx(worth)
+    assert score({1: said}, {1: Reference(answers)}, "lavis").accuracy == pytest.approx(worth)
 
 
 def test_other_rules() -> None:

@@ -25,17 +25,17 @@ from openblip.evaluation.protocols.videos import VideoAnswerPreset, VideoRetriev
 from openblip.evaluation.protocols.visdial import DialogPreset
 from tests.evaluation import evaluation_toys as toys
 
-# Split, items of the whole split, lengths and repetition penalty, as the references have them.
+# Split, items of the whole split, lengths, repetition penalty and the images scored, as the references have them.
 CAPTIONS = {
-    ("coco-caption", "paper"): ("Karpathy test", 5000, 20, 5, 1.0),
-    ("coco-caption", "lavis"): ("Karpathy test", 5000, 20, 5, 1.15),
-    ("coco-caption", "mmpretrain"): ("Karpathy val", 5000, 20, 2, 1.0),
-    ("nocaps", "paper"): ("val", 4500, 20, 5, 1.1),
-    ("nocaps", "lavis"): ("val", 4500, 20, 5, 1.15),
-    ("nocaps", "mmpretrain"): ("val", 4500, 20, 2, 1.0),
-    ("flickr30k-caption", "paper"): ("Karpathy test", 1000, 20, 5, 1.0),
-    ("flickr30k-caption", "lavis"): ("Karpathy test", 1000, 20, 5, 1.15),
-    ("flickr30k-caption", "mmpretrain"): ("Karpathy test", 1000, 20, 2, 1.0),
+    ("coco-caption", "paper"): ("Karpathy test", 5000, 20, 5, 1.0, "all"),
+    ("coco-caption", "lavis"): ("Karpathy test", 5000, 20, 5, 1.15, "all"),
+    ("coco-caption", "mmpretrain"): ("Karpathy val", 5000, 20, 2, 1.0, "predicted"),
+    ("nocaps", "paper"): ("val", 4500, 20, 5, 1.1, "all"),
+    ("nocaps", "lavis"): ("val", 4500, 20, 5, 1.15, "all"),
+    ("nocaps", "mmpretrain"): ("val", 4500, 20, 2, 1.0, "predicted"),
+    ("flickr30k-caption", "paper"): ("Karpathy test", 1000, 20, 5, 1.0, "all"),
+    ("flickr30k-caption", "lavis"): ("Karpathy test", 1000, 20, 5, 1.15, "all"),
+    ("flickr30k-caption", "mmpretrain"): ("Karpathy test", 1000, 20, 2, 1.0, "predicted"),
 }
 # Split, items, inference, list of answers, scoring, punctuation taken from questions; of videos, frames.
 ANSWERS = {
@@ -43,7 +43,7 @@ ANSWERS = {
     ("vqa-v2", "lavis"): ("test2015", 447_793, "rank", "answer_list.json", "", False),
     ("vqa-v2", "mmpretrain"): ("test2015", 447_793, "rank", "answer_list.json", "", True),
     ("okvqa", "paper"): ("val2014", 5046, "rank", "answer_list.json", "official", False),
-    ("okvqa", "lavis"): ("val2014", 5046, "rank", "okvqa_answer_list_train.json", "official", False),
+    ("okvqa", "lavis"): ("val2014", 5046, "rank", "okvqa_answer_list_train.json", "lavis", False),
     ("okvqa", "mmpretrain"): ("val2014", 5046, "generate", "", "mmpretrain", True),
     ("aokvqa", "paper"): ("val", 1145, "rank", "specialized_vocab_train.json", "direct", False),
     ("aokvqa", "lavis"): ("val", 1145, "rank", "specialized_vocab_train.json", "direct", False),
@@ -57,15 +57,18 @@ ANSWERS = {
     },
     ("ocr-vqa", "mmpretrain"): ("test", 100_037, "generate", "", "exact", True),
 }
-# Split, items, shortlist, words; of videos, frames.
+# Split, items, shortlist, words, punctuation taken from texts; of videos, frames.
 RETRIEVAL = {
-    ("coco-retrieval", "paper"): ("Karpathy test", 5000, 256, 30),
-    ("coco-retrieval", "lavis"): ("Karpathy test", 5000, 256, 50),
-    ("coco-retrieval", "mmpretrain"): ("Karpathy val", 5000, 256, 50),
-    ("flickr30k-retrieval", "paper"): ("Karpathy test", 1000, 128, 30),
-    ("flickr30k-retrieval", "lavis"): ("Karpathy test", 1000, 128, 50),
-    ("flickr30k-retrieval", "mmpretrain"): ("Karpathy test", 1000, 256, 50),
-    **{("msrvtt-retrieval", preset): ("1k test", 1000, 128, 40, 8) for preset in ("paper", "lavis", "mmpretrain")},
+    ("coco-retrieval", "paper"): ("Karpathy test", 5000, 256, 30, False),
+    ("coco-retrieval", "lavis"): ("Karpathy test", 5000, 256, 50, False),
+    ("coco-retrieval", "mmpretrain"): ("Karpathy val", 5000, 256, None, True),
+    ("flickr30k-retrieval", "paper"): ("Karpathy test", 1000, 128, 30, False),
+    ("flickr30k-retrieval", "lavis"): ("Karpathy test", 1000, 128, 50, False),
+    ("flickr30k-retrieval", "mmpretrain"): ("Karpathy test", 1000, 256, None, True),
+    **{
+        ("msrvtt-retrieval", preset): ("1k test", 1000, 128, 40, False, 8)
+        for preset in ("paper", "lavis", "mmpretrain")
+    },
     **{("visdial", preset): ("val", 20_640, 256) for preset in ("paper", "lavis", "mmpretrain")},  # and tokens
 }
 
@@ -73,7 +76,7 @@ RETRIEVAL = {
 # Split, items, words, first token, cleaned.
 STATEMENTS = {
     ("nlvr2", "paper"): ("test-P", 6967, 40, "enc", True),
-    ("nlvr2", "lavis"): ("test-P", 6967, 40, "enc", True),
+    ("nlvr2", "lavis"): ("test-P", 6967, 50, "enc", True),
     ("nlvr2", "mmpretrain"): ("dev", 6982, 40, "cls", False),
 }
 
@@ -92,16 +95,17 @@ def test_every_row_s_preset() -> None:
         for preset, one in protocol.presets.items():
             row: tuple[Any, ...] = ()
             if isinstance(one, CaptionPreset):
-                row = (one.max_length, one.min_length, one.repetition_penalty)
+                row = (one.max_length, one.min_length, one.repetition_penalty, one.ids)
                 assert (one.beams, one.prompt, one.max_new_tokens) == (3, "a picture of ", 16)
                 assert one.min_new_tokens == {5: 1, 2: 0}[one.min_length]  # four tokens are the prompt's
             elif isinstance(one, AnswerPreset):
                 row = (one.inference, one.answer_list, one.rule, one.bare)
                 assert (one.k, one.smoothing, one.beams, one.max_length, one.min_length) == (128, 0.1, 3, 10, 1)
                 assert one.max_words == 50
+                assert one.bare_answers == ((name, preset) == ("ocr-vqa", "mmpretrain"))
             elif isinstance(one, RetrievalPreset):
-                row = (one.k, one.max_words)
-                assert (one.max_tokens, one.first_token) == (35, "enc")
+                row = (one.k, one.max_words, one.bare)
+                assert one.max_tokens == 35
             elif isinstance(one, ComparePreset):
                 row = (one.max_words, one.first_token, one.clean)
             elif isinstance(one, GroundPreset):
@@ -140,6 +144,8 @@ def test_coco(tmp_path: Path) -> None:
     items = read("coco-retrieval", tmp_path)
     assert [item.texts[0] for item in items] == ["a man on a horse", "two dogs"]
     assert read("coco-caption", toys.coco(tmp_path, "val"), "mmpretrain")[0].id == 7
+    toys.put(tmp_path / "coco_karpathy_val.json", [{"image": "val2014/COCO_val2014_000000000003.jpg"}])
+    assert [item.id for item in read("coco-caption", tmp_path, "mmpretrain")] == [3]  # references alone are passed over
     server = protocols.find("coco-caption").server
     assert server is not None
     assert server({7: "a horse"}) == [{"image_id": 7, "caption": "a horse"}]

@@ -316,6 +316,32 @@ def test_few_answers_are_right_and_ten_are_left_out_in_turn(blip: Blip, tmp_path
     assert accuracy(ten, [said]) == 1, "not ten of every question"
 
 
+def test_an_item_that_changed_is_not_answered_by_what_was_said_before(blip: Blip, tmp_path: Path) -> None:
+    """Another picture or question under an id is computed anew, others are not; another list of answers is refused."""
+    for n in range(2):
+        toy_image(n).save(tmp_path / f"{n}.png")
+    file, out = tmp_path / "my.jsonl", tmp_path / "out"
+
+    def said(*rows: tuple[int, str]) -> tuple[list[str], int]:
+        lines = [{"image": f"{n}.png", "question": question, "answers": ["x"]} for n, question in rows]
+        file.write_text("".join(f"{json.dumps(line)}\n" for line in lines))
+        found = evaluation.run_own(blip, open_source(str(file)), out=out)  # type: ignore[arg-type]
+        return list(found.predictions.values()), len((out / "predictions.jsonl").read_text().splitlines()) - 1
+
+    first, second = (blip.ask(str(tmp_path / f"{n}.png"), "what is it?").text for n in range(2))
+    other = blip.ask(str(tmp_path / "1.png"), "how many?").text
+    assert said((0, "what is it?"), (1, "what is it?")) == ([first, second], 2)
+    assert said((0, "what is it?"), (1, "how many?")) == ([first, other], 3)
+    assert said((1, "what is it?"), (1, "how many?")) == ([second, other], 4)
+    assert said((0, "what is it?"), (1, "what is it?")) == ([first, second], 4), "both are still known"
+    toys.okvqa(tmp_path / "okvqa")
+    run("okvqa", blip, tmp_path / "okvqa", out=tmp_path / "ranked", preset="lavis")
+    listed = next((tmp_path / "okvqa").glob("*answer_list*"))
+    listed.write_text(json.dumps([*json.loads(listed.read_text()), "zebra"]))
+    with pytest.raises(EvaluationError, match="of another model, preset or set"):
+        run("okvqa", blip, tmp_path / "okvqa", out=tmp_path / "ranked", preset="lavis")
+
+
 def test_two_pictures_of_one_record_are_refused(blip: Blip, tmp_path: Path) -> None:
     row = {"images": ["0.png", "0.png"], "captions": ["a dog"]}
     toy_image(0).save(tmp_path / "0.png")

@@ -64,7 +64,7 @@ def vqa(
     references: References,
     per_item: PerItem = None,
     rule: Annotated[
-        str, typer.Option("--rule", help="official, mmpretrain, direct (A-OKVQA) or exact (one right answer).")
+        str, typer.Option("--rule", help="official, lavis, mmpretrain, direct (A-OKVQA) or exact (any given).")
     ] = "official",
     json: Json = False,
 ) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, replace
+from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
@@ -101,6 +102,8 @@ def evaluate(
     notify: Notify = _silent,
 ) -> Evaluated:
     """Predict and score items by a preset, whatever benchmark they are of."""
+    if isinstance(preset, AnswerPreset) and preset.inference == "rank":
+        key = {**key, "answers": _digest(data / preset.answer_list)}
 
     def predicted(predict: Predict) -> Predicted:
         return journal.fill(out / PREDICTIONS if out is not None else None, key, items, predict, notify)
@@ -214,6 +217,11 @@ def _checkpoint(blip: Blip, task: Task) -> str:
     path = Path(name).expanduser()
     entry = published.identify(path) if path.exists() else published.find(name)
     return entry.name if entry is not None else blip.name
+
+
+def _digest(path: Path) -> str:
+    """Of a file's content, nothing if it is not there: what it was read for tells that."""
+    return blake2b(path.read_bytes(), digest_size=8).hexdigest() if path.is_file() else ""
 
 
 def _settings(preset: Preset) -> dict[str, Any]:

@@ -6,6 +6,7 @@ Shapes: I images, T texts.
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
@@ -19,7 +20,7 @@ from torch import Tensor
 from openblip.errors import InputError, OpenBlipError
 from openblip.evaluation.store import Store
 from openblip.inputs import ahead, chunks
-from openblip.preprocess.text import clean_caption
+from openblip.preprocess.text import clean_caption, clean_expression
 from openblip.runner import TEXT_ROWS, Runner, Texts, by_length, in_a_row
 
 UNSCORED = -100.0  # of what is on no shortlist
@@ -48,9 +49,16 @@ def rankings(scores: NDArray[np.float32]) -> list[list[int]]:
     return found
 
 
-def texts_as_ids(runner: Runner, texts: Iterable[str], max_words: int, max_tokens: int) -> Texts:
-    """Texts cleaned and cut as a protocol says; ids from [CLS] to [SEP]."""
-    cleaned = (clean_caption(text, max_words) for text in texts)
+def texts_as_ids(
+    runner: Runner, texts: Iterable[str], max_words: int | None, max_tokens: int, *, bare: bool = False
+) -> Texts:
+    """Texts cleaned and cut as a protocol says; ids from [CLS] to [SEP].
+
+    ``bare`` texts are without any punctuation and have all their words, as in mmpretrain. Without ``max_words`` others
+    have all of theirs too.
+    """
+    words = sys.maxsize if max_words is None else max_words
+    cleaned = (clean_expression(text) if bare else clean_caption(text, words) for text in texts)
     rows = (runner.tokenizer.encode([text], "cls", max_length=max_tokens).ids[0].tolist() for text in cleaned)
     return Texts(list(rows))
 

@@ -1,7 +1,8 @@
 """Answers judged as the VQA benchmarks do: by what ten people said, after both sides are made comparable.
 
 Sources: Antol et al. 2015 and the evaluation code of the VQA challenge (``vqaEval.py``), its mistakes included, since
-published numbers have them; mmpretrain's ``VQAAcc``; A-OKVQA's ``load_aokvqa`` example.
+published numbers have them; LAVIS's copy of an older form of it (``vqa_tools``); mmpretrain's ``VQAAcc``; A-OKVQA's
+``load_aokvqa`` example.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from typing import Any, Literal
 
 from openblip.evaluation.metrics.ids import check_ids
 
-Rule = Literal["official", "mmpretrain", "direct", "exact"]
+Rule = Literal["official", "lavis", "mmpretrain", "direct", "exact"]
 
 
 @dataclass(frozen=True)
@@ -41,8 +42,9 @@ def score(predictions: Mapping[Any, str], references: Mapping[Any, Reference], r
     """Judge one answer per question.
 
     ``rule``: "official" (VQAv2, OK-VQA: each person left out in turn, at least three of the others agreeing is right),
-    "mmpretrain" (its shortcut, at least three of all, which is higher), "direct" (A-OKVQA: the shortcut on the strings
-    as they are) or "exact" (the first answer, after normalisation: OCR-VQA and the video sets).
+    "lavis" (the same, but what is compared is normalised otherwise, see :func:`lavis`), "mmpretrain" (its shortcut, at
+    least three of all, which is higher), "direct" (A-OKVQA: the shortcut on the strings as they are) or "exact" (the
+    first answer, after normalisation: OCR-VQA and the video sets).
 
     Raises :class:`EvaluationError` for a missing or unknown question.
     """
@@ -68,6 +70,22 @@ def official(prediction: str, answers: Sequence[str]) -> float:
     if len(set(answers)) > 1:
         prediction = _words(_unpunctuated(prediction))
         answers = [_words(_unpunctuated(answer)) for answer in answers]
+    return _leave_one_out(prediction, answers)
+
+
+def lavis(prediction: str, answers: Sequence[str]) -> float:
+    """LAVIS's accuracy of one answer, leave-one-out.
+
+    The prediction is always normalised in full, but people's answers lose their punctuation only, and only where they
+    disagree: "2" never matches their "two", nor anything their "the cat", and "cat" does not match "Cat".
+    """
+    if len(set(answers)) > 1:
+        answers = [_unpunctuated(answer) for answer in answers]
+    return _leave_one_out(normalize(prediction), answers)
+
+
+def _leave_one_out(prediction: str, answers: Sequence[str]) -> float:
+    """The mean, over people, of min(1, agreeing others / 3), of texts as they are."""
     agreeing = Counter(answers)[prediction]
     each = [min(1.0, (agreeing - (answer == prediction)) / 3) for answer in answers]
     return fsum(each) / len(each)
@@ -90,7 +108,7 @@ def exact(prediction: str, answers: Sequence[str]) -> float:
 
 
 _RULES: dict[str, Callable[[str, Sequence[str]], float]] = {
-    "official": official, "mmpretrain": shortcut, "direct": direct, "exact": exact,
+    "official": official, "lavis": lavis, "mmpretrain": shortcut, "direct": direct, "exact": exact,
 }  # fmt: skip
 RULES = tuple(_RULES)
 

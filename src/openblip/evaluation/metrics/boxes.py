@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import fsum
+from sys import float_info
 from typing import Any
 
 from openblip.errors import EvaluationError
@@ -25,10 +26,11 @@ class BoxScores:
 def score(predictions: Mapping[Any, BoxEdges], references: Mapping[Any, BoxEdges], threshold: float = 0.5) -> BoxScores:
     """Judge one box per expression. Raises :class:`EvaluationError` for a missing or unknown id, or a box that is none.
 
-    As mmpretrain's ``VisualGroundingMetric``: plain areas without "+1", the threshold itself is a hit.
+    A predicted box without any area scores 0; one that is reversed, and a reference without area, is an error. As
+    mmpretrain's ``VisualGroundingMetric``: plain areas without "+1", the threshold itself is a hit.
     """
     check_ids(predictions, references)
-    items = {key: iou(_box(key, predictions[key]), _box(key, box)) for key, box in references.items()}
+    items = {key: iou(_box(key, predictions[key], "box"), _reference(key, box)) for key, box in references.items()}
     hits = sum(value >= threshold for value in items.values())
     return BoxScores(hits / len(items), fsum(items.values()) / len(items), items)
 
@@ -46,8 +48,23 @@ def _area(box: BoxEdges) -> float:
     return max(0.0, box[2] - box[0]) * max(0.0, box[3] - box[1])
 
 
-def _box(key: object, box: BoxEdges) -> list[float]:
-    numbers = isinstance(box, Sequence) and all(isinstance(edge, int | float) and edge == edge for edge in box)
-    if not numbers or len(box) != 4:
-        raise EvaluationError(f"the box of id {key!r} is not four numbers: {box!r}")
-    return list(map(float, box))
+def _finite(edge: float) -> bool:
+    return not isinstance(edge, bool) and abs(edge) <= float_info.max  # math.isfinite fails on a huge integer
+
+
+def _reference(key: object, box: BoxEdges) -> list[float]:
+    edges = _box(key, box, "reference box")
+    if not _area(edges):
+        raise EvaluationError(f"the reference box of id {key!r} has no area: {box!r}")
+    return edges
+
+
+def _box(key: object, box: BoxEdges, name: str) -> list[float]:
+    """The edges as numbers. Raises :class:`EvaluationError`, which calls the box ``name``, where they are none."""
+    listed = isinstance(box, Sequence) and len(box) == 4
+    if not listed or not all(isinstance(edge, int | float) and _finite(edge) for edge in box):
+        raise EvaluationError(f"the {name} of id {key!r} is not four numbers: {box!r}")
+    left, top, right, bottom = edges = list(map(float, box))
+    if right < left or bottom < top:
+        raise EvaluationError(f"the {name} of id {key!r} is reversed: {box!r} is not left, top, right, bottom")
+    return edges

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from openblip.errors import EvaluationError
-from openblip.evaluation.metrics.ids import check_ids
+from openblip.evaluation.metrics.ids import check_ids, other_kind
 
 KS = (1, 5, 10)
 
@@ -57,9 +57,11 @@ def from_matrix(scores: NDArray[np.floating[Any]], right: Sequence[Sequence[int]
 def from_lists(found: Mapping[Any, Sequence[Any]], right: Mapping[Any, Sequence[Any]]) -> RecallScores:
     """Scores from the ids found for each query, the best first. What is not in the list counts as never found.
 
-    Raises :class:`EvaluationError` for a missing or unknown query, or an id that is listed twice.
+    Raises :class:`EvaluationError` for a missing or unknown query, an id that is listed twice, or ids that the two
+    sides write differently, as "1" and 1: nothing could be found by them.
     """
     check_ids(found, right)
+    _check_kinds(found, right)
     ranks = {}
     for query, wanted in right.items():
         if len(set(found[query])) < len(found[query]):
@@ -67,6 +69,15 @@ def from_lists(found: Mapping[Any, Sequence[Any]], right: Mapping[Any, Sequence[
         places = [i for i, item in enumerate(found[query], 1) if item in set(wanted)]
         ranks[query] = places[0] if places else NEVER
     return from_ranks(ranks)
+
+
+def _check_kinds(found: Mapping[Any, Sequence[Any]], right: Mapping[Any, Sequence[Any]]) -> None:
+    wanted = {item for items in right.values() for item in items}
+    spelled = {str(item): item for item in wanted}
+    for query, listed in found.items():
+        for item in listed:
+            if item not in wanted and str(item) in spelled:
+                raise EvaluationError(f"id {query!r} lists {item!r}: {other_kind(item, spelled[str(item)])}")
 
 
 NEVER = 1_000_000_000

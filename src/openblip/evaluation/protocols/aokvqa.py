@@ -8,7 +8,7 @@ from typing import Any
 
 from openblip.evaluation import files
 from openblip.evaluation.protocols.base import AnswerPreset, Item, Items, Preset, Protocol, Score, image_file
-from openblip.evaluation.protocols.readers import fields
+from openblip.evaluation.protocols.readers import fields, some_texts
 
 FILES = ("aokvqa_v1p0_val.json", "specialized_vocab_train.json")
 # The paper (Schwenk et al. 2022) says 17.1K, 1.1K and 6.7K to train, validate and test, the hub's viewer of
@@ -23,7 +23,7 @@ def read(folder: Path, preset: Preset) -> Items:
             where, entry, question=str, image_id=int, question_id=str, direct_answers=list
         )
         picture = image_file(folder, f"{image:012d}.jpg", "val2017", "images")
-        items.append(Item(key, picture, question=question, answers=tuple(map(str, said))))
+        items.append(Item(key, picture, question=question, answers=some_texts(where, "direct_answers", said)))
     return items
 
 

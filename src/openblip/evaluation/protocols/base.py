@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import wraps
 from pathlib import Path
 from typing import Any, Literal, TypeAlias, get_args
 
@@ -17,6 +18,7 @@ from openblip.model.config import Task
 
 PresetName = Literal["paper", "lavis", "mmpretrain"]
 PRESETS: tuple[PresetName, ...] = get_args(PresetName)
+PROMPT = "a picture of "  # how published captioners begin
 
 
 @dataclass(frozen=True)
@@ -41,13 +43,19 @@ class Preset:
 
 @dataclass(frozen=True, kw_only=True)
 class CaptionPreset(Preset):
-    """Beam search; lengths count [DEC] and the prompt, four tokens together, as the originals count them."""
+    """Beam search; lengths count [DEC] and the prompt, four tokens together, as the originals count them.
+
+    ``prompt`` begins every caption, and is no part of the text; ``None`` is the checkpoint's own. ``ids`` are the
+    images that are scored: "all" that the references have, each of which needs a picture, or those "predicted" alone,
+    as in mmpretrain.
+    """
 
     beams: int = 3
     max_length: int = 20
     min_length: int = 5
     repetition_penalty: float = 1.0
-    prompt: str = "a picture of "
+    prompt: str | None = None
+    ids: Literal["all", "predicted"] = "all"
 
     @property
     def max_new_tokens(self) -> int:
@@ -62,7 +70,8 @@ class CaptionPreset(Preset):
 class AnswerPreset(Preset):
     """``inference`` ranks the ``answer_list`` (a file) in two steps, or generates; ``rule`` scores, "" by a server.
 
-    ``bare`` removes every punctuation mark from questions, as mmpretrain does.
+    Questions keep ``max_words``; those that are ``bare`` lose every punctuation mark, as in mmpretrain, and
+    ``bare_answers`` takes them from people's answers too, though not from predictions.
     """
 
     inference: Literal["rank", "generate"]
@@ -75,16 +84,20 @@ class AnswerPreset(Preset):
     min_length: int = 1
     max_words: int = 50
     bare: bool = False
+    bare_answers: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
 class RetrievalPreset(Preset):
-    """ITC takes a shortlist of ``k``, ITM re-ranks it; texts of at most ``max_words`` and ``max_tokens``."""
+    """ITC takes a shortlist of ``k``, ITM re-ranks it behind [ENC]; texts of at most ``max_words`` and ``max_tokens``.
+
+    ``bare`` texts lose every punctuation mark, as in mmpretrain, which does not count words (``None``).
+    """
 
     k: int
-    max_words: int
+    max_words: int | None
     max_tokens: int = 35
-    first_token: Literal["enc", "cls"] = "enc"
+    bare: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -127,7 +140,10 @@ Items: TypeAlias = list[Item]
 
 @dataclass(frozen=True)
 class Protocol:
-    """A benchmark row. ``read`` gives the items of a folder; ``published_at`` tells where the files come from."""
+    """A benchmark row. ``read`` gives the items of a folder; ``published_at`` tells where the files come from.
+
+    Whatever the reader, ``read`` raises :class:`EvaluationError` for two items of one id.
+    """
 
     name: str
     title: str
@@ -139,11 +155,33 @@ class Protocol:
     server: Callable[[Mapping[Any, str]], Any] | None = None  # what that file holds; there is no server for retrieval
     notes: tuple[str, ...] = field(default=())
 
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "read", _each_once(self.read))
+
     def preset(self, name: str) -> Preset:
         for known, preset in self.presets.items():
             if known == name:
                 return preset
         raise EvaluationError(f"{self.name} has no preset {name!r}; it has {', '.join(self.presets)}")
+
+
+def _each_once(read: Callable[[Path, Preset], Items]) -> Callable[[Path, Preset], Items]:
+    """The reader, which then refuses an id that two items have: the one would pass for the other."""
+
+    @wraps(read)
+    def checked(folder: Path, preset: Preset) -> Items:
+        items = read(folder, preset)
+        seen: dict[Any, int] = {}
+        for number, item in enumerate(items, 1):
+            if item.id in seen:
+                raise EvaluationError(
+                    f"{folder / preset.files[0]}: id {item.id!r} is there a second time, as items {seen[item.id]} and "
+                    f"{number} of {preset.split}; every item needs an id of its own"
+                )
+            seen[item.id] = number
+        return items
+
+    return checked
 
 
 def need_files(protocol: Protocol, folder: Path, preset: Preset) -> None:

@@ -38,7 +38,8 @@ PROTOCOL = Protocol(
             files=("coco_karpathy_val.json",),
             count=5000,
             k=256,
-            max_words=50,
+            max_words=None,
+            bare=True,
             published=(
                 Score(
                     "mmpretrain",

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from openblip.evaluation import files
 from openblip.evaluation.protocols.base import (
+    PROMPT,
     CaptionPreset,
     Item,
     Items,
@@ -15,7 +16,7 @@ from openblip.evaluation.protocols.base import (
     captions_for_server,
     image_file,
 )
-from openblip.evaluation.protocols.readers import fields
+from openblip.evaluation.protocols.readers import fields, some_texts
 
 FILES = ("dataset_flickr30k.json",)
 
@@ -27,7 +28,7 @@ def read(folder: Path, preset: Preset) -> Items:
         if entry.get("split") != "test":
             continue
         key, name, sentences = fields(where, entry, imgid=int, filename=str, sentences=list)
-        texts = tuple(fields(where, sentence, raw=str)[0] for sentence in sentences)
+        texts = some_texts(where, "sentences", [fields(where, sentence, raw=str)[0] for sentence in sentences])
         items.append(Item(key, image_file(folder, name, "flickr30k-images"), texts))
     return items
 
@@ -38,13 +39,15 @@ PROTOCOL = Protocol(
     task="caption",
     published_at="cs.stanford.edu/people/karpathy/deepimagesent (dataset_flickr30k.json) and shannon.cs.illinois.edu",
     presets={
-        "paper": CaptionPreset(split="Karpathy test", files=FILES, count=1000),
-        "lavis": CaptionPreset(split="Karpathy test", files=FILES, count=1000, repetition_penalty=1.15),
+        "paper": CaptionPreset(split="Karpathy test", files=FILES, count=1000, prompt=PROMPT),
+        "lavis": CaptionPreset(split="Karpathy test", files=FILES, count=1000, prompt=PROMPT, repetition_penalty=1.15),
         "mmpretrain": CaptionPreset(
             split="Karpathy test",
             files=FILES,
             count=1000,
+            prompt=PROMPT,
             min_length=2,
+            ids="predicted",
             published=(Score("mmpretrain", ("blip-base_3rdparty_caption",), {"CIDEr": 68.89, "SPICE": 15.58}),),
         ),
     },

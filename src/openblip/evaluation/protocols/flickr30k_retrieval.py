@@ -40,7 +40,8 @@ PROTOCOL = Protocol(
             files=FILES,
             count=1000,
             k=256,
-            max_words=50,
+            max_words=None,
+            bare=True,
             published=(
                 Score(
                     "mmpretrain",

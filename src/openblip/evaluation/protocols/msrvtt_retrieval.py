@@ -10,7 +10,7 @@ from pathlib import Path
 
 from openblip.evaluation import files
 from openblip.evaluation.protocols.base import Item, Items, Preset, Protocol, Score, image_file
-from openblip.evaluation.protocols.readers import fields
+from openblip.evaluation.protocols.readers import fields, once
 from openblip.evaluation.protocols.videos import ONLY, VideoRetrievalPreset
 
 FILES = ("msrvtt_test.jsonl",)
@@ -18,8 +18,10 @@ FILES = ("msrvtt_test.jsonl",)
 
 def read(folder: Path, preset: Preset) -> Items:
     items: Items = []
+    names: set[str] = set()
     for where, entry in files.read(folder / preset.files[0]):
         name, text = fields(where, entry, clip_name=str, caption=str)
+        once(where, name, names)
         items.append(Item(len(items), image_file(folder, f"{name}.mp4", "videos", "TestVideo"), (text,)))
     return items
 

@@ -32,6 +32,8 @@ def _names(path: Path) -> dict[str, str]:
                 name, video = line.split()
             except ValueError as error:
                 raise EvaluationError(f"{path}:{number} is not the name of a clip and vidN: {line[:60]!r}") from error
+            if video in found:
+                raise EvaluationError(f"{path}:{number}: {video} is there a second time")
             found[video] = name
     return found
 

@@ -18,6 +18,10 @@ def read(folder: Path, preset: Preset) -> Items:
         key, statement, label = fields(where, entry, identifier=str, sentence=str, label=str)
         if label not in ("True", "False"):
             raise EvaluationError(f"{where}: the label is 'True' or 'False', not {label!r}")
+        if len(key.split("-")) != 4:
+            raise EvaluationError(
+                f"{where}: the identifier is split, set, pair and sentence (dev-850-0-2), not {key!r}"
+            )
         left, right = pictures(key)
         split = key.split("-", 1)[0]
         places = (split, "images")
@@ -63,6 +67,7 @@ PROTOCOL = Protocol(
             split="test-P",
             files=("test1.json",),
             count=6967,
+            max_words=50,  # the default of its text processor, which its configuration keeps
             published=(Score("LAVIS", ("model_base_nlvr",), {"accuracy": 83.25}),),
         ),
         "mmpretrain": ComparePreset(

@@ -32,7 +32,9 @@ def read(folder: Path, preset: Preset) -> Items:
         raise EvaluationError(f"{path} is not an object of books")
     items: Items = []
     for book, entry in whole.items():
-        if not isinstance(entry, dict) or entry.get("split") != TEST:
+        if not isinstance(entry, dict):
+            raise EvaluationError(f"{path}: book {book!r} is not an object")
+        if entry.get("split") != TEST:
             continue
         suffix = Path(str(entry.get("imageURL", ""))).suffix
         if suffix not in (".jpg", ".png"):
@@ -46,14 +48,21 @@ def _questions(where: str, entry: dict[str, Any], book: str, image: str) -> Item
     if not isinstance(questions, list) or not isinstance(answers, list) or len(questions) != len(answers):
         raise EvaluationError(f"{where} has not as many 'answers' as 'questions'")
     return [
-        Item(f"{book}-{i}", image, question=question, answers=(str(answer),))
+        Item(f"{book}-{i}", image, question=str(question), answers=(str(answer),))
         for i, (question, answer) in enumerate(zip(questions, answers, strict=True))
     ]
 
 
 def _preset(*published: Score, bare: bool = False) -> AnswerPreset:
     return AnswerPreset(
-        split="test", files=FILES, count=COUNT, inference="generate", rule="exact", bare=bare, published=published
+        split="test",
+        files=FILES,
+        count=COUNT,
+        inference="generate",
+        rule="exact",
+        bare=bare,
+        bare_answers=bare,
+        published=published,
     )
 
 

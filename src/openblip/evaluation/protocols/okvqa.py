@@ -34,6 +34,9 @@ def read(folder: Path, preset: Preset) -> Items:
         picture = image_file(folder, f"COCO_val2014_{image:012d}.jpg", "val2014", "images")
         kinds = said.question_type, said.answer_type
         items.append(Item(key, picture, question=question, answers=tuple(said.answers), kinds=kinds))
+    asked = {item.id for item in items}
+    if lacking := [key for key in people if key not in asked]:
+        raise EvaluationError(f"{folder / ANNOTATIONS}: question_id {lacking[0]!r} is not in {QUESTIONS}")
     return items
 
 
@@ -56,6 +59,7 @@ PROTOCOL = Protocol(
             files=(QUESTIONS, ANNOTATIONS, LIST),
             count=COUNT,
             inference="rank",
+            rule="lavis",
             answer_list=LIST,
             published=(Score("LAVIS", ("blip_okvqa",), {"accuracy": 55.4}),),
         ),

@@ -22,6 +22,7 @@ from openblip.evaluation.protocols.base import (
     Score,
     image_file,
 )
+from openblip.evaluation.protocols.readers import fields
 
 FILES = ("refs(unc).p", "instances.json")
 
@@ -35,11 +36,13 @@ def read(folder: Path, preset: Preset) -> Items:
             if ref["split"] != preset.split:
                 continue
             name, box = f"COCO_train2014_{ref['image_id']:012d}.jpg", boxes[ref["ann_id"]]
-            sentences = [(sentence["sent_id"], sentence["raw"]) for sentence in ref["sentences"]]
+            sentences = list(ref["sentences"])
         except (KeyError, TypeError, ValueError) as error:
             raise EvaluationError(f"{where} lacks or has no object for {error}") from error
         picture = image_file(folder, name, "train2014", "images")
-        items += [Item(key, picture, (text,), box=box) for key, text in sentences]
+        for sentence in sentences:
+            key, text = fields(where, sentence, sent_id=int, raw=str)
+            items.append(Item(key, picture, (text,), box=box))
     return items
 
 
@@ -52,8 +55,10 @@ def _refs(path: Path) -> list[Any]:
     try:
         with path.open("rb") as file:
             found = _PlainData(file, encoding="latin-1").load()
-    except (OSError, pickle.UnpicklingError, EOFError, ValueError, IndexError) as error:
-        raise EvaluationError(f"{path} cannot be read, or was cut off: {error}") from error
+    except Exception as error:  # a damaged pickle raises nearly anything, MemoryError and AttributeError among it
+        raise EvaluationError(
+            f"{path} cannot be read, is damaged or was cut off: {str(error) or type(error).__name__}"
+        ) from error
     if not isinstance(found, list):
         raise EvaluationError(f"{path} is not a list of expressions")
     return found
@@ -61,14 +66,14 @@ def _refs(path: Path) -> list[Any]:
 
 def _boxes(path: Path) -> dict[int, tuple[float, float, float, float]]:
     """Left, top, right and bottom by the number of the object; the file has left, top, width and height."""
-    return dict(_object(where, entry) for where, entry in files.read(path, ("annotations",)))
+    return files.unique((where, *_object(where, entry)) for where, entry in files.read(path, ("annotations",)))
 
 
 def _object(where: str, entry: dict[str, Any]) -> tuple[int, tuple[float, float, float, float]]:
     try:
         x, y, width, height = map(float, entry["bbox"])
         return int(entry["id"]), (x, y, x + width, y + height)
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise EvaluationError(f"{where} lacks 'id' or 'bbox' of four numbers") from error
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ from openblip.evaluation.metrics import answers
 from openblip.evaluation.protocols.base import AnswerPreset, Item, Items
 from openblip.evaluation.report import Shown
 from openblip.evaluation.tasks.base import Evaluated, Predict, Predicted
+from openblip.preprocess.text import clean_expression, clean_question
 
 
 def predictor(blip: Blip, preset: AnswerPreset, data: Path) -> Predict:
@@ -40,7 +40,13 @@ def options(preset: AnswerPreset, data: Path) -> dict[str, Any]:
 
 def worded(item: Item, preset: AnswerPreset) -> str:
     """The question as the preset asks it."""
-    return re.sub(r"[^\w\s]", "", item.question) if preset.bare else item.question
+    return clean_expression(item.question) if preset.bare else clean_question(item.question, preset.max_words)
+
+
+def right(item: Item, preset: AnswerPreset) -> answers.Reference:
+    """What people answered, as the preset compares it."""
+    said = [clean_expression(answer) for answer in item.answers] if preset.bare_answers else item.answers
+    return answers.Reference(said, *item.kinds)
 
 
 def _answer_list(path: Path) -> list[str]:
@@ -55,7 +61,7 @@ def scored(items: Items, predicted: Predicted, preset: AnswerPreset) -> Evaluate
     metrics: dict[str, float | None] = {}
     each: dict[Any, float] = {}
     if preset.rule:
-        people = {item.id: answers.Reference(item.answers, *item.kinds) for item in done}
+        people = {item.id: right(item, preset) for item in done}
         found = answers.score({key: predicted.texts[key] for key in people}, people, preset.rule)
         each = found.items
         metrics = {"accuracy": found.accuracy, **found.by_answer_type}

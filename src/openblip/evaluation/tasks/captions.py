@@ -17,11 +17,19 @@ def predictor(blip: Blip, preset: CaptionPreset) -> Predict:
     def predict(items: Items) -> Iterator[Any]:
         found = blip.caption(
             (item.image for item in items), beams=preset.beams, min_new_tokens=preset.min_new_tokens,
-            max_new_tokens=preset.max_new_tokens, repetition_penalty=preset.repetition_penalty,
+            max_new_tokens=preset.max_new_tokens, repetition_penalty=preset.repetition_penalty, prompt=preset.prompt,
         )  # fmt: skip
-        return (one if isinstance(one, OpenBlipError) else one.text for one in found)
+        return (one if isinstance(one, OpenBlipError) else without(preset.prompt, one.text) for one in found)
 
     return predict
+
+
+def without(prompt: str | None, text: str) -> str:
+    """The text of a caption after the prompt that it was told to begin with; one of the checkpoint's own is not there.
+
+    The originals cut off as many characters as the prompt has, which takes a letter where a word piece continues it.
+    """
+    return text.removeprefix(prompt.strip()).lstrip() if prompt else text
 
 
 def scored(items: Items, predicted: Predicted, java: bool) -> Evaluated:

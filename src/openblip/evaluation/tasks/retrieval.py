@@ -56,7 +56,7 @@ def evaluated(
     runner = blip._part("match")
     texts = [text for item in items for text in item.texts]
     owners = [number for number, item in enumerate(items) for _ in item.texts]
-    ids = two_stage.texts_as_ids(runner, texts, preset.max_words, preset.max_tokens)
+    ids = two_stage.texts_as_ids(runner, texts, preset.max_words, preset.max_tokens, bare=preset.bare)
     with Store(out / KEPT if out is not None else None, {**key, "items": _digest(items)}) as store:
         scores = two_stage.score(
             runner, [seen(item) for item in items], ids, preset.k, owners=owners, batch_size=blip.batch_size,
