@@ -33,6 +33,17 @@ def test_boxes_have_colours_of_their_own() -> None:
     assert tuple(drawn[100, 10]) != tuple(drawn[100, 100])
 
 
+def test_equal_boxes_are_seen_beside_each_other_and_so_are_their_names() -> None:
+    box = (40, 50, 160, 110)
+    drawn = np.asarray(draw_boxes(GREY, [box, box, box], ["aa", "bb", "cc"])).astype(int)
+    colours = [tuple(drawn[109 - 2 * number, 100]) for number in range(3)]
+    assert len({*colours, (128, 128, 128)}) == 4, "three lines, one inside the other"
+    high = 12 + 4  # of a name
+    for number, colour in enumerate(colours):
+        ground = (drawn[50 - high + number * high : 50 + number * high, 41:60] == colour).all(2)
+        assert ground.mean() > 0.4, "a name on its own colour, below the one before"
+
+
 @pytest.mark.parametrize("box", [(0, 0, 200, 120), (199, 119, 200, 120), (50, 50, 50, 50)])
 def test_boxes_at_the_border_and_empty_ones_are_drawn_too(box: Edges) -> None:
     drawn = draw_boxes(GREY, [box], ["a very long name that does not fit beside the box at all, whatever its size"])

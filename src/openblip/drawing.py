@@ -30,15 +30,22 @@ def draw_boxes(
     colours: Sequence[Any] = _COLOURS,
     width: int | None = None,
 ) -> Image.Image:
-    """The picture with every box, under its name, in the next of the ``colours``; lines ``width`` pixels wide."""
+    """The picture with every box, under its name, in the next of the ``colours``; lines ``width`` pixels wide.
+
+    A box on the edges of earlier ones is drawn inside them, and a name that would cover another stands below it.
+    """
     drawn = picture.convert("RGB")
     canvas = ImageDraw.Draw(drawn)
     line = width or max(2, round(max(picture.size) / 250))
     font = ImageFont.load_default(max(12, round(max(picture.size) / 40)))
-    for number, ((left, top, right, bottom), name) in enumerate(zip(boxes, names, strict=True)):
+    for number, box in enumerate(boxes):
+        inset = line * sum(_alike(box, other, line) for other in boxes[:number])
+        left, top, right, bottom = box[0] + inset, box[1] + inset, box[2] - inset - 1, box[3] - inset - 1
         colour = colours[number % len(colours)]
-        canvas.rectangle((left, top, max(left, right - 1), max(top, bottom - 1)), outline=colour, width=line)
-        _label(canvas, (left, top), name, font, colour, picture.size)
+        canvas.rectangle((left, top, max(left, right), max(top, bottom)), outline=colour, width=line)
+    taken: list[Edges] = []
+    for number, (box, name) in enumerate(zip(boxes, names, strict=True)):  # last: no line goes through a name
+        taken.append(_label(canvas, box[:2], name, font, colours[number % len(colours)], picture.size, taken))
     return drawn
 
 
@@ -145,13 +152,25 @@ def _broken(text: str, font: Any, width: int) -> list[str]:
     return [_fitting(line, font, width) for line in lines] or [""]
 
 
+def _alike(one: Edges, other: Edges, within: float) -> bool:
+    return all(abs(a - b) <= within for a, b in zip(one, other, strict=True))
+
+
 def _label(
-    canvas: ImageDraw.ImageDraw, corner: tuple[float, float], text: str, font: Any, colour: Any, size: tuple[int, int]
-) -> None:
-    """White text on a coloured ground: above the corner if there is room, else below it, always inside the picture."""
+    canvas: ImageDraw.ImageDraw, corner: tuple[float, float], text: str, font: Any, colour: Any,
+    size: tuple[int, int], taken: Sequence[Edges],
+) -> Edges:  # fmt: skip
+    """White text on a coloured ground, always inside the picture; the place that it took.
+
+    Above the corner if there is room, else below it; below names that it would cover, as long as the picture lasts.
+    """
     text = _fitting(text, font, size[0] - 4)
     wide, high = font.getlength(text) + 4, font.size + 4
     left = max(0.0, min(corner[0], size[0] - wide))
-    top = corner[1] - high if corner[1] >= high else min(corner[1], size[1] - high)
+    top = first = corner[1] - high if corner[1] >= high else min(corner[1], size[1] - high)
+    while any(left < x1 and x0 < left + wide and top < y1 and y0 < top + high for x0, y0, x1, y1 in taken):
+        top += high
+    top = top if top + high <= size[1] else first
     canvas.rectangle((left, top, left + wide, top + high), fill=colour)
     canvas.text((left + 2, top + 1), text, "white", font)
+    return left, top, left + wide, top + high

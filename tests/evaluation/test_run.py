@@ -394,6 +394,18 @@ def test_the_report_escapes_all_and_has_the_worst_first(tmp_path: Path) -> None:
     assert page.count("data:image/jpeg;base64,") == 3  # a pair and one; one cannot be read
 
 
+def test_the_report_tells_what_the_server_scores_from_what_failed(blip: Blip, tmp_path: Path) -> None:
+    toys.vqa(tmp_path)
+    items = protocols.find("vqa-v2").read(tmp_path, protocols.find("vqa-v2").preset("paper"))
+    Path(items[0].image).write_bytes(b"no picture")
+    found = run("vqa-v2", blip, tmp_path, out=tmp_path / "out")
+    assert found.notes[-1].startswith(f"vqa_result.json lacks the {len(found.failed)} items that failed")
+    write_report(tmp_path / "r.html", "t", found.metrics, found.notes, found.shown)
+    page = (tmp_path / "r.html").read_text(encoding="utf-8")
+    assert page.count("<b>no result</b>") == len(found.failed) > 0
+    assert page.count("<b>the server scores it</b>") == len(found.predictions) > 0
+
+
 def test_the_report_draws_boxes_in_the_picture(tmp_path: Path) -> None:
     Image.new("RGB", (640, 320), "white").save(tmp_path / "a.png")
     boxes = {"predicted": (320, 80, 480, 240), "reference": (40, 160, 160, 300)}

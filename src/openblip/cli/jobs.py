@@ -379,7 +379,9 @@ def _shown_to(each: Callable[[Item], None] | None, items: Iterator[Item | Unusab
 def _cell(value: Any) -> object:
     if isinstance(value, bool):
         return "true" if value else "false"
-    return f"{value:.3f}" if isinstance(value, float) else "" if value is None else value
+    if isinstance(value, float):
+        return f"{value:.2g}" if 0 < abs(value) < 0.001 else f"{value:.3f}"  # of a box: four numbers at once
+    return "" if value is None else value
 
 
 def _paths(given: Sequence[str]) -> Iterator[str]:

@@ -25,8 +25,8 @@ COLOURS = ("#d55e00", "#0072b2")  # of boxes; told apart by the colour-blind too
 class Shown:
     """One item of the report. ``lines`` are (name, text); ``score`` orders, the lowest first; ``None`` is an error.
 
-    ``measure`` names the score. ``boxes`` are drawn in the picture, each under its name: left, top, right and bottom in
-    pixels.
+    ``measure`` names the score; what only a server can score (``by_server``) has none. ``boxes`` are drawn in the
+    picture, each under its name: left, top, right and bottom in pixels.
     """
 
     id: object
@@ -36,6 +36,7 @@ class Shown:
     second: str = ""  # of a pair of pictures
     measure: str = ""
     boxes: Mapping[str, Sequence[float]] = field(default_factory=dict)
+    by_server: bool = False
 
 
 def write_report(
@@ -57,7 +58,9 @@ def write_report(
 
 def _card(item: Shown) -> str:
     lines = "".join(f"<dt>{escape(name)}</dt><dd>{escape(text)}</dd>" for name, text in item.lines)
-    score = "no result" if item.score is None else escape(f"{item.measure} {item.score:.3f}".strip())
+    score = "the server scores it" if item.by_server else "no result"
+    if item.score is not None:
+        score = escape(f"{item.measure} {item.score:.3f}".strip())
     head = f"<p class=id><b>{score}</b> <span>{escape(str(item.id))}</span></p>"
     pictures = "".join(_picture(path, item.boxes) for path in (item.image, item.second) if path)
     return f"<section><div class=pictures>{pictures}</div>{head}<dl>{lines}</dl></section>"

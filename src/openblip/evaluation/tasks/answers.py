@@ -76,6 +76,7 @@ def scored(items: Items, predicted: Predicted, preset: AnswerPreset) -> Evaluate
             ],
             each.get(item.id),
             measure="accuracy",
+            by_server=not preset.rule and item.id in predicted.texts,
         )
         for item in items
     ]
