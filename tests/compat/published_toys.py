@@ -23,7 +23,7 @@ NAMES = (
     "blip_caption/base_coco",
     "blip_vqa/vqav2",
     "blip_feature_extractor/base",
-    "blip_image_text_matching/base",
+    "blip_image_text_matching/large",
 )
 
 
@@ -47,6 +47,8 @@ def _model(entry: published.Published, seed: int) -> torch.nn.Module:
     config = ModelConfig(
         task=entry.task, vision=VisionConfig(image_size=48, width=64, depth=2, heads=1, mlp_width=96), text=text
     )
+    if ("blip_image_text_matching", "large") in entry.lavis:
+        config = replace(config, text=replace(text, depth=8))  # block 7, which that library's example explains
     if entry.task == "compare":
         config = replace(config, text=replace(text, merge_from=6, depth=7))
     generator = torch.Generator().manual_seed(seed)

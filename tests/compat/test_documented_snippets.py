@@ -92,4 +92,4 @@ def test_lavis_snippets(home: tuple[Path, dict[str, str]]) -> None:
     probability, cosine, shape = said[-3:]
     assert 0 < float(probability) < 1
     assert cosine.startswith("tensor([[")
-    assert shape == "torch.Size([3, 3])"
+    assert ast.literal_eval(shape)[2] == 3

@@ -10,10 +10,13 @@ from typing import Any, TypeVar
 import numpy as np
 import pytest
 import torch
+from numpy.typing import NDArray
+from PIL import Image
 from torch import Tensor
 
 import openblip
 from openblip.compat import lavis_api as lavis
+from openblip.compat.lavis_api import processors
 from openblip.compat.lavis_api.models import BaseModel
 from openblip.compat.lavis_api.zoo import load_model
 from openblip.errors import InputError, UnsupportedTask
@@ -195,6 +198,73 @@ def test_processors() -> None:
         lavis.load_processor("blip2_image_eval")
     with pytest.raises(InputError, match="max_scale"):
         lavis.load_processor("blip_image_train").build(max_scale=0.9)
+
+
+def test_processor_classes() -> None:
+    picture = toy_image(1)
+    plain = processors.BlipImageEvalProcessor(image_size=48)
+    assert torch.equal(plain(picture), lavis.load_processor("blip_image_eval").build(image_size=48)(picture))
+    other = lavis.BlipImageEvalProcessor(48, mean=[0.5] * 3, std=[0.25] * 3)
+    usual = ImageSettings()
+    back = plain(picture) * torch.tensor(usual.std)[:, None, None] + torch.tensor(usual.mean)[:, None, None]
+    torch.testing.assert_close(other(picture), (back - 0.5) / 0.25)
+    random.seed(3)
+    first = lavis.BlipImageTrainProcessor(48, min_scale=0.2)(picture)
+    random.seed(3)
+    assert torch.equal(lavis.BlipImageTrainProcessor.from_config({"image_size": 48, "min_scale": 0.2})(picture), first)
+    caption = lavis.BlipCaptionProcessor.from_config({"name": "blip_caption", "prompt": "a ", "max_words": 2})
+    assert (caption("Big dogs run."), caption.pre_caption("Big dogs run.")) == ("a big dogs", "big dogs")
+    assert lavis.BlipQuestionProcessor(max_words=2)("Where is it?") == "where is"
+    assert lavis.BlipQuestionProcessor.from_config().max_words == 50
+
+
+def test_the_temperature_and_the_first_tokens() -> None:
+    for name, kind in (("pretrain", lavis.BlipFeatureExtractor), ("retrieval", lavis.BlipRetrieval)):
+        model, _, _ = golden(name, kind)
+        assert model.temp is model.part.eager.model.temperature
+        assert model.temp.shape == ()
+        ids = model.part.tokenizer.encode(["a man"], "enc").ids
+        assert model.tokenizer.enc_token_id == int(ids[0, 0])
+        assert model.tokenizer.bos_token_id == model.part.tokenizer.dec_id
+    assert not hasattr(golden("caption", lavis.BlipCaption)[0], "temp")
+
+
+def _smoothing(length: int, deviation: float = 0.02 * 60) -> NDArray[np.float64]:
+    """What a Gaussian, cut at four deviations, makes of each place of a row that is mirrored at its ends."""
+    radius = int(4 * deviation + 0.5)
+    matrix = np.zeros((length, length))
+    for place in range(length):
+        for step in range(-radius, radius + 1):
+            seen = place + step
+            seen = -1 - seen if seen < 0 else 2 * length - 1 - seen if seen >= length else seen
+            matrix[place, seen] += np.exp(-0.5 * (step / deviation) ** 2)
+    return matrix / matrix.sum(1, keepdims=True)
+
+
+def test_heat_is_laid_over() -> None:
+    """Difference ``heat-edges``."""
+    generator = np.random.default_rng(0)
+    picture, heat = generator.random((40, 60, 3)), generator.random((3, 3)).astype(np.float32)
+    kept = heat.copy()
+    alone = lavis.getAttMap(picture, heat, blur=False, overlap=False)
+    large = np.asarray(
+        Image.fromarray((heat - heat.min()) / np.ptp(heat)).resize((60, 40), Image.Resampling.BICUBIC)
+    ).clip(0, 1)
+    np.testing.assert_allclose(alone, large, atol=1e-6)
+    smooth = lavis.getAttMap(picture, torch.from_numpy(heat), overlap=False)
+    blurred = _smoothing(40) @ large @ _smoothing(60).T
+    np.testing.assert_allclose(smooth, (blurred - blurred.min()) / np.ptp(blurred), atol=1e-6)
+    seen = lavis.getAttMap(picture, heat)
+    opacity = smooth[..., None] ** 0.7
+    colours = (seen - picture * (1 - opacity)) / np.where(opacity > 0, opacity, 1)
+    for place, colour in ((smooth.argmin(), (0, 0, 0)), (smooth.argmax(), (0.5, 0, 0))):
+        np.testing.assert_allclose(colours.reshape(-1, 3)[place], colour, atol=1e-6)
+    middle = abs(smooth - 0.5) < 0.1
+    np.testing.assert_allclose(colours[middle][:, 1], 1, atol=1e-6)
+    assert np.array_equal(heat, kept)
+    np.testing.assert_array_equal(lavis.getAttMap(picture, np.ones((3, 3))), picture)
+    with pytest.raises(InputError, match="heat map"):
+        lavis.getAttMap(picture[..., 0], heat)
 
 
 def test_the_zoo_is_the_published_table() -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, cast
 
@@ -11,10 +11,12 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torch.utils.data import DataLoader, Dataset, IterableDataset
 
 from openblip import ImageError
 from openblip.checkpoints import bundle, write
 from openblip.compat import mmpretrain_api as mm
+from openblip.compat.mmpretrain_api.base import picture
 from openblip.errors import CheckpointError, InputError, UnsupportedTask
 from openblip.model.comparer import Comparer
 from openblip.model.config import Task
@@ -96,6 +98,19 @@ def test_unknown_settings_are_errors(home: Path, model: mm.Model) -> None:
         mm.ImageCaptionInferencer(model)(paths(home)[0], topk=2)
 
 
+class Items(Dataset[Any]):
+    """A torch dataset of what is in a list."""
+
+    def __init__(self, items: list[Any]) -> None:
+        self.items = items
+
+    def __len__(self) -> int:
+        return len(self.items)
+
+    def __getitem__(self, index: int) -> Any:
+        return self.items[index]
+
+
 INFERENCERS: tuple[Any, ...] = (
     mm.ImageCaptionInferencer,
     mm.VisualQuestionAnsweringInferencer,
@@ -124,6 +139,16 @@ def test_captions_of_paths_arrays_lists_and_folders(home: Path, model: mm.Model)
     )
     with pytest.raises(ImageError):
         inferencer([paths(home)[0], str(home / "bad.png")])
+
+
+def test_arrays_are_blue_green_red(home: Path) -> None:
+    pixels = np.asarray(Image.open(paths(home)[0]).convert("RGB"))
+    grey, opaque = pixels[..., 0], np.full((*pixels.shape[:2], 1), 255, np.uint8)
+    np.testing.assert_array_equal(np.asarray(picture(pixels[..., ::-1])), pixels)
+    np.testing.assert_array_equal(np.asarray(picture(np.concatenate([pixels[..., ::-1], opaque], 2))), pixels)
+    np.testing.assert_array_equal(np.asarray(picture(grey)), np.stack([grey] * 3, -1))
+    with pytest.raises(InputError):
+        picture(pixels[..., :2])
 
 
 def test_answers_are_ranked_if_a_list_is_given(home: Path, model: mm.Model) -> None:
@@ -185,6 +210,11 @@ def test_verdicts_begin_with_cls_and_are_not_cleaned(home: Path, model: mm.Model
         lambda model, images: mm.NLVRInferencer(model)("a"),
         lambda model, images: mm.TextToImageRetrievalInferencer(model, prototype=[]),
         lambda model, images: mm.TextToImageRetrievalInferencer(model, prototype={"type": "CustomDataset"}),
+        lambda model, images: mm.TextToImageRetrievalInferencer(model, prototype={"data_root": ".", "ann_file": "a"}),
+        lambda model, images: mm.TextToImageRetrievalInferencer(model, prototype={"type": "COCO", "data_root": "."}),
+        lambda model, images: mm.TextToImageRetrievalInferencer(model, prototype=Items([{"img": images[0]}])),
+        lambda model, images: mm.TextToImageRetrievalInferencer(model, prototype=7),
+        lambda model, images: mm.TextToImageRetrievalInferencer(model, images)("a", show_dir=".", figsize=(16, 0)),
         lambda model, images: mm.ImageToTextRetrievalInferencer(model, prototype=[7]),
         lambda model, images: mm.inference_model(model, images[0]),
     ],
@@ -207,6 +237,48 @@ def test_images_are_found_for_a_text(home: Path, model: mm.Model) -> None:
     np.testing.assert_allclose([float(match["match_score"]) for match in found], cosines[order], atol=1e-5)
     assert len(inferencer(["a cat", "a dog"])) == 2
     assert len(inferencer("a cat")[0]) == 1
+
+
+class _Told(Items):
+    """As mmengine's datasets: what is known of an item comes without its picture."""
+
+    def __getitem__(self, index: int) -> Any:
+        raise AssertionError("the picture was read")
+
+    def get_data_info(self, index: int) -> dict[str, Any]:
+        return {"img_path": self.items[index], "sample_idx": index}
+
+
+class _Flowing(IterableDataset[Any]):
+    def __init__(self, items: list[Any]) -> None:
+        self.items = items
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter(self.items)
+
+
+def test_a_prototype_is_a_dataset_too(home: Path, model: mm.Model) -> None:
+    """Difference ``prototype-dataset``."""
+    images = paths(home)
+    (expected,) = mm.TextToImageRetrievalInferencer(model, images)("a cat", topk=4)
+    named = [{"img_path": path} for path in images]
+    packed = [{"inputs": None, "data_samples": mm.DataSample(img_path=path)} for path in images]
+    with_paths: list[Any] = [
+        {"type": "CustomDataset", "with_label": False, "data_root": str(home / "pictures")},
+        {"data_root": home, "data_prefix": {"img_path": "pictures"}},
+        {"data_root": home, "data_prefix": "pictures"},
+        *(Items(images), Items(named), Items(packed)),
+        *(_Told(images), _Flowing(named), DataLoader(Items(named), batch_size=3)),
+    ]
+    for prototype in with_paths:
+        (found,) = mm.TextToImageRetrievalInferencer(model, prototype, prepare_batch_size=3)("a cat", topk=4)
+        assert [match["sample"] for match in found] == [match["sample"] for match in expected]
+    opened = [Image.open(path).convert("RGB") for path in images]
+    for items in (opened, [(one, 7) for one in opened], [bgr(path) for path in images]):
+        (found,) = mm.TextToImageRetrievalInferencer(model, Items(items), fast_match=False)("a cat", topk=4)
+        assert {match["sample_idx"] for match in found} == set(range(4))
+        (found,) = mm.TextToImageRetrievalInferencer(model, DataLoader(Items(items)))("a cat", topk=4)
+        assert [match["sample_idx"] for match in found] == [match["sample_idx"] for match in expected]
 
 
 def test_texts_are_found_for_an_image(home: Path, model: mm.Model) -> None:
@@ -287,10 +359,12 @@ def test_drawings_are_written(home: Path, model: mm.Model, tmp_path: Path) -> No
         images[2], "a dog", show_dir=tmp_path / "g", line_width=1, bbox_color=(0, 0, 255), **look
     )
     mm.NLVRInferencer(model)((*images[:2], "a dog"), show_dir=tmp_path / "n", draw_score=False, **look)
-    mm.TextToImageRetrievalInferencer(model, images)("a dog", show_dir=tmp_path / "t")
+    mm.TextToImageRetrievalInferencer(model, images)("a dog", show_dir=tmp_path / "t", figsize=(3, 2.5))
     mm.ImageToTextRetrievalInferencer(model, ["a cat", "a dog"])(images[3], show_dir=tmp_path / "i", resize=50)
     written = sorted(str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*.png"))
     assert written == ["c/0.png", "c/1.png", "g/2.png", "i/3.png", "n/0.png", "q/1.png", "t/0.png"]
     with Image.open(tmp_path / "g" / "2.png") as drawn:
         assert min(drawn.size) == 60
         assert (0, 0, 255) in {pixel for _, pixel in cast(Any, drawn.convert("RGB").getcolors(1 << 20))}
+    with Image.open(tmp_path / "t" / "0.png") as drawn:
+        assert drawn.size == (300, 250)

@@ -29,12 +29,26 @@ NUCLEUS_PENALTY, NUCLEUS_TOP_K = 1.1, 50  # fixed in that library's sampling
 LEFT_OUT = -100.0
 
 
+class LavisTokenizer(BlipTokenizer):
+    """The tokenizer of a model, which also says the ids of [ENC] and [DEC]."""
+
+    @property
+    def enc_token_id(self) -> int:
+        """The first token of a text that is read with its image."""
+        return self.core.enc_id
+
+    @property
+    def bos_token_id(self) -> int:
+        """[DEC], the first token of a text that is written."""
+        return self.core.dec_id
+
+
 class BaseModel:
     """What all models have. ``part`` is ours at work, ``module`` the ``nn.Module``."""
 
     def __init__(self, part: Runner) -> None:
         self.part = part
-        self.tokenizer = BlipTokenizer(part.tokenizer)
+        self.tokenizer = LavisTokenizer(part.tokenizer)
 
     @property
     def module(self) -> nn.Module:
@@ -78,6 +92,16 @@ class BaseModel:
 
     def _encode(self, texts: Sequence[str], first: First, limit: int | None = None) -> Tokens:
         return self.part.tokenizer.encode(texts, first, max_length=limit)
+
+
+class _WithTemperature(BaseModel):
+    """What models trained by ITC have."""
+
+    @property
+    def temp(self) -> Tensor:
+        """What ITC cosines are divided by, a scalar on the model's device."""
+        found: Tensor = self.part.eager.model.temperature
+        return found
 
 
 class BlipCaption(BaseModel):
@@ -193,7 +217,7 @@ class BlipOutputFeatures:
         return found
 
 
-class BlipFeatureExtractor(BaseModel):
+class BlipFeatureExtractor(_WithTemperature):
     """Features of images, of texts, and of both together."""
 
     def extract_features(self, samples: Mapping[str, Any], mode: str = "multimodal") -> BlipOutputFeatures:
@@ -244,11 +268,11 @@ class BlipNLVR(BaseModel):
         return {"predictions": logits, "targets": samples.get("label")}
 
 
-class BlipPretrain(BaseModel):
+class BlipPretrain(_WithTemperature):
     """The pretraining model: its weights, for what one builds on them."""
 
 
-class BlipRetrieval(BaseModel):
+class BlipRetrieval(_WithTemperature):
     """Retrieval in two steps: a shortlist by ITC, scored anew by ITM."""
 
     def compute_sim_matrix(

@@ -110,8 +110,13 @@ class BaseInferencer:
 
 
 def picture(image: Any) -> Image.Image:
-    """A picture from a path or address, PIL, or an array, whose colours are blue, green, red as everywhere in mmcv."""
-    return load_image(np.ascontiguousarray(image[..., ::-1]) if isinstance(image, np.ndarray) else image)
+    """A picture from a path or address, PIL, or an array, whose colours are blue, green, red as everywhere in mmcv.
+
+    Arrays are (H, W, 3), (H, W, 4), whose last channel is alpha, or grey (H, W).
+    """
+    if isinstance(image, np.ndarray) and image.ndim == 3 and image.shape[2] in (3, 4):
+        image = np.ascontiguousarray(image[..., [2, 1, 0, 3][: image.shape[2]]])
+    return load_image(image)
 
 
 def listed(inputs: Any) -> list[Any]:

@@ -10,9 +10,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
-from PIL import Image
+from PIL import Image, ImageOps
 from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, IterableDataset
 
 from openblip.compat.mmpretrain_api.base import BaseInferencer, DataSample, listed, picture
 from openblip.compat.mmpretrain_api.models import Model
@@ -25,6 +27,8 @@ from openblip.runner import TEXT_ROWS, Texts
 CANDIDATES = 256
 TEXT_TOKENS = 35
 LEFT_OUT = -100.0
+FIGURE_DPI = 100  # pixels to an inch of ``figsize``
+FOLDER_KEYS = frozenset({"type", "data_root", "data_prefix", "with_label"})
 PICTURES = frozenset({".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp"})
 
 
@@ -60,7 +64,7 @@ class _RetrievalInferencer(BaseInferencer):
         """Write what was computed of the prototype."""
         torch.save(self.prototype, path)
 
-    def _listed(self, prototype: Any) -> list[Any]:
+    def _listed(self, prototype: Any) -> Sequence[Any]:
         raise NotImplementedError
 
     def _prepared(self, batch_size: int) -> dict[str, Tensor]:
@@ -99,10 +103,13 @@ class _RetrievalInferencer(BaseInferencer):
 class TextToImageRetrievalInferencer(_RetrievalInferencer):
     """Finds the images of a gallery that fit a text: a list of ``match_score``, ``sample_idx`` and ``sample`` each.
 
-    ``prototype`` is a folder or a list of paths. ``topk`` (1) is how many.
+    ``prototype`` is a folder, a list of paths, a dict with ``data_root``, or a torch ``Dataset`` or ``DataLoader``
+    whose items hold a path under ``img_path``, or are pictures. ``topk`` (1) is how many; ``figsize``, in units of 100
+    pixels, the size of drawings.
     """
 
     task = "Text-To-Image Retrieval"
+    visual = _RetrievalInferencer.visual | {"figsize"}
 
     def __call__(self, inputs: Any, return_datasamples: bool = False, batch_size: int = 1, **options: Any) -> list[Any]:
         """``inputs`` is a text or a list of texts."""
@@ -127,10 +134,9 @@ class TextToImageRetrievalInferencer(_RetrievalInferencer):
 
     def draw(self, given: Any, sample: DataSample, options: Mapping[str, Any]) -> Image.Image:
         best = _best(sample.get("pred_score"), options.get("topk", 3))
-        return titled(
-            gallery([picture(self.prototype_dataset[i]) for _, i in best], _scores([s for s, _ in best], options)),
-            [given],
-        )
+        found = [picture(self.prototype_dataset[i]) for _, i in best]
+        drawn = titled(gallery(found, _scores([score for score, _ in best], options)), [given])
+        return drawn if options.get("figsize") is None else _figure(drawn, options["figsize"])
 
     def _name(self, given: Any, number: int) -> str:
         return str(number)
@@ -139,13 +145,24 @@ class TextToImageRetrievalInferencer(_RetrievalInferencer):
     def _wanted(self) -> tuple[str, ...]:
         return ("image_feat",) if self.fast_match else ("image_feat", "image_embeds")
 
-    def _listed(self, prototype: Any) -> list[Any]:
+    def _listed(self, prototype: Any) -> Sequence[Any]:
+        if isinstance(prototype, DataLoader):
+            prototype = prototype.dataset
+        if isinstance(prototype, IterableDataset):
+            return [_image(item) for item in prototype]
+        if isinstance(prototype, Dataset):
+            return _Gallery(prototype)
+        if isinstance(prototype, Mapping):
+            prototype = _folder(prototype)
         if isinstance(prototype, str | Path):
             found = sorted(path for path in Path(prototype).rglob("*") if path.suffix.lower() in PICTURES)
             return [str(path) for path in found]
         if isinstance(prototype, list | tuple):
             return list(prototype)
-        raise InputError(f"a prototype is a folder or a list of images, not {type(prototype).__name__}")
+        raise InputError(
+            "a prototype is a folder, a list of images, a dict with data_root, a Dataset or a DataLoader, not "
+            f"{type(prototype).__name__}"
+        )
 
     def _prepared(self, batch_size: int) -> dict[str, Tensor]:
         parts: dict[str, list[Tensor]] = {name: [] for name in self._wanted}
@@ -204,6 +221,57 @@ class ImageToTextRetrievalInferencer(_RetrievalInferencer):
 
     def _prepared(self, batch_size: int) -> dict[str, Tensor]:
         return {"text_feat": self.part.embed_texts(self._ids(self.prototype_dataset)).cpu().clone()}
+
+
+class _Gallery(Sequence[Any]):
+    """The images of a torch dataset, in its own order, each read when it is asked for."""
+
+    def __init__(self, dataset: Any) -> None:
+        self.dataset = dataset
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def __getitem__(self, index: Any) -> Any:
+        if isinstance(index, slice):
+            return [self[i] for i in range(*index.indices(len(self)))]
+        if not 0 <= index < len(self):
+            raise IndexError(index)
+        unread = getattr(self.dataset, "get_data_info", None)  # mmengine's datasets tell the path without the picture
+        return _image(self.dataset[index] if unread is None else unread(index))
+
+
+def _image(item: Any) -> Any:
+    """The image of an item: what is under ``img_path``, itself, or the first of a picture and its label."""
+    if isinstance(item, Mapping):
+        item = item.get("img_path", getattr(item.get("data_samples"), "img_path", None))
+    else:
+        item = getattr(item, "img_path", item)
+    if isinstance(item, tuple) and item:
+        item = item[0]
+    if not isinstance(item, str | Path | Image.Image | np.ndarray):
+        raise InputError(
+            f"an item of a prototype holds img_path, or is a path, a PIL image or an array, not {type(item).__name__}"
+        )
+    return item
+
+
+def _folder(settings: Mapping[str, Any]) -> Path:
+    """The folder of a prototype given as the settings of a ``CustomDataset``."""
+    if unknown := settings.keys() - FOLDER_KEYS:
+        raise InputError(f"a prototype's dict has {', '.join(sorted(FOLDER_KEYS))}, not {', '.join(sorted(unknown))}")
+    if settings.get("type", "CustomDataset") != "CustomDataset" or not settings.get("data_root"):
+        raise InputError("a prototype as a dict is a CustomDataset with data_root, a folder of pictures")
+    prefix = settings.get("data_prefix") or ""
+    return Path(settings["data_root"]) / (prefix.get("img_path", "") if isinstance(prefix, Mapping) else prefix)
+
+
+def _figure(drawn: Image.Image, inches: Any) -> Image.Image:
+    """The drawing as large as fits on white of ``inches``, width and height."""
+    if not isinstance(inches, list | tuple) or len(inches) != 2 or not all(side > 0 for side in inches):
+        raise InputError(f"figsize is a width and a height, such as (16, 9), not {inches!r}")
+    width, height = (max(1, round(side * FIGURE_DPI)) for side in inches)
+    return ImageOps.pad(drawn, (width, height), color="white")
 
 
 def _best(scores: Tensor, topk: int) -> list[tuple[Tensor, int]]:
