@@ -1,13 +1,17 @@
-"""VQA accuracy: hand-worked corner cases of the official code, and brute force over every vote."""
+"""VQA accuracy: hand-worked corner cases of the official code, brute force over every vote, and a second writing."""
 
 from __future__ import annotations
+
+import random
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from openblip.errors import EvaluationError
+from openblip.evaluation.metrics import answers as ours
 from openblip.evaluation.metrics.answers import Reference, direct, exact, lavis, normalize, official, score, shortcut
+from tests.evaluation import vqa_by_hand as by_hand
 
 
 @pytest.mark.parametrize(
@@ -88,6 +92,43 @@ def test_agreement_of_all_leaves_both_sides_as_they_are() -> None:
 def test_lavis_normalises_the_sides_differently(said: str, answers: list[str], worth: float) -> None:
     assert lavis(said, answers) == pytest.approx(worth)
     assert score({1: said}, {1: Reference(answers)}, "lavis").accuracy == pytest.approx(worth)
+
+
+def test_each_rule_is_that_of_a_second_writing() -> None:
+    rng = random.Random(0)
+    questions = [by_hand.question(rng) for _ in range(2500)]
+    texts = {text for said, answers in questions for text in (said, *answers)}
+    assert {"", "a", "two"} < texts
+    assert len(texts) > 5000
+    for text in sorted(texts):
+        assert normalize(text) == by_hand.all_steps(text), repr(text)
+    found = []
+    for said, answers in questions:
+        wanted = by_hand.official(said, answers), by_hand.lavis(said, answers), by_hand.mmpretrain(said, answers)
+        got = official(said, answers), lavis(said, answers), shortcut(said, answers)
+        assert got == pytest.approx(wanted, abs=1e-12), (said, answers)
+        found.append(wanted)
+    # The questions can tell the rules apart, and right from wrong.
+    for first, second in ((0, 1), (0, 2), (1, 2)):
+        assert sum(abs(scores[first] - scores[second]) > 0.01 for scores in found) > 300
+    for rule in range(3):
+        for least, most in ((0, 0), (0.01, 0.99), (1, 1)):
+            assert sum(least <= scores[rule] <= most for scores in found) > 200
+
+
+def test_table_of_contractions() -> None:
+    """The challenge's 120 entries but the six that do nothing, each a word that lacks one of its apostrophes."""
+    table = ours._CONTRACTIONS
+    assert table == by_hand.TABLE
+    assert len(table) + len(by_hand.DO_NOTHING) == 120
+    for word, right in table.items():
+        assert word == word.lower()
+        assert word.replace("'", "") == right.replace("'", ""), "the letters are the same"
+        assert right.count("'") - word.count("'") == (-1 if word == "somebody'd" else 1)
+        assert normalize(word) == normalize(word.upper()) == right
+        assert normalize(f"The {word}, two!") == f"{right} 2"
+    for word in by_hand.DO_NOTHING:
+        assert normalize(word) == word.lower()
 
 
 def test_other_rules() -> None:

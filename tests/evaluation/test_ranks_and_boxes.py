@@ -40,6 +40,17 @@ def test_of_equal_scores_the_first_comes_first() -> None:
     assert ranks.from_matrix(np.zeros((1, 5)), [[3]]).items == {0: 4}
 
 
+def test_nothing_to_find_is_said() -> None:
+    with pytest.raises(EvaluationError, match="query 1 has no right candidate"):
+        ranks.from_matrix(np.zeros((3, 5)), [[3], [], [1]])
+    with pytest.raises(EvaluationError, match="there are no queries"):
+        ranks.from_matrix(np.zeros((0, 5)), [])
+    with pytest.raises(EvaluationError, match="there are no queries"):
+        ranks.from_ranks({})
+    with pytest.raises(EvaluationError, match="id 'a' has no references"):
+        ranks.from_lists({"a": ["x"]}, {"a": []})
+
+
 @settings(deadline=None, max_examples=50)
 @given(st.lists(st.integers(0, 8), min_size=8, max_size=8))
 def test_iou_counts_pixels(edges: list[int]) -> None:

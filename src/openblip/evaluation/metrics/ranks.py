@@ -30,7 +30,12 @@ class RecallScores:
 
 
 def from_ranks(ranks: Mapping[Any, int]) -> RecallScores:
-    """Scores from the rank, from 1, of each query's best right item."""
+    """Scores from the rank, from 1, of each query's best right item.
+
+    Raises :class:`EvaluationError` if there is no query.
+    """
+    if not ranks:
+        raise EvaluationError("there are no queries, so there is nothing to score")
     return RecallScores(
         {k: sum(rank <= k for rank in ranks.values()) / len(ranks) for k in KS},
         float(median(ranks.values())),
@@ -41,12 +46,15 @@ def from_ranks(ranks: Mapping[Any, int]) -> RecallScores:
 def from_matrix(scores: NDArray[np.floating[Any]], right: Sequence[Sequence[int]]) -> RecallScores:
     """Scores from a matrix (queries, candidates), the higher the better; ``right`` lists each query's right candidates.
 
-    Of equal scores the candidate that comes first is ranked first.
+    Of equal scores the candidate that comes first is ranked first. Raises :class:`EvaluationError` if there is no
+    query, or one without a right candidate.
     """
     if len(scores) != len(right):
         raise EvaluationError(f"{len(scores)} rows of scores for {len(right)} queries")
     ranks = {}
     for query, row in enumerate(scores):
+        if not len(right[query]):
+            raise EvaluationError(f"query {query} has no right candidate")
         order = np.argsort(-row, kind="stable")
         places = np.empty(len(order), dtype=np.int64)
         places[order] = np.arange(len(order))
