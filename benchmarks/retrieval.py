@@ -60,7 +60,7 @@ def read_options(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("-k", type=int, default=None, help="the shortlist: 4, or 128 with --pocket")
     parser.add_argument("--rounds", type=int, default=None, help="as many as begin within ten minutes, 2 to 9")
     parser.add_argument("--data", default=None, help="for --pocket: pictures with captions (default: drawn ones)")
-    parser.add_argument("--sample", type=int, default=8, help="for --pocket: queries each way that are judged singly")
+    parser.add_argument("--sample", type=int, default=100, help="for --pocket: queries each way that are judged singly")
     parser.add_argument("--scale", choices=list(SCALES), default="base")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--work", type=Path, default=HERE / ".work", help="where models are kept")
@@ -261,14 +261,15 @@ def pocket(options: argparse.Namespace) -> tuple[dict[str, Any], bool]:
 def check(
     runner: Runner, images: Sequence[Any], rows: list[list[int]], k: int, scores: two_stage.Scores, sample: int
 ) -> Checked:
-    """Some queries each way, each candidate judged alone: no batches, no padding, no image that is kept."""
+    """Some queries each way, each candidate judged alone, of images that were encoded alone: no batches, no padding."""
+    states = [_state(runner, image) for image in images]
     vectors = np.stack([runner.engine.embed_texts(*runner.pad([row]))[0].numpy() for row in rows])
-    seen = np.stack([runner.engine.embed_images(_state(runner, image))[0].numpy() for image in images])
+    seen = np.stack([runner.engine.embed_images(state)[0].numpy() for state in states])
     draw = random.Random(0)
     equal = near = queries = 0
     for found, query_vectors, candidates, judge in (
-        (two_stage.rankings(scores.texts_of_images), seen, vectors, lambda i, j: _judged(runner, images[i], rows[j])),
-        (two_stage.rankings(scores.images_of_texts), vectors, seen, lambda j, i: _judged(runner, images[i], rows[j])),
+        (two_stage.rankings(scores.texts_of_images), seen, vectors, lambda i, j: _judged(runner, states[i], rows[j])),
+        (two_stage.rankings(scores.images_of_texts), vectors, seen, lambda j, i: _judged(runner, states[i], rows[j])),
     ):
         for query in draw.sample(range(len(found)), min(sample, len(found))):
             cosines = candidates @ query_vectors[query]
@@ -297,9 +298,9 @@ def _state(runner: Runner, image: Any) -> Tensor:
     return runner.states([runner.open(image)])
 
 
-def _judged(runner: Runner, image: Any, row: list[int]) -> float:
+def _judged(runner: Runner, state: Tensor, row: list[int]) -> float:
     ids, mask = runner.pad([[runner.tokenizer.enc_id, *row[1:]]])
-    return float(runner.eager.match_logits(ids, mask, _state(runner, image))[0, 1])
+    return float(runner.eager.match_logits(ids, mask, state)[0, 1])
 
 
 def _described(options: argparse.Namespace) -> tuple[list[Any], list[str]]:
