@@ -15,6 +15,7 @@ from openblip.evaluation import files, journal, protocols
 from openblip.evaluation.metrics import boxes, ids, ranks
 from openblip.evaluation.protocols.base import Item
 from openblip.evaluation.report import write_report
+from openblip.evaluation.store import Store
 from tests.evaluation import evaluation_toys as toys
 
 OKVQA = "OpenEnded_mscoco_val2014_questions.json", "mscoco_val2014_annotations.json"
@@ -259,6 +260,12 @@ def test_a_damaged_journal(tmp_path: Path, content: bytes, message: str) -> None
     with pytest.raises(EvaluationError, match=message):
         fill(path)
     assert path.read_bytes() == content, "what is damaged is left to its owner"
+
+
+def test_a_row_of_a_retrieval_that_lacks_something(tmp_path: Path) -> None:
+    (tmp_path / "rows.jsonl").write_bytes(HEAD + b'{"id": 1, "texts": [0]}\n')
+    with pytest.raises(EvaluationError, match="the row of image 1 has no 'texts' or no 'logits'; delete its line"):
+        Store(tmp_path, KEY)
 
 
 def test_a_journal_cut_within_a_letter_goes_on(tmp_path: Path) -> None:

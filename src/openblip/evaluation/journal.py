@@ -14,6 +14,8 @@ from openblip.evaluation import files
 from openblip.evaluation.protocols.base import Item, Items
 from openblip.evaluation.tasks.base import Notify, Predict, Predicted
 
+REMEDY = "delete its line, and it is computed again"
+
 
 class Lines:
     """Records {"id": ...} in a file, the first line of which is the ``key``: what the records were computed by.
@@ -116,9 +118,6 @@ def _record(where: str, line: bytes) -> tuple[str, dict[str, Any]]:
     if not isinstance(found, dict) or "id" not in found:
         raise EvaluationError(f"{where} is no record with an 'id' ({line[:60]!r}); {REMEDY}")
     return _name(found), found
-
-
-REMEDY = "delete its line, and it is computed again"
 
 
 def _name(record: Mapping[str, Any]) -> str:

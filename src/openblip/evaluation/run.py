@@ -75,9 +75,9 @@ def run(
     key = {"benchmark": protocol.name, "preset": preset, **_model(blip, protocol.task, out), **_settings(chosen)}
     found = evaluate(blip, items, chosen, data=data, key=key, out=out, java=java, notify=notify)
     notes = [f"{protocol.title}, {chosen.split}, preset {preset}, {len(items)} items", *found.notes]
-    notes += comparison(
-        chosen, _checkpoint(blip, protocol.task), found.metrics, whole=whole and not found.failed
-    ) + _about_the_server(protocol, chosen, found)
+    name = _checkpoint(blip, protocol.task)
+    notes += comparison(chosen, name, found.metrics, whole=whole and not found.failed)
+    notes += _about_the_server(protocol, chosen, found)
     made = list(found.files)
     if out is not None:
         if protocol.server is not None:

@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from openblip.errors import EvaluationError
-from openblip.evaluation.journal import Lines
+from openblip.evaluation.journal import REMEDY, Lines
 
 
 class Store:
@@ -34,6 +34,8 @@ class Store:
             if "error" in row:
                 self.failed[row["id"]] = row["error"]
                 continue
+            if not {"texts", "logits"} <= row.keys():
+                raise EvaluationError(f"{folder}: the row of image {row['id']} has no 'texts' or no 'logits'; {REMEDY}")
             self._rows[row["id"]] = torch.tensor(row["texts"]), torch.tensor(row["logits"], dtype=torch.float32)
 
     def has(self, name: str) -> bool:
