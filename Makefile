@@ -1,4 +1,4 @@
-# One command per chore. Each sets up its own virtual environment in $(VENV) first; `.ci/run` chooses another place.
+# One command per chore. Each one first sets up a virtual environment in $(VENV); `.ci/run` names another folder.
 VENV ?= .venv
 PYTHON ?= python3
 BIN := $(VENV)/bin
@@ -6,12 +6,12 @@ PHOTOS := examples/photos
 SOURCES := $(shell find src -type f -not -name '*.pyc')
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check format bench bench-jobs bench-retrieval bench-train clean
+.PHONY: help demo test test-slow check docs format bench bench-jobs bench-retrieval bench-train clean
 
-help:  ## Say what can be made
+help:  ## List the chores
 	@grep -E '^[a-z-]+:.*##' Makefile | sed 's/:.*## /\t/' | expand -t 13
 
-demo: $(VENV)/.installed  ## Caption, question and match the photos in examples/photos with the bundled model
+demo: $(VENV)/.installed  ## Caption the photos in examples/photos, ask about them, match them
 	$(BIN)/openblip caption $(PHOTOS)/*.jpg
 	$(BIN)/openblip ask $(PHOTOS)/astronaut.jpg -q "is there a person in the picture?" -q "what color is the suit?"
 	$(BIN)/openblip match $(PHOTOS)/cat.jpg $(PHOTOS)/rocket.jpg -t "a cat" -t "a rocket in the sky"
@@ -19,40 +19,47 @@ demo: $(VENV)/.installed  ## Caption, question and match the photos in examples/
 test: $(VENV)/.installed-dev  ## Run the tests; they need no network
 	OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
 
-check: $(VENV)/.installed-dev  ## Lint, formatting and types
+test-slow: $(VENV)/.installed-dev  ## Run the long tests: kill loops, load, base-size models
+	OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -m slow
+
+check: $(VENV)/.installed-dev docs  ## Lint, check formatting and types, build the documentation
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
+	$(BIN)/pyright tests/typing
 
-format: $(VENV)/.installed-dev  ## Mend what ruff can mend
+docs: $(VENV)/.installed-dev  ## Build the documentation into site/; open site/index.html
+	$(BIN)/zensical build --config-file mkdocs.yml --strict
+
+format: $(VENV)/.installed-dev  ## Fix lint and formatting
 	$(BIN)/ruff check --fix
 	$(BIN)/ruff format
 
-bench: $(VENV)/.installed-dev  ## Measure inference beside transformers and OpenVINO (half an hour; BENCH="--quick" takes less)
+bench: $(VENV)/.installed-dev  ## Compare inference with transformers and OpenVINO (half an hour; BENCH="--quick" is shorter)
 	$(BIN)/python -m benchmarks.inference $(BENCH)
 
-bench-retrieval: $(VENV)/.installed-dev  ## Measure two-stage retrieval beside transformers (BENCH="--pocket" for the bundled model)
+bench-retrieval: $(VENV)/.installed-dev  ## Compare two-stage retrieval with transformers (BENCH="--pocket" takes the bundled model)
 	$(BIN)/python -m benchmarks.retrieval $(BENCH)
 
-bench-train: $(VENV)/.installed-dev  ## Measure training beside a plain transformers loop
+bench-train: $(VENV)/.installed-dev  ## Compare training with a plain transformers loop
 	$(BIN)/python -m benchmarks.training $(BENCH)
 
-bench-jobs: $(VENV)/.installed-dev  ## Measure a captioning job over a folder beside transformers
+bench-jobs: $(VENV)/.installed-dev  ## Compare a captioning job over a folder with transformers
 	$(BIN)/python -m benchmarks.jobs $(BENCH)
 
 clean:  ## Remove the virtual environment and all caches
-	rm -rf $(VENV) benchmarks/.work .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf $(VENV) benchmarks/.work site .cache .mypy_cache .ruff_cache .pytest_cache .hypothesis
 
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
 
-# As a user has it: a copy, with everything that the wheel ships. A developer's environment, once there, is left alone.
+# A user's installation: a copy of what the wheel ships. An existing developer installation is kept.
 $(VENV)/.installed: $(BIN)/python pyproject.toml $(SOURCES)
-	@echo "Installing openblip into $(VENV); PyTorch is large, so this takes some minutes the first time"
+	@echo "Installing openblip into $(VENV); PyTorch is large, so the first time takes some minutes"
 	test -e $(VENV)/.installed-dev || $(BIN)/python -m pip install --quiet .
 	touch $@
 
 $(VENV)/.installed-dev: $(BIN)/python pyproject.toml
-	@echo "Installing openblip and its developers' tools into $(VENV); this takes some minutes the first time"
+	@echo "Installing openblip and its developers' tools into $(VENV); the first time takes some minutes"
 	$(BIN)/python -m pip install --quiet --editable '.[dev]'
 	touch $@

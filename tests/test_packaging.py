@@ -11,7 +11,9 @@ import openblip
 
 ROOT = Path(__file__).parent.parent
 DISTRIBUTION = importlib.metadata.distribution("openblip")
-RUN_TIME = {"torch", "numpy", "pillow", "tokenizers", "safetensors", "huggingface-hub", "typer", "rich"}
+RUN_TIME = {
+    "torch", "numpy", "pillow", "tokenizers", "safetensors", "huggingface-hub", "filelock", "jinja2", "typer", "rich",
+}  # fmt: skip
 
 
 def requirements(extra: str = "") -> dict[str, str]:
