@@ -33,7 +33,7 @@ from openblip.jobs.captions import Wording, work
 from openblip.jobs.items import gather
 from openblip.jobs.journal import Identity
 from openblip.jobs.run import Job, Seen
-from openblip.jobs.sinks import Writing, open_sink
+from openblip.jobs.sinks import SinkOptions, open_sink
 
 BEAMS = 3
 BATCHES = (1, 2, 4, 8, 16)  # of the peer, tried on the first files
@@ -156,7 +156,7 @@ def by_job(blip: Blip, paths: Sequence[Path], tokens: int) -> list[str]:
         texts.extend(str(row["text"]) for row in seen.records)
 
     with tempfile.TemporaryDirectory(dir=paths[0].parents[1]) as out:
-        sink = open_sink("sidecar", Writing(out, source))
+        sink = open_sink("sidecar", SinkOptions(out, source))
         items = list(gather(open_pictures([source]), base=sink.base))
         identity = Identity("caption", {"caption": "measured"}, decoding)
         outcome = Job(items, work(lambda: blip, decoding, Wording()), sink, identity, see=see).run()

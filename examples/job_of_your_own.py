@@ -8,7 +8,7 @@ from openblip.data.sources.pictures import open_pictures
 from openblip.jobs.items import Item, gather
 from openblip.jobs.journal import Identity
 from openblip.jobs.run import Job, Result
-from openblip.jobs.sinks import Writing, open_sink
+from openblip.jobs.sinks import SinkOptions, open_sink
 
 folder, out = sys.argv[1:3]
 
@@ -20,6 +20,6 @@ def work(items: Iterator[Item]) -> Iterator[Result]:
         yield answer if isinstance(answer, openblip.OpenBlipError) else [{"text": answer.text}]
 
 
-sink = open_sink("jsonl", Writing(out))
+sink = open_sink("jsonl", SinkOptions(out))
 job = Job(list(gather(open_pictures([folder]), base=sink.base)), work, sink, Identity("dogs", {"answer": "pocket"}, {}))
 print(job.run())

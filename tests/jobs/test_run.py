@@ -23,7 +23,7 @@ from openblip.jobs.items import Item, gather
 from openblip.jobs.journal import Identity
 from openblip.jobs.reporting import Reporter
 from openblip.jobs.run import Job, Outcome, Result, Seen, batched
-from openblip.jobs.sinks import Existing, Writing, open_sink
+from openblip.jobs.sinks import Existing, SinkOptions, open_sink
 from openblip.preprocess.image import load_image
 from tests.jobs.cli import pictures
 
@@ -47,7 +47,7 @@ class Runner:
 
     def __init__(self, folder: Path, to: str, out: Path | None = None, existing: Existing = "skip", **job: Any) -> None:
         self.folder, self.to, self.existing, self.job = folder, to, existing, job
-        self.writing = Writing(None if out is None else str(out), str(folder), existing=existing)
+        self.writing = SinkOptions(None if out is None else str(out), str(folder), existing=existing)
         self.computed: list[str] = []
         self.told = Told()
         self.seen: list[Seen] = []
@@ -356,13 +356,13 @@ def test_sources_of_every_kind_and_each_picture_once(photos: Path, tmp_path: Pat
 def test_a_text_never_leaves_the_folder_it_is_to_go_to(photos: Path, tmp_path: Path) -> None:
     (item, *_) = gather(list(open_pictures([str(photos)])))
     assert isinstance(item, Item)
-    sink = open_sink("sidecar", Writing(str(tmp_path / "out")))
+    sink = open_sink("sidecar", SinkOptions(str(tmp_path / "out")))
     for inside in ("../a.jpg", "x/../../a.jpg", "/a.jpg"):
         with pytest.raises(InputError, match="outside"):
             sink.target(replace(item, inside=inside))
     for ext in ("txt", ".", ".jpg", "./x"):
         with pytest.raises(OpenBlipError):
-            open_sink("sidecar", Writing(ext=ext))
+            open_sink("sidecar", SinkOptions(ext=ext))
 
 
 def test_a_frame_of_an_animation(tmp_path: Path) -> None:

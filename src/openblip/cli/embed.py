@@ -27,10 +27,10 @@ def embed(job: Command) -> None:
 
     def work(items: Iterator[Item]) -> Iterator[Result]:
         from openblip.jobs.matches import embeddings
-        from openblip.jobs.records import pack
+        from openblip.jobs.records import pack_embedding
 
         for found in embeddings(job.blip, items, frame=job.shared.frame):
-            yield found if isinstance(found, OpenBlipError) else [{"embedding": pack(found)}]
+            yield found if isinstance(found, OpenBlipError) else [{"embedding": pack_embedding(found)}]
 
     job.run(
         work,

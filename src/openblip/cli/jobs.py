@@ -256,11 +256,11 @@ class Command:
         self, to: str, concerns: Callable[[Mapping[str, Any]], bool], asked: Sequence[str], ext: str, separator: str
     ) -> Sink:
         from openblip.jobs.items import home
-        from openblip.jobs.sinks import Writing, open_sink
+        from openblip.jobs.sinks import SinkOptions, open_sink
 
         out = None if self.shared.out is None else str(self.shared.out)
         existing = cast("Existing", self.shared.existing)
-        return open_sink(to, Writing(out, home(self.paths), self.name, existing, ext, separator, concerns, asked))
+        return open_sink(to, SinkOptions(out, home(self.paths), self.name, existing, ext, separator, concerns, asked))
 
     def _identity(
         self, tasks: Sequence[Task], models: Mapping[str, Sequence[Task]], options: Mapping[str, Any]
@@ -355,9 +355,9 @@ def _summary(outcome: Outcome) -> str:
 
 
 def _printed(row: Mapping[str, Any]) -> dict[str, Any]:
-    from openblip.jobs.records import unpack
+    from openblip.jobs.records import unpack_embedding
 
-    return {name: unpack(v).tolist() if name == "embedding" else v for name, v in row.items()}
+    return {name: unpack_embedding(v).tolist() if name == "embedding" else v for name, v in row.items()}
 
 
 def _path(item: Item | Unusable) -> str | list[str]:

@@ -1,8 +1,9 @@
-"""Edits made in a contact sheet, written back to where the captions are.
+"""Write edits from a contact sheet back to the captions' files.
 
-A line of the file is one edit: ``was`` and ``text`` are what was said and what is to be said about the picture
-``path``, and ``to``, ``place`` and ``key`` where that is written. What somebody else has changed there since is left.
-``journal`` and ``item`` are the job's journal, which is told of the edit, and what it calls the picture.
+Each line of an edits file is one edit: it replaces the text ``was`` of the image ``path`` by ``text``. The text is
+located by ``to``, ``place`` and ``key``: the format, the file, and the key in that file. ``journal`` and ``item`` are
+the job's journal, which records the edit, and the image's key in it. Text that changed since then is not
+overwritten.
 """
 
 from __future__ import annotations
@@ -14,44 +15,53 @@ from pathlib import Path
 from openblip.errors import JobError, OpenBlipError
 from openblip.jobs.items import stamp
 from openblip.jobs.journal import Edit, Journal
-from openblip.jobs.sinks import SINKS, Writing, open_sink
+from openblip.jobs.sinks import SINKS, SinkOptions, open_sink
 
 FIELDS = ("path", "was", "text", "to", "place", "key", "journal", "item")
-_ONE_FILE = ("sidecar", "metadata")
+_FILE_PER_IMAGE = ("sidecar", "metadata")
 
 
 def apply_edits(files: Iterable[Path]) -> tuple[int, list[str]]:
-    """Write all edits of ``files``; how many are in their places now, and a line for each that could not be written.
+    """Write back all edits of ``files``. An edit that was applied earlier is not applied again.
 
-    An edit that was applied before is not applied again. Raises :class:`JobError` for a file that holds no edits.
+    Args:
+        files: JSON Lines files exported by contact sheets.
+
+    Returns:
+        The number of edits that are stored now, and one message for each edit that could not be applied.
+
+    Raises:
+        JobError: A file cannot be read or contains a line that is not an edit.
     """
     groups: dict[tuple[str, str], list[Mapping[str, str]]] = {}
     for file in files:
-        for edit in _read(file):
-            groups.setdefault((edit["to"], "" if edit["to"] in _ONE_FILE else edit["place"]), []).append(edit)
-    done, notes = 0, list[str]()
-    for (to, place), edits in groups.items():
-        sink = open_sink(to, Writing(out=place or None, asked=("prompt",)))
-        told: dict[str, list[tuple[str, Edit]]] = {}
+        for edit in _read_edits(file):
+            out = "" if edit["to"] in _FILE_PER_IMAGE else edit["place"]
+            groups.setdefault((edit["to"], out), []).append(edit)
+    applied, notes = 0, list[str]()
+    for (to, out), edits in groups.items():
+        sink = open_sink(to, SinkOptions(out=out or None, key_fields=("prompt",)))
+        journal_edits: dict[str, list[tuple[str, Edit]]] = {}
         for edit in edits:
             try:
-                fits = sink.edit(edit["place"], edit["key"], edit["was"], edit["text"])
+                stored = sink.write_edit(edit["place"], edit["key"], edit["was"], edit["text"])
             except OpenBlipError as error:
                 notes.append(f"{edit['path']}: {error}")
                 continue
-            done += fits
-            if not fits:
-                notes.append(f"{edit['path']}: what {edit['place']} says was changed since, and is left as it is")
+            if not stored:
+                notes.append(f"{edit['path']}: the text in {edit['place']} was changed since; edit not applied")
                 continue
-            written = stamp(edit["place"]) if sink.writes_pictures else ""
-            told.setdefault(edit["journal"], []).append((edit["item"], Edit(edit["was"], edit["text"], written)))
+            applied += 1
+            written = stamp(edit["place"]) if sink.writes_images else ""
+            entry = Edit(edit["was"], edit["text"], written)
+            journal_edits.setdefault(edit["journal"], []).append((edit["item"], entry))
         sink.close()
-        for journal, these in told.items():
-            Journal.tell(journal, these)
-    return done, notes
+        for journal, entries in journal_edits.items():
+            Journal.tell(journal, entries)
+    return applied, notes
 
 
-def _read(file: Path) -> Iterator[Mapping[str, str]]:
+def _read_edits(file: Path) -> Iterator[Mapping[str, str]]:
     try:
         lines = file.read_text(encoding="utf-8-sig").split("\n")
     except (OSError, UnicodeDecodeError) as error:
@@ -62,11 +72,11 @@ def _read(file: Path) -> Iterator[Mapping[str, str]]:
         try:
             edit = json.loads(line)
         except ValueError as error:
-            raise JobError(f"{file}:{number} is no JSON: {error}") from error
-        whole = isinstance(edit, dict) and all(isinstance(edit.get(name), str) for name in FIELDS)
-        if not whole or edit["to"] not in SINKS:
+            raise JobError(f"{file}:{number} is not JSON: {error}") from error
+        complete = isinstance(edit, dict) and all(isinstance(edit.get(name), str) for name in FIELDS)
+        if not complete or edit["to"] not in SINKS:
             raise JobError(
-                f"{file}:{number} is no edit that can be written back: it needs {', '.join(FIELDS)}, as the sheet of a "
-                "job with --to exports them"
+                f"{file}:{number} must be an edit with the fields {', '.join(FIELDS)}; export edits from the contact "
+                "sheet of a job with --to"
             )
         yield edit

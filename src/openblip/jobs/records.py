@@ -1,8 +1,8 @@
-"""The record: what every command writes about a picture, in JSONL, CSV and Parquet alike.
+"""The record that every command writes about an image, equal in JSON Lines, CSV and Parquet.
 
-``openblip.data`` reads these files as they are: ``path`` is the picture, ``text`` its caption, ``question`` with
-``text`` a question and its answer, ``expression`` with ``bbox`` a box, a ``path`` of two pictures a pair with its
-statement and ``label``, and a row with an ``error`` is passed over.
+``openblip.data`` reads these files: ``path`` is the image and ``text`` its caption; ``question`` and ``text`` are a
+question and its answer; ``expression`` and ``bbox`` a box; two paths in ``path`` a pair of images with its statement in
+``text`` and its ``label``. Rows with an ``error`` are skipped.
 """
 
 from __future__ import annotations
@@ -17,51 +17,51 @@ from numpy.typing import NDArray
 Row: TypeAlias = dict[str, Any]
 
 FIELDS: Mapping[str, str] = {
-    "path": "the picture: from the folder of the file, or the whole path where it lies elsewhere; or its address; "
-    "of a pair a list of both",
-    "index": "its number in the input, from 0",
-    "rank": "0 for the best result, 1 for the next ...; only where several were asked for",
-    "prompt": "how the caption was made to begin; only where a column gave it",
-    "question": "what was asked",
-    "expression": "what was looked for",
-    "bbox": "where it is: left, top, width and height in pixels of the picture",
-    "label": "the label that was chosen; or whether the statement about a pair is true",
-    "text": "the caption with its prefix, suffix and template; the answer; the text that was judged or explained",
-    "generated": "the caption as the model gave it, where prefix, suffix or template changed it",
-    "logprob": "summed natural-log probability of the caption's new tokens",
-    "finished": "whether the caption came to its end, or was cut off by the greatest length",
-    "unmet": "true where a required word could not be had",
-    "probability": "of the answer, the label or the box; or that picture and text belong together (ITM); or that the "
-    "statement is true",
-    "similarity": "cosine of the embeddings of picture and text (ITC)",
-    "embedding": "the picture's embedding (ITC), L2-normalised",
+    "path": "the image: a path relative to the output file, an absolute path for images elsewhere, or a URL; a list of "
+    "two for a pair",
+    "index": "number of the item in the input, from 0",
+    "rank": "0 for the best result, 1 for the next, ...; only with several results per image",
+    "prompt": "text the caption starts with; only if a column of the list set it",
+    "question": "the question",
+    "expression": "the phrase that was located",
+    "bbox": "location of the expression: left, top, width and height in pixels of the image",
+    "label": "the label with the highest score; or whether the statement about a pair is true",
+    "text": "the caption with prefix, suffix and template; the answer; or the text that was matched or explained",
+    "generated": "the caption without prefix, suffix and template; only if they changed it",
+    "logprob": "sum of the natural-log probabilities of the caption's new tokens",
+    "finished": "false if the caption was cut off at the maximum length",
+    "unmet": "true if a required word could not be generated",
+    "probability": "probability of the answer, label or box; that image and text match (ITM); or that the statement is "
+    "true",
+    "similarity": "cosine similarity of the image and text embeddings (ITC)",
+    "embedding": "the image embedding (ITC), L2-normalized",
     "words": "the words that were explained",
-    "maps": "for each of the words a heat map over the picture's patches, from 0 up, as rows of rows",
-    "overall": "the mean of the maps over word pieces",
-    "start": "the map of the token before a text or a question",
-    "drawing": "the picture that was drawn (`--draw`)",
-    "model": "what computed it",
-    "error": "why there is no result; such a row has no other field of results",
+    "maps": "one heat map over the image patches per word, values from 0 up, as a list of rows",
+    "overall": "mean of the maps over all word pieces",
+    "start": "heat map of the token that precedes a text or a question",
+    "drawing": "path of the drawing (`--draw`)",
+    "model": "the model",
+    "error": "the reason for a failure; such a row has no result fields",
 }
 
 
-def ordered(row: Mapping[str, Any]) -> Row:
-    """The row with its fields in the order of :data:`FIELDS`, then any others; what is ``None`` is left out."""
-    known = [name for name in FIELDS if name in row]
-    return {name: row[name] for name in (*known, *(n for n in row if n not in FIELDS)) if row[name] is not None}
+def order_fields(row: Mapping[str, Any]) -> Row:
+    """Return the row without ``None`` values, ordered as :data:`FIELDS`; other fields follow in their own order."""
+    names = [*(name for name in FIELDS if name in row), *(name for name in row if name not in FIELDS)]
+    return {name: row[name] for name in names if row[name] is not None}
 
 
-def columns(rows: Iterable[Mapping[str, Any]]) -> list[str]:
-    """The names that occur in ``rows``, in the order of :data:`FIELDS`."""
-    found = dict.fromkeys(name for row in rows for name in row)
-    return [name for name in FIELDS if name in found] + [name for name in found if name not in FIELDS]
+def column_names(rows: Iterable[Mapping[str, Any]]) -> list[str]:
+    """Return all field names of ``rows``, ordered as :data:`FIELDS`; other fields follow by first occurrence."""
+    names = dict.fromkeys(name for row in rows for name in row)
+    return [name for name in FIELDS if name in names] + [name for name in names if name not in FIELDS]
 
 
-def pack(vector: NDArray[np.float32]) -> str:
-    """An embedding as it stands in a journal: base64 of its float32 values, lowest byte first."""
+def pack_embedding(vector: NDArray[np.float32]) -> str:
+    """Encode an embedding for the journal: base64 of little-endian float32 values."""
     return base64.b64encode(np.asarray(vector, "<f4").tobytes()).decode()
 
 
-def unpack(text: str) -> NDArray[np.float32]:
-    """The embedding that :func:`pack` wrote."""
+def unpack_embedding(text: str) -> NDArray[np.float32]:
+    """Decode an embedding that :func:`pack_embedding` encoded."""
     return np.frombuffer(base64.b64decode(text), "<f4").astype(np.float32)

@@ -14,7 +14,7 @@ from openblip.data.records import open_picture
 from openblip.errors import ImageError, JobError, OpenBlipError
 from openblip.jobs.items import Item, Unusable
 from openblip.jobs.journal import Entry, Identity, Journal
-from openblip.jobs.records import Row, ordered
+from openblip.jobs.records import Row, order_fields
 from openblip.jobs.reporting import Reporter
 from openblip.jobs.sinks.base import Sink
 
@@ -81,7 +81,7 @@ class Job:
             return _Run(self, None).go()
         assert self.identity is not None
         check_targets(self.items, self.sink)
-        journal = Journal(self.sink.journal, self.identity, restart=self.restart)
+        journal = Journal(self.sink.journal_path, self.identity, restart=self.restart)
         try:
             return _Run(self, journal).go()
         finally:
@@ -92,7 +92,7 @@ class Job:
         if self.sink is not None:
             assert self.identity is not None
             check_targets(self.items, self.sink)
-            known = Journal.look(self.sink.journal, self.identity, restart=self.restart)
+            known = Journal.look(self.sink.journal_path, self.identity, restart=self.restart)
         else:
             known = {}
         for item in self.items:
@@ -148,8 +148,8 @@ def _decide(item: Item, sink: Sink, entry: Entry | None) -> tuple[Seen, Any, str
     signature = item.signature()
     sink.target(item)
     if entry is None:
-        current = sink.current(item)
-        if sink.writing.existing == "skip" and sink.taken(current):
+        current = sink.read(item)
+        if sink.options.existing == "skip" and sink.has_result(current):
             return Seen(item, "there", text=_told(current)), current, signature
         return Seen(item, "compute"), current, signature
     unchanged = entry.picture == signature and not entry.stale
@@ -160,10 +160,10 @@ def _decide(item: Item, sink: Sink, entry: Entry | None) -> tuple[Seen, Any, str
     if signature and signature == written and not by_hand:
         return Seen(item, "compute" if entry.stale else "done", entry.records), entry.before, signature
     unchanged = unchanged or (bool(signature) and signature == written and not entry.stale)
-    current = sink.current(item)
-    if current is None or sink.same(current, entry.before):
+    current = sink.read(item)
+    if current is None or sink.equal(current, entry.before):
         action: Action = "restore" if unchanged else "compute"
-    elif not sink.same(current, after) or (by_hand and not unchanged):
+    elif not sink.equal(current, after) or (by_hand and not unchanged):
         return Seen(item, "edited", text=_told(current)), entry.before, signature
     else:
         action = "done" if unchanged else "compute"
@@ -175,9 +175,9 @@ def _decide(item: Item, sink: Sink, entry: Entry | None) -> tuple[Seen, Any, str
 def expected(item: Item, sink: Sink, entry: Entry) -> tuple[Any, str, bool]:
     """What the job and the edits written back since have left in an item's place, the signature of its picture if that
     was written into, and whether an edit has a part in it."""
-    content, written, by_hand = sink.content(item, entry.before, entry.records), entry.written, False
+    content, written, by_hand = sink.merge(item, entry.before, entry.records), entry.written, False
     for edit in entry.edits:
-        if (new := sink.edited(content, edit.was, edit.text)) is not None:
+        if (new := sink.apply_edit(content, edit.was, edit.text)) is not None:
             content, written, by_hand = new, edit.written or written, True
     return content, written, by_hand
 
@@ -290,15 +290,15 @@ class _Run:
         records: Sequence[Row] = entry.records
         if entry.error is not None:
             records = [self._row(item, {"error": entry.error})]
-        content = self.sink.content(item, entry.before, records)
+        content = self.sink.merge(item, entry.before, records)
         if entry.error is None:
-            entry = replace(entry, written=self.sink.foresee(item, content))
+            entry = replace(entry, written=self.sink.signature_after(item, content))
         self._written.append((item, entry, content))
         if len(self._written) >= TOGETHER or time.monotonic() - self._since > SECONDS:
             self._flush()
 
     def _row(self, item: Item, row: Row) -> Row:
-        return ordered({**item.asked, **row, "model": self.job.model})
+        return order_fields({**item.asked, **row, "model": self.job.model})
 
     def _flush(self) -> None:
         """Write results: first into the journal, then into their places."""
@@ -307,8 +307,8 @@ class _Run:
             return
         self.journal.add((item.key, entry) for item, entry, _ in group)
         for item, entry, content in group:
-            if content is not None and not self.sink.same(content, entry.before):
-                self.sink.put(item, content)
+            if content is not None and not self.sink.equal(content, entry.before):
+                self.sink.write(item, content)
 
     def _pass_on(self) -> None:
         """Show the items at the head that wait for no result."""
@@ -318,7 +318,7 @@ class _Run:
             if seen.action == "restore":
                 assert isinstance(seen.item, Item)
                 assert self.sink is not None
-                self.sink.put(seen.item, self._expected(seen.item))
+                self.sink.write(seen.item, self._expected(seen.item))
                 self.outcome.done += 1
             elif seen.action == "done":
                 self.outcome.done += 1
@@ -341,9 +341,9 @@ class _Run:
         assert self.sink is not None
         with suppress(OpenBlipError):
             row = self._row(seen.item, {"error": seen.error})
-            content = self.sink.content(seen.item, queued.before, [row])
-            if content is not None and not self.sink.same(content, self.sink.current(seen.item)):
-                self.sink.put(seen.item, content)
+            content = self.sink.merge(seen.item, queued.before, [row])
+            if content is not None and not self.sink.equal(content, self.sink.read(seen.item)):
+                self.sink.write(seen.item, content)
 
     def _show(self, seen: Seen) -> None:
         self.job.report.advance()

@@ -95,7 +95,7 @@ def _texts(seen: Seen, sink: Sink | None) -> Iterator[str]:
     item = seen.item
     assert isinstance(item, Item)
     if isinstance(sink, TextSink):
-        text = sink.current(item) or seen.text or ""
+        text = sink.read(item) or seen.text or ""
         yield _field(item, sink, text.strip(), "")
         yield from (_scores(row) for row in seen.records)
     elif not seen.records:
@@ -112,8 +112,8 @@ def _texts(seen: Seen, sink: Sink | None) -> Iterator[str]:
 
 
 def _field(item: Item, sink: Sink | None, text: str, question: str) -> str:
-    place, key = sink.spot(item) if sink is not None else ("", "")
-    journal = os.path.abspath(sink.journal) if sink is not None else ""  # noqa: PTH100
+    place, key = sink.edit_location(item) if sink is not None else ("", "")
+    journal = os.path.abspath(sink.journal_path) if sink is not None else ""  # noqa: PTH100
     data = {
         "path": item.name, "to": sink.name if sink is not None else "", "place": place, "key": key, "was": text,
         "journal": journal, "item": item.key,

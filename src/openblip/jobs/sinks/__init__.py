@@ -1,24 +1,39 @@
-"""Where results go: one small class for each family of formats, all of which a job drives in the same way."""
+"""Output formats of jobs. A job drives every sink through the methods of :class:`BaseSink`."""
 
 from __future__ import annotations
 
 from openblip.errors import JobError
+from openblip.jobs.sinks.base import BaseSink as BaseSink
 from openblip.jobs.sinks.base import Existing as Existing
 from openblip.jobs.sinks.base import Sink as Sink
-from openblip.jobs.sinks.base import Writing as Writing
-from openblip.jobs.sinks.folders import ImageFolder, Kohya
-from openblip.jobs.sinks.lists import Csv, Jsonl, Npy, Parquet
-from openblip.jobs.sinks.pictures import Metadata
-from openblip.jobs.sinks.sidecars import Sidecars
+from openblip.jobs.sinks.base import SinkOptions as SinkOptions
+from openblip.jobs.sinks.folders import ImageFolderSink, KohyaSink
+from openblip.jobs.sinks.lists import CsvSink, JsonlSink, NpySink, ParquetSink
+from openblip.jobs.sinks.metadata import MetadataSink
+from openblip.jobs.sinks.sidecars import SidecarSink
 
 SINKS: dict[str, type[Sink]] = {
-    "sidecar": Sidecars, "jsonl": Jsonl, "csv": Csv, "parquet": Parquet, "imagefolder": ImageFolder, "kohya": Kohya,
-    "metadata": Metadata, "npy": Npy,
-}  # fmt: skip
+    "sidecar": SidecarSink,
+    "jsonl": JsonlSink,
+    "csv": CsvSink,
+    "parquet": ParquetSink,
+    "imagefolder": ImageFolderSink,
+    "kohya": KohyaSink,
+    "metadata": MetadataSink,
+    "npy": NpySink,
+}
 
 
-def open_sink(to: str, writing: Writing) -> Sink:
-    """The sink of a format; :class:`JobError` where the options do not fit it."""
-    if to not in SINKS:
-        raise JobError(f"unknown format {to!r}; one of {', '.join(SINKS)}")
-    return SINKS[to](writing)
+def open_sink(name: str, options: SinkOptions) -> Sink:
+    """Return the sink that writes a format.
+
+    Args:
+        name: A key of :data:`SINKS`.
+        options: Location and behavior of the output.
+
+    Raises:
+        JobError: The format is unknown, the options do not fit it, or existing output cannot be read.
+    """
+    if name not in SINKS:
+        raise JobError(f"format must be one of {', '.join(SINKS)}, got {name!r}")
+    return SINKS[name](options)

@@ -1,4 +1,4 @@
-"""What a job asks of a place for results."""
+"""The interface between a job and its output."""
 
 from __future__ import annotations
 
@@ -6,22 +6,29 @@ import os
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Generic, Literal, TypeAlias, TypeVar
 
 from openblip.errors import JobError
 from openblip.jobs.items import Item
 from openblip.jobs.records import Row
 
 Existing = Literal["skip", "overwrite", "append", "prepend"]
+ContentT = TypeVar("ContentT")
 
 
 @dataclass(frozen=True)
-class Writing:
-    """Where and how: ``out`` is the file or folder that the user named, ``home`` the folder that the pictures share.
+class SinkOptions:
+    """Location and behavior of a job's output.
 
-    ``existing`` says what becomes of a text that is there already; ``ext`` and ``separator`` are for texts in files.
-    For lists, ``concerns`` tells the rows that answer to this job from those of others, such as other questions, and
-    ``asked`` names the fields that tell items of one picture apart.
+    Attributes:
+        out: The output file or folder that the user named.
+        home: The folder that all images share. Formats that write next to the images store their journal there.
+        command: Name of the command, part of the journal's name.
+        existing: Policy for output that exists already.
+        ext: Suffix of sidecar files.
+        separator: Text between several results in one file.
+        belongs: Return whether a row of an existing list belongs to this job, rather than to other questions or labels.
+        key_fields: Fields that, with the path, identify an item in a list.
     """
 
     out: str | None = None
@@ -30,110 +37,157 @@ class Writing:
     existing: Existing = "skip"
     ext: str = ".txt"
     separator: str = "\n"
-    concerns: Callable[[Mapping[str, Any]], bool] = lambda row: True
-    asked: Sequence[str] = ()
+    belongs: Callable[[Mapping[str, Any]], bool] = lambda row: True
+    key_fields: Sequence[str] = ()
 
 
-class Sink(ABC):
-    """A place for results: what stands there for an item, what should, and how to put it there.
+class BaseSink(ABC, Generic[ContentT]):
+    """An output format: reads the stored content of an item, merges results into it and writes it.
 
-    Contents are JSON values, so that the journal can hold them. A job compares them: what it finds in the place of an
-    item is what was there before, or what the job put there, or an edit by somebody, which it leaves alone.
+    Contents are JSON values because the journal stores them. A job compares contents to decide whether the output of an
+    item is older than the job, written by the job, or edited by a user; edited output is never overwritten.
+
+    Args:
+        options: Location and behavior of the output.
+
+    Raises:
+        JobError: The options do not fit the format, or existing output cannot be read.
     """
 
     name: ClassVar[str]
-    writes_pictures: ClassVar[bool] = False
+    writes_images: ClassVar[bool] = False
 
-    def __init__(self, writing: Writing) -> None:
-        self.writing = writing
+    def __init__(self, options: SinkOptions) -> None:
+        self.options = options
 
     @property
     @abstractmethod
     def base(self) -> str:
-        """The folder that keys of items are told from."""
+        """The folder that item keys are relative to."""
 
     @property
-    def journal(self) -> str:
-        """Where the journal lies."""
-        return os.path.join(self.base, f".openblip-{self.writing.command}.journal")  # noqa: PTH118
+    def journal_path(self) -> str:
+        """The path of the job's journal."""
+        return os.path.join(self.base, f".openblip-{self.options.command}.journal")  # noqa: PTH118
 
     @abstractmethod
     def target(self, item: Item) -> str:
-        """The place of an item, which no other may share; ``InputError`` if it can have none."""
+        """Return the location an item is written to. Two items must not share one.
+
+        Raises:
+            InputError: The item cannot be written in this format.
+        """
 
     @abstractmethod
-    def current(self, item: Item) -> Any:
-        """What stands there now, or ``None``."""
+    def read(self, item: Item) -> ContentT | None:
+        """Return the stored content of an item, or ``None`` if there is none."""
 
     @abstractmethod
-    def content(self, item: Item, before: Any, records: Sequence[Row]) -> Any:
-        """What should stand there, given what stood there before the job; of a failure too."""
+    def merge(self, item: Item, previous: ContentT | None, records: Sequence[Row]) -> ContentT | None:
+        """Return the content to store for an item.
+
+        Args:
+            item: The item.
+            previous: Content that was stored before the job started.
+            records: Results of the item, or one record with an ``error``.
+
+        Returns:
+            The new content, merged with ``previous`` as ``existing`` requires. ``None`` stores nothing.
+        """
 
     @abstractmethod
-    def put(self, item: Item, content: Any) -> None:
-        """Put it there, whole or not at all."""
+    def write(self, item: Item, content: ContentT) -> None:
+        """Store the content of an item atomically.
 
-    def taken(self, content: Any) -> bool:
-        """Whether what stands there is a result that ``existing="skip"`` respects."""
+        Raises:
+            JobError: The output cannot be written.
+        """
+
+    def has_result(self, content: ContentT | None) -> bool:
+        """Return whether ``existing="skip"`` keeps this content."""
         return content is not None
 
-    def same(self, one: Any, other: Any) -> bool:
-        """Whether two contents are equal."""
-        return bool(one == other)
+    def equal(self, left: ContentT | None, right: ContentT | None) -> bool:
+        """Return whether two contents are equal."""
+        return left == right
 
-    def foresee(self, item: Item, content: Any) -> str:
-        """The signature that the picture will have with ``content`` in it; empty if no picture changes."""
+    def signature_after(self, item: Item, content: ContentT) -> str:
+        """Return the image's signature after ``content`` is written into it, or ``""`` if the image stays unchanged.
+
+        Raises:
+            ImageError: The content cannot be written into the image.
+        """
         return ""
 
-    def spot(self, item: Item) -> tuple[str, str]:
-        """What :meth:`edit` needs to find an item again: a file, and what the file calls the item."""
+    def edit_location(self, item: Item) -> tuple[str, str]:
+        """Return the file that holds an item's text and the item's key in that file, for :meth:`write_edit`."""
         return os.path.abspath(self.target(item)), ""  # noqa: PTH100
 
     @abstractmethod
-    def edit(self, place: str, key: str, was: str, text: str) -> bool:
-        """Put ``text`` where :meth:`spot` says, if ``was`` or itself is there; False if it is something else."""
+    def write_edit(self, path: str, key: str, old: str, new: str) -> bool:
+        """Replace the text ``old`` by ``new`` at an :meth:`edit_location`.
+
+        Returns:
+            Whether ``new`` is stored now. ``False`` if the location holds neither ``old`` nor ``new``.
+
+        Raises:
+            JobError: The file cannot be read or written.
+            ImageError: The image file cannot be read.
+        """
 
     @abstractmethod
-    def edited(self, content: Any, was: str, text: str) -> Any:
-        """What :meth:`edit` makes of a content; ``None`` if it says neither ``was`` nor ``text``."""
+    def apply_edit(self, content: ContentT | None, old: str, new: str) -> ContentT | None:
+        """Return ``content`` with ``old`` replaced by ``new``, or ``None`` if it holds neither."""
 
-    def close(self) -> None:  # noqa: B027 (most have nothing left to do)
-        """Write what is written as a whole."""
+    def close(self) -> None:
+        """Write pending output. Formats with one file for all items write it here.
+
+        Raises:
+            JobError: The output cannot be written.
+        """
 
 
-class TextSink(Sink):
-    """A place that holds one text for a picture; several results are lines of it."""
+Sink: TypeAlias = BaseSink[Any]
 
-    def content(self, item: Item, before: Any, records: Sequence[Row]) -> Any:
+
+class TextSink(BaseSink[str]):
+    """A format that stores one text per image. Several results are joined by a separator."""
+
+    def merge(self, item: Item, previous: str | None, records: Sequence[Row]) -> str | None:
         texts = [row["text"] for row in records if "error" not in row]
-        if not texts:
-            return before
-        return self.joined(before, texts)
+        return self.join(previous, texts) if texts else previous
 
-    def joined(self, before: str | None, texts: list[str]) -> str:
-        """The texts, joined to what was there as ``existing`` says."""
-        old = [(before or "").rstrip("\n")] if before and self.writing.existing in ("append", "prepend") else []
-        parts = [*texts, *old] if self.writing.existing == "prepend" else [*old, *texts]
-        return self.writing.separator.join(parts)
+    def join(self, previous: str | None, texts: Sequence[str]) -> str:
+        """Return ``texts`` joined with the previous text as ``existing`` requires."""
+        existing = self.options.existing
+        previous_texts = []
+        if previous and existing in ("append", "prepend"):
+            previous_texts = [previous.rstrip("\n")]
+        ordered = [*texts, *previous_texts] if existing == "prepend" else [*previous_texts, *texts]
+        return self.options.separator.join(ordered)
 
-    def edited(self, content: Any, was: str, text: str) -> Any:
-        found = (content or "").strip()
-        if found == was.strip() != text.strip():
-            return self.ended(text.strip())
-        return content if found == text.strip() else None
+    def apply_edit(self, content: str | None, old: str, new: str) -> str | None:
+        text = (content or "").strip()
+        if text == old.strip() != new.strip():
+            return self.format_text(new.strip())
+        return content if text == new.strip() else None
 
-    def ended(self, text: str) -> str:
-        """A text as it stands in its place."""
+    def format_text(self, text: str) -> str:
+        """Return a text in its stored form."""
         return text
 
-    def taken(self, content: Any) -> bool:
+    def has_result(self, content: str | None) -> bool:
         return bool(content and content.strip())
 
 
-def file_named(writing: Writing, suffixes: Sequence[str]) -> str:
-    """The ``--out`` of a format that is one file."""
-    if writing.out is None:
-        raise JobError(f"name the file to write: --out results{suffixes[0]}")
-    if not writing.out.lower().endswith(tuple(suffixes)):
-        raise JobError(f"{writing.out} does not end in {' or '.join(suffixes)}")
-    return writing.out
+def output_file(options: SinkOptions, suffixes: Sequence[str]) -> str:
+    """Return ``--out`` of a format that writes one file.
+
+    Raises:
+        JobError: ``--out`` is missing or has another suffix.
+    """
+    if options.out is None:
+        raise JobError(f"this format needs --out, for example --out results{suffixes[0]}")
+    if not options.out.lower().endswith(tuple(suffixes)):
+        raise JobError(f"--out must end in {' or '.join(suffixes)}, got {options.out}")
+    return options.out

@@ -1,4 +1,4 @@
-"""Lists: one file with the records of all pictures, written as a whole when the job is through."""
+"""Lists: one file with the records of all images, written at the end of the job."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import io
 import json
 import os
 from abc import abstractmethod
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import IO, Any, ClassVar
 
 import numpy as np
@@ -17,121 +17,131 @@ from openblip.data.records import need
 from openblip.errors import JobError
 from openblip.jobs.files import replacing
 from openblip.jobs.items import Item, keyed
-from openblip.jobs.records import Row, columns, ordered, pack, unpack
-from openblip.jobs.sinks.base import Sink, Writing, file_named
+from openblip.jobs.records import Row, column_names, order_fields, pack_embedding, unpack_embedding
+from openblip.jobs.sinks.base import BaseSink, SinkOptions, output_file
+
+_DEFAULT_COLUMNS = ["path", "index", "text"]  # of a table without rows
 
 
-class ListSink(Sink):
-    """Rows by picture. Those that are there stay where they are, new ones follow in the order of the input.
+class ListSink(BaseSink[list[Row]]):
+    """Rows grouped by item. Existing rows keep their order; new rows follow in the order of the input.
 
-    ``existing="append"`` and ``"prepend"`` put the new rows of a picture after or before those it has.
+    ``existing="append"`` and ``"prepend"`` add an item's new rows after or before its existing rows.
     """
 
     suffixes: ClassVar[tuple[str, ...]]
 
-    def __init__(self, writing: Writing) -> None:
-        super().__init__(writing)
-        self.path = file_named(writing, self.suffixes)
+    def __init__(self, options: SinkOptions) -> None:
+        super().__init__(options)
+        self.path = output_file(options, self.suffixes)
         self._rows: dict[str, list[Row]] = {}
         self._changed = False
         if os.path.exists(self.path):  # noqa: PTH110
             try:
-                self._rows = _by_key(self.load(), writing.asked)
+                self._rows = _group_by_key(self.load_rows(), options.key_fields)
             except (OSError, ValueError, KeyError) as error:
-                raise JobError(f"{self.path} is there, but no list of results: {error}") from error
+                raise JobError(f"{self.path} exists and is not a list of results: {error}") from error
 
     @abstractmethod
-    def load(self) -> Iterable[Row]:
-        """The rows of the file that is there, as :meth:`normal` would have them."""
+    def load_rows(self) -> Iterable[Row]:
+        """Return the rows of the existing file, in the form that :meth:`normalize` returns."""
 
     @abstractmethod
-    def save(self, file: IO[bytes], rows: Sequence[Row]) -> None:
+    def save_rows(self, file: IO[bytes], rows: Sequence[Row]) -> None:
         """Write all rows."""
 
-    def normal(self, row: Row) -> Row:
-        """A record as this format gives it back."""
-        return _with_embedding(row, lambda text: unpack(text).tolist())
+    def normalize(self, row: Row) -> Row:
+        """Return a record as :meth:`load_rows` would read it back."""
+        if "embedding" not in row:
+            return dict(row)
+        return row | {"embedding": unpack_embedding(row["embedding"]).tolist()}
 
     @property
     def base(self) -> str:
         return os.path.dirname(self.path) or "."  # noqa: PTH120
 
     @property
-    def journal(self) -> str:
+    def journal_path(self) -> str:
         return self.path + ".journal"
 
     def target(self, item: Item) -> str:
         return f"{self.path}: {item.key}"
 
-    def current(self, item: Item) -> Any:
-        return [row for row in self._rows.get(item.key, ()) if self.writing.concerns(row)] or None
+    def read(self, item: Item) -> list[Row] | None:
+        return [row for row in self._rows.get(item.key, ()) if self.options.belongs(row)] or None
 
-    def content(self, item: Item, before: Any, records: Sequence[Row]) -> Any:
-        told = {"path": item.path(self.base), "index": item.index}
-        new = [self.normal(ordered({**row, **told})) for row in records]
-        old = [row for row in before or () if "error" not in row and self.writing.existing in ("append", "prepend")]
-        if before and all("error" in row for row in records):
-            return before  # what was there is better than a failure
-        return [*new, *old] if self.writing.existing == "prepend" else [*old, *new]
+    def merge(self, item: Item, previous: list[Row] | None, records: Sequence[Row]) -> list[Row] | None:
+        if previous and all("error" in row for row in records):
+            return previous  # a previous result is better than a failure
+        existing = self.options.existing
+        location = {"path": item.path(self.base), "index": item.index}
+        new_rows = [self.normalize(order_fields({**row, **location})) for row in records]
+        old_rows = []
+        if existing in ("append", "prepend"):
+            old_rows = [row for row in previous or () if "error" not in row]
+        return [*new_rows, *old_rows] if existing == "prepend" else [*old_rows, *new_rows]
 
-    def put(self, item: Item, content: Any) -> None:
-        others = [row for row in self._rows.get(item.key, ()) if not self.writing.concerns(row)]
-        self._rows[item.key] = [*others, *content]
+    def write(self, item: Item, content: list[Row]) -> None:
+        foreign_rows = [row for row in self._rows.get(item.key, ()) if not self.options.belongs(row)]
+        self._rows[item.key] = [*foreign_rows, *content]
         self._changed = True
 
-    def spot(self, item: Item) -> tuple[str, str]:
+    def edit_location(self, item: Item) -> tuple[str, str]:
         return os.path.abspath(self.path), item.key  # noqa: PTH100
 
-    def edit(self, place: str, key: str, was: str, text: str) -> bool:
+    def write_edit(self, path: str, key: str, old: str, new: str) -> bool:
         rows = self._rows.get(key)
-        new = self.edited(rows, was, text)
-        if new not in (None, rows):
-            self._rows[key] = new
+        edited = self.apply_edit(rows, old, new)
+        if edited is not None and edited != rows:
+            self._rows[key] = edited
             self._changed = True
-        return new is not None
+        return edited is not None
 
-    def edited(self, content: Any, was: str, text: str) -> Any:
-        told = [row.get("text") for row in content or ()]
-        if was not in told:
-            return content if text in told else None
-        at = told.index(was)
-        return [*content[:at], content[at] | {"text": text}, *content[at + 1 :]]
+    def apply_edit(self, content: list[Row] | None, old: str, new: str) -> list[Row] | None:
+        rows = content or []
+        texts = [row.get("text") for row in rows]
+        if old not in texts:
+            return content if new in texts else None
+        edited = list(rows)
+        index = texts.index(old)
+        edited[index] = rows[index] | {"text": new}
+        return edited
 
-    def taken(self, content: Any) -> bool:
+    def has_result(self, content: list[Row] | None) -> bool:
         return content is not None and any("error" not in row for row in content)
 
-    def same(self, one: Any, other: Any) -> bool:
-        return _without_index(one) == _without_index(other)
+    def equal(self, left: list[Row] | None, right: list[Row] | None) -> bool:
+        return _without_index(left) == _without_index(right)
 
     def close(self) -> None:
         if self._changed or not os.path.exists(self.path):  # noqa: PTH110
             with replacing(self.path) as file:
-                self.save(file, [row for rows in self._rows.values() for row in rows])
+                self.save_rows(file, [row for rows in self._rows.values() for row in rows])
         self._changed = False
 
 
-class Jsonl(ListSink):
-    """One JSON object for each record."""
+class JsonlSink(ListSink):
+    """One JSON object per record."""
 
     name = "jsonl"
     suffixes = (".jsonl", ".ndjson")
 
-    def load(self) -> Iterable[Row]:
+    def load_rows(self) -> Iterator[Row]:
         with open(self.path, "rb") as file:  # noqa: PTH123
             for number, line in enumerate(file, start=1):
                 if line.strip():
                     row = json.loads(line.decode("utf-8-sig"))
                     if not isinstance(row, dict):
-                        raise ValueError(f"line {number} is no object")
+                        raise ValueError(f"line {number} must be a JSON object")
                     yield row
 
-    def save(self, file: IO[bytes], rows: Sequence[Row]) -> None:
+    def save_rows(self, file: IO[bytes], rows: Sequence[Row]) -> None:
         for row in rows:
-            file.write(json.dumps(row, ensure_ascii=False).encode("utf-8", "backslashreplace") + b"\n")
+            file.write(_json_line(row))
 
 
-class Csv(ListSink):
-    """A table with a header; a list in a cell is JSON, and what is missing is empty."""
+class CsvSink(ListSink):
+    """A table with a header. Lists in cells are JSON; missing values are empty."""
 
     name = "csv"
     suffixes = (".csv", ".tsv")
@@ -140,10 +150,10 @@ class Csv(ListSink):
     def _delimiter(self) -> str:
         return "\t" if self.path.lower().endswith(".tsv") else ","
 
-    def normal(self, row: Row) -> Row:
-        return {name: _cell(value) for name, value in super().normal(row).items() if value is not None}
+    def normalize(self, row: Row) -> Row:
+        return {name: _format_cell(value) for name, value in super().normalize(row).items() if value is not None}
 
-    def load(self) -> Iterable[Row]:
+    def load_rows(self) -> Iterator[Row]:
         csv.field_size_limit(max(csv.field_size_limit(), 2**27))
         with open(self.path, encoding="utf-8-sig", newline="") as file:  # noqa: PTH123
             for row in csv.DictReader(file, delimiter=self._delimiter):
@@ -151,114 +161,119 @@ class Csv(ListSink):
                     raise ValueError("a row has more fields than the header")
                 yield {name: value for name, value in row.items() if value}
 
-    def save(self, file: IO[bytes], rows: Sequence[Row]) -> None:
+    def save_rows(self, file: IO[bytes], rows: Sequence[Row]) -> None:
         out = io.StringIO(newline="")
-        names = columns(rows) or ["path", "index", "text"]
+        names = column_names(rows) or _DEFAULT_COLUMNS
         writer = csv.DictWriter(out, names, delimiter=self._delimiter, restval="", lineterminator="\n")
         writer.writeheader()
         writer.writerows(rows)
         file.write(out.getvalue().encode("utf-8", "backslashreplace"))
 
 
-class Parquet(ListSink):
-    """A Parquet file; an embedding is a list of float32."""
+class ParquetSink(ListSink):
+    """A Parquet file. Embeddings are lists of float32."""
 
     name = "parquet"
     suffixes = (".parquet",)
 
-    def __init__(self, writing: Writing) -> None:
+    def __init__(self, options: SinkOptions) -> None:
         need("pyarrow.parquet", "writing Parquet")
-        super().__init__(writing)
+        super().__init__(options)
 
-    def load(self) -> Iterable[Row]:
+    def load_rows(self) -> list[Row]:
         try:
             rows = need("pyarrow.parquet", "reading Parquet").read_table(self.path).to_pylist()
         except need("pyarrow", "reading Parquet").ArrowException as error:
             raise ValueError(str(error)) from error
         return [{name: value for name, value in row.items() if value is not None} for row in rows]
 
-    def save(self, file: IO[bytes], rows: Sequence[Row]) -> None:
+    def save_rows(self, file: IO[bytes], rows: Sequence[Row]) -> None:
         pa = need("pyarrow", "writing Parquet")
-        names = columns(rows) or ["path", "index", "text"]
+        arrays = {}
         try:
-            arrays = {
-                name: pa.array([row.get(name) for row in rows], pa.list_(pa.float32()) if name == "embedding" else None)
-                for name in names
-            }
+            for name in column_names(rows) or _DEFAULT_COLUMNS:
+                dtype = pa.list_(pa.float32()) if name == "embedding" else None
+                arrays[name] = pa.array([row.get(name) for row in rows], dtype)
             need("pyarrow.parquet", "writing Parquet").write_table(pa.table(arrays), file)
         except pa.ArrowException as error:
             raise JobError(f"the rows of {self.path} do not fit into one table: {error}") from error
 
 
-class Npy(ListSink):
-    """Embeddings as one array (N, E), float32, and beside it the pictures of its rows, one JSON object each."""
+class NpySink(ListSink):
+    """Embeddings as one float32 array (N, E), and a JSON Lines file that describes its rows."""
 
     name = "npy"
     suffixes = (".npy",)
 
     @property
     def rows_path(self) -> str:
-        """The list of the array's rows: ``row``, ``path``, ``index`` and ``model``; failures follow without a row."""
+        """The list of ``row``, ``path``, ``index`` and ``model`` of each array row, then of failures without a row."""
         return self.path.removesuffix(".npy") + ".rows.jsonl"
 
-    def normal(self, row: Row) -> Row:
+    def normalize(self, row: Row) -> Row:
         return dict(row)
 
-    def load(self) -> Iterable[Row]:
+    def load_rows(self) -> Iterator[Row]:
         table = np.load(self.path, allow_pickle=False)
         with open(self.rows_path, "rb") as file:  # noqa: PTH123
             rows = [json.loads(line) for line in file]
         if sum("row" in row for row in rows) != len(table):
             raise ValueError(f"{self.rows_path} does not list its {len(table)} rows")
         for row in rows:
-            yield ({"embedding": pack(table[row.pop("row")])} if "row" in row else {}) | row
+            embedding = {"embedding": pack_embedding(table[row.pop("row")])} if "row" in row else {}
+            yield embedding | row
 
-    def save(self, file: IO[bytes], rows: Sequence[Row]) -> None:
-        good = [row for row in rows if "embedding" in row]
-        bad = [row for row in rows if "embedding" not in row]
+    def save_rows(self, file: IO[bytes], rows: Sequence[Row]) -> None:
+        embedded = [row for row in rows if "embedding" in row]
+        failed = [row for row in rows if "embedding" not in row]
         with replacing(self.rows_path) as listing:
-            for number, row in enumerate(good):
-                told = {"row": number} | {name: value for name, value in row.items() if name != "embedding"}
-                listing.write(json.dumps(told, ensure_ascii=False).encode("utf-8", "backslashreplace") + b"\n")
-            for row in bad:
-                listing.write(json.dumps(row, ensure_ascii=False).encode("utf-8", "backslashreplace") + b"\n")
-        table = np.stack([unpack(row["embedding"]) for row in good]) if good else np.empty((0, 0), np.float32)
+            for number, row in enumerate(embedded):
+                fields = {name: value for name, value in row.items() if name != "embedding"}
+                listing.write(_json_line({"row": number} | fields))
+            for row in failed:
+                listing.write(_json_line(row))
+        if embedded:
+            table = np.stack([unpack_embedding(row["embedding"]) for row in embedded])
+        else:
+            table = np.empty((0, 0), np.float32)
         np.save(file, table)
 
-    def same(self, one: Any, other: Any) -> bool:
-        return _sorted(one) == _sorted(other)
+    def equal(self, left: list[Row] | None, right: list[Row] | None) -> bool:
+        return super().equal(_sort_fields(left), _sort_fields(right))
 
 
-def _by_key(rows: Iterable[Row], asked: Sequence[str]) -> dict[str, list[Row]]:
-    """Rows by the key of their item: its path, and what was ``asked`` of it alone."""
-    found: dict[str, list[Row]] = {}
+def _group_by_key(rows: Iterable[Row], key_fields: Sequence[str]) -> dict[str, list[Row]]:
+    """Return rows by item key: the path and the values of ``key_fields``."""
+    groups: dict[str, list[Row]] = {}
     for row in rows:
-        key = keyed(_path(row.get("path", "")), {name: row[name] for name in asked if row.get(name)})
-        found.setdefault(key, []).append(row)
-    return found
+        key = keyed(_parse_path(row.get("path", "")), {name: row[name] for name in key_fields if row.get(name)})
+        groups.setdefault(key, []).append(row)
+    return groups
 
 
-def _path(told: Any) -> str | list[str]:
-    """The path in a row, or both of a pair, which CSV holds as JSON."""
-    if isinstance(told, str) and told.startswith('["'):
+def _parse_path(value: Any) -> str | list[str]:
+    """Return the path of a row, or both paths of a pair, which CSV stores as JSON."""
+    if isinstance(value, str) and value.startswith('["'):
         with contextlib.suppress(ValueError):
-            told = json.loads(told)
-    return list(map(str, told)) if isinstance(told, (list, tuple)) else str(told)
+            value = json.loads(value)
+    return list(map(str, value)) if isinstance(value, (list, tuple)) else str(value)
 
 
-def _with_embedding(row: Row, change: Callable[[str], Any]) -> Row:
-    return row | {"embedding": change(row["embedding"])} if "embedding" in row else dict(row)
+def _without_index(rows: list[Row] | None) -> list[Row] | None:
+    if rows is None:
+        return None
+    return [{name: value for name, value in row.items() if name != "index"} for row in rows]
 
 
-def _without_index(rows: Any) -> Any:
-    return rows and [{name: value for name, value in row.items() if name != "index"} for row in rows]
+def _sort_fields(rows: list[Row] | None) -> list[Row] | None:
+    return None if rows is None else [dict(sorted(row.items())) for row in rows]
 
 
-def _sorted(rows: Any) -> Any:
-    return rows and [dict(sorted(row.items())) for row in _without_index(rows)]
+def _json_line(row: Row) -> bytes:
+    return json.dumps(row, ensure_ascii=False).encode("utf-8", "backslashreplace") + b"\n"
 
 
-def _cell(value: Any) -> str:
+def _format_cell(value: Any) -> str:
     if isinstance(value, bool):
         return "true" if value else "false"
     if isinstance(value, (list, Mapping)):

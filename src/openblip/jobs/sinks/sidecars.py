@@ -1,61 +1,61 @@
-"""A text file beside each picture, or in a tree of its own that mirrors the pictures'."""
+"""Text files next to the images, or in a separate tree with the same structure."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from typing import Any
 
 from openblip.data.records import PICTURE_SUFFIXES
 from openblip.errors import InputError, JobError
 from openblip.jobs.files import read_text, write_text
 from openblip.jobs.items import Item
 from openblip.jobs.records import Row
-from openblip.jobs.sinks.base import TextSink, Writing
+from openblip.jobs.sinks.base import SinkOptions, TextSink
 
 
-class Sidecars(TextSink):
-    """``photo.jpg`` has its text in ``photo.txt``, one line for each result, ended by a line break."""
+class SidecarSink(TextSink):
+    """One text file per image: ``photo.txt`` for ``photo.jpg``, with a line break at the end."""
 
     name = "sidecar"
 
-    def __init__(self, writing: Writing) -> None:
-        super().__init__(writing)
-        if not writing.ext.startswith(".") or "/" in writing.ext or len(writing.ext) < 2:
-            raise JobError(f"--ext {writing.ext!r}: write it as .txt")
-        if writing.ext.lower() in PICTURE_SUFFIXES:
-            raise JobError(f"--ext {writing.ext} is a picture's: the pictures would be overwritten")
+    def __init__(self, options: SinkOptions) -> None:
+        super().__init__(options)
+        ext = options.ext
+        if not ext.startswith(".") or "/" in ext or len(ext) < 2:
+            raise JobError(f"--ext must be a suffix such as .txt, got {ext!r}")
+        if ext.lower() in PICTURE_SUFFIXES:
+            raise JobError(f"--ext must not be an image suffix, got {ext}: texts would overwrite images")
 
     @property
     def base(self) -> str:
-        return self.writing.out or self.writing.home
+        return self.options.out or self.options.home
 
     def target(self, item: Item) -> str:
-        if self.writing.out is None:
+        if self.options.out is None:
             if item.file is None:
-                raise InputError("it has no place of its own to put a text beside: give --out FOLDER")
-            return os.path.splitext(item.file)[0] + self.writing.ext  # noqa: PTH122
+                raise InputError("the image has no file of its own: use --out FOLDER to write the texts elsewhere")
+            return os.path.splitext(item.file)[0] + self.options.ext  # noqa: PTH122
         inside = item.inside.replace("\\", "/")
         if inside.startswith("/") or ".." in inside.split("/"):
-            raise InputError(f"its text would come to lie outside {self.writing.out}")
-        return os.path.join(self.writing.out, os.path.splitext(inside)[0] + self.writing.ext)  # noqa: PTH118, PTH122
+            raise InputError(f"the text would be written outside {self.options.out}")
+        return os.path.join(self.options.out, os.path.splitext(inside)[0] + self.options.ext)  # noqa: PTH118, PTH122
 
-    def current(self, item: Item) -> Any:
+    def read(self, item: Item) -> str | None:
         return read_text(self.target(item))
 
-    def content(self, item: Item, before: Any, records: Sequence[Row]) -> Any:
-        content = super().content(item, before, records)
-        return content if content is before or content is None else self.ended(content)
+    def merge(self, item: Item, previous: str | None, records: Sequence[Row]) -> str | None:
+        content = super().merge(item, previous, records)
+        return content if content is previous or content is None else self.format_text(content)
 
-    def ended(self, text: str) -> str:
+    def format_text(self, text: str) -> str:
         return text + "\n"
 
-    def edit(self, place: str, key: str, was: str, text: str) -> bool:
-        found = read_text(place)
-        new = self.edited(found, was, text)
-        if new not in (None, found):
-            write_text(place, new)
-        return new is not None
-
-    def put(self, item: Item, content: Any) -> None:
+    def write(self, item: Item, content: str) -> None:
         write_text(self.target(item), content)
+
+    def write_edit(self, path: str, key: str, old: str, new: str) -> bool:
+        content = read_text(path)
+        edited = self.apply_edit(content, old, new)
+        if edited is not None and edited != content:
+            write_text(path, edited)
+        return edited is not None

@@ -1,0 +1,88 @@
+"""Descriptions inside the image files, where photo libraries and screen readers look for them."""
+
+from __future__ import annotations
+
+import mmap
+import os
+
+from openblip.errors import ImageError, InputError, JobError
+from openblip.jobs.files import replacing
+from openblip.jobs.items import Item
+from openblip.jobs.sinks.base import SinkOptions, TextSink
+from openblip.jobs.xmp import read_description, with_description
+
+
+class MetadataSink(TextSink):
+    """XMP ``dc:description`` and ``AltTextAccessibility`` of JPEG, PNG and WebP files.
+
+    The compressed image data, all other metadata and the modification time of the file stay unchanged.
+    """
+
+    name = "metadata"
+    writes_images = True
+
+    def __init__(self, options: SinkOptions) -> None:
+        super().__init__(options)
+        if options.out is not None:
+            raise JobError("--to metadata writes into the images and cannot be combined with --out")
+        self._prepared: dict[str, tuple[str, bytes]] = {}  # by path: text, and the file with that text
+
+    @property
+    def base(self) -> str:
+        return self.options.home
+
+    def target(self, item: Item) -> str:
+        if item.file is None:
+            raise InputError("the image has no file of its own to write a description into")
+        return os.path.realpath(item.file)
+
+    def read(self, item: Item) -> str | None:
+        path = self.target(item)
+        try:
+            with open(path, "rb") as file:  # noqa: PTH123
+                if not os.fstat(file.fileno()).st_size:
+                    return None
+                with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data, memoryview(data) as view:
+                    return read_description(view)
+        except (OSError, ValueError) as error:
+            if isinstance(error, ImageError):
+                raise
+            return None  # the file cannot be read; opening the image reports it
+
+    def signature_after(self, item: Item, content: str) -> str:
+        path = self.target(item)
+        data = _with_text(path, content)
+        self._prepared[path] = (content, data)
+        return f"{len(data)}:{os.stat(path).st_mtime_ns}"  # noqa: PTH116
+
+    def write(self, item: Item, content: str) -> None:
+        path = self.target(item)
+        text, data = self._prepared.pop(path, (None, b""))
+        if text != content:
+            data = _with_text(path, content)
+        _replace_image(path, data)
+
+    def write_edit(self, path: str, key: str, old: str, new: str) -> bool:
+        data = _read_image(path)
+        content = read_description(data)
+        edited = self.apply_edit(content, old, new)
+        if edited is not None and edited != content:
+            _replace_image(path, with_description(data, edited))
+        return edited is not None
+
+
+def _with_text(path: str, text: str) -> bytes:
+    return with_description(_read_image(path), text)
+
+
+def _read_image(path: str) -> bytes:
+    try:
+        with open(path, "rb") as file:  # noqa: PTH123
+            return file.read()
+    except OSError as error:
+        raise ImageError(f"cannot read {path}: {error.strerror or error}") from error
+
+
+def _replace_image(path: str, data: bytes) -> None:
+    with replacing(path, keep_time=os.stat(path).st_mtime_ns) as file:  # noqa: PTH116
+        file.write(data)
