@@ -28,7 +28,7 @@ from benchmarks.inference import HERE, say, write
 from benchmarks.materials import SCALES, TOY, Materials, picture
 from benchmarks.measure import Timed, agreement, alternate, ratio
 from openblip.blip import Blip
-from openblip.data.sources.pictures import open_pictures
+from openblip.data.sources.images import open_images
 from openblip.jobs.captions import Wording, work
 from openblip.jobs.items import gather
 from openblip.jobs.journal import Identity
@@ -157,7 +157,7 @@ def by_job(blip: Blip, paths: Sequence[Path], tokens: int) -> list[str]:
 
     with tempfile.TemporaryDirectory(dir=paths[0].parents[1]) as out:
         sink = open_sink("sidecar", SinkOptions(out, source))
-        items = list(gather(open_pictures([source]), base=sink.base))
+        items = list(gather(open_images([source]), base=sink.base))
         identity = Identity("caption", {"caption": "measured"}, decoding)
         outcome = Job(items, work(lambda: blip, decoding, Wording()), sink, identity, see=see).run()
         written = len(list(Path(out).glob("*.txt")))

@@ -28,9 +28,10 @@ from benchmarks.contestants import Array, Entry, Transformers
 from benchmarks.inference import HERE, write
 from benchmarks.materials import SCALES, Materials, picture
 from benchmarks.measure import agreement, alternate, ratio
-from openblip.data.records import Record, open_picture
+from openblip.data.images import open_image
+from openblip.data.records import Record
 from openblip.data.sources import open_source
-from openblip.data.tables import Source, Stream
+from openblip.data.sources.base import Source, Stream
 from openblip.evaluation import two_stage
 from openblip.inputs import chunks
 from openblip.runner import TEXT_ROWS, Runner
@@ -310,7 +311,7 @@ def _described(options: argparse.Namespace) -> tuple[list[Any], list[str]]:
     texts: list[str] = []
     for record in _records(source):
         if len(record.captions) >= each and len(images) < options.images:
-            images.append(open_picture(record.pictures[0]))
+            images.append(open_image(record.images[0]))
             texts += record.captions[:each]
     return images, texts
 

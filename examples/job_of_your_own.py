@@ -4,7 +4,7 @@ import sys
 from collections.abc import Iterator
 
 import openblip
-from openblip.data.sources.pictures import open_pictures
+from openblip.data.sources.images import open_images
 from openblip.jobs.items import Item, gather
 from openblip.jobs.journal import Identity
 from openblip.jobs.run import Job, Result
@@ -21,5 +21,5 @@ def work(items: Iterator[Item]) -> Iterator[Result]:
 
 
 sink = open_sink("jsonl", SinkOptions(out))
-job = Job(list(gather(open_pictures([folder]), base=sink.base)), work, sink, Identity("dogs", {"answer": "pocket"}, {}))
+job = Job(list(gather(open_images([folder]), base=sink.base)), work, sink, Identity("dogs", {"answer": "pocket"}, {}))
 print(job.run())

@@ -31,15 +31,16 @@ from numpy.typing import NDArray
 
 import openblip
 from openblip.checkpoints import read, write
-from openblip.data import records
-from openblip.data.records import Expression, open_picture
+from openblip.data.images import open_image
+from openblip.data.records import Expression, Record
 from openblip.data.sources import open_source
-from openblip.data.tables import Source
+from openblip.data.sources.base import Source
 from openblip.evaluation.metrics.boxes import iou
 from openblip.model.grounder import Grounder
 from openblip.preprocess.text import clean_expression
 from openblip.training.config import Recipe, from_table
-from openblip.training.reports import Record, Reporter
+from openblip.training.reports import Record as LogRecord
+from openblip.training.reports import Reporter
 from openblip.training.run import run
 from openblip.training.settings import read_table
 
@@ -77,7 +78,7 @@ def main() -> None:
 class Said(Reporter):
     """Prints the loss."""
 
-    def train(self, record: Record) -> None:
+    def train(self, record: LogRecord) -> None:
         print(f"step {record['step']} loss {record['loss']:.3f}, {record['eta_seconds']:.0f} s to go", flush=True)
 
 
@@ -107,13 +108,13 @@ def recipe(options: argparse.Namespace, seed: int, out: Path) -> Recipe:
     return from_table(table)
 
 
-def measure(model: Path, asked: Sequence[records.Record]) -> tuple[float, float]:
+def measure(model: Path, asked: Sequence[Record]) -> tuple[float, float]:
     """The share of boxes that are found, and the mean IoU, of what people marked."""
     blip = openblip.load(model)
     found = []
     for record in asked:
         named = _marked(record)
-        boxes = blip.ground(open_picture(record.pictures[0]), [one.text for one in named], on_error="raise")
+        boxes = blip.ground(open_image(record.images[0]), [one.text for one in named], on_error="raise")
         for box, one in zip(boxes, named, strict=True):
             found.append(iou((box.left, box.top, box.right, box.bottom), one.box))
     return float(np.mean(np.array(found) >= HIT)), float(np.mean(found))
@@ -171,24 +172,24 @@ def _centred(boxes: Boxes) -> Boxes:
 # --- data ---------------------------------------------------------------------------------------------------------
 
 
-def _records(place: Path) -> list[records.Record]:
+def _records(place: Path) -> list[Record]:
     """Records in which people marked something."""
     source = open_source(str(place))
     assert isinstance(source, Source)
     return [record for record in source if _marked(record)]
 
 
-def _marked(record: records.Record) -> list[Expression]:
+def _marked(record: Record) -> list[Expression]:
     """What people marked: no box that was derived by a rule, and no expression without words."""
-    return [ref for ref in record.refs if not ref.auto and clean_expression(ref.text)]
+    return [ref for ref in record.expressions if not ref.auto and clean_expression(ref.text)]
 
 
-def _shares(described: Sequence[records.Record]) -> Boxes:
+def _shares(described: Sequence[Record]) -> Boxes:
     """All boxes, in shares of their pictures."""
 
     def each() -> Iterator[list[float]]:
         for record in described:
-            width, height = open_picture(record.pictures[0]).size
+            width, height = open_image(record.images[0]).size
             yield from (
                 [a / width, b / height, c / width, d / height] for a, b, c, d in (r.box for r in _marked(record))
             )

@@ -29,9 +29,10 @@ from numpy.typing import NDArray
 import openblip
 from openblip.blip import Blip
 from openblip.checkpoints import bundle, read, write
-from openblip.data.records import Record, open_picture
+from openblip.data.images import open_image
+from openblip.data.records import Record
 from openblip.data.sources import open_source
-from openblip.data.tables import Source
+from openblip.data.sources.base import Source
 from openblip.evaluation.metrics import captions
 from openblip.model.config import Task
 
@@ -80,7 +81,7 @@ def store(runs: Path, out: Path) -> None:
 def measure(blip: Blip, records: list[Record]) -> Iterator[tuple[str, Any]]:
     """Figures by name."""
     captioned = [record for record in records if record.captions]
-    pictures = [open_picture(record.pictures[0]) for record in captioned]
+    pictures = [open_image(record.images[0]) for record in captioned]
     yield "captions", caption_figures(blip, captioned, pictures)
     if "match" in blip.tasks:
         yield "retrieval", retrieval_figures(blip, captioned, pictures)
@@ -132,7 +133,7 @@ def answer_figures(blip: Blip, records: Sequence[Record]) -> dict[str, Any]:
     rows: dict[bool, list[tuple[str, str]]] = {True: [], False: []}
     for record in records:
         if record.questions:
-            picture = open_picture(record.pictures[0])
+            picture = open_image(record.images[0])
             said = blip.ask(picture, [question.text for question in record.questions], beams=1)
             for question, answer in zip(record.questions, said, strict=True):
                 rows[question.auto].append((answer.text, question.answers[0]))
@@ -150,7 +151,7 @@ def box_figures(blip: Blip, records: Sequence[Record], pictures: Sequence[Any]) 
     """Share of phrases whose box has an IoU of 0.5 or more with the right one, and of boxes always the same."""
     found, truths, sizes = [], [], []
     for record, picture in zip(records, pictures, strict=True):
-        refs = [ref for ref in record.refs if not ref.auto]
+        refs = [ref for ref in record.expressions if not ref.auto]
         if refs:
             boxes = blip.ground(picture, [ref.text for ref in refs])
             found += [box.edges for box in boxes]
@@ -179,7 +180,7 @@ def agreement(
     A text is about the picture itself or about those after it, so hard and easy pairs mix; equal scores keep no order.
     """
     some = [record for record in records if record.captions][:count]
-    pictures = [open_picture(record.pictures[0]) for record in some]
+    pictures = [open_image(record.images[0]) for record in some]
     firsts = [record.captions[0] for record in some]
     cosines = (blip.embed_images(pictures) * plain.embed_images(pictures)).sum(1)
     kept: list[float] = []

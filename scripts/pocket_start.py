@@ -30,9 +30,10 @@ from torch import Tensor, nn
 
 from openblip.checkpoints import write
 from openblip.data.augment import crop_box
-from openblip.data.records import Record, open_picture
+from openblip.data.images import open_image
+from openblip.data.records import Record
 from openblip.data.sources import open_source
-from openblip.data.tables import Source
+from openblip.data.sources.base import Source
 from openblip.model.build import build, count_parameters
 from openblip.model.config import ModelConfig, TextConfig, VisionConfig
 from openblip.model.pretrainer import Pretrainer
@@ -87,7 +88,7 @@ def _vocabulary(path: Path, records: Sequence[Record]) -> Tokenizer:
     """WordPieces of the training texts, the tokens of box coordinates, and [DEC] and [ENC] at the end as published."""
     if not path.exists():
         texts = [clean_caption(caption) for record in records for caption in record.captions]
-        texts += [clean_expression(ref.text) for record in records for ref in record.refs]
+        texts += [clean_expression(ref.text) for record in records for ref in record.expressions]
         texts += [part for r in records for q in r.questions for part in (clean_question(q.text), *q.answers)]
         trainer = BertWordPieceTokenizer(lowercase=True)
         special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *(f"[unused{i}]" for i in range(BINS + 2))]
@@ -132,10 +133,10 @@ class Described:
 
 def _described(record: Record, tokenizer: Tokenizer) -> Described:
     captions = tokenizer.encode([clean_caption(text, 30) for text in record.captions], "cls", 40).ids
-    refs = [ref for ref in record.refs if clean_expression(ref.text)]
+    refs = [ref for ref in record.expressions if clean_expression(ref.text)]
     named = [tokenizer.encode([clean_expression(ref.text)], "cls", 20).ids[0].tolist()[1:-1] for ref in refs]
     return Described(
-        np.asarray(open_picture(record.pictures[0])),
+        np.asarray(open_image(record.images[0])),
         torch.bincount(captions.flatten(), minlength=tokenizer.vocab_size).float(),
         np.asarray([ref.box for ref in refs], np.float32).reshape(-1, 4),
         named,

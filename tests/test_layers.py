@@ -20,7 +20,7 @@ import openblip
 
 SOURCE = Path(openblip.__file__).parent
 
-# What each part may import; "model.config" is apart from "model" because it is free of torch, "data.dialogs" is apart
+# What each part may import; "model.config" is apart from "model" because it is free of torch, "data.visdial" is apart
 # from "data" because it knows no pictures. A module belongs to the longest name here that it starts with.
 _DATA = {"errors", "model.config"}
 _TABLES = {"checkpoints.published", "checkpoints.layouts"}
@@ -46,19 +46,19 @@ MAY_IMPORT: dict[str, set[str]] = {
     "explaining": _RUNNING | _FILES | _BLIP - {"blip"},
     "blip": _RUNNING | _FILES | _BLIP,
     "compat": _RUNNING | _FILES | _BLIP | {"data", "drawing"},
-    "data.dialogs": {"errors"},
-    "data": _TORCH | {"data.dialogs"},
+    "data.visdial": {"errors"},
+    "data": _TORCH | {"data.visdial"},
     "jobs": _RUNNING | _FILES | _BLIP | {"data"},
-    "training": _RUNNING | _FILES | {"data", "data.dialogs"},
+    "training": _RUNNING | _FILES | {"data", "data.visdial"},
     "evaluation.metrics": {"errors"},
     "evaluation.files": {"errors", "evaluation.metrics"},
-    "evaluation.protocols": _DATA | {"data.dialogs", "evaluation.files", "evaluation.metrics"},
+    "evaluation.protocols": _DATA | {"data.visdial", "evaluation.files", "evaluation.metrics"},
     "evaluation.report": {"errors", "preprocess", "drawing", "evaluation.files"},
     "evaluation": _RUNNING
     | _FILES
     | _BLIP
     | _EVALUATION - {"evaluation"}
-    | {"data", "data.dialogs", "jobs", "drawing"},
+    | {"data", "data.visdial", "jobs", "drawing"},
     "cli": _RUNNING | _FILES | _BLIP | {"drawing", "data", "jobs", "training"} | _EVALUATION,
 }
 

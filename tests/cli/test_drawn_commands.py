@@ -14,7 +14,7 @@ import openblip
 from openblip.checkpoints import bundle, write
 from openblip.cli import app
 from openblip.data.sources import open_source
-from openblip.data.tables import Source
+from openblip.data.sources.base import Source
 from openblip.model.config import Task
 from openblip.preprocess.image import ImageSettings
 from tests.cli.test_cli import SHARED
@@ -104,7 +104,7 @@ def test_boxes_of_a_job_are_data_to_train_on(toys: Path, tmp_path: Path) -> None
     assert done.exit_code == 0, done.output
     source = open_source(str(out))
     assert isinstance(source, Source)
-    found = {ref.text: ref.box for record in source for ref in record.refs}
+    found = {ref.text: ref.box for record in source for ref in record.expressions}
     boxes = openblip.load(toys).ground(toys / "one.png", ["a man", "it"])
     for name, box in zip(("a man", "it"), boxes, strict=True):
         empty = box.right <= box.left or box.bottom <= box.top  # the model of a test may say anything
@@ -150,12 +150,12 @@ def test_compare_goes_through_lists_of_pairs_and_what_they_say(toys: Path, tmp_p
     assert (done.exit_code, len(done.stderr.splitlines())) == (3, 4), done.output
     source = open_source(str(out))
     assert isinstance(source, Source)
-    assert [(record.captions, len(record.pictures)) for record in source] == [
+    assert [(record.captions, len(record.images)) for record in source] == [
         (("a cat",), 2), (("a dog",), 2), (("a cat",), 2),
     ]  # fmt: skip
     blip = openblip.load(toys)
     for record in source:
-        left, right = (picture.address for picture in record.pictures)
+        left, right = (picture.address for picture in record.images)
         assert record.label == blip.compare(left, right, record.captions[0]).label
     before = out.read_bytes()
     assert "3 done before" in run(*job).stderr

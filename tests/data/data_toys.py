@@ -38,7 +38,7 @@ def numbers_of(pixels: Any) -> list[int]:
     return [int(red // 4 + 60 * (green // 4)) for red, green, _ in first]
 
 
-def write_pictures(folder: Path, count: int, suffix: str = ".png") -> list[Path]:
+def write_images(folder: Path, count: int, suffix: str = ".png") -> list[Path]:
     """``0000.png`` and so on."""
     folder.mkdir(parents=True, exist_ok=True)
     paths = [folder / f"{number:04d}{suffix}" for number in range(count)]
@@ -75,5 +75,5 @@ def write_jsonl(path: Path, rows: Sequence[Any]) -> Path:
 def rows(count: int, folder: Path | None = None) -> list[dict[str, Any]]:
     """Rows that name ``0000.png`` and so on, written to ``folder``, if given."""
     if folder is not None:
-        write_pictures(folder, count)
+        write_images(folder, count)
     return [{"image": f"{number:04d}.png", "caption": f"number {number}"} for number in range(count)]

@@ -7,15 +7,15 @@ from pathlib import Path
 
 import pytest
 
-from openblip.data import rows
-from tests.data.data_toys import write_pictures
+from openblip.data import schema
+from tests.data.data_toys import write_images
 from tests.toys import toy_tokenizer
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "data.md"
 
 
 def test_its_code_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    for path in write_pictures(tmp_path / "photos", 3):
+    for path in write_images(tmp_path / "photos", 3):
         path.with_suffix(".txt").write_text("a dog")
     monkeypatch.chdir(tmp_path)
     names: dict[str, object] = {"tokenizer": toy_tokenizer()}
@@ -31,7 +31,7 @@ def test_its_code_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: 
 def test_its_table_is_the_schema() -> None:
     lines = re.findall(r"^\| (\w+) \| (.*?) \|", DOCUMENT.read_text(encoding="utf-8"), re.MULTILINE)
     told = {field: tuple(re.findall(r"`(\w+)`", names.partition("(")[0])) for field, names in lines}
-    assert {field: told[field] for field in rows._FIELDS} == dict(rows._FIELDS)
-    assert rows.__doc__ is not None
-    for names in rows._FIELDS.values():
-        assert all(name in rows.__doc__ for name in names)
+    assert {field: told[field] for field in schema._FIELDS} == dict(schema._FIELDS)
+    assert schema.__doc__ is not None
+    for names in schema._FIELDS.values():
+        assert all(name in schema.__doc__ for name in names)

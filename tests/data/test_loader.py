@@ -22,14 +22,14 @@ from torch import Tensor
 
 from openblip.data.augment import RandAugment, TrainTransform
 from openblip.data.loader import Loader
-from openblip.data.order import SPARES
 from openblip.data.records import Record
+from openblip.data.sampler import SPARES
 from openblip.data.sources import open_source
-from openblip.data.tables import Source
+from openblip.data.sources.base import Source
 from openblip.data.tasks import AnsweringTask, CaptioningTask, Plain, PretrainingTask, RetrievalTask, Task
 from openblip.errors import InputError
 from openblip.preprocess.settings import ImageSettings
-from tests.data.data_toys import SIZE, members, numbers_of, png, rows, write_jsonl, write_pictures, write_tar
+from tests.data.data_toys import SIZE, members, numbers_of, png, rows, write_images, write_jsonl, write_tar
 from tests.toys import toy_image, toy_tokenizer
 
 PLAIN = Plain(SIZE)
@@ -269,7 +269,7 @@ def test_bad_records_are_counted_once(mixed: Path) -> None:
 
 def test_other_records_of_the_batch_do_not_move(mixed: Path, tmp_path: Path) -> None:
     whole = write_jsonl(tmp_path / "whole.jsonl", rows(35))
-    write_pictures(tmp_path, 35)
+    write_images(tmp_path, 35)
     lines = mixed.read_text().splitlines()[:35]
     mixed.write_text("\n".join(lines))  # 35 lines that look right, of which 5 are bad
     bad = loaded(Loader(open_source(mixed), CAPTIONING, batch=7))
@@ -367,7 +367,7 @@ def test_a_batch_is_finished_where_it_is_used(tmp_path: Path) -> None:
 
 
 def test_every_caption_is_a_sample_and_ids_are_those_of_the_source(tmp_path: Path) -> None:
-    write_pictures(tmp_path, 4)
+    write_images(tmp_path, 4)
     listed = [{"image": f"{number % 4:04d}.png", "caption": ["a", "b"][: 1 + number % 2]} for number in range(6)]
     source = open_source(write_jsonl(tmp_path / "x.jsonl", listed))
     task = RetrievalTask(tokenizer=TOKENIZER, transform=PLAIN)

@@ -19,11 +19,14 @@ import pyarrow.parquet as pq  # type: ignore[import-untyped]
 import pytest
 from PIL import Image
 
-from openblip.data.records import FilePicture, HeldPicture, Problem, Record, Report, SpanPicture, open_picture
+from openblip.data.images import FileImage, MemoryImage, SpanImage, open_image
+from openblip.data.problems import Problem, Report
+from openblip.data.records import Record
 from openblip.data.sources import expand, open_source, tars
-from openblip.data.tables import Concatenated, Rotating, Source, Stream
+from openblip.data.sources.base import Source, Stream
+from openblip.data.sources.combined import ConcatSource, RotatingSource
 from openblip.errors import ImageError, InputError
-from tests.data.data_toys import colour, members, picture, png, rows, write_jsonl, write_pictures, write_tar
+from tests.data.data_toys import colour, members, picture, png, rows, write_images, write_jsonl, write_tar
 
 COUNT = 5
 
@@ -43,7 +46,7 @@ def streamed(data: Any, **options: Any) -> list[Record | Problem]:
 def seen(record: Record | Problem) -> tuple[tuple[str, ...], list[tuple[int, ...]]]:
     """The captions of a record and the colours of its pictures."""
     assert isinstance(record, Record)
-    pixels = [open_picture(one).getpixel((0, 0)) for one in record.pictures]
+    pixels = [open_image(one).getpixel((0, 0)) for one in record.images]
     return record.captions, pixels  # type: ignore[return-value]
 
 
@@ -54,7 +57,7 @@ EXPECTED = [((f"number {number}",), [colour(number)]) for number in range(COUNT)
 
 
 def folder_with_sidecars(folder: Path) -> Any:
-    for number, path in enumerate(write_pictures(folder / "in", COUNT)):
+    for number, path in enumerate(write_images(folder / "in", COUNT)):
         path.with_suffix(".caption" if number % 2 else ".txt").write_text(f"number {number}\n\n")
     (folder / "in" / "notes.txt").write_text("no picture has this name")
     (folder / "in" / ".hidden.png").write_bytes(b"")
@@ -62,7 +65,7 @@ def folder_with_sidecars(folder: Path) -> Any:
 
 
 def imagefolder(folder: Path) -> Any:
-    write_pictures(folder / "in" / "train", COUNT)
+    write_images(folder / "in" / "train", COUNT)
     listed = [{"file_name": f"train/{n:04d}.png", "text": f"number {n}"} for n in range(COUNT)]
     write_jsonl(folder / "in" / "metadata.jsonl", listed)
     return folder / "in"
@@ -73,14 +76,14 @@ def jsonl(folder: Path) -> Any:
 
 
 def csv_table(folder: Path) -> Any:
-    write_pictures(folder, COUNT)
+    write_images(folder, COUNT)
     lines = ["path,text", *(f'{n:04d}.png,"number {n}"' for n in range(COUNT))]
     (folder / "data.csv").write_text("\ufeff" + "\r\n".join(lines))
     return folder / "data.csv"
 
 
 def tsv_table(folder: Path) -> Any:
-    write_pictures(folder, COUNT)
+    write_images(folder, COUNT)
     lines = ["image\tcaptions", *(f'{n:04d}.png\t["number {n}"]' for n in range(COUNT))]
     (folder / "data.tsv").write_text("\n".join(lines))
     return folder / "data.tsv"
@@ -127,7 +130,7 @@ def published_json(folder: Path) -> Any:
 
 
 def karpathy_json(folder: Path) -> Any:
-    write_pictures(folder / "val2014", COUNT)
+    write_images(folder / "val2014", COUNT)
     images = [
         {
             "split": "train" if n % 2 else "restval",
@@ -143,7 +146,7 @@ def karpathy_json(folder: Path) -> Any:
 
 
 def coco_json(folder: Path) -> Any:
-    write_pictures(folder, COUNT)
+    write_images(folder, COUNT)
     content = {
         "images": [{"id": 100 + n, "file_name": f"{n:04d}.png"} for n in range(COUNT)],
         "annotations": [{"id": n, "image_id": 100 + n, "caption": f"number {n}"} for n in reversed(range(COUNT))],
@@ -230,7 +233,7 @@ def test_fsspec_addresses(tmp_path: Path) -> None:
         assert [seen(record) for record in streamed(address)] == EXPECTED
     assert [seen(record) for record in opened("memory://bucket/data.parquet", stream=False)] == EXPECTED
     records = opened("memory://bucket/data.jsonl")
-    assert records[0].pictures == (FilePicture("memory://bucket/0000.png"),)
+    assert records[0].images == (FileImage("memory://bucket/0000.png"),)
     assert [seen(record) for record in records] == EXPECTED
     assert [seen(record) for record in opened(tmp_path / "data.jsonl", images="memory://bucket")] == EXPECTED
     (missing,) = streamed("memory://bucket/absent.tar")
@@ -266,12 +269,13 @@ def test_the_shared_layout_of_a_tar(tmp_path: Path) -> None:
     }
     tar = write_tar(tmp_path / "x.tar", {"k.jpg": png(0), "k.json": json.dumps(content).encode()})
     (record,) = opened(tar)
-    assert record.counts() == {"pictures": 1, "captions": 2, "questions": 1, "answered": 1, "refs": 1, "labelled": 0}
-    assert record.pictures == (SpanPicture(str(tar), "k.jpg", 512, len(png(0))),)
+    counts = {"images": 1, "captions": 2, "questions": 1, "answered": 1, "expressions": 1, "labeled": 0}
+    assert record.counts() == counts
+    assert record.images == (SpanImage(str(tar), "k.jpg", 512, len(png(0))),)
 
 
 def test_pairs(tmp_path: Path) -> None:
-    write_pictures(tmp_path, 2)
+    write_images(tmp_path, 2)
     row = {"sentence": "two", "label": "False", "images": ["0001.png", "0000.png"]}
     (record,) = opened(write_jsonl(tmp_path / "pairs.jsonl", [row]))
     assert seen(record) == (("two",), [colour(1), colour(0)])
@@ -302,11 +306,11 @@ def test_image_ids_are_dense_and_follow_the_picture(tmp_path: Path) -> None:
 
 def test_concatenated_and_rotating_sources(tmp_path: Path) -> None:
     parts = [opened([{"image": f"{part}-{n}.png", "caption": "c"} for n in range(2)]) for part in range(4)]
-    both = Concatenated(parts[:2])
-    assert both[-1].pictures == parts[1][1].pictures
+    both = ConcatSource(parts[:2])
+    assert both[-1].images == parts[1][1].images
     with pytest.raises(IndexError):
         both[4]
-    turning = Rotating(parts[1:], always=parts[:1])
+    turning = RotatingSource(parts[1:], always=parts[:1])
     assert turning.period == 3
     assert [turning.indices(epoch).tolist() for epoch in range(4)] == [
         [0, 1, 2, 3],
@@ -317,7 +321,7 @@ def test_concatenated_and_rotating_sources(tmp_path: Path) -> None:
 
 
 def test_kept_columns_and_renamed_ones(tmp_path: Path) -> None:
-    write_pictures(tmp_path, 1)
+    write_images(tmp_path, 1)
     (tmp_path / "x.csv").write_text("photo,title,prompt\n0000.png,the title,a painting of\n")
     (record,) = opened(tmp_path / "x.csv", columns={"image": "photo", "caption": "title"}, keep=["prompt"])
     assert seen(record) == (("the title",), [colour(0)])
@@ -454,10 +458,10 @@ def test_bad_cells_of_parquet(tmp_path: Path) -> None:
     pq.write_table(table, tmp_path / "x.parquet")
     source = opened(tmp_path / "x.parquet")
     assert len(source) == 4  # cells are looked into when they are needed
-    assert open_picture(source[0].pictures[0]).size == (12, 10)
+    assert open_image(source[0].images[0]).size == (12, 10)
     for number in (1, 2, 3):
         with pytest.raises((ImageError, InputError)):
-            open_picture(source[number].pictures[0])
+            open_image(source[number].images[0])
     assert list(problems(streamed(tmp_path / "x.parquet", stream=True), tmp_path)) == [
         "/x.parquet:row 1",
         "/x.parquet:row 3",
@@ -469,7 +473,7 @@ def test_bad_cells_of_parquet(tmp_path: Path) -> None:
 
 
 def test_sidecars_that_cannot_be_read(tmp_path: Path) -> None:
-    write_pictures(tmp_path, 3)
+    write_images(tmp_path, 3)
     (tmp_path / "0000.txt").write_bytes(b"\xff\xfe\xff")
     (tmp_path / "0001.txt").mkdir()
     (tmp_path / "0002.txt").write_text("one\ntwo\n")
@@ -537,19 +541,19 @@ def open_and_zip(tar: Path) -> Path:
 
 
 def test_a_missing_library_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from openblip.data import records
+    from openblip.data import files
 
     def absent(name: str) -> Any:
         raise ImportError(name)
 
-    records.need.cache_clear()
-    monkeypatch.setattr(records, "import_module", absent)
+    files.require.cache_clear()
+    monkeypatch.setattr(files, "import_module", absent)
     (tmp_path / "x.parquet").write_bytes(b"")
     with pytest.raises(InputError, match=r"needs pyarrow, which is not installed: pip install 'openblip\[data\]'"):
         open_source(tmp_path / "x.parquet")
     with pytest.raises(InputError, match=r"needs fsspec"):
         open_source("s3://bucket/x.jsonl")
-    records.need.cache_clear()
+    files.require.cache_clear()
 
 
 def test_expanded_addresses(tmp_path: Path) -> None:
@@ -572,16 +576,16 @@ def test_expanded_addresses(tmp_path: Path) -> None:
 
 def test_pictures_that_cannot_be_opened(tmp_path: Path) -> None:
     for bad in (
-        FilePicture(str(tmp_path / "absent.png")),
-        FilePicture("memory://nowhere/a.png"),
-        HeldPicture(b"", "here"),
+        FileImage(str(tmp_path / "absent.png")),
+        FileImage("memory://nowhere/a.png"),
+        MemoryImage(b"", "here"),
     ):
         with pytest.raises(ImageError):
-            open_picture(bad)
+            open_image(bad)
     with pytest.raises(ImageError, match="No such file"):
-        open_picture(SpanPicture(str(tmp_path / "absent.tar"), "a.png", 512, 10))
-    assert open_picture(HeldPicture(np.zeros((2, 3, 3), np.uint8), "here")).size == (3, 2)
-    assert open_picture(HeldPicture(Image.new("L", (2, 2)), "here")).mode == "RGB"
+        open_image(SpanImage(str(tmp_path / "absent.tar"), "a.png", 512, 10))
+    assert open_image(MemoryImage(np.zeros((2, 3, 3), np.uint8), "here")).size == (3, 2)
+    assert open_image(MemoryImage(Image.new("L", (2, 2)), "here")).mode == "RGB"
 
 
 def test_a_report_counts_each_record_once() -> None:

@@ -15,7 +15,8 @@ from PIL import Image
 from torch import Tensor
 
 from openblip.data.collate import PICTURES, normalised
-from openblip.data.records import Expression, HeldPicture, Picture, Question, Record
+from openblip.data.images import ImageRef, MemoryImage
+from openblip.data.records import Expression, Question, Record
 from openblip.data.tasks import (
     AnsweringTask,
     CaptioningTask,
@@ -47,8 +48,8 @@ TOKENIZER = Tokenizer.from_vocab(PIECES.split())
 PLAIN = Plain(SIZE)
 
 
-def held(*numbers: int) -> tuple[Picture, ...]:
-    return tuple(HeldPicture(picture(number), f"picture {number}") for number in numbers)
+def held(*numbers: int) -> tuple[ImageRef, ...]:
+    return tuple(MemoryImage(picture(number), f"picture {number}") for number in numbers)
 
 
 def made(task: Task, records: Sequence[Record], batch: type[Any], seed: int = 0) -> tuple[Any, list[Sample]]:
@@ -238,7 +239,10 @@ def test_comparing_needs_two_pictures_and_a_label() -> None:
 NAMED = Record(
     held(3),
     "named",
-    refs=(Expression("The dog's cup.", (3.0, 2.0, 9.0, 7.0)), Expression("it, the cat", (-2.0, 0.0, 12.0, 99.0))),
+    expressions=(
+        Expression("The dog's cup.", (3.0, 2.0, 9.0, 7.0)),
+        Expression("it, the cat", (-2.0, 0.0, 12.0, 99.0)),
+    ),
 )
 
 
@@ -264,7 +268,7 @@ def test_grounding_moves_boxes_with_their_picture() -> None:
 
 def test_a_mirrored_picture_has_its_sides_exchanged() -> None:
     record = dataclasses.replace(
-        NAMED, refs=(Expression("the dog left of the Right, leftover cup", (3.0, 2.0, 9.0, 7.0)),)
+        NAMED, expressions=(Expression("the dog left of the Right, leftover cup", (3.0, 2.0, 9.0, 7.0)),)
     )
     plain = GroundingTask(tokenizer=TOKENIZER)
     straight = plain.sample(record, 0, random.Random(0))
@@ -282,9 +286,9 @@ def test_a_mirrored_picture_has_its_sides_exchanged() -> None:
 def test_a_box_outside_its_picture_is_a_bad_record(box: tuple[float, float, float, float]) -> None:
     task = GroundingTask(tokenizer=TOKENIZER)
     with pytest.raises(InputError, match=r"bbox \[.*\] lies outside its picture of 12 x 10"):
-        task.sample(Record(held(0), "x", refs=(Expression("it", box),)), 0, random.Random(0))
+        task.sample(Record(held(0), "x", expressions=(Expression("it", box),)), 0, random.Random(0))
     with pytest.raises(InputError, match="expression is empty once cleaned"):
-        task.sample(Record(held(0), "x", refs=(Expression("...", (0, 0, 1, 1)),)), 0, random.Random(0))
+        task.sample(Record(held(0), "x", expressions=(Expression("...", (0, 0, 1, 1)),)), 0, random.Random(0))
 
 
 # --- all ----------------------------------------------------------------------------------------------------------
@@ -302,7 +306,7 @@ def test_plain_pixels_are_those_of_evaluation(tmp_path: Path) -> None:
 
 
 def test_a_picture_that_cannot_be_read_is_an_error_of_the_family() -> None:
-    bad = Record((HeldPicture(b"no picture", "here"),), "x", ("a",), (Question("q?", ("yes",)),))
+    bad = Record((MemoryImage(b"no picture", "here"),), "x", ("a",), (Question("q?", ("yes",)),))
     for task in (CaptioningTask(tokenizer=TOKENIZER), AnsweringTask(tokenizer=TOKENIZER)):
         with pytest.raises(ImageError):
             task.sample(bad, 0, random.Random(0))

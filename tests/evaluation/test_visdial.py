@@ -13,7 +13,7 @@ import torch
 
 import openblip
 from openblip import Blip
-from openblip.data.dialogs import dialog_ids, spoken
+from openblip.data.visdial import dialog_ids, dialog_text
 from openblip.errors import ConfigError, EvaluationError
 from openblip.evaluation import protocols
 from openblip.evaluation import run as evaluation
@@ -161,7 +161,7 @@ def test_a_broken_dialog_is_named(tmp_path: Path, change: Any, message: str) -> 
 
 def test_a_dialog_as_one_text() -> None:
     history = [("is it sunny", "yes"), ("how many dogs", "two")]
-    assert spoken(history, "why") == "q: is it sunny a: yes q: how many dogs a: two q: why a:"
+    assert dialog_text(history, "why") == "q: is it sunny a: yes q: how many dogs a: two q: why a:"
     tokenizer = toy_tokenizer()
     rows = dialog_ids(tokenizer.spell, history, "why", ["no", "a man"], first=9, last=8, most=99)
     whole = tokenizer.encode(["q: is it sunny a: yes q: how many dogs a: two q: why a: a man"], "enc").ids[0].tolist()

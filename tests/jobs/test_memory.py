@@ -49,7 +49,7 @@ def test_memory_that_really_runs_out_halves_the_batch() -> None:
     """Torch's own allocator is refused memory by the system, in a process that may have little more than it has."""
     program = (
         "import json, resource, torch\n"
-        "from openblip.data.sources.pictures import open_pictures\n"
+        "from openblip.data.sources.images import open_images\n"
         "from openblip.jobs.items import gather\n"
         "from openblip.jobs.run import Job, batched\n"
         "size, sizes = [8], []\n"
@@ -60,7 +60,7 @@ def test_memory_that_really_runs_out_halves_the_batch() -> None:
         "def shrink():\n"
         "    size[0] //= 2\n"
         "    return size[0] > 0\n"
-        "items = list(gather(open_pictures([f'{n}.png' for n in range(8)])))\n"
+        "items = list(gather(open_images([f'{n}.png' for n in range(8)])))\n"
         "have = int(next(l for l in open('/proc/self/status') if l.startswith('VmSize')).split()[1]) * 1024\n"
         "resource.setrlimit(resource.RLIMIT_AS, (have + 3 * 2**28, -1))\n"
         "outcome = Job(items, lambda items: batched(function, size[0])(items), shrink=shrink).run()\n"

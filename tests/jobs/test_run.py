@@ -13,10 +13,10 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from openblip.data.records import Problem
+from openblip.data.problems import Problem
 from openblip.data.sources import open_source
-from openblip.data.sources.pictures import Part, open_pictures
-from openblip.data.tables import Source
+from openblip.data.sources.base import Source
+from openblip.data.sources.images import RootedSource, open_images
 from openblip.errors import ImageError, InputError, JobError, OpenBlipError
 from openblip.jobs.captions import prompts_of
 from openblip.jobs.items import Item, gather
@@ -56,7 +56,7 @@ class Runner:
     def __call__(self, stop_after: int | None = None, **more: Any) -> Outcome:
         self.computed, self.told, self.seen = [], Told(), []
         sink = open_sink(self.to, self.writing)
-        items = list(gather(list(open_pictures([str(self.folder)])), base=sink.base))
+        items = list(gather(list(open_images([str(self.folder)])), base=sink.base))
 
         def work(items: Iterator[Item]) -> Iterator[Result]:
             for item in items:
@@ -243,7 +243,7 @@ def test_out_of_memory_halves_the_batch_and_loses_nothing(photos: Path, tmp_path
         size[0] //= 2
         return size[0] > 0
 
-    items = list(gather(list(open_pictures([str(photos)]))))
+    items = list(gather(list(open_images([str(photos)]))))
     seen: list[Seen] = []
     outcome = Job(items, work, see=seen.append, shrink=shrink).run()
     assert vars(outcome) == vars(Outcome(computed=20))
@@ -257,7 +257,7 @@ def test_one_picture_too_large_for_memory_is_one_failure(photos: Path) -> None:
             raise MemoryError
         return [[{"text": "t"}] for _ in batch]
 
-    items = list(gather(list(open_pictures([str(photos)]))))
+    items = list(gather(list(open_images([str(photos)]))))
     told = Told()
     outcome = Job(items, batched(function, 1), report=told).run()
     assert vars(outcome) == vars(Outcome(computed=2, failed=1))
@@ -270,7 +270,7 @@ def test_any_other_error_ends_the_job(photos: Path) -> None:
         yield
 
     with pytest.raises(ZeroDivisionError):
-        Job(list(gather(list(open_pictures([str(photos)])))), work).run()
+        Job(list(gather(list(open_images([str(photos)])))), work).run()
 
 
 @pytest.mark.parametrize("name", ["out.jsonl", "out.csv", "out.parquet"])
@@ -281,7 +281,7 @@ def test_lists_are_read_back_by_the_data_layer(photos: Path, tmp_path: Path, nam
     assert isinstance(source, Source)
     records = list(source)
     assert [record.captions for record in records] == [("0000 v1",), ("0001 v1",), ("0002 v1",)]
-    assert [Path(record.pictures[0].address) for record in records] == sorted(photos.glob("0*.png"))
+    assert [Path(record.images[0].address) for record in records] == sorted(photos.glob("0*.png"))
     assert len(source.problems) == 1
 
 
@@ -328,7 +328,7 @@ def test_names_that_cannot_be_used_are_told_and_the_rest_is_done(photos: Path, t
     (photos / "0001.png").rename(photos / os.fsdecode(b"caf\xe9.png"))
     (photos / "loop.png").symlink_to("loop.png")
     (photos / "around").symlink_to(photos)
-    found = list(gather(list(open_pictures([str(photos), str(tmp_path / "gone.png"), str(tmp_path / "*.nothing")]))))
+    found = list(gather(list(open_images([str(photos), str(tmp_path / "gone.png"), str(tmp_path / "*.nothing")]))))
     bad = {one.name: one.reason for one in found if not isinstance(one, Item)}
     assert bad[f"{photos}/caf\\xe9.png"] == "its name is not UTF-8: rename it"
     assert "matches no file" in bad[str(tmp_path / "*.nothing")]
@@ -338,23 +338,23 @@ def test_names_that_cannot_be_used_are_told_and_the_rest_is_done(photos: Path, t
 
 def test_sources_of_every_kind_and_each_picture_once(photos: Path, tmp_path: Path) -> None:
     (tmp_path / "list.csv").write_text("path,prompt\np/0000.png,a dog\np/0000.png,a cat\np/0001.png,\n")
-    parts = list(open_pictures([str(photos), str(photos / "0000.png"), str(tmp_path / "p" / "*1.png")]))
+    parts = list(open_images([str(photos), str(photos / "0000.png"), str(tmp_path / "p" / "*1.png")]))
     assert [Path(one.name).name for one in gather(parts)] == ["0000.png", "0001.png", "0002.png"]
-    listed = list(gather(open_pictures([str(tmp_path / "list.csv")], keep=["prompt"]), asked=prompts_of("prompt")))
+    listed = list(gather(open_images([str(tmp_path / "list.csv")], keep=["prompt"]), asked=prompts_of("prompt")))
     assert [one.key.rpartition("/")[2] for one in listed] == ["0000.png: a dog", "0000.png: a cat", "0001.png"]
     assert [one.asked for one in listed if isinstance(one, Item)] == [{"prompt": "a dog"}, {"prompt": "a cat"}, {}]
     empty = tmp_path / "empty"
     (empty / "below").mkdir(parents=True)
     pictures(empty / "below", 1)
-    (problem,) = open_pictures([str(empty)])
+    (problem,) = open_images([str(empty)])
     assert isinstance(problem, Problem)
     assert "--recursive" in problem.reason
-    (part,) = open_pictures([str(empty)], recursive=True)
-    assert isinstance(part, Part)
+    (part,) = open_images([str(empty)], recursive=True)
+    assert isinstance(part, RootedSource)
 
 
 def test_a_text_never_leaves_the_folder_it_is_to_go_to(photos: Path, tmp_path: Path) -> None:
-    (item, *_) = gather(list(open_pictures([str(photos)])))
+    (item, *_) = gather(list(open_images([str(photos)])))
     assert isinstance(item, Item)
     sink = open_sink("sidecar", SinkOptions(str(tmp_path / "out")))
     for inside in ("../a.jpg", "x/../../a.jpg", "/a.jpg"):
@@ -370,7 +370,7 @@ def test_a_frame_of_an_animation(tmp_path: Path) -> None:
     first, *rest = (Image.new("RGB", (9, 9), colour) for colour in colours)
     first.save(tmp_path / "a.gif", save_all=True, append_images=rest)
     first.save(tmp_path / "still.png")
-    moving, still = (one for one in gather(list(open_pictures([str(tmp_path)]))) if isinstance(one, Item))
+    moving, still = (one for one in gather(list(open_images([str(tmp_path)]))) if isinstance(one, Item))
     for number, colour in enumerate(colours):
         assert load_image(moving.source(number)).getpixel((4, 4)) == colour
     with pytest.raises(ImageError, match="3 frames"):

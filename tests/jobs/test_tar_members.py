@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
+from openblip.data.images import FileImage, open_image
 from openblip.data.loader import Loader
-from openblip.data.records import FilePicture, open_picture
 from openblip.data.sources import open_source
-from openblip.data.tables import Source
+from openblip.data.sources.base import Source
 from openblip.data.tasks import CaptioningTask
 from openblip.errors import ImageError
 from openblip.preprocess.image import load_image
@@ -35,16 +35,16 @@ def test_pictures_of_a_tar_are_read_again_from_the_list_of_their_texts(tmp_path:
     assert not batches.report.problems
     for record, path in zip(source, photos, strict=True):
         assert record.captions == (f"{path.stem} v1",)
-        assert open_picture(record.pictures[0]).tobytes() == load_image(path).tobytes()
+        assert open_image(record.images[0]).tobytes() == load_image(path).tobytes()
     with tarfile.open(tmp_path / "shard.tar", "w") as tar:
         tar.add(photos[2], "in/0001.png")
     os.utime(tmp_path / "shard.tar", ns=(1, 10**18))
-    assert open_picture(source[1].pictures[0]).tobytes() == load_image(photos[2]).tobytes()
+    assert open_image(source[1].images[0]).tobytes() == load_image(photos[2]).tobytes()
     with pytest.raises(ImageError, match="no such member"):
-        open_picture(source[0].pictures[0])
+        open_image(source[0].images[0])
     (tmp_path / "shard.tar").write_bytes(b"no tar")
     with pytest.raises(ImageError, match="damaged"):
-        open_picture(source[0].pictures[0])
+        open_image(source[0].images[0])
 
 
 def test_a_member_is_named_by_tar_and_path_where_no_file_has_that_name(tmp_path: Path) -> None:
@@ -52,5 +52,5 @@ def test_a_member_is_named_by_tar_and_path_where_no_file_has_that_name(tmp_path:
     odd.rename(tmp_path / "a.tar:b.png")
     source = open_source([{"path": f"{tmp_path}/a.tar:b.png"}, {"path": f"{tmp_path}/a.tar.gz:b.png"}])
     assert isinstance(source, Source)
-    assert [type(one.pictures[0]) for one in source] == [FilePicture]
+    assert [type(one.images[0]) for one in source] == [FileImage]
     assert "unpack it" in source.problems[0].reason

@@ -12,9 +12,10 @@ import torch
 import torch.nn.functional as F
 
 from openblip.data.collate import normalised
-from openblip.data.records import HeldPicture, Question, Record
+from openblip.data.images import MemoryImage
+from openblip.data.records import Question, Record
 from openblip.data.sources import open_source
-from openblip.data.tables import Source
+from openblip.data.sources.base import Source
 from openblip.data.tasks import DialogTask, Plain
 from openblip.errors import InputError
 from openblip.preprocess.settings import ImageSettings
@@ -37,7 +38,7 @@ def test_a_dialog_is_a_record_of_its_rounds(tmp_path: Path) -> None:
     record = source[0]
     assert record.captions == ("two dogs playing in the park",)
     assert record.address.endswith("visdial_1.0_val.json[0]")
-    assert record.pictures[0].address.endswith("VisualDialog_val2018/VisualDialog_val2018_000000185565.jpg")
+    assert record.images[0].address.endswith("VisualDialog_val2018/VisualDialog_val2018_000000185565.jpg")
     assert [(one.text, one.answers, one.wrong) for one in record.questions] == [
         ("is the photo in color", ("yes",), ("no", "two", "1 dog", "i can not tell")),
         ("how many dogs", ("two",), ("i can not tell", "1 dog", "a man on a horse", "not that i can see")),
@@ -52,16 +53,14 @@ def test_pictures_to_train_on_are_coco_s(tmp_path: Path) -> None:
     file.write_text(json.dumps(content))
     evaluation_toys.photo(tmp_path / "images/val2014/COCO_val2014_000000185565.jpg", 1)
     source = opened(file, images=tmp_path / "images")
-    assert [one.pictures[0].address for one in source] == [
-        str(tmp_path / "images/val2014/COCO_val2014_000000185565.jpg")
-    ]
+    assert [one.images[0].address for one in source] == [str(tmp_path / "images/val2014/COCO_val2014_000000185565.jpg")]
     (problem,) = source.problems
     assert problem.address.endswith("[1]")
     assert "gt_index 3 is not the place of its answer" in problem.reason
 
 
 RECORD = Record(
-    (HeldPicture(toy_image(0), "x"),),
+    (MemoryImage(toy_image(0), "x"),),
     "x",
     ("two dogs",),
     (
@@ -94,10 +93,10 @@ def test_a_round_is_a_sample_of_its_answer_and_a_wrong_one() -> None:
 
 def test_a_round_needs_wrong_answers() -> None:
     task = DialogTask(tokenizer=toy_tokenizer(), transform=Plain(SIZE))
-    bare = Record(RECORD.pictures, "x", ("a",), (Question("why", ("yes",)),))
+    bare = Record(RECORD.images, "x", ("a",), (Question("why", ("yes",)),))
     with pytest.raises(InputError, match="'why' has no wrong answers"):
         task.sample(bare, 0, random.Random(0))
-    assert task.parts(Record(RECORD.pictures, "x", (), RECORD.questions).counts()) == 0
+    assert task.parts(Record(RECORD.images, "x", (), RECORD.questions).counts()) == 0
 
 
 def dialog_batch(length: int = 0) -> DialogBatch:

@@ -38,10 +38,10 @@ def compare(
     Example:
       openblip compare one.jpg two.jpg -t "both pictures show a dog" --model base
     """
-    from openblip.data.sources.pictures import kinds
+    from openblip.data.sources.images import path_kinds
     from openblip.jobs.matches import comparisons, statements_of
 
-    if not text and "picture" in kinds(job.paths):
+    if not text and "image" in path_kinds(job.paths):
         raise typer.BadParameter("give --text")
 
     def work(items: Iterator[Item]) -> Iterator[Result]:

@@ -299,7 +299,7 @@ def run(
 def _records(source: Any) -> tuple[list[Any], int]:
     """The records of a source, in order, and how many could not be read: those get their line."""
     from openblip.data.records import Record
-    from openblip.data.tables import Source
+    from openblip.data.sources.base import Source
 
     if isinstance(source, Source):
         found = [*source.problems, *source]

@@ -28,8 +28,8 @@ from openblip.model.config import Task
 
 if TYPE_CHECKING:
     from openblip.blip import Blip
-    from openblip.data.records import Problem
-    from openblip.data.sources.pictures import Part
+    from openblip.data.problems import Problem
+    from openblip.data.sources.images import RootedSource
     from openblip.jobs.items import Asked, Item, Unusable
     from openblip.jobs.journal import Identity
     from openblip.jobs.records import Row
@@ -173,9 +173,9 @@ class Command:
     @property
     def lone(self) -> bool:
         """Whether one picture was named, and nothing that could hold more."""
-        from openblip.data.sources.pictures import kinds
+        from openblip.data.sources.images import path_kinds
 
-        return kinds(self.paths) == ["picture"]
+        return path_kinds(self.paths) == ["image"]
 
     @cached_property
     def blip(self) -> Blip:
@@ -240,17 +240,17 @@ class Command:
         shown.finish(outcome)
         finish(outcome.failed, outcome.total)
 
-    def _parts(self, keep: Sequence[str]) -> list[Part | Problem]:
+    def _parts(self, keep: Sequence[str]) -> list[RootedSource | Problem]:
         """Where the pictures come from."""
         from openblip.data.sources import open_source
-        from openblip.data.sources.pictures import Part, kinds, open_pictures
+        from openblip.data.sources.images import RootedSource, open_images, path_kinds
 
         s = self.shared
-        if self.pairs and "picture" in (named := kinds(self.paths)):
-            if named != ["picture", "picture"]:
+        if self.pairs and "image" in (named := path_kinds(self.paths)):
+            if named != ["image", "image"]:
                 raise typer.BadParameter("name two pictures, or lists of pairs")
-            return [Part(open_source([{"image": self.paths}]), None)]
-        return list(open_pictures(self.paths, recursive=s.recursive, images=s.root, keep=keep))
+            return [RootedSource(open_source([{"image": self.paths}]), None)]
+        return list(open_images(self.paths, recursive=s.recursive, images=s.root, keep=keep))
 
     def _sink(
         self, to: str, concerns: Callable[[Mapping[str, Any]], bool], asked: Sequence[str], ext: str, separator: str

@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 PICTURES = ("pixels", "first", "second")
 
 
-def pictures(samples: Sequence[Sample], number: int = 0) -> Tensor:
-    """Picture ``number`` of each sample, as bytes (B, S, S, 3)."""
+def stack_images(samples: Sequence[Sample], number: int = 0) -> Tensor:
+    """ImageRef ``number`` of each sample, as bytes (B, S, S, 3)."""
     return torch.from_numpy(np.stack([sample.pixels[number] for sample in samples]))
 
 

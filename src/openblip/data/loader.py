@@ -16,9 +16,10 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from openblip.data.order import End, IndexedPlan, Plan, ReadAhead, Sharding, StreamPlan, Unit, Work
-from openblip.data.records import Problem, Report
-from openblip.data.tables import Source, Stream
+from openblip.data.prefetch import Prefetcher
+from openblip.data.problems import Problem, Report
+from openblip.data.sampler import End, IndexedSampler, Plan, Sharding, StreamSampler, Unit, Work
+from openblip.data.sources.base import Source, Stream
 from openblip.data.tasks import Sample, Task
 from openblip.errors import InputError, OpenBlipError
 
@@ -119,7 +120,7 @@ class Loader:
         task, source = self.task, self.source
         unusable = f"not usable here, which takes {task.wants}"
         if isinstance(source, Stream):
-            return StreamPlan(
+            return StreamSampler(
                 source, lambda record: int(task.parts(record.counts())), self._sharding, length=length, window=window,
                 unusable=unusable,
             )  # fmt: skip
@@ -131,7 +132,7 @@ class Loader:
         self.report.extend(Problem(source[index].address, unusable) for index in missing)
         if len(self.report):
             _log.warning("%s", self.report)
-        return IndexedPlan(source, parts, self._sharding, source.period)
+        return IndexedSampler(source, parts, self._sharding, source.period)
 
     def _start(self, epoch: int, step: int) -> _Running:
         def works() -> Iterator[Work | End]:
@@ -143,7 +144,7 @@ class Loader:
 
         maker = _Maker(self.source, self.task, self._sharding.seed, self._sharding.full)
         threaded = isinstance(self.source, Stream) and self._workers > 0
-        planned = ReadAhead(works(), self._ahead) if threaded else works()
+        planned = Prefetcher(works(), self._ahead) if threaded else works()
         return _Running((epoch, step), planned, maker, self._workers, self._ahead, self._pin, len(self.report))
 
     def _note(self, problems: list[Problem]) -> None:
@@ -255,7 +256,7 @@ class _Running:
 
     def close(self) -> None:
         """Stop the thread and the workers, if there are any."""
-        if isinstance(self._works, ReadAhead):
+        if isinstance(self._works, Prefetcher):
             self._works.close()
         # Now and not when it is collected: an error's traceback may hold it until then, and collected in a circle it
         # waits five seconds for each worker.

@@ -21,9 +21,10 @@ from torch import Tensor
 
 from openblip.data.augment import exchange_sides, swap_pair
 from openblip.data.boxes import Box, PlainBoxes
-from openblip.data.collate import numbers, padded, pictures, tokens
-from openblip.data.dialogs import dialog_ids
-from openblip.data.records import Record, open_picture
+from openblip.data.collate import numbers, padded, stack_images, tokens
+from openblip.data.images import open_image
+from openblip.data.records import Record
+from openblip.data.visdial import dialog_ids
 from openblip.errors import InputError
 from openblip.preprocess.image import resize
 from openblip.preprocess.text import Tokenizer, clean_caption, clean_expression, clean_question
@@ -91,11 +92,11 @@ class _CaptionTask(Task):
 
     def parts(self, counts: Mapping[str, Any]) -> Any:
         each = counts["captions"] if self.captions is None else (counts["captions"] > 0) * 1
-        return each * (counts["pictures"] == 1)
+        return each * (counts["images"] == 1)
 
     def sample(self, record: Record, part: int, rng: random.Random) -> Sample:
         texts = self._drawn([clean_caption(text, self.max_words) for text in record.captions], part, rng)
-        return Sample([self.transform(open_picture(record.pictures[0]), rng)], texts, image_id=record.image_id)
+        return Sample([self.transform(open_image(record.images[0]), rng)], texts, image_id=record.image_id)
 
     def _drawn(self, texts: list[str], part: int, rng: random.Random) -> list[str]:
         if self.captions is None:
@@ -124,7 +125,7 @@ class PretrainingTask(_CaptionTask):
         """``pixels`` (B, S, S, 3), ``ids`` and ``mask`` (B, T); ``lm_ids`` and ``lm_mask`` (B * n, T) if n > 1."""
         limit = self.max_tokens
         first = tokens(self.tokenizer, [sample.texts[0] for sample in samples], "cls", limit, limit)
-        made = {"pixels": pictures(samples), **first}
+        made = {"pixels": stack_images(samples), **first}
         if self.captions is not None and self.captions > 1:
             texts = [text for sample in samples for text in sample.texts]
             made |= tokens(self.tokenizer, texts, "dec", limit, limit, "lm_")
@@ -149,7 +150,7 @@ class CaptioningTask(_CaptionTask):
     def batch(self, samples: Sequence[Sample]) -> dict[str, Tensor]:
         """``pixels`` (I, S, S, 3); ``ids`` and ``mask`` (C, T), C / I captions of an image side by side."""
         texts = [self.prompt + text for sample in samples for text in sample.texts]
-        return {"pixels": pictures(samples), **tokens(self.tokenizer, texts, "dec", self.max_tokens)}
+        return {"pixels": stack_images(samples), **tokens(self.tokenizer, texts, "dec", self.max_tokens)}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -171,7 +172,7 @@ class RetrievalTask(_CaptionTask):
         limit = self.max_tokens
         ids = numbers([sample.image_id for sample in samples])
         return {
-            "pixels": pictures(samples), **tokens(self.tokenizer, texts, "cls", limit, limit), "image_ids": ids,
+            "pixels": stack_images(samples), **tokens(self.tokenizer, texts, "cls", limit, limit), "image_ids": ids,
         }  # fmt: skip
 
 
@@ -198,7 +199,7 @@ class AnsweringTask(Task):
 
     def parts(self, counts: Mapping[str, Any]) -> Any:
         each = counts["answered"] if self.questions is None else (counts["answered"] > 0) * 1
-        return each * (counts["pictures"] == 1)
+        return each * (counts["images"] == 1)
 
     def sample(self, record: Record, part: int, rng: random.Random) -> Sample:
         asked = [question for question in record.questions if question.answers]
@@ -207,7 +208,7 @@ class AnsweringTask(Task):
         if not all(text.strip() for text in texts):
             raise InputError("a question is empty once cleaned")
         answers = [question.weighted_answers(self.vg_weight) for question in asked]
-        picture = self.transform(open_picture(record.pictures[0]), rng)
+        picture = self.transform(open_image(record.images[0]), rng)
         return Sample([picture], texts, answers, image_id=record.image_id)
 
     def batch(self, samples: Sequence[Sample]) -> dict[str, Tensor]:
@@ -220,7 +221,7 @@ class AnsweringTask(Task):
         answers = [weighted for sample in samples for weighted in sample.answers]
         texts = [text for weighted in answers for text in weighted]
         made = {
-            "pixels": pictures(samples),
+            "pixels": stack_images(samples),
             **tokens(self.tokenizer, questions, "enc", self.max_tokens),
             **tokens(self.tokenizer, texts, "dec", self.max_answer_tokens, prefix="answer_"),
             "owner": numbers([owner for owner, weighted in enumerate(answers) for _ in weighted]),
@@ -240,23 +241,23 @@ class ComparingTask(Task):
     wants = "two pictures, a statement and a label"
 
     def parts(self, counts: Mapping[str, Any]) -> Any:
-        return (counts["pictures"] == 2) * (counts["captions"] == 1) * counts["labelled"]
+        return (counts["images"] == 2) * (counts["captions"] == 1) * counts["labeled"]
 
     def sample(self, record: Record, part: int, rng: random.Random) -> Sample:
         text = clean_caption(record.captions[0], self.max_words)
         if not text:
             raise InputError("the statement is empty once cleaned")
-        pair = record.pictures[0], record.pictures[1]
+        pair = record.images[0], record.images[1]
         if self.swap:
             pair, text = swap_pair(pair, text, rng)
-        pixels = [self.transform(open_picture(picture), rng) for picture in pair]
+        pixels = [self.transform(open_image(picture), rng) for picture in pair]
         return Sample(pixels, [text], label=record.label or 0, image_id=record.image_id)
 
     def batch(self, samples: Sequence[Sample]) -> dict[str, Tensor]:
         """``first`` and ``second`` (B, S, S, 3), ``ids`` and ``mask`` (B, T), ``targets`` (B,)."""
         return {
-            "first": pictures(samples),
-            "second": pictures(samples, 1),
+            "first": stack_images(samples),
+            "second": stack_images(samples, 1),
             **tokens(self.tokenizer, [sample.texts[0] for sample in samples], "enc", self.max_tokens),
             "targets": numbers([sample.label for sample in samples]),
         }
@@ -276,7 +277,7 @@ class DialogTask(Task):
     wants = "one picture, a caption and questions with a right answer and wrong ones"
 
     def parts(self, counts: Mapping[str, Any]) -> Any:
-        return counts["answered"] * (counts["pictures"] == 1) * (counts["captions"] > 0)
+        return counts["answered"] * (counts["images"] == 1) * (counts["captions"] > 0)
 
     def sample(self, record: Record, part: int, rng: random.Random) -> Sample:
         asked = [question for question in record.questions if question.answers]
@@ -289,7 +290,7 @@ class DialogTask(Task):
             [question.answers[0], wrong], first=self.tokenizer.enc_id, last=self.tokenizer.sep_id,
             most=self.max_tokens,
         )  # fmt: skip
-        picture = self.transform(open_picture(record.pictures[0]), rng)
+        picture = self.transform(open_image(record.images[0]), rng)
         return Sample([picture], [record.captions[0]], image_id=record.image_id, rows=rows)
 
     def batch(self, samples: Sequence[Sample]) -> dict[str, Tensor]:
@@ -299,7 +300,7 @@ class DialogTask(Task):
         """
         captions = [sample.texts[0] for sample in samples]
         return {
-            "pixels": pictures(samples),
+            "pixels": stack_images(samples),
             **tokens(self.tokenizer, captions, "cls", self.max_tokens, prefix="caption_"),
             **padded([row for sample in samples for row in sample.rows], self.tokenizer.pad_id),
             "targets": numbers([1, 0] * len(samples)),
@@ -324,15 +325,15 @@ class GroundingTask(Task):
             raise InputError(f"refs is a number of expressions for each picture, or None, not {self.refs}")
 
     def parts(self, counts: Mapping[str, Any]) -> Any:
-        each = counts["refs"] if self.refs is None else (counts["refs"] > 0) * 1
-        return each * (counts["pictures"] == 1)
+        each = counts["expressions"] if self.refs is None else (counts["expressions"] > 0) * 1
+        return each * (counts["images"] == 1)
 
     def sample(self, record: Record, part: int, rng: random.Random) -> Sample:
-        named = _chosen(record.refs, part, self.refs, rng)
+        named = _chosen(record.expressions, part, self.refs, rng)
         texts = [clean_expression(ref.text) for ref in named]
         if not all(texts):
             raise InputError("an expression is empty once cleaned")
-        image = open_picture(record.pictures[0])
+        image = open_image(record.images[0])
         for left, top, right, bottom in (ref.box for ref in named):
             if min(right, image.width) - max(left, 0) <= 0 or min(bottom, image.height) - max(top, 0) <= 0:
                 box = [left, top, right - left, bottom - top]
@@ -352,7 +353,7 @@ class GroundingTask(Task):
         """
         texts = [text for sample in samples for text in sample.texts]
         boxes = numbers([box for sample in samples for box in sample.boxes])
-        pixels = pictures(samples)
+        pixels = stack_images(samples)
         made = {
             "pixels": pixels,
             **tokens(self.tokenizer, texts, "cls", self.max_tokens),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any, Literal
 
-from openblip.data.records import FilePicture
+from openblip.data.images import FileImage
 from openblip.errors import EvaluationError
 from openblip.evaluation.protocols.base import AnswerPreset, CaptionPreset, Item, Items, Preset, RetrievalPreset
 
@@ -22,12 +22,10 @@ def own_items(source: Iterable[Any], kind: str = "") -> tuple[Items, Preset]:
     """
     records = list(source)
     for record in records:
-        if not isinstance(record.pictures[0], FilePicture):
+        if not isinstance(record.images[0], FileImage):
             raise EvaluationError(f"{record.address}: pictures have to be files of their own to be evaluated")
-        if len(record.pictures) > 1:
-            raise EvaluationError(
-                f"{record.address}: {len(record.pictures)} pictures; one's own sets are about one each"
-            )
+        if len(record.images) > 1:
+            raise EvaluationError(f"{record.address}: {len(record.images)} pictures; one's own sets are about one each")
     kind = kind or ("caption" if any(record.captions for record in records) else "vqa")
     if kind not in KINDS:
         raise EvaluationError(f"a set of one's own is for caption, vqa or retrieval, not {kind!r}")
@@ -41,9 +39,7 @@ def own_items(source: Iterable[Any], kind: str = "") -> tuple[Items, Preset]:
 
 def _captions(records: list[Any], kind: str) -> tuple[Items, Preset]:
     items = [
-        Item(record.address, record.pictures[0].address, tuple(record.captions))
-        for record in records
-        if record.captions
+        Item(record.address, record.images[0].address, tuple(record.captions)) for record in records if record.captions
     ]
     if kind == "retrieval":
         return items, RetrievalPreset(split="own", files=(), count=len(items), k=256, max_words=30)
@@ -52,7 +48,7 @@ def _captions(records: list[Any], kind: str) -> tuple[Items, Preset]:
 
 def _questions(records: list[Any]) -> tuple[Items, Preset]:
     items = [
-        Item(f"{record.address}#{n}", record.pictures[0].address, question=one.text, answers=one.answers)
+        Item(f"{record.address}#{n}", record.images[0].address, question=one.text, answers=one.answers)
         for record in records
         for n, one in enumerate(record.questions)
         if one.answers

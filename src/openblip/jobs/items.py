@@ -11,10 +11,13 @@ from typing import Any, TypeAlias
 
 from PIL import Image
 
-from openblip.data.records import FilePicture, HeldPicture, Picture, Problem, Record, is_local
+from openblip.data.files import is_local
+from openblip.data.images import FileImage, ImageRef, MemoryImage
+from openblip.data.problems import Problem
+from openblip.data.records import Record
+from openblip.data.sources.base import Stream
 from openblip.data.sources.hub import PREFIX
-from openblip.data.sources.pictures import Part, fixed
-from openblip.data.tables import Stream
+from openblip.data.sources.images import RootedSource, glob_root
 from openblip.errors import ImageError, InputError
 from openblip.preprocess.image import MAX_PIXELS
 from openblip.preprocess.web import download
@@ -32,7 +35,7 @@ class Item:
     key: str
     name: str
     index: int
-    pictures: tuple[Picture, ...]
+    pictures: tuple[ImageRef, ...]
     inside: str
     asked: Mapping[str, str] = field(default_factory=dict)
 
@@ -40,8 +43,8 @@ class Item:
     def file(self) -> str | None:
         """The picture's own file on this machine, if it has one."""
         first = self.pictures[0]
-        alone = len(self.pictures) == 1 and isinstance(first, FilePicture) and is_local(first.path)
-        return first.path if alone and isinstance(first, FilePicture) else None
+        alone = len(self.pictures) == 1 and isinstance(first, FileImage) and is_local(first.path)
+        return first.path if alone and isinstance(first, FileImage) else None
 
     def path(self, base: str | None) -> str | list[str]:
         """What a record in the folder ``base`` calls it: :func:`place` of the picture, or of both of a pair."""
@@ -85,9 +88,13 @@ def nothing_more(record: Record) -> Iterable[Mapping[str, str]]:
 
 
 def gather(
-    parts: Iterable[Part | Problem], *, base: str | None = None, asked: Asked = nothing_more, pairs: bool = False
+    parts: Iterable[RootedSource | Problem],
+    *,
+    base: str | None = None,
+    asked: Asked = nothing_more,
+    pairs: bool = False,
 ) -> Iterator[Item | Unusable]:
-    """The items of what :func:`~openblip.data.sources.pictures.open_pictures` found, single pictures or ``pairs``.
+    """The items of what :func:`~openblip.data.sources.images.open_images` found, single pictures or ``pairs``.
 
     ``base`` is the folder that keys are told from. ``asked`` says what a record asks of its picture: each is an item.
     What comes again is passed over.
@@ -95,7 +102,7 @@ def gather(
     seen: set[str] = set()
     index = 0
     for part in parts:
-        root = part.root if isinstance(part, Part) else None
+        root = part.root if isinstance(part, RootedSource) else None
         for record in _records(part):
             for found in _items(record, root, base, asked, 2 if pairs else 1):
                 if isinstance(found, Item):
@@ -106,9 +113,9 @@ def gather(
                 index += 1
 
 
-def streamed(parts: Iterable[Part | Problem]) -> bool:
+def streamed(parts: Iterable[RootedSource | Problem]) -> bool:
     """Whether the pictures of one of these can only be had one after another."""
-    return any(isinstance(part, Part) and isinstance(part.source, Stream) for part in parts)
+    return any(isinstance(part, RootedSource) and isinstance(part.source, Stream) for part in parts)
 
 
 def home(paths: Iterable[str]) -> str:
@@ -116,7 +123,7 @@ def home(paths: Iterable[str]) -> str:
     folders = []
     for path in paths:
         if is_local(path) and not path.startswith(PREFIX):
-            whole = os.path.abspath(fixed(path))  # noqa: PTH100
+            whole = os.path.abspath(glob_root(path))  # noqa: PTH100
             folders.append(whole if os.path.isdir(whole) else os.path.dirname(whole))  # noqa: PTH112, PTH120
     shared = os.path.commonpath(folders) if folders else os.getcwd()  # noqa: PTH109
     return shared if os.access(shared, os.W_OK) and os.path.dirname(shared) != shared else folders[0]  # noqa: PTH120
@@ -157,7 +164,7 @@ def _surrogates(name: str) -> bool:
     return any("\ud800" <= letter <= "\udfff" for letter in name)
 
 
-def _records(part: Part | Problem) -> Iterator[Record | Problem]:
+def _records(part: RootedSource | Problem) -> Iterator[Record | Problem]:
     if isinstance(part, Problem):
         yield part
     elif isinstance(part.source, Stream):
@@ -175,7 +182,7 @@ def _items(
         name = readable(record.address)
         yield Unusable(name, name, 0, record.reason.removeprefix(f"{record.address}: "))
         return
-    addresses = [picture.address for picture in record.pictures]
+    addresses = [picture.address for picture in record.images]
     names = [readable(address) for address in addresses]
     name = " | ".join(names)
     if len(names) != count:
@@ -186,31 +193,31 @@ def _items(
     elif not (asks := list(asked(record))):
         yield Unusable(name, name, 0, "the list asks nothing of it")
     else:
-        places, inside = [place(address, base) for address in addresses], _inside(record.pictures[0], root)
-        yield from (Item(keyed(places, one), name, 0, record.pictures, inside, one) for one in asks)
+        places, inside = [place(address, base) for address in addresses], _inside(record.images[0], root)
+        yield from (Item(keyed(places, one), name, 0, record.images, inside, one) for one in asks)
 
 
-def _signature(picture: Picture) -> str:
+def _signature(picture: ImageRef) -> str:
     path = getattr(picture, "path", None)
     if isinstance(path, str) and is_local(path):
         return stamp(path)
-    if isinstance(picture, HeldPicture) and isinstance(picture.value, (bytes, bytearray)):
+    if isinstance(picture, MemoryImage) and isinstance(picture.value, (bytes, bytearray)):
         return blake2b(picture.value, digest_size=12).hexdigest()
     return ""
 
 
-def _source(picture: Picture, frame: int) -> Any:
-    if not frame and isinstance(picture, HeldPicture):
+def _source(picture: ImageRef, frame: int) -> Any:
+    if not frame and isinstance(picture, MemoryImage):
         return picture.value
     path = getattr(picture, "path", "")
-    if not frame and isinstance(picture, FilePicture) and (is_local(path) or path.startswith("http")):
+    if not frame and isinstance(picture, FileImage) and (is_local(path) or path.startswith("http")):
         return path
     return _Later(picture, frame)
 
 
-def _inside(picture: Picture, root: str | None) -> str:
+def _inside(picture: ImageRef, root: str | None) -> str:
     """The picture's path below ``root``; its bare name if it lies elsewhere."""
-    if not isinstance(picture, FilePicture):
+    if not isinstance(picture, FileImage):
         path = getattr(picture, "path", None)
         member = picture.address.removeprefix(f"{path}:") if path else picture.address.rpartition(":")[2]
         return member.replace(" ", "_") if member.startswith("row ") else member
@@ -226,7 +233,7 @@ def _inside(picture: Picture, root: str | None) -> str:
 class _Later:
     """A picture as the file object that :func:`~openblip.preprocess.image.load_image` reads, once it is its turn."""
 
-    picture: Picture
+    picture: ImageRef
     frame: int = 0
 
     @property

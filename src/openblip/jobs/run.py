@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 from itertools import chain
 from typing import Any, Literal, TypeAlias
 
-from openblip.data.records import open_picture
+from openblip.data.images import open_image
 from openblip.errors import ImageError, JobError, OpenBlipError
 from openblip.jobs.items import Item, Unusable
 from openblip.jobs.journal import Entry, Identity, Journal
@@ -192,7 +192,7 @@ def _opens(item: Item) -> bool:
     """Whether a picture that could not be opened can be now, as HEIC can once its library is there."""
     try:
         for picture in item.pictures:
-            open_picture(picture)
+            open_image(picture)
     except OpenBlipError:
         return False
     return True

@@ -17,7 +17,8 @@ from typing import Any
 
 from PIL import Image
 
-from openblip.data.records import FilePicture, Picture, is_local, open_picture
+from openblip.data.files import is_local
+from openblip.data.images import FileImage, ImageRef, open_image
 from openblip.errors import OpenBlipError
 from openblip.jobs.files import replacing
 from openblip.jobs.items import Item
@@ -82,11 +83,11 @@ def _card(seen: Seen, sink: Sink | None) -> str:
     return "".join([*parts, "</article>"])
 
 
-def _shown(seen: Seen) -> Iterable[Picture]:
+def _shown(seen: Seen) -> Iterable[ImageRef]:
     """The pictures of a card: what was drawn, or else what was looked at."""
     drawn = dict.fromkeys(str(row["drawing"]) for row in seen.records if "drawing" in row)
     if drawn:
-        return [FilePicture(path) for path in drawn]
+        return [FileImage(path) for path in drawn]
     return seen.item.pictures if isinstance(seen.item, Item) else ()
 
 
@@ -136,7 +137,7 @@ def _said(value: Any) -> str:
     return {True: "true", False: "false"}[value] if isinstance(value, bool) else str(value)
 
 
-def _thumbnail(picture: Picture) -> str | None:
+def _thumbnail(picture: ImageRef) -> str | None:
     """A small JPEG as base64; ``None`` if the picture cannot be opened."""
     try:
         source = picture.read()
@@ -146,9 +147,9 @@ def _thumbnail(picture: Picture) -> str | None:
                     image.draft("RGB", (2 * SIDE, 2 * SIDE))
                     small = image.convert("RGB")
                 else:
-                    small = open_picture(picture)
+                    small = open_image(picture)
         else:
-            small = open_picture(picture)
+            small = open_image(picture)
     except (OpenBlipError, OSError, ValueError, Image.DecompressionBombError):
         return None
     except Exception:  # a decoder may raise anything for a damaged file

@@ -13,7 +13,7 @@ from torch import nn
 
 from openblip.checkpoints import bundle, fetch, read, write
 from openblip.checkpoints.initialise import initialise
-from openblip.data.records import Report
+from openblip.data.problems import Report
 from openblip.errors import CheckpointError, ConfigError
 from openblip.model.build import build
 from openblip.model.config import ModelConfig

@@ -19,7 +19,8 @@ from openblip.data.boxes import ColorJitter, GroundingTransform, PlainBoxes
 from openblip.data.collate import normalised
 from openblip.data.loader import Loader
 from openblip.data.sources import open_source
-from openblip.data.tables import Rotating, Source, Stream
+from openblip.data.sources.base import Source, Stream
+from openblip.data.sources.combined import RotatingSource
 from openblip.data.tasks import (
     AnsweringTask,
     CaptioningTask,
@@ -143,7 +144,7 @@ def open_train(data: DataSettings) -> Source | Stream:
         raise ConfigError(
             "data.rotate takes data that can be had by number: stream=false, or let the streams rotate themselves"
         )
-    return Rotating(cast("list[Source]", turns), [cast(Source, always)] if always else [])
+    return RotatingSource(cast("list[Source]", turns), [cast(Source, always)] if always else [])
 
 
 def open_val(data: DataSettings) -> Source | Stream | None:

@@ -14,9 +14,10 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
+from openblip.data.images import open_image
 from openblip.data.loader import Loader
-from openblip.data.records import Record, open_picture
-from openblip.data.tables import Source, Stream
+from openblip.data.records import Record
+from openblip.data.sources.base import Source, Stream
 from openblip.data.tasks import RetrievalTask
 from openblip.decoding import Decoding, decode_boxes, generate
 from openblip.decoding.boxes import COORDINATES
@@ -121,9 +122,9 @@ class Watch:
 
     def _openable(self, source: Source) -> Iterable[Shown]:
         for record in source:
-            if len(record.pictures) == 1:
+            if len(record.images) == 1:
                 with suppress(ImageError):
-                    yield self._show(record.pictures[0].address, open_picture(record.pictures[0]), _question(record))
+                    yield self._show(record.images[0].address, open_image(record.images[0]), _question(record))
 
     def _show(self, name: str, picture: Any, question: str = "what is in the picture?") -> Shown:
         pixels = to_tensor(torch.from_numpy(resize(picture, self.image.size))[None], self.image)[0]

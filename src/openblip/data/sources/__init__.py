@@ -10,14 +10,17 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from openblip.data.records import PICTURE_SUFFIXES, Locator, is_local, need
-from openblip.data.rows import Columns, check_columns
+from openblip.data.files import is_local, require
+from openblip.data.images import IMAGE_SUFFIXES, Locator
+from openblip.data.schema import Columns, check_columns
+from openblip.data.sources.base import Source, Stream
+from openblip.data.sources.combined import ConcatSource
 from openblip.data.sources.folder import METADATA, open_folder, walk
 from openblip.data.sources.hub import PREFIX, is_dataset, open_hub
 from openblip.data.sources.parquet import ParquetStream, open_parquet
+from openblip.data.sources.table import Table, TableBuilder
 from openblip.data.sources.tars import TarStream, open_tar
 from openblip.data.sources.text import open_csv, open_json, open_jsonl
-from openblip.data.tables import Concatenated, Source, Stream, Table, TableBuilder
 from openblip.errors import InputError
 
 Kind = Literal["folder", "json", "jsonl", "csv", "parquet", "tar", "hub", "rows"]
@@ -47,7 +50,7 @@ def open_source(
     """Open data by what it is: :data:`FORMS` lists the forms; several are given as a list and become one source.
 
     ``kind`` overrides the guess by suffix. ``images`` is the folder, or the address, below which relative picture paths
-    lie: by default where the annotation file is. ``columns`` and ``keep`` are those of :mod:`openblip.data.rows`.
+    lie: by default where the annotation file is. ``columns`` and ``keep`` are those of :mod:`openblip.data.schema`.
     ``split`` chooses one split of a hub dataset or of a Karpathy file. ``stream=True`` reads tars, Parquet and hub
     datasets from end to end, as compressed and remote tars always are; ``stream=False`` insists on an index.
 
@@ -106,11 +109,11 @@ def _in_folder(
 ) -> list[Source | Stream]:
     """A folder of pictures, or of tars, or of Parquet files, or one that ``datasets`` has saved."""
     if (Path(folder) / "dataset_dict.json").exists() or (Path(folder) / "state.json").exists():
-        saved = need("datasets", f"reading {folder}").load_from_disk(folder)
+        saved = require("datasets", f"reading {folder}").load_from_disk(folder)
         return [open_hub(saved, split=split, images=root, **options)]
     if kind in (None, "folder"):
         names = list(walk(folder))
-        pictures = any(os.path.splitext(name)[1].lower() in PICTURE_SUFFIXES for name in names)  # noqa: PTH122
+        pictures = any(os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES for name in names)  # noqa: PTH122
         metadata = any(os.path.basename(name) in METADATA for name in names)  # noqa: PTH119
         if pictures or metadata or kind:
             return [open_folder(folder, **options)]
@@ -149,10 +152,10 @@ def _as_one(sources: Sequence[Source | Stream]) -> Source | Stream:
         raise InputError(
             f"{streams[0].name} is a stream and {indexed[0].name} is not: open them with stream=True, or apart"
         )
-    return Chained(streams) if streams else Concatenated(indexed)
+    return ChainedStream(streams) if streams else ConcatSource(indexed)
 
 
-class Chained(Stream):
+class ChainedStream(Stream):
     """The shards of several streams."""
 
     def __init__(self, parts: Sequence[Stream]) -> None:
@@ -199,7 +202,7 @@ def _matches(path: str) -> list[str]:
         return [path]
     if is_local(path):
         return sorted(glob.glob(path, recursive=True))  # noqa: PTH207 (it takes an absolute pattern)
-    files = need("fsspec", f"reading {path}").core.url_to_fs(path)
+    files = require("fsspec", f"reading {path}").core.url_to_fs(path)
     scheme = path.partition("://")[0]
     return sorted(name if "://" in name else f"{scheme}://{name.lstrip('/')}" for name in files[0].glob(files[1]))
 

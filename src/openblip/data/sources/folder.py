@@ -6,11 +6,13 @@ import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from openblip.data.records import PICTURE_SUFFIXES, Locator
-from openblip.data.rows import Columns
+from openblip.data.images import IMAGE_SUFFIXES, Locator
+from openblip.data.schema import Columns
+from openblip.data.sources.base import Source
+from openblip.data.sources.combined import ConcatSource
 from openblip.data.sources.parquet import open_parquet
+from openblip.data.sources.table import Table, TableBuilder
 from openblip.data.sources.text import open_csv, open_jsonl
-from openblip.data.tables import Concatenated, Source, Table, TableBuilder
 from openblip.errors import InputError
 
 SIDECARS = (".txt", ".caption")
@@ -36,7 +38,7 @@ def open_folder(
         return _open_pictures(path, recursive, ())
     if metadata := list(_metadata(path, recursive)):
         parts: list[Source] = [_open_metadata(name, columns, keep) for name in metadata]
-        return parts[0] if len(parts) == 1 else Concatenated(parts)
+        return parts[0] if len(parts) == 1 else ConcatSource(parts)
     return _open_pictures(path, recursive, sidecars)
 
 
@@ -51,7 +53,7 @@ def _open_pictures(path: str, recursive: bool, sidecars: Sequence[str]) -> Table
     path = path.rstrip("/") if len(path) > 1 else path
     builder = TableBuilder(path, Locator())
     for name in walk(path, recursive):
-        if os.path.splitext(name)[1].lower() not in PICTURE_SUFFIXES:  # noqa: PTH122 (Path costs ten times as much)
+        if os.path.splitext(name)[1].lower() not in IMAGE_SUFFIXES:  # noqa: PTH122 (Path costs ten times as much)
             continue
         try:
             captions = _captions(name, sidecars)

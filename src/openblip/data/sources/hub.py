@@ -6,9 +6,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from openblip.data.records import Locator, Picture, Problem, Record, need
-from openblip.data.rows import PICTURE, Columns
-from openblip.data.tables import Source, Stream, Table, TableBuilder, read_record
+from openblip.data.files import require
+from openblip.data.images import ImageRef, Locator
+from openblip.data.problems import Problem
+from openblip.data.records import Record
+from openblip.data.schema import PICTURE, Columns
+from openblip.data.sources.base import Source, Stream
+from openblip.data.sources.table import Table, TableBuilder, read_record
 from openblip.errors import InputError
 
 if TYPE_CHECKING:
@@ -49,7 +53,7 @@ def open_hub(
 
 
 def _load(name: str, split: str | None, stream: bool) -> Any:
-    datasets = need("datasets", "reading a dataset of the hub")
+    datasets = require("datasets", "reading a dataset of the hub")
     name, _, config = name.partition(":")
     try:
         return datasets.load_dataset(name, config or None, split=split, streaming=stream)
@@ -89,7 +93,7 @@ def _table(
     columns: Columns | None,
     keep: Sequence[str],
 ) -> Table:
-    image = need("datasets", "reading a dataset of the hub").Image(decode=False)
+    image = require("datasets", "reading a dataset of the hub").Image(decode=False)
     dataset = dataset.with_format(None)
     pictures: Any = dataset.select_columns(held) if held else None
     for column in held:
@@ -103,7 +107,7 @@ def _table(
 
 
 @dataclass(frozen=True)
-class RowPicture:
+class RowImage:
     """A picture in a row of a dataset object."""
 
     dataset: Any
@@ -120,11 +124,11 @@ class _Row:
     def __init__(self, dataset: Any, root: Locator) -> None:
         self.dataset, self.root = dataset, root
 
-    def __call__(self, ref: Any, address: str) -> Picture:
+    def __call__(self, ref: Any, address: str) -> ImageRef:
         if not isinstance(ref, tuple):
             return self.root(ref, address)
         row, column = ref
-        return RowPicture(self.dataset, row, column, f"{address}/{column}", self.root)
+        return RowImage(self.dataset, row, column, f"{address}/{column}", self.root)
 
 
 # --- one after another --------------------------------------------------------------------------------------------
@@ -142,7 +146,7 @@ class HubStream(Stream):
         columns: Columns | None = None,
         keep: Sequence[str] = (),
     ) -> None:
-        image = need("datasets", "reading a dataset of the hub").Image(decode=False)
+        image = require("datasets", "reading a dataset of the hub").Image(decode=False)
         for column in held:
             dataset = dataset.cast_column(column, image)
         self.name = name

@@ -7,9 +7,13 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from openblip.data.records import Locator, Picture, Problem, Record, is_local, need, parent, remote
-from openblip.data.rows import PICTURE, Columns
-from openblip.data.tables import Stream, Table, TableBuilder, read_record
+from openblip.data.files import is_local, parent, remote, require
+from openblip.data.images import ImageRef, Locator
+from openblip.data.problems import Problem
+from openblip.data.records import Record
+from openblip.data.schema import PICTURE, Columns
+from openblip.data.sources.base import Stream
+from openblip.data.sources.table import Table, TableBuilder, read_record
 from openblip.errors import ImageError, InputError, OpenBlipError
 
 if TYPE_CHECKING:
@@ -80,7 +84,7 @@ class ParquetStream(Stream):
 
 
 @dataclass(frozen=True)
-class CellPicture:
+class CellImage:
     """A picture embedded in a row of a Parquet file."""
 
     path: str
@@ -98,20 +102,20 @@ class _Cell:
     def __init__(self, path: str, root: Locator) -> None:
         self.path, self.root = path, root
 
-    def __call__(self, ref: Any, address: str) -> Picture:
+    def __call__(self, ref: Any, address: str) -> ImageRef:
         if not isinstance(ref, tuple):
             return self.root(ref, address)
         group, row, column = ref
-        return CellPicture(self.path, group, row, column, f"{address}/{column}", self.root)
+        return CellImage(self.path, group, row, column, f"{address}/{column}", self.root)
 
 
 def _open(path: str) -> Any:
-    pq = need("pyarrow.parquet", "reading Parquet")
+    pq = require("pyarrow.parquet", "reading Parquet")
     try:
         return pq.ParquetFile(path if is_local(path) else remote(path))
     except OSError as error:
         raise InputError(f"cannot read {path}: {error}") from error
-    except need("pyarrow", "reading Parquet").ArrowException as error:
+    except require("pyarrow", "reading Parquet").ArrowException as error:
         raise InputError(f"{path} is not a Parquet file, or damaged: {error}") from error
 
 
@@ -132,12 +136,12 @@ def _embedded(schema: Any, columns: Columns | None) -> list[str]:
 
 
 def _holds_bytes(kind: Any) -> bool:
-    types = need("pyarrow", "reading Parquet").types
+    types = require("pyarrow", "reading Parquet").types
     if types.is_struct(kind):
         return any(kind.field(i).name == "bytes" for i in range(kind.num_fields))
     return bool(types.is_binary(kind) or types.is_large_binary(kind))
 
 
 def _without(columns: Columns | None, embedded: Sequence[str]) -> Columns | None:
-    """The columns that :func:`~openblip.data.rows.parse` is to look for, once the pictures have been taken out."""
+    """The columns that :func:`~openblip.data.schema.parse` is to look for, once the pictures have been taken out."""
     return {key: name for key, name in (columns or {}).items() if key != "image"} if embedded else columns

@@ -14,18 +14,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from openblip.data.records import (
-    PICTURE_SUFFIXES,
-    HeldPicture,
-    Picture,
-    Problem,
-    Record,
-    SpanPicture,
-    is_local,
-    remote,
-)
-from openblip.data.rows import Columns, parse
-from openblip.data.tables import Stream, Table, TableBuilder, read_record
+from openblip.data.files import is_local, remote
+from openblip.data.images import IMAGE_SUFFIXES, ImageRef, MemoryImage, SpanImage
+from openblip.data.problems import Problem
+from openblip.data.records import Record
+from openblip.data.schema import Columns, parse
+from openblip.data.sources.base import Stream
+from openblip.data.sources.table import Table, TableBuilder, read_record
 from openblip.errors import InputError
 
 RETRIES = 3
@@ -54,7 +49,7 @@ def _index(builder: TableBuilder, group: _Group) -> None:
     except InputError as error:
         builder.reject(f":{group.key}", str(error))
     else:
-        builder.add(f":{group.key}", row, [(m.name, m.offset, m.size) for m in group.pictures])
+        builder.add(f":{group.key}", row, [(m.name, m.offset, m.size) for m in group.images])
 
 
 class TarStream(Stream):
@@ -102,10 +97,10 @@ class TarStream(Stream):
         except InputError as error:
             return Problem(address, str(error))
 
-        def held(member: _Member, address: str) -> Picture:
-            return HeldPicture(member.data or b"", f"{path}:{member.name}")
+        def held(member: _Member, address: str) -> ImageRef:
+            return MemoryImage(member.data or b"", f"{path}:{member.name}")
 
-        return read_record(row, address, path, held, refs=group.pictures, columns=self._columns, keep=self._keep)
+        return read_record(row, address, path, held, refs=group.images, columns=self._columns, keep=self._keep)
 
 
 def _broken(error: Exception) -> str:
@@ -147,7 +142,7 @@ class _Group:
     members: list[_Member] = field(default_factory=list)
 
     @property
-    def pictures(self) -> list[_Member]:
+    def images(self) -> list[_Member]:
         """The pictures, in the order of their suffixes: ``img0.png`` before ``img1.png``."""
         found = [m for m in self.members if _is_picture(m.name)]
         return sorted(found, key=lambda member: member.suffix)
@@ -157,13 +152,13 @@ class _Span:
     def __init__(self, path: str) -> None:
         self.path = path
 
-    def __call__(self, ref: Any, address: str) -> Picture:
+    def __call__(self, ref: Any, address: str) -> ImageRef:
         name, offset, size = ref
-        return SpanPicture(self.path, name, offset, size)
+        return SpanImage(self.path, name, offset, size)
 
 
 def _is_picture(name: str) -> bool:
-    return os.path.splitext(name)[1].lower() in PICTURE_SUFFIXES  # noqa: PTH122
+    return os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES  # noqa: PTH122
 
 
 def _is_text(suffix: str) -> bool:

@@ -11,10 +11,11 @@ from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from openblip.data.dialogs import is_visdial, pictures, read_dialogs
-from openblip.data.records import Locator, is_local, join, parent, read_bytes
-from openblip.data.rows import Columns
-from openblip.data.tables import Table, TableBuilder
+from openblip.data.files import is_local, join, parent, read_bytes
+from openblip.data.images import Locator
+from openblip.data.schema import Columns
+from openblip.data.sources.table import Table, TableBuilder
+from openblip.data.visdial import image_names, is_visdial, read_dialogs
 from openblip.errors import InputError
 
 LAYOUTS = (
@@ -95,7 +96,7 @@ def _add_dialogs(builder: TableBuilder, content: Any, root: str) -> None:
         if isinstance(dialog, InputError):
             builder.reject(f"[{number}]", str(dialog))
             continue
-        names = pictures(split, dialog.image_id)
+        names = image_names(split, dialog.image_id)
         there = (name for name in names if is_local(root) and os.path.exists(join(root, name)))  # noqa: PTH110
         asked = [
             {

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from openblip.data.dialogs import read_dialogs
+from openblip.data.visdial import read_dialogs
 from openblip.errors import EvaluationError, InputError
 from openblip.evaluation import files
 from openblip.evaluation.protocols.base import Item, Items, Preset, Protocol, image_file

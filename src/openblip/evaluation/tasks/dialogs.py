@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from openblip.blip import Blip
-from openblip.data.dialogs import dialog_ids
+from openblip.data.visdial import dialog_ids
 from openblip.errors import OpenBlipError
 from openblip.evaluation.metrics import dialogs
 from openblip.evaluation.protocols.base import Items

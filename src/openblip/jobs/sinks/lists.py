@@ -13,7 +13,7 @@ from typing import IO, Any, ClassVar
 
 import numpy as np
 
-from openblip.data.records import need
+from openblip.data.files import require
 from openblip.errors import JobError
 from openblip.jobs.files import replacing
 from openblip.jobs.items import Item, keyed
@@ -177,24 +177,24 @@ class ParquetSink(ListSink):
     suffixes = (".parquet",)
 
     def __init__(self, options: SinkOptions) -> None:
-        need("pyarrow.parquet", "writing Parquet")
+        require("pyarrow.parquet", "writing Parquet")
         super().__init__(options)
 
     def load_rows(self) -> list[Row]:
         try:
-            rows = need("pyarrow.parquet", "reading Parquet").read_table(self.path).to_pylist()
-        except need("pyarrow", "reading Parquet").ArrowException as error:
+            rows = require("pyarrow.parquet", "reading Parquet").read_table(self.path).to_pylist()
+        except require("pyarrow", "reading Parquet").ArrowException as error:
             raise ValueError(str(error)) from error
         return [{name: value for name, value in row.items() if value is not None} for row in rows]
 
     def save_rows(self, file: IO[bytes], rows: Sequence[Row]) -> None:
-        pa = need("pyarrow", "writing Parquet")
+        pa = require("pyarrow", "writing Parquet")
         arrays = {}
         try:
             for name in column_names(rows) or _DEFAULT_COLUMNS:
                 dtype = pa.list_(pa.float32()) if name == "embedding" else None
                 arrays[name] = pa.array([row.get(name) for row in rows], dtype)
-            need("pyarrow.parquet", "writing Parquet").write_table(pa.table(arrays), file)
+            require("pyarrow.parquet", "writing Parquet").write_table(pa.table(arrays), file)
         except pa.ArrowException as error:
             raise JobError(f"the rows of {self.path} do not fit into one table: {error}") from error
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 
-from openblip.data.records import PICTURE_SUFFIXES
+from openblip.data.images import IMAGE_SUFFIXES
 from openblip.errors import InputError, JobError
 from openblip.jobs.files import read_text, write_text
 from openblip.jobs.items import Item
@@ -23,7 +23,7 @@ class SidecarSink(TextSink):
         ext = options.ext
         if not ext.startswith(".") or "/" in ext or len(ext) < 2:
             raise JobError(f"--ext must be a suffix such as .txt, got {ext!r}")
-        if ext.lower() in PICTURE_SUFFIXES:
+        if ext.lower() in IMAGE_SUFFIXES:
             raise JobError(f"--ext must not be an image suffix, got {ext}: texts would overwrite images")
 
     @property

@@ -12,10 +12,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from openblip.data.order import SPARES, IndexedPlan, ReadAhead, Sharding, StreamPlan, Unit, Work, permutation, shuffled
-from openblip.data.records import Problem, Record
+from openblip.data.prefetch import Prefetcher
+from openblip.data.problems import Problem
+from openblip.data.records import Record
+from openblip.data.sampler import SPARES, IndexedSampler, Sharding, StreamSampler, Unit, Work, permutation, shuffled
 from openblip.data.sources import open_source
-from openblip.data.tables import Rotating, Source, Stream
+from openblip.data.sources.base import Source, Stream
+from openblip.data.sources.combined import RotatingSource
 from openblip.errors import InputError
 
 
@@ -45,16 +48,16 @@ class ToyStream(Stream):
             yield Record((), f"{shard}/{number}", tuple(map(str, range(self.captions))))
 
 
-def plan_of(parts: list[int], **options: Any) -> IndexedPlan:
+def plan_of(parts: list[int], **options: Any) -> IndexedSampler:
     source = toy_source(parts)
-    return IndexedPlan(source, source.counts["captions"], Sharding(**options))
+    return IndexedSampler(source, source.counts["captions"], Sharding(**options))
 
 
-def stream_plan(stream: Stream, *, length: int | None = None, window: int = 10, **options: Any) -> StreamPlan:
+def stream_plan(stream: Stream, *, length: int | None = None, window: int = 10, **options: Any) -> StreamSampler:
     def parts(record: Record) -> int:
         return len(record.captions)
 
-    return StreamPlan(stream, parts, Sharding(**options), length=length, window=window)
+    return StreamSampler(stream, parts, Sharding(**options), length=length, window=window)
 
 
 def keys(units: Any) -> list[tuple[int, int]]:
@@ -153,8 +156,8 @@ def test_a_handful_of_records_makes_smaller_batches() -> None:
 
 
 def test_a_rotating_source_gives_each_epoch_its_turn() -> None:
-    source = Rotating([toy_source([1] * 4, "a"), toy_source([2] * 3, "b")], always=[toy_source([1] * 2, "x")])
-    plan = IndexedPlan(source, source.counts["captions"], Sharding(batch=3), source.period)
+    source = RotatingSource([toy_source([1] * 4, "a"), toy_source([2] * 3, "b")], always=[toy_source([1] * 2, "x")])
+    plan = IndexedSampler(source, source.counts["captions"], Sharding(batch=3), source.period)
     assert plan.steps() == 2  # six samples in even epochs, eight in odd ones: as many steps in each
     even, odd = ({key for batch in batches(plan.works(epoch)) for key in batch} for epoch in (0, 1))
     assert even == {(number, 0) for number in range(6)}
@@ -297,21 +300,21 @@ def test_reading_ahead() -> None:
             yield number
         raise InputError("the stream broke")
 
-    ahead = ReadAhead(source(), depth=3)
+    ahead = Prefetcher(source(), depth=3)
     assert [next(ahead) for _ in range(5)] == [0, 1, 2, 3, 4]
     assert len(taken) <= 5 + 3 + 1
     assert [next(ahead) for _ in range(15)] == list(range(5, 20))
     for _ in range(2):
         with pytest.raises(InputError, match="the stream broke"):
             next(ahead)
-    assert list(ReadAhead(iter(range(3)), depth=1)) == [0, 1, 2]
+    assert list(Prefetcher(iter(range(3)), depth=1)) == [0, 1, 2]
 
 
 def test_reading_ahead_ends_when_closed() -> None:
-    ahead = ReadAhead(iter(range(10**9)), depth=2)
+    ahead = Prefetcher(iter(range(10**9)), depth=2)
     next(ahead)
     ahead.close()
     assert ahead._thread is not None
     assert not ahead._thread.is_alive()
-    ReadAhead(iter(range(3)), depth=2).close()  # never started
+    Prefetcher(iter(range(3)), depth=2).close()  # never started
     assert Unit(1, 2) == Unit(1, 2)

@@ -6,31 +6,34 @@ import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
-from openblip.data.records import PICTURE_SUFFIXES, Locator, Problem, is_local, parent
-from openblip.data.rows import Columns
+from openblip.data.files import is_local, parent
+from openblip.data.images import IMAGE_SUFFIXES, Locator
+from openblip.data.problems import Problem
+from openblip.data.schema import Columns
 from openblip.data.sources import expand, is_table, open_source
+from openblip.data.sources.base import Source, Stream
 from openblip.data.sources.folder import open_folder, walk
 from openblip.data.sources.hub import PREFIX
-from openblip.data.tables import Source, Stream, TableBuilder
+from openblip.data.sources.table import TableBuilder
 from openblip.errors import InputError
 
 
 @dataclass(frozen=True)
-class Part:
+class RootedSource:
     """A source and ``root``, the folder that the names of its pictures are told from; ``None`` is each one's own."""
 
     source: Source | Stream
     root: str | None
 
 
-def open_pictures(
+def open_images(
     paths: Iterable[str],
     *,
     recursive: bool = False,
     images: str | None = None,
     columns: Columns | None = None,
     keep: Sequence[str] = (),
-) -> Iterator[Part | Problem]:
+) -> Iterator[RootedSource | Problem]:
     """The sources that ``paths`` name, in their order; a :class:`Problem` in place of one that names nothing.
 
     A folder stands for its pictures, whatever is written beside them (with ``recursive`` also for those below it), or
@@ -40,22 +43,22 @@ def open_pictures(
     """
     files: list[str] = []
     for path, found, root in _named(paths):
-        if found == "picture" and root is None:  # a run of files is one source
+        if found == "image" and root is None:  # a run of files is one source
             files.append(path)
             continue
         if files:
-            yield Part(_listed(files), None)
+            yield RootedSource(_listed(files), None)
             files = []
         try:
             yield _open(path, found, root, recursive, images, columns, keep)
         except InputError as error:
             yield Problem(path, str(error))
     if files:
-        yield Part(_listed(files), None)
+        yield RootedSource(_listed(files), None)
 
 
-def kinds(paths: Iterable[str]) -> list[str]:
-    """What each path is taken for: a "picture", a "folder", a "glob", or a "table", which tars are too."""
+def path_kinds(paths: Iterable[str]) -> list[str]:
+    """What each path is taken for: a "image", a "folder", a "glob", or a "table", which tars are too."""
     return [found for _, found, _ in _named(paths)]
 
 
@@ -67,9 +70,9 @@ def _named(paths: Iterable[str]) -> Iterator[tuple[str, str, str | None]]:
         elif is_local(path) and os.path.isdir(path):  # noqa: PTH112 (str in, str out: names may hold undecodable bytes)
             yield path, "folder", path
         elif not is_local(path) or os.path.lexists(path) or not any(letter in path for letter in "*?[{"):
-            yield path, "picture", None
+            yield path, "image", None
         else:
-            yield path, "glob", fixed(path)
+            yield path, "glob", glob_root(path)
 
 
 def _open(
@@ -80,22 +83,22 @@ def _open(
     images: str | None,
     columns: Columns | None,
     keep: Sequence[str],
-) -> Part:
+) -> RootedSource:
     if found == "glob":
         names = [name for name in expand(path) if not os.path.isdir(name)]  # noqa: PTH112
         if not names:
             raise InputError(f"{path} matches no file")
-        return Part(_listed(names), root)
+        return RootedSource(_listed(names), root)
     if found == "folder":
         table = open_folder(path, recursive=recursive, texts=False)
         if len(table) or table.problems:
-            return Part(table, root)
+            return RootedSource(table, root)
         if not any(is_table(name) for name in walk(path)):
-            below = any(os.path.splitext(name)[1].lower() in PICTURE_SUFFIXES for name in walk(path))  # noqa: PTH122
+            below = any(os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES for name in walk(path))  # noqa: PTH122
             hint = "it has some below: give --recursive" if below else "name another folder, or the files"
             raise InputError(f"{path} holds no pictures; {hint}")
     source = open_source(path, images=images, columns=columns, keep=keep)
-    return Part(source, images if images is not None else parent(path))
+    return RootedSource(source, images if images is not None else parent(path))
 
 
 def _listed(names: Sequence[str]) -> Source:
@@ -105,7 +108,7 @@ def _listed(names: Sequence[str]) -> Source:
     return builder.build()
 
 
-def fixed(pattern: str) -> str:
+def glob_root(pattern: str) -> str:
     """The folder of a glob that is written out, before its first wild card; what is no glob is returned as it is."""
     first = min(pattern.find(letter) % (len(pattern) + 1) for letter in "*?[{")
     if first == len(pattern) or os.path.lexists(pattern):

@@ -59,13 +59,13 @@ _LABELS = {"true": 1, "false": 0, "1": 1, "0": 0}
 
 
 @dataclass(frozen=True)
-class Written:
+class ParsedRow:
     """What a row says, apart from the pictures themselves: ``pictures`` holds their names as they stand in the row."""
 
-    pictures: tuple[Any, ...] = ()
+    images: tuple[Any, ...] = ()
     captions: tuple[str, ...] = ()
     questions: tuple[Question, ...] = ()
-    refs: tuple[Expression, ...] = ()
+    expressions: tuple[Expression, ...] = ()
     label: int | None = None
     image_id: str = ""
     extra: Mapping[str, Any] = field(default_factory=dict)
@@ -77,7 +77,7 @@ def check_columns(columns: Columns) -> None:
         raise InputError(f"columns name unknown fields {unknown}; fields are {', '.join(_FIELDS)}")
 
 
-def parse(row: Mapping[str, Any], columns: Columns | None = None, keep: Iterable[str] = ()) -> Written:
+def parse(row: Mapping[str, Any], columns: Columns | None = None, keep: Iterable[str] = ()) -> ParsedRow:
     """Read one row; ``InputError`` that says what is wrong with it, else whatever of the schema is there."""
     if not isinstance(row, Mapping):
         raise InputError(f"a record is a row of named fields, not {_kind(row)}")
@@ -86,13 +86,13 @@ def parse(row: Mapping[str, Any], columns: Columns | None = None, keep: Iterable
     if (error := _first(row, ("error",))) is not None:
         raise InputError(f"the row records a failure: {error}")
     image_id = _first(row, ("image_id",))
-    pictures = _several(_first(row, PICTURE)) or _pair(row)
-    return Written(
-        pictures=pictures,
+    images = _several(_first(row, PICTURE)) or _pair(row)
+    return ParsedRow(
+        images=images,
         captions=() if _answers_itself(row) else _texts(_first(row, _CAPTIONS), "caption", ("raw", "caption", "text")),
         questions=_questions(row),
-        refs=_refs(row),
-        label=_label(_first(row, ("label",)), len(pictures)),
+        expressions=_expressions(row),
+        label=_label(_first(row, ("label",)), len(images)),
         image_id="" if image_id is None else str(image_id),
         extra=extra,
     )
@@ -102,9 +102,9 @@ def parse(row: Mapping[str, Any], columns: Columns | None = None, keep: Iterable
 
 
 def _pair(row: Mapping[str, Any]) -> tuple[Any, ...]:
-    """The two pictures of a row that names them one by one."""
-    pictures = tuple(_first(row, (side,)) for side in ("left", "right"))
-    return () if None in pictures else pictures
+    """The two images of a row that names them one by one."""
+    images = tuple(_first(row, (side,)) for side in ("left", "right"))
+    return () if None in images else images
 
 
 def _questions(row: Mapping[str, Any]) -> tuple[Question, ...]:
@@ -130,7 +130,7 @@ def _answers_itself(row: Mapping[str, Any]) -> bool:
     return alone and _first(row, ("question",)) is not None and isinstance(row.get("text"), str)
 
 
-def _refs(row: Mapping[str, Any]) -> tuple[Expression, ...]:
+def _expressions(row: Mapping[str, Any]) -> tuple[Expression, ...]:
     listed = _rows(row, ("refs",), _ref)
     return listed if _first(row, ("expression",)) is None else (*listed, _ref(row))
 

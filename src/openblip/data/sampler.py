@@ -12,20 +12,18 @@ from __future__ import annotations
 
 import hashlib
 import itertools
-import queue
 import random
-import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import suppress
-from dataclasses import dataclass, field
-from typing import Generic, Protocol, TypeVar
+from dataclasses import dataclass
+from typing import Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from openblip.data.records import Problem, Record
-from openblip.data.tables import Source, Stream
+from openblip.data.problems import Problem
+from openblip.data.records import Record
+from openblip.data.sources.base import Source, Stream
 from openblip.errors import InputError
 
 Made = TypeVar("Made")
@@ -96,7 +94,7 @@ class Sharding:
 # --- sources with numbers -----------------------------------------------------------------------------------------
 
 
-class IndexedPlan:
+class IndexedSampler:
     """A full shuffle of all units of a source."""
 
     def __init__(self, source: Source, parts: NDArray[np.int32], sharding: Sharding, period: int = 1) -> None:
@@ -163,7 +161,7 @@ def permutation(count: int, seed: int, epoch: int) -> NDArray[np.int64]:
 # --- streams ------------------------------------------------------------------------------------------------------
 
 
-class StreamPlan:
+class StreamSampler:
     """Shards in a shuffled order, then a shuffle in a window of ``window`` units.
 
     Ranks share the shards; where there are fewer shards than ranks, every rank reads all of them and takes its own
@@ -268,53 +266,3 @@ def _pop(held: list[Made], rng: random.Random) -> Made:
     place = rng.randrange(len(held))
     held[place], held[-1] = held[-1], held[place]
     return held.pop()
-
-
-# --- reading ahead ------------------------------------------------------------------------------------------------
-
-
-@dataclass
-class ReadAhead(Generic[Made]):
-    """An iterator that a thread keeps up to ``depth`` items ahead of; an error is raised where it belongs."""
-
-    source: Iterator[Made]
-    depth: int
-    _queue: queue.Queue[tuple[str, object]] = field(init=False)
-    _stopped: threading.Event = field(default_factory=threading.Event, init=False)
-    _thread: threading.Thread | None = field(default=None, init=False)
-
-    def __post_init__(self) -> None:
-        self._queue = queue.Queue(self.depth)
-
-    def __iter__(self) -> ReadAhead[Made]:
-        return self
-
-    def __next__(self) -> Made:
-        if self._thread is None:  # not before: worker processes must be forked while no other thread runs
-            self._thread = threading.Thread(target=self._run, daemon=True, name="openblip-read-ahead")
-            self._thread.start()
-        kind, item = self._queue.get()
-        if kind == "item":
-            return item  # type: ignore[return-value]
-        self._queue.put((kind, item))  # for whoever asks again
-        if kind == "error":
-            raise item  # type: ignore[misc]
-        raise StopIteration
-
-    def close(self) -> None:
-        """Let the thread end."""
-        self._stopped.set()
-        while self._thread is not None and self._thread.is_alive():
-            with suppress(queue.Empty):
-                self._queue.get(timeout=0.01)
-
-    def _run(self) -> None:
-        try:
-            for item in self.source:
-                self._queue.put(("item", item))
-                if self._stopped.is_set():
-                    return
-        except BaseException as error:  # it is raised in the thread that asks
-            self._queue.put(("error", error))
-        else:
-            self._queue.put(("end", None))

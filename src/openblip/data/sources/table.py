@@ -1,73 +1,28 @@
-"""What a source is: records that can be had by number, or a stream of them (no torch).
+"""Records in memory, packed into one array of bytes (no torch).
 
-A :class:`Table` keeps its records as packed bytes in one array, so that millions of them take little memory and worker
-processes share them.
+Millions of records take little memory this way, and worker processes share them.
 """
 
 from __future__ import annotations
 
 import hashlib
 import pickle
-from abc import ABC, abstractmethod
 from array import array
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
-from openblip.data.records import Expression, Picture, Problem, Question, Record
-from openblip.data.rows import Columns, Written, parse
+from openblip.data.images import ImageRef
+from openblip.data.problems import Problem
+from openblip.data.records import Expression, Question, Record
+from openblip.data.schema import Columns, ParsedRow, parse
+from openblip.data.sources.base import Counts, Source
 from openblip.errors import InputError, OpenBlipError
 
-Counts: TypeAlias = Mapping[str, NDArray[np.int32]]
-Locate: TypeAlias = Callable[[Any, str], Picture]
-
-
-class Source(ABC):
-    """Records by number, in a fixed order. ``problems`` are the rows that could not become records."""
-
-    name: str
-    problems: Sequence[Problem] = ()
-    period = 1  # epochs after which `indices` repeats
-
-    @abstractmethod
-    def __len__(self) -> int: ...
-
-    @abstractmethod
-    def __getitem__(self, index: int) -> Record: ...
-
-    @property
-    @abstractmethod
-    def counts(self) -> Counts:
-        """For each record, how many it has of what :meth:`Record.counts` names: arrays (len(self),)."""
-
-    @property
-    @abstractmethod
-    def keys(self) -> NDArray[np.uint64]:
-        """A hash of each record's picture (len(self),), equal where records share one."""
-
-    def __iter__(self) -> Iterator[Record]:
-        return (self[index] for index in range(len(self)))
-
-    def indices(self, epoch: int) -> NDArray[np.int64]:
-        """The numbers of the records that belong to an epoch: all of them, unless the source rotates."""
-        return np.arange(len(self), dtype=np.int64)
-
-
-class Stream(ABC):
-    """Records that can only be read one after another, in ``shards`` that can be read in any order."""
-
-    name: str
-    shards: int
-
-    @abstractmethod
-    def read(self, shard: int) -> Iterator[Record | Problem]:
-        """The records of one shard, in its own order; what cannot be read comes as a :class:`Problem` in its place."""
-
-
-# --- tables -------------------------------------------------------------------------------------------------------
+Locate: TypeAlias = Callable[[Any, str], ImageRef]
 
 
 class Table(Source):
@@ -127,7 +82,7 @@ class TableBuilder:
         """
         try:
             written = parse(row, self.columns, self._keep)
-            refs = written.pictures if pictures is None else tuple(pictures)
+            refs = written.images if pictures is None else tuple(pictures)
             packed = _pack(written, refs, where)
             record = _unpack(packed, self.name, self._locate, 0)
             if not refs:
@@ -174,13 +129,13 @@ def read_record(
     """
     try:
         written = parse(row, columns, keep)
-        pictures = tuple(locate(ref, address) for ref in (written.pictures if refs is None else refs))
+        pictures = tuple(locate(ref, address) for ref in (written.images if refs is None else refs))
         if not pictures:
             raise InputError("there is no picture")
     except OpenBlipError as error:
         return Problem(address, str(error))
     record = Record(
-        pictures, address, written.captions, written.questions, written.refs, written.label, 0, written.extra
+        pictures, address, written.captions, written.questions, written.expressions, written.label, 0, written.extra
     )
     return replace(record, image_id=picture_key(record, written.image_id, source) >> 1)
 
@@ -190,7 +145,7 @@ def picture_key(record: Record, image_id: str, source: str) -> int:
 
     A picture is known by its file; one embedded in a row is known by the row's ``image_id``, or else by the row.
     """
-    addresses = [picture.address for picture in record.pictures]
+    addresses = [picture.address for picture in record.images]
     embedded = all(address.startswith(record.address) for address in addresses)
     name = f"{source}#{image_id}" if embedded and image_id else "\n".join(addresses)
     return int.from_bytes(hashlib.blake2b(name.encode("utf-8", "surrogateescape"), digest_size=8).digest(), "big")
@@ -204,68 +159,10 @@ def dense(keys: NDArray[np.uint64]) -> NDArray[np.int64]:
     return rank[group.reshape(-1)]
 
 
-# --- several sources as one ---------------------------------------------------------------------------------------
-
-
-class Concatenated(Source):
-    """Several sources one after another; records of one picture share an image id across them."""
-
-    def __init__(self, parts: Sequence[Source]) -> None:
-        if not parts:
-            raise InputError("no source was given")
-        self.parts = tuple(parts)
-        self.name = ", ".join(part.name for part in parts)
-        self.problems = [problem for part in parts for problem in part.problems]
-        self._ends = np.cumsum([len(part) for part in parts])
-        self._counts = {name: np.concatenate([part.counts[name] for part in parts]) for name in parts[0].counts}
-        self._keys = np.concatenate([part.keys for part in parts])
-        self._ids = dense(self._keys)
-
-    def __len__(self) -> int:
-        return int(self._ends[-1])
-
-    def __getitem__(self, index: int) -> Record:
-        index = _checked(index, len(self))
-        part = int(np.searchsorted(self._ends, index, side="right"))
-        start = int(self._ends[part - 1]) if part else 0
-        return replace(self.parts[part][index - start], image_id=int(self._ids[index]))
-
-    @property
-    def counts(self) -> Counts:
-        return self._counts
-
-    @property
-    def keys(self) -> NDArray[np.uint64]:
-        return self._keys
-
-
-class Rotating(Concatenated):
-    """Sources of which an epoch sees one, in turn, beside others that every epoch sees.
-
-    The paper's pretraining on 129M images reads a fifth of LAION in each epoch (section 4.1).
-    """
-
-    def __init__(self, turns: Sequence[Source], always: Sequence[Source] = ()) -> None:
-        super().__init__([*always, *turns])
-        self.period = len(turns)
-        self._always = sum(len(part) for part in always)
-        self._turns = np.cumsum([self._always, *(len(part) for part in turns)])
-
-    def indices(self, epoch: int) -> NDArray[np.int64]:
-        """Those of ``always``, then those of the epoch's turn."""
-        turn = epoch % self.period
-        return np.concatenate(
-            [np.arange(self._always), np.arange(self._turns[turn], self._turns[turn + 1])], dtype=np.int64
-        )
-
-
-# --- packing ------------------------------------------------------------------------------------------------------
-
-
-def _pack(written: Written, refs: Sequence[Any], where: str) -> tuple[Any, ...]:
+def _pack(written: ParsedRow, refs: Sequence[Any], where: str) -> tuple[Any, ...]:
     """Plain tuples: a third of what the objects would take."""
     questions = [(q.text, q.answers, q.source, q.id, q.auto, q.wrong) for q in written.questions]
-    boxes = [(ref.text, ref.box, ref.auto) for ref in written.refs]
+    boxes = [(ref.text, ref.box, ref.auto) for ref in written.expressions]
     return tuple(refs), where, written.captions, questions, boxes, written.label, dict(written.extra)
 
 

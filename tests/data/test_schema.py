@@ -8,20 +8,20 @@ from typing import Any
 import pytest
 
 from openblip.data.records import Expression, Question
-from openblip.data.rows import Written, check_columns, parse
+from openblip.data.schema import ParsedRow, check_columns, parse
 from openblip.errors import InputError
 
 
 def test_pretraining_and_captioning_rows() -> None:
-    assert parse({"image": "web/17.jpg", "caption": "two kites"}) == Written(("web/17.jpg",), ("two kites",))
+    assert parse({"image": "web/17.jpg", "caption": "two kites"}) == ParsedRow(("web/17.jpg",), ("two kites",))
     row = {"image": "val2014/COCO_42.jpg", "caption": ["a cat", "a grey cat"], "image_id": "coco_42"}
-    assert parse(row) == Written(("val2014/COCO_42.jpg",), ("a cat", "a grey cat"), image_id="coco_42")
-    assert parse({"url": "https://x.example/a.jpg", "caption": "c"}).pictures == ("https://x.example/a.jpg",)
+    assert parse(row) == ParsedRow(("val2014/COCO_42.jpg",), ("a cat", "a grey cat"), image_id="coco_42")
+    assert parse({"url": "https://x.example/a.jpg", "caption": "c"}).images == ("https://x.example/a.jpg",)
 
 
 def test_this_programs_own_results_are_read() -> None:
     row = {"path": "a.jpg", "index": 0, "text": "a dog", "scores": {"logprob": -3.2}, "model": "base", "error": None}
-    assert parse(row) == Written(("a.jpg",), ("a dog",))
+    assert parse(row) == ParsedRow(("a.jpg",), ("a dog",))
     with pytest.raises(InputError, match="records a failure: it is empty"):
         parse({**row, "text": None, "error": "it is empty"})
 
@@ -62,7 +62,7 @@ def test_several_questions_and_boxes_of_one_picture() -> None:
         "qa": [{"question": "a?", "answer": "yes", "auto": True}, {"question": "b?", "answer": "no"}],
         "refs": [{"expression": "the dog", "bbox": [10, 20, 30, 40], "auto": "False"}],
     }
-    assert parse(row) == Written(
+    assert parse(row) == ParsedRow(
         (),
         ("c",),
         (Question("a?", ("yes",), auto=True), Question("b?", ("no",))),
@@ -72,7 +72,7 @@ def test_several_questions_and_boxes_of_one_picture() -> None:
 
 def test_pair_of_pictures_with_a_statement() -> None:
     row = {"sentence": "exactly two cups", "label": "True", "images": ["a-img0.png", "a-img1.png"]}
-    assert parse(row) == Written(("a-img0.png", "a-img1.png"), ("exactly two cups",), label=1)
+    assert parse(row) == ParsedRow(("a-img0.png", "a-img1.png"), ("exactly two cups",), label=1)
     assert [parse({**row, "label": label}).label for label in ("False", False, 0, "1")] == [0, 0, 0, 1]
     with pytest.raises(InputError, match="label is True or False"):
         parse({**row, "label": "maybe"})
@@ -108,8 +108,8 @@ def test_a_row_that_is_no_record_says_why(row: Any, reason: str) -> None:
 def test_columns_rename_and_hide() -> None:
     row = {"file": "a.jpg", "title": "the title", "text": "other words", "left": "l.png", "right": "r.png"}
     found = parse(row, {"image": "file", "caption": "title"}, keep=("text", "absent"))
-    assert found == Written(("a.jpg",), ("the title",), extra={"text": "other words"})
-    assert parse(row, {"image": ("left", "right")}).pictures == ("l.png", "r.png")
+    assert found == ParsedRow(("a.jpg",), ("the title",), extra={"text": "other words"})
+    assert parse(row, {"image": ("left", "right")}).images == ("l.png", "r.png")
     with pytest.raises(InputError, match="the row has no 'header'; it has file, title"):
         parse(row, {"caption": "header"})
     with pytest.raises(InputError, match=r"unknown fields \['captionn'\]"):

@@ -40,7 +40,7 @@ def is_visdial(content: Any) -> bool:
     return isinstance(data, Mapping) and isinstance(data.get("dialogs"), list)
 
 
-def pictures(split: str, image_id: int) -> tuple[str, ...]:
+def image_names(split: str, image_id: int) -> tuple[str, ...]:
     """The files that may be the picture of a dialog: COCO's to train on, those taken for VisDial else."""
     number = f"{image_id:012d}.jpg"
     if split.startswith("train"):
@@ -97,7 +97,7 @@ def _text(texts: Sequence[str], place: Any) -> str:
 # --- as texts -----------------------------------------------------------------------------------------------------
 
 
-def spoken(history: Sequence[tuple[str, str]], question: str) -> str:
+def dialog_text(history: Sequence[tuple[str, str]], question: str) -> str:
     """All rounds before, and the question, up to its answer: "q: ... a: ... q: ... a:", as LAVIS joins a dialog."""
     return " ".join([*(f"q: {asked} a: {said}" for asked, said in history), f"q: {question} a:"])
 
@@ -112,7 +112,7 @@ def dialog_ids(
     an answer that is too long by itself its end.
     """
     said = [list(spell(answer))[: most - 2] for answer in answers]
-    before = list(spell(spoken(history, question)))
+    before = list(spell(dialog_text(history, question)))
     room = most - 2 - max(map(len, said), default=0)
     before = before[-room:] if room > 0 else []
     return [[first, *before, *answer, last] for answer in said]
