@@ -20,7 +20,7 @@ from PIL import Image
 import openblip
 from benchmarks import materials
 from benchmarks.materials import Scale
-from openblip.model.config import Task
+from openblip.model.config import ModelKind
 
 Array: TypeAlias = NDArray[np.float32]
 Item = TypeVar("Item")
@@ -77,7 +77,7 @@ class Entry:
         """Whether its outputs must be those of the reference."""
         return self.precision == "fp32" and self.device == "cpu"
 
-    def make(self, folder: Path, task: Task, scale: Scale) -> Contestant:
+    def make(self, folder: Path, task: ModelKind, scale: Scale) -> Contestant:
         """Load the model in ``folder``. Raises :class:`UnavailableError`."""
         try:
             return _MAKERS[self.who](self, folder, task, scale)
@@ -140,7 +140,7 @@ class Ours:
 class Transformers:
     """`transformers` as its documentation shows: processor, ``generate``, decode; batches of 8 pictures on a CPU."""
 
-    def __init__(self, entry: Entry, folder: Path, task: Task) -> None:
+    def __init__(self, entry: Entry, folder: Path, task: ModelKind) -> None:
         import transformers
 
         library: Any = transformers
@@ -148,8 +148,8 @@ class Transformers:
         library.logging.disable_progress_bar()
         names = {
             "caption": "BlipForConditionalGeneration",
-            "answer": "BlipForQuestionAnswering",
-            "match": "BlipForImageTextRetrieval",
+            "vqa": "BlipForQuestionAnswering",
+            "retrieval": "BlipForImageTextRetrieval",
         }
         if entry.precision not in DTYPES:
             raise UnavailableError(f"transformers has no precision {entry.precision}")
@@ -222,15 +222,15 @@ class Transformers:
         return {"input_ids": ids, "attention_mask": tokens["attention_mask"].to(self.device)}
 
 
-def _ours(entry: Entry, folder: Path, task: Task, scale: Scale) -> Contestant:
+def _ours(entry: Entry, folder: Path, task: ModelKind, scale: Scale) -> Contestant:
     return Ours(entry, folder, scale)
 
 
-def _transformers(entry: Entry, folder: Path, task: Task, scale: Scale) -> Contestant:
+def _transformers(entry: Entry, folder: Path, task: ModelKind, scale: Scale) -> Contestant:
     return Transformers(entry, folder, task)
 
 
-def _openvino(entry: Entry, folder: Path, task: Task, scale: Scale) -> Contestant:
+def _openvino(entry: Entry, folder: Path, task: ModelKind, scale: Scale) -> Contestant:
     if entry.device != "cpu":
         raise UnavailableError("OpenVINO is measured on the CPU only")
     from benchmarks.openvino_peer import OpenVINO
@@ -248,7 +248,7 @@ def _array(values: torch.Tensor) -> Array:
 
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
-_MAKERS: dict[str, Callable[[Entry, Path, Task, Scale], Contestant]] = {
+_MAKERS: dict[str, Callable[[Entry, Path, ModelKind, Scale], Contestant]] = {
     "ours": _ours,
     "transformers": _transformers,
     "openvino-peer": _openvino,

@@ -15,12 +15,12 @@ from PIL import Image
 
 from openblip.checkpoints import write
 from openblip.model.build import build
-from openblip.model.config import ModelConfig, Task, preset
+from openblip.model.config import ModelConfig, ModelKind, preset
 from openblip.preprocess.settings import ImageSettings
 from openblip.preprocess.text import Tokenizer
 
 SPECIAL = {0: "[PAD]", 100: "[UNK]", 101: "[CLS]", 102: "[SEP]", 103: "[MASK]"}  # where bert-base-uncased has them
-TASKS: tuple[Task, ...] = ("caption", "answer", "match")
+TASKS: tuple[ModelKind, ...] = ("caption", "vqa", "retrieval")
 # Wide enough that outputs depend on the input, and narrow enough that int8 and bf16 have something to keep.
 WEIGHTS_STD = 0.04
 WORDS = 10  # of a question or a text to match
@@ -38,7 +38,7 @@ class Scale:
     new_tokens: int = 16
     answer_tokens: int = 4
 
-    def config(self, task: Task) -> ModelConfig:
+    def config(self, task: ModelKind) -> ModelConfig:
         """The model of a task; without dropout, so that training can be compared too."""
         config = preset(task)
         config = replace(config, text=replace(config.text, dropout=0.0, attention_dropout=0.0))
@@ -66,7 +66,7 @@ class Materials:
     folder: Path
     scale: Scale
 
-    def model(self, task: Task) -> Path:
+    def model(self, task: ModelKind) -> Path:
         """The hub folder of a task's model, made when first asked for."""
         folder = self.folder / self.scale.name / task
         if not (folder / "config.json").is_file():

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from benchmarks.contestants import Transformers, UnavailableError
 from benchmarks.materials import Scale, picture
-from openblip.model.config import Task
+from openblip.model.config import ModelKind
 
 if TYPE_CHECKING:
     from benchmarks.contestants import Entry
@@ -39,7 +39,7 @@ CALIBRATION = 8  # pictures; enough for speed, which is all that random weights 
 class OpenVINO(Transformers):
     """The same calls as `transformers`, its encoders and its decoder replaced by converted graphs."""
 
-    def __init__(self, entry: Entry, folder: Path, task: Task, scale: Scale) -> None:
+    def __init__(self, entry: Entry, folder: Path, task: ModelKind, scale: Scale) -> None:
         import nncf
         import openvino
         from transformers.modeling_outputs import BaseModelOutputWithPooling
@@ -57,9 +57,9 @@ class OpenVINO(Transformers):
 
         states = torch.zeros(2, scale.config(task).vision.tokens, scale.config(task).vision.width)
         _replace(self.model.vision_model, vision)
-        if task in ("answer", "match"):
+        if task in ("vqa", "retrieval"):
             self._replace_text_encoder(states)
-        if task in ("caption", "answer"):
+        if task in ("caption", "vqa"):
             width = self.model.text_decoder.config.hidden_size
             self._replace_decoder(states if task == "caption" else torch.zeros(2, 5, width))
 

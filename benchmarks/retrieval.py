@@ -87,7 +87,7 @@ class Contestant(Protocol):
 def peers(options: argparse.Namespace) -> tuple[dict[str, Any], bool]:
     """Everyone's seconds, for both stages and for the first alone, and what a pair and all of COCO come to."""
     materials = Materials(options.work, SCALES[options.scale])
-    folder = materials.model("match")
+    folder = materials.model("retrieval")
     given = materials.photos(options.images), materials.texts(options.texts), options.k
     contestants: dict[str, Contestant] = {
         SHIPPED: Shipped(folder, *given), BEST: Best(folder, *given), OURS: Ours(folder, *given)
@@ -140,7 +140,7 @@ class Ours:
 
     def __init__(self, folder: Path, photos: list[Image.Image], texts: list[str], k: int) -> None:
         self.blip = openblip.load(folder, device="cpu")
-        self.runner = self.blip._part("match")
+        self.runner = self.blip._part("retrieval")
         self.photos, self.texts, self.k = photos, texts, k
 
     def first(self) -> Any:
@@ -160,7 +160,7 @@ class Shipped:
     """`transformers` as shipped: one call for the cosines, and one for every pair on a shortlist."""
 
     def __init__(self, folder: Path, photos: list[Image.Image], texts: list[str], k: int) -> None:
-        self.peer = Transformers(Entry("transformers", "eager", "fp32"), folder, "match")
+        self.peer = Transformers(Entry("transformers", "eager", "fp32"), folder, "retrieval")
         self.photos, self.texts, self.k = photos, texts, k
 
     @torch.inference_mode()
@@ -243,8 +243,8 @@ class Checked:
 
 def pocket(options: argparse.Namespace) -> tuple[dict[str, Any], bool]:
     """Wall time of the whole, and a sample of its rankings against single pairs."""
-    blip = openblip.load("pocket", task="match", device="cpu")
-    runner = blip._part("match")
+    blip = openblip.load("pocket", task="retrieval", device="cpu")
+    runner = blip._part("retrieval")
     images, texts = _described(options) if options.data else _drawn(options, runner)
     ids = two_stage.texts_as_ids(runner, texts, MAX_WORDS, MAX_TOKENS)
     start = time.perf_counter()

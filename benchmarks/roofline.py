@@ -109,4 +109,4 @@ def _layer(text: TextConfig) -> int:
 
 
 def _memory_width(config: ModelConfig) -> int:
-    return config.text.width if config.task == "answer" else config.vision.width
+    return config.text.width if config.task == "vqa" else config.vision.width

@@ -9,7 +9,7 @@ from typing import Any
 from benchmarks.contestants import Contestant
 from benchmarks.materials import Materials
 from benchmarks.roofline import Work, decoding, encoding, reading
-from openblip.model.config import Task
+from openblip.model.config import ModelKind
 
 Run = Callable[[Contestant, Materials, int], Any]
 
@@ -23,7 +23,7 @@ class Row:
     """
 
     name: str
-    task: Task
+    task: ModelKind
     what: str
     unit: str
     items: int
@@ -67,7 +67,7 @@ def _answers(questions: int) -> dict[str, Any]:
         return contestant.ask(photo, materials.texts(items), materials.scale.answer_tokens)
 
     def work(materials: Materials) -> list[Work]:
-        config = materials.scale.config("answer")
+        config = materials.scale.config("vqa")
         steps = materials.scale.answer_tokens
         return [
             encoding(config, 1),
@@ -75,7 +75,7 @@ def _answers(questions: int) -> dict[str, Any]:
             decoding(config, runs=1, steps=steps, items=questions, beams=1, memory=12),
         ]
 
-    return {"task": "answer", "unit": "questions", "items": questions, "run": run, "work": work}
+    return {"task": "vqa", "unit": "questions", "items": questions, "run": run, "work": work}
 
 
 def _matches(images: int, texts: int) -> dict[str, Any]:
@@ -87,11 +87,11 @@ def _matches(images: int, texts: int) -> dict[str, Any]:
         return contestant.match(materials.photos(items), materials.texts(texts))
 
     def work(materials: Materials) -> list[Work]:
-        config = materials.scale.config("match")
+        config = materials.scale.config("retrieval")
         return [encoding(config, images), reading(config, images, texts)]
 
     count, unit = (texts, "pairs") if images == 1 else (images, "images x 16 texts")
-    return {"task": "match", "unit": unit, "items": count, "run": run, "work": work}
+    return {"task": "retrieval", "unit": unit, "items": count, "run": run, "work": work}
 
 
 def _vectors(count: int, what: str) -> dict[str, Any]:
@@ -101,10 +101,16 @@ def _vectors(count: int, what: str) -> dict[str, Any]:
         return contestant.embed_images(materials.large_files(items) if what == "files" else materials.photos(items))
 
     def work(materials: Materials) -> list[Work]:
-        config = materials.scale.config("match")
+        config = materials.scale.config("retrieval")
         return [reading(config, 0, count)] if what == "texts" else [encoding(config, count)]
 
-    return {"task": "match", "unit": "texts" if what == "texts" else "images", "items": count, "run": run, "work": work}
+    return {
+        "task": "retrieval",
+        "unit": "texts" if what == "texts" else "images",
+        "items": count,
+        "run": run,
+        "work": work,
+    }
 
 
 GPU: dict[str, Any] = {"devices": ("cuda",)}

@@ -21,5 +21,5 @@ def work(items: Iterator[Item]) -> Iterator[Result]:
 
 
 sink = open_sink("jsonl", SinkOptions(out))
-job = Job(list(gather(open_images([folder]), base=sink.base)), work, sink, Identity("dogs", {"answer": "pocket"}, {}))
+job = Job(list(gather(open_images([folder]), base=sink.base)), work, sink, Identity("dogs", {"vqa": "pocket"}, {}))
 print(job.run())

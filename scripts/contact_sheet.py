@@ -64,8 +64,8 @@ def tell(blip: openblip.Blip, paths: Sequence[Path], question: str, texts: Seque
     """Caption, answer and matches of each picture; a task that the model lacks, or a bad picture, is a dash."""
     for path in paths:
         caption = _heard(lambda path: blip.caption(path).text, path) if "caption" in blip.tasks else None
-        answer = _heard(lambda path: blip.ask(path, question).text, path) if "answer" in blip.tasks else None
-        found = _heard(lambda path: blip.match(path, list(texts)), path) if "match" in blip.tasks else None
+        answer = _heard(lambda path: blip.ask(path, question).text, path) if "vqa" in blip.tasks else None
+        found = _heard(lambda path: blip.match(path, list(texts)), path) if "retrieval" in blip.tasks else None
         matches = [(text, match.probability) for text, match in zip(texts, found or (), strict=False)]
         yield Told(caption or DASH, answer or DASH, tuple(sorted(matches, key=lambda pair: -pair[1])))
 

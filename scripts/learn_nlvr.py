@@ -108,7 +108,7 @@ def configuration(tokenizer: Tokenizer) -> ModelConfig:
         dec_id=tokenizer.dec_id, enc_id=tokenizer.enc_id,
     )  # fmt: skip
     vision = VisionConfig(image_size=SIZE, patch_size=8, width=64, depth=2, heads=4, mlp_width=128)
-    return ModelConfig(task="compare", vision=vision, text=text)
+    return ModelConfig(task="nlvr", vision=vision, text=text)
 
 
 def measure(model: Comparer, tokenizer: Tokenizer, samples: Sequence[Sample]) -> tuple[float, float]:

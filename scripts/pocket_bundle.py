@@ -34,9 +34,9 @@ from openblip.data.records import Record
 from openblip.data.sources import open_source
 from openblip.data.sources.base import Source
 from openblip.evaluation.metrics import captions
-from openblip.model.config import Task
+from openblip.model.config import ModelKind
 
-MEMBERS: dict[Task, str] = {"caption": "caption", "answer": "vqa", "match": "retrieval", "ground": "grounding"}
+MEMBERS: dict[ModelKind, str] = {"caption": "caption", "vqa": "vqa", "retrieval": "retrieval", "grounding": "grounding"}
 DECODINGS: dict[str, dict[str, Any]] = {
     "3 beams": {"beams": 3},
     "5 beams, length_penalty 0": {"beams": 5, "length_penalty": 0.0},
@@ -69,7 +69,7 @@ def main() -> None:
 
 def store(runs: Path, out: Path) -> None:
     """Hub folders in half precision, a quarter of what is trained with the optimizer's state."""
-    models: dict[Task, Path] = {}
+    models: dict[ModelKind, Path] = {}
     for task, run in MEMBERS.items():
         if (folder := runs / run / "model").is_dir():
             loaded = read.load(folder)
@@ -83,11 +83,11 @@ def measure(blip: Blip, records: list[Record]) -> Iterator[tuple[str, Any]]:
     captioned = [record for record in records if record.captions]
     pictures = [open_image(record.images[0]) for record in captioned]
     yield "captions", caption_figures(blip, captioned, pictures)
-    if "match" in blip.tasks:
+    if "retrieval" in blip.tasks:
         yield "retrieval", retrieval_figures(blip, captioned, pictures)
-    if "answer" in blip.tasks:
+    if "vqa" in blip.tasks:
         yield "answers", answer_figures(blip, records)
-    if "ground" in blip.tasks:
+    if "grounding" in blip.tasks:
         yield "boxes", box_figures(blip, captioned, pictures)
 
 
@@ -110,7 +110,7 @@ def retrieval_figures(blip: Blip, records: Sequence[Record], pictures: Sequence[
     scores = blip.embed_texts(texts) @ images.T
     figures = {f"itc_r{k}": value for k, value in _recall(scores, owner).items()}
     some = range(0, len(texts), 5)  # one caption of each photograph, which is what ITM's time allows
-    encoded = blip.encode_images(list(pictures), task="match")
+    encoded = blip.encode_images(list(pictures), task="retrieval")
     ranked = scores[list(some)].copy()
     for row, place in enumerate(some):
         best = np.argsort(-ranked[row], kind="stable")[:K]

@@ -274,14 +274,14 @@ def test_the_floor_is_set_by_arithmetic_or_by_memory() -> None:
 
 def test_models_have_the_published_shapes_and_inputs_are_the_same_each_time(work: Path, tmp_path: Path) -> None:
     assert BASE.config("caption").vision.image_size == 384
-    assert BASE.config("answer").vision.image_size == 480
-    assert BASE.config("match").text.vocab_size == 30524
+    assert BASE.config("vqa").vision.image_size == 480
+    assert BASE.config("retrieval").text.vocab_size == 30524
     one, other = Materials(work, TOY), Materials(tmp_path, TOY)
     assert one.texts(3) == other.texts(3)
     assert len({len(text.split()) for text in one.texts(20)}) == 1
     assert [photo.tobytes() for photo in one.photos(2)] == [photo.tobytes() for photo in other.photos(2)]
-    assert one.model("match").joinpath("model.safetensors").read_bytes() == (
-        other.model("match").joinpath("model.safetensors").read_bytes()
+    assert one.model("retrieval").joinpath("model.safetensors").read_bytes() == (
+        other.model("retrieval").joinpath("model.safetensors").read_bytes()
     )
     files = other.large_files(10)
     assert files[9].read_bytes() == files[1].read_bytes()

@@ -20,12 +20,12 @@ from openblip.checkpoints import bundle, write
 from openblip.decoding import Decoding, generate
 from openblip.model.answerer import Answerer
 from openblip.model.captioner import Captioner
-from openblip.model.config import Task
+from openblip.model.config import ModelKind
 from openblip.model.matcher import Matcher
 from openblip.preprocess.image import ImageSettings, load_image, resize, to_tensor
 from tests.toys import SIZE, toy_image, toy_model, toy_tokenizer
 
-TASKS: tuple[Task, ...] = ("caption", "answer", "match")
+TASKS: tuple[ModelKind, ...] = ("caption", "vqa", "retrieval")
 IMAGES = [toy_image(seed) for seed in range(5)]
 TEXTS = ["a cat on a bed", "a yellow school bus parked on the street near a train", "children", "a dog, a man"]
 QUESTIONS = ["what is it?", "is there a cat sleeping on the bed near the window?", "why", "how many dogs are there?"]
@@ -68,7 +68,7 @@ def close(a: Any, b: Any) -> None:
         assert a.similarity == pytest.approx(b.similarity, abs=1e-5)
 
 
-def tokens_of(blip: Blip, task: Task, images: list[Image.Image]) -> torch.Tensor:
+def tokens_of(blip: Blip, task: ModelKind, images: list[Image.Image]) -> torch.Tensor:
     """Image states by the model itself, without the facade's batching."""
     pixels = np.stack([resize(load_image(image), SIZE) for image in images])
     return cast(torch.Tensor, blip._part(task).eager.model.encode_image(to_tensor(pixels, ImageSettings(size=SIZE))))
@@ -168,30 +168,30 @@ def test_a_seeded_sample_depends_on_its_image_alone(blip: Blip) -> None:
 
 
 def test_many_questions_and_texts_encode_the_image_once(blip: Blip) -> None:
-    with Forwards(blip._part("answer").eager.model.vision) as seen:
+    with Forwards(blip._part("vqa").eager.model.vision) as seen:
         blip.ask(IMAGES[0], QUESTIONS)
     assert seen.images == 1
-    with Forwards(blip._part("match").eager.model.vision) as seen:
+    with Forwards(blip._part("retrieval").eager.model.vision) as seen:
         blip.match(IMAGES, TEXTS)
     assert seen.images == len(IMAGES)
 
 
 def test_an_encoded_image_stands_for_its_picture(blip: Blip) -> None:
     encoded = blip.encode_images(IMAGES)
-    with Forwards(blip._part("answer").eager.model.vision) as seen:
+    with Forwards(blip._part("vqa").eager.model.vision) as seen:
         found = blip.ask(encoded[0], QUESTIONS)
     assert seen.images == 0
     close(found, blip.ask(IMAGES[0], QUESTIONS))
     close(blip.caption([encoded[1], IMAGES[2]]), blip.caption(IMAGES[1:3]))
     np.testing.assert_array_equal(blip.embed_images(encoded), blip.embed_images(IMAGES))
-    with pytest.raises(InputError, match="not encoded for match"):
+    with pytest.raises(InputError, match="not encoded for retrieval"):
         blip.match(blip.encode_images(IMAGES[0], task="caption"), "a cat")
 
 
 def test_match_scores_are_those_of_the_heads(blip: Blip) -> None:
-    part = blip._part("match")
+    part = blip._part("retrieval")
     model, tokenizer = cast(Matcher, part.eager.model), part.tokenizer
-    states = tokens_of(blip, "match", IMAGES[:1])
+    states = tokens_of(blip, "retrieval", IMAGES[:1])
     with torch.no_grad():
         enc, cls = (tokenizer.encode(["a dog , a man"], first) for first in ("enc", "cls"))
         probability = model.match_logits(enc.ids, enc.mask, states).softmax(-1)[0, 1].item()
@@ -200,13 +200,13 @@ def test_match_scores_are_those_of_the_heads(blip: Blip) -> None:
 
 
 def test_closed_answers_are_ranked_by_whole_sequences(blip: Blip) -> None:
-    part = blip._part("answer")
+    part = blip._part("vqa")
     model, tokenizer = cast(Answerer, part.eager.model), part.tokenizer
     candidates = ["yes", "no", "a cat sleeping", "a cat", "two", "a yellow bus"]
     asked = tokenizer.encode(["what is it?"], "enc")
     scores = []
     with torch.no_grad():
-        heard = model.encode_question(asked.ids, asked.mask, tokens_of(blip, "answer", IMAGES[3:4]))
+        heard = model.encode_question(asked.ids, asked.mask, tokens_of(blip, "vqa", IMAGES[3:4]))
         for candidate in candidates:
             ids = tokenizer.encode([candidate], "dec").ids
             logprobs = model.logits(ids, None, heard)[0, :-1].log_softmax(-1)
@@ -271,9 +271,9 @@ def test_every_form_of_a_picture_gives_the_same(blip: Blip, tmp_path: Path) -> N
 def test_a_checkpoint_refuses_what_it_cannot_serve(folder: Path, blip: Blip) -> None:
     captioner = openblip.load(folder / "caption")
     assert captioner.tasks == ("caption",)
-    with pytest.raises(UnsupportedTask, match=r"serves caption, not answer.*blip-vqa"):
+    with pytest.raises(UnsupportedTask, match=r"serves caption, not vqa.*blip-vqa"):
         captioner.ask(IMAGES[0], "what is it?")
-    with pytest.raises(UnsupportedTask, match="match"):
+    with pytest.raises(UnsupportedTask, match="retrieval"):
         captioner.embed_texts("a cat")
     assert blip.tasks == TASKS
 
@@ -335,11 +335,11 @@ def test_one_blip_under_eight_threads(folder: Path, blip: Blip) -> None:
 
 def test_precision_is_chosen_by_the_caller_and_not_by_the_file(folder: Path, blip: Blip, tmp_path: Path) -> None:
     write.save(
-        toy_model("match"), tmp_path / "half", tokenizer=toy_tokenizer(), image=ImageSettings(size=SIZE),
+        toy_model("retrieval"), tmp_path / "half", tokenizer=toy_tokenizer(), image=ImageSettings(size=SIZE),
         dtype=torch.float16,
     )  # fmt: skip
-    assert openblip.load(tmp_path / "half")._part("match").eager.dtype is torch.float32
-    half = openblip.load(folder / "match", precision="bf16")
+    assert openblip.load(tmp_path / "half")._part("retrieval").eager.dtype is torch.float32
+    half = openblip.load(folder / "retrieval", precision="bf16")
     vectors = half.embed_images(IMAGES)
     assert vectors.dtype == np.float32
     np.testing.assert_allclose(vectors, blip.embed_images(IMAGES), atol=0.05)

@@ -27,7 +27,7 @@ from openblip import (
 )
 from openblip.checkpoints import bundle, write
 from openblip.model.comparer import Comparer
-from openblip.model.config import Task
+from openblip.model.config import ModelKind
 from openblip.model.grounder import Grounder
 from openblip.model.text import Memory
 from openblip.preprocess.image import ImageSettings, load_image, resize, to_tensor
@@ -38,7 +38,7 @@ from tests.toys import SIZE, toy_image, toy_model, toy_tokenizer
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
-TASKS: tuple[Task, ...] = ("caption", "answer", "match", "ground", "compare")
+TASKS: tuple[ModelKind, ...] = ("caption", "vqa", "retrieval", "grounding", "nlvr")
 IMAGES = [toy_image(seed, 40 + 3 * seed, 30) for seed in range(5)]
 OTHERS = IMAGES[::-1]
 NAMES = ["a man", "the dog on the left, near the train", "cat", "people sitting at a table in the street"]
@@ -91,7 +91,7 @@ def close(a: Any, b: Any) -> None:
         assert a == b
 
 
-def states_of(blip: Blip, task: Task, number: int) -> torch.Tensor:
+def states_of(blip: Blip, task: ModelKind, number: int) -> torch.Tensor:
     """One image's states by the model itself."""
     pixels = to_tensor(resize(load_image(IMAGES[number]), SIZE)[None], ImageSettings(size=SIZE))
     with torch.no_grad():
@@ -105,7 +105,7 @@ def test_boxes_of_mmpretrain() -> None:
     blip, seen, told = golden("grounding")
     height, width = told["img_shape_hw"]
     images = encoded(blip, seen["pixel_values"], (width, height))
-    part = blip._part("ground")
+    part = blip._part("grounding")
     shares, logprob = part.eager.ground(
         seen["text_ids"], seen["text_mask"], torch.stack([s.states[id(part)] for s in images])
     )
@@ -124,7 +124,7 @@ def test_boxes_of_mmpretrain() -> None:
 
 def test_verdicts_of_salesforce() -> None:
     blip, seen, told = golden("nlvr")
-    part = blip._part("compare")
+    part = blip._part("nlvr")
     images = [encoded(blip, pixels) for pixels in seen["pixel_values"].chunk(2)]
     for (first, second), logits in ((images, seen["logits"]), (images[::-1], seen["logits_swapped_pair"])):
         states = [torch.stack([one.states[id(part)] for one in side]) for side in (first, second)]
@@ -160,9 +160,9 @@ def test_a_box_is_read_off_one_coordinate_after_the_other(
     blip: Blip, number: int, reading: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Without caches, batches and shared projections, over all bins."""
-    part = blip._part("ground")
+    part = blip._part("grounding")
     monkeypatch.setattr(part.eager.model, "config", dataclasses.replace(part.eager.model.config, box_reading=reading))
-    model, states = cast(Grounder, part.eager.model), states_of(blip, "ground", number)
+    model, states = cast(Grounder, part.eager.model), states_of(blip, "grounding", number)
     text = torch.tensor([part.expression(NAMES[number])])
     fed, numbers, probability = [500], list[float](), 1.0
     with torch.no_grad():
@@ -192,7 +192,7 @@ def halved(shares: list[float]) -> tuple[int, float]:
 
 
 def test_a_memory_before_another_is_both_of_them() -> None:
-    text = cast(Grounder, toy_model("ground")).decoder
+    text = cast(Grounder, toy_model("grounding")).decoder
     states, more = torch.randn(2, 5, 32), torch.randn(6, 3, 32)
     mask = torch.tensor([[1, 1, 1], [1, 1, 0], [1, 0, 0]] * 2)
     ids = torch.randint(5, 500, (6, 4))
@@ -204,11 +204,11 @@ def test_a_memory_before_another_is_both_of_them() -> None:
 
 
 def test_a_comparison_is_what_the_head_says(blip: Blip) -> None:
-    part = blip._part("compare")
+    part = blip._part("nlvr")
     model = cast(Comparer, part.eager.model)
     ids = part.tokenizer.encode(["the dog on the left , near the train"], "enc").ids
     with torch.no_grad():
-        logits = model.logits(ids, None, (states_of(blip, "compare", 0), states_of(blip, "compare", 1)))[0]
+        logits = model.logits(ids, None, (states_of(blip, "nlvr", 0), states_of(blip, "nlvr", 1)))[0]
     found = blip.compare(IMAGES[0], IMAGES[1], "The dog on the left, near the train.")
     close(found, Comparison(bool(logits.argmax() == 1), logits.softmax(-1)[1].item()))
     assert found.probability != pytest.approx(blip.compare(IMAGES[1], IMAGES[0], NAMES[1]).probability, abs=1e-3)
@@ -253,8 +253,8 @@ def peer(folder: Path, name: str, number: int) -> tuple[Any, torch.Tensor]:
 
 @pytest.mark.parametrize("layer", [0, 1])
 def test_heat_of_a_match(folder: Path, blip: Blip, layer: int) -> None:
-    model, states = peer(folder / "match", "BlipForImageTextRetrieval", 2)
-    ids = torch.tensor([blip._part("match").grounded(blip._part("match").texts([NAMES[1]]))[0]])
+    model, states = peer(folder / "retrieval", "BlipForImageTextRetrieval", 2)
+    ids = torch.tensor([blip._part("retrieval").grounded(blip._part("retrieval").texts([NAMES[1]]))[0]])
     read = model.text_encoder(
         input_ids=ids, encoder_hidden_states=states, is_decoder=False, output_attentions=True, return_dict=True
     )
@@ -262,7 +262,7 @@ def test_heat_of_a_match(folder: Path, blip: Blip, layer: int) -> None:
     found = blip.explain(IMAGES[2], NAMES[1], layer=layer)
     assert heat[0].max() > 0
     close(found.start, heat[0])
-    pieces = blip._part("match").tokenizer.pieces(ids[0, 1:-1])
+    pieces = blip._part("retrieval").tokenizer.pieces(ids[0, 1:-1])
     assert len(found.words) == len(pieces) - sum(piece.startswith("##") for piece in pieces)
     close(found.overall, heat[1:-1].mean(0))
     assert "".join(found.words) == "".join(pieces).replace("##", "")
@@ -288,8 +288,8 @@ def test_heat_of_a_caption(folder: Path, blip: Blip, layer: int) -> None:
 
 @pytest.mark.parametrize("layer", [0, 1])
 def test_heat_of_an_answer(folder: Path, blip: Blip, layer: int) -> None:
-    model, states = peer(folder / "answer", "BlipForQuestionAnswering", 3)
-    part = blip._part("answer")
+    model, states = peer(folder / "vqa", "BlipForQuestionAnswering", 3)
+    part = blip._part("vqa")
     ids = torch.tensor([part.question("what is on the table?")])
     answer = torch.tensor(part.answers(["a yellow bus"]))
     heard = model.text_encoder(
@@ -298,7 +298,7 @@ def test_heat_of_an_answer(folder: Path, blip: Blip, layer: int) -> None:
     said = model.text_decoder(input_ids=answer, encoder_hidden_states=heard.last_hidden_state, return_dict=True)
     logprob = said.logits.log_softmax(-1)[0, :-1].gather(1, answer[0, 1:, None]).sum()
     heat = peer_heat(logprob, heard.cross_attentions[layer])
-    found = blip.explain(IMAGES[3], "what is on the table?", of="answer", answer="a yellow bus", layer=layer)
+    found = blip.explain(IMAGES[3], "what is on the table?", of="vqa", answer="a yellow bus", layer=layer)
     close(found.start, heat[0])
     close(found.overall, heat[1:-1].mean(0))
     close(found.probability, logprob.exp().item())
@@ -308,13 +308,13 @@ def test_heat_of_an_answer(folder: Path, blip: Blip, layer: int) -> None:
 def test_what_the_model_says_itself_is_explained(blip: Blip) -> None:
     assert blip.explain(IMAGES[0], of="caption").text == blip.caption(IMAGES[0]).text
     answer = blip.ask(IMAGES[0], "what is it?")
-    found = blip.explain(IMAGES[0], "what is it?", of="answer")
+    found = blip.explain(IMAGES[0], "what is it?", of="vqa")
     assert found.answer == answer.text
-    close(found, blip.explain(IMAGES[0], "what is it?", of="answer", answer=answer.text))
+    close(found, blip.explain(IMAGES[0], "what is it?", of="vqa", answer=answer.text))
 
 
 def test_pieces_of_a_word_are_one_word(blip: Blip) -> None:
-    tokenizer = blip._part("match").tokenizer
+    tokenizer = blip._part("retrieval").tokenizer
     word = next(
         w for w in ("snowman", "dogs", "cats", "bottles") if len(tokenizer.pieces(tokenizer.encode(w).ids[0])) > 3
     )
@@ -330,7 +330,7 @@ def test_explaining_needs_gradients(folder: Path) -> None:
         """An engine of another kind."""
 
     other = openblip.load(folder)
-    other._part("match").engine = cast(Any, Other())
+    other._part("retrieval").engine = cast(Any, Other())
     with pytest.raises(InputError, match="engine='torch'"):
         other.explain(IMAGES[0], "a cat")
 
@@ -350,7 +350,7 @@ CALLS: dict[str, Call] = {
     "classify, itm": lambda blip, images: blip.classify(images, LABELS, by="itm"),
     "explain": lambda blip, images: blip.explain(images, "a dog on the street", layer=0),
     "explain caption": lambda blip, images: blip.explain(images, of="caption"),
-    "explain answer": lambda blip, images: blip.explain(images, "what is it?", of="answer"),
+    "explain answer": lambda blip, images: blip.explain(images, "what is it?", of="vqa"),
     "compare": lambda blip, images: blip.compare(images, _beside(images), "a dog"),
 }
 
@@ -398,11 +398,11 @@ def test_the_batch_changes_nothing(folder: Path, blip: Blip, size: int) -> None:
 
 
 def test_one_encoding_serves_all_texts(blip: Blip) -> None:
-    jobs: list[tuple[Task, Callable[[], Any], int]] = [
-        ("ground", lambda: blip.ground(IMAGES[0], NAMES), 1),
-        ("compare", lambda: blip.compare(IMAGES[0], IMAGES[1], NAMES), 2),
-        ("match", lambda: blip.classify(IMAGES[0], LABELS, by="itm"), 1),
-        ("match", lambda: blip.explain(IMAGES[0], NAMES), 1),
+    jobs: list[tuple[ModelKind, Callable[[], Any], int]] = [
+        ("grounding", lambda: blip.ground(IMAGES[0], NAMES), 1),
+        ("nlvr", lambda: blip.compare(IMAGES[0], IMAGES[1], NAMES), 2),
+        ("retrieval", lambda: blip.classify(IMAGES[0], LABELS, by="itm"), 1),
+        ("retrieval", lambda: blip.explain(IMAGES[0], NAMES), 1),
     ]
     for task, job, images in jobs:
         with Forwards(blip._part(task).eager.model.vision) as seen:
@@ -478,7 +478,7 @@ def test_a_bad_text_holds_its_place(blip: Blip) -> None:
         lambda blip: blip.classify(IMAGES[0], LABELS, by="vibes"),
         lambda blip: blip.explain(IMAGES[0], "a cat", of="dance"),
         lambda blip: blip.explain(IMAGES[0]),
-        lambda blip: blip.explain(IMAGES[0], of="answer"),
+        lambda blip: blip.explain(IMAGES[0], of="vqa"),
         lambda blip: blip.explain(IMAGES[0], "a cat", layer=2),
         lambda blip: blip.explain(IMAGES[0], "a cat", answer="yes"),
         lambda blip: blip.explain(IMAGES[0], "a," * 31, of="caption"),
@@ -489,11 +489,11 @@ def test_wrong_arguments_are_named(blip: Blip, wrong: Callable[[Blip], Any]) -> 
         wrong(blip)
 
 
-@pytest.mark.parametrize(("task", "published"), [("ground", "blip-base_8xb16_refcoco"), ("compare", "model_base_nlvr")])
-def test_a_checkpoint_refuses_what_it_cannot_serve(folder: Path, task: Task, published: str) -> None:
+@pytest.mark.parametrize(("task", "published"), [("grounding", "blip-base_8xb16_refcoco"), ("nlvr", "model_base_nlvr")])
+def test_a_checkpoint_refuses_what_it_cannot_serve(folder: Path, task: ModelKind, published: str) -> None:
     captioner = openblip.load(folder / "caption")
     with pytest.raises(UnsupportedTask, match=published):
-        captioner.ground(IMAGES[0], "a") if task == "ground" else captioner.compare(IMAGES[0], IMAGES[1], "a")
+        captioner.ground(IMAGES[0], "a") if task == "grounding" else captioner.compare(IMAGES[0], IMAGES[1], "a")
 
 
 def test_one_blip_under_eight_threads(folder: Path, blip: Blip) -> None:
@@ -506,11 +506,11 @@ def test_one_blip_under_eight_threads(folder: Path, blip: Blip) -> None:
     with ThreadPoolExecutor(8) as pool:
         for found, wanted in zip(pool.map(lambda job: job(fresh), jobs * 2), expected * 2, strict=True):
             close(found, wanted)
-    assert all(p.grad is None for p in fresh._part("match").eager.model.parameters())
+    assert all(p.grad is None for p in fresh._part("retrieval").eager.model.parameters())
 
 
 def test_an_explanation_as_a_record(blip: Blip) -> None:
-    found = blip.explain(IMAGES[0], "what is it?", of="answer")
+    found = blip.explain(IMAGES[0], "what is it?", of="vqa")
     record = json.loads(json.dumps(found.record()))
     assert record["words"] == list(found.words)
     np.testing.assert_allclose(record["maps"], found.maps, rtol=1e-6)

@@ -18,7 +18,7 @@ import openblip
 from openblip import Blip, EncodedImage, UnsupportedTask, Video, VideoError
 from openblip.checkpoints import bundle, write
 from openblip.cli import app
-from openblip.model.config import Task
+from openblip.model.config import ModelKind
 from openblip.preprocess.image import ImageSettings, resize, to_tensor
 from openblip.preprocess.video import sampled
 from tests.test_blip import Forwards, close
@@ -27,7 +27,7 @@ from tests.videos import all_frames, make_video
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
-TASKS: tuple[Task, ...] = ("caption", "answer", "match", "compare", "ground")
+TASKS: tuple[ModelKind, ...] = ("caption", "vqa", "retrieval", "nlvr", "grounding")
 TEXTS = ["a cat on a bed", "a yellow school bus parked on the street near a train", "dogs"]
 
 
@@ -62,7 +62,7 @@ def clips(home: Path) -> list[Path]:
     return [home / f"{number}.mp4" for number in range(3)]
 
 
-def tokens(blip: Blip, task: Task, clip: Path, count: int = 8) -> Tensor:
+def tokens(blip: Blip, task: ModelKind, clip: Path, count: int = 8) -> Tensor:
     """States (F, M, D) of the frames, seen one by one as pictures."""
     every = all_frames(clip)
     model = blip._part(task).eager.model
@@ -111,11 +111,11 @@ def test_captions_read_all_frames_tokens_in_a_row(blip: Blip, clips: list[Path])
 
 @torch.inference_mode()
 def test_answers_too(blip: Blip, clips: list[Path]) -> None:
-    model, tokenizer = blip._part("answer").eager.model, toy_tokenizer()
+    model, tokenizer = blip._part("vqa").eager.model, toy_tokenizer()
     listed = ["a cat", "dog", "yes"]
     for clip in clips:
         asked = tokenizer.encode(["what is it?"], "enc")
-        states = model.encode_question(asked.ids, asked.mask, in_a_row(tokens(blip, "answer", clip)))
+        states = model.encode_question(asked.ids, asked.mask, in_a_row(tokens(blip, "vqa", clip)))
 
         def logits(ids: list[int], states: Tensor = states, mask: Tensor = asked.mask) -> Tensor:
             fed = torch.tensor([ids])
@@ -137,11 +137,11 @@ def test_answers_too(blip: Blip, clips: list[Path]) -> None:
 
 @torch.inference_mode()
 def test_matches_and_embeddings(blip: Blip, clips: list[Path]) -> None:
-    model, tokenizer = blip._part("match").eager.model, toy_tokenizer()
+    model, tokenizer = blip._part("retrieval").eager.model, toy_tokenizer()
     found = blip.match(clips, TEXTS)
     vectors = blip.embed_images(clips)
     for clip, row, vector in zip(clips, found, vectors, strict=True):
-        states = tokens(blip, "match", clip)
+        states = tokens(blip, "retrieval", clip)
         projected = torch.stack([model.vision_proj(state[0]) for state in states])
         mean = F.normalize(projected.mean(0), dim=0)  # and not the mean of normalised ones
         np.testing.assert_allclose(vector, mean.numpy(), atol=1e-5)
@@ -166,9 +166,9 @@ def test_a_list_of_frames_is_the_video_and_one_frame_a_picture(blip: Blip, clips
 
 def test_more_frames_tell_more(blip: Blip, clips: list[Path]) -> None:
     sixteen = blip.embed_images(Video(clips[2], frames=16))
-    states = tokens(blip, "match", clips[2], 16)
+    states = tokens(blip, "retrieval", clips[2], 16)
     with torch.inference_mode():
-        mean = F.normalize(blip._part("match").eager.model.vision_proj(states[:, 0]).mean(0), dim=0)
+        mean = F.normalize(blip._part("retrieval").eager.model.vision_proj(states[:, 0]).mean(0), dim=0)
     np.testing.assert_allclose(sixteen, mean.numpy(), atol=1e-5)
 
 
@@ -209,8 +209,8 @@ def test_a_bad_video_is_an_error_in_its_place(blip: Blip, clips: list[Path], tmp
 
 
 def test_encoded_once_for_many_texts(blip: Blip, clips: list[Path]) -> None:
-    with Forwards(blip._part("answer").eager.model.vision) as forwards:
-        encoded = blip.encode_images(clips, task="answer")
+    with Forwards(blip._part("vqa").eager.model.vision) as forwards:
+        encoded = blip.encode_images(clips, task="vqa")
         answers = [blip.ask(one, ["what is it?", "why"]) for one in encoded]
     assert forwards.images == 3 * 8
     assert all(isinstance(one, EncodedImage) for one in encoded)

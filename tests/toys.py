@@ -10,7 +10,7 @@ from PIL import Image
 from torch import nn
 
 from openblip.model.build import build
-from openblip.model.config import ModelConfig, Task, TextConfig, VisionConfig
+from openblip.model.config import ModelConfig, ModelKind, TextConfig, VisionConfig
 from openblip.preprocess.text import Tokenizer
 
 VOCABULARY = Path(__file__).parent / "golden" / "vocab.txt"
@@ -22,7 +22,7 @@ def toy_tokenizer() -> Tokenizer:
     return Tokenizer.from_vocab(VOCABULARY)
 
 
-def toy_config(task: Task, *, image_size: int = SIZE) -> ModelConfig:
+def toy_config(task: ModelKind, *, image_size: int = SIZE) -> ModelConfig:
     """Two layers of width 32 in each tower."""
     return ModelConfig(
         task=task,
@@ -35,7 +35,7 @@ def toy_config(task: Task, *, image_size: int = SIZE) -> ModelConfig:
     )  # fmt: skip
 
 
-def toy_model(task: Task, *, seed: int = 0, image_size: int = SIZE) -> nn.Module:
+def toy_model(task: ModelKind, *, seed: int = 0, image_size: int = SIZE) -> nn.Module:
     """A model whose weights are drawn wide."""
     generator = torch.Generator().manual_seed(seed)
     model = build(toy_config(task, image_size=image_size)).eval()

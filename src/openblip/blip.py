@@ -29,7 +29,7 @@ from openblip.engine.choose import Precision
 from openblip.errors import ImageError, InputError, OpenBlipError, UnsupportedTask
 from openblip.explaining import EXPLAINED, Explained, Explainer
 from openblip.inputs import OnError, Shape, ahead, by_runs, chunks, deliver, firsts, shape_of
-from openblip.model.config import ModelConfig, Task
+from openblip.model.config import ModelConfig, ModelKind
 from openblip.preprocess.image import load_image, resize, to_tensor
 from openblip.preprocess.settings import ImageSettings
 from openblip.preprocess.text import Tokenizer
@@ -52,7 +52,7 @@ Decode = Literal["fast", "exact"]
 def load(
     name_or_path: str | Path,
     *,
-    task: Task | None = None,
+    task: ModelKind | None = None,
     engine: choose.Name = "auto",
     precision: Precision = "fp32",
     device: str = "auto",
@@ -88,7 +88,7 @@ def load(
         tokenizer = Tokenizer.from_folder(path) if path.is_dir() else Tokenizer.from_vocab(path)
     found = bundles.find(name_or_path)
 
-    def make(wanted: Task | None) -> Runner:
+    def make(wanted: ModelKind | None) -> Runner:
         path = (
             found.locate(wanted, offline=offline) if found and wanted else fetch.resolve(name_or_path, offline=offline)
         )
@@ -105,7 +105,7 @@ def load(
         raise InputError("calibration is some pictures, a dozen or more if they differ much; it holds none")
     if found is None:
         only = make(task)
-        parts: dict[Task, Callable[[], Runner]] = dict.fromkeys(_serves(only.task), lambda: only)
+        parts: dict[ModelKind, Callable[[], Runner]] = dict.fromkeys(_serves(only.task), lambda: only)
     else:
         wanted = [task] if task else list(found.models)
         parts = {served: partial(make, served) for served in wanted}
@@ -134,7 +134,7 @@ class Blip:
     def __init__(
         self,
         name: str,
-        parts: Mapping[Task, Callable[[], Runner]],
+        parts: Mapping[ModelKind, Callable[[], Runner]],
         *,
         batch_size: int = 8,
         workers: int = 2,
@@ -147,12 +147,12 @@ class Blip:
         self.batch_size = batch_size
         self.workers = workers
         self._makers = dict(parts)
-        self._parts: dict[Task, Runner] = {}
+        self._parts: dict[ModelKind, Runner] = {}
         self._lock = threading.Lock()
 
     @property
-    def tasks(self) -> tuple[Task, ...]:
-        """What this model serves: some of "caption", "answer" and "match", among others."""
+    def tasks(self) -> tuple[ModelKind, ...]:
+        """What this model serves: some of "caption", "vqa" and "retrieval", among others."""
         return tuple(self._makers)
 
     def caption(
@@ -229,7 +229,7 @@ class Blip:
         Free answers are searched for with ``beams``. ``answers`` is a closed list to choose from by the probability of
         each whole answer; ``k=128, smoothing=0.1`` is the original's ranking in two steps.
         """
-        part = self._part("answer")
+        part = self._part("vqa")
         closed = part.answers(answers) if answers is not None else None
         if closed is None and (k is not None or smoothing):
             raise InputError("k and smoothing belong to ranking: give the list of answers too")
@@ -267,7 +267,7 @@ class Blip:
         One image and one text give one; one image and a list, or a list and one text, a list; a list and a list a
         nested list ``[image][text]``, or, ``paired``, one per pair. Images and texts are each embedded once.
         """
-        part = self._part("match")
+        part = self._part("retrieval")
         lone = isinstance(texts, str)
         if paired:
             shape, pairs = _paired(images, texts, "text")
@@ -309,7 +309,7 @@ class Blip:
         embedded once, and cosines over the temperature of training give the probabilities; by ITM every text is read
         together with the image, which costs more, and its odds of matching are compared.
         """
-        part = self._part("match")
+        part = self._part("retrieval")
         if isinstance(labels, str) or not labels or not all(isinstance(label, str) for label in labels):
             raise InputError("labels is a list of strings to choose from")
         if "{}" not in template:
@@ -333,7 +333,7 @@ class Blip:
         paired. Coordinates are tokens, read off one after the other among those of coordinates alone: the likeliest one
         or the median, as the model's ``box_reading`` says.
         """
-        part = self._part("ground")
+        part = self._part("grounding")
         shape, pairs, many = _asked(images, expressions)
         measured = ((image := Measured(picture), (image, texts)) for picture, texts in pairs)
 
@@ -357,7 +357,7 @@ class Blip:
         ``left`` and ``right`` are one image each, or as many of each, paired; one pair and many statements (it is
         encoded once), one statement about many pairs, or as many of each.
         """
-        part = self._part("compare")
+        part = self._part("nlvr")
         shape, pairs, many = _asked(left, statements)
         if shape_of(right) is not shape or (shape is Shape.LIST and len(left) != len(right)):
             raise InputError("as many pictures on the right as on the left: one and one, or two lists of one length")
@@ -381,16 +381,16 @@ class Blip:
         images: Any,
         texts: str | Sequence[str] | None = None,
         *,
-        of: Explained = "match",
+        of: Explained = "retrieval",
         answer: str | None = None,
         layer: int | None = None,
         on_error: OnError = "return",
     ) -> Any:
         """Show where the model looked for each word: an :class:`Explanation` each, by Grad-CAM on cross-attention.
 
-        ``of`` says what the texts are: texts to "match", a "caption" (``None`` is the model's own), or questions to
-        "answer" (with ``answer``, or the model's own). One image and many texts (it is encoded once), one text about
-        many images, or as many of each, paired. ``layer`` counts from 0; the default is the middle, 6 of 12.
+        ``of`` is the task: "retrieval" (texts to match), "caption" (``None`` is the model's own) or "vqa" (questions,
+        with ``answer`` or the model's own answer). One image and many texts (it is encoded once), one text about many
+        images, or as many of each, paired. ``layer`` counts from 0; the default is the middle, 6 of 12.
         """
         if of not in EXPLAINED:
             raise InputError(f"of is one of {', '.join(EXPLAINED)}, not {of!r}")
@@ -414,7 +414,7 @@ class Blip:
         An iterator streams (E,) arrays. Bad images raise one :class:`ImageError` that lists their indices; of an
         iterator the first raises, or, with ``on_error="return"``, each error stands in its place.
         """
-        part = self._part("match")
+        part = self._part("retrieval")
 
         def embed(states: Tensor, _: list[None]) -> list[Any]:
             return list(part.embed_images(states).cpu().numpy())
@@ -425,7 +425,7 @@ class Blip:
 
     def embed_texts(self, texts: str | Iterable[str]) -> Any:
         """ITC embeddings of texts, in the space of :meth:`embed_images`: (E,) for one, (N, E) for a list."""
-        part = self._part("match")
+        part = self._part("retrieval")
         shape = shape_of(texts)
 
         def embed(chunk: list[str]) -> list[Any]:
@@ -435,10 +435,10 @@ class Blip:
         found = (vector for chunk in chunks(_each(texts), TEXT_ROWS) for vector in embed(chunk))
         return _stacked(found, shape, part)
 
-    def encode_images(self, images: Any, *, task: Task | None = None, on_error: OnError = "return") -> Any:
+    def encode_images(self, images: Any, *, task: ModelKind | None = None, on_error: OnError = "return") -> Any:
         """See images once, for many questions and texts: an :class:`EncodedImage` each, taken in place of the image.
 
-        A bundle has one image encoder per task, so ``task`` ("caption", "answer" or "match") keeps the cost to the one
+        A bundle has one image encoder per task, so ``task`` ("caption", "vqa" or "retrieval") keeps the cost to the one
         that is needed; by default an image is encoded for all.
         """
         parts = list({id(p): p for p in (self._part(t) for t in ([task] if task else self.tasks))}.values())
@@ -456,7 +456,7 @@ class Blip:
 
         return deliver(map(encode, map(_reread, _each(images))), shape, on_error)
 
-    def _part(self, task: Task) -> Runner:
+    def _part(self, task: ModelKind) -> Runner:
         """The model of a task, loaded on first use; once, whatever the number of threads that ask."""
         if task not in self._makers:
             others = " or ".join(repr(entry.name) for entry in published.serving(task)[:2])
@@ -507,9 +507,9 @@ def _pixels(pictures: Sequence[Image.Image], settings: ImageSettings) -> Tensor:
     return to_tensor(np.stack([resize(picture, settings.size) for picture in pictures]), settings)
 
 
-def _serves(task: Task) -> tuple[Task, ...]:
+def _serves(task: ModelKind) -> tuple[ModelKind, ...]:
     """What a model of one task can be used for: a pretraining checkpoint captions and matches."""
-    return ("caption", "match", "pretrain") if task == "pretrain" else (task,)
+    return ("caption", "retrieval", "pretrain") if task == "pretrain" else (task,)
 
 
 def _device(name: str) -> torch.device:

@@ -1,9 +1,9 @@
 """Where one task's model looked for each word: of a text that it matched, a caption, or a question it answered.
 
 Grad-CAM (Selvaraju et al. 2017) on cross-attention to the image's patches, as LAVIS does it for matches. What is
-explained is the ITM logit of "match"; for each word of a caption its log-probability after the words before it; for a
-question the log-probability of the answer. The words of a match and of a question are those of the image-grounded
-encoder, the words of a caption those of the decoder.
+explained is the ITM logit for "retrieval"; for each word of a caption its log-probability after the words before it;
+for a question the log-probability of the answer. The words of a match and of a question are those of the
+image-grounded encoder, the words of a caption those of the decoder.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from openblip.preprocess.text import clean_caption
 from openblip.results import Explanation
 from openblip.runner import CAPTION_WORDS, Runner
 
-Explained: TypeAlias = Literal["match", "caption", "answer"]
+Explained: TypeAlias = Literal["retrieval", "caption", "vqa"]
 EXPLAINED: tuple[Explained, ...] = get_args(Explained)
 ROWS = 16  # texts explained at a time: all attention is kept for the way back
 
@@ -40,8 +40,8 @@ class Explainer:
         self.layer = depth // 2 if layer is None else layer
         if not 0 <= self.layer < depth:
             raise InputError(f"layer is one of 0 to {depth - 1}, not {layer}")
-        if answer is not None and of != "answer":
-            raise InputError("an answer is explained with of='answer'")
+        if answer is not None and of != "vqa":
+            raise InputError("an answer is explained with of='vqa'")
         if not part.eager.differentiable:
             raise InputError("explaining needs gradients, which 8-bit layers have none of: load with precision='fp32'")
         self.part = part
@@ -50,9 +50,9 @@ class Explainer:
 
     def prepare(self, text: str | None) -> list[int]:
         """The ids that the model reads; of a caption those after the prompt, none for the model's own."""
-        if self.of == "match":
+        if self.of == "retrieval":
             return _with_words(self.part.grounded(self.part.texts([_given(text)]))[0], text)
-        if self.of == "answer":
+        if self.of == "vqa":
             return _with_words(self.part.question(_given(text)), text)
         if text is None:
             return []
@@ -64,7 +64,9 @@ class Explainer:
 
     def explain(self, state: Tensor, texts: list[str | None], rows: list[list[int]]) -> list[Explanation]:
         """One explanation per text about the image with this state (1, M, D)."""
-        return {"match": self._matches, "caption": self._captions, "answer": self._answers}[self.of](state, texts, rows)
+        return {"retrieval": self._matches, "caption": self._captions, "vqa": self._answers}[self.of](
+            state, texts, rows
+        )
 
     def _matches(self, state: Tensor, texts: list[str | None], rows: list[list[int]]) -> list[Explanation]:
         found = []

@@ -18,7 +18,7 @@ from openblip.engine.base import Engine
 from openblip.engine.eager import EagerEngine
 from openblip.errors import InputError, UnsupportedTask
 from openblip.inputs import chunks
-from openblip.model.config import Task
+from openblip.model.config import ModelKind
 from openblip.preprocess.image import ImageSettings, load_image, resize, to_tensor, whole_size
 from openblip.preprocess.text import Tokenizer, clean_caption, clean_expression, clean_question
 from openblip.preprocess.video import is_video, load_frames
@@ -52,7 +52,7 @@ class Runner:
     """One loaded model: its engine, its vocabulary and its picture size. Everything here is about one task's model."""
 
     def __init__(self, loaded: Loaded, engine: Engine, *, exact: bool = False) -> None:
-        self.task: Task = loaded.config.task
+        self.task: ModelKind = loaded.config.task
         self.config = loaded.config
         self.engine = engine
         self.image: ImageSettings = loaded.image

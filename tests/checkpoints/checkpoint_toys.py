@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from openblip.checkpoints.read import Loaded, load
 from openblip.model.build import build
-from openblip.model.config import ModelConfig, Task, TextConfig, VisionConfig
+from openblip.model.config import ModelConfig, ModelKind, TextConfig, VisionConfig
 from tests.conftest import GOLDEN
 
 VOCABULARY = GOLDEN / "vocab.txt"
@@ -35,12 +35,12 @@ def recorded(name: str) -> dict[str, Tensor]:
     return {key: value.float() if value.dtype == torch.float16 else value for key, value in tensors.items()}
 
 
-def toy_config(task: Task, *, memory_width: int | None = None) -> ModelConfig:
+def toy_config(task: ModelKind, *, memory_width: int | None = None) -> ModelConfig:
     """Widths that divide into heads of 64, all sizes different, so that nothing can be confused with anything else.
 
     The images' tokens are 128 wide and the text 64, but for grounding, where they must agree.
     """
-    wide = 64 if task == "ground" else 128
+    wide = 64 if task == "grounding" else 128
     text = TextConfig(
         vocab_size=600, width=64, depth=3, heads=1, mlp_width=80, max_positions=24, memory_width=wide, merge_from=2,
         dropout=0.1, attention_dropout=0.1, cls_id=2, sep_id=3, dec_id=598, enc_id=599,
@@ -53,7 +53,7 @@ def toy_config(task: Task, *, memory_width: int | None = None) -> ModelConfig:
 
 
 @functools.cache
-def toy_model(task: Task, *, config: ModelConfig | None = None, seed: int = 0) -> nn.Module:
+def toy_model(task: ModelKind, *, config: ModelConfig | None = None, seed: int = 0) -> nn.Module:
     """A model whose every tensor is drawn, so that no two are equal and none is at its default. Not to be changed."""
     generator = torch.Generator().manual_seed(seed)
     model = build(config or toy_config(task)).eval()

@@ -18,7 +18,7 @@ def folder(tmp_path: Path) -> Path:
     home = tmp_path / "mine"
     (home / "models" / "captioner").mkdir(parents=True)
     (home / "answers.pth").write_bytes(b"")
-    entries = {"caption": "models/captioner", "answer": "answers.pth", "match": "Salesforce/blip-itm-base-coco"}
+    entries = {"caption": "models/captioner", "vqa": "answers.pth", "retrieval": "Salesforce/blip-itm-base-coco"}
     (home / "bundle.json").write_text(json.dumps(entries))
     return home
 
@@ -28,8 +28,8 @@ def test_paths_are_relative_to_the_bundle(folder: Path, tmp_path: Path) -> None:
         found = bundle.find(name)
         assert found is not None
         assert found.locate("caption") == folder / "models" / "captioner"
-        assert found.locate("answer") == folder / "answers.pth"
-        assert found.models["match"] == "Salesforce/blip-itm-base-coco"
+        assert found.locate("vqa") == folder / "answers.pth"
+        assert found.models["retrieval"] == "Salesforce/blip-itm-base-coco"
     shutil.move(folder, tmp_path / "elsewhere")
     moved = bundle.find(tmp_path / "elsewhere")
     assert moved is not None
@@ -45,8 +45,8 @@ def test_a_relative_path_works_from_any_place(folder: Path, monkeypatch: pytest.
 
 
 def test_a_task_that_is_not_there_names_a_model_that_is(folder: Path) -> None:
-    with pytest.raises(UnsupportedTask, match=r"only for caption, answer, match; load model_base_nlvr"):
-        bundle.read(folder).locate("compare")
+    with pytest.raises(UnsupportedTask, match=r"only for caption, vqa, retrieval; load model_base_nlvr"):
+        bundle.read(folder).locate("nlvr")
     with pytest.raises(UnsupportedTask, match=r"no model for 'vision'"):
         bundle.read(folder).locate("vision")
 
@@ -54,20 +54,18 @@ def test_a_task_that_is_not_there_names_a_model_that_is(folder: Path) -> None:
 def test_published_names_are_fetched_only_when_they_are_used(folder: Path) -> None:
     found = bundle.read(folder)
     with pytest.raises(DownloadError, match="Salesforce/blip-itm-base-coco is not on this machine"):
-        found.locate("match", offline=True)
+        found.locate("retrieval", offline=True)
 
 
 def test_what_is_written_is_read_again(tmp_path: Path, folder: Path) -> None:
     target = tmp_path / "new"
     (target / "cap").mkdir(parents=True)
-    file = bundle.write(
-        target, {"caption": target / "cap", "answer": folder / "answers.pth", "compare": "model_base_nlvr"}
-    )
+    file = bundle.write(target, {"caption": target / "cap", "vqa": folder / "answers.pth", "nlvr": "model_base_nlvr"})
     assert file == target / "bundle.json"
     assert json.loads(file.read_text()) == {
         "caption": "cap",
-        "answer": str(folder / "answers.pth"),
-        "compare": "model_base_nlvr",
+        "vqa": str(folder / "answers.pth"),
+        "nlvr": "model_base_nlvr",
     }
     assert bundle.read(file).locate("caption") == target / "cap"
 
@@ -111,7 +109,7 @@ def test_the_named_bundles(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
         found = bundle.find(name)
         assert found is not None
         assert found.name == name
-        assert set(found.models) == {"caption", "answer", "match", "compare", "ground"}
+        assert set(found.models) == {"caption", "vqa", "retrieval", "nlvr", "grounding"}
     monkeypatch.chdir(tmp_path)
     (tmp_path / "base").mkdir()
     assert bundle.find("base") is None, "a folder here comes before the name"

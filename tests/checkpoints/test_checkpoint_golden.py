@@ -86,7 +86,7 @@ def test_match() -> None:
     loaded = golden("retrieval")
     model, seen = loaded.model, recorded("retrieval")
     assert isinstance(model, Matcher)
-    assert (loaded.config.task, loaded.config.embed_width) == ("match", 32)
+    assert (loaded.config.task, loaded.config.embed_width) == ("retrieval", 32)
     assert float(model.temperature) == pytest.approx(0.07)
     image = model.encode_image(seen["pixel_values"])
     close(image, seen["image_embeds"])

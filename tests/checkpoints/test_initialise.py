@@ -21,7 +21,7 @@ from openblip.model.answerer import Answerer
 from openblip.model.build import build
 from openblip.model.captioner import Captioner
 from openblip.model.comparer import Comparer
-from openblip.model.config import ModelConfig, Task
+from openblip.model.config import ModelConfig, ModelKind
 from openblip.model.grounder import Grounder
 from openblip.model.matcher import Matcher
 from openblip.model.pretrainer import Pretrainer
@@ -32,7 +32,7 @@ from tests.conftest import GOLDEN
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 
-def fresh(task: Task, like: ModelConfig | None = None, **changes: object) -> nn.Module:
+def fresh(task: ModelKind, like: ModelConfig | None = None, **changes: object) -> nn.Module:
     """A new model of the toy sizes, or of those of another configuration."""
     config = dataclasses.replace(like or toy_config(task), task=task, decoder_memory_width=None, **changes)  # type: ignore[arg-type]
     torch.manual_seed(11)
@@ -82,7 +82,7 @@ def test_a_matcher_and_an_answerer_from_pretraining() -> None:
     assert isinstance(source, Pretrainer)
     pixels, ids = torch.randn(2, 3, 48, 48), torch.randint(5, 600, (2, 7))
     image = source.encode_image(pixels)
-    matcher = fresh("match")
+    matcher = fresh("retrieval")
     report = start(matcher, source)
     assert isinstance(matcher, Matcher)
     assert not report.fresh
@@ -91,7 +91,7 @@ def test_a_matcher_and_an_answerer_from_pretraining() -> None:
     assert torch.equal(matcher.temperature, source.temperature)
     assert set(report.dropped) == {name for name in source.state_dict() if "decoder_" in name or "lm_head" in name}
 
-    answerer = fresh("answer")
+    answerer = fresh("vqa")
     report = start(answerer, source)
     assert isinstance(answerer, Answerer)
     # the question encoder is the pretrained one; the decoder reads 64-wide states, the source read 128-wide ones
@@ -105,18 +105,18 @@ def test_a_matcher_and_an_answerer_from_pretraining() -> None:
 
 
 def test_the_answer_decoder_is_whole_where_widths_agree() -> None:
-    config = dataclasses.replace(toy_config("pretrain"), vision=toy_config("ground").vision)
-    report = start(fresh("answer", config), toy_model("pretrain", config=config))
+    config = dataclasses.replace(toy_config("pretrain"), vision=toy_config("grounding").vision)
+    report = start(fresh("vqa", config), toy_model("pretrain", config=config))
     assert not report.fresh
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("task", ["pretrain", "match", "caption"])
-def test_a_comparer_of_one_image_twice_is_the_single_image_model(task: Task) -> None:
+@pytest.mark.parametrize("task", ["pretrain", "retrieval", "caption"])
+def test_a_comparer_of_one_image_twice_is_the_single_image_model(task: ModelKind) -> None:
     """Where the two attentions are merged by the mean, copies of one give what the one gave."""
-    config = toy_config("compare")
+    config = toy_config("nlvr")
     unmerged = dataclasses.replace(config, text=dataclasses.replace(config.text, merge_from=3))
-    model, source = fresh("compare", unmerged), toy_model(task)
+    model, source = fresh("nlvr", unmerged), toy_model(task)
     report = start(model, source)
     assert isinstance(model, Comparer)
     assert set(report.fresh) == {f"head.{part}.{kind}" for part in ("dense", "out") for kind in ("weight", "bias")}
@@ -126,7 +126,7 @@ def test_a_comparer_of_one_image_twice_is_the_single_image_model(task: Task) -> 
     alone = stack.encode_grounded(ids, None, image)  # type: ignore[operator, union-attr]
     both = model.text.encode_grounded(ids, None, (image, image))
     torch.testing.assert_close(both, alone, atol=1e-5, rtol=1e-5)
-    merged = start(fresh("compare"), source).fresh
+    merged = start(fresh("nlvr"), source).fresh
     assert {name for name in merged if ".merge." in name} == {
         "text.layers.2.cross_attn.merge.weight",
         "text.layers.2.cross_attn.merge.bias",
@@ -135,8 +135,8 @@ def test_a_comparer_of_one_image_twice_is_the_single_image_model(task: Task) -> 
 
 @torch.no_grad()
 def test_a_grounder_from_pretraining() -> None:
-    config = dataclasses.replace(toy_config("pretrain"), vision=toy_config("ground").vision)
-    source, model = toy_model("pretrain", config=config), fresh("ground", config)
+    config = dataclasses.replace(toy_config("pretrain"), vision=toy_config("grounding").vision)
+    source, model = toy_model("pretrain", config=config), fresh("grounding", config)
     report = start(model, source)
     assert isinstance(model, Grounder)
     assert isinstance(source, Pretrainer)
@@ -151,7 +151,7 @@ def test_a_grounder_from_pretraining() -> None:
 def test_a_file_and_a_model_give_the_same(family: str, tmp_path: Path) -> None:
     source = toy_model("pretrain")
     path = save(source, tmp_path / "source.pth" if family == "salesforce" else tmp_path / "folder", to=family)  # type: ignore[arg-type]
-    from_file, from_model, from_loaded = fresh("answer"), fresh("answer"), fresh("answer")
+    from_file, from_model, from_loaded = fresh("vqa"), fresh("vqa"), fresh("vqa")
     report = start(from_file, path)
     start(from_model, source)
     start(from_loaded, load(path, tokenizer=False))
@@ -176,7 +176,7 @@ def test_every_declared_rule_fills_all_but_what_it_names() -> None:
     """No rule leaves a tensor fresh but heads, merges and what a two-tower model alone has."""
     own = ("head.", "text.pooler.", "visual_projection.", "text_projection.", "logit_scale")
     for target, source in RULES:
-        config = dataclasses.replace(toy_config("pretrain"), vision=toy_config("ground").vision)
+        config = dataclasses.replace(toy_config("pretrain"), vision=toy_config("grounding").vision)
         report = start(fresh(target, config), toy_model(source, config=dataclasses.replace(config, task=source)))
         left = [name for name in report.fresh if ".merge." not in name and not name.startswith(own)]
         assert not left, (target, source)
@@ -186,16 +186,16 @@ def test_no_rule_no_start() -> None:
     model = fresh("caption")
     before = copy.deepcopy(model)
     with pytest.raises(
-        CheckpointError, match=r"for 'match', from which no rule leads to 'caption'; .* caption, pretrain"
+        CheckpointError, match=r"for 'retrieval', from which no rule leads to 'caption'; .* caption, pretrain"
     ):
-        initialise(model, toy_model("match"))
+        initialise(model, toy_model("retrieval"))
     assert same_state(model, before)
 
 
 def test_sizes_that_do_not_fit_change_nothing() -> None:
-    config = toy_config("match")
+    config = toy_config("retrieval")
     wider = dataclasses.replace(config, text=dataclasses.replace(config.text, mlp_width=96))
-    model = fresh("match", wider)
+    model = fresh("retrieval", wider)
     before = copy.deepcopy(model)
     with pytest.raises(CheckpointError, match=r"mlp.fc1.weight has the shape \(80, 64\) in the source, but \(96, 64\)"):
         initialise(model, toy_model("pretrain"))
@@ -308,7 +308,7 @@ def test_pretraining_starts_from_deit_and_bert(tmp_path: Path) -> None:
 
 def test_every_stack_of_vqa_starts_from_a_bare_bert(tmp_path: Path) -> None:
     path, text = bert(tmp_path, old=False, prefix="")
-    model = fresh("answer")
+    model = fresh("vqa")
     report = start(model, path)
     for stack in ("encoder", "decoder"):
         loaded = model.state_dict()[f"{stack}.layers.0.mlp.fc1.weight"]

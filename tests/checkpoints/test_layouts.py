@@ -14,7 +14,7 @@ from openblip.checkpoints import layouts
 from openblip.checkpoints.layouts import FAMILIES, TABLES, Family, hub, table
 from openblip.errors import CheckpointError
 from openblip.model.build import build
-from openblip.model.config import TASKS, Task, preset
+from openblip.model.config import MODEL_KINDS, ModelKind, preset
 from tests.checkpoints.checkpoint_toys import toy_config
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -23,7 +23,7 @@ PAIRS = [(family, task) for family in FAMILIES for task in TABLES[family]]
 
 
 @cache
-def shapes(task: Task, size: Literal["toy", "base", "large"] = "toy") -> dict[str, torch.Size]:
+def shapes(task: ModelKind, size: Literal["toy", "base", "large"] = "toy") -> dict[str, torch.Size]:
     """Our names, and shapes, at toy or a published size; at either, two depths of NLVR2's layers merge or do not."""
     config = toy_config(task) if size == "toy" else preset(task, size, image_size=384)
     return {name: tensor.shape for name, tensor in build(config, device="meta").state_dict().items()}
@@ -35,12 +35,12 @@ def test_tables_need_no_torch() -> None:
 
 
 @pytest.mark.parametrize(("family", "task"), PAIRS)
-def test_every_tensor_has_one_name_that_leads_back(family: Family, task: Task) -> None:
+def test_every_tensor_has_one_name_that_leads_back(family: Family, task: ModelKind) -> None:
     layout = table(family, task)
     written: dict[str, str] = {}
     for ours in shapes(task):
         matches = layout.theirs(ours)
-        if (family, task, ours) == ("hub", "match", "temperature"):
+        if (family, task, ours) == ("hub", "retrieval", "temperature"):
             assert matches == []  # it lives in config.json
             continue
         assert matches[0][0].kind == "name"
@@ -59,17 +59,17 @@ def test_every_tensor_has_one_name_that_leads_back(family: Family, task: Task) -
     ("family", "task", "size", "stored", "tied", "buffers"),
     [
         ("hub", "caption", "base", 471, 2, 0),
-        ("hub", "answer", "base", 787, 2, 0),
-        ("hub", "match", "base", 472, 0, 0),
+        ("hub", "vqa", "base", 787, 2, 0),
+        ("hub", "retrieval", "base", 472, 0, 0),
         ("hub", "two_tower", "base", 471, 0, 0),
         ("hub", "caption", "large", 615, 2, 0),
         ("salesforce", "caption", "base", 471, 2, 1),  # 474 with everything
         ("mmpretrain", "caption", "base", 471, 2, 1),
-        ("salesforce", "compare", "base", 150 + 4 + 6 * 34 + 6 * 36 + 4, 0, 1),
+        ("salesforce", "nlvr", "base", 150 + 4 + 6 * 34 + 6 * 36 + 4, 0, 1),
     ],
 )
 def test_counts_of_published_files(
-    family: Family, task: Task, size: Literal["base", "large"], stored: int, tied: int, buffers: int
+    family: Family, task: ModelKind, size: Literal["base", "large"], stored: int, tied: int, buffers: int
 ) -> None:
     layout = table(family, task)
     kinds = [group.kind for ours in shapes(task, size) for group, _ in layout.theirs(ours)]
@@ -78,14 +78,14 @@ def test_counts_of_published_files(
         assert sum(len(group.names) for group in layout.groups if group.kind == "constant") == buffers
 
 
-@pytest.mark.parametrize("task", ["caption", "answer", "match", "two_tower", "text", "vision"])
-def test_hub_names_are_those_of_transformers(task: Task) -> None:
+@pytest.mark.parametrize("task", ["caption", "vqa", "retrieval", "two_tower", "text", "vision"])
+def test_hub_names_are_those_of_transformers(task: ModelKind) -> None:
     import transformers as hf
 
     classes = {
         "caption": hf.BlipForConditionalGeneration,
-        "answer": hf.BlipForQuestionAnswering,
-        "match": hf.BlipForImageTextRetrieval,
+        "vqa": hf.BlipForQuestionAnswering,
+        "retrieval": hf.BlipForImageTextRetrieval,
         "two_tower": hf.BlipModel,
     }
     sizes = toy_config(task)
@@ -103,7 +103,7 @@ def test_hub_names_are_those_of_transformers(task: Task) -> None:
             more: dict[str, Any] = {"projection_dim": 32, "image_text_hidden_size": 32}
             peer = classes[task](hf.BlipConfig(text_config=text, vision_config=vision, **more))
     theirs = {name: tensor.shape for name, tensor in peer.state_dict().items()}
-    wanted = toy_config(task, memory_width=128) if task == "answer" else sizes  # as that library builds it
+    wanted = toy_config(task, memory_width=128) if task == "vqa" else sizes  # as that library builds it
     ours = {name: tensor.shape for name, tensor in build(wanted, device="meta").state_dict().items()}
     ours.pop("temperature", None)
     renamed = {hub.hub_name(task, name): shape for name, shape in ours.items()}
@@ -118,7 +118,7 @@ def test_hub_names_are_those_of_transformers(task: Task) -> None:
     [
         ("caption", "vision.blocks.11.attn.qkv", "vision_model.encoder.layers.11.self_attn.qkv"),
         (
-            "answer",
+            "vqa",
             "encoder.layers.3.self_attn.query.lora_A.default.weight",
             "text_encoder.encoder.layer.3.attention.self.query.lora_A.default.weight",
         ),
@@ -128,16 +128,16 @@ def test_hub_names_are_those_of_transformers(task: Task) -> None:
             "text_decoder.bert.encoder.layer.0.attention.self.value.base_layer.bias",
         ),
         (
-            "compare",
+            "nlvr",
             "text.layers.7.cross_attn.second.out.weight",
             "text_encoder.encoder.layer.7.crossattention.output.dense1.weight",
         ),
-        ("ground", "fusion.layers.1.mlp_norm.bias", "multimodal_encoder.encoder.layer.1.output.LayerNorm.bias"),
-        ("match", "itm_head.weight", "itm_head.weight"),
+        ("grounding", "fusion.layers.1.mlp_norm.bias", "multimodal_encoder.encoder.layer.1.output.LayerNorm.bias"),
+        ("retrieval", "itm_head.weight", "itm_head.weight"),
         ("text", "pooler.weight", "pooler.dense.weight"),
     ],
 )
-def test_names_below_a_module(task: Task, ours: str, theirs: str) -> None:
+def test_names_below_a_module(task: ModelKind, ours: str, theirs: str) -> None:
     assert hub.hub_name(task, ours) == theirs
     assert hub.our_name(task, theirs) == ours
 
@@ -168,31 +168,31 @@ def test_names_that_no_table_has() -> None:
         ),
         (
             "mmpretrain",
-            "answer",
+            "vqa",
             "multimodal_backbone.encoder.layer.0.crossattention.self.key.weight",
             "encoder.layers.0.cross_attn.key.weight",
         ),
         (
             "mmpretrain",
-            "answer",
+            "vqa",
             "vqa_head.decoder.bert.embeddings.word_embeddings.weight",
             "decoder.embeddings.word.weight",
         ),
-        ("mmpretrain", "match", "vision_neck.weight", "vision_proj.weight"),
-        ("mmpretrain", "match", "text_neck.bias", "text_proj.bias"),
-        ("mmpretrain", "match", "multimodal_head.fc.weight", "itm_head.weight"),
-        ("mmpretrain", "match", "head.queue_ptr", "queue.pointer"),
-        ("mmpretrain", "match", "vision_backbone_m.cls_token", "momentum.vision.cls_token"),
-        ("mmpretrain", "match", "head.temp", "temperature"),
-        ("mmpretrain", "compare", "head.2.bias", "head.out.bias"),
+        ("mmpretrain", "retrieval", "vision_neck.weight", "vision_proj.weight"),
+        ("mmpretrain", "retrieval", "text_neck.bias", "text_proj.bias"),
+        ("mmpretrain", "retrieval", "multimodal_head.fc.weight", "itm_head.weight"),
+        ("mmpretrain", "retrieval", "head.queue_ptr", "queue.pointer"),
+        ("mmpretrain", "retrieval", "vision_backbone_m.cls_token", "momentum.vision.cls_token"),
+        ("mmpretrain", "retrieval", "head.temp", "temperature"),
+        ("mmpretrain", "nlvr", "head.2.bias", "head.out.bias"),
         (
             "mmpretrain",
-            "compare",
+            "nlvr",
             "multimodal_backbone.encoder.layer.9.crossattention.output.merge_layer.weight",
             "text.layers.9.cross_attn.merge.weight",
         ),
-        ("salesforce", "match", "ptr_queue", "queue.pointer"),
-        ("lavis", "match", "queue_ptr", "queue.pointer"),
+        ("salesforce", "retrieval", "ptr_queue", "queue.pointer"),
+        ("lavis", "retrieval", "queue_ptr", "queue.pointer"),
         ("salesforce", "pretrain", "queue_ptr", "queue.pointer"),
         (
             "salesforce",
@@ -202,36 +202,36 @@ def test_names_that_no_table_has() -> None:
         ),
         (
             "lavis",
-            "compare",
+            "nlvr",
             "text_encoder.encoder.layer.0.crossattention.self1.query.bias",
             "text.layers.0.cross_attn.second.query.bias",
         ),
-        ("lavis", "compare", "cls_head.0.weight", "head.dense.weight"),
+        ("lavis", "nlvr", "cls_head.0.weight", "head.dense.weight"),
     ],
 )
-def test_names_in_the_pth_families(family: Family, task: Task, theirs: str, ours: str) -> None:
+def test_names_in_the_pth_families(family: Family, task: ModelKind, theirs: str, ours: str) -> None:
     match = table(family, task).ours(theirs)
     assert match is not None
     assert match[1] == ours
 
 
 def test_each_family_writes_its_own_pointer() -> None:
-    pointer = {family: table(family, "match").theirs("queue.pointer")[0][1] for family in FAMILIES[1:]}
+    pointer = {family: table(family, "retrieval").theirs("queue.pointer")[0][1] for family in FAMILIES[1:]}
     assert pointer == {"salesforce": "ptr_queue", "lavis": "queue_ptr", "mmpretrain": "head.queue_ptr"}
 
 
 def test_which_family_has_what() -> None:
-    assert set(TABLES["hub"]) == set(TASKS)
-    assert set(TABLES["salesforce"]) == set(TABLES["lavis"]) == {"caption", "answer", "match", "compare", "pretrain"}
-    assert set(TABLES["mmpretrain"]) == {"caption", "answer", "match", "compare", "ground"}
-    with pytest.raises(CheckpointError, match=r"salesforce family has no model for 'ground'.* hub and mmpretrain"):
-        table("salesforce", "ground")
+    assert set(TABLES["hub"]) == set(MODEL_KINDS)
+    assert set(TABLES["salesforce"]) == set(TABLES["lavis"]) == {"caption", "vqa", "retrieval", "nlvr", "pretrain"}
+    assert set(TABLES["mmpretrain"]) == {"caption", "vqa", "retrieval", "nlvr", "grounding"}
+    with pytest.raises(CheckpointError, match=r"salesforce family has no model for 'grounding'.* hub and mmpretrain"):
+        table("salesforce", "grounding")
     with pytest.raises(CheckpointError, match="unknown checkpoint family 'timm'"):
         layouts.table("timm", "caption")  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(("family", "task"), PAIRS)
-def test_names_tell_the_model(family: Family, task: Task) -> None:
+def test_names_tell_the_model(family: Family, task: ModelKind) -> None:
     names = [theirs for ours in shapes(task) for _, theirs in table(family, task).theirs(ours)]
     found, distance = layouts.nearest(names)
     assert (found.task, distance) == (task, 0)

@@ -9,13 +9,13 @@ import pytest
 from openblip.checkpoints import published
 from openblip.checkpoints.published import BUNDLES, PUBLISHED
 from openblip.errors import CheckpointError
-from openblip.model.config import TASKS, preset
+from openblip.model.config import MODEL_KINDS, preset
 
 
 def test_the_list_is_complete() -> None:
     counts = {family: sum(entry.family == family for entry in PUBLISHED) for family in published.FAMILIES}
     assert counts == {"hub": 8, "salesforce": 13, "lavis": 5, "mmpretrain": 5}
-    assert {entry.task for entry in PUBLISHED} == set(TASKS) - {"two_tower", "text", "vision"}
+    assert {entry.task for entry in PUBLISHED} == set(MODEL_KINDS) - {"two_tower", "text", "vision"}
 
 
 @pytest.mark.parametrize("entry", PUBLISHED, ids=lambda entry: entry.name)
@@ -88,7 +88,7 @@ def test_an_unknown_name_is_told_the_close_ones() -> None:
 
 def test_bundles_name_what_serves_the_task() -> None:
     for name, bundle in BUNDLES.items():
-        assert set(bundle) == {"caption", "answer", "match", "compare", "ground"}
+        assert set(bundle) == {"caption", "vqa", "retrieval", "nlvr", "grounding"}
         for task, model in bundle.items():
             assert published.get(model).task == task, name
     assert published.get(BUNDLES["large"]["caption"]).size == "large"

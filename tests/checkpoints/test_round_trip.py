@@ -20,7 +20,7 @@ from openblip.checkpoints.write import config_of, save
 from openblip.errors import CheckpointError, InputError
 from openblip.model.answerer import Answerer
 from openblip.model.captioner import Captioner
-from openblip.model.config import Activation, ModelConfig, Task, TextConfig
+from openblip.model.config import Activation, ModelConfig, ModelKind, TextConfig
 from openblip.model.matcher import Matcher
 from openblip.model.text import TextTransformer
 from openblip.model.two_tower import TwoTower
@@ -37,15 +37,17 @@ PAIRS = [(family, task) for family in FAMILIES for task in TABLES[family]]
 def as_written(config: ModelConfig, family: Family) -> ModelConfig:
     """What of a configuration a family can hold: the sizes of its model, and in a hub folder what is no size."""
     task, usual = config.task, ModelConfig(task=config.task)
-    text = dataclasses.replace(config.text, merge_from=config.text.merge_from if task == "compare" else 6)
+    text = dataclasses.replace(config.text, merge_from=config.text.merge_from if task == "nlvr" else 6)
     vision = config.vision
     if family != "hub":
         ids = TextConfig()
         text = dataclasses.replace(text, cls_id=ids.cls_id, sep_id=ids.sep_id, dec_id=ids.dec_id, enc_id=ids.enc_id)
-        drops = family != "mmpretrain" and task in ("answer", "compare")  # a training setting of Salesforce's code
+        drops = family != "mmpretrain" and task in ("vqa", "nlvr")  # a training setting of Salesforce's code
         vision = dataclasses.replace(vision, drop_path=0.1 if drops else 0.0)
-    has_embeddings = task in ("match", "pretrain", "two_tower") or (family == "hub" and task not in ("text", "vision"))
-    boxes = config if task == "ground" else usual
+    has_embeddings = task in ("retrieval", "pretrain", "two_tower") or (
+        family == "hub" and task not in ("text", "vision")
+    )
+    boxes = config if task == "grounding" else usual
     return dataclasses.replace(
         config,
         text=usual.text if task == "vision" else text,
@@ -57,7 +59,7 @@ def as_written(config: ModelConfig, family: Family) -> ModelConfig:
 
 
 @pytest.mark.parametrize(("family", "task"), PAIRS)
-def test_every_family_and_task(family: Family, task: Task, tmp_path: Path) -> None:
+def test_every_family_and_task(family: Family, task: ModelKind, tmp_path: Path) -> None:
     model = toy_model(task)
     path = save(model, tmp_path / ("folder" if family == "hub" else "file.pth"), to=family)
     loaded = load(path, tokenizer=False)
@@ -69,7 +71,7 @@ def test_every_family_and_task(family: Family, task: Task, tmp_path: Path) -> No
 
 
 def test_how_boxes_are_read_is_kept(tmp_path: Path) -> None:
-    model = toy_model("ground", config=dataclasses.replace(toy_config("ground"), box_reading="median"))
+    model = toy_model("grounding", config=dataclasses.replace(toy_config("grounding"), box_reading="median"))
     folder = save(model, tmp_path / "folder", to="hub")
     assert load(folder, tokenizer=False).config.box_reading == "median"
     told = json.loads((folder / "config.json").read_text())
@@ -83,7 +85,7 @@ def test_how_boxes_are_read_is_kept(tmp_path: Path) -> None:
 @pytest.mark.parametrize("family", FAMILIES)
 def test_the_width_of_the_answer_decoders_memory(family: Family, memory_width: int | None, tmp_path: Path) -> None:
     """As wide as the question states, which works, or as the image's, as transformers builds it for ViT-L."""
-    model = toy_model("answer", config=toy_config("answer", memory_width=memory_width))
+    model = toy_model("vqa", config=toy_config("vqa", memory_width=memory_width))
     loaded = load(save(model, tmp_path / ("folder" if family == "hub" else "file.pth"), to=family), tokenizer=False)
     assert same_state(loaded.model, model)
     assert loaded.config.decoder_memory_width == memory_width
@@ -107,8 +109,10 @@ def test_training_state_goes_along(target: Family, tmp_path: Path) -> None:
     assert load(save(dataclasses.replace(loaded, training={}), tmp_path / "folder"), tokenizer=False)
 
 
-@pytest.mark.parametrize(("family", "task"), [("salesforce", "ground"), ("mmpretrain", "pretrain"), ("lavis", "text")])
-def test_a_family_refuses_what_it_does_not_have(family: Family, task: Task, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("family", "task"), [("salesforce", "grounding"), ("mmpretrain", "pretrain"), ("lavis", "text")]
+)
+def test_a_family_refuses_what_it_does_not_have(family: Family, task: ModelKind, tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match=f"the {family} family has no model for '{task}'"):
         save(toy_model(task), tmp_path / "file.pth", to=family)
     assert not list(tmp_path.iterdir())
@@ -122,7 +126,7 @@ def test_what_is_no_model_of_ours(tmp_path: Path) -> None:
 # --- our folders --------------------------------------------------------------------------------------------------
 
 
-def saved(task: Task, folder: Path, **more: Any) -> Loaded:
+def saved(task: ModelKind, folder: Path, **more: Any) -> Loaded:
     save(toy_model(task), folder, tokenizer=toy_tokenizer(), **more)
     return load(folder)
 
@@ -149,8 +153,8 @@ def test_a_folder_keeps_tokenizer_prompt_and_pictures(tmp_path: Path) -> None:
 
 
 def test_a_folder_keeps_the_temperature_to_the_last_bit(tmp_path: Path) -> None:
-    loaded = saved("match", tmp_path / "one")
-    model = toy_model("match")
+    loaded = saved("retrieval", tmp_path / "one")
+    model = toy_model("retrieval")
     assert isinstance(model, Matcher)
     assert isinstance(loaded.model, Matcher)
     assert torch.equal(loaded.model.temperature, model.temperature)
@@ -231,7 +235,7 @@ def test_a_newer_format_is_refused(tmp_path: Path) -> None:
         ("vision_config", "layer_norm_eps", "small", "layer_norm_eps of config.json is 'small'; BLIP needs a number"),
         ("openblip", "drop_path", [0.1], r"drop_path of config.json is \[0.1\]; BLIP needs a number"),
         ("openblip", "prompt", 7, "prompt of config.json is 7, which is no text"),
-        ("openblip", "task", "draw", "names the task 'draw'; this OpenBLIP knows caption, answer"),
+        ("openblip", "task", "draw", "names the task 'draw'; this OpenBLIP knows caption, vqa"),
     ],
 )
 def test_a_configuration_that_makes_no_sense(
@@ -248,10 +252,10 @@ def test_a_configuration_that_makes_no_sense(
 
 # --- transformers -------------------------------------------------------------------------------------------------
 
-CLASSES: dict[Task, Any] = {
+CLASSES: dict[ModelKind, Any] = {
     "caption": hf.BlipForConditionalGeneration,
-    "answer": hf.BlipForQuestionAnswering,
-    "match": hf.BlipForImageTextRetrieval,
+    "vqa": hf.BlipForQuestionAnswering,
+    "retrieval": hf.BlipForImageTextRetrieval,
     "two_tower": hf.BlipModel,
     "text": hf.BlipTextModel,
     "vision": hf.BlipVisionModel,
@@ -269,11 +273,11 @@ MASK = torch.tensor([[1, 1, 1, 1, 1], [1, 1, 1, 0, 0]])
 
 
 @functools.cache
-def peer(task: Task, **text: Any) -> Any:
+def peer(task: ModelKind, **text: Any) -> Any:
     """A model of transformers with loud weights."""
     torch.manual_seed(3)
     model: Any
-    vision = VISION | ({"hidden_size": 32, "num_attention_heads": 2} if task == "answer" else {})
+    vision = VISION | ({"hidden_size": 32, "num_attention_heads": 2} if task == "vqa" else {})
     if task == "text":
         model = hf.BlipTextModel(hf.BlipTextConfig(**TEXT | text))
     elif task == "vision":
@@ -290,7 +294,7 @@ def peer(task: Task, **text: Any) -> Any:
 
 
 @torch.no_grad()
-def outputs(task: Task, model: Any) -> list[Tensor]:
+def outputs(task: ModelKind, model: Any) -> list[Tensor]:
     """What the peer computes, whatever the task."""
     pixels = torch.randn(2, 3, 48, 48, generator=torch.Generator().manual_seed(5))
     if task == "vision":
@@ -301,12 +305,12 @@ def outputs(task: Task, model: Any) -> list[Tensor]:
         return [model(IDS, MASK).pooler_output, grounded.last_hidden_state]
     if task == "caption":
         return [model(pixel_values=pixels, input_ids=IDS, attention_mask=MASK).logits]
-    if task == "answer":
+    if task == "vqa":
         image = model.vision_model(pixels).last_hidden_state
         states = model.text_encoder(IDS, MASK, encoder_hidden_states=image).last_hidden_state
         # that library's 5.23 passes the mask of the question by, so it is left out on either side
         return [states[MASK.bool()], model.text_decoder(IDS, MASK, encoder_hidden_states=states).logits]
-    if task == "match":
+    if task == "retrieval":
         inputs = {"input_ids": IDS, "pixel_values": pixels, "attention_mask": MASK}
         return [model(**inputs).itm_score, model(**inputs, use_itm_head=False).itm_score]
     seen = model(input_ids=IDS, pixel_values=pixels, attention_mask=MASK)
@@ -314,7 +318,7 @@ def outputs(task: Task, model: Any) -> list[Tensor]:
 
 
 @torch.no_grad()
-def our_outputs(task: Task, model: nn.Module) -> list[Tensor]:
+def our_outputs(task: ModelKind, model: nn.Module) -> list[Tensor]:
     """The same by our model."""
     pixels = torch.randn(2, 3, 48, 48, generator=torch.Generator().manual_seed(5))
     if isinstance(model, VisionTransformer):
@@ -336,13 +340,13 @@ def our_outputs(task: Task, model: nn.Module) -> list[Tensor]:
     return [nn.functional.normalize(image, dim=-1), nn.functional.normalize(text, dim=-1)]
 
 
-def agree(task: Task, ours: nn.Module, theirs: Any) -> None:
+def agree(task: ModelKind, ours: nn.Module, theirs: Any) -> None:
     for one, other in zip(our_outputs(task, ours), outputs(task, theirs), strict=True):
         torch.testing.assert_close(one, other, atol=1e-5, rtol=1e-5)
 
 
 @pytest.mark.parametrize("task", CLASSES)
-def test_folders_of_transformers_load_here(task: Task, tmp_path: Path) -> None:
+def test_folders_of_transformers_load_here(task: ModelKind, tmp_path: Path) -> None:
     theirs = peer(task)
     theirs.save_pretrained(tmp_path)
     loaded = load(tmp_path)
@@ -352,14 +356,14 @@ def test_folders_of_transformers_load_here(task: Task, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("task", CLASSES)
-def test_our_folders_load_in_transformers(task: Task, tmp_path: Path) -> None:
+def test_our_folders_load_in_transformers(task: ModelKind, tmp_path: Path) -> None:
     peer(task).save_pretrained(tmp_path / "theirs")
     model = load(tmp_path / "theirs").model
     save(model, tmp_path / "ours")
     theirs, report = CLASSES[task].from_pretrained(tmp_path / "ours", output_loading_info=True)
     assert not any(report.values()), report
     agree(task, model, theirs.eval())
-    if task in ("caption", "answer"):
+    if task in ("caption", "vqa"):
         assert theirs.generation_config.pad_token_id == 0
         assert theirs.generation_config.bos_token_id == 598
     written = theirs.config.to_dict()
@@ -371,13 +375,13 @@ def test_our_folders_load_in_transformers(task: Task, tmp_path: Path) -> None:
         }
 
 
-@pytest.mark.parametrize("task", ["compare", "ground", "pretrain", "answer"])
-def test_transformers_refuses_what_it_would_load_in_part(task: Task, tmp_path: Path) -> None:
+@pytest.mark.parametrize("task", ["nlvr", "grounding", "pretrain", "vqa"])
+def test_transformers_refuses_what_it_would_load_in_part(task: ModelKind, tmp_path: Path) -> None:
     save(toy_model(task), tmp_path)
     with pytest.raises(ValueError, match="model type `openblip`"):
         hf.AutoModel.from_pretrained(tmp_path)
-    kind: Task
-    for kind in ("caption", "answer", "match", "two_tower"):
+    kind: ModelKind
+    for kind in ("caption", "vqa", "retrieval", "two_tower"):
         with pytest.raises(Exception, match="projection_dim"):
             CLASSES[kind].from_pretrained(tmp_path)
 
@@ -416,10 +420,10 @@ def test_a_text_model_that_is_no_decoder_has_no_cross_attention(tmp_path: Path) 
 
 
 def test_sharded_folders_of_transformers(tmp_path: Path) -> None:
-    theirs = peer("match")
+    theirs = peer("retrieval")
     theirs.save_pretrained(tmp_path, max_shard_size="100KB")
     assert (tmp_path / "model.safetensors.index.json").exists()
-    agree("match", load(tmp_path).model, theirs)
+    agree("retrieval", load(tmp_path).model, theirs)
 
 
 # --- published checkpoints ----------------------------------------------------------------------------------------

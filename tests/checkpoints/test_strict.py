@@ -22,7 +22,7 @@ from openblip.checkpoints.layouts import TABLES, Family, table
 from openblip.checkpoints.read import load
 from openblip.checkpoints.write import save
 from openblip.errors import CheckpointError, ConfigError, DownloadError, InputError, UnsupportedTask
-from openblip.model.config import Task
+from openblip.model.config import ModelKind
 from tests.checkpoints.checkpoint_toys import (
     HEADS,
     VOCABULARY,
@@ -46,7 +46,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @functools.cache
-def _toy_file(folder: Path, family: Family, task: Task) -> Path:
+def _toy_file(folder: Path, family: Family, task: ModelKind) -> Path:
     """A toy checkpoint of a family, written once: a ``.pth``, or a folder."""
     name = f"{family}-{task}"
     return save(toy_model(task), folder / (name if family == "hub" else f"{name}.pth"), to=family)
@@ -61,13 +61,13 @@ def reading(path: Path, **more: Any) -> object:
     return load(path, **{"config": HEADS, "tokenizer": False, **more})
 
 
-WHAT: dict[str, tuple[Family, Task]] = {
+WHAT: dict[str, tuple[Family, ModelKind]] = {
     "caption": ("salesforce", "caption"),
-    "vqa": ("salesforce", "answer"),
-    "retrieval": ("salesforce", "match"),
+    "vqa": ("salesforce", "vqa"),
+    "retrieval": ("salesforce", "retrieval"),
     "pretrain": ("salesforce", "pretrain"),
-    "nlvr": ("salesforce", "compare"),
-    "grounding": ("mmpretrain", "ground"),
+    "nlvr": ("salesforce", "nlvr"),
+    "grounding": ("mmpretrain", "grounding"),
 }
 
 
@@ -220,7 +220,7 @@ def test_encoder_and_decoder_of_a_pretrained_model_must_share(tmp_path: Path) ->
 def test_stored_constants_are_checked(tmp_path: Path) -> None:
     for name in ("grounding_head.bbox_prob_mask", "grounding_head.target_ids", "text_encoder.embeddings.position_ids"):
         path = changed("grounding", tmp_path, lambda tensors, n=name: tensors[n][..., 5].add_(1))  # type: ignore[misc]
-        with pytest.raises(CheckpointError, match=rf"{name} is not what a model for 'ground' computes"):
+        with pytest.raises(CheckpointError, match=rf"{name} is not what a model for 'grounding' computes"):
             reading(path)
 
 
@@ -241,7 +241,7 @@ def test_each_task_refuses_every_other_and_names_it(place: Path) -> None:
     for family, stored in [(one, task) for one in families for task in TABLES[one]]:
         path = _toy_file(place, family, stored)
         for wanted in TABLES[family]:
-            if wanted != stored and (family != "hub" or wanted in ("caption", "match")):
+            if wanted != stored and (family != "hub" or wanted in ("caption", "retrieval")):
                 with pytest.raises(CheckpointError) as caught:
                     load(path, task=wanted, tokenizer=False)
                 assert f"{stored!r}" in str(caught.value).replace(str(path), ""), (family, stored, wanted)
@@ -250,13 +250,13 @@ def test_each_task_refuses_every_other_and_names_it(place: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "task", "advice"),
     [
-        ("caption", "answer", "It is a checkpoint for 'caption' .salesforce.: load it with task='caption'"),
+        ("caption", "vqa", "It is a checkpoint for 'caption' .salesforce.: load it with task='caption'"),
         ("pretrain", "caption", "It is a checkpoint for 'pretrain' .salesforce.: .*openblip.checkpoints.initialise"),
-        ("pretrain", "match", "openblip.checkpoints.initialise"),
-        ("grounding", "caption", "It is a checkpoint for 'ground' .mmpretrain.: load it"),
+        ("pretrain", "retrieval", "openblip.checkpoints.initialise"),
+        ("grounding", "caption", "It is a checkpoint for 'grounding' .mmpretrain.: load it"),
     ],
 )
-def test_the_advice(name: str, task: Task, advice: str) -> None:
+def test_the_advice(name: str, task: ModelKind, advice: str) -> None:
     with pytest.raises(CheckpointError, match=advice):
         reading(GOLDEN / f"{name}.weights.safetensors", task=task)
 
@@ -267,7 +267,7 @@ def test_the_wrong_task_is_told_before_a_vocabulary_is_looked_for(monkeypatch: p
 
     monkeypatch.setattr(fetch, "bert_vocabulary", unreachable)
     with pytest.raises(CheckpointError, match="It is a checkpoint for 'caption'"):
-        load(GOLDEN / "caption.pth", task="answer", config=HEADS)
+        load(GOLDEN / "caption.pth", task="vqa", config=HEADS)
     with pytest.raises(DownloadError):
         load(GOLDEN / "caption.pth", config=HEADS)
 
@@ -280,7 +280,7 @@ def test_lavis_classification_is_named_and_refused(tmp_path: Path) -> None:
         tensors |= {"cls_head.2.weight": torch.zeros(5, 48), "cls_head.2.bias": torch.zeros(5)}
 
     path = changed("retrieval", tmp_path, classify)
-    for task in (None, "compare"):
+    for task in (None, "nlvr"):
         with pytest.raises(CheckpointError, match=r"checkpoint for 'classification' .lavis., which has no counterpart"):
             reading(path, task=task)
 
@@ -381,10 +381,10 @@ def test_paths_that_are_no_checkpoint(tmp_path: Path) -> None:
 
 
 def test_one_task_of_a_bundle(place: Path, tmp_path: Path) -> None:
-    (tmp_path / "bundle.json").write_text(json.dumps({"match": str(_toy_file(place, "hub", "match"))}))
+    (tmp_path / "bundle.json").write_text(json.dumps({"retrieval": str(_toy_file(place, "hub", "retrieval"))}))
     for path in (tmp_path, tmp_path / "bundle.json"):
-        assert load(path, task="match", tokenizer=False).config.task == "match"
-        with pytest.raises(CheckpointError, match="is a bundle of match: say which"):
+        assert load(path, task="retrieval", tokenizer=False).config.task == "retrieval"
+        with pytest.raises(CheckpointError, match="is a bundle of retrieval: say which"):
             load(path)
         with pytest.raises(UnsupportedTask, match="no model for 'caption'"):
             load(path, task="caption")
@@ -406,8 +406,8 @@ def test_heads_are_64_wide_unless_given(place: Path) -> None:
 def test_a_whole_configuration_may_be_given(place: Path) -> None:
     path = _toy_file(place, "salesforce", "caption")
     assert load(path, tokenizer=False, config=toy_config("caption")).config == toy_config("caption")
-    with pytest.raises(CheckpointError, match=r"configuration is for 'answer', but .* for 'caption'"):
-        load(path, tokenizer=False, config=toy_config("answer"))
+    with pytest.raises(CheckpointError, match=r"configuration is for 'vqa', but .* for 'caption'"):
+        load(path, tokenizer=False, config=toy_config("vqa"))
 
 
 @pytest.mark.parametrize("config", [{"txt": {}}, {"text": {"layers": 3}}, {"vision": {"size": 3}}])
@@ -477,7 +477,7 @@ def sharded(source: Path, target: Path, *, pickled: bool) -> Path:
 
 @pytest.mark.parametrize("pickled", [False, True])
 def test_shards(pickled: bool, place: Path, tmp_path: Path) -> None:
-    source = _toy_file(place, "hub", "answer")
+    source = _toy_file(place, "hub", "vqa")
     folder = sharded(source, tmp_path / "shards", pickled=pickled)
     assert same_state(load(folder, tokenizer=False).model, load(source, tokenizer=False).model)
     index = next(folder.glob("*.index.json"))
@@ -504,7 +504,7 @@ def test_shards(pickled: bool, place: Path, tmp_path: Path) -> None:
 
 
 def test_an_old_bin_with_everything_that_was_stored_then(place: Path, tmp_path: Path) -> None:
-    source = _toy_file(place, "hub", "answer")
+    source = _toy_file(place, "hub", "vqa")
     tensors = load_file(source / "model.safetensors")
     tensors["text_decoder.cls.predictions.decoder.weight"] = tensors[
         "text_decoder.bert.embeddings.word_embeddings.weight"
@@ -521,7 +521,7 @@ def test_an_old_bin_with_everything_that_was_stored_then(place: Path, tmp_path: 
 
 
 def test_the_stored_type_never_decides_the_precision(tmp_path: Path) -> None:
-    half = save(toy_model("match"), tmp_path / "half", dtype=torch.float16)
+    half = save(toy_model("retrieval"), tmp_path / "half", dtype=torch.float16)
     stored = load_file(half / "model.safetensors")
     assert {tensor.dtype for tensor in stored.values()} == {torch.float16}
     assert json.loads((half / "config.json").read_text())["dtype"] == "float16"

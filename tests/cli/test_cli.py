@@ -20,11 +20,11 @@ from openblip.checkpoints import bundle, read, write
 from openblip.checkpoints.published import FAMILIES, PUBLISHED
 from openblip.cli import _Group, app, options
 from openblip.errors import CheckpointError
-from openblip.model.config import Task
+from openblip.model.config import ModelKind
 from openblip.preprocess.image import ImageSettings
 from tests.toys import SIZE, VOCABULARY, toy_image, toy_model, toy_tokenizer
 
-TASKS: tuple[Task, ...] = ("caption", "answer", "match")
+TASKS: tuple[ModelKind, ...] = ("caption", "vqa", "retrieval")
 HEADS = '{"vision": {"heads": 4}, "text": {"heads": 4}}'  # a .pth does not tell them; here they are not 64 wide
 SHARED = {"--model", "--device", "--engine", "--precision", "--batch-size", "--workers", "--threads", "--offline"}
 
@@ -176,8 +176,7 @@ def test_models_can_be_filtered() -> None:
     for entry in PUBLISHED:
         assert entry.name in everything
     lines = [
-        json.loads(line)
-        for line in run("models", "--json", "--task", "answer", "--family", "lavis").stdout.splitlines()
+        json.loads(line) for line in run("models", "--json", "--task", "vqa", "--family", "lavis").stdout.splitlines()
     ]
     assert [line["name"] for line in lines] == ["blip_okvqa", "blip_aokvqa"]
     assert lines[0]["names"][-1] == "blip_vqa/okvqa"
@@ -189,7 +188,7 @@ def test_models_can_be_filtered() -> None:
 
 
 @pytest.mark.parametrize("task", TASKS)
-def test_a_model_converts_through_every_family_and_back(toys: Path, tmp_path: Path, task: Task) -> None:
+def test_a_model_converts_through_every_family_and_back(toys: Path, tmp_path: Path, task: ModelKind) -> None:
     source: Path = toys / task
     for family in (*FAMILIES[1:], "hub"):
         target = tmp_path / (f"{family}.pth" if family != "hub" else "hub")

@@ -15,12 +15,12 @@ from openblip.checkpoints import bundle, write
 from openblip.cli import app
 from openblip.data.sources import open_source
 from openblip.data.sources.base import Source
-from openblip.model.config import Task
+from openblip.model.config import ModelKind
 from openblip.preprocess.image import ImageSettings
 from tests.cli.test_cli import SHARED
 from tests.toys import SIZE, toy_image, toy_model, toy_tokenizer
 
-TASKS: tuple[Task, ...] = ("caption", "answer", "match", "ground", "compare")
+TASKS: tuple[ModelKind, ...] = ("caption", "vqa", "retrieval", "grounding", "nlvr")
 
 
 def run(*arguments: str | Path) -> Result:
@@ -179,7 +179,7 @@ def test_classify(toys: Path) -> None:
 
 
 def test_explain(toys: Path, tmp_path: Path) -> None:
-    asked = ("explain", toys / "one.png", "--of", "answer", "-t", "what is it?", "--answer", "a cat", "-m", toys)
+    asked = ("explain", toys / "one.png", "--of", "vqa", "-t", "what is it?", "--answer", "a cat", "-m", toys)
     (record,) = lines(run(*asked, "--json"))
     assert (record["question"], record["text"]) == ("what is it?", "a cat")
     assert len(record["maps"]) == len(record["words"]) == 4  # type: ignore[arg-type]
@@ -190,6 +190,6 @@ def test_explain(toys: Path, tmp_path: Path) -> None:
     with Image.open(tmp_path / "own.png") as sheet:
         assert sheet.width > 100
     assert run("explain", toys / "one.png", "--of", "dance", "-m", toys).exit_code == 2
-    assert run("explain", toys / "one.png", "--of", "match", "-m", toys).exit_code == 2
+    assert run("explain", toys / "one.png", "--of", "retrieval", "-m", toys).exit_code == 2
     wrong = run("explain", toys / "one.png", toys / "more", "-t", "a cat", "--layer", "9", "-m", toys)
     assert (wrong.exit_code, len(wrong.stderr.splitlines())) == (1, 1), "told once, not for each picture"

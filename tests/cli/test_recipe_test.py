@@ -48,12 +48,12 @@ def test_it_is_eval_run(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("key", "task", "theirs"),
     [
-        ("txt_r5", "match", "i2t/retrieval/Recall@5"),
-        ("img_r10", "match", "t2i/retrieval/Recall@10"),
-        ("txt_r_mean", "match", "txt_r_mean"),
-        ("accuracy", "answer", "VQA/acc"),
-        ("accuracy", "compare", "accuracy/top1"),
-        ("mean_IoU", "ground", "visual-grounding/miou"),
+        ("txt_r5", "retrieval", "i2t/retrieval/Recall@5"),
+        ("img_r10", "retrieval", "t2i/retrieval/Recall@10"),
+        ("txt_r_mean", "retrieval", "txt_r_mean"),
+        ("accuracy", "vqa", "VQA/acc"),
+        ("accuracy", "nlvr", "accuracy/top1"),
+        ("mean_IoU", "grounding", "visual-grounding/miou"),
         ("CIDEr", "caption", "CIDEr"),
     ],
 )
@@ -62,10 +62,10 @@ def test_names_are_mmpretrain_s(key: str, task: str, theirs: str) -> None:
 
 
 def test_recalls_and_accuracies_are_percent() -> None:
-    assert their_value("txt_r1", "match", 0.5) == 50
-    assert their_value("txt_median_rank", "match", 2.0) == 2
-    assert their_value("accuracy", "answer", 0.5) == 50
-    assert their_value("accuracy", "ground", 0.5) == 0.5
+    assert their_value("txt_r1", "retrieval", 0.5) == 50
+    assert their_value("txt_median_rank", "retrieval", 2.0) == 2
+    assert their_value("accuracy", "vqa", 0.5) == 50
+    assert their_value("accuracy", "grounding", 0.5) == 0.5
     assert their_value("CIDEr", "caption", 1.3) == 1.3
 
 

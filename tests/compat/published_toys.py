@@ -49,7 +49,7 @@ def _model(entry: published.Published, seed: int) -> torch.nn.Module:
     )
     if ("blip_image_text_matching", "large") in entry.lavis:
         config = replace(config, text=replace(text, depth=8))  # block 7, which that library's example explains
-    if entry.task == "compare":
+    if entry.task == "nlvr":
         config = replace(config, text=replace(text, merge_from=6, depth=7))
     generator = torch.Generator().manual_seed(seed)
     model = build(config).eval()

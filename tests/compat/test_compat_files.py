@@ -205,8 +205,8 @@ def test_our_own_folders(tmp_path: Path) -> None:
     """What `openblip` itself writes and reads is the same folder; what only its part says is carried along."""
     for name, task in (
         ("BlipForConditionalGeneration", "caption"),
-        ("BlipForQuestionAnswering", "answer"),
-        ("BlipForImageTextRetrieval", "match"),
+        ("BlipForQuestionAnswering", "vqa"),
+        ("BlipForImageTextRetrieval", "retrieval"),
         ("BlipModel", "two_tower"),
         ("BlipTextModel", "text"),
         ("BlipVisionModel", "vision"),

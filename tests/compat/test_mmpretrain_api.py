@@ -19,14 +19,14 @@ from openblip.compat import mmpretrain_api as mm
 from openblip.compat.mmpretrain_api.base import picture
 from openblip.errors import CheckpointError, InputError, UnsupportedTask
 from openblip.model.comparer import Comparer
-from openblip.model.config import Task
+from openblip.model.config import ModelKind
 from openblip.preprocess.image import ImageSettings
 from openblip.results import Box
 from tests.toys import SIZE, toy_image, toy_model, toy_tokenizer
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
-TASKS: tuple[Task, ...] = ("caption", "answer", "match", "ground", "compare")
+TASKS: tuple[ModelKind, ...] = ("caption", "vqa", "retrieval", "grounding", "nlvr")
 
 
 @pytest.fixture(scope="module")
@@ -186,7 +186,7 @@ def test_verdicts_begin_with_cls_and_are_not_cleaned(home: Path, model: mm.Model
     left, right = paths(home)[:2]
     text = "A dog. A cat!"
     (found,) = mm.NLVRInferencer(model)((left, right, text))
-    part = model.part("compare")
+    part = model.part("nlvr")
     ids = part.tokenizer.encode([text], "cls").ids
     with torch.no_grad():
         states = part.states([part.open(left), part.open(right)])
@@ -296,7 +296,7 @@ def test_without_fast_match_the_best_are_scored_anew(
     home: Path, model: mm.Model, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     texts = ["cat", "dog", "a yellow bus", "man"]
-    part = model.part("match")
+    part = model.part("retrieval")
     cosines = model.blip.embed_texts(texts) @ model.blip.embed_images(paths(home)).T
     monkeypatch.setattr("openblip.compat.mmpretrain_api.retrieval.CANDIDATES", 3)
 
@@ -339,10 +339,10 @@ def test_a_cache_of_another_prototype_is_refused(home: Path, model: mm.Model, tm
 def test_a_retrieval_model_goes_by_its_first_input(home: Path) -> None:
     """Difference ``two-tasks``."""
     with pytest.warns(UserWarning, match="TextToImageRetrievalInferencer is taken"):
-        found = mm.inference_model(home / "match", "a cat", prototype=paths(home), topk=2)
+        found = mm.inference_model(home / "retrieval", "a cat", prototype=paths(home), topk=2)
     assert [set(match) for match in found] == [{"match_score", "sample_idx", "sample"}] * 2
     with pytest.warns(UserWarning, match="ImageToTextRetrievalInferencer is taken"):
-        found = mm.inference_model(home / "match", paths(home)[0], prototype=["a cat", "a dog"])
+        found = mm.inference_model(home / "retrieval", paths(home)[0], prototype=["a cat", "a dog"])
     assert [set(match) for match in found] == [{"match_score", "sample_idx", "text"}]
 
 

@@ -25,21 +25,21 @@ from openblip.engine.compiled import CompiledEngine
 from openblip.engine.eager import EagerEngine
 from openblip.engine.openvino import OpenVinoEngine
 from openblip.errors import ConfigError, InputError
-from openblip.model.config import Task
+from openblip.model.config import ModelKind
 from openblip.preprocess.image import ImageSettings
 from tests.toys import SIZE, toy_config, toy_image, toy_model, toy_tokenizer
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
-TASKS: tuple[Task, ...] = ("caption", "answer", "match", "pretrain")
+TASKS: tuple[ModelKind, ...] = ("caption", "vqa", "retrieval", "pretrain")
 CPU = torch.device("cpu")
 ROOT = Path(__file__).parents[2]
 ITEMS = 7
 PROMPTS = [[598, 20, 30], [598, 20], [598, 40, 50], [598, 60], [598, 61], [598, 62], [598, 63, 64]]
-Make = Callable[[Task], Engine]
+Make = Callable[[ModelKind], Engine]
 
 
-def toy(task: Task) -> torch.nn.Module:
+def toy(task: ModelKind) -> torch.nn.Module:
     """Captions and answers of different lengths: [SEP] is likely, but not at once."""
     torch.manual_seed(4)
     model = toy_model(task, seed=4)
@@ -50,7 +50,7 @@ def toy(task: Task) -> torch.nn.Module:
     return model
 
 
-def reference(task: Task) -> EagerEngine:
+def reference(task: ModelKind) -> EagerEngine:
     return EagerEngine(toy(task), CPU, torch.float32)
 
 
@@ -59,7 +59,7 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("converted")
 
 
-def vino(cache: Path, task: Task, precision: str = "fp32", **more: Any) -> OpenVinoEngine:
+def vino(cache: Path, task: ModelKind, precision: str = "fp32", **more: Any) -> OpenVinoEngine:
     return OpenVinoEngine(toy(task), toy_config(task), precision, cache=cache, key=task, **more)
 
 
@@ -103,7 +103,7 @@ def same(found: list[list[Hypothesis]], expected: list[list[Hypothesis]]) -> Non
 
 @pytest.mark.parametrize("task", ["caption", "pretrain"])
 @pytest.mark.parametrize("beams", [1, 3])
-def test_captions_are_the_same(make: Make, task: Task, beams: int) -> None:
+def test_captions_are_the_same(make: Make, task: ModelKind, beams: int) -> None:
     ours, theirs = make(task), reference(task)
     states = theirs.encode_images(pixels())
     torch.testing.assert_close(ours.encode_images(pixels()), states, rtol=0, atol=2e-5)
@@ -114,7 +114,7 @@ def test_captions_are_the_same(make: Make, task: Task, beams: int) -> None:
 
 @pytest.mark.parametrize("beams", [1, 3])
 def test_answers_are_the_same(make: Make, beams: int) -> None:
-    ours, theirs = make("answer"), reference("answer")
+    ours, theirs = make("vqa"), reference("vqa")
     states = theirs.encode_images(pixels())
     ids, mask = texts(2 * ITEMS)
     heard = theirs.encode_questions(ids, mask, states)
@@ -131,14 +131,14 @@ def test_answers_are_the_same(make: Make, beams: int) -> None:
 def test_tokens_of_several_frames_in_a_row_are_read_the_same(make: Make) -> None:
     """Videos: more tokens than a picture has, and the embedding of a mean class token."""
     ids, mask = texts(3 * ITEMS)
-    for task in ("caption", "answer", "match"):
+    for task in ("caption", "vqa", "retrieval"):
         ours, theirs = make(task), reference(task)
         frames = torch.unflatten(theirs.encode_images(pixels(count=3 * ITEMS)), 0, (ITEMS, 3))
         states = frames.flatten(1, 2)
         if task == "caption":
             same(captions(ours, 3, states), captions(theirs, 3, states))
             continue
-        if task == "answer":
+        if task == "vqa":
             found, expected = (one.encode_questions(ids, mask, one.read(states)) for one in (ours, theirs))
         else:
             found, expected = (one.match(ids, mask, states) for one in (ours, theirs))
@@ -147,8 +147,8 @@ def test_tokens_of_several_frames_in_a_row_are_read_the_same(make: Make) -> None
         torch.testing.assert_close(found, expected, rtol=0, atol=2e-5)
 
 
-@pytest.mark.parametrize("task", ["match", "pretrain"])
-def test_matches_and_embeddings_are_the_same(make: Make, task: Task) -> None:
+@pytest.mark.parametrize("task", ["retrieval", "pretrain"])
+def test_matches_and_embeddings_are_the_same(make: Make, task: ModelKind) -> None:
     ours, theirs = make(task), reference(task)
     states = theirs.encode_images(pixels())
     ids, mask = texts(3 * ITEMS)
@@ -224,11 +224,11 @@ def test_8_bit_words_are_embedded_and_scored_by_the_same_numbers() -> None:
 
 @pytest.mark.parametrize("name", ["torch", "openvino"])
 def test_8_bits_stay_near(name: str, cache: Path) -> None:
-    theirs = reference("match")
+    theirs = reference("retrieval")
     if name == "torch":
-        ours: Engine = EagerEngine(int8.quantize(toy("match")), CPU, torch.float32)
+        ours: Engine = EagerEngine(int8.quantize(toy("retrieval")), CPU, torch.float32)
     else:
-        ours = vino(cache, "match", "int8")
+        ours = vino(cache, "retrieval", "int8")
     states, expected = ours.encode_images(pixels()), theirs.encode_images(pixels())
     cosine = torch.nn.functional.cosine_similarity(ours.embed_images(states), theirs.embed_images(expected))
     assert cosine.min() >= 0.99
@@ -263,8 +263,8 @@ def chances(engine: Engine, states: Tensor, ids: Tensor) -> Tensor:
 
 
 def test_bf16_stays_near(cache: Path) -> None:
-    expected = reference("match").encode_images(pixels())
-    for ours in (EagerEngine(toy("match"), CPU, torch.bfloat16), vino(cache, "match", "bf16")):
+    expected = reference("retrieval").encode_images(pixels())
+    for ours in (EagerEngine(toy("retrieval"), CPU, torch.bfloat16), vino(cache, "retrieval", "bf16")):
         found = ours.encode_images(pixels()).float()
         assert torch.nn.functional.cosine_similarity(found.flatten(1), expected.flatten(1)).min() > 0.999
 
@@ -278,7 +278,7 @@ def test_conversions_tell_nobody(tmp_path: Path) -> None:
         import sys
         from pathlib import Path
         from tests.engine.test_engines import vino
-        vino(Path(sys.argv[1]), "match", "int8")
+        vino(Path(sys.argv[1]), "retrieval", "int8")
         assert not [name for name in sys.modules if name.startswith("openvino_telemetry.")]
     """
     command = [sys.executable, "-c", textwrap.dedent(call), str(tmp_path)]
@@ -288,11 +288,11 @@ def test_conversions_tell_nobody(tmp_path: Path) -> None:
 
 
 def test_parts_are_converted_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    first = vino(tmp_path, "match").encode_images(pixels())
+    first = vino(tmp_path, "retrieval").encode_images(pixels())
     (folder,) = tmp_path.iterdir()
     stamps = {path.name: path.stat().st_mtime_ns for path in folder.iterdir()}
     monkeypatch.setattr(openvino, "_convert", None)  # whoever converts again fails
-    torch.testing.assert_close(vino(tmp_path, "match").encode_images(pixels()), first, rtol=0, atol=0)
+    torch.testing.assert_close(vino(tmp_path, "retrieval").encode_images(pixels()), first, rtol=0, atol=0)
     assert {path.name: path.stat().st_mtime_ns for path in folder.iterdir()} == stamps
 
 
@@ -307,18 +307,18 @@ def test_a_conversion_that_fails_leaves_nothing(tmp_path: Path, monkeypatch: pyt
 
     monkeypatch.setattr(openvino, "_convert", full_disk)
     with pytest.raises(OSError, match="No space"):
-        vino(tmp_path, "match")
+        vino(tmp_path, "retrieval")
     assert list(tmp_path.iterdir()) == []
     monkeypatch.setattr(openvino, "_convert", convert)
-    assert vino(tmp_path, "match").encode_images(pixels()).shape == (ITEMS, 5, 32)
+    assert vino(tmp_path, "retrieval").encode_images(pixels()).shape == (ITEMS, 5, 32)
 
 
 def test_other_weights_sizes_precisions_or_pictures_are_other_parts() -> None:
-    config, pictures = toy_config("match"), pixels(1, 2)
+    config, pictures = toy_config("retrieval"), pixels(1, 2)
     names = {
         openvino._name("a", config, "fp32", None),
         openvino._name("b", config, "fp32", None),
-        openvino._name("a", toy_config("match", image_size=64), "fp32", None),
+        openvino._name("a", toy_config("retrieval", image_size=64), "fp32", None),
         openvino._name("a", config, "int8", None),
         openvino._name("a", config, "int8", pictures),
         openvino._name("a", config, "int8", pictures + 1),
@@ -327,7 +327,7 @@ def test_other_weights_sizes_precisions_or_pictures_are_other_parts() -> None:
 
 
 def test_the_digest_is_of_the_weights(tmp_path: Path) -> None:
-    for name, model in (("one", toy("match")), ("same", toy("match")), ("other", toy("pretrain"))):
+    for name, model in (("one", toy("retrieval")), ("same", toy("retrieval")), ("other", toy("pretrain"))):
         write.save(model, tmp_path / name, tokenizer=toy_tokenizer())
     one, equal, other = (digest(tmp_path / name) for name in ("one", "same", "other"))
     assert one == equal != other
@@ -340,10 +340,10 @@ def test_the_digest_is_of_the_weights(tmp_path: Path) -> None:
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     home = tmp_path_factory.mktemp("toy")
-    for task in ("caption", "answer", "match"):
+    for task in ("caption", "vqa", "retrieval"):
         prompt = "a picture of " if task == "caption" else None
         write.save(toy(task), home / task, tokenizer=toy_tokenizer(), image=ImageSettings(size=SIZE), prompt=prompt)
-    bundle.write(home, {task: home / task for task in ("caption", "answer", "match")})
+    bundle.write(home, {task: home / task for task in ("caption", "vqa", "retrieval")})
     return home
 
 
@@ -378,14 +378,14 @@ def test_eight_threads_give_what_one_gives(folder: Path, own_cache: Path) -> Non
 def test_calibrated_by_pictures_the_image_encoder_stays_near(own_cache: Path) -> None:
     photos = sorted((Path(__file__).parents[2] / "examples" / "photos").glob("*.jpg"))
     blip = openblip.load(
-        "pocket", task="match", engine="openvino", precision="int8", calibration=[*photos, toy_image(1)]
+        "pocket", task="retrieval", engine="openvino", precision="int8", calibration=[*photos, toy_image(1)]
     )
-    plain = openblip.load("pocket", task="match", engine="torch")
+    plain = openblip.load("pocket", task="retrieval", engine="torch")
     assert (blip.embed_images(photos) * plain.embed_images(photos)).sum(1).min() > 0.99
 
 
 def test_auto_follows_the_notes() -> None:
-    caption, compare = toy_config("caption"), toy_config("compare")
+    caption, compare = toy_config("caption"), toy_config("nlvr")
     assert choose.choose("fp32", CPU, caption) == "torch"
     assert choose.choose("int8", CPU, caption) == "openvino"
     assert choose.choose("int8", CPU, compare) == "torch"
@@ -405,17 +405,17 @@ def test_auto_follows_the_notes() -> None:
 )
 def test_what_does_not_go_together_is_refused(folder: Path, given: dict[str, Any], message: str) -> None:
     with pytest.raises(InputError, match=message):
-        openblip.load(folder / "match", **given)
+        openblip.load(folder / "retrieval", **given)
 
 
 def test_openvino_refuses_what_it_does_not_serve(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="use engine='torch'"):
-        OpenVinoEngine(toy_model("compare"), toy_config("compare"), "fp32", cache=tmp_path, key="x")
+        OpenVinoEngine(toy_model("nlvr"), toy_config("nlvr"), "fp32", cache=tmp_path, key="x")
 
 
 def test_what_openvino_does_not_serve_of_a_bundle_runs_by_the_reference(tmp_path: Path, own_cache: Path) -> None:
     """Pictures are encoded for every model of the bundle; boxes are those of plain PyTorch."""
-    tasks: tuple[Task, ...] = ("caption", "ground")
+    tasks: tuple[ModelKind, ...] = ("caption", "grounding")
     for task in tasks:
         write.save(toy_model(task), tmp_path / task, tokenizer=toy_tokenizer(), image=ImageSettings(size=SIZE))
     bundle.write(tmp_path, {task: tmp_path / task for task in tasks})

@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from openblip.checkpoints import bundle, write
-from openblip.model.config import Task
+from openblip.model.config import ModelKind
 from openblip.preprocess.settings import ImageSettings
 from tests.toys import SIZE, toy_image, toy_model, toy_tokenizer
 from tests.videos import make_video
 
-TOY_TASKS: tuple[Task, ...] = ("caption", "answer", "match", "compare")
+TOY_TASKS: tuple[ModelKind, ...] = ("caption", "vqa", "retrieval", "nlvr")
 
 
 def toy_bundle(home: Path) -> Path:

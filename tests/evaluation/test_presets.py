@@ -121,7 +121,7 @@ LONG = "A man, on a horse-back: isn't  it? " + "dog " * 60
     ],
 )
 def test_texts_to_match_are_cleaned_as_the_preset_says(blip: Blip, preset: str, cleaned: str) -> None:
-    runner = blip._part("match")
+    runner = blip._part("retrieval")
     for name in ("coco-retrieval", "flickr30k-retrieval"):
         row = protocols.find(name).preset(preset)
         assert isinstance(row, RetrievalPreset)

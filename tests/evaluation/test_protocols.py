@@ -90,7 +90,7 @@ BOXES = {
 
 
 def test_every_row_s_preset() -> None:
-    found: dict[str, dict[Any, Any]] = {"caption": {}, "answer": {}, "match": {}, "compare": {}, "ground": {}}
+    found: dict[str, dict[Any, Any]] = {"caption": {}, "vqa": {}, "retrieval": {}, "nlvr": {}, "grounding": {}}
     for name, protocol in protocols.PROTOCOLS.items():
         for preset, one in protocol.presets.items():
             row: tuple[Any, ...] = ()
@@ -116,7 +116,13 @@ def test_every_row_s_preset() -> None:
                 row = (one.max_tokens,)
                 assert one.note.startswith("no published checkpoint")
             found[protocol.task][name, preset] = (one.split, one.count, *row)
-    assert found == {"caption": CAPTIONS, "answer": ANSWERS, "match": RETRIEVAL, "compare": STATEMENTS, "ground": BOXES}
+    assert found == {
+        "caption": CAPTIONS,
+        "vqa": ANSWERS,
+        "retrieval": RETRIEVAL,
+        "nlvr": STATEMENTS,
+        "grounding": BOXES,
+    }
 
 
 def test_published_scores_are_of_published_checkpoints() -> None:

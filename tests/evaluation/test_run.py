@@ -150,7 +150,7 @@ def test_retrieval(blip: Blip, tmp_path: Path) -> None:
     found = run("flickr30k-retrieval", blip, tmp_path)
     images = [str(tmp_path / f"flickr30k-images/{n}.jpg") for n in (1, 3)]
     texts = ["dog 1", "a dog", "dog 3", "a dog"]
-    runner = blip._part("match")
+    runner = blip._part("retrieval")
     scores = two_stage.score(runner, images, two_stage.texts_as_ids(runner, texts, 30, 35), 128)
     best_texts, best_images = scores.texts_of_images.argmax(1), scores.images_of_texts.argmax(1)
     assert found.metrics["txt_r1"] == sum(best // 2 == i for i, best in enumerate(best_texts)) / 2
@@ -217,7 +217,7 @@ def test_a_lost_picture_is_left_out_of_retrieval_and_told(blip: Blip, tmp_path: 
 def test_statements_are_judged_as_one_by_one(blip: Blip, tmp_path: Path, preset: str, split: str, first: First) -> None:
     toys.nlvr(tmp_path, split)
     found = run("nlvr2", blip, tmp_path, preset=preset, out=tmp_path / "out")
-    runner = blip._part("compare")
+    runner = blip._part("nlvr")
     for pair in range(2):
         states = [runner.states([runner.open(tmp_path / split / f"{split}-8-{pair}-img{n}.png")]) for n in range(2)]
         for n in range(2):
@@ -241,7 +241,7 @@ def test_boxes_are_the_recorded_ones_and_are_scored_in_pixels(tmp_path: Path) ->
     grounder = openblip.load(
         GOLDEN / "grounding.weights.safetensors", config=config, tokenizer=GOLDEN / "vocab_grounding.txt"
     )
-    runner = grounder._part("ground")
+    runner = grounder._part("grounding")
     states = runner.engine.encode_images(seen["pixel_values"].float())
     # The recorder gave the texts as they are, comma included.
     rows = [ids[mask.bool()].tolist() for ids, mask in zip(seen["text_ids"], seen["text_mask"], strict=True)]
@@ -368,7 +368,7 @@ def test_the_published_name_of_what_was_loaded(tmp_path: Path) -> None:
     folder = toys.toy_bundle(tmp_path / "toy")
     names = {task: evaluation._checkpoint(openblip.load(folder), task) for task in openblip.load(folder).tasks}
     assert set(names.values()) == {str(folder)}, "of no published name"
-    assert evaluation._checkpoint(Blip("base", {}), "compare") == "model_base_nlvr"
+    assert evaluation._checkpoint(Blip("base", {}), "nlvr") == "model_base_nlvr"
     file = tmp_path / "model_base_caption_capfilt_large.pth"
     file.write_bytes(b"")
     assert evaluation._checkpoint(Blip(str(file), {}), "caption") == "model_base_caption_capfilt_large"

@@ -87,7 +87,7 @@ REST = [
 
 @pytest.fixture(scope="module")
 def runner(tmp_path_factory: pytest.TempPathFactory) -> Runner:
-    return openblip.load(toy_bundle(tmp_path_factory.mktemp("toy")))._part("match")
+    return openblip.load(toy_bundle(tmp_path_factory.mktemp("toy")))._part("retrieval")
 
 
 def every_pair(runner: Runner, images: list[object], texts: Texts) -> np.ndarray:

@@ -44,7 +44,7 @@ def run(name: str, blip: Blip, folder: Path, **options: Any) -> evaluation.Evalu
 @torch.inference_mode()
 def by_hand(blip: Blip, paths: list[Path], texts: list[str], k: int) -> tuple[np.ndarray, np.ndarray]:
     """``evaluation`` of the authors' eval_retrieval_video.py, one pair at a time: (videos, texts), (texts, videos)."""
-    runner = blip._part("match")
+    runner = blip._part("retrieval")
     model, tokenizer = runner.eager.model, runner.tokenizer
     cleaned = [clean_caption(text, 40) for text in texts]
     videos = []

@@ -180,7 +180,7 @@ def test_a_dialog_as_one_text() -> None:
 def test_answers_are_ranked_by_the_model_itself(blip: Blip, tmp_path: Path) -> None:
     toys.visdial(tmp_path)
     found = evaluation.run(protocols.find("visdial"), blip, tmp_path, out=tmp_path / "out")
-    part = blip._part("match")
+    part = blip._part("retrieval")
     model, tokenizer = part.eager.model, part.tokenizer
     given = {}
     for item in read(tmp_path):
@@ -217,7 +217,7 @@ def test_a_picture_that_cannot_be_read_fails_its_rounds_alone(blip: Blip, tmp_pa
 
 def test_pictures_and_texts_have_to_be_of_one_width() -> None:
     config = dataclasses.replace(
-        toy_config("match"), vision=VisionConfig(image_size=32, width=16, depth=1, heads=2, mlp_width=16)
+        toy_config("retrieval"), vision=VisionConfig(image_size=32, width=16, depth=1, heads=2, mlp_width=16)
     )
     ids = torch.zeros(1, 3, dtype=torch.long)
     with pytest.raises(ConfigError, match="one width, not 16 and 32"):

@@ -11,7 +11,7 @@ from torch import nn
 from openblip.errors import ConfigError
 from openblip.model.answerer import Answerer
 from openblip.model.build import build, count_parameters
-from openblip.model.config import ModelConfig, Task, TextConfig, VisionConfig, preset
+from openblip.model.config import ModelConfig, ModelKind, TextConfig, VisionConfig, preset
 
 Size = Literal["base", "large"]
 
@@ -23,21 +23,21 @@ Size = Literal["base", "large"]
         ("caption", "base", 384, 223_971_644),  # mmpretrain prints 223.97 M
         ("caption", "base", 480, 224_220_476),
         ("caption", "large", 384, 446_290_492),
-        ("match", "base", 224, 223_452_418),
-        ("match", "base", 384, 223_744_258),
-        ("match", "base", 480, 223_993_090),
-        ("match", "large", 384, 446_128_642),
-        ("answer", "base", 224, 360_938_300),
-        ("answer", "base", 384, 361_230_140),
-        ("answer", "base", 480, 361_478_972),  # 361.48 M
-        ("answer", "large", 384, 583_548_988),  # with the decoder memory 768 wide, as it must be
-        ("compare", "base", 384, 259_372_034),  # 259.37 M
-        ("ground", "base", 384, 498_488_636),  # 498.49 M
+        ("retrieval", "base", 224, 223_452_418),
+        ("retrieval", "base", 384, 223_744_258),
+        ("retrieval", "base", 480, 223_993_090),
+        ("retrieval", "large", 384, 446_128_642),
+        ("vqa", "base", 224, 360_938_300),
+        ("vqa", "base", 384, 361_230_140),
+        ("vqa", "base", 480, 361_478_972),  # 361.48 M
+        ("vqa", "large", 384, 583_548_988),  # with the decoder memory 768 wide, as it must be
+        ("nlvr", "base", 384, 259_372_034),  # 259.37 M
+        ("grounding", "base", 384, 498_488_636),  # 498.49 M
         ("pretrain", "base", 224, 252_441_919),
         ("pretrain", "large", 224, 474_729_023),
     ],
 )
-def test_published_counts(task: Task, size: Size, image_size: int, expected: int) -> None:
+def test_published_counts(task: ModelKind, size: Size, image_size: int, expected: int) -> None:
     assert count_parameters(build(preset(task, size, image_size), "meta")) == expected
 
 
@@ -53,16 +53,18 @@ def test_two_tower_counts(size: Size, image_size: int, expected: int) -> None:
 @pytest.mark.parametrize(
     ("task", "size", "image_size", "expected"),
     [
-        ("match", "base", 384, 447_486_979),  # mmpretrain's retrieval model, 447.49 M
-        ("match", "large", 384, 892_255_747),
+        ("retrieval", "base", 384, 447_486_979),  # mmpretrain's retrieval model, 447.49 M
+        ("retrieval", "large", 384, 892_255_747),
         ("pretrain", "base", 224, 475_892_799),
         ("pretrain", "large", 224, 920_467_007),
     ],
 )
-def test_counts_with_the_momentum_copies(task: Task, size: Size, image_size: int, expected: int) -> None:
+def test_counts_with_the_momentum_copies(task: ModelKind, size: Size, image_size: int, expected: int) -> None:
     model = build(preset(task, size, image_size), "meta")
-    twin = sum(count_parameters(part) for part in embedding_parts(preset("match", size, image_size)))
-    temperature = 1 if task == "match" else 0  # a buffer in the matcher, learned in training; the pretrainer owns it
+    twin = sum(count_parameters(part) for part in embedding_parts(preset("retrieval", size, image_size)))
+    temperature = (
+        1 if task == "retrieval" else 0
+    )  # a buffer in the matcher, learned in training; the pretrainer owns it
     assert count_parameters(model) + twin + temperature == expected
 
 
@@ -83,7 +85,7 @@ def test_image_encoder_counts(size: Size, expected: dict[int, int]) -> None:
 
 
 def test_the_library_s_large_vqa_model_can_be_built_but_not_run() -> None:
-    config = replace(preset("answer", "large", 384), decoder_memory_width=1024)
+    config = replace(preset("vqa", "large", 384), decoder_memory_width=1024)
     model = build(config, "meta")
     assert isinstance(model, Answerer)
     assert count_parameters(model) == 588_267_580
@@ -99,7 +101,7 @@ def test_the_library_s_large_vqa_model_can_be_built_but_not_run() -> None:
         lambda: TextConfig(memories=3),
         lambda: VisionConfig(image_size=8),
         lambda: ModelConfig(task="describe"),  # type: ignore[arg-type]
-        lambda: preset("ground", "large"),
+        lambda: preset("grounding", "large"),
     ],
 )
 def test_sizes_that_contradict_each_other_are_refused(wrong: object) -> None:

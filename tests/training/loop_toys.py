@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from openblip.model.build import build
 from openblip.model.captioner import Captioner
-from openblip.model.config import ModelConfig, Task
+from openblip.model.config import ModelConfig, ModelKind
 from openblip.model.pretrainer import Pretrainer
 from openblip.training.objectives.answering import Answering, AnsweringBatch
 from openblip.training.objectives.captioning import Captioning, CaptioningBatch
@@ -27,7 +27,7 @@ from tests.toys import toy_config
 WORDS = 100
 
 
-def small(task: Task, blocks: int = 1) -> ModelConfig:
+def small(task: ModelKind, blocks: int = 1) -> ModelConfig:
     """The toy configuration with one text layer and few image blocks: every further one costs time in shards."""
     config = toy_config(task)
     return dataclasses.replace(
@@ -164,13 +164,13 @@ def hardest(weights: Tensor) -> Tensor:
     return weights.argmax(1)
 
 
-_MODELS: dict[str, Task] = {
+_MODELS: dict[str, ModelKind] = {
     "caption": "caption",
-    "vqa": "answer",
-    "nlvr": "compare",
-    "grounding": "ground",
+    "vqa": "vqa",
+    "nlvr": "nlvr",
+    "grounding": "grounding",
     "pretrain": "pretrain",
-    "retrieval": "match",
+    "retrieval": "retrieval",
 }
 OBJECTIVES: dict[str, Callable[..., nn.Module]] = {
     "caption": partial(Captioning, prompt_length=1),

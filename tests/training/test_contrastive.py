@@ -180,7 +180,7 @@ def test_pretraining_is_the_plain_computation() -> None:
 
 
 def test_retrieval_is_the_plain_computation() -> None:
-    objective = Retrieval(toy("match"), queue_size=6, draw=hardest)
+    objective = Retrieval(toy("retrieval"), queue_size=6, draw=hardest)
     for owners in ([7, 3, 7, 5], [5, 7, 2, 2]):  # repeated within the batch, and in the queue
         drift(objective)
         check_against_plain(objective, retrieval_batch(owners), owners, 0.4)
@@ -204,8 +204,8 @@ def test_small_and_last_batches(count: int) -> None:
 def test_texts_of_one_image(owners: list[int]) -> None:
     """They are no negatives of each other, by any draw."""
     batch = retrieval_batch(owners)
-    check_against_plain(Retrieval(toy("match"), queue_size=8, draw=hardest), batch, owners, 0.4)
-    objective = Retrieval(toy("match"), queue_size=8)  # the multinomial draw
+    check_against_plain(Retrieval(toy("retrieval"), queue_size=8, draw=hardest), batch, owners, 0.4)
+    objective = Retrieval(toy("retrieval"), queue_size=8)  # the multinomial draw
     losses = objective(batch)
     assert all(torch.isfinite(loss) for loss in losses.values())
     assert all(torch.isfinite(g).all() for g in gradients(objective.model, total(losses)).values())
@@ -215,7 +215,7 @@ def test_losses_do_not_depend_on_padding() -> None:
     batch = retrieval_batch([1, 2, 3, 3])
     ids, mask = texts(ROWS, CLS, 35)
     padded = RetrievalBatch(pixels=batch.pixels, ids=ids, mask=mask, image_ids=batch.image_ids)
-    objective = Retrieval(toy("match"), queue_size=8, draw=hardest).eval()
+    objective = Retrieval(toy("retrieval"), queue_size=8, draw=hardest).eval()
     for name, loss in objective(batch).items():
         torch.testing.assert_close(loss, objective(padded)[name])
     pretraining = Pretraining(toy("pretrain"), queue_size=8, draw=hardest).eval()
@@ -267,7 +267,7 @@ def test_several_lm_texts_per_image() -> None:
 
 
 def test_retrieval_learns_the_temperature_of_a_matcher() -> None:
-    model = toy("match")
+    model = toy("retrieval")
     names = model.state_dict().keys()
     objective = Retrieval(model, queue_size=8)
     assert isinstance(model.temperature, nn.Parameter)
@@ -279,7 +279,7 @@ def test_retrieval_learns_the_temperature_of_a_matcher() -> None:
 
 def test_retrieval_refuses_ids_that_mean_nothing() -> None:
     with pytest.raises(InputError, match="count from 0"):
-        Retrieval(toy("match"), queue_size=8)(retrieval_batch([0, -100]))
+        Retrieval(toy("retrieval"), queue_size=8)(retrieval_batch([0, -100]))
 
 
 @pytest.mark.parametrize("floor", [0.0, 1e-4])
@@ -314,7 +314,7 @@ def test_negatives_are_drawn_by_weight() -> None:
 
 
 def test_half_precision_stays_near() -> None:
-    objective = Retrieval(toy("match"), queue_size=8, draw=hardest).eval()
+    objective = Retrieval(toy("retrieval"), queue_size=8, draw=hardest).eval()
     batch = retrieval_batch([0, 1, 2, 2])
     whole = objective(batch)
     with torch.autocast("cpu", torch.bfloat16):
@@ -408,7 +408,7 @@ GLOBAL: dict[str, Any] = {"negatives": "all", "itc_columns": "all"}
 def test_two_ranks_with_everything_shared_equal_one_global_batch(kind: str) -> None:
     pretraining = kind == "pretraining"
     batch: Any = pretraining_batch() if pretraining else retrieval_batch([4, 2, 4, 9])
-    model = toy("pretrain" if pretraining else "match")
+    model = toy("pretrain" if pretraining else "retrieval")
     options = {"queue_size": 6, "draw": hardest, **GLOBAL, **({"token_mean": "all"} if pretraining else {})}
     whole: Any = (Pretraining if pretraining else Retrieval)(model, **options)
     drift(whole)
@@ -439,7 +439,7 @@ def test_two_ranks_with_everything_shared_equal_one_global_batch(kind: str) -> N
 
 def test_two_ranks_as_published_keep_to_their_own_batch_but_share_the_queue() -> None:
     batch = retrieval_batch([4, 2, 4, 9])
-    base = Retrieval(toy("match"), queue_size=6, draw=hardest)
+    base = Retrieval(toy("retrieval"), queue_size=6, draw=hardest)
     singles = [copy.deepcopy(base)(part(batch, rank)) for rank in range(2)]
     ranks: list[Any] = [None, None]
 
@@ -459,7 +459,7 @@ def test_two_ranks_as_published_keep_to_their_own_batch_but_share_the_queue() ->
 def test_negatives_of_all_ranks_reach_a_rank_that_has_none() -> None:
     """A lone pair gets its negatives from the other process, and that process's image tower a gradient for it."""
     batch = retrieval_batch([4, 2, 4, 9])
-    base = Retrieval(toy("match"), queue_size=6)
+    base = Retrieval(toy("retrieval"), queue_size=6)
     models = [copy.deepcopy(base.model) for _ in range(2)]
 
     def work(gather: Exchange) -> dict[str, Tensor]:

@@ -110,7 +110,7 @@ def dialog_batch(length: int = 0) -> DialogBatch:
 
 
 def test_dialogs_are_the_plain_computation() -> None:
-    model, batch = toy("match"), dialog_batch()
+    model, batch = toy("retrieval"), dialog_batch()
     each = []
     for row in range(4):
         image = row // 2

@@ -13,7 +13,7 @@ import transformers
 
 from openblip.checkpoints.read import load
 from openblip.checkpoints.write import save
-from openblip.model.config import Task
+from openblip.model.config import ModelKind
 from openblip.preprocess.settings import ImageSettings
 from openblip.training import run as runs
 from openblip.training.config import Name, Recipe, from_table
@@ -24,7 +24,12 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 
 Theirs: Any = transformers
 LONG = "a brown dog runs on the green grass with a red ball " * 46  # 506 words
-STARTS: dict[str, Task] = {"caption": "caption", "pretrain": "pretrain", "retrieval": "match", "vqa": "pretrain"}
+STARTS: dict[str, ModelKind] = {
+    "caption": "caption",
+    "pretrain": "pretrain",
+    "retrieval": "retrieval",
+    "vqa": "pretrain",
+}
 
 
 @pytest.fixture(scope="module")

@@ -65,7 +65,7 @@ def test_captioning() -> None:
 
 
 def test_answering() -> None:
-    model = toy("answer")
+    model = toy("vqa")
     objective, pixels = Answering(model, smoothing=0.0), images(2)
     ids, mask = texts([[10, 11], [12], [10, 11], [12]], ENC)
     answers = [[30], [31, 32], [33, 34], [30, 35]]  # two questions about each of two images
@@ -97,7 +97,7 @@ def check_matches(model: Any, pixels: Tensor, ids: Tensor, mask: Tensor, owners:
 def test_retrieval() -> None:
     """Two texts for each of three images. With soft labels off, the floor of ITC is the entropy of its targets: a pair
     has the two texts of its image in the batch and, as the batch is always the same, again in the queue."""
-    model, pixels, owners = toy("match"), images(3), [0, 0, 1, 1, 2, 2]
+    model, pixels, owners = toy("retrieval"), images(3), [0, 0, 1, 1, 2, 2]
     ids, mask = texts([*CAPTIONS, [19], [20, 21]], CLS)
     batch = RetrievalBatch(pixels=pixels[owners], ids=ids, mask=mask, image_ids=torch.tensor(owners))
     objective = Retrieval(model, queue_size=6, momentum=0.5)
@@ -132,7 +132,7 @@ def test_pretraining() -> None:
 
 def test_comparing() -> None:
     """The same statement is true of a pair and false of the pair turned round."""
-    model, first, second = toy("compare"), images(2), images(2)
+    model, first, second = toy("nlvr"), images(2), images(2)
     ids, mask = texts([[10, 11], [12], [10, 11], [12]], ENC)
     batch = ComparingBatch(
         first=torch.cat([first, second]),
@@ -149,7 +149,7 @@ def test_comparing() -> None:
 
 def test_grounding() -> None:
     """Two expressions about each of two pictures; the box comes back as four likeliest bins, one after another."""
-    model, pixels = toy("ground", box_bins=16, box_start_id=39), images(2)
+    model, pixels = toy("grounding", box_bins=16, box_start_id=39), images(2)
     ids, mask = texts([[10, 11], [12], [10, 11], [12]], CLS)
     boxes = torch.tensor(
         [[0.0, 0.0, 10.0, 30.0], [5.0, 5.0, 30.0, 9.0], [20.0, 1.0, 31.0, 31.0], [8.0, 8.0, 20.0, 20.0]]

@@ -111,7 +111,7 @@ def test_the_recipes_of_pocket_make_what_is_bundled(name: str) -> None:
     recipe = read_recipe(RECIPES / "pocket" / f"{name}.yaml")
     models = bundle.read(bundle.POCKET).models
     shipped = {task: read.load(place).config for task, place in models.items()}
-    start = dataclasses.replace(shipped["match"], task="pretrain")
+    start = dataclasses.replace(shipped["retrieval"], task="pretrain")
     found = recipe.model.config(recipe.task, start)
     if found.task not in shipped:  # pretraining itself, and what is not bundled
         assert count_parameters(build(found, device="meta")) > 5e6
@@ -121,7 +121,7 @@ def test_the_recipes_of_pocket_make_what_is_bundled(name: str) -> None:
     for stored in (told, expected):
         assert count_parameters(build(stored, device="meta")) == count_parameters(build(expected, device="meta"))
     assert (told.vision, told.text, told.box_bins) == (expected.vision, expected.text, expected.box_bins)
-    if found.task == "ground":
+    if found.task == "grounding":
         assert found.box_start_id + 1 + found.box_bins < found.text.vocab_size
 
 

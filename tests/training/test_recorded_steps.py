@@ -117,7 +117,7 @@ def test_pretraining_lm(pretrain: Recording) -> None:
 
 @pytest.mark.parametrize("negatives", ["rank", "all"])
 def test_retrieval_step(negatives: Scope) -> None:
-    recording, draw = Recording("retrieval_train", "match", weights="retrieval"), Drawn()
+    recording, draw = Recording("retrieval_train", "retrieval", weights="retrieval"), Drawn()
     model, io, said = recording.model, recording.io, recording.json
     objective = Retrieval(
         model, queue_size=said["queue_size"], momentum=said["momentum"], negatives=negatives, draw=draw
@@ -166,7 +166,7 @@ def test_caption_step() -> None:
 
 
 def test_answer_step() -> None:
-    recording = Recording("vqa", "answer")
+    recording = Recording("vqa", "vqa")
     model, io = recording.model, recording.io
     batch = AnsweringBatch(
         pixels=io["pixel_values"],
@@ -184,7 +184,7 @@ def test_answer_step() -> None:
 
 
 def test_nlvr_step() -> None:
-    recording = Recording("nlvr", "compare")
+    recording = Recording("nlvr", "nlvr")
     model, io = recording.model, recording.io
     first, second = io["pixel_values"].chunk(2)
     batch = ComparingBatch(
@@ -197,7 +197,7 @@ def test_nlvr_step() -> None:
 
 
 def test_grounding_step() -> None:
-    recording = Recording("grounding", "ground")
+    recording = Recording("grounding", "grounding")
     model, io, said = recording.model, recording.io, recording.json
     height, width = said["img_shape_hw"]
     sizes = torch.tensor([[width, height]]).expand(len(io["boxes_xyxy"]), 2).float()
@@ -217,7 +217,7 @@ def test_grounding_step() -> None:
 
 def test_features_and_negatives_are_what_they_say() -> None:
     """The two records that objectives hand from step to step hold one row per pair."""
-    recording = Recording("retrieval_train", "match", weights="retrieval")
+    recording = Recording("retrieval_train", "retrieval", weights="retrieval")
     objective, io = Retrieval(recording.model, queue_size=24), recording.io
     tokens = objective.model.encode_image(io["pixel_values"])
     features = objective.features(io["pixel_values"], tokens, io["input_ids"], io["attention_mask"])

@@ -14,7 +14,7 @@ from torch import nn
 from openblip.checkpoints.read import load
 from openblip.checkpoints.write import save
 from openblip.errors import CheckpointError, ConfigError, InputError
-from openblip.model.config import Task
+from openblip.model.config import ModelKind
 from openblip.preprocess.settings import ImageSettings
 from openblip.training.config import MODELS, NAMES, Name, Recipe, from_table
 from openblip.training.loop import Evaluation, Progress
@@ -65,7 +65,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A hub folder for each kind of toy model."""
     folder = tmp_path_factory.mktemp("models")
-    tasks: tuple[Task, ...] = ("caption", "pretrain", "match")
+    tasks: tuple[ModelKind, ...] = ("caption", "pretrain", "retrieval")
     for task in tasks:
         prompt = "a dog " if task == "caption" else None
         save(toy_model(task), folder / task, tokenizer=toy_tokenizer(), image=ImageSettings(SIZE), prompt=prompt)
@@ -224,11 +224,11 @@ def test_lora_leaves_a_merged_model_and_an_adapter(data: Path, models: Path, tmp
 
 
 def test_lora_trains_new_heads_whole(data: Path, models: Path, tmp_path: Path) -> None:
-    result = run(recipe("nlvr", data, tmp_path / "out", start=str(models / "match"), lora={"r": 2}, epochs=1))
+    result = run(recipe("nlvr", data, tmp_path / "out", start=str(models / "retrieval"), lora={"r": 2}, epochs=1))
     trained = read_state(Checkpoints(tmp_path / "out" / "checkpoints").files()[-1])["optimizer"]
     whole = {name for name in trained if "lora" not in name}
     assert whole == {f"model.head.{part}.{kind}" for part in ("dense", "out") for kind in ("weight", "bias")}
-    assert load(result.model).config.task == "compare"
+    assert load(result.model).config.task == "nlvr"
 
 
 def test_the_average_of_the_last_checkpoints(data: Path, models: Path, tmp_path: Path) -> None:

@@ -179,7 +179,7 @@ def answering_batch(image: list[int] | None = None, questions: int = 0, answers:
 
 @pytest.mark.parametrize("image", [None, [0, 1, 0]])
 def test_answering_is_the_plain_computation(image: list[int] | None) -> None:
-    model, batch = toy("answer"), answering_batch(image)
+    model, batch = toy("vqa"), answering_batch(image)
     expected = torch.zeros(())
     for row, (question, weight) in enumerate(zip(OWNERS, WEIGHTS, strict=True)):
         picture = question if image is None else image[question]
@@ -194,13 +194,13 @@ def test_answering_is_the_plain_computation(image: list[int] | None) -> None:
 
 
 def test_answering_does_not_depend_on_padding() -> None:
-    objective = Answering(toy("answer"))
+    objective = Answering(toy("vqa"))
     one, other = objective(answering_batch())["vqa"], objective(answering_batch(None, 20, 12))["vqa"]
     torch.testing.assert_close(one, other)
 
 
 def test_answering_one_question_and_an_empty_answer() -> None:
-    model = toy("answer")
+    model = toy("vqa")
     ids, mask = texts([[10]], ENC)
     answer_ids, answer_mask = texts([[]], DEC)
     batch = AnsweringBatch(
@@ -225,7 +225,7 @@ def comparing_batch(count: int, length: int = 0) -> ComparingBatch:
 
 @pytest.mark.parametrize("count", [1, 3])
 def test_comparing_is_the_plain_computation(count: int) -> None:
-    model, batch = toy("compare"), comparing_batch(count)
+    model, batch = toy("nlvr"), comparing_batch(count)
     each = []
     for row in range(count):
         pair = tuple(model.encode_image(part[row : row + 1]) for part in (batch.first, batch.second))
@@ -245,7 +245,7 @@ BOXES = torch.tensor([[0.0, 0.0, 64.0, 48.0], [10.0, 5.0, 20.0, 47.0], [30.0, 10
 
 
 def grounder() -> Any:
-    return toy("ground", box_bins=16, box_start_id=39)
+    return toy("grounding", box_bins=16, box_start_id=39)
 
 
 def grounding_batch(image: list[int] | None = None, length: int = 0, count: int = 3) -> GroundingBatch:
@@ -309,7 +309,7 @@ def test_a_box_inside_out_is_refused(box: list[float]) -> None:
 
 def test_a_vocabulary_without_box_tokens_is_refused() -> None:
     with pytest.raises(ConfigError, match="no room for box tokens up to id 60"):
-        Grounding(toy("ground", box_bins=20, box_start_id=39))
+        Grounding(toy("grounding", box_bins=20, box_start_id=39))
 
 
 def test_generalised_iou() -> None:

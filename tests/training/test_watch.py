@@ -28,7 +28,7 @@ def no_gradients() -> Iterator[None]:
 
 def test_recall_counts_by_hand() -> None:
     """Eight texts of six images, some of them shown twice, against loops over texts and images."""
-    model: Any = toy_model("match")
+    model: Any = toy_model("retrieval")
     assert isinstance(model, Matcher)
     batch = toy_batch("retrieval")
     batch.pixels[3], batch.pixels[5] = batch.pixels[0], batch.pixels[1]  # as their ids say
@@ -101,7 +101,7 @@ def test_pictures_are_described_and_questions_answered_as_one_alone_is() -> None
     assert together == [describe(captioner, tokenizer, pixels[[n]], "a picture of ")[0] for n in range(3)]
     pretrainer: Any = toy_model("pretrain")
     assert len(describe(pretrainer, tokenizer, pixels, "")) == 3
-    answerer: Any = toy_model("answer")
+    answerer: Any = toy_model("vqa")
     questions = ["what is it?", "where is the dog in the picture?", "is it red?"]
     together = answer(answerer, tokenizer, pixels, questions)
     assert together == [answer(answerer, tokenizer, pixels[[n]], [questions[n]])[0] for n in range(3)]

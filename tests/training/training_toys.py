@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from openblip.checkpoints.layouts import table
 from openblip.checkpoints.read import load
 from openblip.model.build import build
-from openblip.model.config import ModelConfig, Task, TextConfig, VisionConfig
+from openblip.model.config import ModelConfig, ModelKind, TextConfig, VisionConfig
 from tests.conftest import GOLDEN
 
 
@@ -23,7 +23,7 @@ class Recording:
     ``state`` holds the momentum copies ("momentum.vision...") and the queues ("queue.image").
     """
 
-    def __init__(self, name: str, task: Task, weights: str | None = None) -> None:
+    def __init__(self, name: str, task: ModelKind, weights: str | None = None) -> None:
         self.json: dict[str, Any] = json.loads((GOLDEN / f"{name}.json").read_text())
         io = load_file(GOLDEN / f"{name}.io.safetensors")
         self.io = {key: value.float() if value.is_floating_point() else value for key, value in io.items()}
@@ -62,7 +62,7 @@ class Recording:
 PAD, CLS, SEP, DEC, ENC = 0, 1, 2, 3, 4
 
 
-def toy(task: Task, **changes: Any) -> Any:
+def toy(task: ModelKind, **changes: Any) -> Any:
     """A model of a few thousand parameters for 32 x 32 images, without dropout, its weights large enough to matter."""
     config = ModelConfig(
         task=task,

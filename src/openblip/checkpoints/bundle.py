@@ -2,7 +2,7 @@
 
 It is written down as ``bundle.json``, a mapping from task to model::
 
-    {"caption": "models/captioner", "answer": "Salesforce/blip-vqa-base"}
+    {"caption": "models/captioner", "vqa": "Salesforce/blip-vqa-base"}
 
 A value is a folder or file, relative to the ``bundle.json`` it stands in, or else a published name or a hub id.
 ``base`` and ``large`` are bundles of published names; ``pocket`` is the small one inside the package.
@@ -19,7 +19,7 @@ from typing import cast
 
 from openblip.checkpoints import fetch, published
 from openblip.errors import CheckpointError, UnsupportedTask
-from openblip.model.config import TASKS, Task
+from openblip.model.config import MODEL_KINDS, ModelKind
 
 FILE = "bundle.json"
 POCKET = Path(__file__).parent.parent / "pocket"
@@ -30,9 +30,9 @@ class Bundle:
     """``models`` maps a task to the absolute path or the published name of its model."""
 
     name: str
-    models: Mapping[Task, str]
+    models: Mapping[ModelKind, str]
 
-    def locate(self, task: Task, *, offline: bool | None = None) -> Path:
+    def locate(self, task: ModelKind, *, offline: bool | None = None) -> Path:
         """The local files of a task's model, fetched if need be; :class:`UnsupportedTask` if the bundle has none."""
         if task not in self.models:
             others = " or ".join(entry.name for entry in published.serving(task)[:2])
@@ -72,15 +72,17 @@ def read(path: Path) -> Bundle:
         raise CheckpointError(f"{file} is not JSON: {error}") from error
     if not isinstance(entries, dict) or not entries:
         raise CheckpointError(f'{file} must map tasks to models, as in {{"caption": "folder"}}')
-    models: dict[Task, str] = {}
+    models: dict[ModelKind, str] = {}
     for task, model in entries.items():
-        if task not in TASKS or not isinstance(model, str) or not model:
-            raise CheckpointError(f"{file}: {task!r}: {model!r} is not a task ({', '.join(TASKS)}) with its model")
-        models[cast("Task", task)] = _model(model, file)
+        if task not in MODEL_KINDS or not isinstance(model, str) or not model:
+            raise CheckpointError(
+                f"{file}: {task!r}: {model!r} is not a task ({', '.join(MODEL_KINDS)}) with its model"
+            )
+        models[cast("ModelKind", task)] = _model(model, file)
     return Bundle(str(file.parent), models)
 
 
-def write(folder: Path, models: Mapping[Task, str | Path]) -> Path:
+def write(folder: Path, models: Mapping[ModelKind, str | Path]) -> Path:
     """Write ``folder/bundle.json``, and return its path.
 
     A ``Path`` is a place on this machine; one inside the folder becomes relative, so that all can be moved as a whole.

@@ -22,7 +22,7 @@ from openblip.checkpoints.read import Loaded, examine, locate
 from openblip.checkpoints.storage import Stored, listed, read_stored
 from openblip.checkpoints.write import config_of
 from openblip.errors import CheckpointError
-from openblip.model.config import Task
+from openblip.model.config import ModelKind
 from openblip.model.vision import resize_positions
 
 
@@ -122,7 +122,7 @@ def _start(stored: Stored, layout: Table, report: InitReport) -> tuple[dict[str,
     return renamed.tensors, layout.family, {"": str(stored.path), **names}
 
 
-def _rules(target: Task, task: str, state: Mapping[str, Tensor], source: str) -> Rules:
+def _rules(target: ModelKind, task: str, state: Mapping[str, Tensor], source: str) -> Rules:
     if task == "timm":
         return {"": ["vision."] if any(name.startswith("vision.") for name in state) else [""]}
     if task == "bert":
@@ -130,7 +130,7 @@ def _rules(target: Task, task: str, state: Mapping[str, Tensor], source: str) ->
         return _from_bert(stacks, shared=any(".decoder_attn." in name for name in state))
     if target == task:
         return {"": [""]}
-    if (rules := RULES.get((target, cast(Task, task)))) is None:
+    if (rules := RULES.get((target, cast(ModelKind, task)))) is None:
         possible = [other for goal, other in RULES if goal == target]
         raise CheckpointError(
             f"{source} is for {task!r}, from which no rule leads to {target!r}; a model for {target!r} starts from "

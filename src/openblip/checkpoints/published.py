@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Literal, get_args
 
 from openblip.errors import CheckpointError
-from openblip.model.config import Task
+from openblip.model.config import ModelKind
 
 Family = Literal["hub", "salesforce", "lavis", "mmpretrain"]
 FAMILIES: tuple[Family, ...] = get_args(Family)
@@ -35,7 +35,7 @@ class Published:
 
     name: str
     family: Family
-    task: Task
+    task: ModelKind
     size: Size
     image_size: int
     address: str
@@ -59,7 +59,7 @@ class Published:
         return tuple(dict.fromkeys((self.name, *file, self.address, *self.mmpretrain, *pairs)))
 
 
-def _hub(name: str, task: Task, size: Size, data: str, note: str = "") -> Published:
+def _hub(name: str, task: ModelKind, size: Size, data: str, note: str = "") -> Published:
     address = f"Salesforce/{name}"
     return Published(
         name=address, family="hub", task=task, size=size, image_size=384, address=address, data=data, note=note
@@ -71,7 +71,7 @@ _SFR = "https://storage.googleapis.com/sfr-vision-language-research"
 
 def _salesforce(
     name: str,
-    task: Task,
+    task: ModelKind,
     size: Size,
     image_size: int,
     data: str,
@@ -92,7 +92,7 @@ def _salesforce(
     )
 
 
-def _lavis(name: str, task: Task, image_size: int, data: str, pair: tuple[str, str]) -> Published:
+def _lavis(name: str, task: ModelKind, image_size: int, data: str, pair: tuple[str, str]) -> Published:
     address = f"{_SFR}/LAVIS/models/BLIP/{name}.pth"
     return Published(
         name=name,
@@ -107,7 +107,7 @@ def _lavis(name: str, task: Task, image_size: int, data: str, pair: tuple[str, s
 
 
 def _mmpretrain(
-    name: str, file: str, task: Task, image_size: int, data: str, configs: tuple[str, ...], note: str
+    name: str, file: str, task: ModelKind, image_size: int, data: str, configs: tuple[str, ...], note: str
 ) -> Published:
     return Published(
         name=name,
@@ -131,12 +131,12 @@ PUBLISHED: tuple[Published, ...] = (
     # Hugging Face hub
     _hub("blip-image-captioning-base", "caption", "base", "COCO captions"),
     _hub("blip-image-captioning-large", "caption", "large", "COCO captions"),
-    _hub("blip-vqa-base", "answer", "base", "VQAv2", _AT_384),
-    _hub("blip-vqa-capfilt-large", "answer", "base", "VQAv2, after CapFilt-L", f"{_VIT_B}; {_AT_384}"),
-    _hub("blip-itm-base-coco", "match", "base", "COCO retrieval"),
-    _hub("blip-itm-large-coco", "match", "large", "COCO retrieval"),
-    _hub("blip-itm-base-flickr", "match", "base", "Flickr30k retrieval"),
-    _hub("blip-itm-large-flickr", "match", "large", "Flickr30k retrieval"),
+    _hub("blip-vqa-base", "vqa", "base", "VQAv2", _AT_384),
+    _hub("blip-vqa-capfilt-large", "vqa", "base", "VQAv2, after CapFilt-L", f"{_VIT_B}; {_AT_384}"),
+    _hub("blip-itm-base-coco", "retrieval", "base", "COCO retrieval"),
+    _hub("blip-itm-large-coco", "retrieval", "large", "COCO retrieval"),
+    _hub("blip-itm-base-flickr", "retrieval", "base", "Flickr30k retrieval"),
+    _hub("blip-itm-large-flickr", "retrieval", "large", "Flickr30k retrieval"),
     # salesforce/BLIP
     _salesforce("model_base_14M", "pretrain", "base", 224, "14M pairs"),
     _salesforce("model_base", "pretrain", "base", 224, "129M pairs"),
@@ -151,19 +151,25 @@ PUBLISHED: tuple[Published, ...] = (
     ),
     _salesforce("model_large", "pretrain", "large", 224, "129M pairs"),
     _salesforce(
-        "model_base_retrieval_coco", "match", "base", 384, "COCO retrieval", "", (("blip_image_text_matching", "base"),)
+        "model_base_retrieval_coco",
+        "retrieval",
+        "base",
+        384,
+        "COCO retrieval",
+        "",
+        (("blip_image_text_matching", "base"),),
     ),
     _salesforce(
         "model_large_retrieval_coco",
-        "match",
+        "retrieval",
         "large",
         384,
         "COCO retrieval",
         "",
         (("blip_image_text_matching", "large"),),
     ),
-    _salesforce("model_base_retrieval_flickr", "match", "base", 384, "Flickr30k retrieval"),
-    _salesforce("model_large_retrieval_flickr", "match", "large", 384, "Flickr30k retrieval"),
+    _salesforce("model_base_retrieval_flickr", "retrieval", "base", 384, "Flickr30k retrieval"),
+    _salesforce("model_large_retrieval_flickr", "retrieval", "large", 384, "Flickr30k retrieval"),
     _salesforce(
         "model_base_caption_capfilt_large",
         "caption",
@@ -173,23 +179,25 @@ PUBLISHED: tuple[Published, ...] = (
         f"{_VIT_B}; LAVIS starts blip_classification/base from it",
     ),
     _salesforce("model_large_caption", "caption", "large", 384, "COCO captions", "", (("blip_caption", "large_coco"),)),
-    _salesforce("model_vqa", "answer", "base", 480, "VQAv2"),
+    _salesforce("model_vqa", "vqa", "base", 480, "VQAv2"),
     _salesforce(
         "model_base_vqa_capfilt_large",
-        "answer",
+        "vqa",
         "base",
         480,
         "VQAv2, after CapFilt-L",
         _VIT_B,
         (("blip_vqa", "vqav2"),),
     ),
-    _salesforce("model_base_nlvr", "compare", "base", 384, "NLVR2", "", (("blip_nlvr", "nlvr"),)),
+    _salesforce("model_base_nlvr", "nlvr", "base", 384, "NLVR2", "", (("blip_nlvr", "nlvr"),)),
     # salesforce/LAVIS
     _lavis("blip_coco_caption_base", "caption", 384, "COCO captions, after CapFilt-L", ("blip_caption", "base_coco")),
-    _lavis("blip_coco_retrieval", "match", 384, "COCO retrieval, after CapFilt-L", ("blip_retrieval", "coco")),
-    _lavis("blip_flickr_retrieval", "match", 384, "Flickr30k retrieval, after CapFilt-L", ("blip_retrieval", "flickr")),
-    _lavis("blip_okvqa", "answer", 480, "VQAv2, then OK-VQA", ("blip_vqa", "okvqa")),
-    _lavis("blip_aokvqa", "answer", 480, "VQAv2, then A-OKVQA", ("blip_vqa", "aokvqa")),
+    _lavis("blip_coco_retrieval", "retrieval", 384, "COCO retrieval, after CapFilt-L", ("blip_retrieval", "coco")),
+    _lavis(
+        "blip_flickr_retrieval", "retrieval", 384, "Flickr30k retrieval, after CapFilt-L", ("blip_retrieval", "flickr")
+    ),
+    _lavis("blip_okvqa", "vqa", 480, "VQAv2, then OK-VQA", ("blip_vqa", "okvqa")),
+    _lavis("blip_aokvqa", "vqa", 480, "VQAv2, then A-OKVQA", ("blip_vqa", "aokvqa")),
     # open-mmlab/mmpretrain
     _mmpretrain(
         "blip-base_3rdparty_caption",
@@ -203,7 +211,7 @@ PUBLISHED: tuple[Published, ...] = (
     _mmpretrain(
         "blip-base_8xb16_refcoco",
         "blip-base_8xb16_refcoco_20230508-d2d10f4c.pth",
-        "ground",
+        "grounding",
         384,
         "RefCOCO",
         (),
@@ -212,7 +220,7 @@ PUBLISHED: tuple[Published, ...] = (
     _mmpretrain(
         "blip-base_3rdparty_vqa",
         "blip-base_3rdparty-capflit_vqa_20230505-81488941.pth",
-        "answer",
+        "vqa",
         480,
         "VQAv2, after CapFilt-L",
         ("blip-base_8xb32_vqa", "blip-base_8xb32_okvqa", "blip-base_8xb32_ocrvqa"),
@@ -221,7 +229,7 @@ PUBLISHED: tuple[Published, ...] = (
     _mmpretrain(
         "blip-base_3rdparty_retrieval",
         "blip-base_3rdparty_coco-retrieval_20230419-a1804d2c.pth",
-        "match",
+        "retrieval",
         384,
         "COCO retrieval, after CapFilt-L",
         ("blip-base_8xb32_retrieval", "blip-base_8xb32_retrieval_flickr30k"),
@@ -230,7 +238,7 @@ PUBLISHED: tuple[Published, ...] = (
     _mmpretrain(
         "blip-base_3rdparty_nlvr",
         "blip-base_3rdparty_nlvr_20230427-3b14d33f.pth",
-        "compare",
+        "nlvr",
         384,
         "NLVR2",
         ("blip-base_8xb32_nlvr",),
@@ -240,20 +248,20 @@ PUBLISHED: tuple[Published, ...] = (
 
 # What a bundle's name stands for: task -> published name. (`pocket` is not here: it is files inside the package.)
 # Only ViT-B was published for VQA, NLVR2 and RefCOCO, so both bundles name those.
-BUNDLES: Mapping[str, Mapping[Task, str]] = {
+BUNDLES: Mapping[str, Mapping[ModelKind, str]] = {
     "base": {
         "caption": "Salesforce/blip-image-captioning-base",
-        "answer": "Salesforce/blip-vqa-base",
-        "match": "Salesforce/blip-itm-base-coco",
-        "compare": "model_base_nlvr",
-        "ground": "blip-base_8xb16_refcoco",
+        "vqa": "Salesforce/blip-vqa-base",
+        "retrieval": "Salesforce/blip-itm-base-coco",
+        "nlvr": "model_base_nlvr",
+        "grounding": "blip-base_8xb16_refcoco",
     },
     "large": {
         "caption": "Salesforce/blip-image-captioning-large",
-        "answer": "Salesforce/blip-vqa-capfilt-large",
-        "match": "Salesforce/blip-itm-large-coco",
-        "compare": "model_base_nlvr",
-        "ground": "blip-base_8xb16_refcoco",
+        "vqa": "Salesforce/blip-vqa-capfilt-large",
+        "retrieval": "Salesforce/blip-itm-large-coco",
+        "nlvr": "model_base_nlvr",
+        "grounding": "blip-base_8xb16_refcoco",
     },
 }
 
@@ -303,7 +311,7 @@ def did_you_mean(name: str | tuple[str, str]) -> str:
     return f" (did you mean {' or '.join(list(close)[:3])}?)" if close else ""
 
 
-def serving(task: Task) -> tuple[Published, ...]:
+def serving(task: ModelKind) -> tuple[Published, ...]:
     """The published checkpoints of a task: what an error can name when another one was loaded."""
     return tuple(entry for entry in PUBLISHED if entry.task == task)
 

@@ -17,7 +17,7 @@ from openblip.checkpoints.layouts import Family, Table, hub_config, nearest
 from openblip.checkpoints.storage import INDEX, PICKLE, SAFETENSORS, Stored, read_json, read_stored
 from openblip.errors import CheckpointError, ConfigError, InputError
 from openblip.model.build import build
-from openblip.model.config import TASKS, ModelConfig, Task, TextConfig
+from openblip.model.config import MODEL_KINDS, ModelConfig, ModelKind, TextConfig
 from openblip.model.vision import resize_positions
 from openblip.preprocess.settings import ImageSettings
 from openblip.preprocess.text import Tokenizer
@@ -46,7 +46,7 @@ class Loaded:
 def load(
     path: str | Path,
     *,
-    task: Task | None = None,
+    task: ModelKind | None = None,
     config: ModelConfig | Mapping[str, Any] | None = None,
     tokenizer: Tokenizer | str | Path | bool | None = None,
     image: ImageSettings | None = None,
@@ -66,8 +66,8 @@ def load(
 
     The model is in evaluation mode. Raises :class:`CheckpointError` for anything missing, unknown or misshapen.
     """
-    if task is not None and task not in TASKS:
-        raise InputError(f"unknown task {task!r}; one of {', '.join(TASKS)}")
+    if task is not None and task not in MODEL_KINDS:
+        raise InputError(f"unknown task {task!r}; one of {', '.join(MODEL_KINDS)}")
     found = examine(Path(path), task, config, published_eps)
     place, described = found.stored.path, found.described
     model, notes = found.hold_to(described.config, keeps_training=training)
@@ -111,7 +111,7 @@ class Examined:
 
 def examine(
     path: Path,
-    task: Task | None = None,
+    task: ModelKind | None = None,
     config: ModelConfig | Mapping[str, Any] | None = None,
     published_eps: bool = True,
 ) -> Examined:
@@ -128,7 +128,7 @@ def examine(
 # --- what it is ---------------------------------------------------------------------------------------------------
 
 
-def locate(path: Path, task: Task | None = None) -> Path:
+def locate(path: Path, task: ModelKind | None = None) -> Path:
     """The file or folder to read: a bundle's member for ``task``, or the folder of a weight file named inside it."""
     path = path.expanduser().absolute()
     if path.name == bundle.FILE or (path / bundle.FILE).is_file():
@@ -140,7 +140,7 @@ def locate(path: Path, task: Task | None = None) -> Path:
     return path.parent if inside and (path.parent / "config.json").is_file() else path
 
 
-def identify(stored: Stored, raw: Mapping[str, Any] | None = None, task: Task | None = None) -> Table:
+def identify(stored: Stored, raw: Mapping[str, Any] | None = None, task: ModelKind | None = None) -> Table:
     """The layout of a checkpoint: that of the wanted task, else of the one its configuration or its names tell."""
     if not stored.tensors:
         raise CheckpointError(f"{stored.path} holds no tensors")
@@ -172,7 +172,7 @@ def _family(layout: Table, stored: Stored) -> Family:
         return "salesforce"
     settings = stored.beside.get("config")
     of_lavis = "scaler" in stored.beside or (isinstance(settings, Mapping) and "run" in settings)
-    return "lavis" if of_lavis or (layout.task == "match" and "queue_ptr" in stored.tensors) else "salesforce"
+    return "lavis" if of_lavis or (layout.task == "retrieval" and "queue_ptr" in stored.tensors) else "salesforce"
 
 
 # --- its configuration --------------------------------------------------------------------------------------------
@@ -185,7 +185,7 @@ def _describe(
     config: ModelConfig | Mapping[str, Any] | None,
     published_eps: bool,
 ) -> hub_config.Described:
-    task = cast(Task, renamed.table.task)
+    task = cast(ModelKind, renamed.table.task)
     given = {} if config is None or isinstance(config, ModelConfig) else config
     if raw is not None:
         known = published.identify(stored.path) if published_eps else None
@@ -210,7 +210,7 @@ def _from_shapes(
 ) -> ModelConfig:
     if isinstance(config, ModelConfig):
         return config
-    task = cast(Task, renamed.table.task)
+    task = cast(ModelKind, renamed.table.task)
     shapes = {name: tuple(tensor.shape) for name, tensor in renamed.tensors.items()}
     told = _told(stored, renamed)
     try:
@@ -233,7 +233,7 @@ def _told(stored: Stored, renamed: Renamed) -> dict[str, Any]:
         large = (
             renamed.tensors["vision.cls_token"].shape[-1] >= 1024 if "vision.cls_token" in renamed.tensors else False
         )
-        told["drop_path"] = 0.1 if large or renamed.table.task in ("answer", "compare") else 0.0
+        told["drop_path"] = 0.1 if large or renamed.table.task in ("vqa", "nlvr") else 0.0
     return told
 
 
@@ -340,7 +340,7 @@ def _fill(
 ) -> None:
     """Put the tensors in place of the model's empty ones, without a copy where type and layout are right already."""
     tensors = dict(renamed.tensors)
-    if config.task == "match" and "temperature" not in tensors:
+    if config.task == "retrieval" and "temperature" not in tensors:
         tensors["temperature"] = torch.tensor(0.07 if temperature is None else temperature)
     converted = {
         name: tensor.to(dtype).contiguous() if tensor.is_floating_point() else tensor

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from typing import Any, cast
 
 from openblip.errors import CheckpointError, ConfigError
-from openblip.model.config import ModelConfig, Task, TextConfig, VisionConfig
+from openblip.model.config import ModelConfig, ModelKind, TextConfig, VisionConfig
 
 Shapes = Mapping[str, tuple[int, ...]]
 
@@ -24,7 +24,7 @@ class Untold(Exception):  # noqa: N818 (it never leaves this package)
         self.shape = shape
 
 
-def from_shapes(task: Task, shapes: Shapes, given: Mapping[str, Any], **stored: Any) -> ModelConfig:
+def from_shapes(task: ModelKind, shapes: Shapes, given: Mapping[str, Any], **stored: Any) -> ModelConfig:
     """The configuration of a model for ``task`` whose tensors (our names) have these shapes.
 
     ``given`` are the caller's own values (see :func:`apply`), needed for what shapes cannot tell: the number of heads
@@ -37,13 +37,13 @@ def from_shapes(task: Task, shapes: Shapes, given: Mapping[str, Any], **stored: 
     more: dict[str, Any] = {"drop_path": stored.pop("drop_path", 0.0)}
     vision = dataclasses.replace(vision, **more)
     sizes: dict[str, Any] = dict(stored)
-    if task in ("match", "pretrain"):
+    if task in ("retrieval", "pretrain"):
         sizes["embed_width"] = _shape(shapes, "vision_proj.weight")[0]
     if task == "two_tower":
         sizes["embed_width"] = _shape(shapes, "visual_projection.weight")[0]
-    if task == "compare":
+    if task == "nlvr":
         sizes["classes"] = _shape(shapes, "head.out.weight")[0]
-    if task == "answer":
+    if task == "vqa":
         width = _shape(shapes, "decoder.layers.0.cross_attn.key.weight")[1]
         sizes["decoder_memory_width"] = None if width == text.width else width
     return ModelConfig(task=task, vision=vision, text=text, **sizes)
@@ -91,8 +91,8 @@ def _vision(prefix: str, shapes: Shapes, given: Mapping[str, Any]) -> VisionConf
     )
 
 
-def _text(task: Task, shapes: Shapes, given: Mapping[str, Any]) -> TextConfig:
-    prefix = {"caption": "decoder.", "answer": "encoder.", "text": ""}.get(task, "text.")
+def _text(task: ModelKind, shapes: Shapes, given: Mapping[str, Any]) -> TextConfig:
+    prefix = {"caption": "decoder.", "vqa": "encoder.", "text": ""}.get(task, "text.")
     rows, width = _shape(shapes, f"{prefix}embeddings.word.weight")
     merges = [_layer(name, f"{prefix}layers.") for name in shapes if ".cross_attn.merge." in name]
     cross = shapes.get(f"{prefix}layers.0.cross_attn.key.weight")

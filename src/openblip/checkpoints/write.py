@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from openblip.preprocess.text import Tokenizer
 
 _CONTAINER: Mapping[Family, str] = {"salesforce": "model", "lavis": "model", "mmpretrain": "state_dict"}
-_GENERATING = ("caption", "answer")
+_GENERATING = ("caption", "vqa")
 # What an older folder may hold that would speak for the new one: its shards, pickles and settings.
 _STALE = ("model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json", "processor_config.json")
 
@@ -63,7 +63,7 @@ def save(
         return path
     if path.is_file():
         raise CheckpointError(f"{path} is a file; a hub checkpoint is a folder")
-    temperature = float(state["temperature"]) if config.task == "match" else None
+    temperature = float(state["temperature"]) if config.task == "retrieval" else None
     described = hub_config.write_config(config, prompt=prompt, temperature=temperature, dtype=_dtype_name(tensors))
     _write_folder(path, config, tensors, described, tokenizer, image)
     return path

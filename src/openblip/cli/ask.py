@@ -76,7 +76,7 @@ def ask(
 
     job.run(
         work,
-        tasks=("answer",),
+        tasks=("vqa",),
         options={"questions": asked, "answers": closed, "n": num, "beams": beams, "max_tokens": max_tokens},
         table={"question": "question", "answer": "text", "probability": "probability"},
         concerns=lambda row: row.get("question") in asked or ("question" not in row and "error" in row),

@@ -108,10 +108,10 @@ def caption(
     )  # fmt: skip
     job.run(
         task,
-        tasks=("caption", "match") if scoring and not scorer else ("caption",),
+        tasks=("caption", "retrieval") if scoring and not scorer else ("caption",),
         options=decoding | {"keep": num, "scoring": scoring, "prompt_column": prompt_column, "wording": vars(wording)},
         table={"caption": "text", "logprob": "logprob"} | ({"probability": "probability"} if scoring else {}),
-        models={scorer: ("match",)} if scorer else None,
+        models={scorer: ("retrieval",)} if scorer else None,
         keep=[prompt_column] if prompt_column else [],
         asks=("prompt", prompts_of(prompt_column or "")),
         ext=ext,

@@ -56,7 +56,7 @@ def classify(
 
     job.run(
         work,
-        tasks=("match",),
+        tasks=("retrieval",),
         options={"labels": choices, "n": num, "template": template, "by": by},
         table={"label": "label", "probability": "probability"},
         concerns=lambda row: "label" in row or "error" in row,

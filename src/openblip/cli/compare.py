@@ -50,7 +50,7 @@ def compare(
 
     job.run(
         work,
-        tasks=("compare",),
+        tasks=("nlvr",),
         options={"texts": text},
         table={"text": "text", "true": "label", "probability": "probability"},
         concerns=lambda row: not text or row.get("text") in text or "error" in row,

@@ -11,7 +11,7 @@ import typer
 from openblip.checkpoints.published import FAMILIES
 from openblip.cli.options import Offline, To, prepare
 from openblip.errors import CheckpointError
-from openblip.model.config import TASKS, Task
+from openblip.model.config import MODEL_KINDS, ModelKind
 
 
 def convert(
@@ -54,8 +54,8 @@ def convert(
     """
     if to not in FAMILIES:
         raise typer.BadParameter(f"--to is one of {', '.join(FAMILIES)}, not {to!r}")
-    if task and task not in TASKS:
-        raise typer.BadParameter(f"--task is one of {', '.join(TASKS)}, not {task!r}")
+    if task and task not in MODEL_KINDS:
+        raise typer.BadParameter(f"--task is one of {', '.join(MODEL_KINDS)}, not {task!r}")
     given = _object("--config", config) if config else None
     if not overwrite and (destination.is_file() or (destination.is_dir() and any(destination.iterdir()))):
         raise CheckpointError(f"{destination} is already there; give another place, or --overwrite")
@@ -63,7 +63,7 @@ def convert(
 
     from openblip.checkpoints import bundle, fetch, read, write
 
-    wanted = cast("Task", task) or None
+    wanted = cast("ModelKind", task) or None
     found = bundle.find(source)
     if found and wanted is None:
         raise CheckpointError(f"{source} is a bundle of {', '.join(found.models)}: say which one with --task")

@@ -34,7 +34,7 @@ def embed(job: Command) -> None:
 
     job.run(
         work,
-        tasks=("match",),
+        tasks=("retrieval",),
         options={},
         table={"embedding (base64, float32)": "embedding"},
         concerns=lambda row: "embedding" in row or "error" in row,

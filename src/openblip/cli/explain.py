@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from openblip.jobs.run import Result
     from openblip.results import Explanation
 
-OF = ("match", "caption", "answer")
+OF = ("retrieval", "caption", "vqa")
 
 
 @job_command(LISTS)
@@ -41,8 +41,8 @@ def explain(
         typer.Option(
             "--of",
             metavar="WHAT",
-            show_default="match, caption without a text",
-            help="What is explained: a match, a caption, or the answer to a question.",
+            show_default="retrieval, or caption without a text",
+            help="Task to explain: retrieval (a match), caption, or vqa (the answer to a question).",
         ),
     ] = "",
     answer: Annotated[
@@ -63,9 +63,9 @@ def explain(
     Example:
       openblip explain photo.jpg -t "a man in a red coat" --draw looked.png
       openblip explain photo.jpg --of caption --draw looked.png
-      openblip explain photo.jpg --of answer -t "what is he holding?" --draw looked.png
+      openblip explain photo.jpg --of vqa -t "what is he holding?" --draw looked.png
     """
-    what = cast("Explained", choice("--of", of or ("match" if text else "caption"), OF))
+    what = cast("Explained", choice("--of", of or ("retrieval" if text else "caption"), OF))
     if what != "caption" and not text:
         raise typer.BadParameter(f"--of {what} needs a --text")
     drawings = Drawings(draw, alone=job.lone, each=len(text or [None])) if draw else None

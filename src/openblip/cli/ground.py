@@ -59,7 +59,7 @@ def ground(
     edges = ("left", "top", "right", "bottom")
     job.run(
         work,
-        tasks=("ground",),
+        tasks=("grounding",),
         options={"expressions": expression, "draw": str(draw) if draw else None},
         table={name: name for name in ("expression", *edges, "probability", *(["drawing"] if draw else []))},
         lines=lambda row: [_line(row)],

@@ -24,7 +24,7 @@ import typer
 from openblip.cli import options as o
 from openblip.cli.console import finish, print_json, print_table
 from openblip.errors import JobError
-from openblip.model.config import Task
+from openblip.model.config import ModelKind
 
 if TYPE_CHECKING:
     from openblip.blip import Blip
@@ -196,10 +196,10 @@ class Command:
         self,
         work: Work,
         *,
-        tasks: Sequence[Task],
+        tasks: Sequence[ModelKind],
         options: Mapping[str, Any],
         table: Mapping[str, str],
-        models: Mapping[str, Sequence[Task]] | None = None,
+        models: Mapping[str, Sequence[ModelKind]] | None = None,
         lines: Callable[[Row], Iterable[Sequence[object]]] | None = None,
         concerns: Callable[[Mapping[str, Any]], bool] = lambda row: True,
         keep: Sequence[str] = (),
@@ -263,7 +263,7 @@ class Command:
         return open_sink(to, SinkOptions(out, home(self.paths), self.name, existing, ext, separator, concerns, asked))
 
     def _identity(
-        self, tasks: Sequence[Task], models: Mapping[str, Sequence[Task]], options: Mapping[str, Any]
+        self, tasks: Sequence[ModelKind], models: Mapping[str, Sequence[ModelKind]], options: Mapping[str, Any]
     ) -> Identity:
         from openblip.jobs.identity import fingerprint, told
         from openblip.jobs.journal import Identity

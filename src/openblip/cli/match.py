@@ -57,7 +57,7 @@ def match(
 
     job.run(
         work,
-        tasks=("match",),
+        tasks=("retrieval",),
         options={"texts": said, "sidecar": sidecar},
         table={"text": "text", "probability": "probability", "similarity": "similarity"},
         concerns=lambda row: said is None or row.get("text") in said or "error" in row,

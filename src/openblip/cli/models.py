@@ -18,7 +18,12 @@ def models(
         typer.Argument(metavar="[WORD]", show_default=False, help="Only those with this word in one of their names."),
     ] = "",
     task: Annotated[
-        str, typer.Option("--task", metavar="TASK", help="Only caption, answer, match, compare, ground or pretrain.")
+        str,
+        typer.Option(
+            "--task",
+            metavar="TASK",
+            help="Only models of this task: caption, vqa, retrieval, nlvr, grounding or pretrain.",
+        ),
     ] = "",
     family: Annotated[
         str, typer.Option("--family", metavar="FAMILY", help="Only hub, salesforce, lavis or mmpretrain.")

@@ -88,7 +88,7 @@ def evaluate(
     from openblip.evaluation.protocols.base import need_files
 
     protocol, data = protocols.find(name), Path(settings.get("data", "data"))
-    if out is not None and out_item == "pred" and protocol.task == "match" and name != "visdial":
+    if out is not None and out_item == "pred" and protocol.task == "retrieval" and name != "visdial":
         raise typer.BadParameter("--out of retrieval takes --out-item metrics; its rankings go to --work-dir")
     need_files(protocol, data, protocol.preset(preset))
     blip = o.load(checkpoint, device, "torch", "bf16" if amp else "fp32", None, None, None, offline)
@@ -117,21 +117,21 @@ def evaluate(
 
 def their_name(key: str, task: str) -> str:
     """mmpretrain's name of a metric."""
-    if task == "match" and "_r" in key and key.rsplit("_r", 1)[1].isdigit():
+    if task == "retrieval" and "_r" in key and key.rsplit("_r", 1)[1].isdigit():
         side, k = key.rsplit("_r", 1)
         return f"{'i2t' if side == 'txt' else 't2i'}/retrieval/Recall@{k}"
     names = {
-        ("answer", "accuracy"): "VQA/acc",
-        ("compare", "accuracy"): "accuracy/top1",
-        ("ground", "accuracy"): "visual-grounding/acc",
-        ("ground", "mean_IoU"): "visual-grounding/miou",
+        ("vqa", "accuracy"): "VQA/acc",
+        ("nlvr", "accuracy"): "accuracy/top1",
+        ("grounding", "accuracy"): "visual-grounding/acc",
+        ("grounding", "mean_IoU"): "visual-grounding/miou",
     }
     return names.get((task, key), key)
 
 
 def their_value(key: str, task: str, value: float | None) -> float | None:
     """On mmpretrain's scale: accuracies and recalls in percent, captions and boxes as ours."""
-    percent = task in ("answer", "compare") or key.startswith(("txt_r", "img_r", "vid_r", "r_mean"))
+    percent = task in ("vqa", "nlvr") or key.startswith(("txt_r", "img_r", "vid_r", "r_mean"))
     return 100 * value if percent and value is not None else value
 
 

@@ -43,12 +43,12 @@ from openblip.engine.parts import (
     flat,
 )
 from openblip.errors import ConfigError, InputError
-from openblip.model.config import ModelConfig, Task, TextConfig
+from openblip.model.config import ModelConfig, ModelKind, TextConfig
 from openblip.model.layers import causal_bias, padding_bias, unseen_bias
 from openblip.model.text import LanguageHead, Memory, TextTransformer
 
 FORMAT = 3
-SERVED: tuple[Task, ...] = ("caption", "answer", "match", "pretrain")
+SERVED: tuple[ModelKind, ...] = ("caption", "vqa", "retrieval", "pretrain")
 _HINTS = {"fp32": "f32", "bf16": "bf16", "int8": "f32"}  # never left to OpenVINO, which may round fp32 by itself
 _GROUP = "128"  # inputs that share a scale where activations are rounded as they come
 
@@ -79,7 +79,7 @@ class OpenVinoEngine:
         self.device = torch.device("cpu")
         self.config = config
         self.precision = precision
-        self._room = config.answer_decoder if config.task == "answer" else config.grounded_text
+        self._room = config.answer_decoder if config.task == "vqa" else config.grounded_text
         folder = cache / _name(key, config, precision, calibration)
         _convert_all(folder, model, config, precision, calibration)
         self._parts = {path.stem: _Part(path, precision) for path in folder.glob("*.xml")}
@@ -347,19 +347,19 @@ def _modules(model: Any, config: ModelConfig) -> dict[str, _Made]:
     side, tokens, width = config.vision.image_size, config.vision.tokens, config.vision.width
     states = torch.zeros(2, tokens, width)
     parts: dict[str, _Made] = {"vision": (Vision(model.vision), (torch.zeros(2, 3, side, side),))}
-    reader = model.encoder if config.task == "answer" else model.decoder if config.task == "caption" else model.text
+    reader = model.encoder if config.task == "vqa" else model.decoder if config.task == "caption" else model.text
     parts["memory"] = (Projection(reader), (states,))
     memory = _example_memory(reader.config, tokens)
     ids, bias = torch.zeros(4, 5, dtype=torch.long), torch.zeros(4, 1, 1, 5)
     if config.task in ("caption", "pretrain"):
         parts["step"] = _step(reader, model.lm_head, memory)
-    if config.task == "answer":
+    if config.task == "vqa":
         heard = _example_memory(model.decoder.config, 5)
         parts["grounded"] = (Grounded(reader), (ids, bias, *memory))
         parts["heard"] = (Projection(model.decoder), (torch.zeros(2, 5, config.text.width),))
         parts["step"] = _step(model.decoder, model.lm_head, heard)
         parts["packed"] = _packed(model.decoder, model.lm_head, heard)
-    if config.task in ("match", "pretrain"):
+    if config.task in ("retrieval", "pretrain"):
         parts["match"] = (Match(model), (ids, bias, *memory))
         parts["text_embedding"] = (TextEmbedding(model), (ids, bias))
         parts["image_embedding"] = (ImageEmbedding(model), (states[:, :1],))

@@ -29,7 +29,7 @@ from openblip.evaluation.protocols.visdial import DialogPreset
 from openblip.evaluation.tasks import answers, captions, compare, dialogs, ground, retrieval, videos
 from openblip.evaluation.tasks.base import Evaluated, Notify, Predict, Predicted
 from openblip.jobs.identity import fingerprint
-from openblip.model.config import Task
+from openblip.model.config import ModelKind
 
 __all__ = ["METRICS", "PREDICTIONS", "Evaluated", "comparison", "evaluate", "own_items", "run", "run_own"]
 
@@ -141,7 +141,7 @@ def run_own(
     """Evaluate a model on one's own pictures with captions, or with questions and answers."""
     items, settings = own_items(source, kind)
     items = items[:limit] if limit is not None else items
-    tasks: dict[type, Task] = {CaptionPreset: "caption", AnswerPreset: "answer", RetrievalPreset: "match"}
+    tasks: dict[type, ModelKind] = {CaptionPreset: "caption", AnswerPreset: "vqa", RetrievalPreset: "retrieval"}
     key = {"benchmark": "own", **_model(blip, tasks[type(settings)], out), **_settings(settings)}
     found = evaluate(blip, items, settings, data=Path(), key=key, out=out, java=java, notify=notify)
     made = list(found.files)
@@ -194,7 +194,7 @@ def _ours(name: str, value: float | None) -> str:
     return f" (ours {value:g})" if name == videos.MEDIAN else f" (ours {100 * value:.2f})"
 
 
-def _model(blip: Blip, task: Task, out: Path | None) -> dict[str, str]:
+def _model(blip: Blip, task: ModelKind, out: Path | None) -> dict[str, str]:
     """What predicts; where predictions are kept, by the content of its files, as those in a folder may change.
 
     Engines that compute in fp32 say the same. Others differ a little, so that theirs are not to be mixed.
@@ -207,7 +207,7 @@ def _model(blip: Blip, task: Task, out: Path | None) -> dict[str, str]:
     return named
 
 
-def _checkpoint(blip: Blip, task: Task) -> str:
+def _checkpoint(blip: Blip, task: ModelKind) -> str:
     """What a model is called: the published name of a file, a folder or a bundle's member, if it has one, or its own.
 
     A file that exists comes before a published name, as in loading.

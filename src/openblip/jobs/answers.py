@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 from openblip.errors import OpenBlipError
 from openblip.jobs.items import Item
-from openblip.model.config import Task
+from openblip.model.config import ModelKind
 
 if TYPE_CHECKING:
     from openblip.blip import Blip
@@ -25,7 +25,7 @@ def answers_of(
     def call(images: Any, texts: str | list[str]) -> Any:
         return blip.ask(images, texts, **options)
 
-    for found in _each(blip, items, questions, "answer", call, frame):
+    for found in _each(blip, items, questions, "vqa", call, frame):
         several = isinstance(found, OpenBlipError) or options.get("n", 1) > 1
         yield found if several else [[one] for one in found]
 
@@ -34,10 +34,12 @@ def boxes_of(
     blip: Blip, items: Iterator[Item], expressions: Sequence[str], *, frame: int = 0
 ) -> Iterator[list[Box] | OpenBlipError]:
     """For each item, for each expression, where that is."""
-    return _each(blip, items, expressions, "ground", blip.ground, frame)
+    return _each(blip, items, expressions, "grounding", blip.ground, frame)
 
 
-def _each(blip: Blip, items: Iterator[Item], texts: Sequence[str], task: Task, call: Call, frame: int) -> Iterator[Any]:
+def _each(
+    blip: Blip, items: Iterator[Item], texts: Sequence[str], task: ModelKind, call: Call, frame: int
+) -> Iterator[Any]:
     """For each item the results of ``call`` about all texts, or an error."""
     if len(texts) == 1:  # the way that streams
         for found in call((item.source(frame) for item in items), texts[0]):

@@ -81,7 +81,7 @@ def _scored(
     """The captions of a batch in the order that the matcher likes them; each picture is seen once."""
     good = [item for item, found in batch if isinstance(found, list)]
     seen: dict[Item, Any] = dict(
-        zip(good, matcher.encode_images([i.source(frame) for i in good], task="match"), strict=True)
+        zip(good, matcher.encode_images([i.source(frame) for i in good], task="retrieval"), strict=True)
     )
     pairs = [
         (seen[item], one.text)

@@ -15,14 +15,14 @@ from typing import Any
 from openblip.checkpoints import bundle, fetch
 from openblip.errors import JobError, UnsupportedTask
 from openblip.jobs.files import replacing
-from openblip.model.config import Task
+from openblip.model.config import ModelKind
 
 _SMALL = 1 << 20
 _FILES = (".json", ".txt", ".safetensors", ".bin", ".pth", ".pt")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
-def fingerprint(model: str, tasks: Iterable[Task], *, offline: bool | None = None) -> dict[str, str]:
+def fingerprint(model: str, tasks: Iterable[ModelKind], *, offline: bool | None = None) -> dict[str, str]:
     """For each task a hash of the files that serve it: of weights, configuration, vocabulary and picture settings.
 
     Downloads what is missing, as loading would. The same files give the same hash wherever they lie.

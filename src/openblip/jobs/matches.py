@@ -30,7 +30,7 @@ def matches_beside(blip: Blip, items: Iterator[Item], suffix: str, *, frame: int
     while batch := list(islice(items, blip.batch_size)):
         told = [_beside(item, suffix) for item in batch]
         good = [item for item, texts in zip(batch, told, strict=True) if isinstance(texts, list)]
-        seen = dict(zip(good, blip.encode_images([i.source(frame) for i in good], task="match"), strict=True))
+        seen = dict(zip(good, blip.encode_images([i.source(frame) for i in good], task="retrieval"), strict=True))
         pairs = [
             (seen[item], text)
             for item, texts in zip(batch, told, strict=True)

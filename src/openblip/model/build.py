@@ -10,7 +10,7 @@ from torch import nn
 from openblip.model.answerer import Answerer
 from openblip.model.captioner import Captioner
 from openblip.model.comparer import Comparer
-from openblip.model.config import ModelConfig, Task
+from openblip.model.config import ModelConfig, ModelKind
 from openblip.model.grounder import Grounder
 from openblip.model.matcher import Matcher
 from openblip.model.pretrainer import Pretrainer
@@ -18,12 +18,12 @@ from openblip.model.text import TextTransformer
 from openblip.model.two_tower import TwoTower
 from openblip.model.vision import VisionTransformer
 
-_BUILDERS: dict[Task, Callable[[ModelConfig], nn.Module]] = {
+_BUILDERS: dict[ModelKind, Callable[[ModelConfig], nn.Module]] = {
     "caption": Captioner,
-    "answer": Answerer,
-    "match": Matcher,
-    "compare": Comparer,
-    "ground": Grounder,
+    "vqa": Answerer,
+    "retrieval": Matcher,
+    "nlvr": Comparer,
+    "grounding": Grounder,
     "pretrain": Pretrainer,
     "two_tower": TwoTower,
     "text": lambda config: TextTransformer(config.text, pooler=True),

@@ -11,8 +11,8 @@ from typing import Literal, get_args
 
 from openblip.errors import ConfigError
 
-Task = Literal["caption", "answer", "match", "compare", "ground", "pretrain", "two_tower", "text", "vision"]
-TASKS: tuple[Task, ...] = get_args(Task)
+ModelKind = Literal["caption", "vqa", "retrieval", "nlvr", "grounding", "pretrain", "two_tower", "text", "vision"]
+MODEL_KINDS: tuple[ModelKind, ...] = get_args(ModelKind)
 
 BoxReading = Literal["likeliest", "median"]
 
@@ -97,7 +97,7 @@ class ModelConfig:
     median, for models that were trained towards bells over the bins (:func:`openblip.decoding.decode_boxes`).
     """
 
-    task: Task
+    task: ModelKind
     vision: VisionConfig = field(default_factory=VisionConfig)
     text: TextConfig = field(default_factory=TextConfig)
     embed_width: int = 256
@@ -109,11 +109,11 @@ class ModelConfig:
     logit_scale: float = 2.6592
 
     def __post_init__(self) -> None:
-        if self.task not in TASKS:
-            raise ConfigError(f"unknown task {self.task!r}; one of {', '.join(TASKS)}")
+        if self.task not in MODEL_KINDS:
+            raise ConfigError(f"unknown task {self.task!r}; one of {', '.join(MODEL_KINDS)}")
         if self.box_reading not in get_args(BoxReading):
             raise ConfigError(f"box_reading is {' or '.join(get_args(BoxReading))}, not {self.box_reading!r}")
-        if self.task == "ground" and self.vision.width != self.text.width:
+        if self.task == "grounding" and self.vision.width != self.text.width:
             raise ConfigError(
                 "the grounding decoder reads image and text states side by side, so both must have one width, not "
                 f"{self.vision.width} and {self.text.width}"
@@ -125,7 +125,7 @@ class ModelConfig:
         return replace(
             self.text,
             memory_width=self.vision.width,
-            memories=2 if self.task == "compare" else 1,
+            memories=2 if self.task == "nlvr" else 1,
             shared_decoder=self.task == "pretrain",
         )
 
@@ -146,12 +146,12 @@ VISION_PRESETS: Mapping[str, VisionConfig] = {
 }
 
 
-def preset(task: Task, size: Literal["base", "large"] = "base", image_size: int | None = None) -> ModelConfig:
+def preset(task: ModelKind, size: Literal["base", "large"] = "base", image_size: int | None = None) -> ModelConfig:
     """The published model of a task: ViT-B or ViT-L at the image size the checkpoint of that task was trained at.
 
-    >>> preset("answer").vision.image_size
+    >>> preset("vqa").vision.image_size
     480
     """
-    published = {"answer": 480, "pretrain": 224}
+    published = {"vqa": 480, "pretrain": 224}
     vision = replace(VISION_PRESETS[size], image_size=image_size or published.get(task, 384))
     return ModelConfig(task=task, vision=vision, text=TextConfig(memory_width=vision.width))

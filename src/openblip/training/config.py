@@ -14,20 +14,20 @@ from typing import Any, Literal, TypeAlias, get_args
 
 from openblip.checkpoints.sizes import apply
 from openblip.errors import ConfigError
-from openblip.model.config import VISION_PRESETS, ModelConfig, Task, TextConfig
+from openblip.model.config import VISION_PRESETS, ModelConfig, ModelKind, TextConfig
 from openblip.training import settings
 from openblip.training.schedule import Schedule
 
 Name = Literal["pretrain", "caption", "vqa", "retrieval", "nlvr", "grounding", "visdial"]
 NAMES: tuple[Name, ...] = get_args(Name)
-MODELS: Mapping[Name, Task] = {
+MODELS: Mapping[Name, ModelKind] = {
     "pretrain": "pretrain",
     "caption": "caption",
-    "vqa": "answer",
-    "retrieval": "match",
-    "nlvr": "compare",
-    "grounding": "ground",
-    "visdial": "match",
+    "vqa": "vqa",
+    "retrieval": "retrieval",
+    "nlvr": "nlvr",
+    "grounding": "grounding",
+    "visdial": "retrieval",
 }
 Scope = Literal["rank", "all"]
 Groups = Literal["published", "lavis"]

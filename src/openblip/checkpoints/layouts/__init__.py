@@ -12,11 +12,11 @@ from openblip.checkpoints.layouts import hub, lavis, mmpretrain, salesforce, sta
 from openblip.checkpoints.layouts.table import Group, Table
 from openblip.checkpoints.published import FAMILIES, Family
 from openblip.errors import CheckpointError
-from openblip.model.config import Task
+from openblip.model.config import ModelKind
 
 __all__ = ["FAMILIES", "TABLES", "Family", "Group", "Table", "nearest", "table"]
 
-TABLES: Mapping[Family, Mapping[Task, Table]] = {
+TABLES: Mapping[Family, Mapping[ModelKind, Table]] = {
     "hub": hub.TABLES,
     "salesforce": salesforce.TABLES,
     "lavis": lavis.TABLES,
@@ -26,7 +26,7 @@ TABLES: Mapping[Family, Mapping[Task, Table]] = {
 _ONLY_NAMED = (lavis.CLASSIFICATION, starts.DEIT, *starts.BERT)
 
 
-def table(family: Family, task: Task) -> Table:
+def table(family: Family, task: ModelKind) -> Table:
     """The table of one model; :class:`CheckpointError` if the family has no such model."""
     if family not in TABLES:
         raise CheckpointError(f"unknown checkpoint family {family!r}; one of {', '.join(FAMILIES)}")
@@ -37,7 +37,7 @@ def table(family: Family, task: Task) -> Table:
 
 
 def nearest(
-    names: Collection[str], family: Family | None = None, task: Task | None = None, *, served: bool = True
+    names: Collection[str], family: Family | None = None, task: ModelKind | None = None, *, served: bool = True
 ) -> tuple[Table, int]:
     """The table that a set of tensor names fits best, and how far it is from fitting (0: every name is known).
 
@@ -52,7 +52,7 @@ def nearest(
     return best, distance
 
 
-def _candidates(family: Family | None, task: Task | None, served: bool) -> Iterator[Table]:
+def _candidates(family: Family | None, task: ModelKind | None, served: bool) -> Iterator[Table]:
     for one, tables in TABLES.items():
         for other, candidate in tables.items():
             if family in (None, one) and task in (None, other):

@@ -7,7 +7,7 @@ from functools import cache
 from openblip.checkpoints.layouts import parts
 from openblip.checkpoints.layouts.table import Group, Table, merged, prefixed
 from openblip.errors import CheckpointError
-from openblip.model.config import Task
+from openblip.model.config import ModelKind
 
 VISION = {
     "embeddings.class_embedding": "cls_token",
@@ -27,33 +27,33 @@ _PROJECTIONS = Group("projections", {"vision_proj": "vision_proj", "text_proj": 
 _ITM = Group("matching head", {"itm_head": "itm_head"})
 _POOLER = {"pooler.dense": "pooler"}
 
-_GROUPS: dict[Task, tuple[Group, ...]] = {
+_GROUPS: dict[ModelKind, tuple[Group, ...]] = {
     "caption": (
         _VISION,
         parts.decoder_stack("text_decoder.bert", "decoder"),
         *parts.language_head("text_decoder.cls.predictions", "decoder.embeddings.word"),
         parts.position_ids("text_decoder.bert"),
     ),
-    "answer": (
+    "vqa": (
         _VISION,
         Group("question encoder", prefixed(parts.TEXT, "text_encoder", "encoder")),
         parts.decoder_stack("text_decoder.bert", "decoder"),
         *parts.language_head("text_decoder.cls.predictions", "decoder.embeddings.word"),
         parts.position_ids("text_encoder", "text_decoder.bert"),
     ),
-    "match": (
+    "retrieval": (
         _VISION,
         Group("text encoder", prefixed(parts.TEXT, "text_encoder", "text")),
         _PROJECTIONS,
         _ITM,
         parts.position_ids("text_encoder"),
     ),
-    "compare": (
+    "nlvr": (
         _VISION,
         Group("text encoder of two images", prefixed(parts.TWIN_TEXT, "text_encoder", "text")),
         Group("comparison head", {"cls_head.0": "head.dense", "cls_head.2": "head.out"}),
     ),
-    "ground": (
+    "grounding": (
         _VISION,
         Group("text encoder", prefixed(parts.TEXT, "text_encoder", "text")),
         Group("fusion encoder", prefixed(parts.TEXT, "multimodal_encoder", "fusion")),
@@ -93,10 +93,10 @@ _GROUPS: dict[Task, tuple[Group, ...]] = {
     "vision": (Group("image encoder", VISION),),
 }
 
-TABLES: dict[Task, Table] = {task: Table("hub", task, groups) for task, groups in _GROUPS.items()}
+TABLES: dict[ModelKind, Table] = {task: Table("hub", task, groups) for task, groups in _GROUPS.items()}
 
 
-def hub_name(task: Task, our_name: str) -> str:
+def hub_name(task: ModelKind, our_name: str) -> str:
     """The hub's name for one of our tensors, or for anything inside one of our modules.
 
     >>> hub_name("caption", "decoder.layers.3.self_attn.query.lora_A.default.weight")
@@ -109,7 +109,7 @@ def hub_name(task: Task, our_name: str) -> str:
     raise CheckpointError(f"the hub has no name for {our_name!r} in a model for {task!r}")
 
 
-def our_name(task: Task, hub_name: str) -> str:
+def our_name(task: ModelKind, hub_name: str) -> str:
     """Our name for one of the hub's tensors, or for anything inside one of its modules; tied copies included.
 
     >>> our_name("caption", "text_decoder.cls.predictions.decoder.weight")
@@ -124,7 +124,7 @@ def our_name(task: Task, hub_name: str) -> str:
 
 
 @cache
-def tied_names(task: Task) -> dict[str, str]:
+def tied_names(task: ModelKind) -> dict[str, str]:
     """The names under which the hub's models repeat a tensor in memory (not in safetensors): hub alias -> our name."""
     groups = TABLES[task].groups
     return {theirs: ours for group in groups if group.kind == "tied" for theirs, ours in group.names.items()}

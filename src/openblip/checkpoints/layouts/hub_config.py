@@ -13,7 +13,7 @@ from typing import Any, cast
 
 from openblip.checkpoints.published import Published
 from openblip.errors import CheckpointError
-from openblip.model.config import TASKS, Activation, BoxReading, ModelConfig, Task, TextConfig, VisionConfig
+from openblip.model.config import MODEL_KINDS, Activation, BoxReading, ModelConfig, ModelKind, TextConfig, VisionConfig
 
 FORMAT_VERSION = 1
 DEFAULT_PROMPT = "a picture of "  # what the published captioners were trained with
@@ -67,16 +67,16 @@ _HUB_ACTIVATIONS: Mapping[Activation, str] = {
     "silu": "silu",
 }
 
-ARCHITECTURES: Mapping[Task, str] = {
+ARCHITECTURES: Mapping[ModelKind, str] = {
     "caption": "BlipForConditionalGeneration",
-    "answer": "BlipForQuestionAnswering",
-    "match": "BlipForImageTextRetrieval",
+    "vqa": "BlipForQuestionAnswering",
+    "retrieval": "BlipForImageTextRetrieval",
     "two_tower": "BlipModel",
     "text": "BlipTextModel",
     "vision": "BlipVisionModel",
 }
-_TASKS_BY_ARCHITECTURE: Mapping[str, Task] = {architecture: task for task, architecture in ARCHITECTURES.items()}
-_OURS: Mapping[Task, str] = {"compare": "Comparer", "ground": "Grounder", "pretrain": "Pretrainer"}
+_TASKS_BY_ARCHITECTURE: Mapping[str, ModelKind] = {architecture: task for task, architecture in ARCHITECTURES.items()}
+_OURS: Mapping[ModelKind, str] = {"nlvr": "Comparer", "grounding": "Grounder", "pretrain": "Pretrainer"}
 
 
 @dataclass(frozen=True)
@@ -89,7 +89,7 @@ class Described:
     notes: tuple[str, ...]
 
 
-def stated_task(raw: Mapping[str, Any]) -> Task | None:
+def stated_task(raw: Mapping[str, Any]) -> ModelKind | None:
     """The task that a ``config.json`` names, by our key, its architecture or its model type; ``None`` if by none.
 
     Raises :class:`CheckpointError` for a file of another kind of model, or of a newer format than this one.
@@ -97,9 +97,9 @@ def stated_task(raw: Mapping[str, Any]) -> Task | None:
     ours = _our_key(raw)
     if ours is not None:
         task = ours.get("task")
-        if task not in TASKS:
-            raise CheckpointError(f"config.json names the task {task!r}; this OpenBLIP knows {', '.join(TASKS)}")
-        return cast(Task, task)
+        if task not in MODEL_KINDS:
+            raise CheckpointError(f"config.json names the task {task!r}; this OpenBLIP knows {', '.join(MODEL_KINDS)}")
+        return cast(ModelKind, task)
     kind = raw.get("model_type")
     if kind not in (None, "blip", "blip_text_model", "blip_vision_model"):
         raise CheckpointError(f"config.json is of a {kind!r} model, not of BLIP")
@@ -110,7 +110,7 @@ def stated_task(raw: Mapping[str, Any]) -> Task | None:
 
 
 def read_config(
-    raw: Mapping[str, Any], task: Task, published: Published | None = None, *, tuned_from: Published | None = None
+    raw: Mapping[str, Any], task: ModelKind, published: Published | None = None, *, tuned_from: Published | None = None
 ) -> Described:
     """Our configuration for a ``config.json``. Where that leaves a value out, that library's default counts.
 
@@ -167,11 +167,11 @@ def write_config(
         ours["drop_path"] = vision.drop_path
     if task != "vision":
         ours |= {"cls_token_id": text.cls_id, "enc_token_id": text.enc_id}
-    if task == "answer":
+    if task == "vqa":
         ours["decoder_memory_width"] = config.decoder_memory_width or text.width
-    if task == "compare":
+    if task == "nlvr":
         ours |= {"merge_from": text.merge_from, "classes": config.classes}
-    if task == "ground":
+    if task == "grounding":
         ours |= {"box_bins": config.box_bins, "box_start_id": config.box_start_id}
         ours["box_reading"] = config.box_reading
     head = {"architectures": [ARCHITECTURES.get(task) or _OURS[task]], "dtype": dtype}
@@ -180,7 +180,7 @@ def write_config(
     if task == "text":
         return head | _text_section(text, text.memory_width) | {"openblip": ours}
     # That library's answer decoder reads states as wide as the image's; another one it could only load in part.
-    foreign = task in _OURS or (task == "answer" and ours["decoder_memory_width"] != vision.width)
+    foreign = task in _OURS or (task == "vqa" and ours["decoder_memory_width"] != vision.width)
     body = head | {
         "model_type": "blip",
         "image_text_hidden_size": config.embed_width if task != "two_tower" else 256,
@@ -244,7 +244,7 @@ def _vision(raw: Mapping[str, Any], ours: Mapping[str, Any]) -> VisionConfig:
 
 
 def _text(
-    raw: Mapping[str, Any], task: Task, vision: VisionConfig, ours: Mapping[str, Any], notes: list[str]
+    raw: Mapping[str, Any], task: ModelKind, vision: VisionConfig, ours: Mapping[str, Any], notes: list[str]
 ) -> TextConfig:
     def number(key: str) -> int:
         return _number(raw, key, _TEXT_DEFAULTS[key])
@@ -276,9 +276,9 @@ def _text(
     )
 
 
-def _memory_width(task: Task, text: TextConfig, vision: VisionConfig, ours: Mapping[str, Any]) -> int | None:
+def _memory_width(task: ModelKind, text: TextConfig, vision: VisionConfig, ours: Mapping[str, Any]) -> int | None:
     """The answer decoder's memory width; that library builds it as wide as the image's, whatever it will read."""
-    if task != "answer":
+    if task != "vqa":
         return None
     width = _number(ours, "decoder_memory_width", vision.width)
     return None if width == text.width else width

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from openblip.checkpoints.layouts import parts
 from openblip.checkpoints.layouts.table import Group, Table, merged, prefixed
-from openblip.model.config import Task
+from openblip.model.config import ModelKind
 
 VISION = {
     "cls_token": "cls_token",
@@ -31,19 +31,19 @@ def _decoder(head: str) -> tuple[Group, ...]:
     )
 
 
-_GROUPS: dict[Task, tuple[Group, ...]] = {
+_GROUPS: dict[ModelKind, tuple[Group, ...]] = {
     "caption": (
         _vision("visual_encoder"),
         *_decoder("seq_gen_head"),
         parts.position_ids("seq_gen_head.decoder.bert"),
     ),
-    "answer": (
+    "vqa": (
         _vision("vision_backbone"),
         Group("question encoder", prefixed(parts.TEXT, "multimodal_backbone", "encoder")),
         *_decoder("vqa_head"),
         parts.position_ids("multimodal_backbone", "vqa_head.decoder.bert"),
     ),
-    "match": (
+    "retrieval": (
         _vision("vision_backbone"),
         Group("text encoder", prefixed(parts.TEXT, "text_backbone", "text")),
         Group("projections", {"vision_neck": "vision_proj", "text_neck": "text_proj"}),
@@ -71,13 +71,13 @@ _GROUPS: dict[Task, tuple[Group, ...]] = {
         Group("queue of image ids", {"head.idx_queue": "queue.ids"}, "optional"),
         parts.position_ids("text_backbone", "text_backbone_m"),
     ),
-    "compare": (
+    "nlvr": (
         _vision("vision_backbone"),
         Group("text encoder of two images", prefixed(parts.TWIN_TEXT, "multimodal_backbone", "text")),
         Group("comparison head", {"head.0": "head.dense", "head.2": "head.out"}),
         parts.position_ids("multimodal_backbone"),
     ),
-    "ground": (
+    "grounding": (
         _vision("visual_encoder"),
         Group("text encoder", prefixed(parts.TEXT, "text_encoder", "text")),
         Group("fusion encoder", prefixed(parts.TEXT, "multimodal_encoder", "fusion")),
@@ -96,4 +96,4 @@ _GROUPS: dict[Task, tuple[Group, ...]] = {
     ),
 }
 
-TABLES: dict[Task, Table] = {task: Table("mmpretrain", task, groups) for task, groups in _GROUPS.items()}
+TABLES: dict[ModelKind, Table] = {task: Table("mmpretrain", task, groups) for task, groups in _GROUPS.items()}

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from openblip.checkpoints.layouts import parts
 from openblip.checkpoints.layouts.table import Group, Table, merged, prefixed
-from openblip.model.config import Task
+from openblip.model.config import ModelKind
 
 _VISION = Group("image encoder", prefixed(parts.TIMM_VISION, "visual_encoder", "vision"))
 _MATCHING = (
@@ -33,19 +33,19 @@ def _queues(pointers: Sequence[str], ids: bool) -> tuple[Group, ...]:
     return (named, Group("queue of image ids", {"idx_queue": "queue.ids"}, "optional")) if ids else (named,)
 
 
-def tables(family: str, retrieval_pointers: Sequence[str]) -> dict[Task, Table]:
+def tables(family: str, retrieval_pointers: Sequence[str]) -> dict[ModelKind, Table]:
     """The tables of a family of this layout; its retrieval model's pointer is read under any of the names given and
     written under the first."""
-    groups: dict[Task, tuple[Group, ...]] = {
+    groups: dict[ModelKind, tuple[Group, ...]] = {
         "caption": (_VISION, _DECODER, *_HEAD, parts.position_ids("text_decoder.bert")),
-        "answer": (
+        "vqa": (
             _VISION,
             Group("question encoder", prefixed(parts.TEXT, "text_encoder", "encoder")),
             _DECODER,
             *_HEAD,
             parts.position_ids("text_encoder", "text_decoder.bert"),
         ),
-        "match": (
+        "retrieval": (
             _VISION,
             *_MATCHING,
             # the stand-alone matching model has none
@@ -53,7 +53,7 @@ def tables(family: str, retrieval_pointers: Sequence[str]) -> dict[Task, Table]:
             *_queues(retrieval_pointers, ids=True),
             parts.position_ids("text_encoder", "text_encoder_m"),
         ),
-        "compare": (
+        "nlvr": (
             _VISION,
             Group("text encoder of two images", prefixed(parts.TWIN_TEXT, "text_encoder", "text")),
             Group("comparison head", {"cls_head.0": "head.dense", "cls_head.2": "head.out"}),

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 
 from openblip.checkpoints.layouts import parts
 from openblip.checkpoints.layouts.table import Group, Table, merged
-from openblip.model.config import Task
+from openblip.model.config import ModelKind
 
 # Rules: (target task, source task) -> for each part of the source, the parts of the target that it fills. Longer parts
 # come before shorter ones; a source part that fills nothing is dropped, a target part that nothing fills stays fresh.
@@ -44,15 +44,15 @@ def _compared(source: str) -> Rules:
     return {**_VISION, **twins, source: ["text"]}
 
 
-RULES: Mapping[tuple[Task, Task], Rules] = {
+RULES: Mapping[tuple[ModelKind, ModelKind], Rules] = {
     ("caption", "pretrain"): _pretrained(decoder=True),
-    ("answer", "pretrain"): _pretrained("encoder", decoder=True),
-    ("match", "pretrain"): {**_pretrained("text", decoder=False), **_PROJECTIONS},
-    ("compare", "pretrain"): {**_NO_DECODER, **_compared("text")},
-    ("ground", "pretrain"): _pretrained("text", "fusion", decoder=True),
-    ("compare", "match"): _compared("text"),
-    ("compare", "caption"): _compared("decoder"),
-    ("two_tower", "match"): {**_VISION, "text": ["text"]},
+    ("vqa", "pretrain"): _pretrained("encoder", decoder=True),
+    ("retrieval", "pretrain"): {**_pretrained("text", decoder=False), **_PROJECTIONS},
+    ("nlvr", "pretrain"): {**_NO_DECODER, **_compared("text")},
+    ("grounding", "pretrain"): _pretrained("text", "fusion", decoder=True),
+    ("nlvr", "retrieval"): _compared("text"),
+    ("nlvr", "caption"): _compared("decoder"),
+    ("two_tower", "retrieval"): {**_VISION, "text": ["text"]},
 }
 
 

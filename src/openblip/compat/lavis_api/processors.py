@@ -143,7 +143,7 @@ def of_task(task: str, settings: ImageSettings) -> tuple[dict[str, Any], dict[st
     """The image and the text processors of a model, each for "train" and "eval"."""
     look = (settings.size, settings.mean, settings.std)
     images = {"train": BlipImageTrainProcessor(*look), "eval": BlipImageEvalProcessor(*look)}
-    if task == "answer":
+    if task == "vqa":
         return images, {"train": BlipQuestionProcessor(), "eval": BlipQuestionProcessor()}
     prompt = "a picture of " if task == "caption" else ""
     return images, {"train": BlipCaptionProcessor(prompt), "eval": BlipCaptionProcessor()}

@@ -13,16 +13,16 @@ from openblip.checkpoints import published
 from openblip.compat.lavis_api import models
 from openblip.compat.lavis_api.processors import of_task
 from openblip.errors import InputError, UnsupportedTask
-from openblip.model.config import Task
+from openblip.model.config import ModelKind
 
-_CLASSES: Mapping[str, tuple[type[models.BaseModel], Task]] = {
+_CLASSES: Mapping[str, tuple[type[models.BaseModel], ModelKind]] = {
     "blip_caption": (models.BlipCaption, "caption"),
     "blip_feature_extractor": (models.BlipFeatureExtractor, "pretrain"),
-    "blip_image_text_matching": (models.BlipITM, "match"),
-    "blip_nlvr": (models.BlipNLVR, "compare"),
+    "blip_image_text_matching": (models.BlipITM, "retrieval"),
+    "blip_nlvr": (models.BlipNLVR, "nlvr"),
     "blip_pretrain": (models.BlipPretrain, "pretrain"),
-    "blip_retrieval": (models.BlipRetrieval, "match"),
-    "blip_vqa": (models.BlipVQA, "answer"),
+    "blip_retrieval": (models.BlipRetrieval, "retrieval"),
+    "blip_vqa": (models.BlipVQA, "vqa"),
 }
 
 

@@ -17,19 +17,19 @@ from openblip.checkpoints.read import Loaded
 from openblip.engine.eager import EagerEngine
 from openblip.errors import InputError
 from openblip.model.build import build
-from openblip.model.config import Task, preset
+from openblip.model.config import ModelKind, preset
 from openblip.preprocess.settings import ImageSettings
 from openblip.preprocess.text import Tokenizer
 from openblip.runner import Runner
 
 # What that library calls the tasks, and which of ours serves each.
-TASKS: Mapping[str, Task] = {
+TASKS: Mapping[str, ModelKind] = {
     "Image Caption": "caption",
-    "Visual Question Answering": "answer",
-    "Visual Grounding": "ground",
-    "NLVR": "compare",
-    "Text-To-Image Retrieval": "match",
-    "Image-To-Text Retrieval": "match",
+    "Visual Question Answering": "vqa",
+    "Visual Grounding": "grounding",
+    "NLVR": "nlvr",
+    "Text-To-Image Retrieval": "retrieval",
+    "Image-To-Text Retrieval": "retrieval",
 }
 
 
@@ -45,11 +45,11 @@ class Model:
         """That library's names of what it serves."""
         return [name for name, task in TASKS.items() if task in self.blip.tasks]
 
-    def part(self, task: Task) -> Runner:
+    def part(self, task: ModelKind) -> Runner:
         """The model of one of our tasks; :class:`UnsupportedTask` names another checkpoint if it has none."""
         return self.blip._part(task)
 
-    def module(self, task: Task | None = None) -> nn.Module:
+    def module(self, task: ModelKind | None = None) -> nn.Module:
         """The network, of the only task if none is named."""
         if task is None and len(self.blip.tasks) > 1:
             raise InputError(f"{self.name} serves {', '.join(self.blip.tasks)}: say which")

@@ -24,7 +24,7 @@ class BlipForQuestionAnswering(GeneratingModel):
     """An image encoder, a question encoder that reads its tokens, and an answer decoder that reads the question."""
 
     config_class = BlipConfig
-    task = "answer"
+    task = "vqa"
     config: BlipConfig
 
     def __init__(self, config: BlipConfig) -> None:

@@ -28,7 +28,7 @@ from openblip.compat.transformers_api.config import PreTrainedConfig
 from openblip.compat.transformers_api.files import StrPath, local_folder, write_text
 from openblip.compat.transformers_api.naming import HubNamed
 from openblip.errors import CheckpointError, InputError
-from openblip.model.config import Task
+from openblip.model.config import ModelKind
 
 M = TypeVar("M", bound="PreTrainedModel")
 F = TypeVar("F", bound=Callable[..., Any])
@@ -43,7 +43,7 @@ class PreTrainedModel(HubNamed):
     """Base of the models: a configuration, and files that ``transformers`` and we read alike."""
 
     config_class: ClassVar[type[PreTrainedConfig]]
-    task: ClassVar[Task]
+    task: ClassVar[ModelKind]
     config: Any
 
     # Files
@@ -269,8 +269,8 @@ def chosen_states(states: Sequence[Tensor], wanted: Any) -> tuple[Tensor | None,
 # Which class holds what the hub's folders hold.
 _CLASSES: dict[str, str] = {
     "caption": "BlipForConditionalGeneration",
-    "answer": "BlipForQuestionAnswering",
-    "match": "BlipForImageTextRetrieval",
+    "vqa": "BlipForQuestionAnswering",
+    "retrieval": "BlipForImageTextRetrieval",
     "two_tower": "BlipModel",
     "text": "BlipTextModel",
     "vision": "BlipVisionModel",

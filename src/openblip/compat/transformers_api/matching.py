@@ -19,7 +19,7 @@ class BlipForImageTextRetrieval(PreTrainedModel):
     """An image encoder, one text encoder, the ITM head and the projections of ITC."""
 
     config_class = BlipConfig
-    task = "match"
+    task = "retrieval"
     config: BlipConfig
 
     def __init__(self, config: BlipConfig) -> None:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from openblip.checkpoints.layouts import hub
 from openblip.errors import CheckpointError
-from openblip.model.config import Task
+from openblip.model.config import ModelKind
 
 _INNER = "model."  # where a part keeps our module
 
@@ -38,7 +38,7 @@ class HubPart(HubNamed):
 
     model: nn.Module
 
-    def __init__(self, task: Task, ours: str = "", theirs: str = "") -> None:
+    def __init__(self, task: ModelKind, ours: str = "", theirs: str = "") -> None:
         super().__init__()
         self._rows = (task, ours, theirs)
         hook(self, _rename_saved, _rename_given)

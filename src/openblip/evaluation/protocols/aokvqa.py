@@ -48,7 +48,7 @@ def _preset(*published: Score, bare: bool = False) -> AnswerPreset:
 PROTOCOL = Protocol(
     name="aokvqa",
     title="A-OKVQA",
-    task="answer",
+    task="vqa",
     published_at="github.com/allenai/aokvqa, cocodataset.org (val2017)",
     presets={
         "paper": _preset(),

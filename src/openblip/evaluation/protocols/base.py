@@ -14,7 +14,7 @@ from typing import Any, Literal, TypeAlias, get_args
 
 from openblip.errors import EvaluationError
 from openblip.evaluation.metrics.answers import Rule
-from openblip.model.config import Task
+from openblip.model.config import ModelKind
 
 PresetName = Literal["paper", "lavis", "mmpretrain"]
 PRESETS: tuple[PresetName, ...] = get_args(PresetName)
@@ -147,7 +147,7 @@ class Protocol:
 
     name: str
     title: str
-    task: Task
+    task: ModelKind
     published_at: str
     presets: Mapping[PresetName, Preset]
     read: Callable[[Path, Preset], Items]

@@ -8,7 +8,7 @@ from openblip.evaluation.protocols.readers import recalls, retrieval
 PROTOCOL = Protocol(
     name="coco-retrieval",
     title="COCO retrieval",
-    task="match",
+    task="retrieval",
     published_at=(
         "https://storage.googleapis.com/sfr-vision-language-research/datasets/ (annotations) and cocodataset.org "
         "(val2014)"

@@ -11,7 +11,7 @@ ZERO_SHOT = "paper, table 6, zero-shot"
 PROTOCOL = Protocol(
     name="flickr30k-retrieval",
     title="Flickr30k retrieval",
-    task="match",
+    task="retrieval",
     published_at="https://storage.googleapis.com/sfr-vision-language-research/datasets/ and shannon.cs.illinois.edu",
     presets={
         "paper": RetrievalPreset(

@@ -18,7 +18,7 @@ def read(folder: Path, preset: Preset) -> Items:
 PROTOCOL = Protocol(
     name="msrvtt-qa",
     title="MSRVTT-QA",
-    task="answer",
+    task="vqa",
     published_at=(
         "github.com/xudejing/video-question-answering (questions), "
         "https://storage.googleapis.com/sfr-vision-language-research/datasets/ (answer list) and "

@@ -42,7 +42,7 @@ _PAPER = Score(
 PROTOCOL = Protocol(
     name="msrvtt-retrieval",
     title="MSR-VTT text-to-video retrieval",
-    task="match",
+    task="retrieval",
     published_at=(
         "https://storage.googleapis.com/sfr-vision-language-research/datasets/msrvtt_test.jsonl and "
         "ms-multimedia-challenge.com/2017/dataset (videos, into videos/)"

@@ -41,7 +41,7 @@ def _names(path: Path) -> dict[str, str]:
 PROTOCOL = Protocol(
     name="msvd-qa",
     title="MSVD-QA",
-    task="answer",
+    task="vqa",
     published_at=(
         "github.com/xudejing/video-question-answering (questions and youtube_mapping.txt), "
         "https://storage.googleapis.com/sfr-vision-language-research/datasets/ (answer list) and "

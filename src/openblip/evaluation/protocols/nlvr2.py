@@ -54,7 +54,7 @@ def for_server(predictions: Mapping[Any, str]) -> str:
 PROTOCOL = Protocol(
     name="nlvr2",
     title="NLVR2",
-    task="compare",
+    task="nlvr",
     published_at="github.com/lil-lab/nlvr (nlvr2/data; pictures on request)",
     presets={
         "paper": ComparePreset(

@@ -69,7 +69,7 @@ def _preset(*published: Score, bare: bool = False) -> AnswerPreset:
 PROTOCOL = Protocol(
     name="ocr-vqa",
     title="OCR-VQA",
-    task="answer",
+    task="vqa",
     published_at="ocr-vqa.github.io",
     presets={
         "paper": _preset(),

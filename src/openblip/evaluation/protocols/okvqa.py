@@ -43,7 +43,7 @@ def read(folder: Path, preset: Preset) -> Items:
 PROTOCOL = Protocol(
     name="okvqa",
     title="OK-VQA",
-    task="answer",
+    task="vqa",
     published_at="okvqa.allenai.org, cocodataset.org (val2014), and LAVIS for the answer list",
     presets={
         "paper": AnswerPreset(

@@ -87,7 +87,7 @@ def _protocol(split: str, count: int, accuracy: float) -> Protocol:
     return Protocol(
         name=f"refcoco-{split.lower()}",
         title=f"RefCOCO {split}",
-        task="ground",
+        task="grounding",
         published_at="github.com/lichengunc/refer (annotations) and cocodataset.org (train2014)",
         presets=presets,
         read=read,

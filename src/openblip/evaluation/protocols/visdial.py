@@ -100,7 +100,7 @@ _PRESET = DialogPreset(split="val", files=(DIALOGS, RELEVANCE), count=20_640, no
 PROTOCOL = Protocol(
     name="visdial",
     title="VisDial v1.0",
-    task="match",
+    task="retrieval",
     published_at="visualdialog.org/data (dialogs, dense annotations and VisualDialog_val2018)",
     presets={"paper": _PRESET, "lavis": _PRESET, "mmpretrain": _PRESET},
     read=read,

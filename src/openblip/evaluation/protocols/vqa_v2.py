@@ -45,7 +45,7 @@ def _preset(*published: Score, bare: bool = False) -> AnswerPreset:
 PROTOCOL = Protocol(
     name="vqa-v2",
     title="VQAv2",
-    task="answer",
+    task="vqa",
     published_at="https://storage.googleapis.com/sfr-vision-language-research/datasets/ and visualqa.org (test2015)",
     presets={
         "paper": _preset(

@@ -17,7 +17,7 @@ from openblip.preprocess.text import clean_caption
 
 def predictor(blip: Blip, preset: ComparePreset) -> Predict:
     """As :meth:`Blip.compare`, with the text cleaned and begun as the preset has it."""
-    part = blip._part("compare")
+    part = blip._part("nlvr")
 
     def prepare(item: Item) -> tuple[Any, list[int]]:
         text = clean_caption(item.texts[0], preset.max_words) if preset.clean else item.texts[0]

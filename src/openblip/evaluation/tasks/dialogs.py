@@ -24,7 +24,7 @@ from openblip.runner import TEXT_ROWS, Runner, by_length
 
 def predictor(blip: Blip, preset: DialogPreset) -> Predict:
     """Ranks as JSON, from 1, of a round's answers; a picture is seen once for all its rounds."""
-    part = blip._part("match")
+    part = blip._part("retrieval")
     tokenizer = part.tokenizer
     most = min(preset.max_tokens, part.config.text.max_positions)
 

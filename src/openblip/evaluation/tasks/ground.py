@@ -20,7 +20,7 @@ from openblip.runner import BOX_ROWS, Measured, Runner
 
 def predictor(blip: Blip) -> Predict:
     """As :meth:`Blip.ground`, but an expression that cleaning leaves no words of has a box too: it counts."""
-    part = blip._part("ground")
+    part = blip._part("grounding")
 
     def prepare(given: tuple[Measured, str]) -> tuple[tuple[int, int], list[int]]:
         return given[0].told(), expression_ids(part, given[1])  # the picture was opened just before

@@ -53,7 +53,7 @@ def evaluated(
     What was computed before lies in ``out``, where the rankings go too. ``seen`` is what the model is shown of an item;
     one that it cannot open is left out with its texts. Raises :class:`EvaluationError` if none is left.
     """
-    runner = blip._part("match")
+    runner = blip._part("retrieval")
     texts = [text for item in items for text in item.texts]
     owners = [number for number, item in enumerate(items) for _ in item.texts]
     ids = two_stage.texts_as_ids(runner, texts, preset.max_words, preset.max_tokens, bare=preset.bare)
