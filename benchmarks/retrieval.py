@@ -32,6 +32,7 @@ from openblip.data.images import open_image
 from openblip.data.records import Record
 from openblip.data.sources import open_source
 from openblip.data.sources.base import Source, Stream
+from openblip.engine.protocols import Embeddings, MatchLogits
 from openblip.evaluation import two_stage
 from openblip.inputs import chunks
 from openblip.runner import TEXT_ROWS, Runner
@@ -146,7 +147,9 @@ class Ours:
     def first(self) -> Any:
         ids = two_stage.texts_as_ids(self.runner, self.texts, MAX_WORDS, MAX_TOKENS)
         seen = [
-            self.runner.engine.embed_images(self.runner.states([self.runner.open(photo) for photo in some]))
+            self.runner.engine.require(Embeddings).embed_images(
+                self.runner.states([self.runner.open(photo) for photo in some])
+            )
             for some in chunks(self.photos, self.blip.batch_size)
         ]
         return torch.cat(seen) @ self.runner.embed_texts(ids).T
@@ -264,8 +267,8 @@ def check(
 ) -> Checked:
     """Some queries each way, each candidate judged alone, of images that were encoded alone: no batches, no padding."""
     states = [_state(runner, image) for image in images]
-    vectors = np.stack([runner.engine.embed_texts(*runner.pad([row]))[0].numpy() for row in rows])
-    seen = np.stack([runner.engine.embed_images(state)[0].numpy() for state in states])
+    vectors = np.stack([runner.engine.require(Embeddings).embed_texts(*runner.pad([row]))[0].numpy() for row in rows])
+    seen = np.stack([runner.engine.require(Embeddings).embed_images(state)[0].numpy() for state in states])
     draw = random.Random(0)
     equal = near = queries = 0
     for found, query_vectors, candidates, judge in (
@@ -301,7 +304,7 @@ def _state(runner: Runner, image: Any) -> Tensor:
 
 def _judged(runner: Runner, state: Tensor, row: list[int]) -> float:
     ids, mask = runner.pad([[runner.tokenizer.enc_id, *row[1:]]])
-    return float(runner.eager.match_logits(ids, mask, state)[0, 1])
+    return float(runner.engine.require(MatchLogits).match_logits(ids, mask, state)[0, 1])
 
 
 def _described(options: argparse.Namespace) -> tuple[list[Any], list[str]]:

@@ -18,6 +18,7 @@ import openblip
 from openblip import Answer, Blip, Caption, ImageError, InputError, Match, UnsupportedTask
 from openblip.checkpoints import bundle, write
 from openblip.decoding import Decoding, generate
+from openblip.engine.protocols import Captions
 from openblip.model.answerer import Answerer
 from openblip.model.captioner import Captioner
 from openblip.model.config import ModelKind
@@ -147,7 +148,7 @@ def test_logprob_is_the_model_s_own_probability_of_the_new_tokens(blip: Blip) ->
     options: dict[str, Any] = {"beams": 4, "repetition_penalty": 1.7, "no_repeat_ngram": 2, "max_new_tokens": 7}
     decoding = Decoding(eos_id=part.tokenizer.sep_id, pad_id=part.tokenizer.pad_id, **options)
     states = tokens_of(blip, "caption", IMAGES[1:2])
-    session = part.engine.captioning(states, decoding.capacity(1))([0])
+    session = part.engine.require(Captions).prepare_captions(states, decoding.capacity(1))([0])
     start = torch.tensor([[part.tokenizer.dec_id]])
     ids = torch.cat([start, torch.tensor([generate(session, start, decoding)[0][0].ids])], dim=1)
     with torch.no_grad():

@@ -26,6 +26,7 @@ from openblip import (
     UnsupportedTask,
 )
 from openblip.checkpoints import bundle, write
+from openblip.engine.base import BaseEngine
 from openblip.model.comparer import Comparer
 from openblip.model.config import ModelKind
 from openblip.model.grounder import Grounder
@@ -326,11 +327,13 @@ def test_explaining_needs_gradients(folder: Path) -> None:
     with pytest.raises(InputError, match="fp32"):
         rounded.explain(IMAGES[0], "a cat", layer=0)
 
-    class Other:
-        """An engine of another kind."""
+    class OtherEngine(BaseEngine):
+        """An engine without explanations."""
+
+        name = "other"
 
     other = openblip.load(folder)
-    other._part("retrieval").engine = cast(Any, Other())
+    other._part("retrieval").engine = cast(Any, OtherEngine(torch.device("cpu"), frozenset()))
     with pytest.raises(InputError, match="engine='torch'"):
         other.explain(IMAGES[0], "a cat")
 

@@ -24,8 +24,8 @@ from openblip.checkpoints import bundle as bundles
 from openblip.checkpoints import fetch, published, read
 from openblip.checkpoints.storage import digest
 from openblip.decoding import Decoding, generate_grouped
-from openblip.engine import choose
-from openblip.engine.choose import Precision
+from openblip.engine.create import EngineName, Precision, check_engine, create_engine, default_batch_size
+from openblip.engine.protocols import Answers, Captions
 from openblip.errors import ImageError, InputError, OpenBlipError, UnsupportedTask
 from openblip.explaining import EXPLAINED, Explained, Explainer
 from openblip.inputs import OnError, Shape, ahead, by_runs, chunks, deliver, firsts, shape_of
@@ -53,7 +53,7 @@ def load(
     name_or_path: str | Path,
     *,
     task: ModelKind | None = None,
-    engine: choose.Name = "auto",
+    engine: EngineName = "auto",
     precision: Precision = "fp32",
     device: str = "auto",
     config: ModelConfig | Mapping[str, Any] | None = None,
@@ -80,7 +80,7 @@ def load(
     Raises :class:`CheckpointError`, :class:`DownloadError`, :class:`ConfigError` or :class:`InputError`.
     """
     place = _device(device)
-    choose.check(engine, precision, place, calibrated=calibration is not None)
+    check_engine(engine, precision, place, calibrated=calibration is not None)
     if decode not in get_args(Decode):
         raise InputError(f"decode is 'fast' or 'exact', not {decode!r}")
     if isinstance(tokenizer, str | Path):
@@ -93,7 +93,7 @@ def load(
             found.locate(wanted, offline=offline) if found and wanted else fetch.resolve(name_or_path, offline=offline)
         )
         loaded = read.load(path, task=wanted, config=config, tokenizer=tokenizer)
-        made = choose.make(
+        made = create_engine(
             engine, precision, place, loaded.model, loaded.config,
             cache=fetch.cache_folder() / "openvino", key=partial(digest, Path(loaded.source)),
             calibration=_pixels(examples, loaded.image) if examples else None, bundled=found is not None,
@@ -109,7 +109,7 @@ def load(
     else:
         wanted = [task] if task else list(found.models)
         parts = {served: partial(make, served) for served in wanted}
-    size = batch_size or choose.batch_size(precision, place)
+    size = batch_size or default_batch_size(precision, place)
     return Blip(
         str(name_or_path), parts,
         batch_size=size, workers=2 if workers is None else workers, engine=engine, precision=precision,
@@ -138,7 +138,7 @@ class Blip:
         *,
         batch_size: int = 8,
         workers: int = 2,
-        engine: choose.Name = "torch",
+        engine: EngineName = "torch",
         precision: Precision = "fp32",
     ) -> None:
         self.name = name
@@ -202,7 +202,9 @@ class Blip:
         shape, pairs = _paired(images, prompt, "prompt")
 
         def describe(states: Tensor, prompts: list[Prompt]) -> list[Any]:
-            start = part.engine.captioning(in_a_row(states), decoding.capacity(max(len(p.ids) for p in prompts)))
+            start = part.engine.require(Captions).prepare_captions(
+                in_a_row(states), decoding.capacity(max(len(p.ids) for p in prompts))
+            )
             found = generate_grouped(start, [p.ids for p in prompts], decoding, seed, part.engine.device)
             captions = [part.captions(p, hs, decoding.required, trim)[:n] for p, hs in zip(prompts, found, strict=True)]
             return [c[0] if n == 1 else c for c in captions]
@@ -244,10 +246,10 @@ class Blip:
         def answer(states: Tensor, asked: list[list[list[int]]]) -> list[Any]:
             each = len(asked[0])
             results: list[list[list[Answer]]] = []
-            images = part.engine.read(in_a_row(states))
+            images = part.engine.require(Answers).project_images(in_a_row(states))
             for at in range(0, each, width := max(1, TEXT_ROWS // len(asked))):
                 ids, mask = part.pad([q for qs in asked for q in qs[at : at + width]])
-                heard = part.engine.encode_questions(ids, mask, images)
+                heard = part.engine.require(Answers).encode_questions(ids, mask, images)
                 if closed is None:
                     results.append(part.free_answers(heard, mask, decoding))
                 else:

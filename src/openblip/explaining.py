@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from openblip.decoding import Decoding, generate_grouped
+from openblip.engine.protocols import Answers, Captions, Explanations
 from openblip.errors import InputError
 from openblip.inputs import chunks
 from openblip.preprocess.text import clean_caption
@@ -42,8 +43,7 @@ class Explainer:
             raise InputError(f"layer is one of 0 to {depth - 1}, not {layer}")
         if answer is not None and of != "vqa":
             raise InputError("an answer is explained with of='vqa'")
-        if not part.eager.differentiable:
-            raise InputError("explaining needs gradients, which 8-bit layers have none of: load with precision='fp32'")
+        self.engine = part.engine.require(Explanations)
         self.part = part
         self.of = of
         self.answer = answer
@@ -71,7 +71,7 @@ class Explainer:
     def _matches(self, state: Tensor, texts: list[str | None], rows: list[list[int]]) -> list[Explanation]:
         found = []
         for chunk in chunks(rows, ROWS):
-            heat, probability = self.part.eager.explain_match(*self.part.pad(chunk), state, self.layer)
+            heat, probability = self.engine.explain_match(*self.part.pad(chunk), state, self.layer)
             found += list(zip(chunk, heat, probability.tolist(), strict=True))
         return [
             self._explanation(str(text), ids[1:-1], heat[1 : len(ids) - 1], p, start=heat[0])
@@ -83,7 +83,7 @@ class Explainer:
         for chunk in chunks(rows, ROWS):
             ids, mask = part.pad(chunk)
             answers = [self.answer] * len(chunk) if self.answer is not None else self._own_answers(ids, mask, state)
-            heat, logprob = part.eager.explain_answers(ids, mask, state, *part.pad(part.answers(answers)), self.layer)
+            heat, logprob = self.engine.explain_answers(ids, mask, state, *part.pad(part.answers(answers)), self.layer)
             found += list(zip(chunk, heat, logprob.exp().tolist(), answers, strict=True))
         return [
             self._explanation(str(text), ids[1:-1], heat[1 : len(ids) - 1], p, answer, heat[0])
@@ -91,7 +91,7 @@ class Explainer:
         ]
 
     def _own_answers(self, ids: Tensor, mask: Tensor, state: Tensor) -> list[str]:
-        heard = self.part.engine.encode_questions(ids, mask, state)
+        heard = self.part.engine.require(Answers).encode_questions(ids, mask, state)
         decoding = Decoding(max_new_tokens=9, eos_id=self.part.tokenizer.sep_id, pad_id=self.part.tokenizer.pad_id)
         return [answers[0].text for answers in self.part.free_answers(heard, mask, decoding)]
 
@@ -107,7 +107,7 @@ class Explainer:
         for places in chunks(range(len(ids)), ROWS):
             before = [[*prompt, *ids[:place]] for place in places]
             following = torch.tensor([ids[place] for place in places])
-            heat, gained = part.eager.explain_next(*part.pad(before), following, state, self.layer)
+            heat, gained = self.engine.explain_next(*part.pad(before), following, state, self.layer)
             heats.append(heat)
             logprob += gained.sum().item()
         return self._explanation(text, ids, torch.cat(heats), math.exp(logprob))
@@ -115,7 +115,7 @@ class Explainer:
     def _own_caption(self, state: Tensor, prompt: list[int]) -> tuple[str, list[int]]:
         part, tokenizer = self.part, self.part.tokenizer
         decoding = Decoding(eos_id=tokenizer.sep_id, pad_id=tokenizer.pad_id)
-        start = part.engine.captioning(state, decoding.capacity(len(prompt)))
+        start = part.engine.require(Captions).prepare_captions(state, decoding.capacity(len(prompt)))
         ((found, *_),) = generate_grouped(start, [prompt], decoding, device=part.engine.device)
         ids = found.ids[:-1] if found.finished else found.ids
         if not ids:

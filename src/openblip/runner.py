@@ -14,8 +14,8 @@ from torch import Tensor
 from openblip.checkpoints.read import Loaded
 from openblip.decoding import Decoding, Hypothesis, generate_grouped
 from openblip.decoding.words import Forbidden, Phrase, Required, says, split, trimmed
-from openblip.engine.base import Engine
 from openblip.engine.eager import EagerEngine
+from openblip.engine.protocols import Answers, Comparisons, Embeddings, Engine, Grounding, Matches, TorchModel
 from openblip.errors import InputError, UnsupportedTask
 from openblip.inputs import chunks
 from openblip.model.config import ModelKind
@@ -64,9 +64,7 @@ class Runner:
     @property
     def eager(self) -> EagerEngine:
         """The engine, for what PyTorch alone can do; :class:`InputError` if another one runs this model."""
-        if not isinstance(self.engine, EagerEngine):
-            raise InputError("only PyTorch does this: load the model with engine='torch'")
-        return self.engine
+        return cast(EagerEngine, self.engine.require(TorchModel))
 
     @property
     def tokenizer(self) -> Tokenizer:
@@ -126,7 +124,7 @@ class Runner:
 
         A projection is linear, so that of the mean class token is the mean of the projections.
         """
-        return self.engine.embed_images(states[:, :, :1].mean(1) if states.ndim == 4 else states)
+        return self.engine.require(Embeddings).embed_images(states[:, :, :1].mean(1) if states.ndim == 4 else states)
 
     # Captions.
 
@@ -198,7 +196,7 @@ class Runner:
         return [self.fitting(self._row(self.tokenizer.encode([text], "dec"))) for text in texts]
 
     def free_answers(self, questions: Tensor, mask: Tensor, decoding: Decoding) -> list[list[Answer]]:
-        start = self.engine.answering(questions, mask, decoding.capacity(1))
+        start = self.engine.require(Answers).prepare_answers(questions, mask, decoding.capacity(1))
         prompts = [[self.tokenizer.dec_id]] * len(questions)
         found = generate_grouped(start, prompts, decoding, device=self.engine.device)
         return [[Answer(self.tokenizer.decode(h.ids), math.exp(h.logprob)) for h in hs] for hs in found]
@@ -207,7 +205,7 @@ class Runner:
         self, questions: Tensor, mask: Tensor, texts: Sequence[str], ids: list[list[int]], n: int, k: int | None,
         smoothing: float,
     ) -> list[list[Answer]]:  # fmt: skip
-        scores = self.engine.rank_answers(questions, mask, ids, k, smoothing)
+        scores = self.engine.require(Answers).rank_answers(questions, mask, ids, k, smoothing)
         best = scores.softmax(-1).topk(n)
         return [
             [Answer(texts[i], p) for p, i in zip(ps, js, strict=True)]
@@ -230,7 +228,7 @@ class Runner:
         """Embeddings (B, E)."""
         found = torch.empty(len(texts.ids), self.config.embed_width, device=self.engine.device)
         for places in by_length(texts.ids, TEXT_ROWS):
-            found[places] = self.engine.embed_texts(*self.pad([texts.ids[i] for i in places]))
+            found[places] = self.engine.require(Embeddings).embed_texts(*self.pad([texts.ids[i] for i in places]))
         return found
 
     def similarity(self, states: Tensor, texts: Tensor, *, paired: bool) -> list[list[float]]:
@@ -242,12 +240,12 @@ class Runner:
         """ITM probabilities, a row per image: of all texts, or of its own."""
         grounded, states = self.grounded(texts), in_a_row(states)
         if paired:
-            return [[p] for p in self.engine.match(*self.pad(grounded), states).tolist()]
+            return [[p] for p in self.engine.require(Matches).match(*self.pad(grounded), states).tolist()]
         found = torch.empty(len(states), len(grounded), device=states.device)
-        images = self.engine.read(states)
+        images = self.engine.require(Matches).project_images(states)
         for places in by_length(grounded, max(1, TEXT_ROWS // len(states))):
             ids, mask = self.pad([grounded[i] for i in places])
-            each = self.engine.match(ids.repeat(len(states), 1), mask.repeat(len(states), 1), images)
+            each = self.engine.require(Matches).match(ids.repeat(len(states), 1), mask.repeat(len(states), 1), images)
             found[:, places] = each.view(len(states), len(places))
         return cast("list[list[float]]", found.tolist())
 
@@ -257,21 +255,18 @@ class Runner:
         With their embeddings by ITC, as training contrasted them; without by ITM, whose odds are for each text alone.
         """
         if embedded is not None:
-            scores = self.engine.embed_images(states) @ embedded.T.to(states.device) / self.temperature
+            scores = (
+                self.engine.require(Embeddings).embed_images(states) @ embedded.T.to(states.device) / self.temperature
+            )
         else:
             parts = []
             for chunk in chunks(self.grounded(texts), max(1, TEXT_ROWS // len(states))):
                 ids, mask = (part.repeat(len(states), 1) for part in self.pad(chunk))
-                parts.append(self._log_odds(ids, mask, states).view(len(states), len(chunk)))
+                parts.append(
+                    self.engine.require(Matches).match_log_odds(ids, mask, states).view(len(states), len(chunk))
+                )
             scores = torch.cat(parts, 1)
         return scores.softmax(-1).cpu()
-
-    def _log_odds(self, ids: Tensor, mask: Tensor, states: Tensor) -> Tensor:
-        """Of a match, (B,); from probabilities, which end at 1e-7, where the engine gives no more."""
-        if not isinstance(self.engine, EagerEngine):
-            return self.engine.match(ids, mask, states).logit(1e-7)
-        logits = self.engine.match_logits(ids, mask, states)
-        return logits[:, 1] - logits[:, 0]
 
     def best_labels(self, probabilities: Tensor, labels: Sequence[str], n: int) -> list[list[Label]]:
         """The ``n`` likeliest labels of every image, from their probabilities (I, L)."""
@@ -289,7 +284,7 @@ class Runner:
         return self.fitting(self._row(self.tokenizer.encode([clean_caption(text, STATEMENT_WORDS)], "enc")))
 
     def comparisons(self, rows: list[list[int]], first: Tensor, second: Tensor) -> list[Comparison]:
-        logits = self.eager.compare_logits(*self.pad(rows), first, second)
+        logits = self.engine.require(Comparisons).compare_logits(*self.pad(rows), first, second)
         true = logits.softmax(-1)[:, 1].tolist()
         return [Comparison(best == 1, p) for best, p in zip(logits.argmax(-1).tolist(), true, strict=True)]
 
@@ -304,7 +299,7 @@ class Runner:
 
     def boxes(self, rows: list[list[int]], states: Tensor, sizes: Sequence[tuple[int, int]]) -> list[Box]:
         """Boxes of expressions, an image's side by side; ``sizes`` are the width and height of every image."""
-        shares, logprob = self.eager.ground(*self.pad(rows), states)
+        shares, logprob = self.engine.require(Grounding).ground(*self.pad(rows), states)
         pixels = torch.tensor(sizes, dtype=torch.float64).repeat_interleave(len(rows) // len(sizes), 0).repeat(1, 2)
         edges: list[tuple[float, float, float, float]] = (shares.cpu().double() * pixels).tolist()
         return [Box(*place, p) for place, p in zip(edges, logprob.exp().tolist(), strict=True)]

@@ -248,5 +248,5 @@ def test_the_session_must_have_room() -> None:
     assert o.capacity(2) == 10
     prompts = torch.tensor([[38, 7]] * 3)
     generate(toy.session(10), prompts, o)
-    with pytest.raises(InputError, match="cache holds 9"):
+    with pytest.raises(InputError, match="cache holds at most 9"):
         generate(toy.session(9), prompts, o)

@@ -19,11 +19,25 @@ import openblip
 from openblip.checkpoints import bundle, write
 from openblip.checkpoints.storage import digest
 from openblip.decoding import Decoding, Hypothesis, generate_grouped
-from openblip.engine import choose, int8, openvino
-from openblip.engine.base import Engine
+from openblip.engine import int8
 from openblip.engine.compiled import CompiledEngine
+from openblip.engine.create import choose_engine
 from openblip.engine.eager import EagerEngine
-from openblip.engine.openvino import OpenVinoEngine
+from openblip.engine.openvino import OpenVinoEngine, convert
+from openblip.engine.protocols import (
+    Answers,
+    Captions,
+    Comparisons,
+    Dialogs,
+    Embeddings,
+    Engine,
+    Explanations,
+    Grounding,
+    ImageMemory,
+    Matches,
+    MatchLogits,
+    TorchModel,
+)
 from openblip.errors import ConfigError, InputError
 from openblip.model.config import ModelKind
 from openblip.preprocess.image import ImageSettings
@@ -36,7 +50,8 @@ CPU = torch.device("cpu")
 ROOT = Path(__file__).parents[2]
 ITEMS = 7
 PROMPTS = [[598, 20, 30], [598, 20], [598, 40, 50], [598, 60], [598, 61], [598, 62], [598, 63, 64]]
-Make = Callable[[ModelKind], Engine]
+TestedEngine = EagerEngine | OpenVinoEngine
+Make = Callable[[ModelKind], TestedEngine]
 
 
 def toy(task: ModelKind) -> torch.nn.Module:
@@ -88,8 +103,8 @@ def decoding(beams: int) -> Decoding:
     return Decoding(beams=beams, max_new_tokens=8, eos_id=3, pad_id=0)
 
 
-def captions(engine: Engine, beams: int, states: Tensor) -> list[list[Hypothesis]]:
-    return generate_grouped(engine.captioning(states, 12), PROMPTS, decoding(beams))
+def captions(engine: TestedEngine, beams: int, states: Tensor) -> list[list[Hypothesis]]:
+    return generate_grouped(engine.prepare_captions(states, 12), PROMPTS, decoding(beams))
 
 
 def same(found: list[list[Hypothesis]], expected: list[list[Hypothesis]]) -> None:
@@ -120,8 +135,8 @@ def test_answers_are_the_same(make: Make, beams: int) -> None:
     heard = theirs.encode_questions(ids, mask, states)
     torch.testing.assert_close(ours.encode_questions(ids, mask, states), heard, rtol=0, atol=2e-5)
     starts = [[598]] * len(ids)
-    found = generate_grouped(ours.answering(heard, mask, 9), starts, decoding(beams))
-    same(found, generate_grouped(theirs.answering(heard, mask, 9), starts, decoding(beams)))
+    found = generate_grouped(ours.prepare_answers(heard, mask, 9), starts, decoding(beams))
+    same(found, generate_grouped(theirs.prepare_answers(heard, mask, 9), starts, decoding(beams)))
     closed = [[598, 40, 50, 3], [598, 40, 3], [598, 70, 80, 90, 3], [598, 40, 50, 60, 3]]
     for k, smoothing in ((None, 0.0), (2, 0.1)):
         scores = ours.rank_answers(heard, mask, closed, k, smoothing)
@@ -139,7 +154,7 @@ def test_tokens_of_several_frames_in_a_row_are_read_the_same(make: Make) -> None
             same(captions(ours, 3, states), captions(theirs, 3, states))
             continue
         if task == "vqa":
-            found, expected = (one.encode_questions(ids, mask, one.read(states)) for one in (ours, theirs))
+            found, expected = (one.encode_questions(ids, mask, one.project_images(states)) for one in (ours, theirs))
         else:
             found, expected = (one.match(ids, mask, states) for one in (ours, theirs))
             mean = frames[:, :, :1].mean(1)
@@ -173,8 +188,8 @@ def really_compiled() -> None:
     states = theirs.encode_images(pixels())
     torch.testing.assert_close(ours.encode_images(pixels()), states, rtol=0, atol=2e-5)
     start = [prompt[:1] for prompt in PROMPTS]
-    found = generate_grouped(ours.captioning(states, 9), start, decoding(2))
-    same(found, generate_grouped(theirs.captioning(states, 9), start, decoding(2)))
+    found = generate_grouped(ours.prepare_captions(states, 9), start, decoding(2))
+    same(found, generate_grouped(theirs.prepare_captions(states, 9), start, decoding(2)))
 
 
 def test_a_batch_changes_no_item(make: Make) -> None:
@@ -182,6 +197,56 @@ def test_a_batch_changes_no_item(make: Make) -> None:
     together = engine.encode_images(pixels())
     alone = torch.cat([engine.encode_images(one[None]) for one in pixels()])
     torch.testing.assert_close(alone, together, rtol=0, atol=2e-5)
+
+
+@pytest.mark.parametrize("name", ["torch", "compiled", "openvino"])
+def test_an_engine_supports_what_its_model_and_its_implementation_offer(name: str, cache: Path) -> None:
+    everywhere = {Captions, Answers, ImageMemory, Embeddings, Matches}
+    by_task: dict[ModelKind, set[type[object]]] = {
+        "caption": {Captions, Explanations},
+        "vqa": {Answers, ImageMemory, Explanations},
+        "retrieval": {ImageMemory, Embeddings, Matches, MatchLogits, Dialogs, Explanations},
+        "pretrain": {ImageMemory, Embeddings, Matches, MatchLogits, Dialogs, Explanations, Captions},
+        "nlvr": {Comparisons},
+        "grounding": {Grounding},
+    }
+    capabilities: set[type[object]] = {TorchModel}.union(*by_task.values())
+    for task, offered in by_task.items():
+        engine: Engine
+        if name == "torch":
+            engine = reference(task)
+        elif name == "compiled":
+            engine = CompiledEngine(toy(task), CPU, torch.float32, backend="eager")
+        elif task in TASKS:
+            engine = vino(cache, task)
+        else:
+            continue
+        expected = offered & everywhere if name == "openvino" else offered | {TorchModel}
+        assert {capability for capability in capabilities if engine.supports(capability)} == expected
+        for capability in expected:
+            assert engine.require(capability) is engine
+            methods = [method for method in vars(capability) if not method.startswith("_")]
+            assert all(callable(getattr(engine, method)) for method in methods)
+
+
+def test_a_missing_capability_is_named_with_a_remedy(cache: Path) -> None:
+    with pytest.raises(InputError, match=r"engine='openvino' does not support match logits: load .* engine='torch'"):
+        vino(cache, "retrieval").require(MatchLogits)
+    with pytest.raises(InputError, match=r"does not support matches: Captioner"):
+        reference("caption").require(Matches)
+    quantized = EagerEngine(int8.quantize(toy("retrieval")), CPU, torch.float32)
+    assert quantized.supports(MatchLogits)
+    assert not quantized.supports(Explanations)
+    with pytest.raises(InputError, match=r"explanations: 8-bit layers have no gradients; load .* precision='fp32'"):
+        quantized.require(Explanations)
+
+
+def test_log_odds_agree_with_the_probability(make: Make) -> None:
+    engine = make("retrieval")
+    states = engine.encode_images(pixels())
+    ids, mask = texts(3 * ITEMS)
+    odds, probability = engine.match_log_odds(ids, mask, states), engine.match(ids, mask, states)
+    torch.testing.assert_close(odds.sigmoid(), probability, rtol=0, atol=1e-5)
 
 
 # --- 8 and 16 bits ------------------------------------------------------------------------------------------------
@@ -226,7 +291,7 @@ def test_8_bit_words_are_embedded_and_scored_by_the_same_numbers() -> None:
 def test_8_bits_stay_near(name: str, cache: Path) -> None:
     theirs = reference("retrieval")
     if name == "torch":
-        ours: Engine = EagerEngine(int8.quantize(toy("retrieval")), CPU, torch.float32)
+        ours: TestedEngine = EagerEngine(int8.quantize(toy("retrieval")), CPU, torch.float32)
     else:
         ours = vino(cache, "retrieval", "int8")
     states, expected = ours.encode_images(pixels()), theirs.encode_images(pixels())
@@ -245,7 +310,7 @@ def test_8_bits_describe(name: str, cache: Path) -> None:
     """Most captions are the same, and along each of the reference's captions the next token's chances stay near."""
     theirs = reference("caption")
     small = EagerEngine(int8.quantize(toy("caption")), CPU, torch.float32)
-    ours: Engine = small if name == "torch" else vino(cache, "caption", "int8")
+    ours: TestedEngine = small if name == "torch" else vino(cache, "caption", "int8")
     states = theirs.encode_images(pixels())
     found, expected = captions(ours, 3, states), captions(theirs, 3, states)
     assert sum(a[0].ids == b[0].ids for a, b in zip(found, expected, strict=True)) >= ITEMS - 2
@@ -256,9 +321,9 @@ def test_8_bits_describe(name: str, cache: Path) -> None:
 
 
 @torch.inference_mode()
-def chances(engine: Engine, states: Tensor, ids: Tensor) -> Tensor:
+def chances(engine: TestedEngine, states: Tensor, ids: Tensor) -> Tensor:
     """Probabilities (T, V) of what follows each token of one text (1, T)."""
-    session = engine.captioning(states, ids.shape[1])([0])
+    session = engine.prepare_captions(states, ids.shape[1])([0])
     return torch.cat([session.step(ids[:, at : at + 1]) for at in range(ids.shape[1])]).softmax(-1)
 
 
@@ -291,37 +356,37 @@ def test_parts_are_converted_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     first = vino(tmp_path, "retrieval").encode_images(pixels())
     (folder,) = tmp_path.iterdir()
     stamps = {path.name: path.stat().st_mtime_ns for path in folder.iterdir()}
-    monkeypatch.setattr(openvino, "_convert", None)  # whoever converts again fails
+    monkeypatch.setattr(convert, "_convert", None)  # whoever converts again fails
     torch.testing.assert_close(vino(tmp_path, "retrieval").encode_images(pixels()), first, rtol=0, atol=0)
     assert {path.name: path.stat().st_mtime_ns for path in folder.iterdir()} == stamps
 
 
 def test_a_conversion_that_fails_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    convert, calls = openvino._convert, []
+    original, calls = convert._convert, []
 
     def full_disk(*args: Any) -> Any:
         calls.append(1)
         if len(calls) > 2:
             raise OSError(28, "No space left on device")
-        return convert(*args)
+        return original(*args)
 
-    monkeypatch.setattr(openvino, "_convert", full_disk)
+    monkeypatch.setattr(convert, "_convert", full_disk)
     with pytest.raises(OSError, match="No space"):
         vino(tmp_path, "retrieval")
     assert list(tmp_path.iterdir()) == []
-    monkeypatch.setattr(openvino, "_convert", convert)
+    monkeypatch.setattr(convert, "_convert", original)
     assert vino(tmp_path, "retrieval").encode_images(pixels()).shape == (ITEMS, 5, 32)
 
 
 def test_other_weights_sizes_precisions_or_pictures_are_other_parts() -> None:
     config, pictures = toy_config("retrieval"), pixels(1, 2)
     names = {
-        openvino._name("a", config, "fp32", None),
-        openvino._name("b", config, "fp32", None),
-        openvino._name("a", toy_config("retrieval", image_size=64), "fp32", None),
-        openvino._name("a", config, "int8", None),
-        openvino._name("a", config, "int8", pictures),
-        openvino._name("a", config, "int8", pictures + 1),
+        convert.cache_name("a", config, "fp32", None),
+        convert.cache_name("b", config, "fp32", None),
+        convert.cache_name("a", toy_config("retrieval", image_size=64), "fp32", None),
+        convert.cache_name("a", config, "int8", None),
+        convert.cache_name("a", config, "int8", pictures),
+        convert.cache_name("a", config, "int8", pictures + 1),
     }
     assert len(names) == 6
 
@@ -386,21 +451,21 @@ def test_calibrated_by_pictures_the_image_encoder_stays_near(own_cache: Path) ->
 
 def test_auto_follows_the_notes() -> None:
     caption, compare = toy_config("caption"), toy_config("nlvr")
-    assert choose.choose("fp32", CPU, caption) == "torch"
-    assert choose.choose("int8", CPU, caption) == "openvino"
-    assert choose.choose("int8", CPU, compare) == "torch"
-    assert choose.choose("bf16", torch.device("cuda"), caption) == "torch"
+    assert choose_engine("fp32", CPU, caption) == "torch"
+    assert choose_engine("int8", CPU, caption) == "openvino"
+    assert choose_engine("int8", CPU, compare) == "torch"
+    assert choose_engine("bf16", torch.device("cuda"), caption) == "torch"
 
 
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        ({"engine": "tpu"}, "unknown engine 'tpu'; one of auto, torch, compiled, openvino"),
-        ({"precision": "int4"}, "unknown precision 'int4'; one of fp32, bf16, fp16, int8"),
+        ({"engine": "tpu"}, "engine must be one of auto, torch, compiled, openvino, got 'tpu'"),
+        ({"precision": "int4"}, "precision must be one of fp32, bf16, fp16, int8, got 'int4'"),
         ({"engine": "openvino", "precision": "fp16"}, "fp32, bf16 or int8"),
-        ({"engine": "compiled", "precision": "int8"}, "by engine 'torch' or 'openvino'"),
+        ({"engine": "compiled", "precision": "int8"}, "needs a CPU and engine='torch' or 'openvino'"),
         ({"decode": "quick"}, "'fast' or 'exact'"),
-        ({"engine": "torch", "calibration": []}, "calibration pictures"),
+        ({"engine": "torch", "calibration": []}, "calibration images"),
     ],
 )
 def test_what_does_not_go_together_is_refused(folder: Path, given: dict[str, Any], message: str) -> None:
@@ -428,7 +493,7 @@ def test_what_openvino_does_not_serve_of_a_bundle_runs_by_the_reference(tmp_path
 
 def test_a_cache_that_is_full_says_so(cache: Path) -> None:
     for engine in (vino(cache, "caption"), CompiledEngine(toy("caption"), CPU, torch.float32, backend="eager")):
-        session = engine.captioning(engine.encode_images(pixels(0, 1)), 3)([0])
+        session = engine.prepare_captions(engine.encode_images(pixels(0, 1)), 3)([0])
         session.step(torch.tensor([[598, 5]]))
-        with pytest.raises(InputError, match="holds 3 tokens; 4 were fed"):
+        with pytest.raises(InputError, match="at most 3 tokens, got 4"):
             session.step(torch.tensor([[6, 7]]))

@@ -61,14 +61,14 @@ def watch(engine: Any, kill: int, tell: Callable[[str], object]) -> None:
 
         setattr(engine, name, call)
 
-    original_read = engine.read
+    original_read = engine.project_images
 
     def read(states: torch.Tensor) -> Any:
         nonlocal image
         image = digest(states)
         return original_read(states)
 
-    engine.read = read
+    engine.project_images = read
 
     def texts(ids: torch.Tensor, mask: torch.Tensor, *_: Any) -> list[str]:
         return [str(row[seen.bool()].tolist()) for row, seen in zip(ids, mask, strict=True)]

@@ -13,6 +13,7 @@ from safetensors.torch import load_file
 import openblip
 from openblip.checkpoints.read import load
 from openblip.engine.eager import EagerEngine
+from openblip.engine.protocols import Embeddings
 from openblip.errors import InputError
 from openblip.evaluation import two_stage
 from openblip.evaluation.metrics import ranks
@@ -97,7 +98,10 @@ def every_pair(runner: Runner, images: list[object], texts: Texts) -> np.ndarray
         state = runner.states([runner.open(image)])
         row = []
         for ids in texts.ids:
-            cosine = runner.engine.embed_images(state) @ runner.engine.embed_texts(*runner.pad([ids])).T
+            cosine = (
+                runner.engine.require(Embeddings).embed_images(state)
+                @ runner.engine.require(Embeddings).embed_texts(*runner.pad([ids])).T
+            )
             grounded = runner.pad([[runner.tokenizer.enc_id, *ids[1:]]])
             row.append(float(cosine + runner.eager.model.match_logits(*grounded, state)[0, 1]))
         rows.append(row)

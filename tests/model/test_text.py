@@ -68,7 +68,7 @@ def test_steps_over_a_cache_equal_all_at_once(text: TextTransformer, sizes: list
     cache = Cache(TOY, rows=4, capacity=7, like=text.embeddings.word.weight)
     parts = [text.step(part, memory, cache) for part in torch.split(IDS, sizes, 1)]
     torch.testing.assert_close(torch.cat(parts, 1), text.decode(IDS, None, memory), atol=1e-5, rtol=1e-5)
-    with pytest.raises(InputError, match="holds 7 tokens"):
+    with pytest.raises(InputError, match="at most 7 tokens"):
         text.step(IDS[:, :1], memory, cache)
 
 

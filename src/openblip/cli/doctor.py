@@ -70,7 +70,7 @@ def _torch() -> Iterator[tuple[str, str, str]]:
     try:
         import torch
 
-        from openblip.engine.choose import ENGINES
+        from openblip.engine.create import ENGINES
     except Exception as error:  # whatever a broken installation raises
         yield "torch", "broken", f"{type(error).__name__}: {error}"
         return

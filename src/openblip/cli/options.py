@@ -19,7 +19,7 @@ import typer
 
 if TYPE_CHECKING:
     from openblip.blip import Blip
-    from openblip.engine import choose
+    from openblip.engine import create
 
 DEFAULT_MODEL = "pocket"
 
@@ -131,8 +131,8 @@ def load(
     return blip.load(
         model,
         device=device,
-        engine=cast("choose.Name", engine),
-        precision=cast("choose.Precision", precision),
+        engine=cast("create.EngineName", engine),
+        precision=cast("create.Precision", precision),
         batch_size=batch_size,
         workers=workers,
         offline=offline or None,

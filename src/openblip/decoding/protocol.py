@@ -1,31 +1,36 @@
-"""What decoding needs from an engine, and nothing more: score bookkeeping sees logits and row numbers only.
+"""The interface between decoding and engines: score bookkeeping sees logits and row indices only.
 
-A run decodes I items (images, or questions). An item owns ``width`` rows (beams, or samples), side by side, so there
-are I * width rows; all of an item's rows read one memory, which is never copied.
+A session decodes I items (images, or questions). Each item owns ``width`` adjacent rows (beams, or samples), so there
+are I * width rows. The rows of an item share one cross-attention memory, which is never copied.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Protocol
 
 from torch import Tensor
 
 
 class Session(Protocol):
-    """One decoding run; it owns the caches, so one model serves many runs at once. Starts with one row per item."""
+    """One decoding run. It owns the caches, so one model serves many runs at once. It starts with one row per item."""
 
     def step(self, ids: Tensor) -> Tensor:
-        """Feed the next tokens (rows, t) of every row: float32 logits (rows, V) for the token after them."""
+        """Append the next tokens (rows, t) to all rows; return float32 logits (rows, V) for the token after them."""
         ...
 
     def widen(self, width: int) -> None:
-        """Give every item ``width`` rows in place of its one, each a continuation of it."""
+        """Replace the row of each item by ``width`` copies."""
         ...
 
     def reorder(self, rows: Tensor) -> None:
-        """Let row r continue what was row ``rows[r]`` (rows,), a row of the same item; rows may repeat."""
+        """Replace each row r by row ``rows[r]`` (rows,) of the same item; rows may repeat."""
         ...
 
     def keep(self, items: Tensor) -> None:
-        """Drop all items but these, given by ascending number; the remaining ones are renumbered from 0."""
+        """Drop all items except these (ascending); the remaining items are renumbered from 0."""
         ...
+
+
+# Makes the session of some items, given by index, in this order.
+SessionFactory = Callable[[list[int]], Session]

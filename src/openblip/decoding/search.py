@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -10,7 +10,7 @@ from torch import Tensor
 from openblip.decoding.beam import beam_search
 from openblip.decoding.draws import Draws
 from openblip.decoding.options import Decoding, Hypothesis
-from openblip.decoding.protocol import Session
+from openblip.decoding.protocol import Session, SessionFactory
 from openblip.decoding.single import decode_single
 from openblip.errors import InputError
 
@@ -36,7 +36,7 @@ def generate(session: Session, prompts: Tensor, options: Decoding, seed: int | N
 
 
 def generate_grouped(
-    start: Callable[[list[int]], Session],
+    start: SessionFactory,
     prompts: Sequence[Sequence[int]],
     options: Decoding,
     seed: int | None = None,

@@ -1,1 +1,1 @@
-"""How a model runs. ``torch`` is the reference; every engine offers what ``eager.EagerEngine`` does."""
+"""Engines run a model on a device: in PyTorch (the reference), compiled, in 8 bits, or in OpenVINO."""

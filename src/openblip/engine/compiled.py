@@ -1,7 +1,7 @@
-"""``torch.compile``: the reference engine with its image encoder, text encoders and decoder steps compiled.
+"""``torch.compile``: the reference engine with a compiled image encoder, text encoders and decoder step.
 
-Shapes are few and fixed, so that little is compiled: image batches are padded to a power of two, a session keeps all
-its rows to the end and hides those that are done. On a GPU the compiled steps are CUDA graphs.
+Few shapes occur, so that few are compiled: image batches are padded to a power of two, and a session keeps all its
+rows until the end and ignores the finished ones. On a GPU the compiled steps are CUDA graphs.
 """
 
 from __future__ import annotations
@@ -11,20 +11,27 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from openblip.decoding.protocol import Session
-from openblip.engine.base import StartSession
+from openblip.decoding.protocol import Session, SessionFactory
 from openblip.engine.eager import EagerEngine
-from openblip.engine.parts import Step, flat
-from openblip.errors import InputError
+from openblip.engine.parts import Step, flatten_memory
 from openblip.model.answerer import Answerer
 from openblip.model.captioner import Captioner
 from openblip.model.layers import causal_bias, unseen_bias
 from openblip.model.pretrainer import Pretrainer
-from openblip.model.text import Memory, TextTransformer
+from openblip.model.text import Memory, TextTransformer, check_capacity
 
 
 class CompiledEngine(EagerEngine):
-    """See :class:`EagerEngine`. The first call of each shape compiles, which takes a while."""
+    """:class:`EagerEngine` with compiled parts. The first call with each shape compiles, which takes a while.
+
+    Args:
+        model: A model of ``openblip.model``; it is moved and put into evaluation mode in place.
+        device: Device to run on.
+        dtype: Floating-point type to run in.
+        backend: Backend of ``torch.compile``.
+    """
+
+    name = "compiled"
 
     def __init__(
         self, model: nn.Module, device: torch.device, dtype: torch.dtype, *, backend: str = "inductor"
@@ -33,93 +40,94 @@ class CompiledEngine(EagerEngine):
         options: dict[str, Any] = {"backend": backend}
         if backend == "inductor" and device.type == "cuda":
             options["mode"] = "reduce-overhead"
-        compiled: Any = torch.compile
-        self._vision = compiled(self.model.vision, dynamic=False, **options)
+        compile_module: Any = torch.compile
+        self._vision = compile_module(self.model.vision, dynamic=False, **options)
         decoder = _decoder(self.model)
         self._step = None
         if decoder is not None:
-            self._step = compiled(Step(decoder, self.model.lm_head).eval(), dynamic=False, **options)
-        for text in _encoders(self.model):
-            cast(Any, text).encode_embedded = compiled(text.encode_embedded, dynamic=True, backend=backend)
+            self._step = compile_module(Step(decoder, self.model.lm_head).eval(), dynamic=False, **options)
+        for name in ("text", "encoder", "fusion"):
+            encoder = getattr(self.model, name, None)
+            if isinstance(encoder, TextTransformer):
+                compiled = compile_module(encoder.encode_embedded, dynamic=True, backend=backend)
+                cast(Any, encoder).encode_embedded = compiled
 
     @torch.inference_mode()
     def encode_images(self, pixels: Tensor) -> Tensor:
         images = len(pixels)
         pixels = pixels.to(self.device, self.dtype)
-        filled = 1 << (images - 1).bit_length()
-        if filled > images:
-            pixels = torch.cat([pixels, pixels[:1].expand(filled - images, -1, -1, -1)])
+        padded = 1 << (images - 1).bit_length()
+        if padded > images:
+            pixels = torch.cat([pixels, pixels[:1].expand(padded - images, -1, -1, -1)])
         return cast(Tensor, self._vision(pixels))[:images].clone()
 
     @torch.inference_mode()
-    def captioning(self, states: Tensor, capacity: int) -> StartSession:
+    def prepare_captions(self, states: Tensor, capacity: int) -> SessionFactory:
         model = cast("Captioner | Pretrainer", self.model)
         text = model.text if isinstance(model, Pretrainer) else model.decoder
-        return self._sessions(text, text.project(states), capacity)
+        return self._make_factory(text, text.project(states), capacity)
 
     @torch.inference_mode()
-    def answering(self, questions: Tensor, mask: Tensor, capacity: int) -> StartSession:
+    def prepare_answers(self, questions: Tensor, mask: Tensor, capacity: int) -> SessionFactory:
         model = cast(Answerer, self.model)
-        return self._sessions(model.decoder, model.decoder.project(questions, mask.to(self.device)), capacity)
+        return self._make_factory(model.decoder, model.decoder.project(questions, mask.to(self.device)), capacity)
 
-    def _sessions(self, text: TextTransformer, memory: Memory, capacity: int) -> StartSession:
+    def _make_factory(self, text: TextTransformer, memory: Memory, capacity: int) -> SessionFactory:
         def start(items: list[int]) -> Session:
-            every = items == list(range(memory.items))
-            chosen = memory if every else memory.select(torch.tensor(items, device=self.device))
-            return StaticSession(self._step, text, chosen, capacity)
+            return StaticSession(self._step, text, memory.subset(items), capacity)
 
         return start
 
 
 class StaticSession:
-    """One decoding run whose shapes never change (:class:`openblip.decoding.protocol.Session`).
+    """A decoding run whose tensor shapes never change; see :class:`openblip.decoding.protocol.Session`.
 
-    Items that are done stay where they are, unread: ``live`` are the places of the others.
+    The rows of dropped items stay in the caches and are computed with placeholder tokens; ``live`` holds the positions
+    of the other items.
     """
 
     def __init__(self, step: Any, text: TextTransformer, memory: Memory, capacity: int) -> None:
         self.compiled, self.text = step, text
-        self.memory = list(flat(memory, bias=True))
+        self.memory = list(flatten_memory(memory, bias=True))
         self.live = torch.arange(memory.items, device=text.device)
         self.width, self.length = 1, 0
         config = text.config
         shape = (config.depth, memory.items, config.heads, capacity, config.width // config.heads)
-        # Zeros and not whatever was there: hidden places are multiplied by 0, which NaN survives.
+        # Zeros, not uninitialized memory: hidden positions are multiplied by 0, and 0 * NaN is NaN.
         like = text.embeddings.norm.weight
         self.keys, self.values = like.new_zeros(shape), like.new_zeros(shape)
 
     def step(self, ids: Tensor) -> Tensor:
-        new, room, device = ids.shape[1], self.keys.shape[3], self.keys.device
+        new, capacity, device = ids.shape[1], self.keys.shape[3], self.keys.device
         end = self.length + new
-        if end > room:
-            raise InputError(f"the cache holds {room} tokens; {end} were fed")
-        hidden = unseen_bias(torch.arange(room, device=device) >= self.length, self.keys.dtype)
-        bias = torch.cat([hidden.expand(1, 1, new, room), causal_bias(new, self.keys.dtype, device)], 3)
-        rows, whole = self._rows(), self.keys.shape[1]
-        fed = ids.new_zeros(whole, new).index_copy_(0, rows, ids) if len(rows) < whole else ids
+        check_capacity(capacity, end)
+        hidden = unseen_bias(torch.arange(capacity, device=device) >= self.length, self.keys.dtype)
+        bias = torch.cat([hidden.expand(1, 1, new, capacity), causal_bias(new, self.keys.dtype, device)], 3)
+        rows, total = self._rows(), self.keys.shape[1]
+        padded = ids.new_zeros(total, new).index_copy_(0, rows, ids) if len(rows) < total else ids
         positions = torch.arange(self.length, end, device=device)
-        logits, keys, values = self.compiled(fed, positions, self.keys, self.values, bias, *self.memory)
+        logits, keys, values = self.compiled(padded, positions, self.keys, self.values, bias, *self.memory)
         self.keys[:, :, :, self.length : end] = keys
         self.values[:, :, :, self.length : end] = values
         self.length = end
         return logits[rows].float()
 
     def widen(self, width: int) -> None:
-        places = torch.arange(self.keys.shape[1], device=self.keys.device).repeat_interleave(width)
-        self.keys, self.values = self.keys[:, places], self.values[:, places]
+        sources = torch.arange(self.keys.shape[1], device=self.keys.device).repeat_interleave(width)
+        self.keys, self.values = self.keys[:, sources], self.values[:, sources]
         self.width = width
 
     def reorder(self, rows: Tensor) -> None:
-        places = torch.arange(self.keys.shape[1], device=self.keys.device)
-        mine = self._rows()
-        places[mine] = mine[rows]
-        self.keys, self.values = self.keys[:, places], self.values[:, places]
+        sources = torch.arange(self.keys.shape[1], device=self.keys.device)
+        live_rows = self._rows()
+        sources[live_rows] = live_rows[rows]
+        self.keys, self.values = self.keys[:, sources], self.values[:, sources]
 
     def keep(self, items: Tensor) -> None:
         self.live = self.live[items]
 
     def _rows(self) -> Tensor:
-        """The places of the live items' rows."""
+        """Return the positions of the rows of live items."""
         return (self.live[:, None] * self.width + torch.arange(self.width, device=self.live.device)).flatten()
 
 
@@ -127,12 +135,3 @@ def _decoder(model: nn.Module) -> TextTransformer | None:
     if isinstance(model, Pretrainer):
         return model.text
     return model.decoder if isinstance(model, Captioner | Answerer) else None
-
-
-def _encoders(model: nn.Module) -> list[TextTransformer]:
-    """The text transformers that read both ways."""
-    return [
-        part
-        for name in ("text", "encoder", "fusion")
-        if isinstance(part := getattr(model, name, None), TextTransformer)
-    ]

@@ -17,6 +17,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from openblip.engine.protocols import MatchLogits
 from openblip.errors import InputError, OpenBlipError
 from openblip.evaluation.store import Store
 from openblip.inputs import ahead, chunks
@@ -173,9 +174,9 @@ def _logits(runner: Runner, rows: list[list[int]], state: Tensor) -> Tensor:
     grounded = runner.grounded(Texts(rows))
     found = torch.empty(len(rows))
     if rows:
-        image = runner.eager.read(in_a_row(state).to(runner.engine.device))
+        image = runner.engine.require(MatchLogits).project_images(in_a_row(state).to(runner.engine.device))
         for places in by_length(grounded, TEXT_ROWS):
-            logits = runner.eager.match_logits(*runner.pad([grounded[j] for j in places]), image)
+            logits = runner.engine.require(MatchLogits).match_logits(*runner.pad([grounded[j] for j in places]), image)
             found[places] = logits[:, 1].cpu()
     return found
 

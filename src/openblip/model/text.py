@@ -53,6 +53,14 @@ class Memory:
         bias = None if self.bias is None else self.bias[items]
         return Memory(tuple(cast(KeysValues, pick(layer)) for layer in self.layers), bias)
 
+    def subset(self, items: Sequence[int]) -> Memory:
+        """Return the memory of these items, without a copy if they are all items in order."""
+        if list(items) == list(range(self.items)):
+            return self
+        first = self.layers[0][0]
+        keys = first if isinstance(first, Tensor) else first[0]
+        return self.select(torch.tensor(items, device=keys.device))
+
     def before(self, other: Memory) -> Memory:
         """What both hold, one after the other, for the items of ``other``; as many of those share an item of this."""
         times = other.items // self.items
@@ -84,8 +92,7 @@ class Cache:
     def append(self, layer: int, keys: Tensor, values: Tensor) -> KeysValues:
         """Store the keys and values (B, H, t, K) of new tokens; return those of all tokens so far."""
         end = self.length + keys.shape[2]
-        if end > self.keys.shape[3]:
-            raise InputError(f"the cache holds {self.keys.shape[3]} tokens; {end} were fed")
+        check_capacity(self.keys.shape[3], end)
         self.keys[layer, :, :, self.length : end] = keys
         self.values[layer, :, :, self.length : end] = values
         return self.keys[layer, :, :, :end], self.values[layer, :, :, :end]
@@ -98,6 +105,12 @@ class Cache:
             self.values[:, :, :, used] = self.values[:, rows, :, used]
         else:
             self.keys, self.values = self.keys[:, rows], self.values[:, rows]
+
+
+def check_capacity(capacity: int, length: int) -> None:
+    """Raise :class:`InputError` if ``length`` tokens do not fit into a cache."""
+    if length > capacity:
+        raise InputError(f"a row of the cache holds at most {capacity} tokens, got {length}")
 
 
 class TextTransformer(nn.Module):

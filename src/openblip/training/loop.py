@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from openblip.errors import CheckpointError, ConfigError, TrainingError
+from openblip.model.precision import DTYPES
 from openblip.training.config import AdamWSettings, LoopSettings
 from openblip.training.distributed import Alone, Place
 from openblip.training.optim import adamw, load_optimizer_state, optimizer_state
@@ -35,9 +36,6 @@ from openblip.training.state import (
 )
 
 FORMAT = 1
-
-
-_DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 class Loader(Protocol):
@@ -226,7 +224,7 @@ class Trainer:
         )
 
     def _autocast(self) -> torch.autocast:
-        dtype = _DTYPES[self.settings.precision]
+        dtype = DTYPES[self.settings.precision]
         return torch.autocast(self.place.device.type, dtype=dtype, enabled=dtype is not torch.float32)
 
     # Along the way.

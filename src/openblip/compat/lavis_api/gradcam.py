@@ -11,6 +11,7 @@ from PIL import Image
 from torch import Tensor
 
 from openblip.compat.lavis_api.models import MATCH_TOKENS, BlipITM
+from openblip.engine.protocols import Explanations
 from openblip.errors import InputError
 
 _BLUR = 0.02  # of the longer side: the deviation of the blur
@@ -37,7 +38,7 @@ def compute_gradcam(
     for image, text in zip(visual_input, texts, strict=True):
         states = part.engine.encode_images(image[None])
         tokens = part.tokenizer.encode([text], "enc", max_length=MATCH_TOKENS)
-        heat = part.eager.explain_match(tokens.ids, tokens.mask, states, block_num)[0][0].cpu()
+        heat = part.engine.require(Explanations).explain_match(tokens.ids, tokens.mask, states, block_num)[0][0].cpu()
         heat = heat.reshape(-1, grid, grid)
         words = heat[1:-1].mean(0, keepdim=True)
         padding = heat.new_zeros(max(0, length - len(heat)), grid, grid)

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from openblip.compat.transformers_api.tokens import BlipTokenizer
 from openblip.decoding import Decoding, generate_grouped
-from openblip.engine.eager import EagerEngine
+from openblip.engine.protocols import Answers, Captions, Comparisons, Embeddings, MatchLogits, TorchModel
 from openblip.errors import InputError, UnsupportedTask
 from openblip.inputs import chunks
 from openblip.preprocess.text import First, Tokens
@@ -53,7 +53,7 @@ class BaseModel:
     @property
     def module(self) -> nn.Module:
         """The network."""
-        found: nn.Module = self.part.eager.model
+        found: nn.Module = self.part.engine.require(TorchModel).model
         return found
 
     @property
@@ -63,7 +63,7 @@ class BaseModel:
 
     def to(self, device: str | torch.device) -> Any:
         """Move it."""
-        self.part.engine = EagerEngine(self.module, torch.device(device), self.part.eager.dtype)
+        self.part.engine = self.part.engine.require(TorchModel).to(torch.device(device))
         return self
 
     def eval(self) -> Any:
@@ -100,7 +100,7 @@ class _WithTemperature(BaseModel):
     @property
     def temp(self) -> Tensor:
         """What ITC cosines are divided by, a scalar on the model's device."""
-        found: Tensor = self.part.eager.model.temperature
+        found: Tensor = self.part.engine.require(TorchModel).model.temperature
         return found
 
 
@@ -134,7 +134,7 @@ class BlipCaption(BaseModel):
             n=num_captions, max_new_tokens=max_length - len(prompt), min_new_tokens=max(0, min_length - len(prompt)),
             eos_id=tokenizer.sep_id, pad_id=tokenizer.pad_id, **(nucleus if use_nucleus_sampling else beams),
         )  # fmt: skip
-        start = self.part.engine.captioning(states, decoding.capacity(len(prompt)))
+        start = self.part.engine.require(Captions).prepare_captions(states, decoding.capacity(len(prompt)))
         found = generate_grouped(start, [prompt] * len(states), decoding, device=self.device)
         return [tokenizer.decode(one.ids) for each in found for one in each]
 
@@ -165,7 +165,7 @@ class BlipVQA(BaseModel):
         if inference_method == "rank" and not answer_list:
             raise InputError("ranking needs an answer_list; or give inference_method='generate'")
         text = self._encode(questions, "enc", QUESTION_TOKENS)
-        heard = self.part.engine.encode_questions(text.ids, text.mask, self._states(samples["image"]))
+        heard = self.part.engine.require(Answers).encode_questions(text.ids, text.mask, self._states(samples["image"]))
         if answer_list is not None and inference_method == "rank":
             ids, k = self.part.answers(answer_list), min(num_ans_candidates, len(answer_list))
             ranked = self.part.ranked_answers(heard, text.mask, answer_list, ids, 1, k, SMOOTHING)
@@ -187,13 +187,16 @@ class BlipITM(BaseModel):
         texts = [texts] if isinstance(texts, str) else list(texts)
         if match_head == "itc":
             text = self._encode(texts, "cls", MATCH_TOKENS)
-            return self.part.engine.embed_images(states) @ self.part.engine.embed_texts(text.ids, text.mask).T
+            return (
+                self.part.engine.require(Embeddings).embed_images(states)
+                @ self.part.engine.require(Embeddings).embed_texts(text.ids, text.mask).T
+            )
         if match_head != "itm":
             raise InputError(f"match_head is 'itm' or 'itc', not {match_head!r}")
         if len(texts) != len(states):
             raise InputError(f"by itm {len(states)} images take {len(states)} texts, not {len(texts)}")
         text = self._encode(texts, "enc", MATCH_TOKENS)
-        return self.part.eager.match_logits(text.ids, text.mask, states)
+        return self.part.engine.require(MatchLogits).match_logits(text.ids, text.mask, states)
 
 
 @dataclass(frozen=True, eq=False)
@@ -239,7 +242,7 @@ class BlipFeatureExtractor(_WithTemperature):
             if mode == "text":
                 return self._text(self._encode(texts, "cls").to(self.device))
             text, states = self._encode(texts, "enc").to(self.device), self._states(samples["image"])
-            read = self.part.eager.model.text.encode_grounded(text.ids, text.mask, states)
+            read = self.part.engine.require(TorchModel).model.text.encode_grounded(text.ids, text.mask, states)
             return BlipOutputFeatures(image_embeds=states, multimodal_embeds=read)
 
     def forward(self, samples: Mapping[str, Any], mode: str = "multimodal") -> BlipOutputFeatures:
@@ -247,12 +250,12 @@ class BlipFeatureExtractor(_WithTemperature):
         return self.extract_features(samples, mode)
 
     def _image(self, states: Tensor) -> BlipOutputFeatures:
-        projected = F.normalize(self.part.eager.model.vision_proj(states), dim=-1)
+        projected = F.normalize(self.part.engine.require(TorchModel).model.vision_proj(states), dim=-1)
         return BlipOutputFeatures(image_embeds=states, image_embeds_proj=projected)
 
     def _text(self, text: Tokens) -> BlipOutputFeatures:
-        states = self.part.eager.model.text.encode(text.ids, text.mask)
-        projected = F.normalize(self.part.eager.model.text_proj(states), dim=-1)
+        states = self.part.engine.require(TorchModel).model.text.encode(text.ids, text.mask)
+        projected = F.normalize(self.part.engine.require(TorchModel).model.text_proj(states), dim=-1)
         return BlipOutputFeatures(text_embeds=states, text_embeds_proj=projected)
 
 
@@ -264,7 +267,7 @@ class BlipNLVR(BaseModel):
         texts = samples["text_input"]
         text = self._encode([texts] if isinstance(texts, str) else list(texts), "enc")
         first, second = self._states(samples["image0"]), self._states(samples["image1"])
-        logits = self.part.eager.compare_logits(text.ids, text.mask, first, second)
+        logits = self.part.engine.require(Comparisons).compare_logits(text.ids, text.mask, first, second)
         return {"predictions": logits, "targets": samples.get("label")}
 
 
@@ -286,8 +289,11 @@ class BlipRetrieval(_WithTemperature):
         k = options.get("k_test", _setting(task_cfg, "k_test"))
         texts = [text for chunk in chunks(data_loader.dataset.text, TEXT_ROWS) for text in self._rows(chunk)]
         states = torch.cat([self._states(batch["image"]) for batch in data_loader])
-        parts = [self.part.engine.embed_texts(*self.part.pad(chunk)) for chunk in chunks(texts, TEXT_ROWS)]
-        cosines = (self.part.engine.embed_images(states) @ torch.cat(parts).T).cpu()
+        parts = [
+            self.part.engine.require(Embeddings).embed_texts(*self.part.pad(chunk))
+            for chunk in chunks(texts, TEXT_ROWS)
+        ]
+        cosines = (self.part.engine.require(Embeddings).embed_images(states) @ torch.cat(parts).T).cpu()
         grounded = [[self.part.tokenizer.enc_id, *ids[1:]] for ids in texts]
         i2t, t2i = torch.full_like(cosines, LEFT_OUT), torch.full_like(cosines.T, LEFT_OUT)
         for image, row in enumerate(cosines):
@@ -305,7 +311,7 @@ class BlipRetrieval(_WithTemperature):
         return [self._encode([text], "cls", MATCH_TOKENS).ids[0].tolist() for text in texts]
 
     def _itm(self, rows: list[list[int]], states: Tensor) -> Tensor:
-        return self.part.eager.match_logits(*self.part.pad(rows), states)[:, 1].cpu()
+        return self.part.engine.require(MatchLogits).match_logits(*self.part.pad(rows), states)[:, 1].cpu()
 
 
 def _setting(settings: Any, name: str) -> int:

@@ -13,6 +13,7 @@ from PIL import Image
 from openblip.compat.mmpretrain_api.base import BaseInferencer, DataSample, lettered, listed, paired, picture, resized
 from openblip.compat.mmpretrain_api.models import Model
 from openblip.drawing import beside, draw_boxes
+from openblip.engine.protocols import Comparisons
 from openblip.errors import InputError
 from openblip.preprocess.text import clean_expression
 
@@ -151,7 +152,9 @@ class NLVRInferencer(BaseInferencer):
     def infer(self, inputs: list[Any]) -> list[DataSample]:
         left, right = (self.part.states([self.part.open(picture(one[side])) for one in inputs]) for side in (0, 1))
         text = self.tokenizer.encode([one[2] for one in inputs], "cls", max_length=STATEMENT_TOKENS)
-        scores = self.part.eager.compare_logits(text.ids, text.mask, left, right).softmax(-1).cpu()
+        scores = (
+            self.part.engine.require(Comparisons).compare_logits(text.ids, text.mask, left, right).softmax(-1).cpu()
+        )
         return [DataSample(text=one[2], pred_score=row) for one, row in zip(inputs, scores, strict=True)]
 
     def result(self, sample: DataSample) -> Any:

@@ -15,6 +15,7 @@ from openblip.blip import Blip
 from openblip.checkpoints import bundle, fetch, published
 from openblip.checkpoints.read import Loaded
 from openblip.engine.eager import EagerEngine
+from openblip.engine.protocols import TorchModel
 from openblip.errors import InputError
 from openblip.model.build import build
 from openblip.model.config import ModelKind, preset
@@ -53,7 +54,7 @@ class Model:
         """The network, of the only task if none is named."""
         if task is None and len(self.blip.tasks) > 1:
             raise InputError(f"{self.name} serves {', '.join(self.blip.tasks)}: say which")
-        found: nn.Module = self.part(task or self.blip.tasks[0]).eager.model
+        found: nn.Module = self.part(task or self.blip.tasks[0]).engine.require(TorchModel).model
         return found
 
     def eval(self) -> Model:

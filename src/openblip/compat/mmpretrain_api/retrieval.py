@@ -19,6 +19,7 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset
 from openblip.compat.mmpretrain_api.base import BaseInferencer, DataSample, listed, picture
 from openblip.compat.mmpretrain_api.models import Model
 from openblip.drawing import gallery, titled
+from openblip.engine.protocols import Embeddings, MatchLogits
 from openblip.errors import InputError
 from openblip.inputs import chunks
 from openblip.preprocess.text import clean_expression
@@ -95,7 +96,11 @@ class _RetrievalInferencer(BaseInferencer):
             one_image = len(states) == 1
             seen = states if one_image else states[run]
             ids, mask = self.part.pad([grounded[i] for i in run.tolist()] if one_image else grounded * len(run))
-            scores[run] = self.part.eager.match_logits(ids, mask, seen.to(self.part.engine.device))[:, 1].cpu()
+            scores[run] = (
+                self.part.engine.require(MatchLogits)
+                .match_logits(ids, mask, seen.to(self.part.engine.device))[:, 1]
+                .cpu()
+            )
         scores[best] += cosines[best]
         return scores
 
@@ -168,7 +173,7 @@ class TextToImageRetrievalInferencer(_RetrievalInferencer):
         parts: dict[str, list[Tensor]] = {name: [] for name in self._wanted}
         for paths in chunks(self.prototype_dataset, batch_size):
             states = self.part.states([self.part.open(picture(path)) for path in paths])
-            parts["image_feat"].append(self.part.engine.embed_images(states).cpu())
+            parts["image_feat"].append(self.part.engine.require(Embeddings).embed_images(states).cpu())
             if not self.fast_match:
                 parts["image_embeds"].append(states.cpu())
         return {name: torch.cat(tensors).clone() for name, tensors in parts.items()}
@@ -188,7 +193,9 @@ class ImageToTextRetrievalInferencer(_RetrievalInferencer):
 
     def infer(self, inputs: list[Any]) -> list[DataSample]:
         states = self.part.states([self.part.open(picture(one)) for one in inputs])
-        scores = (self.part.engine.embed_images(states).cpu() @ self.prototype["text_feat"].T).unbind()
+        scores = (
+            self.part.engine.require(Embeddings).embed_images(states).cpu() @ self.prototype["text_feat"].T
+        ).unbind()
         if not self.fast_match:
             texts = self._ids(self.prototype_dataset)
             scores = tuple(self._reranked(row, own[None], texts) for row, own in zip(scores, states, strict=True))

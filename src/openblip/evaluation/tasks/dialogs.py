@@ -12,6 +12,7 @@ from torch import Tensor
 
 from openblip.blip import Blip
 from openblip.data.visdial import dialog_ids
+from openblip.engine.protocols import Dialogs, MatchLogits
 from openblip.errors import OpenBlipError
 from openblip.evaluation.metrics import dialogs
 from openblip.evaluation.protocols.base import Items
@@ -42,7 +43,7 @@ def predictor(blip: Blip, preset: DialogPreset) -> Predict:
     def rank(states: Tensor, asked: list[tuple[list[int], list[list[list[int]]]]]) -> list[list[str]]:
         found = []
         for state, (caption, rounds) in zip(states, asked, strict=True):
-            memory = part.eager.read_captioned(state[None], *part.pad([caption]))
+            memory = part.engine.require(Dialogs).project_captioned_images(state[None], *part.pad([caption]))
             found.append([json.dumps(ranks(logits(part, rows, memory).tolist())) for rows in rounds])
         return found
 
@@ -59,7 +60,9 @@ def logits(part: Runner, rows: Sequence[list[int]], memory: Memory) -> Tensor:
     """The ITM logit (B,) of "this is true" for dialogs ([ENC] first), which read one picture's memory."""
     found = torch.empty(len(rows))
     for places in by_length(rows, TEXT_ROWS):
-        found[places] = part.eager.match_logits(*part.pad([rows[i] for i in places]), memory)[:, 1].cpu()
+        found[places] = (
+            part.engine.require(MatchLogits).match_logits(*part.pad([rows[i] for i in places]), memory)[:, 1].cpu()
+        )
     return found
 
 

@@ -1,0 +1,85 @@
+"""Decoding over converted parts. The caches stay in Python; OpenVINO reads them in place."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from openblip.engine.openvino.compiled import CompiledPart
+from openblip.engine.parts import flatten_memory
+from openblip.model.config import TextConfig
+from openblip.model.layers import causal_bias, unseen_bias
+from openblip.model.text import Memory, check_capacity
+
+
+class OpenVinoSession:
+    """A decoding run; see :class:`openblip.decoding.protocol.Session`.
+
+    Args:
+        step: The converted decoder step.
+        config: Configuration of the decoder.
+        memory: Cross-attention keys and values of the items.
+        capacity: Maximum number of tokens in a row.
+    """
+
+    def __init__(self, step: CompiledPart, config: TextConfig, memory: Memory, capacity: int) -> None:
+        self.part = step
+        self.memory = memory
+        self.width = 1
+        self.length = 0
+        # Zeros, not uninitialized memory: hidden positions are multiplied by 0, and 0 * NaN is NaN.
+        shape = (config.depth, memory.items, config.heads, capacity, config.width // config.heads)
+        self.keys, self.values = torch.zeros(shape), torch.zeros(shape)
+
+    def step(self, ids: Tensor) -> Tensor:
+        new, capacity = ids.shape[1], self.keys.shape[3]
+        end = self.length + new
+        check_capacity(capacity, end)
+        positions = torch.arange(self.length, end)
+        hidden = unseen_bias(torch.arange(capacity) >= self.length, torch.float32).expand(1, 1, new, capacity)
+        bias = torch.cat([hidden, causal_bias(new, torch.float32, self.keys.device)], 3)
+        memory = flatten_memory(self.memory, bias=True)
+        logits, keys, values = self.part(ids, positions, self.keys, self.values, bias, *memory)
+        self.keys[:, :, :, self.length : end] = keys
+        self.values[:, :, :, self.length : end] = values
+        self.length = end
+        return logits
+
+    def widen(self, width: int) -> None:
+        self._select(torch.arange(self.keys.shape[1]).repeat_interleave(width))
+        self.width = width
+
+    def reorder(self, rows: Tensor) -> None:
+        self._select(rows)
+
+    def keep(self, items: Tensor) -> None:
+        self._select((items[:, None] * self.width + torch.arange(self.width)).flatten())
+        self.memory = self.memory.select(items)
+
+    def _select(self, rows: Tensor) -> None:
+        self.keys, self.values = self.keys[:, rows], self.values[:, rows]
+
+
+@dataclass(frozen=True)
+class OpenVinoPackedDecoder:
+    """A decoder of packed texts; see :class:`openblip.decoding.rank.PackedDecoder`."""
+
+    part: CompiledPart
+    memory: Memory
+
+    @property
+    def items(self) -> int:
+        return self.memory.items
+
+    @property
+    def device(self) -> torch.device:
+        return torch.device("cpu")
+
+    def logits(self, ids: Tensor, positions: Tensor, seen: Tensor) -> Tensor:
+        bias = unseen_bias(~seen[None, None], torch.float32)
+        return self.part(ids[None], positions, bias, *flatten_memory(self.memory, bias=True))[0]
+
+    def select(self, item: int) -> OpenVinoPackedDecoder:
+        return OpenVinoPackedDecoder(self.part, self.memory.select(torch.tensor([item])))
