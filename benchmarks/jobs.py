@@ -198,7 +198,7 @@ def finished(place: Path, files: int, rounds: int) -> dict[str, Any]:
         for number in range(files):
             Path(home, f"{number:06}.png").write_bytes(data.getvalue())
         model = Materials(place, TOY).model("caption")
-        options = ("--to", "sidecar", "--beams", "1", "--max-tokens", "1", "--batch-size", "64")
+        options = ("--to", "sidecar", "--num-beams", "1", "--max-new-tokens", "1", "--batch-size", "64")
         command = [sys.executable, "-c", CLI, "caption", home, "--model", str(model), *options]
         _call(command, f"{files} written")
         seconds, imported = [], False

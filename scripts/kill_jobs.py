@@ -46,7 +46,7 @@ def make(folder: Path, count: int) -> None:
 
 def check(folder: Path, count: int, kills: int, draw: random.Random) -> None:
     program = "import sys; from openblip.cli import main; sys.argv[0] = 'openblip'; main()"
-    options = ["--recursive", "--to", "sidecar", "--beams", "1", "--max-tokens", "1", "--batch-size", "32"]
+    options = ["--recursive", "--to", "sidecar", "--num-beams", "1", "--max-new-tokens", "1", "--batch-size", "32"]
     command = [sys.executable, "-c", program, "caption", str(folder), *options]
     journal = folder / ".openblip-caption.journal"
     began = time.monotonic()

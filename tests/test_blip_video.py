@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from click.testing import CliRunner
 from torch import Tensor
-from typer.testing import CliRunner
 
 import openblip
 from openblip import Blip, EncodedImage, UnsupportedTask, Video, VideoError

@@ -97,7 +97,7 @@ LATE = {
     "openblip.jobs.reporting": {"rich"},  # only on a terminal
     "openblip.training.reports": {"torch"},  # its TensorBoard writer needs tensorboard, which is optional
     # `--help` is instant; a command loads what it runs.
-    "openblip.cli": {"openblip", "torch", "rich", "huggingface_hub"},
+    "openblip.cli": {"openblip", "torch", "rich", "huggingface_hub", "importlib"},
 }
 
 IMPORT_NAMES = {"pillow": "PIL", "pyyaml": "yaml"}  # where the distribution's name is not the module's

@@ -12,7 +12,7 @@ import openblip
 ROOT = Path(__file__).parent.parent
 DISTRIBUTION = importlib.metadata.distribution("openblip")
 RUN_TIME = {
-    "torch", "numpy", "pillow", "tokenizers", "safetensors", "huggingface-hub", "filelock", "jinja2", "typer", "rich",
+    "torch", "numpy", "pillow", "tokenizers", "safetensors", "huggingface-hub", "filelock", "jinja2", "click", "rich",
 }  # fmt: skip
 
 

@@ -6,9 +6,8 @@ import json
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner, Result
 from PIL import Image
-from typer.main import get_command
-from typer.testing import CliRunner, Result
 
 import openblip
 from openblip.checkpoints import bundle, write
@@ -46,7 +45,7 @@ def toys(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.parametrize("command", ["ground", "compare", "classify", "explain"])
 def test_they_take_the_shared_options(command: str) -> None:
-    parameters = getattr(get_command(app), "commands")[command].params  # noqa: B009
+    parameters = getattr(app, "commands")[command].params  # noqa: B009
     assert {option for parameter in parameters for option in parameter.opts} >= SHARED | {"--json"}
 
 

@@ -11,8 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from typer.main import get_command
-from typer.testing import CliRunner, Result
+from click.testing import CliRunner, Result
 
 from openblip.checkpoints import bundle, write
 from openblip.cli import app
@@ -24,8 +23,8 @@ from tests.toys import SIZE, toy_image, toy_model, toy_tokenizer
 TASKS: tuple[ModelKind, ...] = ("caption", "vqa", "retrieval", "grounding", "nlvr")
 # What a command over pictures needs besides them; a new one joins by its line here.
 COMMANDS: dict[str, list[str]] = {
-    "caption": ["--beams", "1", "--max-tokens", "2"],
-    "ask": ["-q", "what?", "--beams", "1", "--max-tokens", "2"],
+    "caption": ["--num-beams", "1", "--max-new-tokens", "2"],
+    "ask": ["-q", "what?", "--num-beams", "1", "--max-new-tokens", "2"],
     "match": ["-t", "a cat"],
     "embed": [],
     "classify": ["-l", "cat|dog"],
@@ -57,8 +56,8 @@ def lines(path: Path) -> list[dict[str, object]]:
 
 
 def test_every_command_over_pictures_is_tested_here() -> None:
-    group = get_command(app)
-    takers = {name for name, command in group.commands.items() if any("--existing" in p.opts for p in command.params)}  # type: ignore[attr-defined]
+    group = app
+    takers = {name for name, command in group.commands.items() if any("--existing" in p.opts for p in command.params)}
     assert takers == set(COMMANDS)
 
 
@@ -176,7 +175,7 @@ def test_embeddings_and_their_rows(toys: Path, tmp_path: Path) -> None:
 
 def test_questions_asked_later_join_the_list(toys: Path, tmp_path: Path) -> None:
     out = tmp_path / "a.jsonl"
-    quick: list[str | Path] = ["-m", toys, "--to", "jsonl", "--out", out, "--beams", "1", "--max-tokens", "2"]
+    quick: list[str | Path] = ["-m", toys, "--to", "jsonl", "--out", out, "--num-beams", "1", "--max-new-tokens", "2"]
     run("ask", toys / "p", *quick, "-q", "what?", "-q", "where?")
     run("ask", toys / "p", *quick, "-q", "who?")
     assert [row["question"] for row in lines(out)] == ["what?", "where?", "who?"] * 2
@@ -218,16 +217,36 @@ def test_edits_go_back_by_the_command(toys: Path, tmp_path: Path) -> None:
 
 def test_doctor_says_what_is_there_and_what_is_missing() -> None:
     done = run("doctor", "--json")
-    told = {line["what"]: line for line in map(json.loads, done.stdout.splitlines())}
+    checks = {line["name"]: line for line in map(json.loads, done.stdout.splitlines())}
     assert done.exit_code == 0
-    assert {"openblip", "python", "torch", "devices", "engines", "pocket model", "cache", "pyarrow"} <= set(told)
-    assert {line["state"] for line in told.values()} <= {"ok", "missing"}
-    for line in told.values():
-        assert line["state"] == "ok" or "pip install" in line["told"] or "writable" in line["told"]
+    assert {"openblip", "python", "torch", "devices", "engines", "pocket model", "cache", "pyarrow"} <= set(checks)
+    assert {line["state"] for line in checks.values()} <= {"ok", "missing"}
+    for line in checks.values():
+        assert line["state"] == "ok" or "pip install" in line["detail"] or "writable" in line["detail"]
 
 
 def test_shells_complete_commands() -> None:
-    environment = dict(os.environ, _OPENBLIP_COMPLETE="complete_bash", COMP_WORDS="openblip cap", COMP_CWORD="1")
+    environment = dict(os.environ, _OPENBLIP_COMPLETE="bash_complete", COMP_WORDS="openblip cap", COMP_CWORD="1")
     program = "import sys; sys.argv = ['openblip']\nfrom openblip.cli import app\napp(prog_name='openblip')"
     done = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=False)
-    assert done.stdout.split() == ["caption"]
+    assert done.stdout == "plain,caption\n"
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish", "powershell"])
+def test_a_completion_script_for_every_shell(shell: str) -> None:
+    done = run("completion", shell)
+    assert done.exit_code == 0
+    assert f"{shell}_complete" in done.stdout
+    assert run("completion", "tcsh").exit_code == 2
+
+
+def test_powershell_completes_commands_and_options() -> None:
+    program = "import sys; sys.argv = ['openblip']\nfrom openblip.cli import app\napp(prog_name='openblip')"
+    for line, word, value in (
+        ("openblip cap", "cap", "caption"),
+        ("openblip caption --num-b", "--num-b", "--num-beams"),
+    ):
+        environment = dict(os.environ, _OPENBLIP_COMPLETE="powershell_complete", COMP_WORDS=line, COMP_WORD=word)
+        command = [sys.executable, "-c", program]
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+        assert [found.split("\t")[0] for found in done.stdout.splitlines()] == [value]

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
-from typer.testing import CliRunner
+from click.testing import CliRunner
 
 from openblip.cli import app
 from openblip.cli.recipe_test import CONFIGS, their_name, their_value

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from typer.testing import CliRunner
+from click.testing import CliRunner
 
 import openblip
 from openblip import Blip, Video

@@ -17,7 +17,7 @@ import numpy as np
 from PIL import Image
 
 ROOT = Path(__file__).parents[2]
-QUICK = ("--beams", "1", "--max-tokens", "1")  # as little work for a picture as there can be
+QUICK = ("--num-beams", "1", "--max-new-tokens", "1")  # as little work for a picture as there can be
 
 
 @dataclass(frozen=True)

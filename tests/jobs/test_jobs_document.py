@@ -7,10 +7,9 @@ import shlex
 from pathlib import Path
 
 import pytest
-from typer.main import get_command
 
 from openblip.cli import app
-from openblip.cli.jobs import EXISTING
+from openblip.cli.options import EXISTING
 from openblip.jobs.records import FIELDS
 from openblip.jobs.sinks import SINKS
 
@@ -29,14 +28,14 @@ def test_every_format_and_choice_is_told() -> None:
 
 
 def test_command_lines_parse() -> None:
-    commands = get_command(app).commands  # type: ignore[attr-defined]
+    commands = app.commands
     lines = re.findall(r"^\$ openblip (.*)$", DOCUMENT, re.MULTILINE)
     takers = {name for name, command in commands.items() if any("--existing" in p.opts for p in command.params)}
     assert {line.split()[0] for line in lines} == takers
     for line in lines:
         name, *arguments = shlex.split(line)
         with commands[name].make_context(name, arguments) as context:
-            assert context.params["images"] == ["pairs.csv" if name == "compare" else "photos"]
+            assert context.params["images"] == ("pairs.csv" if name == "compare" else "photos",)
 
 
 def test_its_code_runs(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,53 +1,47 @@
-"""``openblip ask``: answer questions about pictures."""
+"""`openblip ask`: answer questions about images."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
-
-import typer
+from typing import TYPE_CHECKING
 
 from openblip.cli import options as o
-from openblip.cli.jobs import LISTS, Command, job_command, lines_of
+from openblip.cli.command import command, decoding_option, input_option
+from openblip.cli.jobs import Job, lines_of
+from openblip.cli.options import InputOptions, ModelOptions, OutputOptions
 
 if TYPE_CHECKING:
     from openblip.jobs.items import Item
     from openblip.jobs.run import Result
 
 
-@job_command(LISTS)
+@command(example='openblip ask cat.jpg -q "what animal is it?" -q "is it asleep?" --answers "yes|no"')
+@o.images_argument
+@input_option("-q", "--question", multiple=True, help="Question to ask; repeat the option for more questions.")
+@input_option("--questions", type=o.PATH, metavar="FILE", help="File of questions to ask, one per line.")
+@input_option("--answers", metavar="A|B|C", help="Answers to choose from, instead of free text.")
+@o.input_options
+@decoding_option("--num-beams", type=o.POSITIVE, default=3, help="Number of beams to search free answers with.")
+@decoding_option("--max-new-tokens", type=o.POSITIVE, default=9, help="Most tokens of a free answer.")
+@o.num_option
+@o.output_options()
+@o.model_options
 def ask(
-    job: Command,
-    question: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--question",
-            "-q",
-            metavar="TEXT",
-            show_default=False,
-            help="What to ask; give it again for more.",
-        ),
-    ] = None,
-    questions: Annotated[
-        Path | None,
-        typer.Option("--questions", metavar="FILE", show_default=False, help="Questions, one in each line."),
-    ] = None,
-    answers: Annotated[
-        str | None,
-        typer.Option("--answers", metavar="A|B|C", show_default=False, help="Choose from these answers, split at |."),
-    ] = None,
-    num: o.Number = 1,
-    beams: Annotated[int, typer.Option("--beams", min=1, help="Width of the search for free answers.")] = 3,
-    max_tokens: Annotated[int, typer.Option("--max-tokens", min=1, help="Most tokens of a free answer.")] = 9,
+    images: tuple[str, ...],
+    question: tuple[str, ...],
+    questions: Path | None,
+    answers: str | None,
+    input: InputOptions,
+    num_beams: int,
+    max_new_tokens: int,
+    num: int,
+    output: OutputOptions,
+    model: ModelOptions,
 ) -> None:
-    """Answer questions about each picture. In Python: openblip.load(MODEL).ask(FILE, QUESTIONS).
-
-    \b
-    Example:
-      openblip ask cat.jpg -q "what animal is it?" -q "is it asleep?" --answers "yes|no"
-    """
+    """Answer questions about each image. In Python: openblip.load(MODEL).ask(IMAGE, QUESTIONS)."""
+    job = Job("ask", images, input, output, model)
     asked = lines_of("--question", questions, question)
     closed = [answer.strip() for answer in answers.split("|")] if answers is not None else None
 
@@ -58,11 +52,11 @@ def ask(
             job.blip,
             items,
             asked,
-            frame=job.shared.frame,
+            frame=input.frame,
             answers=closed,
             n=num,
-            beams=beams,
-            max_new_tokens=max_tokens,
+            beams=num_beams,
+            max_new_tokens=max_new_tokens,
         )
         for result in found:
             if not isinstance(result, list):
@@ -77,7 +71,7 @@ def ask(
     job.run(
         work,
         tasks=("vqa",),
-        options={"questions": asked, "answers": closed, "n": num, "beams": beams, "max_tokens": max_tokens},
+        options={"questions": asked, "answers": closed, "n": num, "beams": num_beams, "max_tokens": max_new_tokens},
         table={"question": "question", "answer": "text", "probability": "probability"},
         concerns=lambda row: row.get("question") in asked or ("question" not in row and "error" in row),
     )

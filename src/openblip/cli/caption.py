@@ -1,109 +1,145 @@
-"""``openblip caption``: describe pictures."""
+"""`openblip caption`: describe images."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
 
-import typer
+import click
 
 from openblip.cli import options as o
-from openblip.cli.jobs import LISTS, Command, job_command
+from openblip.cli.command import command, decoding_option, input_option, output_option
+from openblip.cli.console import finish
+from openblip.cli.jobs import Job
+from openblip.cli.options import InputOptions, ModelOptions, OutputOptions
 
-FORMATS = ("sidecar", *LISTS, "imagefolder", "kohya", "metadata")
-OTHERS = {"question", "expression", "label", "words", "embedding"}  # what rows of other commands have
+FORMATS = ("sidecar", *o.LISTS, "imagefolder", "kohya", "metadata")
+FIELDS_OF_OTHERS = {"question", "expression", "label", "words", "embedding"}  # rows of other commands in a shared list
 
 
-@job_command(FORMATS, optional_images=True)
+@command(example="openblip caption photos --recursive --to sidecar --existing skip --report sheet.html")
+@o.images_argument
+@o.input_options
+@input_option("--prompt-column", metavar="NAME", help="Column of a list to take the prompt of each image from.")
+@decoding_option("--prompt", show_default="the checkpoint's prompt", help="Text to start every caption with.")
+@decoding_option(
+    "--num-beams", type=o.POSITIVE, show_default="3, or 1 with --do-sample", help="Number of beams to search with."
+)
+@decoding_option(
+    "--best-of",
+    type=click.IntRange(min=2),
+    help="Generate N captions and keep the ones with the highest matching score.",
+)
+@decoding_option("--min-new-tokens", type=o.NATURAL, default=1, help="Fewest tokens to generate.")
+@decoding_option("--max-new-tokens", type=o.POSITIVE, default=16, help="Most tokens to generate.")
+@decoding_option("--length-penalty", type=float, default=1.0, help="Favor long captions if above 0 (beam search).")
+@decoding_option("--repetition-penalty", type=float, default=1.0, help="Penalize repeated words if above 1.")
+@decoding_option(
+    "--no-repeat-ngram-size", type=o.NATURAL, default=0, help="Forbid any N tokens from appearing twice; 0 allows it."
+)
+@decoding_option("--do-sample", is_flag=True, help="Sample tokens instead of searching with beams.")
+@decoding_option(
+    "--top-p", type=float, show_default="0.9", help="Sample from the most likely tokens with this total probability."
+)
+@decoding_option("--top-k", type=o.NATURAL, show_default="all", help="Sample from the N most likely tokens.")
+@decoding_option(
+    "--temperature", type=float, show_default="1.0", help="Sample more freely if above 1, more strictly if below."
+)
+@decoding_option("--seed", type=int, show_default="random", help="Seed that makes samples repeatable.")
+@decoding_option(
+    "--forbid", metavar="WORD", multiple=True, help="Never use this word; repeat the option for more words."
+)
+@decoding_option("--require", metavar="A|B", multiple=True, help="Use one of these words; repeat the option for more.")
+@decoding_option("--trim", is_flag=True, help="Prefer complete captions, and shorten incomplete ones.")
+@o.num_option
+@output_option("--score", is_flag=True, help="Add the matching scores of each caption (ITM and ITC).")
+@output_option("--scorer", metavar="NAME", show_default="--model", help="Model to score captions with.")
+@output_option("--prefix", default="", show_default=False, help="Text to write before every caption.")
+@output_option("--suffix", default="", show_default=False, help="Text to write after every caption.")
+@output_option(
+    "--template",
+    default="{caption}",
+    help="Text to write, with {caption}, {name} and {folder} filled in.",
+)
+@output_option("--ext", metavar=".SUFFIX", default=".txt", help="Suffix of sidecar files.")
+@output_option(
+    "--separator",
+    default="\n",
+    show_default="a line break",
+    help="Text to write between the captions of one image.",
+)
+@output_option(
+    "--apply",
+    type=o.PATH,
+    metavar="EDITS.jsonl",
+    multiple=True,
+    help="Write back the edits that a --report exported, and do nothing else.",
+)
+@o.output_options(FORMATS)
+@o.model_options
 def caption(
-    job: Command,
-    prompt: Annotated[
-        str | None, typer.Option("--prompt", metavar="TEXT", show_default="the checkpoint's own", help="How it begins.")
-    ] = None,
-    prompt_column: Annotated[
-        str | None,
-        typer.Option("--prompt-column", metavar="NAME", show_default=False, help="Column of a list with prompts."),
-    ] = None,
-    beams: Annotated[int, typer.Option("--beams", min=1, help="Width of the search.")] = 3,
-    num: o.Number = 1,
-    best_of: Annotated[
-        int | None,
-        typer.Option("--best-of", metavar="N", min=2, show_default=False, help="Of N, keep what the scorer likes."),
-    ] = None,
-    score: Annotated[bool, typer.Option("--score", help="Also say how well the caption fits (ITM, ITC).")] = False,
-    scorer: Annotated[
-        str | None, typer.Option("--scorer", metavar="NAME", show_default="the model's matcher", help="What scores.")
-    ] = None,
-    prefix: Annotated[str, typer.Option("--prefix", metavar="TEXT", help="Put before every caption.")] = "",
-    suffix: Annotated[str, typer.Option("--suffix", metavar="TEXT", help="Put after every caption.")] = "",
-    template: Annotated[
-        str,
-        typer.Option("--template", metavar="TEXT", help="What is written, of {caption}, {name}, {folder}."),
-    ] = "{caption}",
-    forbid: Annotated[
-        list[str] | None,
-        typer.Option("--forbid", metavar="WORD", show_default=False, help="Never say this word; may come again."),
-    ] = None,
-    require: Annotated[
-        list[str] | None,
-        typer.Option("--require", metavar="A|B", show_default=False, help="Say one of these words; may come again."),
-    ] = None,
-    trim: Annotated[
-        bool, typer.Option("--trim", help="Prefer captions that came to their end; shorten those that did not.")
-    ] = False,
-    min_tokens: Annotated[int, typer.Option("--min-tokens", min=0, help="Least new tokens.")] = 1,
-    max_tokens: Annotated[int, typer.Option("--max-tokens", min=1, help="Most new tokens.")] = 16,
-    length_penalty: Annotated[float, typer.Option("--length-penalty", help="Above 0 favours long ones.")] = 1.0,
-    repetition_penalty: Annotated[float, typer.Option("--repetition-penalty", help="Above 1 avoids repeats.")] = 1.0,
-    no_repeat_ngram: Annotated[
-        int, typer.Option("--no-repeat-ngram", metavar="N", min=0, help="Say no N words twice; 0 is off.")
-    ] = 0,
-    sample: Annotated[bool, typer.Option("--sample", help="Draw words instead of searching for the best.")] = False,
-    top_p: Annotated[float, typer.Option("--top-p", help="Nucleus to draw from, with --sample.")] = 0.9,
-    top_k: Annotated[int, typer.Option("--top-k", min=0, help="Words to draw from, with --sample; 0 is all.")] = 0,
-    temperature: Annotated[float, typer.Option("--temperature", help="Above 1 is bolder, with --sample.")] = 1.0,
-    seed: Annotated[int | None, typer.Option("--seed", help="Make samples repeatable.")] = None,
-    ext: Annotated[str, typer.Option("--ext", metavar=".SUFFIX", help="Suffix of side-cars.")] = ".txt",
-    separator: Annotated[
-        str,
-        typer.Option("--separator", metavar="TEXT", show_default="a line break", help="Between texts of one picture."),
-    ] = "\n",
-    apply: Annotated[
-        list[Path] | None,
-        typer.Option("--apply", metavar="EDITS.jsonl", show_default=False, help="Write back edits made in a --report."),
-    ] = None,
+    images: tuple[str, ...],
+    input: InputOptions,
+    prompt: str | None,
+    prompt_column: str | None,
+    num_beams: int | None,
+    best_of: int | None,
+    min_new_tokens: int,
+    max_new_tokens: int,
+    length_penalty: float,
+    repetition_penalty: float,
+    no_repeat_ngram_size: int,
+    do_sample: bool,
+    top_p: float | None,
+    top_k: int | None,
+    temperature: float | None,
+    seed: int | None,
+    forbid: tuple[str, ...],
+    require: tuple[str, ...],
+    trim: bool,
+    num: int,
+    score: bool,
+    scorer: str | None,
+    prefix: str,
+    suffix: str,
+    template: str,
+    ext: str,
+    separator: str,
+    apply: tuple[Path, ...],
+    output: OutputOptions,
+    model: ModelOptions,
 ) -> None:
-    """Describe each picture in one sentence. In Python: openblip.load(MODEL).caption(FILES).
+    """Describe each image in one sentence. In Python: openblip.load(MODEL).caption(IMAGES).
 
-    It prints, and writes nothing unless --to says what. A job that was stopped goes on when it is run again.
-
-    \b
-    Example:
-      openblip caption photos --recursive --to sidecar --existing skip --report sheet.html
+    Prints the captions, and writes them where --to is given. Run the same command again to resume an interrupted job.
     """
     if apply:
         from openblip.jobs.edits import apply_edits
 
-        job.end(*apply_edits(apply))
+        count, notes = apply_edits(apply)
+        for note in notes:
+            click.echo(f"error: {note}", err=True)
+        if not output.quiet:
+            click.echo(f"{count} edits written", err=True)
+        finish(len(notes), count + len(notes))
         return
-    if not job.shared.images:
-        raise typer.BadParameter("name some pictures, or a folder of them")
     if best_of and num > best_of:
-        raise typer.BadParameter(f"-n {num} of --best-of {best_of}")
+        raise click.UsageError(f"--num must not exceed --best-of {best_of}, got {num}")
     from openblip.jobs.captions import Wording, prompts_of, work
 
+    job = Job("caption", images, input, output, model)
     wording = Wording(template, prefix, suffix)
     scoring = bool(score or best_of or scorer)
     decoding = {
-        "prompt": prompt, "beams": beams if sample else max(beams, best_of or 1), "n": best_of or num,
-        "min_new_tokens": min_tokens, "max_new_tokens": max_tokens, "length_penalty": length_penalty,
-        "repetition_penalty": repetition_penalty, "no_repeat_ngram": no_repeat_ngram, "sample": sample,
-        "top_p": top_p, "top_k": top_k, "temperature": temperature, "seed": seed,
-        "forbid": forbid or (), "require": [alternatives.split("|") for alternatives in require or ()], "trim": trim,
+        "prompt": prompt, "beams": num_beams or (3 if do_sample else max(3, best_of or 1)), "n": best_of or num,
+        "min_new_tokens": min_new_tokens, "max_new_tokens": max_new_tokens, "length_penalty": length_penalty,
+        "repetition_penalty": repetition_penalty, "no_repeat_ngram": no_repeat_ngram_size, "sample": do_sample,
+        "top_p": 0.9 if top_p is None else top_p, "top_k": top_k or 0,
+        "temperature": 1.0 if temperature is None else temperature, "seed": seed,
+        "forbid": forbid, "require": [alternatives.split("|") for alternatives in require], "trim": trim,
     }  # fmt: skip
-    matcher = (lambda: job.load(scorer)) if scorer else lambda: job.blip
+    matcher = (lambda: model.load(scorer)) if scorer else lambda: job.blip
     task = work(
-        lambda: job.blip, decoding, wording, keep=num, frame=job.shared.frame, own_prompts=prompt_column is not None,
+        lambda: job.blip, decoding, wording, keep=num, frame=input.frame, own_prompts=prompt_column is not None,
         scorer=matcher if scoring else None,
     )  # fmt: skip
     job.run(
@@ -116,5 +152,5 @@ def caption(
         asks=("prompt", prompts_of(prompt_column or "")),
         ext=ext,
         separator=separator.replace("\\n", "\n"),
-        concerns=lambda row: not OTHERS & row.keys(),
+        concerns=lambda row: not FIELDS_OF_OTHERS & row.keys(),
     )

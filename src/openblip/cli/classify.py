@@ -1,51 +1,61 @@
-"""``openblip classify``: choose among labels that the model was never trained on."""
+"""`openblip classify`: choose among labels that the model was not trained on."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Annotated, cast
+from typing import TYPE_CHECKING, Literal
 
-import typer
+import click
 
 from openblip.cli import options as o
-from openblip.cli.jobs import LISTS, Command, choice, job_command
+from openblip.cli.command import command, input_option
+from openblip.cli.jobs import Job
+from openblip.cli.options import InputOptions, ModelOptions, OutputOptions
 from openblip.errors import OpenBlipError
 
 if TYPE_CHECKING:
-    from typing import Literal
-
     from openblip.jobs.items import Item
     from openblip.jobs.run import Result
 
 
-@job_command(LISTS)
+@command(example='openblip classify photos/*.jpg -l "cat|dog|rocket" -n 3')
+@o.images_argument
+@input_option("-l", "--labels", metavar="A|B|C", required=True, help="Labels to choose from, separated by |.")
+@input_option(
+    "--template",
+    default="a picture of {}",
+    help="Text to compare with the image, with the label in place of {}.",
+)
+@input_option(
+    "--by",
+    type=click.Choice(["itc", "itm"]),
+    default="itc",
+    help="Compare embeddings (itc, fast), or read the label together with the image (itm).",
+)
+@o.input_options
+@o.num_option
+@o.output_options()
+@o.model_options
 def classify(
-    job: Command,
-    labels: Annotated[
-        str, typer.Option("--labels", "-l", metavar="A|B|C", help="The labels to choose from, separated by |.")
-    ],
-    num: o.Number = 1,
-    template: Annotated[
-        str, typer.Option("--template", metavar="TEXT", help="What makes a text of a label.")
-    ] = "a picture of {}",
-    by: Annotated[
-        str, typer.Option("--by", metavar="HEAD", help="itc compares embeddings; itm reads text and picture together.")
-    ] = "itc",
+    images: tuple[str, ...],
+    labels: str,
+    template: str,
+    by: Literal["itc", "itm"],
+    input: InputOptions,
+    num: int,
+    output: OutputOptions,
+    model: ModelOptions,
 ) -> None:
-    """Choose the label of each picture. In Python: openblip.load(MODEL).classify(FILES, LABELS).
+    """Choose a label for each image. In Python: openblip.load(MODEL).classify(IMAGES, LABELS).
 
-    Nothing is trained: each label becomes a text, and the one that fits best wins.
-
-    \b
-    Example:
-      openblip classify photos/*.jpg -l "cat|dog|rocket" -n 3
+    The model needs no training for the labels: each becomes a text, and the best matching text wins.
     """
-    head = cast("Literal['itc', 'itm']", choice("--by", by, ("itc", "itm")))
+    job = Job("classify", images, input, output, model)
     choices = [label.strip() for label in labels.split("|")]
 
     def work(items: Iterator[Item]) -> Iterator[Result]:
-        pictures = (item.source(job.shared.frame) for item in items)
-        for found in job.blip.classify(pictures, choices, template=template, by=head, n=num):
+        pictures = (item.source(input.frame) for item in items)
+        for found in job.blip.classify(pictures, choices, template=template, by=by, n=num):
             if isinstance(found, OpenBlipError):
                 yield found
                 continue

@@ -7,15 +7,14 @@ import sys
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-import typer
+import click
 
-SOME_FAILED = 3
-FAILED = 1
+from openblip.cli.command import FAILED, SOME_FAILED
 
 
 def print_json(record: dict[str, Any]) -> None:
     """One object on one line of standard output, UTF-8 left readable."""
-    typer.echo(json.dumps(record, ensure_ascii=False))
+    click.echo(json.dumps(record, ensure_ascii=False))
 
 
 def print_table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
@@ -33,15 +32,15 @@ def print_table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> Non
     with console.capture() as capture:
         console.print(table)
     for line in capture.get().splitlines():
-        typer.echo(line.rstrip())
+        click.echo(line.rstrip())
 
 
 def report_bad(name: object, error: Exception) -> None:
     """The one line that a bad item gets, on standard error."""
-    typer.echo(f"error: {name}: {error}", err=True)
+    click.echo(f"error: {name}: {error}", err=True)
 
 
 def finish(failed: int, total: int) -> None:
     """End a command that went through ``total`` items of which ``failed`` could not be done: exit code 0, 3 or 1."""
     if failed:
-        raise typer.Exit(FAILED if failed == total else SOME_FAILED)
+        raise click.exceptions.Exit(FAILED if failed == total else SOME_FAILED)

@@ -4,58 +4,58 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated, Any, cast
+from typing import Any, cast
 
-import typer
+import click
 
 from openblip.checkpoints.published import FAMILIES
-from openblip.cli.options import Offline, To, prepare
+from openblip.cli.command import argument, command, option
+from openblip.cli.options import PATH, offline_option, prepare
 from openblip.errors import CheckpointError
 from openblip.model.config import MODEL_KINDS, ModelKind
 
 
+@command(example="openblip convert model_base_caption_capfilt_large.pth my-captioner --to hub")
+@argument("source", metavar="SRC", help="Folder, .pth file, hub id or published name to read.")
+@argument("destination", type=PATH, metavar="DST", help="Folder (hub) or .pth file (other formats) to write.")
+@option("--to", metavar="FORMAT", default="hub", help="Format to write: hub, salesforce, lavis or mmpretrain.")
+@option(
+    "--task",
+    default="",
+    metavar="TASK",
+    show_default="the source's task",
+    help="Task to take the model of from a bundle.",
+)
+@option(
+    "--tokenizer",
+    metavar="PATH",
+    show_default="the source's vocabulary",
+    help="Vocabulary to use: a vocab.txt or its folder.",
+)
+@option(
+    "--config",
+    default="",
+    metavar="JSON",
+    show_default="none",
+    help='Settings that SRC lacks or states wrongly, such as {"vision": {"heads": 4}}.',
+)
+@option("--overwrite", is_flag=True, help="Replace DST if it exists.")
+@offline_option
 def convert(
-    source: Annotated[
-        str, typer.Argument(metavar="SRC", show_default=False, help="A folder, a .pth, a hub id or a published name.")
-    ],
-    destination: Annotated[
-        Path, typer.Argument(metavar="DST", show_default=False, help="A folder for `hub`, a .pth file for the others.")
-    ],
-    to: To = "hub",
-    task: Annotated[
-        str,
-        typer.Option(
-            "--task", metavar="TASK", show_default="the source's own", help="The task whose model is taken from SRC."
-        ),
-    ] = "",
-    tokenizer: Annotated[
-        str | None,
-        typer.Option("--tokenizer", metavar="PATH", show_default="the source's own", help="A vocab.txt or its folder."),
-    ] = None,
-    config: Annotated[
-        str,
-        typer.Option(
-            "--config",
-            metavar="JSON",
-            show_default="none",
-            help='What SRC does not tell or tells wrongly, as {"vision": {"heads": 4}}.',
-        ),
-    ] = "",
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace DST if it is there.")] = False,
-    offline: Offline = False,
+    source: str,
+    destination: Path,
+    to: str,
+    task: str,
+    tokenizer: str | None,
+    config: str,
+    overwrite: bool,
+    offline: bool,
 ) -> None:
-    """Write a checkpoint as another library wants it.
-
-    The formats are hub, salesforce, lavis and mmpretrain.
-
-    \b
-    Example:
-      openblip convert model_base_caption_capfilt_large.pth my-captioner --to hub
-    """
+    """Convert a checkpoint to the format of another library."""
     if to not in FAMILIES:
-        raise typer.BadParameter(f"--to is one of {', '.join(FAMILIES)}, not {to!r}")
+        raise click.UsageError(f"--to is one of {', '.join(FAMILIES)}, not {to!r}")
     if task and task not in MODEL_KINDS:
-        raise typer.BadParameter(f"--task is one of {', '.join(MODEL_KINDS)}, not {task!r}")
+        raise click.UsageError(f"--task is one of {', '.join(MODEL_KINDS)}, not {task!r}")
     given = _object("--config", config) if config else None
     if not overwrite and (destination.is_file() or (destination.is_dir() and any(destination.iterdir()))):
         raise CheckpointError(f"{destination} is already there; give another place, or --overwrite")
@@ -73,15 +73,15 @@ def convert(
     loaded = read.load(place, task=wanted, config=given, tokenizer=vocabulary)
     write.save(loaded, destination, to=to)
     for note in loaded.notes:
-        typer.echo(f"note: {note}", err=True)
-    typer.echo(f"{destination}: the {loaded.config.task} model of {source}, from {loaded.family} to {to}")
+        click.echo(f"note: {note}", err=True)
+    click.echo(f"{destination}: the {loaded.config.task} model of {source}, from {loaded.family} to {to}")
 
 
 def _object(option: str, text: str) -> dict[str, Any]:
     try:
         found = json.loads(text)
     except ValueError as error:
-        raise typer.BadParameter(f"{option} is not JSON: {error}") from error
+        raise click.UsageError(f"{option} is not JSON: {error}") from error
     if not isinstance(found, dict):
-        raise typer.BadParameter(f"{option} is not a JSON object: {text}")
+        raise click.UsageError(f"{option} is not a JSON object: {text}")
     return found

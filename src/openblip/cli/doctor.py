@@ -1,21 +1,21 @@
-"""``openblip doctor``: what is installed here, and what is missing for which command."""
+"""`openblip doctor`: report what is installed, and what is missing for which command."""
 
 from __future__ import annotations
 
-import importlib.metadata
 import os
 import platform
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
-import typer
+import click
 
 from openblip import __version__
-from openblip.cli.console import FAILED, print_json, print_table
-from openblip.cli.options import Json
+from openblip.cli.command import FAILED, command
+from openblip.cli.console import print_json, print_table
+from openblip.cli.options import json_option
 
-# What optional libraries are for, by the extra that brings them.
+# The optional libraries: the extra that installs each, and its purpose.
 OPTIONAL = {
     "pyarrow": ("data", "Parquet: --to parquet, lists and data sets in .parquet"),
     "fsspec": ("data", "pictures, lists and tars at s3://, gs:// and the like"),
@@ -27,76 +27,74 @@ OPTIONAL = {
 }
 
 
-def doctor(json: Json = False) -> None:
-    """Say what is installed, where it runs, and what is missing for which command. In Python: openblip.__version__.
-
-    \b
-    Example:
-      openblip doctor --json
-    """
-    found = list(_findings())
+@command(example="openblip doctor --json")
+@json_option
+def doctor(json: bool) -> None:
+    """Report what is installed, and what is missing for which command. In Python: openblip.__version__."""
+    checks = list(run_checks())
     if json:
-        for what, state, told in found:
-            print_json({"what": what, "state": state, "told": told})
+        for name, state, detail in checks:
+            print_json({"name": name, "state": state, "detail": detail})
     else:
-        print_table(["", "", ""], found)
-    if any(state == "broken" for _, state, _ in found):
-        raise typer.Exit(FAILED)
+        print_table(["", "", ""], checks)
+    if any(state == "broken" for _, state, _ in checks):
+        raise click.exceptions.Exit(FAILED)
 
 
-def _findings() -> Iterator[tuple[str, str, str]]:
-    """What was looked at, whether it is "ok", "missing" or "broken", and what there is to say."""
+def run_checks() -> Iterator[tuple[str, str, str]]:
+    """Yield for every check its name, its state ("ok", "missing" or "broken") and a detail."""
     from openblip.checkpoints.bundle import POCKET
     from openblip.checkpoints.bundle import read as read_bundle
     from openblip.errors import OpenBlipError
 
     yield "openblip", "ok", f"{__version__} in {Path(__file__).parents[1]}"
     yield "python", "ok", f"{platform.python_version()} on {platform.platform()}"
-    yield from _torch()
+    yield from check_torch()
     try:
         yield "pocket model", "ok", f"serves {', '.join(read_bundle(POCKET).models)}"
     except OpenBlipError as error:
         yield "pocket model", "broken", str(error)
-    yield from _cache()
-    for library, (extra, purpose) in OPTIONAL.items():
-        version = _version(library)
-        if version is not None:
-            yield library, "ok", version
-        else:
-            yield library, "missing", f"for {purpose}: pip install 'openblip[{extra}]'"
+    yield check_cache()
+    yield from check_optional_libraries()
 
 
-def _torch() -> Iterator[tuple[str, str, str]]:
+def check_torch() -> Iterator[tuple[str, str, str]]:
+    """Yield torch, its devices and the engines, or the reason why torch cannot be imported."""
     try:
         import torch
 
         from openblip.engine.create import ENGINES
-    except Exception as error:  # whatever a broken installation raises
+    except Exception as error:  # a broken installation raises anything
         yield "torch", "broken", f"{type(error).__name__}: {error}"
         return
+    devices = [f"{torch.get_num_threads()} CPU threads"]
+    devices += [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
+    devices += ["mps"] if torch.backends.mps.is_available() else []
     yield "torch", "ok", torch.__version__
-    places = [f"{torch.get_num_threads()} CPU threads"]
-    places += [torch.cuda.get_device_name(number) for number in range(torch.cuda.device_count())]
-    places += ["mps"] if torch.backends.mps.is_available() else []
-    yield "devices", "ok", ", ".join(places)
+    yield "devices", "ok", ", ".join(devices)
     yield "engines", "ok", ", ".join(ENGINES)
 
 
-def _cache() -> Iterator[tuple[str, str, str]]:
-    """Where downloads go, and whether there is room."""
+def check_cache() -> tuple[str, str, str]:
+    """Return the folder of downloads, its free space, and whether it is writable."""
     from huggingface_hub.constants import HF_HUB_CACHE
 
-    place = Path(HF_HUB_CACHE)
-    there = next(folder for folder in (place, *place.parents) if folder.exists())
-    free = shutil.disk_usage(there).free / 1e9
-    writable = os.access(there, os.W_OK)
+    cache = Path(HF_HUB_CACHE)
+    existing = next(folder for folder in (cache, *cache.parents) if folder.exists())
+    free = shutil.disk_usage(existing).free / 1e9
+    writable = os.access(existing, os.W_OK)
     offline = ", offline (HF_HUB_OFFLINE)" if os.environ.get("HF_HUB_OFFLINE", "0") not in ("", "0") else ""
-    state = "ok" if writable else "missing"
-    yield "cache", state, f"{place}, {free:.1f} GB free{'' if writable else ', not writable'}{offline}"
+    detail = f"{cache}, {free:.1f} GB free{'' if writable else ', not writable'}{offline}"
+    return "cache", "ok" if writable else "missing", detail
 
 
-def _version(library: str) -> str | None:
-    try:
-        return importlib.metadata.version(library)
-    except importlib.metadata.PackageNotFoundError:
-        return None
+def check_optional_libraries() -> Iterator[tuple[str, str, str]]:
+    """Yield the version of each optional library, or the command that installs it."""
+    from importlib.metadata import distributions  # 30 ms, which --help must not spend
+
+    versions = {distribution.name.lower(): distribution.version for distribution in distributions()}
+    for library, (extra, purpose) in OPTIONAL.items():
+        if library in versions:
+            yield library, "ok", versions[library]
+        else:
+            yield library, "missing", f"for {purpose}: pip install 'openblip[{extra}]'"

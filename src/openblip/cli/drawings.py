@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import typer
+import click
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -17,7 +17,7 @@ class Drawings:
     """Saves ``each`` drawings of every item under the item's name, none over another of the same run.
 
     Names follow from all items of the job in their order, so that a job that goes on gives the same ones. Raises
-    :class:`typer.BadParameter` for one file unless there is one item ``alone``, and for a place that is no PNG file.
+    :class:`click.UsageError` for one file unless there is one item ``alone``, and for a place that is no PNG file.
     """
 
     def __init__(self, out: Path, *, alone: bool, each: int = 1) -> None:
@@ -26,9 +26,9 @@ class Drawings:
         self._taken: set[str] = set()
         self._names: dict[str, list[str]] = {}
         if self.single and not (alone and each == 1):
-            raise typer.BadParameter(f"--draw {out} is one file for several pictures: give a folder")
+            raise click.UsageError(f"--draw {out} is one file for several pictures: give a folder")
         if not self.single and (out.is_file() or out.suffix.lower() in (".jpg", ".jpeg", ".webp", ".gif", ".bmp")):
-            raise typer.BadParameter(f"--draw {out} is neither a .png file nor a folder")
+            raise click.UsageError(f"--draw {out} is neither a .png file nor a folder")
 
     def claim(self, item: Item) -> None:
         """Find the names of an item's drawings; to be called for every item, in order."""

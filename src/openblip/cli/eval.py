@@ -8,46 +8,51 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
-import typer
+import click
 
 from openblip.cli import options as o
+from openblip.cli.command import argument, group, option
 from openblip.cli.console import finish, print_json, print_table
 
-app = typer.Typer(
-    name="eval", no_args_is_help=True, rich_markup_mode=None, help="Evaluate by the official rules of the benchmarks."
+
+@group("eval")
+def app() -> None:
+    """Evaluate by the official rules of the benchmarks."""
+
+
+@app.group("score")
+def scoring() -> None:
+    """Score predictions that exist already."""
+
+
+predictions_option = option(
+    "-p",
+    "--predictions",
+    type=o.PATH,
+    metavar="FILE",
+    multiple=True,
+    required=True,
+    help="File of predictions to score; repeat the option to compare two files.",
 )
-scoring = typer.Typer(
-    name="score", no_args_is_help=True, rich_markup_mode=None, help="Score predictions that are already there."
+references_option = option("-r", "--references", type=o.PATH, metavar="FILE", required=True, help="File of references.")
+per_item_option = option(
+    "--per-item", type=o.PATH, metavar="FILE", show_default="none", help="File to write the scores of each item to."
 )
-app.add_typer(scoring)
-
-Predictions = Annotated[
-    list[Path],
-    typer.Option("--predictions", "-p", help="A file of predictions; give a second one to compare the two."),
-]
-References = Annotated[Path, typer.Option("--references", "-r", help="The file of references.")]
-PerItem = Annotated[
-    Path | None, typer.Option("--per-item", metavar="FILE", show_default="none", help="Write each item's scores.")
-]
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
+java_option = option("--java", is_flag=True, help="Compute METEOR and SPICE too, with their Java programs.")
+json_option = option("--json", is_flag=True, help="Print one JSON object.")
+Files = tuple[Path, ...]
 
 
-@scoring.command()
-def captions(
-    predictions: Predictions,
-    references: References,
-    per_item: PerItem = None,
-    java: Annotated[bool, typer.Option("--java", help="METEOR and SPICE too, by their Java programs.")] = False,
-    json: Json = False,
-) -> None:
-    """BLEU, ROUGE-L and CIDEr, as the COCO evaluation computes them.
-
-    \b
-    Example:
-      openblip eval score captions -p result.json -r coco_karpathy_test_gt.json
-    """
+@scoring.command(example="openblip eval score captions -p result.json -r coco_karpathy_test_gt.json")
+@predictions_option
+@references_option
+@per_item_option
+@java_option
+@json_option
+def captions(predictions: Files, references: Path, per_item: Path | None, java: bool, json: bool) -> None:
+    """Compute BLEU, ROUGE-L and CIDEr as the COCO evaluation does."""
     from openblip.evaluation import files
     from openblip.evaluation.metrics import captions as metric
 
@@ -58,27 +63,19 @@ def captions(
     _report(judge, predictions, per_item, "CIDEr", json)
 
 
-@scoring.command()
-def vqa(
-    predictions: Predictions,
-    references: References,
-    per_item: PerItem = None,
-    rule: Annotated[
-        str, typer.Option("--rule", help="official, lavis, mmpretrain, direct (A-OKVQA) or exact (any given).")
-    ] = "official",
-    json: Json = False,
-) -> None:
-    """VQA accuracy: how many of ten people gave the answer.
-
-    \b
-    Example:
-      openblip eval score vqa -p vqa_result.json -r v2_mscoco_val2014_annotations.json
-    """
+@scoring.command(example="openblip eval score vqa -p vqa_result.json -r v2_mscoco_val2014_annotations.json")
+@predictions_option
+@references_option
+@per_item_option
+@option("--rule", default="official", help="Rule to score by: official, lavis, mmpretrain, direct (A-OKVQA) or exact.")
+@json_option
+def vqa(predictions: Files, references: Path, per_item: Path | None, rule: str, json: bool) -> None:
+    """Compute the VQA accuracy: how many of ten people gave the answer."""
     from openblip.evaluation import files
     from openblip.evaluation.metrics import answers as metric
 
     if rule not in metric.RULES:
-        raise typer.BadParameter(f"--rule is one of {', '.join(metric.RULES)}, not {rule!r}")
+        raise click.UsageError(f"--rule is one of {', '.join(metric.RULES)}, not {rule!r}")
 
     def judge(path: Path) -> _Scored:
         found = metric.score(files.answers(path), files.answer_references(references), rule)  # type: ignore[arg-type]
@@ -88,16 +85,16 @@ def vqa(
     _report(judge, predictions, per_item, "accuracy", json)
 
 
-@scoring.command()
-def retrieval(predictions: Predictions, references: References, per_item: PerItem = None, json: Json = False) -> None:
-    """Recall@1, 5, 10 and the median rank of lists of ids, the best first.
+@scoring.command(example="openblip eval score retrieval -p found.jsonl -r wanted.jsonl")
+@predictions_option
+@references_option
+@per_item_option
+@json_option
+def retrieval(predictions: Files, references: Path, per_item: Path | None, json: bool) -> None:
+    """Compute Recall@1, 5, 10 and the median rank of ranked lists of ids.
 
     \b
     Entries of predictions are {"query_id": ..., "ranking": [ids]}, of references {"query_id": ..., "relevant": [ids]}.
-
-    \b
-    Example:
-      openblip eval score retrieval -p found.jsonl -r wanted.jsonl
     """
     from openblip.evaluation import files
     from openblip.evaluation.metrics import ranks as metric
@@ -110,16 +107,16 @@ def retrieval(predictions: Predictions, references: References, per_item: PerIte
     _report(judge, predictions, per_item, "R@1", json)
 
 
-@scoring.command()
-def grounding(predictions: Predictions, references: References, per_item: PerItem = None, json: Json = False) -> None:
-    """Share of boxes that cover the right one (IoU of 0.5 or more), and the mean IoU.
+@scoring.command(example="openblip eval score grounding -p boxes.jsonl -r testA.jsonl")
+@predictions_option
+@references_option
+@per_item_option
+@json_option
+def grounding(predictions: Files, references: Path, per_item: Path | None, json: bool) -> None:
+    """Compute the share of boxes with an IoU of 0.5 or more, and the mean IoU.
 
     \b
     Entries are {"id": ..., "box": [left, top, right, bottom]}.
-
-    \b
-    Example:
-      openblip eval score grounding -p boxes.jsonl -r testA.jsonl
     """
     from openblip.evaluation import files
     from openblip.evaluation.metrics import boxes as metric
@@ -139,12 +136,10 @@ class _Scored:
     missing: Mapping[str, str] | None = None
 
 
-def _report(
-    judge: Callable[[Path], _Scored], paths: list[Path], per_item: Path | None, metric: str, as_json: bool
-) -> None:
+def _report(judge: Callable[[Path], _Scored], paths: Files, per_item: Path | None, metric: str, as_json: bool) -> None:
     """Score the files; print the numbers; of two files also whether the second is better by ``metric``."""
     if len(paths) > 2:
-        raise typer.BadParameter("give one file of predictions, or two to compare")
+        raise click.UsageError("give one file of predictions, or two to compare")
     scored = [judge(path) for path in paths]
     compared = _compared(scored, metric) if len(paths) == 2 else None
     if per_item:
@@ -160,9 +155,9 @@ def _report(
     rows = [[name, *(_shown(one.corpus.get(name)) for one in scored)] for name in scored[0].corpus]
     print_table(["metric", *map(str, paths)], rows)
     for name, reason in (scored[0].missing or {}).items():
-        typer.echo(f"{name}: {reason}", err=True)
+        click.echo(f"{name}: {reason}", err=True)
     if compared:
-        typer.echo(
+        click.echo(
             f"{metric} of items: second minus first {compared['difference']:+.4f}, 95 % between {compared['low']:+.4f} "
             f"and {compared['high']:+.4f}, p {compared['p']:.4f}"
         )
@@ -176,7 +171,7 @@ def _compared(scored: list[_Scored], metric: str) -> dict[str, Any]:
     return {"metric": metric, "difference": found.difference, "low": found.low, "high": found.high, "p": found.p}
 
 
-def _write_items(out: Path, paths: list[Path], scored: list[_Scored]) -> None:
+def _write_items(out: Path, paths: Files, scored: list[_Scored]) -> None:
     from openblip.evaluation.files import write_text
 
     lines = []
@@ -194,66 +189,63 @@ def _shown(value: float | None) -> str:
     return "-" if value is None else f"{value:.4f}"
 
 
-@app.command()
+@app.command(
+    example="openblip eval run coco-caption --model model_base_caption_capfilt_large --data coco --report report.html\n"
+    "openblip eval run own --data my.jsonl"
+)
+@argument("name", metavar="NAME", help="Benchmark to run, or own.")
+@option("-d", "--data", required=True, help="Folder of the benchmark's files; for own, a file of records.")
+@option("--protocol", default="paper", help="Settings to use: paper, lavis or mmpretrain.")
+@option("--limit", type=o.POSITIVE, show_default="all", help="Number of items to evaluate.")
+@option(
+    "--out",
+    type=o.PATH,
+    metavar="DIR",
+    show_default="none",
+    help="Folder to write predictions, metrics and the server's file to, and to resume from.",
+)
+@o.report_option
+@option(
+    "--task", default="", show_default="what the records hold", help="Task of own records: caption, vqa or retrieval."
+)
+@option("--images", show_default="the folder of the file", metavar="DIR", help="Folder of the images of own records.")
+@java_option
+@json_option
+@o.model_options
 def run(
-    name: Annotated[str, typer.Argument(metavar="NAME", show_default=False, help="A benchmark, or `own`.")],
-    data: Annotated[str, typer.Option("--data", "-d", help="The folder of its files; for own, a file of records.")],
-    protocol: Annotated[str, typer.Option("--protocol", help="Whose settings: paper, lavis or mmpretrain.")] = "paper",
-    limit: Annotated[
-        int | None, typer.Option("--limit", min=1, show_default="all", help="Take only the first items.")
-    ] = None,
-    out: Annotated[
-        Path | None,
-        typer.Option(
-            "--out", show_default="none", help="Folder for predictions, metrics and the server's file; goes on there."
-        ),
-    ] = None,
-    report: Annotated[
-        Path | None, typer.Option("--report", metavar="FILE", show_default="none", help="Write an HTML report.")
-    ] = None,
-    task: Annotated[
-        str, typer.Option("--task", show_default="what the records have", help="For own: caption, vqa or retrieval.")
-    ] = "",
-    images: Annotated[
-        str | None, typer.Option("--images", show_default="beside the file", help="For own: folder of the pictures.")
-    ] = None,
-    java: Annotated[bool, typer.Option("--java", help="METEOR and SPICE too, by their Java programs.")] = False,
-    json: Json = False,
-    model: o.Model = o.DEFAULT_MODEL,
-    device: o.Device = "auto",
-    engine: o.Engine = "torch",
-    precision: o.Precision = "fp32",
-    batch_size: o.BatchSize = None,
-    workers: o.Workers = None,
-    threads: o.Threads = None,
-    offline: o.Offline = False,
+    name: str,
+    data: str,
+    protocol: str,
+    limit: int | None,
+    out: Path | None,
+    report: Path | None,
+    task: str,
+    images: str | None,
+    java: bool,
+    json: bool,
+    model: o.ModelOptions,
 ) -> None:
     """Evaluate a model on a benchmark, by its official rules.
 
     NAME is coco-caption, nocaps, flickr30k-caption, vqa-v2, okvqa, aokvqa, ocr-vqa, coco-retrieval,
-    flickr30k-retrieval, nlvr2, refcoco-testa, refcoco-testb, msrvtt-retrieval, msrvtt-qa, msvd-qa, visdial, or own. It
-    says which files it lacks.
-
-    \b
-    Example:
-      openblip eval run coco-caption --model model_base_caption_capfilt_large --data coco --report report.html
-      openblip eval run own --data my.jsonl
+    flickr30k-retrieval, nlvr2, refcoco-testa, refcoco-testb, msrvtt-retrieval, msrvtt-qa, msvd-qa, visdial, or own. The
+    command reports which files are missing.
     """
     from openblip.evaluation import protocols
     from openblip.evaluation.own import KINDS
     from openblip.evaluation.protocols.base import need_files
 
     if name == "own" and protocol != "paper":
-        raise typer.BadParameter("a set of one's own has no --protocol")
+        raise click.UsageError("a set of one's own has no --protocol")
     if name != "own" and (task or images):
-        raise typer.BadParameter("--task and --images are for `own`: a benchmark says itself what it is about")
+        raise click.UsageError("--task and --images are for `own`: a benchmark says itself what it is about")
     if task and task not in KINDS:
-        raise typer.BadParameter(f"--task is {', '.join(KINDS)}, not {task!r}")
+        raise click.UsageError(f"--task is {', '.join(KINDS)}, not {task!r}")
     bad = 0
     if name != "own":  # what is missing is said before a model is loaded
         chosen = protocols.find(name)
         need_files(chosen, Path(data), chosen.preset(protocol))
-    blip = o.load(model, device, engine, precision, batch_size, workers, threads, offline)
+    blip = model.load()
 
     from openblip.evaluation import run as evaluation
 
@@ -278,21 +270,21 @@ def run(
     if report is not None:
         from openblip.evaluation.report import write_report
 
-        write_report(report, f"{name}: {model}", found.metrics, found.notes, found.shown)
+        write_report(report, f"{name}: {model.model}", found.metrics, found.notes, found.shown)
     failed = {str(key): why for key, why in found.failed.items()}
     if json:
         print_json(
-            {"benchmark": name, "model": model, "metrics": found.metrics, "notes": found.notes, "failed": failed}
+            {"benchmark": name, "model": model.model, "metrics": found.metrics, "notes": found.notes, "failed": failed}
         )
     else:
         if found.metrics:
             print_table(["metric", "value"], [[key, _shown(value)] for key, value in found.metrics.items()])
         for note in found.notes:
-            typer.echo(note)
+            click.echo(note)
         for path in found.files:
-            typer.echo(f"wrote {path}")
+            click.echo(f"wrote {path}")
     for key, error in failed.items():
-        typer.echo(f"error: {key}: {error}", err=True)
+        click.echo(f"error: {key}: {error}", err=True)
     finish(len(failed) + bad, len(found.shown) + bad)
 
 
@@ -307,7 +299,7 @@ def _records(source: Any) -> tuple[list[Any], int]:
         found = [one for shard in range(source.shards) for one in source.read(shard)]
     for one in found:
         if not isinstance(one, Record):
-            typer.echo(f"error: {one}", err=True)
+            click.echo(f"error: {one}", err=True)
     records = [one for one in found if isinstance(one, Record)]
     return records, len(found) - len(records)
 

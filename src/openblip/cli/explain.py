@@ -1,16 +1,19 @@
-"""``openblip explain``: show where the model looked for each word."""
+"""`openblip explain`: show which parts of an image the model used for each word."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from itertools import tee
-from typing import TYPE_CHECKING, Annotated, Any, cast
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
 
-import typer
+import click
 
 from openblip.cli import options as o
+from openblip.cli.command import command, input_option
 from openblip.cli.drawings import Drawings
-from openblip.cli.jobs import LISTS, Command, choice, job_command
+from openblip.cli.jobs import Job
+from openblip.cli.options import InputOptions, ModelOptions, OutputOptions
 from openblip.errors import ImageError
 
 if TYPE_CHECKING:
@@ -20,54 +23,52 @@ if TYPE_CHECKING:
     from openblip.jobs.run import Result
     from openblip.results import Explanation
 
-OF = ("retrieval", "caption", "vqa")
 
-
-@job_command(LISTS)
+@command(
+    example="""openblip explain photo.jpg -t "a man in a red coat" --draw map.png
+openblip explain photo.jpg --of caption --draw map.png
+openblip explain photo.jpg --of vqa -t "what is he holding?" --draw map.png"""
+)
+@o.images_argument
+@input_option(
+    "-t",
+    "--text",
+    multiple=True,
+    show_default="the model's caption",
+    help="Text to match, caption or question to explain; repeat the option for more.",
+)
+@input_option(
+    "--of",
+    type=click.Choice(["retrieval", "caption", "vqa"]),
+    show_default="retrieval, or caption without --text",
+    help="Task to explain: retrieval (a match), caption, or vqa (the answer to a question).",
+)
+@input_option("--answer", show_default="the model's answer", help="Answer to explain.")
+@input_option("--layer", type=int, show_default="the middle", help="Layer of the text transformer to explain.")
+@o.input_options
+@o.draw_option
+@o.output_options()
+@o.model_options
 def explain(
-    job: Command,
-    text: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--text",
-            "-t",
-            metavar="TEXT",
-            show_default="the model's own caption",
-            help="A text to match, a caption or a question; give it again for more.",
-        ),
-    ] = None,
-    of: Annotated[
-        str,
-        typer.Option(
-            "--of",
-            metavar="WHAT",
-            show_default="retrieval, or caption without a text",
-            help="Task to explain: retrieval (a match), caption, or vqa (the answer to a question).",
-        ),
-    ] = "",
-    answer: Annotated[
-        str | None,
-        typer.Option("--answer", metavar="TEXT", show_default="the model's own", help="The answer to explain."),
-    ] = None,
-    layer: Annotated[
-        int | None, typer.Option("--layer", metavar="N", show_default="the middle", help="Of the text transformer.")
-    ] = None,
-    draw: o.Draw = None,
+    images: tuple[str, ...],
+    text: tuple[str, ...],
+    of: str | None,
+    answer: str | None,
+    layer: int | None,
+    input: InputOptions,
+    draw: Path | None,
+    output: OutputOptions,
+    model: ModelOptions,
 ) -> None:
-    """Show where the model looked for each word (Grad-CAM). In Python: openblip.load(MODEL).explain(FILE, TEXTS).
+    """Show where the model looked for each word (Grad-CAM). In Python: openblip.load(MODEL).explain(IMAGE, TEXTS).
 
-    Prints where in the picture, in percent from its left and its top, each word has its strongest patch; --draw draws
-    the heat maps, --json and --to give them as numbers.
-
-    \b
-    Example:
-      openblip explain photo.jpg -t "a man in a red coat" --draw looked.png
-      openblip explain photo.jpg --of caption --draw looked.png
-      openblip explain photo.jpg --of vqa -t "what is he holding?" --draw looked.png
+    Prints the position of the strongest patch for each word, in percent from the left and the top edge. --draw draws
+    the heat maps; --json and --to return them as numbers.
     """
-    what = cast("Explained", choice("--of", of or ("retrieval" if text else "caption"), OF))
+    job = Job("explain", images, input, output, model)
+    what = cast("Explained", of or ("retrieval" if text else "caption"))
     if what != "caption" and not text:
-        raise typer.BadParameter(f"--of {what} needs a --text")
+        raise click.UsageError(f"--of {what} requires --text")
     drawings = Drawings(draw, alone=job.lone, each=len(text or [None])) if draw else None
     options = {"of": what, "answer": answer, "layer": layer}
 
@@ -75,13 +76,13 @@ def explain(
         from openblip.jobs.explanations import explanations, record
 
         items, asked = tee(items)
-        found = explanations(job.blip, asked, text or None, frame=job.shared.frame, **options)
+        found = explanations(job.blip, asked, list(text) or None, frame=input.frame, **options)
         for item, result in zip(items, found, strict=True):
             if not isinstance(result, list):
                 yield result
                 continue
             try:
-                drawn = _drawn(drawings, item, job.shared.frame, result) if drawings else [{}] * len(result)
+                drawn = _drawn(drawings, item, input.frame, result) if drawings else [{}] * len(result)
             except ImageError as error:  # it went away in the meantime
                 yield error
                 continue
@@ -90,7 +91,7 @@ def explain(
     job.run(
         work,
         tasks=(what,),
-        options={"texts": text, "draw": str(draw) if draw else None} | options,
+        options={"texts": list(text), "draw": str(draw) if draw else None} | options,
         table={name: name for name in ("word", "from left", "from top", *(["drawing"] if draw else []))},
         lines=_lines,
         concerns=lambda row: "error" in row or ("words" in row and (not text or _said(row) in text)),

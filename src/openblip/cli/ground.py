@@ -1,16 +1,17 @@
-"""``openblip ground``: find what expressions name in pictures."""
+"""`openblip ground`: locate what expressions name in images."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from itertools import tee
-from typing import TYPE_CHECKING, Annotated
-
-import typer
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 from openblip.cli import options as o
+from openblip.cli.command import command, input_option
 from openblip.cli.drawings import Drawings
-from openblip.cli.jobs import LISTS, Command, job_command
+from openblip.cli.jobs import Job
+from openblip.cli.options import InputOptions, ModelOptions, OutputOptions
 from openblip.errors import ImageError
 
 if TYPE_CHECKING:
@@ -20,37 +21,46 @@ if TYPE_CHECKING:
     from openblip.results import Box
 
 
-@job_command(LISTS)
+@command(example='openblip ground street.jpg -e "the man on the left" -e "red car" --draw boxes.png --model base')
+@o.images_argument
+@input_option(
+    "-e",
+    "--expression",
+    multiple=True,
+    required=True,
+    help="Thing to locate; repeat the option for more expressions.",
+)
+@o.input_options
+@o.draw_option
+@o.output_options()
+@o.model_options
 def ground(
-    job: Command,
-    expression: Annotated[
-        list[str],
-        typer.Option("--expression", "-e", metavar="TEXT", help="What to find; give it again for more expressions."),
-    ],
-    draw: o.Draw = None,
+    images: tuple[str, ...],
+    expression: tuple[str, ...],
+    input: InputOptions,
+    draw: Path | None,
+    output: OutputOptions,
+    model: ModelOptions,
 ) -> None:
-    """Find what expressions name in each picture. In Python: openblip.load(MODEL).ground(FILE, EXPRESSIONS).
+    """Locate what expressions name in each image. In Python: openblip.load(MODEL).ground(IMAGE, EXPRESSIONS).
 
-    A box is in pixels of the picture: left, top, right and bottom are printed, bbox is left, top, width and height. The
-    model must be one for grounding.
-
-    \b
-    Example:
-      openblip ground street.jpg -e "the man on the left" -e "red car" --draw found.png --model base
+    Prints the left, top, right and bottom edge of each box in pixels; the field bbox of a record holds left, top, width
+    and height. The model must serve grounding.
     """
+    job = Job("ground", images, input, output, model)
     drawings = Drawings(draw, alone=job.lone) if draw else None
 
     def work(items: Iterator[Item]) -> Iterator[Result]:
         from openblip.jobs.answers import boxes_of
 
         items, asked = tee(items)
-        found = boxes_of(job.blip, asked, expression, frame=job.shared.frame)
+        found = boxes_of(job.blip, asked, list(expression), frame=input.frame)
         for item, boxes in zip(items, found, strict=True):
             if not isinstance(boxes, list):
                 yield boxes
                 continue
             try:
-                drawn = _drawn(drawings, item, job.shared.frame, expression, boxes) if drawings else {}
+                drawn = _drawn(drawings, item, input.frame, list(expression), boxes) if drawings else {}
             except ImageError as error:  # it went away in the meantime
                 yield error
                 continue
@@ -60,7 +70,7 @@ def ground(
     job.run(
         work,
         tasks=("grounding",),
-        options={"expressions": expression, "draw": str(draw) if draw else None},
+        options={"expressions": list(expression), "draw": str(draw) if draw else None},
         table={name: name for name in ("expression", *edges, "probability", *(["drawing"] if draw else []))},
         lines=lambda row: [_line(row)],
         concerns=lambda row: row.get("expression") in expression or "error" in row,

@@ -1,57 +1,57 @@
-"""``openblip match``: judge whether texts fit pictures."""
+"""`openblip match`: score how well texts fit images."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING
 
-import typer
+import click
 
-from openblip.cli.jobs import LISTS, Command, job_command, lines_of
+from openblip.cli import options as o
+from openblip.cli.command import command, input_option
+from openblip.cli.jobs import Job, lines_of
+from openblip.cli.options import InputOptions, ModelOptions, OutputOptions
 
 if TYPE_CHECKING:
     from openblip.jobs.items import Item
     from openblip.jobs.run import Result
 
 
-@job_command(LISTS)
+@command(example='openblip match cat.jpg -t "a cat" -t "a rocket on its launch pad"')
+@o.images_argument
+@input_option("-t", "--text", multiple=True, help="Text to score; repeat the option for more texts.")
+@input_option("--texts", type=o.PATH, metavar="FILE", help="File of texts to score, one per line.")
+@input_option("--sidecar", metavar=".SUFFIX", help="Score the texts in the files next to the images, such as .txt.")
+@o.input_options
+@o.output_options()
+@o.model_options
 def match(
-    job: Command,
-    text: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--text", "-t", metavar="TEXT", show_default=False, help="What to judge; give it again for more texts."
-        ),
-    ] = None,
-    texts: Annotated[
-        Path | None, typer.Option("--texts", metavar="FILE", show_default=False, help="Texts, one in each line.")
-    ] = None,
-    sidecar: Annotated[
-        str | None,
-        typer.Option("--sidecar", metavar=".SUFFIX", show_default=False, help="Judge the texts beside the pictures."),
-    ] = None,
+    images: tuple[str, ...],
+    text: tuple[str, ...],
+    texts: Path | None,
+    sidecar: str | None,
+    input: InputOptions,
+    output: OutputOptions,
+    model: ModelOptions,
 ) -> None:
-    """Judge whether texts fit each picture. In Python: openblip.load(MODEL).match(FILES, TEXTS).
+    """Score how well texts fit each image. In Python: openblip.load(MODEL).match(IMAGES, TEXTS).
 
-    Probability is that text and picture belong together (ITM); similarity is the cosine of their embeddings (ITC).
-
-    \b
-    Example:
-      openblip match cat.jpg -t "a cat" -t "a rocket on its launch pad"
+    Prints the probability that image and text belong together (ITM) and the cosine of their embeddings (ITC).
     """
+    job = Job("match", images, input, output, model)
     if sidecar is not None and (text or texts):
-        raise typer.BadParameter("--sidecar judges the captions beside the pictures: give no texts with it")
+        raise click.UsageError("--sidecar reads the texts from files: remove --text and --texts")
     said = None if sidecar else lines_of("--text", texts, text)
 
     def work(items: Iterator[Item]) -> Iterator[Result]:
         from openblip.jobs.matches import matches, matches_beside
 
         if said is not None:
-            found = matches(job.blip, items, said, frame=job.shared.frame)
+            found = matches(job.blip, items, said, frame=input.frame)
         else:
-            found = matches_beside(job.blip, items, str(sidecar), frame=job.shared.frame)
+            found = matches_beside(job.blip, items, str(sidecar), frame=input.frame)
         for result in found:
             yield [{"text": t, **asdict(one)} for t, one in result] if isinstance(result, list) else result
 

@@ -3,44 +3,28 @@
 from __future__ import annotations
 
 from dataclasses import asdict
-from typing import Annotated
 
-import typer
+import click
 
 from openblip.checkpoints.published import FAMILIES, PUBLISHED, Published
+from openblip.cli.command import argument, command, option
 from openblip.cli.console import print_json, print_table
-from openblip.cli.options import Json
+from openblip.cli.options import json_option
 
 
-def models(
-    pattern: Annotated[
-        str,
-        typer.Argument(metavar="[WORD]", show_default=False, help="Only those with this word in one of their names."),
-    ] = "",
-    task: Annotated[
-        str,
-        typer.Option(
-            "--task",
-            metavar="TASK",
-            help="Only models of this task: caption, vqa, retrieval, nlvr, grounding or pretrain.",
-        ),
-    ] = "",
-    family: Annotated[
-        str, typer.Option("--family", metavar="FAMILY", help="Only hub, salesforce, lavis or mmpretrain.")
-    ] = "",
-    size: Annotated[
-        str, typer.Option("--size", metavar="SIZE", help="Only image encoders that are base or large.")
-    ] = "",
-    json: Json = False,
-) -> None:
-    """List the published checkpoints.
-
-    Each with the names that other libraries know it by; `--model` takes any of them.
-
-    \b
-    Example:
-      openblip models --task caption
-    """
+@command(example="openblip models --task caption")
+@argument("pattern", default="", metavar="[WORD]", help="List only checkpoints with this word in one of their names.")
+@option(
+    "--task",
+    default="",
+    show_default="all",
+    help="List only this task: caption, vqa, retrieval, nlvr, grounding or pretrain.",
+)
+@option("--family", default="", show_default="all", help="List only this family: hub, salesforce, lavis or mmpretrain.")
+@option("--size", default="", show_default="all", help="List only checkpoints with this image encoder: base or large.")
+@json_option
+def models(pattern: str, task: str, family: str, size: str, json: bool) -> None:
+    """List the published checkpoints, each with the names that other libraries use. `--model` takes any of them."""
     _known("--task", task, {entry.task for entry in PUBLISHED})
     _known("--family", family, set(FAMILIES))
     _known("--size", size, {entry.size for entry in PUBLISHED})
@@ -61,7 +45,7 @@ def models(
 
 def _known(option: str, value: str, choices: set[str]) -> None:
     if value and value not in choices:
-        raise typer.BadParameter(f"{option} is one of {', '.join(sorted(choices))}, not {value!r}")
+        raise click.UsageError(f"{option} is one of {', '.join(sorted(choices))}, not {value!r}")
 
 
 def _record(entry: Published) -> dict[str, object]:

@@ -1,139 +1,233 @@
-"""The options that commands share: one grammar, so that a flag means the same thing everywhere.
+"""The options that commands share, one decorator per panel, so that an option means the same thing everywhere.
 
-A command names the ones it takes in its signature, with the default beside it::
+A command stacks the decorators it needs and receives each panel as a dataclass:
 
-    def convert(source: str, model: Model = DEFAULT_MODEL, device: Device = "auto", ...) -> None:
-        prepare(threads=threads, offline=offline)
-
-``--out`` is a place, ``--to`` a format, ``--draw`` pictures, ``--report`` an HTML page, ``-n`` a number of results per
-input. Commands over pictures get theirs from :mod:`openblip.cli.jobs`.
+    @command(example="openblip caption photo.jpg")
+    @input_options
+    @model_options
+    def caption(input: InputOptions, model: ModelOptions) -> None: ...
 """
 
 from __future__ import annotations
 
 import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, TypeAlias, cast
+from typing import TYPE_CHECKING, Any
 
-import typer
+import click
+
+from openblip.cli.command import Function, argument, input_option, model_option, option_group, output_option
 
 if TYPE_CHECKING:
     from openblip.blip import Blip
     from openblip.engine import create
+    from openblip.jobs.sinks import Existing
 
 DEFAULT_MODEL = "pocket"
+LISTS = ("jsonl", "csv", "parquet")
+EXISTING = ("skip", "overwrite", "append", "prepend")
 
 
-def _count_or_auto(text: str) -> int | None:
-    if text == "auto":
+def parse_batch_size(ctx: click.Context, param: click.Parameter, value: str) -> int | None:
+    """Return `value` as a positive integer, or `None` for "auto"."""
+    if value == "auto":
         return None
-    if not text.isdecimal() or int(text) < 1:
-        raise typer.BadParameter(f"{text!r} is neither 'auto' nor a number from 1 up")
-    return int(text)
+    if not value.isdecimal() or int(value) < 1:
+        raise click.BadParameter(f"must be 'auto' or a positive integer, got {value!r}", ctx, param)
+    return int(value)
 
 
-def _html_file(path: Path | None) -> Path | None:
+def check_html(ctx: click.Context, param: click.Parameter, path: Path | None) -> Path | None:
+    """Return `path`, which must be that of an HTML file."""
     if path is not None and path.suffix.lower() not in (".html", ".htm"):
-        raise typer.BadParameter(f"{path} does not end in .html")
+        raise click.BadParameter(f"must end in .html, got {path}", ctx, param)
     return path
 
 
-# What every command that runs a model takes.
-Model: TypeAlias = Annotated[
-    str,
-    typer.Option(
-        "--model",
-        "-m",
-        metavar="NAME",
-        help="A bundle (pocket, base, large), a name that `openblip models` lists, a hub id, a folder, a bundle.json "
-        "or a .pth file.",
-    ),
-]
-Device: TypeAlias = Annotated[
-    str, typer.Option("--device", metavar="DEVICE", help="Where it runs: auto, cpu, cuda, cuda:1, mps.")
-]
-Engine: TypeAlias = Annotated[
-    str, typer.Option("--engine", metavar="ENGINE", help="What runs it: auto, torch, compiled, openvino.")
-]
-Precision: TypeAlias = Annotated[
-    str, typer.Option("--precision", metavar="PRECISION", help="Precision of the arithmetic: fp32, bf16, fp16, int8.")
-]
-BatchSize: TypeAlias = Annotated[
-    int | None,
-    typer.Option(
-        "--batch-size",
-        metavar="auto|N",
-        parser=_count_or_auto,
-        show_default="auto",
-        help="Pictures computed together; the results do not depend on it.",
-    ),
-]
-Workers: TypeAlias = Annotated[
-    int | None,
-    typer.Option("--workers", metavar="N", min=0, show_default="auto", help="Threads that open pictures ahead."),
-]
-Threads: TypeAlias = Annotated[
-    int | None,
-    typer.Option("--threads", metavar="N", min=1, show_default="all cores", help="CPU threads of the arithmetic."),
-]
-Offline: TypeAlias = Annotated[
-    bool, typer.Option("--offline", help="Use what is already on this machine; never touch the network.")
-]
+POSITIVE = click.IntRange(min=1)
+NATURAL = click.IntRange(min=0)
+PATH = click.Path(path_type=Path)
 
-# What goes in and what comes out.
-Number: TypeAlias = Annotated[int, typer.Option("--num", "-n", metavar="N", min=1, help="Results per picture.")]
-Json: TypeAlias = Annotated[bool, typer.Option("--json", help="For machines: one JSON object per line.")]
-Out: TypeAlias = Annotated[
-    Path | None, typer.Option("--out", metavar="PATH", show_default="the terminal", help="Where the results go.")
-]
-Draw: TypeAlias = Annotated[
-    Path | None,
-    typer.Option(
-        "--draw",
-        metavar="PATH",
-        show_default="none",
-        help="Also draw the results: a .png file, or a folder of them for several pictures.",
-    ),
-]
-To: TypeAlias = Annotated[str, typer.Option("--to", metavar="FORMAT", help="The format that is written.")]
-Report: TypeAlias = Annotated[
-    Path | None,
-    typer.Option(
-        "--report", metavar="FILE.html", callback=_html_file, show_default="none", help="Also write a page to look at."
-    ),
-]
+images_argument = argument(
+    "images",
+    nargs=-1,
+    metavar="[IMAGE]...",
+    help="Images, folders, globs, .tar shards, .csv/.jsonl/.parquet lists, https addresses, or - to read paths from "
+    "standard input.",
+)
+num_option = output_option("-n", "--num", type=POSITIVE, default=1, help="Results per image.")
+json_option = output_option("--json", is_flag=True, help="Print one JSON object per line.")
+draw_option = output_option(
+    "--draw", type=PATH, metavar="PATH", help="Draw the results into a .png file, or into a folder for several images."
+)
+report_option = output_option(
+    "--report",
+    type=PATH,
+    callback=check_html,
+    metavar="FILE.html",
+    help="Write an HTML page that shows every image with its results.",
+)
+device_option = model_option(
+    "--device", metavar="DEVICE", default="auto", help="Device to compute on: auto, cpu, cuda, cuda:1 or mps."
+)
+precision_option = model_option(
+    "--precision", metavar="PRECISION", default="fp32", help="Precision of the arithmetic: fp32, bf16, fp16 or int8."
+)
+threads_option = model_option("--threads", type=POSITIVE, show_default="all cores", help="CPU threads to compute with.")
+offline_option = model_option("--offline", is_flag=True, help="Use only files on this machine.")
+
+
+@dataclass(frozen=True)
+class InputOptions:
+    """How the images that a command names are found and read."""
+
+    recursive: bool
+    images_folder: str | None
+    frame: int
+
+
+input_options = option_group(
+    "input",
+    InputOptions,
+    [
+        input_option("-r", "--recursive", is_flag=True, help="Search the subfolders of folders too."),
+        input_option(
+            "--images",
+            "images_folder",
+            metavar="DIR",
+            show_default="the folder of the list",
+            help="Folder to resolve the relative paths of a list against.",
+        ),
+        input_option("--frame", type=NATURAL, default=0, help="Frame of animations to read."),
+    ],
+)
+
+
+@dataclass(frozen=True)
+class OutputOptions:
+    """What a command prints and writes. `formats` are the values that the command accepts for `--to`."""
+
+    json: bool
+    to: str | None
+    out: Path | None
+    existing: Existing
+    restart: bool
+    strict: bool
+    dry_run: bool
+    quiet: bool
+    report: Path | None
+
+    def check(self) -> None:
+        """Raise `click.UsageError` for options that need `--to` where it is missing."""
+        if self.to is not None:
+            return
+        for name, is_set in (("--out", self.out), ("--restart", self.restart), ("--existing", self.existing != "skip")):
+            if is_set:
+                raise click.UsageError(f"{name} requires --to, which names the format to write")
+
+
+def output_options(formats: Sequence[str] = LISTS) -> Callable[[Function], Callable[..., Any]]:
+    """Return the decorator that adds the output options, with `formats` as the values of `--to`."""
+    return option_group(
+        "output",
+        OutputOptions,
+        [
+            json_option,
+            output_option(
+                "--to",
+                type=click.Choice(formats),
+                metavar="FORMAT",
+                show_default="print only",
+                help=f"Format to write: {', '.join(formats)}.",
+            ),
+            output_option("--out", type=PATH, metavar="PATH", help="File to write, or folder for sidecars."),
+            output_option(
+                "--existing",
+                type=click.Choice(EXISTING),
+                default="skip",
+                help="Skip images that have a result, or combine the new result with it.",
+            ),
+            output_option("--restart", is_flag=True, help="Compute the results of earlier runs again."),
+            output_option("--strict", is_flag=True, help="Stop at the first image that fails."),
+            output_option("--dry-run", is_flag=True, help="Print what would be done, without doing it."),
+            output_option("--quiet", is_flag=True, help="Print no progress and no summary, only errors."),
+            report_option,
+        ],
+    )
+
+
+@dataclass(frozen=True)
+class ModelOptions:
+    """Which model a command runs, and how."""
+
+    model: str
+    device: str
+    engine: create.EngineName
+    precision: create.Precision
+    batch_size: int | None
+    num_workers: int | None
+    threads: int | None
+    offline: bool
+
+    def load(self, name: str | None = None) -> Blip:
+        """Load the model, or another model `name` with the same options."""
+        prepare(threads=self.threads, offline=self.offline)
+        from openblip import blip  # imports torch, which --help must not
+
+        return blip.load(
+            name or self.model,
+            device=self.device,
+            engine=self.engine,
+            precision=self.precision,
+            batch_size=self.batch_size,
+            workers=self.num_workers,
+            offline=self.offline or None,
+        )
+
+
+model_options = option_group(
+    "model",
+    ModelOptions,
+    [
+        model_option(
+            "-m",
+            "--model",
+            metavar="NAME",
+            default=DEFAULT_MODEL,
+            help="Model to run: a bundle (pocket, base, large), a name listed by `openblip models`, a hub id, a "
+            "folder, a bundle.json or a .pth file.",
+        ),
+        device_option,
+        model_option(
+            "--engine",
+            metavar="ENGINE",
+            default="auto",
+            help="Engine to run the model with: auto, torch, compiled or openvino.",
+        ),
+        precision_option,
+        model_option(
+            "--batch-size",
+            callback=parse_batch_size,
+            metavar="auto|N",
+            default="auto",
+            help="Images to compute at once; results do not depend on it.",
+        ),
+        model_option(
+            "--num-workers", type=NATURAL, show_default="auto", help="Threads that read images ahead of the model."
+        ),
+        threads_option,
+        offline_option,
+    ],
+)
 
 
 def prepare(*, threads: int | None = None, offline: bool = False) -> None:
-    """Apply the two options that concern the whole process, before anything heavy is imported."""
+    """Apply the options that concern the whole process, before anything heavy is imported."""
     if offline:
-        os.environ["HF_HUB_OFFLINE"] = "1"  # read by huggingface_hub at import, by our own downloads at each call
+        os.environ["HF_HUB_OFFLINE"] = "1"  # huggingface_hub reads it at import, our own downloads at each call
     if threads is not None:
-        import torch  # deferred: help stays fast
+        import torch
 
         torch.set_num_threads(threads)
-
-
-def load(
-    model: str,
-    device: str,
-    engine: str,
-    precision: str,
-    batch_size: int | None,
-    workers: int | None,
-    threads: int | None,
-    offline: bool,
-) -> Blip:
-    """The model that a command's shared options name, ready to use."""
-    prepare(threads=threads, offline=offline)
-    from openblip import blip  # deferred: help stays fast
-
-    return blip.load(
-        model,
-        device=device,
-        engine=cast("create.EngineName", engine),
-        precision=cast("create.Precision", precision),
-        batch_size=batch_size,
-        workers=workers,
-        offline=offline or None,
-    )

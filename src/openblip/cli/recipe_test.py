@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
-import typer
+import click
 
 from openblip.cli import options as o
+from openblip.cli.command import argument, command, option
 from openblip.cli.console import finish, print_table, report_bad
 
 # mmpretrain's configuration names, and our recipes: the benchmark each is evaluated on, and by whose settings.
@@ -38,49 +39,55 @@ CONFIGS = {
 }
 
 
+@command(
+    "test",
+    example="openblip test blip-base_8xb32_caption blip-base_3rdparty_caption --cfg-options data=coco --out out.json",
+)
+@argument("recipe", metavar="RECIPE", help="Recipe, or configuration of mmpretrain, to take the benchmark from.")
+@argument("checkpoint", metavar="CHECKPOINT", help="Model to evaluate, as for --model elsewhere.")
+@option(
+    "--work-dir",
+    type=o.PATH,
+    metavar="DIR",
+    show_default="none",
+    help="Folder to write everything to, and to resume from.",
+)
+@option(
+    "--out",
+    type=o.PATH,
+    metavar="FILE",
+    show_default="none",
+    help="JSON file to write the predictions or the metrics to.",
+)
+@option("--out-item", default="pred", help="Content of --out: pred or metrics.")
+@option(
+    "--cfg-options",
+    metavar="KEY=VALUE",
+    multiple=True,
+    help="Setting to use: data=DIR, protocol=NAME, benchmark=NAME or limit=N; repeat the option for more.",
+)
+@option("--amp", is_flag=True, help="Compute in half precision.")
+@option("--show-dir", type=o.PATH, metavar="DIR", show_default="none", help="Folder to write the HTML report to.")
+@o.device_option
+@o.offline_option
 def evaluate(
-    recipe: Annotated[
-        str, typer.Argument(metavar="RECIPE", show_default=False, help="A recipe, or mmpretrain's configuration.")
-    ],
-    checkpoint: Annotated[
-        str, typer.Argument(metavar="CHECKPOINT", show_default=False, help="A model, as for --model elsewhere.")
-    ],
-    work_dir: Annotated[
-        Path | None,
-        typer.Option("--work-dir", show_default="none", help="Folder to leave everything in, and go on in."),
-    ] = None,
-    out: Annotated[
-        Path | None,
-        typer.Option("--out", show_default="none", help="JSON file for the predictions or the metrics."),
-    ] = None,
-    out_item: Annotated[str, typer.Option("--out-item", help="What --out holds: pred or metrics.")] = "pred",
-    cfg_options: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--cfg-options",
-            metavar="KEY=VALUE",
-            show_default="none",
-            help="data=DIR, protocol=NAME, benchmark=NAME, limit=N; once for each.",
-        ),
-    ] = None,
-    amp: Annotated[bool, typer.Option("--amp", help="Compute in half precision.")] = False,
-    show_dir: Annotated[
-        Path | None, typer.Option("--show-dir", show_default="none", help="Folder for the HTML report.")
-    ] = None,
-    device: o.Device = "auto",
-    offline: o.Offline = False,
+    recipe: str,
+    checkpoint: str,
+    work_dir: Path | None,
+    out: Path | None,
+    out_item: str,
+    cfg_options: tuple[str, ...],
+    amp: bool,
+    show_dir: Path | None,
+    device: str,
+    offline: bool,
 ) -> None:
-    """Evaluate a checkpoint on the benchmark of a recipe: `openblip eval run` for those used to mmpretrain.
-
-    \b
-    Example:
-      openblip test blip-base_8xb32_caption blip-base_3rdparty_caption --cfg-options data=coco --out captions.json
-    """
+    """Evaluate a checkpoint on the benchmark of a recipe: `openblip eval run` with the options of mmpretrain."""
     if out_item not in ("metrics", "pred"):
-        raise typer.BadParameter(f"--out-item is metrics or pred, not {out_item!r}")
+        raise click.UsageError(f"--out-item is metrics or pred, not {out_item!r}")
     if out is not None and out.suffix in (".pkl", ".pickle"):
-        raise typer.BadParameter(f"--out {out}: results are written as JSON; name it .json")
-    settings = _settings(cfg_options or [])
+        raise click.UsageError(f"--out {out}: results are written as JSON; name it .json")
+    settings = _settings(cfg_options)
     name, preset = _benchmark(recipe, settings)
 
     from openblip.evaluation import protocols
@@ -89,9 +96,9 @@ def evaluate(
 
     protocol, data = protocols.find(name), Path(settings.get("data", "data"))
     if out is not None and out_item == "pred" and protocol.task == "retrieval" and name != "visdial":
-        raise typer.BadParameter("--out of retrieval takes --out-item metrics; its rankings go to --work-dir")
+        raise click.UsageError("--out of retrieval takes --out-item metrics; its rankings go to --work-dir")
     need_files(protocol, data, protocol.preset(preset))
-    blip = o.load(checkpoint, device, "torch", "bf16" if amp else "fp32", None, None, None, offline)
+    blip = o.ModelOptions(checkpoint, device, "torch", "bf16" if amp else "fp32", None, None, None, offline).load()
 
     from openblip.evaluation import run
 
@@ -109,7 +116,7 @@ def evaluate(
     if metrics:
         print_table(["metric", "value"], [[key, "-" if v is None else f"{v:.4f}"] for key, v in metrics.items()])
     for note in found.notes:
-        typer.echo(note)
+        click.echo(note)
     for key, error in found.failed.items():
         report_bad(key, Exception(error))
     finish(len(found.failed), len(found.shown))
@@ -135,15 +142,15 @@ def their_value(key: str, task: str, value: float | None) -> float | None:
     return 100 * value if percent and value is not None else value
 
 
-def _settings(pairs: list[str]) -> dict[str, Any]:
+def _settings(pairs: tuple[str, ...]) -> dict[str, Any]:
     found = {}
     for pair in pairs:
         key, separator, value = pair.partition("=")
         if not separator or key not in ("data", "protocol", "benchmark", "limit"):
-            raise typer.BadParameter(f"--cfg-options {pair!r}: data=DIR, protocol=NAME, benchmark=NAME or limit=N")
+            raise click.UsageError(f"--cfg-options {pair!r}: data=DIR, protocol=NAME, benchmark=NAME or limit=N")
         found[key] = value
     if not found.get("limit", "1").isdecimal():
-        raise typer.BadParameter(f"limit is a number, not {json.dumps(found['limit'])}")
+        raise click.UsageError(f"limit is a number, not {json.dumps(found['limit'])}")
     return found
 
 
@@ -151,5 +158,5 @@ def _benchmark(recipe: str, settings: dict[str, Any]) -> tuple[str, str]:
     name, preset = CONFIGS.get(Path(recipe).name.removesuffix(".py").removesuffix(".yaml"), ("", ""))
     name, preset = settings.get("benchmark", name), settings.get("protocol", preset or "paper")
     if not name:
-        raise typer.BadParameter(f"no benchmark is known for {recipe!r}; give one with --cfg-options benchmark=NAME")
+        raise click.UsageError(f"no benchmark is known for {recipe!r}; give one with --cfg-options benchmark=NAME")
     return name, preset

@@ -1,0 +1,178 @@
+"""The click classes of the command line: help by panels, defaults, one example, and errors in one line."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import fields
+from functools import partial, wraps
+from typing import Any, TypeVar
+
+import click
+
+from openblip.errors import OpenBlipError
+
+FAILED = 1
+WRONG_USAGE = 2
+SOME_FAILED = 3
+INTERRUPTED = 130
+
+# The panels of a command's help. They appear in the order of their first option, OTHER last.
+INPUT = "Input"
+DECODING = "Decoding"
+OUTPUT = "Output"
+MODEL = "Model"
+OTHER = "Other"
+
+Function = TypeVar("Function", bound=Callable[..., Any])
+
+
+class Option(click.Option):
+    """An option that is listed in a panel of the help, with its default."""
+
+    def __init__(self, *args: Any, panel: str = OTHER, **settings: Any) -> None:
+        super().__init__(*args, **{"show_default": True} | settings)
+        self.panel = panel
+
+    def make_metavar(self, ctx: click.Context) -> str:
+        if self.metavar is None and isinstance(self.type, (click.types.IntParamType, click.types.FloatParamType)):
+            return "N" if isinstance(self.type, click.types.IntParamType) else "X"
+        return super().make_metavar(ctx)
+
+    def get_help_extra(self, ctx: click.Context) -> Any:
+        extra = super().get_help_extra(ctx)
+        extra.pop("range", None)
+        if isinstance(self.show_default, str):
+            extra["default"] = self.show_default  # without click's parentheses
+        return extra
+
+
+class Argument(click.Argument):
+    """A positional argument that has a help text."""
+
+    panel = INPUT
+
+    def __init__(self, *args: Any, help: str, metavar: str, **settings: Any) -> None:
+        super().__init__(*args, metavar=metavar, **settings)
+        self.help_record = metavar, help
+
+    def get_help_record(self, ctx: click.Context) -> tuple[str, str]:
+        return self.help_record
+
+
+class Command(click.Command):
+    """A command whose help groups the options in panels and ends with an example.
+
+    Args:
+        example: One or more command lines.
+    """
+
+    def __init__(self, *args: Any, example: str = "", **settings: Any) -> None:
+        super().__init__(*args, **settings)
+        self.example = example
+
+    def format_help(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        self.format_usage(ctx, formatter)
+        self.format_help_text(ctx, formatter)
+        self.format_options(ctx, formatter)
+        self.format_epilog(ctx, formatter)
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write one section per panel."""
+        panels: dict[str, list[tuple[str, str]]] = {}
+        for parameter in self.get_params(ctx):
+            record = parameter.get_help_record(ctx)
+            if record is not None:
+                panels.setdefault(getattr(parameter, "panel", OTHER), []).append(record)
+        for panel in sorted(panels, key=lambda panel: panel == OTHER):
+            with formatter.section(panel):
+                formatter.write_dl(panels[panel], col_max=28)
+
+    def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the example."""
+        if self.example:
+            with formatter.section("Example"):
+                for line in self.example.splitlines():
+                    formatter.write(f"  {line}\n")
+
+
+class Group(click.Group):
+    """A group of commands that reports errors in one line and an exit code, without a traceback."""
+
+    def __init__(self, *args: Any, example: str = "", **settings: Any) -> None:
+        super().__init__(*args, **settings)
+        self.example = example
+
+    format_epilog = Command.format_epilog
+
+    def command(  # type: ignore[override]  # typed, so that mypy accepts it as a decorator
+        self, name: str | None = None, **settings: Any
+    ) -> Callable[[Callable[..., Any]], click.Command]:
+        """Return a decorator that makes a command of a function and adds it to the group."""
+        return super().command(name, cls=Command, **settings)
+
+    def group(self, name: str, **settings: Any) -> Callable[[Callable[..., Any]], click.Group]:  # type: ignore[override]
+        """Return a decorator that makes a group of a function and adds it to the group."""
+        return super().group(name, cls=Group, **settings)
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """Return the names of the commands in the order in which they were added."""
+        return list(self.commands)
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except click.exceptions.NoArgsIsHelpError:
+            raise
+        except click.UsageError as error:
+            command = (error.ctx or ctx).command_path
+            click.echo(f"error: {error.format_message()} (see {command} --help)", err=True)
+            raise click.exceptions.Exit(WRONG_USAGE) from error
+        except OpenBlipError as error:
+            click.echo(f"error: {error}", err=True)
+            raise click.exceptions.Exit(FAILED) from error
+        except KeyboardInterrupt as error:
+            click.echo("interrupted", err=True)
+            raise click.exceptions.Exit(INTERRUPTED) from error
+
+
+def command(name: str | None = None, **settings: Any) -> Callable[[Callable[..., Any]], Command]:
+    """Return a decorator that makes a [`Command`][openblip.cli.command.Command] of a function."""
+    return click.command(name, cls=Command, **settings)
+
+
+def group(name: str, **settings: Any) -> Callable[[Callable[..., Any]], Group]:
+    """Return a decorator that makes a [`Group`][openblip.cli.command.Group] of a function."""
+    return click.group(name, cls=Group, **settings)
+
+
+option = partial(click.option, cls=Option)
+input_option = partial(option, panel=INPUT)
+decoding_option = partial(option, panel=DECODING)
+output_option = partial(option, panel=OUTPUT)
+model_option = partial(option, panel=MODEL)
+argument = partial(click.argument, cls=Argument)
+
+
+def option_group(
+    name: str, options_class: type, declarations: Sequence[Callable[[Any], Any]]
+) -> Callable[[Function], Callable[..., Any]]:
+    """Return a decorator that adds options to a command and passes them to it as one dataclass.
+
+    Args:
+        name: Parameter of the command that receives the dataclass.
+        options_class: Dataclass with one field per declared option.
+        declarations: Decorators made by `option`, in the order of the help.
+    """
+
+    def decorate(function: Function) -> Callable[..., Any]:
+        @wraps(function)
+        def call_with_group(**values: Any) -> Any:
+            grouped = {field.name: values.pop(field.name) for field in fields(options_class)}
+            return function(**values, **{name: options_class(**grouped)})
+
+        decorated: Callable[..., Any] = call_with_group
+        for declare in reversed(declarations):
+            decorated = declare(decorated)
+        return decorated
+
+    return decorate
