@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from tests.http_server import Server, running_server
+
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # no test may reach a hub
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -32,3 +34,25 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(threads)
+
+
+@pytest.fixture
+def server() -> Iterator[Server]:
+    """A server on this machine for downloads, which also speaks the hub's protocol."""
+    with running_server() as server:
+        yield server
+
+
+@pytest.fixture
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Caches of this test's own, the network allowed (on this machine), and no waiting between attempts."""
+    import huggingface_hub.constants
+
+    from openblip.io import download
+
+    monkeypatch.setenv("OPENBLIP_CACHE", str(tmp_path / "cache"))
+    monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+    monkeypatch.setattr(download, "PAUSE_SECONDS", 0.0)
+    return tmp_path / "cache"

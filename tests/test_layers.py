@@ -22,7 +22,7 @@ SOURCE = Path(openblip.__file__).parent
 
 # What each part may import; "model.config" is apart from "model" because it is free of torch, "data.visdial" is apart
 # from "data" because it knows no pictures. A module belongs to the longest name here that it starts with.
-_DATA = {"errors", "model.config"}
+_DATA = {"errors", "io", "model.config"}
 _TABLES = {"checkpoints.published", "checkpoints.layouts"}
 _TORCH = _DATA | {"model", "preprocess"}
 _RUNNING = _TORCH | {"decoding", "engine"}
@@ -31,6 +31,7 @@ _BLIP = {"blip", "explaining", "runner", "inputs", "results"}
 _EVALUATION = {f"evaluation{part}" for part in ("", ".files", ".metrics", ".protocols", ".report")}
 MAY_IMPORT: dict[str, set[str]] = {
     "errors": set(),
+    "io": {"errors"},
     "model.config": {"errors"},
     "checkpoints.published": _DATA,
     "checkpoints.layouts": _DATA | {"checkpoints.published"},
@@ -68,7 +69,12 @@ NO_TORCH = (
     "openblip.errors",
     "openblip.model.config",
     "openblip.checkpoints.published",
-    "openblip.checkpoints.fetch",
+    "openblip.checkpoints.hub",
+    "openblip.checkpoints.resolve",
+    "openblip.io.atomic",
+    "openblip.io.download",
+    "openblip.io.jsonlines",
+    "openblip.io.progress",
     "openblip.checkpoints.bundle",
     "openblip.checkpoints.layouts",
     "openblip.preprocess.image",
@@ -91,7 +97,8 @@ NO_TORCH = (
 
 # Where an import inside a function is right, and why.
 LATE = {
-    "openblip.checkpoints.fetch": {"huggingface_hub", "rich", "fcntl", "msvcrt"},  # only where a download happens
+    "openblip.checkpoints.hub": {"huggingface_hub"},  # only for a hub folder
+    "openblip.io.progress": {"rich"},  # only on a terminal
     "openblip.preprocess": {"torch", "tokenizers"},  # opening, resizing and cleaning need neither
     "openblip.compat.transformers_api": {"torch", "huggingface_hub"},  # a configuration alone needs neither
     "openblip.jobs.reporting": {"rich"},  # only on a terminal

@@ -21,7 +21,8 @@ from PIL import Image
 from torch import Tensor
 
 from openblip.checkpoints import bundle as bundles
-from openblip.checkpoints import fetch, published, read
+from openblip.checkpoints import published, read
+from openblip.checkpoints.resolve import resolve
 from openblip.checkpoints.storage import digest
 from openblip.decoding import Decoding, generate_grouped
 from openblip.engine.create import EngineName, Precision, check_engine, create_engine, default_batch_size
@@ -29,6 +30,7 @@ from openblip.engine.protocols import Answers, Captions
 from openblip.errors import ImageError, InputError, OpenBlipError, UnsupportedTask
 from openblip.explaining import EXPLAINED, Explained, Explainer
 from openblip.inputs import OnError, Shape, ahead, by_runs, chunks, deliver, firsts, shape_of
+from openblip.io.cache import cache_folder
 from openblip.model.config import ModelConfig, ModelKind
 from openblip.preprocess.image import load_image, resize, to_tensor
 from openblip.preprocess.settings import ImageSettings
@@ -89,13 +91,11 @@ def load(
     found = bundles.find(name_or_path)
 
     def make(wanted: ModelKind | None) -> Runner:
-        path = (
-            found.locate(wanted, offline=offline) if found and wanted else fetch.resolve(name_or_path, offline=offline)
-        )
+        path = found.locate(wanted, offline=offline) if found and wanted else resolve(name_or_path, offline=offline)
         loaded = read.load(path, task=wanted, config=config, tokenizer=tokenizer)
         made = create_engine(
             engine, precision, place, loaded.model, loaded.config,
-            cache=fetch.cache_folder() / "openvino", key=partial(digest, Path(loaded.source)),
+            cache=cache_folder() / "openvino", key=partial(digest, Path(loaded.source)),
             calibration=_pixels(examples, loaded.image) if examples else None, bundled=found is not None,
         )  # fmt: skip
         return Runner(loaded, made, exact=decode == "exact")

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from openblip.checkpoints import fetch, storage
+from openblip.checkpoints import hub, storage
 from openblip.checkpoints.layouts import TABLES, Family, table
 from openblip.checkpoints.read import load
 from openblip.checkpoints.write import save
@@ -265,7 +265,7 @@ def test_the_wrong_task_is_told_before_a_vocabulary_is_looked_for(monkeypatch: p
     def unreachable() -> Path:
         raise DownloadError("no network")
 
-    monkeypatch.setattr(fetch, "bert_vocabulary", unreachable)
+    monkeypatch.setattr(hub, "bert_vocabulary", unreachable)
     with pytest.raises(CheckpointError, match="It is a checkpoint for 'caption'"):
         load(GOLDEN / "caption.pth", task="vqa", config=HEADS)
     with pytest.raises(DownloadError):
@@ -444,7 +444,7 @@ def test_the_vocabulary_must_fit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
             reading(GOLDEN / "caption.pth", tokenizer=tmp_path / "vocab.txt")
     with pytest.raises(CheckpointError, match="but the vocabulary has 726"):
         reading(GOLDEN / "caption.pth", tokenizer=GOLDEN / "vocab_grounding.txt")
-    monkeypatch.setattr(fetch, "bert_vocabulary", lambda: VOCABULARY)
+    monkeypatch.setattr(hub, "bert_vocabulary", lambda: VOCABULARY)
     loaded = load(GOLDEN / "caption.pth", config=HEADS)
     assert loaded.tokenizer is not None
     assert loaded.config.text.dec_id == loaded.tokenizer.dec_id == 598

@@ -17,7 +17,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
 
-from openblip.checkpoints import fetch, published
+from openblip.checkpoints import published
+from openblip.checkpoints.resolve import is_hub_id, resolve
 from openblip.errors import CheckpointError, UnsupportedTask
 from openblip.model.config import MODEL_KINDS, ModelKind
 
@@ -40,7 +41,7 @@ class Bundle:
                 f"bundle {self.name!r} has no model for {task!r}, only for {', '.join(self.models)}"
                 + (f"; load {others}" if others else "")
             )
-        return fetch.resolve(self.models[task], offline=offline)
+        return resolve(self.models[task], offline=offline)
 
 
 def find(name_or_path: str | os.PathLike[str]) -> Bundle | None:
@@ -105,7 +106,7 @@ def _model(model: str, file: Path) -> str:
     beside = file.parent / Path(model).expanduser()
     if beside.exists():
         return str(beside.resolve())
-    if published.find(model) or fetch.is_hub_id(model):
+    if published.find(model) or is_hub_id(model):
         return model
     raise CheckpointError(
         f"{file}: {model!r} is neither a file or folder beside it nor a published name{published.did_you_mean(model)}"

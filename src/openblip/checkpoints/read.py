@@ -11,7 +11,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from openblip.checkpoints import bundle, fetch, published, sizes
+from openblip.checkpoints import bundle, hub, published, sizes
 from openblip.checkpoints.fit import Renamed, check, fits, rename
 from openblip.checkpoints.layouts import Family, Table, hub_config, nearest
 from openblip.checkpoints.storage import INDEX, PICKLE, SAFETENSORS, Stored, read_json, read_stored
@@ -269,7 +269,7 @@ def _tokenizer(
     if place.is_dir():
         has_one = any((place / name).is_file() for name in ("tokenizer.json", "vocab.txt"))
         return Tokenizer.from_folder(place, **ids) if has_one else None
-    return Tokenizer.from_vocab(fetch.bert_vocabulary())
+    return Tokenizer.from_vocab(hub.bert_vocabulary())
 
 
 def _with_tokens(config: ModelConfig, tokenizer: Tokenizer | None, place: Path, *, stated: bool) -> ModelConfig:

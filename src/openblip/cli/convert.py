@@ -61,13 +61,14 @@ def convert(
         raise CheckpointError(f"{destination} is already there; give another place, or --overwrite")
     prepare(offline=offline)
 
-    from openblip.checkpoints import bundle, fetch, read, write
+    from openblip.checkpoints import bundle, read, write
+    from openblip.checkpoints.resolve import resolve
 
     wanted = cast("ModelKind", task) or None
     found = bundle.find(source)
     if found and wanted is None:
         raise CheckpointError(f"{source} is a bundle of {', '.join(found.models)}: say which one with --task")
-    place = found.locate(wanted) if found and wanted else fetch.resolve(source)
+    place = found.locate(wanted) if found and wanted else resolve(source)
     # A .pth holds no vocabulary, so from one to another none has to be found.
     vocabulary = tokenizer or (None if to == "hub" else False)
     loaded = read.load(place, task=wanted, config=given, tokenizer=vocabulary)

@@ -12,8 +12,10 @@ from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
-from openblip.checkpoints import bundle, fetch
+from openblip.checkpoints import bundle
+from openblip.checkpoints.resolve import resolve
 from openblip.errors import JobError, UnsupportedTask
+from openblip.io.cache import cache_folder
 from openblip.jobs.files import replacing
 from openblip.model.config import ModelKind
 
@@ -31,7 +33,7 @@ def fingerprint(model: str, tasks: Iterable[ModelKind], *, offline: bool | None 
     paths: dict[str, Path] = {}
     for task in tasks:
         if found is None:
-            paths[task] = fetch.resolve(model, offline=offline)
+            paths[task] = resolve(model, offline=offline)
         else:
             try:
                 paths[task] = found.locate(task, offline=offline)
@@ -65,7 +67,7 @@ def _hash_file(file: Path) -> str:
             return word
     if file.stat().st_size <= _SMALL:
         return _digest(file)
-    noted = fetch.cache_folder() / "hashes" / f"{blake2b(os.fsencode(real), digest_size=12).hexdigest()}.json"
+    noted = cache_folder() / "hashes" / f"{blake2b(os.fsencode(real), digest_size=12).hexdigest()}.json"
     state = {"path": os.fspath(real), "size": real.stat().st_size, "mtime_ns": real.stat().st_mtime_ns}
     with suppress(OSError, ValueError, KeyError, TypeError):
         told = json.loads(noted.read_text(encoding="utf-8"))

@@ -11,8 +11,9 @@ from typing import Any, cast
 
 from torch import nn
 
-from openblip.checkpoints import bundle, fetch, read, write
+from openblip.checkpoints import bundle, hub, read, write
 from openblip.checkpoints.initialise import initialise
+from openblip.checkpoints.resolve import resolve
 from openblip.data.problems import Report
 from openblip.errors import CheckpointError, ConfigError
 from openblip.model.build import build
@@ -179,7 +180,7 @@ def _fill(model: nn.Module, places: list[Path]) -> tuple[tuple[str, ...], tuple[
 
 def _locate(name: str, recipe: Recipe) -> Path:
     found = bundle.find(name)
-    return found.locate(MODELS[recipe.task]) if found is not None else fetch.resolve(name)
+    return found.locate(MODELS[recipe.task]) if found is not None else resolve(name)
 
 
 def _tokenizer(recipe: Recipe, places: list[Path]) -> Tokenizer:
@@ -188,7 +189,7 @@ def _tokenizer(recipe: Recipe, places: list[Path]) -> Tokenizer:
     for place in places:
         if any((place / name).is_file() for name in ("tokenizer.json", "vocab.txt")):
             return Tokenizer.from_folder(place)
-    return Tokenizer.from_vocab(fetch.bert_vocabulary())
+    return Tokenizer.from_vocab(hub.bert_vocabulary())
 
 
 def _with_tokens(config: ModelConfig, tokenizer: Tokenizer) -> ModelConfig:

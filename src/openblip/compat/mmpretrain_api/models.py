@@ -12,7 +12,7 @@ from torch import nn
 
 from openblip import blip as facade
 from openblip.blip import Blip
-from openblip.checkpoints import bundle, fetch, published
+from openblip.checkpoints import bundle, hub, published
 from openblip.checkpoints.read import Loaded
 from openblip.engine.eager import EagerEngine
 from openblip.engine.protocols import TorchModel
@@ -107,7 +107,7 @@ def get_model(
 def _fresh(entry: published.Published, place: str) -> Blip:
     """The published architecture with the weights that training would begin with."""
     config = preset(entry.task, entry.size, entry.image_size)
-    tokenizer = Tokenizer.from_vocab(fetch.bert_vocabulary())
+    tokenizer = Tokenizer.from_vocab(hub.bert_vocabulary())
     prompt = "a picture of " if entry.task == "caption" else None
     image = ImageSettings(size=config.vision.image_size)
     loaded = Loaded(build(config), config, tokenizer, image, prompt, entry.family, entry.name)

@@ -7,7 +7,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from openblip.checkpoints import fetch
+from openblip.checkpoints.hub import is_offline
+from openblip.checkpoints.resolve import resolve
 from openblip.checkpoints.storage import replacing
 from openblip.errors import CheckpointError, DownloadError, InputError
 
@@ -19,7 +20,7 @@ _IGNORED = ("proxies", "trust_remote_code", "_from_auto", "_from_pipeline")
 def local_folder(name_or_path: StrPath, kwargs: Mapping[str, Any]) -> tuple[Path, dict[str, Any]]:
     """The folder (or file) on this machine, and the ``kwargs`` that did not say where to find it.
 
-    A hub id is fetched by :mod:`openblip.checkpoints.fetch`; ``revision``, ``token``, ``cache_dir`` and
+    A hub id is downloaded by `openblip.checkpoints.hub`; ``revision``, ``token``, ``cache_dir`` and
     ``force_download`` go to the hub's own client.
     """
     rest = dict(kwargs)
@@ -34,7 +35,7 @@ def local_folder(name_or_path: StrPath, kwargs: Mapping[str, Any]) -> tuple[Path
     asked = {name: value for name, value in where.items() if value}
     path = Path(name_or_path).expanduser()
     if path.exists() or not asked:
-        path = fetch.resolve(name_or_path, offline=True if local_only else None)
+        path = resolve(name_or_path, offline=True if local_only else None)
     else:
         path = _snapshot(str(name_or_path), asked, local_only)
     path = path / subfolder if subfolder else path
@@ -47,7 +48,7 @@ def _snapshot(repository: str, asked: Mapping[str, Any], local_only: bool) -> Pa
     """A repository by revision, or with credentials or a cache of its own."""
     from huggingface_hub import snapshot_download
 
-    only_here = local_only or fetch.is_offline()
+    only_here = local_only or is_offline()
     try:
         return Path(str(snapshot_download(repository, local_files_only=only_here, allow_patterns=_PATTERNS, **asked)))
     except Exception as error:  # the client lets through whatever its transport raises

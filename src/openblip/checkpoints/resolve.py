@@ -1,0 +1,73 @@
+"""Resolve the name of a checkpoint to files on this machine.
+
+A hub folder goes into the hub's cache. A `.pth` file goes into `OPENBLIP_CACHE`, by default `openblip` in Hugging
+Face's home. Offline mode (`HF_HUB_OFFLINE=1`, or `offline=True`) uses only files that are there. Mirrors: `HF_ENDPOINT`
+for the hub, `OPENBLIP_MIRROR` for `.pth` files, an address below which they have their file names.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+from pathlib import Path
+
+from openblip.checkpoints import published
+from openblip.checkpoints.hub import hub_folder, is_offline
+from openblip.errors import CheckpointError
+from openblip.io.cache import cache_folder
+from openblip.io.download import download
+
+_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
+
+
+def resolve(
+    name_or_path: str | os.PathLike[str],
+    *,
+    offline: bool | None = None,
+    mirror: str | None = None,
+    endpoint: str | None = None,
+) -> Path:
+    """Return the local file or folder of a checkpoint, downloaded if necessary.
+
+    Args:
+        name_or_path: A path, a published name (see `openblip models`), a hub id (`owner/name`), or the address of a
+            `.pth` file. A path that exists comes before a name.
+        offline: Use no network. The default is what the environment says.
+        mirror: Address below which `.pth` files have their names. The default is `OPENBLIP_MIRROR`.
+        endpoint: Address of a mirror of the hub. The default is `HF_ENDPOINT`.
+
+    Returns:
+        The path.
+
+    Raises:
+        CheckpointError: If the name is unknown.
+        DownloadError: If the checkpoint cannot be downloaded, or is not on this machine in offline mode.
+    """
+    path = Path(name_or_path).expanduser()
+    if path.exists():
+        return path
+    name = os.fspath(name_or_path)
+    offline = is_offline() if offline is None else offline
+    if entry := published.find(name):
+        if entry.family == "hub":
+            return hub_folder(entry.address, offline=offline, endpoint=endpoint)
+        mirror = mirror or os.environ.get("OPENBLIP_MIRROR")
+        address = f"{mirror.rstrip('/')}/{entry.file}" if mirror else entry.address
+        return download(address, cache_folder(), digits=entry.digits, offline=offline)
+    if name.startswith(("https://", "http://")):
+        subfolder = hashlib.sha256(name.encode()).hexdigest()[:12]  # two addresses may end in one file name
+        return download(name, cache_folder() / subfolder, offline=offline)
+    if is_hub_id(name):
+        return hub_folder(name, offline=offline, endpoint=endpoint)
+    if name == "pocket" or name in published.BUNDLES:
+        raise CheckpointError(f"{name!r} is a bundle of several models; name one of them (see `openblip models`)")
+    raise CheckpointError(
+        f"{name!r} must be a file or folder on this machine, a published name, or a hub id"
+        f"{published.did_you_mean(name)}; see `openblip models`"
+    )
+
+
+def is_hub_id(name: str) -> bool:
+    """Return whether a name has the form `owner/name` and is not the name of a file."""
+    return bool(_HUB_ID.fullmatch(name)) and not name.endswith((".pth", ".json"))

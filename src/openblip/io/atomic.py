@@ -1,0 +1,179 @@
+"""Write files and folders so that a reader finds the old content or the new content, never a part.
+
+Every function writes to a temporary name in the target's folder and renames it when writing is complete. If writing
+fails, the temporary file is removed and the target stays as it was. All functions create missing parent folders,
+replace an existing file under its permissions, and raise `OSError` as the file system does.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+import shutil
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from hashlib import blake2b
+from pathlib import Path
+from typing import IO, Any
+
+
+@contextmanager
+def replace_path(
+    path: str | os.PathLike[str], *, sync: bool = False, fixed_name: bool = False, modified_ns: int | None = None
+) -> Iterator[Path]:
+    """Yield a temporary path to write to, and rename it to `path` when the block ends without an error.
+
+    Args:
+        path: The file to create or replace.
+        sync: Flush the content to the disk before the rename, so that a crash of the machine cannot leave an empty
+            file under the new name.
+        fixed_name: Use the same temporary name in every process, so that killed processes leave at most one file, which
+            the next process overwrites. Only for callers that hold a lock.
+        modified_ns: Modification time of the new file, in nanoseconds. The default is the time of writing.
+
+    Yields:
+        The temporary path, in the folder of `path`. Its name is short, whatever the length of the target's name.
+    """
+    target = Path(path)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    temporary = _temporary_path(target, fixed_name)
+    try:
+        yield temporary
+        if sync:
+            with temporary.open("rb+") as file:
+                os.fsync(file.fileno())
+        if target.exists():
+            temporary.chmod(target.stat().st_mode & 0o7777)
+        if modified_ns is not None:
+            os.utime(temporary, ns=(modified_ns, modified_ns))
+        temporary.replace(target)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def replace_file(
+    path: str | os.PathLike[str], *, sync: bool = False, fixed_name: bool = False, modified_ns: int | None = None
+) -> Iterator[IO[bytes]]:
+    """Yield a binary file to write to, which becomes `path` when the block ends without an error.
+
+    Args:
+        path: The file to create or replace.
+        sync: See [`replace_path`][openblip.io.atomic.replace_path].
+        fixed_name: See [`replace_path`][openblip.io.atomic.replace_path].
+        modified_ns: See [`replace_path`][openblip.io.atomic.replace_path].
+
+    Yields:
+        The temporary file, open for writing.
+    """
+    options = {"sync": sync, "fixed_name": fixed_name, "modified_ns": modified_ns}
+    with replace_path(path, **options) as temporary, temporary.open("wb") as file:  # type: ignore[arg-type]
+        yield file
+
+
+def write_bytes(path: str | os.PathLike[str], content: bytes, *, sync: bool = False) -> None:
+    """Write `content` to `path`, completely or not at all.
+
+    Args:
+        path: The file to create or replace.
+        content: The new content.
+        sync: Flush the content to the disk before the rename.
+    """
+    with replace_file(path, sync=sync) as file:
+        file.write(content)
+
+
+def write_text(path: str | os.PathLike[str], text: str, *, sync: bool = False) -> None:
+    """Write `text` to `path` as UTF-8, completely or not at all. Line ends are written as they are.
+
+    Args:
+        path: The file to create or replace.
+        text: The new content.
+        sync: Flush the content to the disk before the rename.
+
+    Raises:
+        UnicodeEncodeError: If `text` holds a lone surrogate.
+    """
+    write_bytes(path, text.encode(), sync=sync)
+
+
+def write_json(path: str | os.PathLike[str], value: Any, *, indent: int | None = 2, sort_keys: bool = False) -> None:
+    """Write `value` to `path` as JSON with a final line end, completely or not at all.
+
+    Args:
+        path: The file to create or replace.
+        value: Anything that `json` can write. Text that is not ASCII stays readable.
+        indent: Spaces per level, or `None` for one line.
+        sort_keys: Write the keys of objects in alphabetical order.
+    """
+    write_text(path, json.dumps(value, indent=indent, sort_keys=sort_keys, ensure_ascii=False) + "\n")
+
+
+@contextmanager
+def replace_folder(
+    path: str | os.PathLike[str], *, last: str | None = None, stale: Sequence[str] = ()
+) -> Iterator[Path]:
+    """Yield an empty folder to fill, whose files become those of `path` when the block ends without an error.
+
+    A new folder appears at once and complete. In an existing folder files are replaced one by one. There, the file
+    `last` is removed first and written at the end, so that a folder in which writing was interrupted is refused, not
+    mistaken for a mixture of old and new files.
+
+    Args:
+        path: The folder to create, or whose files to replace. Other files in it stay.
+        last: Name of the file without which the folder is incomplete.
+        stale: Names of files to remove from an existing folder.
+
+    Yields:
+        The temporary folder, in the parent folder of `path`.
+    """
+    target = Path(path)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    temporary = _temporary_path(target)
+    temporary.mkdir()
+    try:
+        yield temporary
+        if not target.exists():
+            temporary.replace(target)
+            return
+        for name in (*([last] if last else ()), *stale):
+            (target / name).unlink(missing_ok=True)
+        for file in sorted(temporary.iterdir(), key=lambda file: file.name == last):
+            file.replace(target / file.name)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+@contextmanager
+def create_folder(path: str | os.PathLike[str]) -> Iterator[Path]:
+    """Yield an empty folder to fill, which becomes `path` when the block ends without an error.
+
+    If another process created `path` in the meantime, its folder stays, and this one is removed. For caches, where
+    every process writes the same content.
+
+    Args:
+        path: The folder to create.
+
+    Yields:
+        The temporary folder, in the parent folder of `path`.
+    """
+    target = Path(path)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    temporary = _temporary_path(target)
+    temporary.mkdir()
+    try:
+        yield temporary
+        try:
+            temporary.rename(target)
+        except OSError:
+            if not target.is_dir():
+                raise
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _temporary_path(target: Path, fixed_name: bool = False) -> Path:
+    """Return a hidden name in the folder of `target`. It is short, because names of 255 bytes leave no room."""
+    token = blake2b(os.fsencode(target.name), digest_size=6).hexdigest() if fixed_name else secrets.token_hex(6)
+    return target.with_name(f".openblip-{token}.part")
