@@ -85,7 +85,7 @@ def test_saving_a_given_state_and_elsewhere_than_a_folder(tmp_path: Path) -> Non
     ours.save_pretrained(tmp_path / "none", is_main_process=False)
     assert not (tmp_path / "none").exists()
     (tmp_path / "file").write_text("")
-    with pytest.raises(InputError, match="is a file"):
+    with pytest.raises(InputError, match="must be a folder"):
         ours.save_pretrained(tmp_path / "file")
     ours.save_pretrained(tmp_path / "model", push_to_hub=False)
     with pytest.raises(TypeError, match="push_to_hub"):
@@ -173,7 +173,7 @@ def test_missing_and_unknown_weights_are_errors(tmp_path: Path, caplog: pytest.L
     message = str(caught.value)
     assert "missing (" in message
     assert "unknown (" in message
-    assert "It holds a BlipForImageTextRetrieval" in message
+    assert "contains a BlipForImageTextRetrieval" in message
     assert "allow_missing=True" in message
     with caplog.at_level(logging.WARNING):
         model, info = Ours.BlipModel.from_pretrained(tmp_path, allow_missing=True, output_loading_info=True)

@@ -263,7 +263,7 @@ def test_masks_are_checked() -> None:
     _, ours = pair("BlipForImageTextRetrieval")
     with pytest.raises(InputError, match="row 1"):
         ours(ids(), pixels(), attention_mask=torch.tensor([[1] * 6, [0] * 6]))
-    with pytest.raises(InputError, match="rows and columns"):
+    with pytest.raises(InputError, match="must have shape"):
         ours(ids(), pixels(), attention_mask=torch.ones(2, 1, 1, 6))
     _, ours = pair(CAPTIONER)
     with pytest.raises(InputError, match="as many columns"):

@@ -1,4 +1,4 @@
-"""What all models of this API share: files, devices, embeddings, and the argument order of version 4."""
+"""Base of the model classes: files, devices, embeddings, and the argument order of transformers 4."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import logging
 from collections.abc import Callable, Mapping, Sequence
 from functools import wraps
 from pathlib import Path
-from typing import Any, ClassVar, TypeVar, cast
+from typing import Any, ClassVar, Literal, TypeVar, cast, overload
 
 import torch
 from torch import Tensor, nn
@@ -27,30 +27,46 @@ from openblip.checkpoints.storage import (
 from openblip.compat.transformers_api.config import PreTrainedConfig
 from openblip.compat.transformers_api.files import StrPath, local_folder, write_text
 from openblip.compat.transformers_api.naming import HubNamed
+from openblip.compat.transformers_api.outputs import ModelOutput, OutputTuple
 from openblip.errors import CheckpointError, InputError
 from openblip.model.config import ModelKind
 
-M = TypeVar("M", bound="PreTrainedModel")
-F = TypeVar("F", bound=Callable[..., Any])
+ModelT = TypeVar("ModelT", bound="PreTrainedModel")
+OutputT = TypeVar("OutputT", bound=ModelOutput)
+ForwardT = TypeVar("ForwardT", bound=Callable[..., Any])
 
 _log = logging.getLogger(__name__)
 _STALE = (SAFETENSORS + INDEX, PICKLE + INDEX)
-# Accepted and without effect here: what they ask for is always so, or concerns that library's own machinery.
+# Options that are accepted and ignored: always true here, or about internals of transformers.
 _WITHOUT_EFFECT = ("low_cpu_mem_usage", "weights_only", "use_safetensors", "_fast_init", "disable_mmap")
 
 
 class PreTrainedModel(HubNamed):
-    """Base of the models: a configuration, and files that ``transformers`` and we read alike."""
+    """Base class of the models: a configuration, and files that `transformers` reads, too."""
 
     config_class: ClassVar[type[PreTrainedConfig]]
     task: ClassVar[ModelKind]
     config: Any
 
-    # Files
+    @overload
+    @classmethod
+    def from_pretrained(
+        cls: type[ModelT],
+        name_or_path: StrPath,
+        *model_args: Any,
+        output_loading_info: Literal[False] = ...,
+        **kwargs: Any,
+    ) -> ModelT: ...
+
+    @overload
+    @classmethod
+    def from_pretrained(
+        cls: type[ModelT], name_or_path: StrPath, *model_args: Any, output_loading_info: Literal[True], **kwargs: Any
+    ) -> tuple[ModelT, dict[str, list[str]]]: ...
 
     @classmethod
     def from_pretrained(
-        cls: type[M],
+        cls: type[ModelT],
         name_or_path: StrPath,
         *model_args: Any,
         config: PreTrainedConfig | StrPath | None = None,
@@ -62,90 +78,103 @@ class PreTrainedModel(HubNamed):
         allow_missing: bool = False,
         output_loading_info: bool = False,
         **kwargs: Any,
-    ) -> Any:
-        """Load a local folder or hub id; the model is in evaluation mode.
+    ) -> ModelT | tuple[ModelT, dict[str, list[str]]]:
+        """Load a model in evaluation mode.
 
-        Weights must be exactly those of the class: anything missing, unknown or misshapen raises
-        :class:`CheckpointError`. ``allow_missing=True`` leaves missing ones at their random start and unknown ones out,
-        with a warning; ``ignore_mismatched_sizes=True`` treats misshapen ones as missing.
+        Args:
+            name_or_path: Local folder or hub id.
+            *model_args: Positional arguments of the constructor, after the configuration.
+            config: Configuration, or where to read it; by default the folder's own.
+            dtype: Floating type of the weights; "auto" (the default) is the stored type.
+            torch_dtype: Name of `dtype` in transformers 4.
+            device_map: Device to move the model to, or `{"": device}`.
+            attn_implementation: "eager" or "sdpa", which are equal here.
+            ignore_mismatched_sizes: Initialize tensors of another shape randomly instead of raising.
+            allow_missing: Initialize missing tensors randomly and ignore unknown ones, with a warning, instead of
+                raising.
+            output_loading_info: Also return the names of missing, unexpected and mismatched tensors.
+            **kwargs: Fields of the configuration, the location of the files (`revision`, `cache_dir`, `subfolder`, ...),
+                or arguments of the constructor.
 
-        ``dtype`` (or ``torch_dtype``, its name in 4.x) is a floating type, or "auto" for the stored one, which is the
-        default. ``device_map`` names one device. ``kwargs`` change fields of the configuration, say where to find the
-        files (``revision``, ``cache_dir``, ``subfolder`` ...), or go to the constructor.
+        Returns:
+            The model, with `output_loading_info=True` together with the names of tensors that did not fit.
+
+        Raises:
+            CheckpointError: Files are missing or damaged, or a tensor is missing, unknown or of another shape.
+            InputError: An option is not supported.
         """
         folder, kwargs = local_folder(name_or_path, kwargs)
         for name in _WITHOUT_EFFECT:
             kwargs.pop(name, None)
         if attn_implementation not in (None, "eager", "sdpa"):
-            raise InputError(f"attn_implementation={attn_implementation!r}: 'eager' or 'sdpa' (both are the same here)")
-        settled, kwargs = cls._settle(folder, config, kwargs)
-        tensors = cls._own_tensors(dict(read_stored(folder).tensors), settled)
-        kind = _floating_type(dtype if dtype is not None else torch_dtype, settled, tensors)
-        settled.dtype = kind
+            raise InputError(f"attn_implementation must be 'eager' or 'sdpa' (equal here), got {attn_implementation!r}")
+        if isinstance(config, PreTrainedConfig):
+            model_config = copy.deepcopy(config)
+        else:
+            source = config or folder
+            model_config, kwargs = cls.config_class.from_pretrained(source, return_unused_kwargs=True, **kwargs)
+        tensors = cls._select_tensors(dict(read_stored(folder).tensors))
+        weights_dtype = _weights_dtype(dtype if dtype is not None else torch_dtype, model_config, tensors)
+        model_config.dtype = weights_dtype
         with torch.device("cpu" if allow_missing or ignore_mismatched_sizes else "meta"):
-            model = cls(settled, *model_args, **kwargs)
-        model.to(kind)
-        info = model._fill(
-            {name: tensor.to(kind) if tensor.is_floating_point() else tensor for name, tensor in tensors.items()},
-            str(folder),
-            allow_missing=allow_missing,
-            drop_misshapen=ignore_mismatched_sizes,
+            model = cls(model_config, *model_args, **kwargs)
+        model.to(weights_dtype)
+        for name, tensor in tensors.items():
+            tensors[name] = tensor.to(weights_dtype) if tensor.is_floating_point() else tensor
+        loading_info = model._load_tensors(
+            tensors, str(folder), allow_missing=allow_missing, drop_misshapen=ignore_mismatched_sizes
         )
-        settled.name_or_path = str(name_or_path)
-        model._read_beside(folder)
+        model_config.name_or_path = str(name_or_path)
+        model._read_extra_files(folder)
         model.eval()
         if device_map is not None:
-            model.to(_one_device(device_map))
-        return (model, info) if output_loading_info else model
+            model.to(_single_device(device_map))
+        return (model, loading_info) if output_loading_info else model
 
     @classmethod
-    def _settle(
-        cls, folder: Path, config: PreTrainedConfig | StrPath | None, kwargs: dict[str, Any]
-    ) -> tuple[PreTrainedConfig, dict[str, Any]]:
-        """The configuration, changed by ``kwargs``, and those of them that it has no field for."""
-        if isinstance(config, PreTrainedConfig):
-            return copy.deepcopy(config), kwargs
-        found = cls.config_class.from_pretrained(config or folder, return_unused_kwargs=True, **kwargs)
-        return cast("tuple[PreTrainedConfig, dict[str, Any]]", found)
-
-    @classmethod
-    def _own_tensors(cls, tensors: dict[str, Tensor], config: PreTrainedConfig) -> dict[str, Tensor]:
-        """Those of a file's tensors that are meant for this class."""
+    def _select_tensors(cls, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Return the tensors of a file that this class loads, under the names that this class uses."""
         return tensors
 
-    def _read_beside(self, folder: Path) -> None:
-        """Read what else lies in the folder."""
+    def _read_extra_files(self, folder: Path) -> None:
+        """Read further files of a saved model."""
 
-    def _write_beside(self, folder: Path) -> None:
-        """Write what else belongs into the folder."""
+    def _write_extra_files(self, folder: Path) -> None:
+        """Write further files of a saved model."""
 
-    def _fill(
+    def _load_tensors(
         self, tensors: dict[str, Tensor], source: str, *, allow_missing: bool, drop_misshapen: bool
     ) -> dict[str, list[str]]:
-        """Load hub-named tensors; what was missing, unexpected or mismatched, if that is allowed."""
+        """Load hub-named tensors and return the names that were missing, unexpected or mismatched, if allowed."""
         mismatched = []
         if drop_misshapen:
-            own = self.state_dict()
-            mismatched = [name for name, tensor in tensors.items() if name in own and own[name].shape != tensor.shape]
+            expected = self.state_dict()
+            for name, tensor in tensors.items():
+                if name in expected and expected[name].shape != tensor.shape:
+                    mismatched.append(name)
             tensors = {name: tensor for name, tensor in tensors.items() if name not in mismatched}
         try:
             result = self.load_state_dict(tensors, strict=False, assign=not (allow_missing or drop_misshapen))
         except RuntimeError as error:
             raise CheckpointError(f"{source} does not fit {type(self).__name__}: {error}") from error
         missing = [name for name in result.missing_keys if name not in mismatched]
-        found = {"missing": missing, "unknown": list(result.unexpected_keys), "of another shape": mismatched}
-        problems = [f"{len(names)} {kind} ({listed(names)})" for kind, names in found.items() if names]
-        complaint = f"{source} does not fit {type(self).__name__}: tensors {'; '.join(problems)}"
-        if (missing or result.unexpected_keys) and not allow_missing:
-            advice = "To start from it all the same, pass allow_missing=True: missing ones are then random"
-            raise CheckpointError(f"{complaint}. {_holds(tensors)}{advice}")
+        unexpected = list(result.unexpected_keys)
+        problems = []
+        for kind, names in (("missing", missing), ("unknown", unexpected), ("of another shape", mismatched)):
+            if names:
+                problems.append(f"{len(names)} {kind} ({listed(names)})")
+        message = f"{source} does not fit {type(self).__name__}: tensors {'; '.join(problems)}"
+        if (missing or unexpected) and not allow_missing:
+            layout, distance = nearest(tensors, "hub")
+            hint = ""
+            if distance == 0 and layout.task in _CLASS_NAMES:
+                hint = f"The file contains a {_CLASS_NAMES[layout.task]}. "
+            raise CheckpointError(
+                f"{message}. {hint}To load it anyway, pass allow_missing=True: missing tensors are then random"
+            )
         if problems:
-            _log.warning("%s; what is missing or of another shape is random now", complaint)
-        return {
-            "missing_keys": missing,
-            "unexpected_keys": list(result.unexpected_keys),
-            "mismatched_keys": mismatched,
-        }
+            _log.warning("%s; missing tensors and tensors of another shape are random", message)
+        return {"missing_keys": missing, "unexpected_keys": unexpected, "mismatched_keys": mismatched}
 
     def save_pretrained(
         self,
@@ -156,41 +185,52 @@ class PreTrainedModel(HubNamed):
         max_shard_size: int | str | None = None,
         **kwargs: Any,
     ) -> None:
-        """Write ``config.json`` and ``model.safetensors`` (or ``pytorch_model.bin``), which ``transformers`` reads too.
+        """Write `config.json` and `model.safetensors` (or `pytorch_model.bin`), which `transformers` reads, too.
 
-        ``state_dict`` replaces the model's own weights; ``max_shard_size`` has no effect: all goes into one file.
+        Args:
+            save_directory: Folder to write to.
+            is_main_process: Write nothing if `False`.
+            state_dict: Tensors to write instead of the model's own.
+            safe_serialization: Write safetensors rather than a pickle.
+            max_shard_size: Ignored; all tensors are written to one file.
+            **kwargs: Further options of `transformers`, which must be false.
+
+        Raises:
+            InputError: `save_directory` is a file.
         """
-        if unknown := [name for name, value in kwargs.items() if value]:  # `push_to_hub=False` asks for nothing
+        unknown = [name for name, value in kwargs.items() if value]  # `push_to_hub=False` is fine
+        if unknown:
             raise TypeError(f"save_pretrained has no option {', '.join(unknown)}")
         if not is_main_process:
             return
         folder = Path(save_directory)
         if folder.is_file():
-            raise InputError(f"{folder} is a file; give a folder to save in")
+            raise InputError(f"save_directory must be a folder, got the file {folder}")
         tensors = {name: tensor.detach().cpu() for name, tensor in (state_dict or self.state_dict()).items()}
-        described = copy.deepcopy(self.config)
-        described.architectures, described.dtype = [type(self).__name__], self.dtype
+        config = copy.deepcopy(self.config)
+        config.architectures, config.dtype = [type(self).__name__], self.dtype
         with replacing_folder(
             folder, last="config.json", stale=(*_STALE, PICKLE if safe_serialization else SAFETENSORS)
-        ) as fresh:
+        ) as temporary:
             if safe_serialization:
                 stored = {name: tensor for name, tensor in tensors.items() if name not in self._tied_names()}
-                write_safetensors(fresh / SAFETENSORS, stored)
+                write_safetensors(temporary / SAFETENSORS, stored)
             else:
-                write_pickle(fresh / PICKLE, tensors)
-            self._write_beside(fresh)
-            write_text(fresh / "config.json", described.to_json_string())
+                write_pickle(temporary / PICKLE, tensors)
+            self._write_extra_files(temporary)
+            write_text(temporary / "config.json", config.to_json_string())
 
     def _tied_names(self) -> set[str]:
-        """The names under which a tensor is repeated."""
-        parts = ((name, child) for name, child in self.named_children() if isinstance(child, PreTrainedModel))
-        return {f"{name}.{tied}" for name, part in parts for tied in part._tied_names()}
-
-    # What callers ask a model
+        """Return the second names of tensors that have two names."""
+        names = set()
+        for child_name, child in self.named_children():
+            if isinstance(child, PreTrainedModel):
+                names |= {f"{child_name}.{name}" for name in child._tied_names()}
+        return names
 
     @property
     def device(self) -> torch.device:
-        """Where the weights are."""
+        """The device of the weights."""
         return next(self.parameters()).device
 
     @property
@@ -199,75 +239,102 @@ class PreTrainedModel(HubNamed):
         return next(parameter.dtype for parameter in self.parameters() if parameter.is_floating_point())
 
     def num_parameters(self, only_trainable: bool = False) -> int:
-        """How many numbers the model has, tied ones counted once."""
-        chosen = (p for p in self.parameters() if p.requires_grad or not only_trainable)
-        return sum(parameter.numel() for parameter in chosen)
+        """Return the number of parameters; tied parameters count once.
+
+        Args:
+            only_trainable: Count only parameters that require gradients.
+        """
+        return sum(p.numel() for p in self.parameters() if p.requires_grad or not only_trainable)
 
     def get_input_embeddings(self) -> nn.Module:
-        """The word embedding, or what stands for it in an image model."""
+        """Return the word embedding, or the patch embedding of an image encoder."""
         raise NotImplementedError
 
     def tie_weights(self) -> None:
-        """Nothing: what is tied in that library is one tensor here."""
+        """Do nothing: tensors that are tied in `transformers` are one tensor here."""
 
     def can_generate(self) -> bool:
-        """Whether there is a ``generate``."""
+        """Return whether the model has a `generate` method."""
         return hasattr(self, "generate")
 
-    def _fresh(self, *layers: nn.Linear) -> None:
-        """Draw the start of heads as that library does."""
+    def _init_heads(self, *layers: nn.Linear) -> None:
+        """Initialize heads as `transformers` does."""
         for layer in layers:
             nn.init.normal_(layer.weight, std=self.config.initializer_range)
             if layer.bias is not None:
                 nn.init.zeros_(layer.bias)
 
-    def _asked(self, given: Any, name: str) -> Any:
-        """An argument, or what the configuration says where it was left out."""
-        return getattr(self.config, name) if given is None else given
+    def _option(self, value: Any, name: str) -> Any:
+        """Return an argument, or the configuration's value if the argument is `None`."""
+        return getattr(self.config, name) if value is None else value
+
+    def _finish(self, output: OutputT, return_dict: bool | None) -> OutputT | OutputTuple:
+        """Return the output as `return_dict` requires."""
+        return output if self._option(return_dict, "return_dict") else output.to_tuple()
 
 
-def accepts_order_of_4(*names: str) -> Callable[[F], F]:
-    """Let a ``forward`` with the argument order of 5.23 be called in that of 4.x (``names``) too.
+def accepts_v4_order(*names: str) -> Callable[[ForwardT], ForwardT]:
+    """Decorate a `forward` with the argument order of transformers 5.23 to accept the order of 4.x, too.
 
-    It is recognised by more positional arguments than 5.23 has, or by a truth value where 5.23 has ``labels``.
-    ``head_mask``, which 5.x dropped, may be ``None``.
+    A call in the order of 4.x has more positional arguments than 5.23 accepts, or a bool where 5.23 expects `labels`.
+    `head_mask`, which transformers 5 removed, may be `None`.
+
+    Args:
+        *names: The arguments in the order of 4.x.
+
+    Returns:
+        The decorator.
     """
 
-    def decorate(forward: F) -> F:
+    def decorate(forward: ForwardT) -> ForwardT:
         parameters = list(inspect.signature(forward).parameters.values())[1:]
-        today = [parameter.name for parameter in parameters if parameter.kind is parameter.POSITIONAL_OR_KEYWORD]
+        v5_names = [parameter.name for parameter in parameters if parameter.kind is parameter.POSITIONAL_OR_KEYWORD]
 
         @wraps(forward)
         def call(self: Any, *args: Any, **kwargs: Any) -> Any:
-            older = len(args) > len(today) or isinstance(dict(zip(today, args, strict=False)).get("labels"), bool)
-            if older:
+            labels = dict(zip(v5_names, args, strict=False)).get("labels")
+            if len(args) > len(v5_names) or isinstance(labels, bool):
                 if len(args) > len(names):
                     raise TypeError(f"{type(self).__name__} takes at most {len(names)} arguments by position")
-                named = dict(zip(names, args, strict=False))
-                if twice := named.keys() & kwargs.keys():
-                    raise TypeError(f"{type(self).__name__} got {', '.join(sorted(twice))} twice")
-                args, kwargs = (), {**named, **kwargs}
+                arguments = dict(zip(names, args, strict=False))
+                duplicates = arguments.keys() & kwargs.keys()
+                if duplicates:
+                    raise TypeError(f"{type(self).__name__} got {', '.join(sorted(duplicates))} twice")
+                args, kwargs = (), {**arguments, **kwargs}
             if kwargs.pop("head_mask", None) is not None:
-                raise InputError("head_mask is not supported: transformers 5 dropped it")
+                raise InputError("head_mask is not supported: transformers 5 removed it")
             return forward(self, *args, **kwargs)
 
-        return cast(F, call)
+        return cast(ForwardT, call)
 
     return decorate
 
 
-def chosen_states(states: Sequence[Tensor], wanted: Any) -> tuple[Tensor | None, ...] | None:
-    """The hidden states to return: all for ``True``; for places, those, with ``None`` in the place of the others."""
-    if wanted is None or wanted is False:
+def select_states(states: Sequence[Tensor], selection: Any) -> tuple[Tensor | None, ...] | None:
+    """Return the hidden states that `output_hidden_states` selects.
+
+    Args:
+        states: All hidden states.
+        selection: `True` for all, an index or a sequence of indices for some, false for none.
+
+    Returns:
+        A tuple as long as `states`, with `None` for states that are not selected; or `None` for none.
+    """
+    if selection is None or selection is False:
         return None
-    if wanted is True:
+    if selection is True:
         return tuple(states)
-    places = {place % len(states) for place in ([wanted] if isinstance(wanted, int) else wanted)}
-    return tuple(state if place in places else None for place, state in enumerate(states))
+    indices = {index % len(states) for index in ([selection] if isinstance(selection, int) else selection)}
+    return tuple(state if index in indices else None for index, state in enumerate(states))
 
 
-# Which class holds what the hub's folders hold.
-_CLASSES: dict[str, str] = {
+def strip_prefix(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    """Return the tensors whose names start with `prefix`, without the prefix."""
+    return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
+
+
+# The class that loads each kind of hub folder.
+_CLASS_NAMES: dict[str, str] = {
     "caption": "BlipForConditionalGeneration",
     "vqa": "BlipForQuestionAnswering",
     "retrieval": "BlipForImageTextRetrieval",
@@ -277,30 +344,25 @@ _CLASSES: dict[str, str] = {
 }
 
 
-def _holds(tensors: Mapping[str, Tensor]) -> str:
-    """A sentence that names the class of a file's tensors, if there is one."""
-    table, distance = nearest(tensors, "hub")
-    return f"It holds a {_CLASSES[table.task]}. " if distance == 0 and table.task in _CLASSES else ""
-
-
-def _floating_type(
-    asked: torch.dtype | str | None, config: PreTrainedConfig, tensors: Mapping[str, Tensor]
+def _weights_dtype(
+    dtype: torch.dtype | str | None, config: PreTrainedConfig, tensors: Mapping[str, Tensor]
 ) -> torch.dtype:
-    if isinstance(asked, torch.dtype):
-        return asked
-    if asked not in (None, "auto"):
-        found = getattr(torch, str(asked).removeprefix("torch."), None)
-        if not isinstance(found, torch.dtype):
-            raise InputError(f"dtype={asked!r} is no floating type of torch")
-        return found
+    """Return the dtype of the model's weights: the argument, or the stored type."""
+    if isinstance(dtype, torch.dtype):
+        return dtype
+    if dtype not in (None, "auto"):
+        named = getattr(torch, str(dtype).removeprefix("torch."), None)
+        if not isinstance(named, torch.dtype):
+            raise InputError(f"dtype must be a torch dtype or 'auto', got {dtype!r}")
+        return named
     stored = (tensor.dtype for tensor in tensors.values() if tensor.is_floating_point())
     return config.dtype or next(stored, torch.float32)
 
 
-def _one_device(device_map: Any) -> torch.device:
+def _single_device(device_map: Any) -> torch.device:
     if isinstance(device_map, Mapping):
         if set(device_map) != {""}:
-            raise InputError("device_map: one device for the whole model, as in {'': 0}; BLIP is small")
+            raise InputError(f"device_map must name one device for the whole model, as {{'': 0}}, got {device_map!r}")
         device_map = device_map[""]
     if device_map == "auto":
         device_map = "cuda" if torch.cuda.is_available() else "cpu"

@@ -1,4 +1,4 @@
-"""``BlipForConditionalGeneration``: captions."""
+"""`BlipForConditionalGeneration`: image captioning."""
 
 from __future__ import annotations
 
@@ -8,41 +8,49 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from openblip.compat.transformers_api.base import PreTrainedModel, accepts_order_of_4
+from openblip.compat.transformers_api.base import PreTrainedModel, accepts_v4_order
 from openblip.compat.transformers_api.config import BlipConfig
 from openblip.compat.transformers_api.generation import GenerationConfig, continue_rows
-from openblip.compat.transformers_api.outputs import BlipForConditionalGenerationModelOutput
-from openblip.compat.transformers_api.padding import rows_alone
+from openblip.compat.transformers_api.outputs import (
+    BlipForConditionalGenerationModelOutput,
+    GenerateOutput,
+    OutputTuple,
+)
+from openblip.compat.transformers_api.padding import unpad_rows
 from openblip.compat.transformers_api.text import BlipTextLMHeadModel
 from openblip.compat.transformers_api.vision import BlipVisionModel
 
 
 class GeneratingModel(PreTrainedModel):
-    """A model whose ``text_decoder`` generates; it keeps the defaults for that in ``generation_config``."""
+    """A model with a `text_decoder` that generates text, and a `generation_config` with default options for it."""
 
     text_decoder: BlipTextLMHeadModel
 
     @property
     def generation_config(self) -> GenerationConfig:
-        """Defaults of :meth:`generate`, read from and written to ``generation_config.json``."""
+        """Default options of `generate`, stored in `generation_config.json`."""
         return self.text_decoder.generation_config
 
     @generation_config.setter
     def generation_config(self, value: GenerationConfig) -> None:
         self.text_decoder.generation_config = value
 
-    def _read_beside(self, folder: Path) -> None:
+    def _read_extra_files(self, folder: Path) -> None:
         if (folder / "generation_config.json").is_file():
             self.generation_config = GenerationConfig.from_pretrained(folder)
 
-    def _write_beside(self, folder: Path) -> None:
+    def _write_extra_files(self, folder: Path) -> None:
         text = self.config.text_config
         tokens = {name: getattr(text, name) for name in ("bos_token_id", "eos_token_id", "pad_token_id")}
         GenerationConfig(**{**tokens, **self.generation_config.to_dict()}).save_pretrained(folder)
 
 
 class BlipForConditionalGeneration(GeneratingModel):
-    """An image encoder, ``vision_model``, and a decoder that reads its tokens, ``text_decoder``."""
+    """An image encoder (`vision_model`) and an image-grounded text decoder (`text_decoder`).
+
+    Args:
+        config: Sizes of the model.
+    """
 
     config_class = BlipConfig
     task = "caption"
@@ -57,7 +65,7 @@ class BlipForConditionalGeneration(GeneratingModel):
         self.decoder_input_ids = config.text_config.bos_token_id
         self.decoder_pad_token_id = config.text_config.pad_token_id
 
-    @accepts_order_of_4(
+    @accepts_v4_order(
         *("pixel_values", "input_ids", "attention_mask", "output_attentions", "output_hidden_states", "labels"),
         *("return_dict", "interpolate_pos_encoding"),
     )
@@ -73,10 +81,25 @@ class BlipForConditionalGeneration(GeneratingModel):
         output_attentions: bool | None = None,
         output_hidden_states: Any = None,
         return_dict: bool | None = None,
-    ) -> Any:
-        """Logits (B, T, V) of texts, whose ids are taken as they are (training would put [DEC] first), and their loss.
+    ) -> BlipForConditionalGenerationModelOutput | OutputTuple:
+        """Compute next-token logits of captions and, with labels, their loss.
 
-        The loss counts every label but -100, padding too, as in that library.
+        Token ids are used as they are; BLIP was trained with [DEC] as the first token. As in `transformers`, the loss
+        counts all labels except -100, including padding.
+
+        Args:
+            pixel_values: Normalized images (B, 3, S, S).
+            input_ids: Token ids (B, T).
+            attention_mask: 1 for real tokens (B, T).
+            labels: Token ids (B, T) to predict from the tokens before them; -100 is ignored.
+            interpolate_pos_encoding: Accept other image sizes than the configuration's.
+            logits_to_keep: Number of last positions, or the positions, to compute logits of; 0 for all.
+            output_attentions: Return attention weights of the image encoder.
+            output_hidden_states: Return hidden states of the image encoder: `True`, or indices of layers.
+            return_dict: Return an output object rather than a tuple.
+
+        Returns:
+            Logits (B, T, V), image states, and the loss with labels.
         """
         vision = self.vision_model(
             pixel_values,
@@ -102,7 +125,7 @@ class BlipForConditionalGeneration(GeneratingModel):
             hidden_states=vision.hidden_states,
             attentions=vision.attentions,
         )
-        return output if self._asked(return_dict, "return_dict") else output.to_tuple()
+        return self._finish(output, return_dict)
 
     @torch.no_grad()
     def generate(
@@ -113,26 +136,39 @@ class BlipForConditionalGeneration(GeneratingModel):
         interpolate_pos_encoding: bool = False,
         generation_config: GenerationConfig | None = None,
         **generate_kwargs: Any,
-    ) -> Any:
-        """Captions as ids, prompt included; greedy, with 20 new tokens, unless asked otherwise.
+    ) -> Tensor | GenerateOutput:
+        """Generate captions, by default greedily with at most 20 new tokens.
 
-        Of a prompt, the first token becomes [DEC] and the last, which is taken for [SEP], is dropped; the caller's
-        tensor stays as it is. Without a prompt, [DEC] alone starts the text. In a batch of mixed lengths every row is
-        continued as if it came alone.
+        Captions start with [DEC]. The first token of a prompt is replaced by [DEC], and its last token, expected to be
+        [SEP], is removed. In a batch of prompts of different lengths, results do not depend on the other rows.
+
+        Args:
+            pixel_values: Normalized images (B, 3, S, S).
+            input_ids: Token ids (B, T) of prompts.
+            attention_mask: 1 for real tokens (B, T).
+            interpolate_pos_encoding: Accept other image sizes than the configuration's.
+            generation_config: Options that override the model's own.
+            **generate_kwargs: Options that override `generation_config`.
+
+        Returns:
+            Token ids including the prompts, or an output object with `return_dict_in_generate=True`.
+
+        Raises:
+            InputError: An option or an input is invalid or not supported.
         """
         text = self.config.text_config
-        image = self.vision_model(pixel_values, interpolate_pos_encoding, return_dict=True).last_hidden_state
+        image_states = self.vision_model(pixel_values, interpolate_pos_encoding, return_dict=True).last_hidden_state
         if input_ids is None:
-            input_ids = torch.tensor([[text.bos_token_id, text.eos_token_id]] * len(image))
+            input_ids = torch.tensor([[text.bos_token_id, text.eos_token_id]] * len(image_states))
         ids = torch.as_tensor(input_ids)
-        rows, masks = rows_alone(ids, (ids != text.pad_token_id) if attention_mask is None else attention_mask)
+        rows, masks = unpad_rows(ids, (ids != text.pad_token_id) if attention_mask is None else attention_mask)
         if attention_mask is None:
-            masks = [[1, *mask[1:]] for mask in masks]  # that library looks for padding after [DEC] was set
+            masks = [[1, *mask[1:]] for mask in masks]  # transformers sets [DEC] before it looks for padding
         return continue_rows(
             self.text_decoder,
             [[text.bos_token_id, *row[1:-1]] for row in rows],
             [mask[:-1] for mask in masks],
-            image,
+            image_states,
             None,
             generation_config,
             dict(eos_token_id=text.sep_token_id, pad_token_id=text.pad_token_id, **generate_kwargs),

@@ -1,4 +1,4 @@
-"""``BlipForImageTextRetrieval``: does a text describe an image?"""
+"""`BlipForImageTextRetrieval`: how well texts match images."""
 
 from __future__ import annotations
 
@@ -7,16 +7,20 @@ from typing import Any
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from openblip.compat.transformers_api.base import PreTrainedModel, accepts_order_of_4
+from openblip.compat.transformers_api.base import PreTrainedModel, accepts_v4_order
 from openblip.compat.transformers_api.config import BlipConfig
-from openblip.compat.transformers_api.outputs import BlipImageTextMatchingModelOutput
-from openblip.compat.transformers_api.padding import first_states, kept_columns
+from openblip.compat.transformers_api.outputs import BlipImageTextMatchingModelOutput, OutputTuple
+from openblip.compat.transformers_api.padding import first_states, select_columns
 from openblip.compat.transformers_api.text import BlipTextModel
 from openblip.compat.transformers_api.vision import BlipVisionModel
 
 
 class BlipForImageTextRetrieval(PreTrainedModel):
-    """An image encoder, one text encoder, the ITM head and the projections of ITC."""
+    """An image encoder, a text encoder, the ITM head and the ITC projections.
+
+    Args:
+        config: Sizes of the model.
+    """
 
     config_class = BlipConfig
     task = "retrieval"
@@ -31,11 +35,11 @@ class BlipForImageTextRetrieval(PreTrainedModel):
         self.vision_proj = nn.Linear(vision.hidden_size, width)
         self.text_proj = nn.Linear(text.hidden_size, width)
         self.itm_head = nn.Linear(text.hidden_size, 2)
-        self._fresh(self.vision_proj, self.text_proj, self.itm_head)
+        self._init_heads(self.vision_proj, self.text_proj, self.itm_head)
         self.decoder_pad_token_id = text.pad_token_id
         self.decoder_start_token_id = text.bos_token_id
 
-    @accepts_order_of_4(
+    @accepts_v4_order(
         *("input_ids", "pixel_values", "use_itm_head", "attention_mask", "output_attentions"),
         *("output_hidden_states", "return_dict", "interpolate_pos_encoding"),
     )
@@ -50,10 +54,24 @@ class BlipForImageTextRetrieval(PreTrainedModel):
         output_attentions: bool | None = None,
         output_hidden_states: Any = None,
         return_dict: bool | None = None,
-    ) -> Any:
-        """``itm_score``: ITM logits (B, 2) of pairs, column 1 means "match"; or ITC cosines (images, texts).
+    ) -> BlipImageTextMatchingModelOutput | OutputTuple:
+        """Score texts and images.
 
-        Ids are taken as they are: ITM was trained with [ENC] first, which that library leaves to the caller.
+        Token ids are used as they are. ITM was trained with [ENC] as the first token; `transformers` leaves this to the
+        caller.
+
+        Args:
+            input_ids: Token ids (B, T).
+            pixel_values: Normalized images (B, 3, S, S).
+            use_itm_head: Compute ITM logits of pairs rather than ITC similarities.
+            attention_mask: 1 for real tokens (B, T).
+            interpolate_pos_encoding: Accept other image sizes than the configuration's.
+            output_attentions: Return attention weights of the image encoder.
+            output_hidden_states: Return hidden states of the image encoder: `True`, or indices of layers.
+            return_dict: Return an output object rather than a tuple.
+
+        Returns:
+            `itm_score`: ITM logits (B, 2), column 1 for "match", or ITC cosine similarities (images, texts).
         """
         vision = self.vision_model(
             pixel_values,
@@ -62,24 +80,28 @@ class BlipForImageTextRetrieval(PreTrainedModel):
             output_hidden_states=output_hidden_states,
             return_dict=True,
         )
-        image = vision.last_hidden_state
-        read = image if use_itm_head else None
-        text = self.text_encoder(input_ids, attention_mask, encoder_hidden_states=read, return_dict=True)
-        states, kept = text.last_hidden_state, kept_columns(attention_mask)
-        first = first_states(states, None if kept is None else kept.expand(len(states), -1))
+        image_states = vision.last_hidden_state
+        text = self.text_encoder(
+            input_ids,
+            attention_mask,
+            encoder_hidden_states=image_states if use_itm_head else None,
+            return_dict=True,
+        )
+        states, columns = text.last_hidden_state, select_columns(attention_mask)
+        cls_states = first_states(states, None if columns is None else columns.expand(len(states), -1))
         if use_itm_head:
-            score = self.itm_head(first)
+            score = self.itm_head(cls_states)
         else:
-            image_embeds = F.normalize(self.vision_proj(image[:, 0]), dim=-1)
-            score = image_embeds @ F.normalize(self.text_proj(first), dim=-1).T
+            image_embeds = F.normalize(self.vision_proj(image_states[:, 0]), dim=-1)
+            score = image_embeds @ F.normalize(self.text_proj(cls_states), dim=-1).T
         output = BlipImageTextMatchingModelOutput(
             itm_score=score,
-            last_hidden_state=image,
+            last_hidden_state=image_states,
             hidden_states=vision.hidden_states,
             attentions=vision.attentions,
             question_embeds=states,
         )
-        return output if self._asked(return_dict, "return_dict") else output.to_tuple()
+        return self._finish(output, return_dict)
 
     def get_input_embeddings(self) -> nn.Module:
         return self.text_encoder.get_input_embeddings()

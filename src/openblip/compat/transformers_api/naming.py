@@ -1,8 +1,8 @@
-"""Hub names for our modules: what ``state_dict``, ``load_state_dict`` and ``named_parameters`` speak.
+"""Hub names for the modules of `openblip.model` in `state_dict`, `load_state_dict` and `named_parameters`.
 
-The one table is :mod:`openblip.checkpoints.layouts.hub`. It names modules where it can, so that what an adapter puts
-below ``query`` keeps a sensible name. State-dict hooks do the work, so that it also holds when a model is part of a
-caller's own module.
+Names come from the table in `openblip.checkpoints.layouts.hub`. The table names modules where possible, so that
+parameters that an adapter adds below `query` get a meaningful name. Renaming is done by state-dict hooks, and therefore
+also works if a model is part of another module.
 """
 
 from __future__ import annotations
@@ -16,24 +16,34 @@ from openblip.checkpoints.layouts import hub
 from openblip.errors import CheckpointError
 from openblip.model.config import ModelKind
 
-_INNER = "model."  # where a part keeps our module
+_INNER = "model."  # prefix of the wrapped module in a HubPart
 
 
 class HubNamed(nn.Module):
-    """A module whose parameters go by hub names; parts inside it that are ``HubNamed`` name their own."""
+    """A module whose parameters have hub names. Submodules that are `HubNamed` name their own parameters."""
 
     def named_parameters(
         self, prefix: str = "", recurse: bool = True, remove_duplicate: bool = True
     ) -> Iterator[tuple[str, nn.Parameter]]:
-        """Parameters by hub name."""
+        """Yield parameters with their hub names.
+
+        Args:
+            prefix: Prefix of all names.
+            recurse: Include the parameters of submodules.
+            remove_duplicate: Yield shared parameters once.
+        """
         for name, parameter in super().named_parameters("", recurse, remove_duplicate):
-            yield f"{prefix}.{_public(self, name)}" if prefix else _public(self, name), parameter
+            public_name = _public_name(self, name)
+            yield f"{prefix}.{public_name}" if prefix else public_name, parameter
 
 
 class HubPart(HubNamed):
-    """A part that wraps one of our modules (``self.model``) under its hub names.
+    """A module that wraps a module of `openblip.model` (`self.model`) and names its parameters as on the hub.
 
-    ``task``, ``ours`` and ``theirs`` say which rows of the table name it: those of that task, below these prefixes.
+    Args:
+        task: Task whose rows of the name table apply.
+        ours: Prefix of our names in the table.
+        theirs: Prefix of hub names in the table.
     """
 
     model: nn.Module
@@ -41,10 +51,10 @@ class HubPart(HubNamed):
     def __init__(self, task: ModelKind, ours: str = "", theirs: str = "") -> None:
         super().__init__()
         self._rows = (task, ours, theirs)
-        hook(self, _rename_saved, _rename_given)
+        add_state_dict_hooks(self, _to_hub_names, _to_our_names)
 
     def hub_name(self, name: str) -> str | None:
-        """The hub's name for a tensor of ``self.model``; ``None`` for what was added outside any named module."""
+        """Return the hub name of a tensor of `self.model`, or `None` if the table does not name it."""
         task, ours, theirs = self._rows
         try:
             return hub.hub_name(task, ours + name).removeprefix(theirs)
@@ -52,40 +62,42 @@ class HubPart(HubNamed):
             return None
 
     def our_name(self, name: str) -> str | None:
-        """The name in ``self.model`` of one of the hub's tensors; ``None`` for what is none."""
+        """Return the name in `self.model` of a hub tensor, or `None` if the table does not contain it."""
         task, ours, theirs = self._rows
         try:
             return hub.our_name(task, theirs + name).removeprefix(ours)
         except CheckpointError:
             return None
 
-    def public(self, name: str) -> str:
-        """The hub's name for a tensor of ``self``."""
+    def public_name(self, name: str) -> str:
+        """Return the hub name of a tensor of `self`; tensors that the table does not name keep their name."""
         return self.hub_name(name.removeprefix(_INNER)) or name
 
 
-def hook(module: nn.Module, after_saving: Callable[..., None], before_loading: Callable[..., None]) -> None:
-    """Let functions change the state dict of a module: what it gives, and what it is given."""
-    untyped: Any = module
+def add_state_dict_hooks(
+    module: nn.Module, after_saving: Callable[..., None], before_loading: Callable[..., None]
+) -> None:
+    """Register functions that change a module's state dict after it is saved and before it is loaded."""
+    untyped: Any = module  # torch's stubs declare other signatures
     untyped.register_state_dict_post_hook(after_saving)
     untyped.register_load_state_dict_pre_hook(before_loading)
 
 
-def _public(module: nn.Module, name: str) -> str:
+def _public_name(module: nn.Module, name: str) -> str:
     if isinstance(module, HubPart):
-        return module.public(name)
+        return module.public_name(name)
     head, _, rest = name.partition(".")
     child = module._modules.get(head)
-    return f"{head}.{_public(child, rest)}" if child is not None and rest else name
+    return f"{head}.{_public_name(child, rest)}" if child is not None and rest else name
 
 
-def _rename_saved(module: nn.Module, state: MutableMapping[str, Any], prefix: str, _metadata: object) -> None:
+def _to_hub_names(module: nn.Module, state: MutableMapping[str, Any], prefix: str, _metadata: object) -> None:
     assert isinstance(module, HubPart)
     for name in [name for name in state if name.startswith(prefix + _INNER)]:
-        state[prefix + module.public(name.removeprefix(prefix))] = state.pop(name)
+        state[prefix + module.public_name(name.removeprefix(prefix))] = state.pop(name)
 
 
-def _rename_given(
+def _to_our_names(
     module: nn.Module,
     state: MutableMapping[str, Any],
     prefix: str,
@@ -95,20 +107,23 @@ def _rename_given(
     _unexpected: list[str],
     errors: list[str],
 ) -> None:
-    """Rename what is loaded; what is missing or misshapen is reported here, by the name that the caller knows."""
+    """Rename loaded tensors. Report missing and misshapen tensors here, by the names in the file."""
     assert isinstance(module, HubPart)
-    own: dict[str, Tensor] = module.model.state_dict(keep_vars=True)
+    expected: dict[str, Tensor] = module.model.state_dict(keep_vars=True)
     for name in [name for name in state if name.startswith(prefix)]:
-        if name.endswith("embeddings.position_ids"):  # a buffer that older files carry
+        if name.endswith("embeddings.position_ids"):  # a buffer in older files
             del state[name]
-        elif (ours := module.our_name(name.removeprefix(prefix))) in own:
-            state[f"{prefix}{_INNER}{ours}"] = state.pop(name)
-    for ours, tensor in own.items():
-        inner, public = f"{prefix}{_INNER}{ours}", f"{prefix}{module.public(_INNER + ours)}"
-        if inner not in state:
-            missing.append(public)
-            state[inner] = tensor
-        elif state[inner].shape != tensor.shape:
-            given, needed = tuple(state[inner].shape), tuple(tensor.shape)
-            errors.append(f"size mismatch for {public}: given {given}, needed {needed}")
-            state[inner] = tensor
+            continue
+        our_name = module.our_name(name.removeprefix(prefix))
+        if our_name in expected:
+            state[f"{prefix}{_INNER}{our_name}"] = state.pop(name)
+    for our_name, tensor in expected.items():
+        inner_name = f"{prefix}{_INNER}{our_name}"
+        public_name = prefix + module.public_name(_INNER + our_name)
+        if inner_name not in state:
+            missing.append(public_name)
+            state[inner_name] = tensor
+        elif state[inner_name].shape != tensor.shape:
+            shape, expected_shape = tuple(state[inner_name].shape), tuple(tensor.shape)
+            errors.append(f"size mismatch for {public_name}: expected {expected_shape}, got {shape}")
+            state[inner_name] = tensor

@@ -1,38 +1,39 @@
-"""What models return: values by attribute, by name, or by place among those that are not ``None``."""
+"""Outputs of the models. Values that are not `None` are also available by name and by index."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, fields
-from typing import Any
+from typing import Any, TypeAlias
 
 from torch import Tensor
 
-Tensors = tuple[Tensor, ...]
+Tensors: TypeAlias = tuple[Tensor, ...]
+OutputTuple: TypeAlias = tuple[Any, ...]  # an output with `return_dict=False`
 
 
 class ModelOutput:
-    """Base of the output classes; places and names count only what is there, in the order of the fields."""
+    """Base class of the outputs. Names and indices cover the values that are not `None`, in the order of the fields."""
 
     def keys(self) -> tuple[str, ...]:
-        """The names of the values that are there."""
-        named = [field.name for field in fields(self)]  # type: ignore[arg-type]  # every subclass is a dataclass
-        return tuple(name for name in named if getattr(self, name) is not None)
+        """Return the names of all values."""
+        names = [field.name for field in fields(self)]  # type: ignore[arg-type]  # every subclass is a dataclass
+        return tuple(name for name in names if getattr(self, name) is not None)
 
-    def values(self) -> tuple[Any, ...]:
-        """The values that are there."""
+    def values(self) -> OutputTuple:
+        """Return all values."""
         return tuple(getattr(self, name) for name in self.keys())
 
     def items(self) -> tuple[tuple[str, Any], ...]:
-        """Names and values."""
+        """Return all names with their values."""
         return tuple((name, getattr(self, name)) for name in self.keys())
 
     def get(self, name: str, default: Any = None) -> Any:
-        """The value of that name, if it is there."""
+        """Return the value called `name`, or `default`."""
         return dict(self.items()).get(name, default)
 
-    def to_tuple(self) -> tuple[Any, ...]:
-        """The values that are there, without their names; outputs inside become tuples too."""
+    def to_tuple(self) -> OutputTuple:
+        """Return all values without names. Nested outputs become tuples, too."""
         return tuple(value.to_tuple() if isinstance(value, ModelOutput) else value for value in self.values())
 
     def __getitem__(self, key: str | int | slice) -> Any:
@@ -59,9 +60,10 @@ class ModelOutput:
 
 @dataclass(eq=False)
 class BaseModelOutputWithPooling(ModelOutput):
-    """Image tokens (B, N + 1, D) and the pooled one (B, D), which is normalised twice in that library.
+    """Output of the image encoder: states (B, N + 1, D) and the pooled [CLS] state (B, D).
 
-    ``hidden_states`` are the input of the first block and the output of each, before the final norm.
+    As in `transformers`, the pooled state is normalized twice. `hidden_states` are the input of the first block and the
+    output of each block, before the final norm.
     """
 
     last_hidden_state: Tensor | None = None
@@ -72,7 +74,7 @@ class BaseModelOutputWithPooling(ModelOutput):
 
 @dataclass(eq=False)
 class BaseModelOutputWithPoolingAndCrossAttentions(ModelOutput):
-    """Text states (B, T, D); the last of ``hidden_states`` is ``last_hidden_state``."""
+    """Output of the text transformer: states (B, T, D). The last of `hidden_states` is `last_hidden_state`."""
 
     last_hidden_state: Tensor | None = None
     pooler_output: Tensor | None = None
@@ -84,7 +86,7 @@ class BaseModelOutputWithPoolingAndCrossAttentions(ModelOutput):
 
 @dataclass(eq=False)
 class CausalLMOutputWithCrossAttentions(ModelOutput):
-    """Next-token logits (B, T, V) and, with labels, their loss."""
+    """Output of the text decoder: next-token logits (B, T, V) and, with labels, their loss."""
 
     loss: Tensor | None = None
     logits: Tensor | None = None
@@ -96,7 +98,7 @@ class CausalLMOutputWithCrossAttentions(ModelOutput):
 
 @dataclass(eq=False)
 class BlipForConditionalGenerationModelOutput(ModelOutput):
-    """Captioning: logits (B, T, V), and the image tokens under two names."""
+    """Output of the captioner: logits (B, T, V), and the image states under two names."""
 
     loss: Tensor | None = None
     logits: Tensor | None = None
@@ -107,13 +109,13 @@ class BlipForConditionalGenerationModelOutput(ModelOutput):
 
     @property
     def decoder_logits(self) -> Tensor | None:
-        """The name that 4.x had for ``logits``."""
+        """`logits`, under its name in transformers 4."""
         return self.logits
 
 
 @dataclass(eq=False)
 class BlipTextVisionModelOutput(ModelOutput):
-    """VQA: the loss if there were labels, and the image tokens; that library returns no logits."""
+    """Output of the VQA model: the loss, with labels, and the image states. As in `transformers`, without logits."""
 
     loss: Tensor | None = None
     image_embeds: Tensor | None = None
@@ -124,7 +126,10 @@ class BlipTextVisionModelOutput(ModelOutput):
 
 @dataclass(eq=False)
 class BlipImageTextMatchingModelOutput(ModelOutput):
-    """ITM logits (B, 2) or ITC cosines (images, texts); ``loss``, ``image_embeds``, the pooler are never set."""
+    """Output of the retrieval model: ITM logits (B, 2) or ITC cosine similarities (images, texts).
+
+    As in `transformers`, `loss`, `image_embeds` and `vision_pooler_output` are never set.
+    """
 
     itm_score: Tensor | None = None
     loss: Tensor | None = None
@@ -138,7 +143,7 @@ class BlipImageTextMatchingModelOutput(ModelOutput):
 
 @dataclass(eq=False)
 class BlipOutput(ModelOutput):
-    """The two towers compared: scaled cosines both ways, and the normalised embeddings (B, E)."""
+    """Output of `BlipModel`: scaled cosine similarities in both directions, and normalized embeddings (B, E)."""
 
     loss: Tensor | None = None
     logits_per_image: Tensor | None = None
@@ -151,9 +156,9 @@ class BlipOutput(ModelOutput):
 
 @dataclass(eq=False)
 class GenerateOutput(ModelOutput):
-    """What ``generate`` returns with ``return_dict_in_generate=True``.
+    """Output of `generate` with `return_dict_in_generate=True`.
 
-    ``sequences_scores`` (rows,) come with ``output_scores=True`` after a beam search.
+    `sequences_scores` (rows,) are set by a beam search with `output_scores=True`.
     """
 
     sequences: Tensor | None = None

@@ -1,10 +1,10 @@
-"""Which padding is whose: the caller's choice, or batch mates'.
+"""Padding in batches, handled so that results do not depend on the other rows of a batch.
 
-A column that is padding in every row of a batch was the caller's choice, and is treated as ``transformers`` treats it.
-Other padding belongs to batch mates: each row is computed as if it came without it. A row *keeps* its real tokens and
-the common padding columns; where that makes no difference, these functions say ``None``.
+A column that is padding in every row is part of the input, and is computed as `transformers` computes it. Other padding
+exists only because another row of the batch is longer: each row is computed without it. A row's *columns* are its real
+tokens and the common padding columns. Functions return `None` where all columns of all rows are used.
 
-Shapes: B rows, T columns.
+Shapes: B rows, T columns, D width.
 """
 
 from __future__ import annotations
@@ -15,47 +15,66 @@ from torch import Tensor
 from openblip.errors import InputError
 
 
-def kept_columns(mask: Tensor | None) -> Tensor | None:
-    """Which columns (B, T) each row keeps; ``None`` if every row keeps all, or there is no mask."""
+def select_columns(mask: Tensor | None) -> Tensor | None:
+    """Return which columns (B, T) belong to each row.
+
+    Args:
+        mask: Attention mask (B, T).
+
+    Returns:
+        A boolean tensor (B, T); `None` without a mask or if every row uses all columns.
+
+    Raises:
+        InputError: The mask is not two-dimensional, or a row is only padding.
+    """
     if mask is None:
         return None
     if mask.ndim != 2:
-        raise InputError(f"a padding mask has rows and columns, not the shape {tuple(mask.shape)}")
+        raise InputError(f"attention mask must have shape (rows, columns), got {tuple(mask.shape)}")
     real = mask != 0
-    kept = real | ~real.any(0)
-    if bool(kept.all()):
+    columns = real | ~real.any(0)
+    if bool(columns.all()):
         return None
     if not bool(real.any(1).all()):
         row = int((~real.any(1)).nonzero()[0])
-        raise InputError(f"row {row} of the batch is nothing but padding")
-    return kept
+        raise InputError(f"every row must contain a token, but row {row} is only padding")
+    return columns
 
 
-def positions(kept: Tensor | None) -> Tensor | None:
-    """The position (B, T) of every token in its own row; ``None`` if that is its column."""
-    if kept is None:
+def compute_positions(columns: Tensor | None) -> Tensor | None:
+    """Return the position (B, T) of each token in its row, or `None` if it equals the column number."""
+    if columns is None:
         return None
-    places = (kept.long().cumsum(1) - 1).clamp_(min=0)
-    columns = torch.arange(kept.shape[1], device=kept.device)
-    return None if bool(((places == columns) | ~kept).all()) else places
+    positions = (columns.long().cumsum(1) - 1).clamp_(min=0)
+    numbers = torch.arange(columns.shape[1], device=columns.device)
+    return None if bool(((positions == numbers) | ~columns).all()) else positions
 
 
-def first_states(states: Tensor, kept: Tensor | None) -> Tensor:
-    """The state (B, D) of each row's first token, of states (B, T, D)."""
-    if kept is None:
+def first_states(states: Tensor, columns: Tensor | None) -> Tensor:
+    """Return the state (B, D) of each row's first token from `states` (B, T, D)."""
+    if columns is None:
         return states[:, 0]
-    return states[torch.arange(len(states), device=states.device), kept.int().argmax(1)]
+    return states[torch.arange(len(states), device=states.device), columns.int().argmax(1)]
 
 
-def rows_alone(ids: Tensor, mask: Tensor | None) -> tuple[list[list[int]], list[list[int]]]:
-    """Each row's ids and mask as if it came alone: without the padding of batch mates."""
+def unpad_rows(ids: Tensor, mask: Tensor | None) -> tuple[list[list[int]], list[list[int]]]:
+    """Return the ids and mask of each row without the padding that longer rows caused.
+
+    Args:
+        ids: Token ids (B, T).
+        mask: Attention mask (B, T), all ones by default.
+
+    Raises:
+        InputError: The mask has another shape, or a row is only padding.
+    """
     if mask is None:
         mask = torch.ones_like(ids)
-    kept = kept_columns(mask)
+    columns = select_columns(mask)
     if mask.shape != ids.shape:
-        raise InputError(f"ids {tuple(ids.shape)} and mask {tuple(mask.shape)} need as many columns and rows")
+        raise InputError(f"attention mask must have the shape of input_ids {tuple(ids.shape)}, got {tuple(mask.shape)}")
     mask = mask.long()
-    if kept is None:
+    if columns is None:
         return ids.tolist(), mask.tolist()
-    alone = [(row_ids[row], row_mask[row]) for row_ids, row_mask, row in zip(ids, mask, kept, strict=True)]
-    return [one.tolist() for one, _ in alone], [one.tolist() for _, one in alone]
+    unpadded_ids = [row[used].tolist() for row, used in zip(ids, columns, strict=True)]
+    unpadded_masks = [row[used].tolist() for row, used in zip(mask, columns, strict=True)]
+    return unpadded_ids, unpadded_masks

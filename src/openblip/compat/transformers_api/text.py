@@ -1,6 +1,7 @@
-"""``BlipTextModel`` and ``BlipTextLMHeadModel``: the text transformer, alone and with its language head.
+"""`BlipTextModel` and `BlipTextLMHeadModel`: the text transformer, without and with its language head.
 
-Shapes: B texts, I items (images or questions), T tokens, M memory tokens, D width, V vocabulary.
+Shapes: B texts, I items (images or questions), T tokens, M memory tokens, D width, W memory width, V vocabulary,
+H heads, K width of a head.
 """
 
 from __future__ import annotations
@@ -11,55 +12,62 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from openblip.compat.transformers_api.base import PreTrainedModel, accepts_order_of_4, chosen_states
-from openblip.compat.transformers_api.config import BlipTextConfig, PreTrainedConfig
+from openblip.compat.transformers_api.base import PreTrainedModel, accepts_v4_order, select_states, strip_prefix
+from openblip.compat.transformers_api.config import BlipTextConfig
 from openblip.compat.transformers_api.generation import GenerationConfig, generate
-from openblip.compat.transformers_api.naming import HubPart, hook
+from openblip.compat.transformers_api.naming import HubPart, add_state_dict_hooks
 from openblip.compat.transformers_api.outputs import (
     BaseModelOutputWithPoolingAndCrossAttentions,
     CausalLMOutputWithCrossAttentions,
+    GenerateOutput,
+    OutputTuple,
 )
-from openblip.compat.transformers_api.padding import first_states, kept_columns, positions
+from openblip.compat.transformers_api.padding import compute_positions, first_states, select_columns
 from openblip.errors import InputError
 from openblip.model.layers import Trace
 from openblip.model.text import Cache, KeysValues, LanguageHead, Memory, TextTransformer
 
 
 class TextCache(Cache):
-    """``past_key_values``: what a decoder keeps between calls. It grows, and knows what cross-attention read."""
+    """`past_key_values` of a decoder: keys and values of self-attention, which grow, and those of cross-attention."""
 
     def __init__(self) -> None:
         self.layers: list[KeysValues] = []
         self.length = 0
         self.memory: Memory | None = None
-        self.lengths: Tensor | None = None  # (B,), where rows differ because batch mates padded them
+        self.lengths: Tensor | None = None  # (B,), set if rows differ in length
 
     def append(self, layer: int, keys: Tensor, values: Tensor) -> KeysValues:
-        """Add the keys and values (B, H, t, K) of new tokens; those of all tokens so far."""
+        """Add the keys and values (B, H, T, K) of new tokens to a layer and return those of all tokens."""
         if layer == len(self.layers):
             self.layers.append((keys, values))
         else:
-            before = self.layers[layer]
-            self.layers[layer] = (torch.cat([before[0], keys], 2), torch.cat([before[1], values], 2))
+            previous_keys, previous_values = self.layers[layer]
+            self.layers[layer] = (torch.cat([previous_keys, keys], 2), torch.cat([previous_values, values], 2))
         return self.layers[layer]
 
     def select(self, rows: Tensor) -> None:
-        """Let row r continue what was row ``rows[r]``."""
+        """Replace row r by row `rows[r]`."""
         self.layers = [(keys[rows], values[rows]) for keys, values in self.layers]
         self.memory = self.memory.select(rows) if self.memory and self.memory.items > 1 else self.memory
         self.lengths = None if self.lengths is None else self.lengths[rows]
 
     def reorder_cache(self, beam_idx: Tensor) -> None:
-        """As :meth:`select`, under that library's name."""
+        """Replace row r by row `beam_idx[r]`; the name of `select` in `transformers`."""
         self.select(beam_idx)
 
     def get_seq_length(self, layer_idx: int = 0) -> int:
-        """Tokens so far."""
+        """Return the number of cached tokens."""
         return self.length
 
 
 class BlipTextModel(HubPart, PreTrainedModel):
-    """Ids to states (B, T, D), as an encoder or, with ``is_decoder=True``, causally. ``self.model`` is ours."""
+    """The text transformer as encoder or, with `is_decoder=True`, as decoder; `self.model` is OpenBLIP's.
+
+    Args:
+        config: Sizes of the transformer.
+        add_pooling_layer: Add the pooler, which only `BlipModel` uses.
+    """
 
     config_class = BlipTextConfig
     task = "text"
@@ -70,7 +78,7 @@ class BlipTextModel(HubPart, PreTrainedModel):
         self.config = config
         self.model = TextTransformer(config.ours(), pooler=add_pooling_layer)
 
-    @accepts_order_of_4(
+    @accepts_v4_order(
         *("input_ids", "attention_mask", "position_ids", "head_mask", "inputs_embeds", "encoder_embeds"),
         *("encoder_hidden_states", "encoder_attention_mask", "past_key_values", "use_cache", "output_attentions"),
         *("output_hidden_states", "return_dict", "is_decoder"),
@@ -91,82 +99,110 @@ class BlipTextModel(HubPart, PreTrainedModel):
         output_attentions: bool | None = None,
         output_hidden_states: Any = None,
         return_dict: bool | None = None,
-    ) -> Any:
-        """States of texts, which read ``encoder_hidden_states`` (I, M, W) where given; ids are taken as they are.
+    ) -> BaseModelOutputWithPoolingAndCrossAttentions | OutputTuple:
+        """Encode texts. Token ids are used as they are.
 
-        ``attention_mask`` (B, T) marks real tokens, with a cache those in it too; padding of batch mates never changes
-        a row (:mod:`.padding`). ``encoder_attention_mask`` (I, M) says only what is such padding in the states that
-        are read: that library drops it on the way. One item serves all texts, or one text is read with every item.
+        A single item of `encoder_hidden_states` serves all texts, and a single text is combined with all items.
+
+        Args:
+            input_ids: Token ids (B, T).
+            attention_mask: 1 for real tokens (B, T); with a cache, cached tokens included. Padding that longer texts in
+                the batch cause never changes a row (`padding`).
+            position_ids: Positions (B, T); by default, tokens are counted.
+            inputs_embeds: Word embeddings (B, T, D) instead of `input_ids`.
+            encoder_embeds: Embeddings (B, T, D) to use without the embedding layer's norm and positions.
+            encoder_hidden_states: States (I, M, W) for cross-attention.
+            encoder_attention_mask: Attention mask (I, M) of these states. As in `transformers`, padding that all items
+                share is not masked.
+            past_key_values: Cache of a decoder.
+            use_cache: Return a cache from a decoder.
+            is_decoder: Use causal attention.
+            output_attentions: Return attention weights.
+            output_hidden_states: Return hidden states: `True`, or indices of layers.
+            return_dict: Return an output object rather than a tuple.
+
+        Returns:
+            States (B, T, D).
+
+        Raises:
+            InputError: Inputs are missing, exclude each other or differ in their number of rows.
         """
         if past_key_values is not None and not is_decoder:
-            raise InputError("past_key_values need is_decoder=True: an encoder sees later tokens too")
-        attentions = self._asked(output_attentions, "output_attentions")
-        hidden = self._asked(output_hidden_states, "output_hidden_states")
+            raise InputError("past_key_values need is_decoder=True: an encoder also attends to later tokens")
+        attentions = self._option(output_attentions, "output_attentions")
+        hidden = self._option(output_hidden_states, "output_hidden_states")
         trace = Trace(attention=bool(attentions)) if attentions or hidden is not False else None
-        kept = kept_columns(attention_mask)
+        columns = select_columns(attention_mask)
         cache = past_key_values
-        if cache is None and is_decoder and self._asked(use_cache, "use_cache"):
+        if cache is None and is_decoder and self._option(use_cache, "use_cache"):
             cache = TextCache()
-        x = self._embedded(input_ids, inputs_embeds, encoder_embeds, position_ids, kept, cache)
-        memory = self._memory(encoder_hidden_states, kept_columns(encoder_attention_mask), cache)
-        x, attention_mask = _paired(x, attention_mask, memory)
+        if encoder_embeds is not None:
+            x = encoder_embeds
+        else:
+            x = self._embed(input_ids, inputs_embeds, position_ids, columns, cache)
+        memory = self._project_memory(encoder_hidden_states, select_columns(encoder_attention_mask), cache)
+        if memory is not None and memory.items not in (1, len(x)):
+            if len(x) != 1:
+                raise InputError(f"{len(x)} texts must match {memory.items} images or questions, or either must be 1")
+            x = x.expand(memory.items, -1, -1)
+            attention_mask = None if attention_mask is None else attention_mask.expand(memory.items, -1)
         if is_decoder:
             states = self.model.decode_embedded(x, attention_mask, memory, cache=cache, trace=trace)
         else:
             states = self.model.encode_embedded(x, attention_mask, memory, trace=trace)
         pooled = None
         if self.model.pooler is not None:
-            first = first_states(states, kept if past_key_values is None else None)
-            pooled = self.model.pool(first[:, None])
+            cls_states = first_states(states, columns if past_key_values is None else None)
+            pooled = self.model.pool(cls_states[:, None])
         output = BaseModelOutputWithPoolingAndCrossAttentions(
             last_hidden_state=states,
             pooler_output=pooled,
             past_key_values=cache,
-            hidden_states=chosen_states(trace.hidden, hidden) if trace else None,
+            hidden_states=select_states(trace.hidden, hidden) if trace else None,
             attentions=tuple(trace.self_weights) if trace and attentions else None,
             cross_attentions=tuple(trace.cross_weights) if trace and attentions else None,
         )
-        return output if self._asked(return_dict, "return_dict") else output.to_tuple()
+        return self._finish(output, return_dict)
 
-    def _embedded(
+    def _embed(
         self,
         ids: Tensor | None,
         words: Tensor | None,
-        embedded: Tensor | None,
-        places: Tensor | None,
-        kept: Tensor | None,
+        positions: Tensor | None,
+        columns: Tensor | None,
         cache: TextCache | None,
     ) -> Tensor:
-        """What the first layer reads (B, T, D), of ids, word vectors, or states that skip the embedding."""
-        if embedded is not None:
-            return embedded
+        """Return the input of the first layer (B, T, D)."""
         if (ids is None) == (words is None):
-            raise InputError("give either input_ids or inputs_embeds")
+            raise InputError("either input_ids or inputs_embeds must be given, and not both")
         if words is None:
             assert ids is not None
             words = self.model.embeddings.word(ids)
-        new = words.shape[1]
+        num_new = words.shape[1]
         start = cache.length if cache is not None else 0
-        if places is None and start == 0:
-            places = positions(kept)
-        elif places is None and cache is not None and cache.lengths is not None:
-            places = cache.lengths[:, None] + torch.arange(new, device=words.device)
+        if positions is None and start == 0:
+            positions = compute_positions(columns)
+        elif positions is None and cache is not None and cache.lengths is not None:
+            positions = cache.lengths[:, None] + torch.arange(num_new, device=words.device)
         if cache is not None:
-            if start == 0 and kept is not None:
-                cache.lengths = kept.sum(1)
+            if start == 0 and columns is not None:
+                cache.lengths = columns.sum(1)
             elif cache.lengths is not None:
-                cache.lengths = cache.lengths + new
-        return self.model.embeddings.embed(words, start, places)
+                cache.lengths = cache.lengths + num_new
+        return self.model.embeddings.embed(words, start, positions)
 
-    def _memory(self, states: Tensor | None, mask: Tensor | None, cache: TextCache | None) -> Memory | None:
-        """Keys and values of what is read; a cache that has them already is believed."""
+    def _project_memory(self, states: Tensor | None, mask: Tensor | None, cache: TextCache | None) -> Memory | None:
+        """Return the keys and values of cross-attention, from the cache if it contains them."""
         if states is None:
             return None
         if cache is not None and cache.memory is not None:
             return cache.memory
         if mask is not None and len(mask) != len(states):
             if len(states) != 1:
-                raise InputError(f"a mask of {len(mask)} rows does not go with {len(states)} images or questions")
+                raise InputError(
+                    f"encoder_attention_mask must have a row for each of {len(states)} images or questions, got "
+                    f"{len(mask)} rows"
+                )
             states = states.expand(len(mask), -1, -1)
         memory = self.model.project(states, mask)
         if cache is not None:
@@ -181,13 +217,12 @@ class BlipTextModel(HubPart, PreTrainedModel):
         self.model.embeddings.word = value
 
     @classmethod
-    def _own_tensors(cls, tensors: dict[str, Tensor], config: PreTrainedConfig) -> dict[str, Tensor]:
-        """The folder of a ``BlipModel`` serves too: its text transformer is taken."""
-        inside = {name: tensor for name, tensor in tensors.items() if name.startswith("text_model.")}
-        return {name.removeprefix("text_model."): tensor for name, tensor in inside.items()} or tensors
+    def _select_tensors(cls, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Return the text transformer's tensors of a `BlipModel`, or all tensors of a text transformer."""
+        return strip_prefix(tensors, "text_model.") or tensors
 
 
-class _Predictions(HubPart):
+class _PredictionHead(HubPart):
     """The language head under its hub names."""
 
     model: LanguageHead
@@ -198,7 +233,11 @@ class _Predictions(HubPart):
 
 
 class BlipTextLMHeadModel(PreTrainedModel):
-    """A text decoder: states to next-token logits (B, T, V), through the decoder's own word embedding."""
+    """A text decoder with a language head whose output matrix is the word embedding.
+
+    Args:
+        config: Sizes of the transformer.
+    """
 
     config_class = BlipTextConfig
     task = "text"
@@ -207,12 +246,22 @@ class BlipTextLMHeadModel(PreTrainedModel):
         super().__init__()
         self.config = config
         self.bert = BlipTextModel(config, add_pooling_layer=False)
-        self.cls = _Predictions(config)
+        self.cls = _PredictionHead(config)
         self.label_smoothing = config.label_smoothing
         self.generation_config = GenerationConfig()
-        hook(self, _add_tied, _drop_tied)
+        add_state_dict_hooks(self, _add_tied, _drop_tied)
 
-    @accepts_order_of_4(
+    @property
+    def text_transformer(self) -> TextTransformer:
+        """OpenBLIP's text transformer."""
+        return self.bert.model
+
+    @property
+    def language_head(self) -> LanguageHead:
+        """OpenBLIP's language head."""
+        return self.cls.model
+
+    @accepts_v4_order(
         *("input_ids", "attention_mask", "position_ids", "head_mask", "inputs_embeds", "encoder_hidden_states"),
         *("encoder_attention_mask", "labels", "past_key_values", "use_cache", "output_attentions"),
         *("output_hidden_states", "return_dict", "return_logits", "is_decoder", "reduction"),
@@ -236,11 +285,29 @@ class BlipTextLMHeadModel(PreTrainedModel):
         output_attentions: bool | None = None,
         output_hidden_states: Any = None,
         return_dict: bool | None = None,
-    ) -> Any:
-        """Logits and, with ``labels`` (B, T), the loss of predicting each from those before it (-100 is left out).
+    ) -> CausalLMOutputWithCrossAttentions | Tensor | OutputTuple:
+        """Compute next-token logits and, with labels, their loss.
 
-        ``reduction`` "none" gives a sum per text; ``return_logits`` the logits alone, without the last position;
-        ``logits_to_keep`` restricts them to the last positions, or to the given ones.
+        Args:
+            input_ids: Token ids (B, T).
+            attention_mask: 1 for real tokens (B, T).
+            position_ids: Positions (B, T).
+            inputs_embeds: Word embeddings (B, T, D) instead of `input_ids`.
+            encoder_hidden_states: States (I, M, W) for cross-attention.
+            encoder_attention_mask: Attention mask (I, M) of these states.
+            labels: Token ids (B, T) to predict from the tokens before them; -100 is ignored.
+            past_key_values: Cache of earlier tokens.
+            use_cache: Return a cache; never with labels.
+            return_logits: Return only the logits, without the last position.
+            is_decoder: Use causal attention.
+            reduction: "mean", or "none" for a sum per text.
+            logits_to_keep: Number of last positions, or the positions, to compute logits of; 0 for all.
+            output_attentions: Return attention weights.
+            output_hidden_states: Return hidden states: `True`, or indices of layers.
+            return_dict: Return an output object rather than a tuple.
+
+        Returns:
+            Logits (B, T, V), and the loss with labels.
         """
         outputs = self.bert(
             input_ids,
@@ -261,7 +328,7 @@ class BlipTextLMHeadModel(PreTrainedModel):
             states = states[:, logits_to_keep]
         elif logits_to_keep:
             states = states[:, -logits_to_keep:]
-        logits = self.cls.model(states, self.bert.model.embeddings.word)
+        logits = self.language_head(states, self.text_transformer.embeddings.word)
         if return_logits:
             return logits[:, :-1].contiguous()
         loss = None if labels is None else self.loss(logits, labels, reduction)
@@ -273,13 +340,19 @@ class BlipTextLMHeadModel(PreTrainedModel):
             attentions=outputs.attentions,
             cross_attentions=outputs.cross_attentions,
         )
-        return output if self._asked(return_dict, "return_dict") else output.to_tuple()
+        return self._finish(output, return_dict)
 
     def loss(self, logits: Tensor, labels: Tensor, reduction: str = "mean") -> Tensor:
-        """Cross-entropy of each label given the tokens before it, with the configuration's label smoothing."""
-        predicted, wanted = logits[:, :-1], labels[:, 1:].to(logits.device)
+        """Return the cross-entropy of labels given the tokens before them, with label smoothing.
+
+        Args:
+            logits: Logits (B, T, V).
+            labels: Token ids (B, T); -100 is ignored.
+            reduction: "mean" for a scalar, "none" for a sum per text (B,).
+        """
+        logits, targets = logits[:, :-1], labels[:, 1:].to(logits.device)
         loss = F.cross_entropy(
-            predicted.flatten(0, 1), wanted.flatten(), reduction=reduction, label_smoothing=self.label_smoothing
+            logits.flatten(0, 1), targets.flatten(), reduction=reduction, label_smoothing=self.label_smoothing
         )
         return loss.view(len(logits), -1).sum(1) if reduction == "none" else loss
 
@@ -292,8 +365,23 @@ class BlipTextLMHeadModel(PreTrainedModel):
         encoder_attention_mask: Tensor | None = None,
         generation_config: GenerationConfig | None = None,
         **options: Any,
-    ) -> Any:
-        """Continue ``input_ids`` (B, P); see :func:`.generation.generate`."""
+    ) -> Tensor | GenerateOutput:
+        """Continue texts.
+
+        Args:
+            input_ids: Token ids (B, T) of the prompts.
+            attention_mask: 1 for real tokens (B, T).
+            encoder_hidden_states: States (I, M, W) for cross-attention.
+            encoder_attention_mask: Attention mask (I, M) of these states.
+            generation_config: Options that override the model's own.
+            **options: Options that override `generation_config`.
+
+        Returns:
+            Token ids including the prompts, or an output object with `return_dict_in_generate=True`.
+
+        Raises:
+            InputError: An option or an input is invalid or not supported.
+        """
         return generate(
             self, input_ids, attention_mask, encoder_hidden_states, encoder_attention_mask, generation_config, options
         )
@@ -302,14 +390,14 @@ class BlipTextLMHeadModel(PreTrainedModel):
         return self.bert.get_input_embeddings()
 
     def set_input_embeddings(self, value: nn.Embedding) -> None:
-        """Replace the word embedding, which is the output matrix too."""
+        """Replace the word embedding, which is also the output matrix."""
         self.bert.set_input_embeddings(value)
 
     def _tied_names(self) -> set[str]:
         return set(_TIED)
 
 
-# The names under which that library repeats two tensors.
+# Second names of tensors in state dicts of transformers.
 _TIED = {
     "cls.predictions.decoder.bias": "cls.predictions.bias",
     "cls.predictions.decoder.weight": "bert.embeddings.word_embeddings.weight",
@@ -332,20 +420,10 @@ def _drop_tied(
     _unexpected: list[str],
     errors: list[str],
 ) -> None:
-    """Take the repeats out, after a look whether they repeat."""
+    """Remove tied tensors, and report those that differ from the tensor they are tied to."""
     for alias, name in _TIED.items():
-        repeat, original = state.pop(prefix + alias, None), state.get(prefix + name)
-        if repeat is None or original is None or repeat.data_ptr() == original.data_ptr():
+        tied, original = state.pop(prefix + alias, None), state.get(prefix + name)
+        if tied is None or original is None or tied.data_ptr() == original.data_ptr():
             continue
-        if repeat.shape != original.shape or not torch.equal(repeat, original.to(repeat)):
-            errors.append(f"{prefix}{alias} and {prefix}{name} are one tensor, yet they differ")
-
-
-def _paired(x: Tensor, mask: Tensor | None, memory: Memory | None) -> tuple[Tensor, Tensor | None]:
-    """Texts (B, T, D) and their mask beside a memory of I items: one text is repeated, one item serves all."""
-    if memory is None or len(x) == memory.items or memory.items == 1:
-        return x, mask
-    if len(x) != 1:
-        raise InputError(f"{len(x)} texts do not go with {memory.items} images or questions: as many of each, or one")
-    repeated = None if mask is None else mask.expand(memory.items, -1)
-    return x.expand(memory.items, -1, -1), repeated
+        if tied.shape != original.shape or not torch.equal(tied, original.to(tied)):
+            errors.append(f"{prefix}{alias} and {prefix}{name} must be equal: they are one tensor")

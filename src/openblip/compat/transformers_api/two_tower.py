@@ -1,4 +1,4 @@
-"""``BlipModel``: image and text compared as in CLIP, by projections that no published BLIP checkpoint has."""
+"""`BlipModel`: a two-tower model as CLIP, with projections that no published BLIP checkpoint contains."""
 
 from __future__ import annotations
 
@@ -8,15 +8,24 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from openblip.compat.transformers_api.base import PreTrainedModel, accepts_order_of_4
+from openblip.compat.transformers_api.base import PreTrainedModel, accepts_v4_order
 from openblip.compat.transformers_api.config import BlipConfig
-from openblip.compat.transformers_api.outputs import BlipOutput
+from openblip.compat.transformers_api.outputs import (
+    BaseModelOutputWithPooling,
+    BaseModelOutputWithPoolingAndCrossAttentions,
+    BlipOutput,
+    OutputTuple,
+)
 from openblip.compat.transformers_api.text import BlipTextModel
 from openblip.compat.transformers_api.vision import BlipVisionModel
 
 
 class BlipModel(PreTrainedModel):
-    """Two towers with bias-free projections. For embeddings that were trained, use the retrieval class."""
+    """An image and a text encoder with projections. For trained embeddings, use `BlipForImageTextRetrieval`.
+
+    Args:
+        config: Sizes of the model.
+    """
 
     config_class = BlipConfig
     task = "two_tower"
@@ -31,10 +40,10 @@ class BlipModel(PreTrainedModel):
         self.vision_model = BlipVisionModel(vision)
         self.visual_projection = nn.Linear(vision.hidden_size, width, bias=False)
         self.text_projection = nn.Linear(text.hidden_size, width, bias=False)
-        self._fresh(self.visual_projection, self.text_projection)
+        self._init_heads(self.visual_projection, self.text_projection)
         self.logit_scale = nn.Parameter(torch.tensor(config.logit_scale_init_value))
 
-    @accepts_order_of_4(
+    @accepts_v4_order(
         *("input_ids", "pixel_values", "attention_mask", "position_ids", "return_loss", "output_attentions"),
         *("output_hidden_states", "return_dict", "interpolate_pos_encoding"),
     )
@@ -50,24 +59,44 @@ class BlipModel(PreTrainedModel):
         output_attentions: bool | None = None,
         output_hidden_states: Any = None,
         return_dict: bool | None = None,
-    ) -> Any:
-        """Scaled cosines of all images and texts, and with ``return_loss`` the contrastive loss of pairs."""
-        asked = {"output_attentions": output_attentions, "output_hidden_states": output_hidden_states}
-        vision = self.vision_model(pixel_values, interpolate_pos_encoding, return_dict=True, **asked)
-        text = self.text_model(input_ids, attention_mask, position_ids, return_dict=True, **asked)
+    ) -> BlipOutput | OutputTuple:
+        """Compare all images with all texts.
+
+        Args:
+            input_ids: Token ids (B, T).
+            pixel_values: Normalized images (B, 3, S, S).
+            attention_mask: 1 for real tokens (B, T).
+            position_ids: Positions (B, T).
+            return_loss: Return the contrastive loss, where image and text i are a pair.
+            interpolate_pos_encoding: Accept other image sizes than the configuration's.
+            output_attentions: Return attention weights.
+            output_hidden_states: Return hidden states: `True`, or indices of layers.
+            return_dict: Return an output object rather than a tuple.
+
+        Returns:
+            Cosine similarities times the logit scale, and normalized embeddings (B, E).
+        """
+        options = {"output_attentions": output_attentions, "output_hidden_states": output_hidden_states}
+        vision = self.vision_model(pixel_values, interpolate_pos_encoding, return_dict=True, **options)
+        text = self.text_model(input_ids, attention_mask, position_ids, return_dict=True, **options)
         image_embeds = F.normalize(self.visual_projection(vision.pooler_output), dim=-1)
         text_embeds = F.normalize(self.text_projection(text.pooler_output), dim=-1)
-        per_text = text_embeds @ image_embeds.to(text_embeds).T * self.logit_scale.exp()
+        logits_per_text = text_embeds @ image_embeds.to(text_embeds).T * self.logit_scale.exp()
+        loss = None
+        if return_loss:
+            targets = torch.arange(len(logits_per_text), device=logits_per_text.device)
+            text_loss = F.cross_entropy(logits_per_text, targets)
+            loss = (text_loss + F.cross_entropy(logits_per_text.T, targets)) / 2
         output = BlipOutput(
-            loss=_contrastive_loss(per_text) if return_loss else None,
-            logits_per_image=per_text.T,
-            logits_per_text=per_text,
+            loss=loss,
+            logits_per_image=logits_per_text.T,
+            logits_per_text=logits_per_text,
             text_embeds=text_embeds,
             image_embeds=image_embeds,
             text_model_output=text,
             vision_model_output=vision,
         )
-        return output if self._asked(return_dict, "return_dict") else output.to_tuple()
+        return self._finish(output, return_dict)
 
     def get_text_features(
         self,
@@ -78,12 +107,23 @@ class BlipModel(PreTrainedModel):
         output_attentions: bool | None = None,
         output_hidden_states: Any = None,
         return_dict: bool | None = None,
-    ) -> Any:
-        """The text transformer's output, its ``pooler_output`` projected (B, E) and not normalised."""
-        asked = {"output_attentions": output_attentions, "output_hidden_states": output_hidden_states}
-        output = self.text_model(input_ids, attention_mask, position_ids, return_dict=True, **asked)
+    ) -> BaseModelOutputWithPoolingAndCrossAttentions | OutputTuple:
+        """Return the text transformer's output with projected `pooler_output` (B, E), not normalized.
+
+        Args:
+            input_ids: Token ids (B, T).
+            attention_mask: 1 for real tokens (B, T).
+            position_ids: Positions (B, T).
+            output_attentions: Return attention weights.
+            output_hidden_states: Return hidden states: `True`, or indices of layers.
+            return_dict: Return an output object rather than a tuple.
+        """
+        options = {"output_attentions": output_attentions, "output_hidden_states": output_hidden_states}
+        output: BaseModelOutputWithPoolingAndCrossAttentions = self.text_model(
+            input_ids, attention_mask, position_ids, return_dict=True, **options
+        )
         output.pooler_output = self.text_projection(output.pooler_output)
-        return output if self._asked(return_dict, "return_dict") else output.to_tuple()
+        return self._finish(output, return_dict)
 
     def get_image_features(
         self,
@@ -93,12 +133,22 @@ class BlipModel(PreTrainedModel):
         output_attentions: bool | None = None,
         output_hidden_states: Any = None,
         return_dict: bool | None = None,
-    ) -> Any:
-        """The image encoder's output, its ``pooler_output`` projected (B, E) and not normalised."""
-        asked = {"output_attentions": output_attentions, "output_hidden_states": output_hidden_states}
-        output = self.vision_model(pixel_values, interpolate_pos_encoding, return_dict=True, **asked)
+    ) -> BaseModelOutputWithPooling | OutputTuple:
+        """Return the image encoder's output with projected `pooler_output` (B, E), not normalized.
+
+        Args:
+            pixel_values: Normalized images (B, 3, S, S).
+            interpolate_pos_encoding: Accept other image sizes than the configuration's.
+            output_attentions: Return attention weights.
+            output_hidden_states: Return hidden states: `True`, or indices of layers.
+            return_dict: Return an output object rather than a tuple.
+        """
+        options = {"output_attentions": output_attentions, "output_hidden_states": output_hidden_states}
+        output: BaseModelOutputWithPooling = self.vision_model(
+            pixel_values, interpolate_pos_encoding, return_dict=True, **options
+        )
         output.pooler_output = self.visual_projection(output.pooler_output)
-        return output if self._asked(return_dict, "return_dict") else output.to_tuple()
+        return self._finish(output, return_dict)
 
     def get_multimodal_features(
         self,
@@ -107,9 +157,16 @@ class BlipModel(PreTrainedModel):
         attention_mask: Tensor | None = None,
         interpolate_pos_encoding: bool = False,
     ) -> Tensor:
-        """Texts that read images, pooled and projected (B, E), not normalised."""
-        image = self.vision_model(pixel_values, interpolate_pos_encoding, return_dict=True).last_hidden_state
-        text = self.text_model(input_ids, attention_mask, encoder_hidden_states=image, return_dict=True)
+        """Return the pooled and projected states (B, E) of image-grounded texts, not normalized.
+
+        Args:
+            input_ids: Token ids (B, T).
+            pixel_values: Normalized images (B, 3, S, S).
+            attention_mask: 1 for real tokens (B, T).
+            interpolate_pos_encoding: Accept other image sizes than the configuration's.
+        """
+        image_states = self.vision_model(pixel_values, interpolate_pos_encoding, return_dict=True).last_hidden_state
+        text = self.text_model(input_ids, attention_mask, encoder_hidden_states=image_states, return_dict=True)
         return self.text_projection(text.pooler_output)
 
     def get_input_embeddings(self) -> nn.Module:
@@ -118,9 +175,3 @@ class BlipModel(PreTrainedModel):
     def set_input_embeddings(self, value: nn.Embedding) -> None:
         """Replace the word embedding."""
         self.text_model.set_input_embeddings(value)
-
-
-def _contrastive_loss(per_text: Tensor) -> Tensor:
-    """The mean of both directions' cross-entropies; pairs stand on the diagonal."""
-    pairs = torch.arange(len(per_text), device=per_text.device)
-    return (F.cross_entropy(per_text, pairs) + F.cross_entropy(per_text.T, pairs)) / 2

@@ -1,4 +1,4 @@
-"""``BlipVisionModel``: the image encoder."""
+"""`BlipVisionModel`: the image encoder."""
 
 from __future__ import annotations
 
@@ -6,17 +6,21 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from openblip.compat.transformers_api.base import PreTrainedModel, accepts_order_of_4, chosen_states
-from openblip.compat.transformers_api.config import BlipVisionConfig, PreTrainedConfig
+from openblip.compat.transformers_api.base import PreTrainedModel, accepts_v4_order, select_states, strip_prefix
+from openblip.compat.transformers_api.config import BlipVisionConfig
 from openblip.compat.transformers_api.naming import HubPart
-from openblip.compat.transformers_api.outputs import BaseModelOutputWithPooling
+from openblip.compat.transformers_api.outputs import BaseModelOutputWithPooling, OutputTuple
 from openblip.errors import InputError
 from openblip.model.layers import Trace
 from openblip.model.vision import VisionTransformer
 
 
 class BlipVisionModel(HubPart, PreTrainedModel):
-    """Pixels (B, 3, S, S) to tokens (B, N + 1, D). ``self.model`` is our vision transformer."""
+    """The image encoder; `self.model` is OpenBLIP's vision transformer.
+
+    Args:
+        config: Sizes of the encoder.
+    """
 
     config_class = BlipVisionConfig
     task = "vision"
@@ -28,7 +32,7 @@ class BlipVisionModel(HubPart, PreTrainedModel):
         self.config = config
         self.model = VisionTransformer(config.ours())
 
-    @accepts_order_of_4(
+    @accepts_v4_order(
         "pixel_values", "output_attentions", "output_hidden_states", "return_dict", "interpolate_pos_encoding"
     )
     def forward(
@@ -39,30 +43,40 @@ class BlipVisionModel(HubPart, PreTrainedModel):
         output_attentions: bool | None = None,
         output_hidden_states: Any = None,
         return_dict: bool | None = None,
-    ) -> Any:
-        """Tokens after the final norm, and the class token normalised once more, as in that library.
+    ) -> BaseModelOutputWithPooling | OutputTuple:
+        """Encode images. As in `transformers`, the pooled [CLS] state is normalized a second time.
 
-        ``interpolate_pos_encoding`` allows other image sizes; without it they raise :class:`InputError`.
+        Args:
+            pixel_values: Normalized images (B, 3, S, S).
+            interpolate_pos_encoding: Accept other image sizes than the configuration's.
+            output_attentions: Return attention weights.
+            output_hidden_states: Return hidden states: `True`, or indices of layers.
+            return_dict: Return an output object rather than a tuple.
+
+        Returns:
+            States (B, N + 1, D) of N patches, and the pooled state (B, D).
+
+        Raises:
+            InputError: `pixel_values` is missing or of another size.
         """
         if pixel_values is None:
-            raise InputError("pixel_values are missing")
-        attentions = self._asked(output_attentions, "output_attentions")
-        hidden = self._asked(output_hidden_states, "output_hidden_states")
+            raise InputError("pixel_values must be given")
+        attentions = self._option(output_attentions, "output_attentions")
+        hidden = self._option(output_hidden_states, "output_hidden_states")
         trace = Trace(attention=bool(attentions)) if attentions or hidden is not False else None
-        tokens = self.model(pixel_values, any_size=interpolate_pos_encoding, trace=trace)
+        states = self.model(pixel_values, any_size=interpolate_pos_encoding, trace=trace)
         output = BaseModelOutputWithPooling(
-            last_hidden_state=tokens,
-            pooler_output=self.model.norm(tokens[:, 0]),
-            hidden_states=chosen_states(trace.hidden, hidden) if trace else None,
+            last_hidden_state=states,
+            pooler_output=self.model.norm(states[:, 0]),
+            hidden_states=select_states(trace.hidden, hidden) if trace else None,
             attentions=tuple(trace.self_weights) if trace and attentions else None,
         )
-        return output if self._asked(return_dict, "return_dict") else output.to_tuple()
+        return self._finish(output, return_dict)
 
     def get_input_embeddings(self) -> nn.Module:
         return self.model.patch_embed
 
     @classmethod
-    def _own_tensors(cls, tensors: dict[str, Tensor], config: PreTrainedConfig) -> dict[str, Tensor]:
-        """A whole model's folder serves too: its image encoder is taken."""
-        inside = {name: tensor for name, tensor in tensors.items() if name.startswith("vision_model.")}
-        return {name.removeprefix("vision_model."): tensor for name, tensor in inside.items()} or tensors
+    def _select_tensors(cls, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Return the image encoder's tensors of a full model, or all tensors of an image encoder."""
+        return strip_prefix(tensors, "vision_model.") or tensors
