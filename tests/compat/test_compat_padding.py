@@ -266,5 +266,5 @@ def test_masks_are_checked() -> None:
     with pytest.raises(InputError, match="must have shape"):
         ours(ids(), pixels(), attention_mask=torch.ones(2, 1, 1, 6))
     _, ours = pair(CAPTIONER)
-    with pytest.raises(InputError, match="as many columns"):
+    with pytest.raises(InputError, match="must have the shape"):
         ours.generate(pixels(), ids(), torch.ones(2, 5))

@@ -93,7 +93,7 @@ class PreTrainedModel(HubNamed):
             allow_missing: Initialize missing tensors randomly and ignore unknown ones, with a warning, instead of
                 raising.
             output_loading_info: Also return the names of missing, unexpected and mismatched tensors.
-            **kwargs: Fields of the configuration, the location of the files (`revision`, `cache_dir`, `subfolder`, ...),
+            **kwargs: Fields of the configuration, the location of files (`revision`, `cache_dir`, `subfolder`, ...),
                 or arguments of the constructor.
 
         Returns:
