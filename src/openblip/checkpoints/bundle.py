@@ -20,7 +20,8 @@ from typing import cast
 from openblip.checkpoints import published
 from openblip.checkpoints.resolve import is_hub_id, resolve
 from openblip.errors import CheckpointError, UnsupportedTask
-from openblip.model.config import MODEL_KINDS, ModelKind
+from openblip.model.config import ModelKind
+from openblip.tasks import NETWORKS
 
 FILE = "bundle.json"
 POCKET = Path(__file__).parent.parent / "pocket"
@@ -75,10 +76,8 @@ def read(path: Path) -> Bundle:
         raise CheckpointError(f'{file} must map tasks to models, as in {{"caption": "folder"}}')
     models: dict[ModelKind, str] = {}
     for task, model in entries.items():
-        if task not in MODEL_KINDS or not isinstance(model, str) or not model:
-            raise CheckpointError(
-                f"{file}: {task!r}: {model!r} is not a task ({', '.join(MODEL_KINDS)}) with its model"
-            )
+        if task not in NETWORKS or not isinstance(model, str) or not model:
+            raise CheckpointError(f"{file}: {task!r}: {model!r} is not a task ({', '.join(NETWORKS)}) with its model")
         models[cast("ModelKind", task)] = _model(model, file)
     return Bundle(str(file.parent), models)
 

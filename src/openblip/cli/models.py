@@ -10,6 +10,7 @@ from openblip.checkpoints.published import FAMILIES, PUBLISHED, Published
 from openblip.cli.command import argument, command, option
 from openblip.cli.console import print_json, print_table
 from openblip.cli.options import json_option
+from openblip.tasks import NETWORKS
 
 
 @command(example="openblip models --task caption")
@@ -18,14 +19,14 @@ from openblip.cli.options import json_option
     "--task",
     default="",
     show_default="all",
-    help="List only this task: caption, vqa, retrieval, nlvr, grounding or pretrain.",
+    help=f"List only this task: {', '.join(NETWORKS[:-1])} or {NETWORKS[-1]}.",
 )
 @option("--family", default="", show_default="all", help="List only this family: hub, salesforce, lavis or mmpretrain.")
 @option("--size", default="", show_default="all", help="List only checkpoints with this image encoder: base or large.")
 @json_option
 def models(pattern: str, task: str, family: str, size: str, json: bool) -> None:
     """List the published checkpoints, each with the names that other libraries use. `--model` takes any of them."""
-    _known("--task", task, {entry.task for entry in PUBLISHED})
+    _known("--task", task, set(NETWORKS))
     _known("--family", family, set(FAMILIES))
     _known("--size", size, {entry.size for entry in PUBLISHED})
     chosen = [

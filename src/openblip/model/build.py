@@ -7,34 +7,32 @@ from collections.abc import Callable
 import torch
 from torch import nn
 
-from openblip.model.answerer import Answerer
-from openblip.model.captioner import Captioner
-from openblip.model.comparer import Comparer
-from openblip.model.config import ModelConfig, ModelKind
-from openblip.model.grounder import Grounder
-from openblip.model.matcher import Matcher
-from openblip.model.pretrainer import Pretrainer
+from openblip.model.config import ModelConfig
 from openblip.model.text import TextTransformer
 from openblip.model.two_tower import TwoTower
 from openblip.model.vision import VisionTransformer
-
-_BUILDERS: dict[ModelKind, Callable[[ModelConfig], nn.Module]] = {
-    "caption": Captioner,
-    "vqa": Answerer,
-    "retrieval": Matcher,
-    "nlvr": Comparer,
-    "grounding": Grounder,
-    "pretrain": Pretrainer,
-    "two_tower": TwoTower,
-    "text": lambda config: TextTransformer(config.text, pooler=True),
-    "vision": lambda config: VisionTransformer(config.vision),
-}
+from openblip.tasks import TASKS
 
 
 def build(config: ModelConfig, device: str | torch.device | None = None) -> nn.Module:
-    """The model of ``config.task`` with fresh weights; ``device="meta"`` gives shapes without memory."""
+    """Return the network of `config.task` with fresh weights.
+
+    Args:
+        config: Sizes of the network.
+        device: Device of the weights. `"meta"` gives shapes without memory.
+
+    Returns:
+        The network.
+    """
     with torch.device(device or "cpu"):
-        return _BUILDERS[config.task](config)
+        if config.task == "two_tower":
+            return TwoTower(config)
+        if config.task == "text":
+            return TextTransformer(config.text, pooler=True)
+        if config.task == "vision":
+            return VisionTransformer(config.vision)
+        network: Callable[[ModelConfig], nn.Module] = TASKS[config.task].model.resolve()
+        return network(config)
 
 
 def count_parameters(model: nn.Module) -> int:

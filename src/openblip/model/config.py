@@ -7,12 +7,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import Literal, get_args
+from typing import Literal, TypeAlias, get_args
 
 from openblip.errors import ConfigError
+from openblip.tasks import NETWORKS, TaskName
 
-ModelKind = Literal["caption", "vqa", "retrieval", "nlvr", "grounding", "pretrain", "two_tower", "text", "vision"]
-MODEL_KINDS: tuple[ModelKind, ...] = get_args(ModelKind)
+ModelKind: TypeAlias = TaskName | Literal["two_tower", "text", "vision"]
+MODEL_KINDS: tuple[ModelKind, ...] = (*NETWORKS, "two_tower", "text", "vision")
+"""The networks of tasks, and the hub's architectures that serve no task."""
 
 BoxReading = Literal["likeliest", "median"]
 

@@ -10,7 +10,7 @@ import urllib.parse
 import urllib.request
 from typing import IO
 
-import openblip
+from openblip._version import __version__
 from openblip.errors import ImageError
 
 MAX_BYTES = 64 * 2**20
@@ -59,7 +59,7 @@ def _fetch(address: str) -> bytes:
     deadline = time.monotonic() + MAX_SECONDS
     # Letters outside ASCII and spaces are escaped, as browsers do; what is escaped already stays.
     quoted = urllib.parse.quote(address, safe="%/:=&?~#+!$,;'@()*[]")
-    request = urllib.request.Request(quoted, headers={"User-Agent": f"openblip/{openblip.__version__}"})
+    request = urllib.request.Request(quoted, headers={"User-Agent": f"openblip/{__version__}"})
     opener = urllib.request.build_opener(_HttpsRedirects())
     parts: list[bytes] = []
     size = 0

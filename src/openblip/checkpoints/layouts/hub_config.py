@@ -14,6 +14,7 @@ from typing import Any, cast
 from openblip.checkpoints.published import Published
 from openblip.errors import CheckpointError
 from openblip.model.config import MODEL_KINDS, Activation, BoxReading, ModelConfig, ModelKind, TextConfig, VisionConfig
+from openblip.tasks import NETWORKS, TASKS
 
 FORMAT_VERSION = 1
 DEFAULT_PROMPT = "a picture of "  # what the published captioners were trained with
@@ -68,15 +69,13 @@ _HUB_ACTIVATIONS: Mapping[Activation, str] = {
 }
 
 ARCHITECTURES: Mapping[ModelKind, str] = {
-    "caption": "BlipForConditionalGeneration",
-    "vqa": "BlipForQuestionAnswering",
-    "retrieval": "BlipForImageTextRetrieval",
+    **{name: TASKS[name].architecture for name in NETWORKS},
     "two_tower": "BlipModel",
     "text": "BlipTextModel",
     "vision": "BlipVisionModel",
 }
-_TASKS_BY_ARCHITECTURE: Mapping[str, ModelKind] = {architecture: task for task, architecture in ARCHITECTURES.items()}
-_OURS: Mapping[ModelKind, str] = {"nlvr": "Comparer", "grounding": "Grounder", "pretrain": "Pretrainer"}
+_KINDS_BY_ARCHITECTURE: Mapping[str, ModelKind] = {name: kind for kind, name in ARCHITECTURES.items()}
+_OURS = [kind for kind, name in ARCHITECTURES.items() if not name.startswith("Blip")]
 
 
 @dataclass(frozen=True)
@@ -104,8 +103,8 @@ def stated_task(raw: Mapping[str, Any]) -> ModelKind | None:
     if kind not in (None, "blip", "blip_text_model", "blip_vision_model"):
         raise CheckpointError(f"config.json is of a {kind!r} model, not of BLIP")
     for architecture in raw.get("architectures") or ():
-        if architecture in _TASKS_BY_ARCHITECTURE:
-            return _TASKS_BY_ARCHITECTURE[architecture]
+        if architecture in _KINDS_BY_ARCHITECTURE:
+            return _KINDS_BY_ARCHITECTURE[architecture]
     return {"blip_text_model": "text", "blip_vision_model": "vision"}.get(kind)  # type: ignore[arg-type, return-value]
 
 
@@ -174,7 +173,7 @@ def write_config(
     if task == "grounding":
         ours |= {"box_bins": config.box_bins, "box_start_id": config.box_start_id}
         ours["box_reading"] = config.box_reading
-    head = {"architectures": [ARCHITECTURES.get(task) or _OURS[task]], "dtype": dtype}
+    head = {"architectures": [ARCHITECTURES[task]], "dtype": dtype}
     if task == "vision":
         return head | _vision_section(vision) | {"openblip": ours}
     if task == "text":
