@@ -146,7 +146,8 @@ def test_the_default_prompt_is_left_out_and_a_given_one_included(blip: Blip) -> 
 def test_logprob_is_the_model_s_own_probability_of_the_new_tokens(blip: Blip) -> None:
     part = blip._part("caption")
     options: dict[str, Any] = {"beams": 4, "repetition_penalty": 1.7, "no_repeat_ngram": 2, "max_new_tokens": 7}
-    decoding = Decoding(eos_id=part.tokenizer.sep_id, pad_id=part.tokenizer.pad_id, **options)
+    ours: dict[str, Any] = {"num_beams": 4, "repetition_penalty": 1.7, "no_repeat_ngram_size": 2, "max_new_tokens": 7}
+    decoding = Decoding(eos_id=part.tokenizer.sep_id, pad_id=part.tokenizer.pad_id, **ours)
     states = tokens_of(blip, "caption", IMAGES[1:2])
     session = part.engine.require(Captions).prepare_captions(states, decoding.capacity(1))([0])
     start = torch.tensor([[part.tokenizer.dec_id]])

@@ -190,15 +190,15 @@ class Blip:
         """
         part = self._part("caption")
         decoding = Decoding(
-            beams=1 if sample and beams == 3 else beams, n=n,
+            num_beams=1 if sample and beams == 3 else beams, n=n,
             min_new_tokens=min_new_tokens, max_new_tokens=max_new_tokens,
-            length_penalty=length_penalty, repetition_penalty=repetition_penalty, no_repeat_ngram=no_repeat_ngram,
-            sample=sample, top_p=top_p, top_k=top_k, temperature=temperature,
-            forbidden=part.forbidden(forbid), required=part.required(require, prompt, forbid),
+            length_penalty=length_penalty, repetition_penalty=repetition_penalty, no_repeat_ngram_size=no_repeat_ngram,
+            do_sample=sample, top_p=top_p, top_k=top_k, temperature=temperature,
+            forbidden_words=part.forbidden(forbid), required_words=part.required(require, prompt, forbid),
             eos_id=part.tokenizer.sep_id, pad_id=part.tokenizer.pad_id,
         )  # fmt: skip
-        if decoding.beams > 1 and (trim or decoding.required):
-            decoding = replace(decoding, n=decoding.beams)  # to choose from
+        if decoding.num_beams > 1 and (trim or decoding.required_words):
+            decoding = replace(decoding, n=decoding.num_beams)  # to choose from
         shape, pairs = _paired(images, prompt, "prompt")
 
         def describe(states: Tensor, prompts: list[Prompt]) -> list[Any]:
@@ -206,7 +206,9 @@ class Blip:
                 in_a_row(states), decoding.capacity(max(len(p.ids) for p in prompts))
             )
             found = generate_grouped(start, [p.ids for p in prompts], decoding, seed, part.engine.device)
-            captions = [part.captions(p, hs, decoding.required, trim)[:n] for p, hs in zip(prompts, found, strict=True)]
+            captions = [
+                part.captions(p, hs, decoding.required_words, trim)[:n] for p, hs in zip(prompts, found, strict=True)
+            ]
             return [c[0] if n == 1 else c for c in captions]
 
         return deliver(self._run(part, pairs, part.prompt, describe, videos=True), shape, on_error)
@@ -238,7 +240,7 @@ class Blip:
         if closed is not None and n > len(closed):
             raise InputError(f"n={n} of {len(closed)} answers")
         decoding = Decoding(
-            beams=beams, n=n if closed is None else 1, min_new_tokens=min_new_tokens, max_new_tokens=max_new_tokens,
+            num_beams=beams, n=n if closed is None else 1, min_new_tokens=min_new_tokens, max_new_tokens=max_new_tokens,
             eos_id=part.tokenizer.sep_id, pad_id=part.tokenizer.pad_id,
         )  # fmt: skip
         shape, pairs, many = _asked(images, questions)

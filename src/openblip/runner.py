@@ -13,7 +13,14 @@ from torch import Tensor
 
 from openblip.checkpoints.read import Loaded
 from openblip.decoding import Decoding, Hypothesis, generate_grouped
-from openblip.decoding.words import Forbidden, Phrase, Required, says, split, trimmed
+from openblip.decoding.words import (
+    ForbiddenWords,
+    Phrase,
+    RequiredWords,
+    contains_phrase,
+    split_words,
+    trim_function_words,
+)
 from openblip.engine.eager import EagerEngine
 from openblip.engine.protocols import Answers, Comparisons, Embeddings, Engine, Grounding, Matches, TorchModel
 from openblip.errors import InputError, UnsupportedTask
@@ -139,47 +146,51 @@ class Runner:
         text = tokenizer.decode_after(prompt.given, found.ids) if prompt.given else tokenizer.decode(found.ids)
         return Caption(text, found.logprob, found.finished)
 
-    def captions(self, prompt: Prompt, found: list[Hypothesis], required: Required | None, trim: bool) -> list[Caption]:
+    def captions(
+        self, prompt: Prompt, found: list[Hypothesis], required: RequiredWords | None, trim: bool
+    ) -> list[Caption]:
         """Captions of one image, those first that have what is required and, to ``trim``, that came to their end."""
         tokenizer = self.tokenizer
         pieces = tokenizer.vocab_pieces if required or trim else ()
         given = list(tokenizer.spell(prompt.given or "")) if required else []
         ranked = []
         for one in found:
-            unmet = required is not None and not required.met(split(pieces, [*given, *one.ids]))
-            ids = trimmed(pieces, one.ids, tokenizer.sep_id) if trim and not one.finished else one.ids
+            unmet = required is not None and not required.are_met(split_words(pieces, [*given, *one.ids]))
+            ids = trim_function_words(pieces, one.ids, tokenizer.sep_id) if trim and not one.finished else one.ids
             caption = replace(self.caption(prompt, replace(one, ids=ids)), unmet=unmet)
             ranked.append((unmet, trim and not one.finished, caption))
         return [caption for *_, caption in sorted(ranked, key=lambda row: row[:2])]
 
-    def forbidden(self, words: Sequence[str]) -> Forbidden | None:
+    def forbidden(self, words: Sequence[str]) -> ForbiddenWords | None:
         """Words that are not to be said."""
         phrases = tuple(dict.fromkeys(self._phrase(word, "forbid") for word in _strings(words, "forbid")))
-        return Forbidden(self.tokenizer.vocab_pieces, phrases) if phrases else None
+        return ForbiddenWords(self.tokenizer.vocab_pieces, phrases) if phrases else None
 
     def required(
         self, clauses: Sequence[str | Sequence[str]], prompt: str | Sequence[str | None] | None, forbid: Sequence[str]
-    ) -> Required | None:
+    ) -> RequiredWords | None:
         """Words that are to be said, but for those that a common ``prompt`` says already."""
         if isinstance(clauses, str):
             raise InputError("require is a list of words, or of lists of alternatives")
         barred = {self._phrase(word, "forbid") for word in forbid}
-        given = split(self.tokenizer.vocab_pieces, self.tokenizer.spell(prompt)) if isinstance(prompt, str) else []
+        given = (
+            split_words(self.tokenizer.vocab_pieces, self.tokenizer.spell(prompt)) if isinstance(prompt, str) else []
+        )
         found = []
         for clause in clauses:
             words = _strings([clause] if isinstance(clause, str) else clause, "require")
             phrases = [(self._phrase(word, "require"), self.tokenizer.spell(word)) for word in words]
             if not phrases or all(phrase in barred for phrase, _ in phrases):
                 raise InputError(f"require {' or '.join(words) or 'nothing'}: forbidden, or no word at all")
-            if not any(says(given, phrase) for phrase, _ in phrases):
+            if not any(contains_phrase(given, phrase) for phrase, _ in phrases):
                 found.append(tuple(one for one in phrases if one[0] not in barred))
-        return Required(self.tokenizer.vocab_pieces, tuple(found)) if found else None
+        return RequiredWords(self.tokenizer.vocab_pieces, tuple(found)) if found else None
 
     def _phrase(self, text: str, option: str) -> Phrase:
         ids = self.tokenizer.spell(text)
         if not ids or self.tokenizer.unk_id in ids:
             raise InputError(f"{option} {text!r}: the model's vocabulary cannot spell it")
-        return tuple(split(self.tokenizer.vocab_pieces, ids))
+        return tuple(split_words(self.tokenizer.vocab_pieces, ids))
 
     # Questions and answers.
 

@@ -19,7 +19,8 @@ from torch import Tensor
 from transformers import BlipTextConfig
 from transformers.models.blip.modeling_blip_text import BlipTextLMHeadModel
 
-from openblip.decoding import Decoding, Hypothesis, generate, stack
+from openblip.decoding import Decoding, Hypothesis, generate, stack_hypotheses
+from openblip.decoding.rank import TorchPackedDecoder
 from openblip.engine.eager import EagerSession
 from openblip.model.config import TextConfig
 from openblip.model.text import LanguageHead, Memory, TextTransformer
@@ -96,6 +97,9 @@ class Toy:
         with torch.no_grad():
             return self.text.project(self.states[chosen], None if self.mask is None else self.mask[chosen])
 
+    def packed_decoder(self, items: list[int] | None = None) -> TorchPackedDecoder:
+        return TorchPackedDecoder(memory=self.memory(items), text=self.text, head=self.head)
+
     def session(self, capacity: int, items: list[int] | None = None) -> EagerSession:
         return EagerSession(self.text, self.head, self.memory(items), capacity)
 
@@ -107,7 +111,7 @@ class Toy:
 
     def table(self, prompts: Tensor, chosen: Decoding) -> Tensor:
         """What was decoded as one padded table, the prompts included."""
-        return stack(prompts, self.generate(prompts, chosen), chosen.pad_id)
+        return stack_hypotheses(prompts, self.generate(prompts, chosen), chosen.pad_id)
 
     @torch.no_grad()
     def logits(self, ids: list[int], item: int) -> Tensor:

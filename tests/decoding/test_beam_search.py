@@ -38,7 +38,7 @@ def adjusted(logprobs: list[float], text: list[int], new: int, o: Decoding) -> l
         scores[token] = (
             scores[token] * o.repetition_penalty if scores[token] < 0 else scores[token] / o.repetition_penalty
         )
-    size = o.no_repeat_ngram
+    size = o.no_repeat_ngram_size
     grams = {tuple(text[i : i + size]) for i in range(len(text) - size + 1)} if size else set()
     for token in range(len(scores)):
         repeats = bool(size) and (*text[len(text) - size + 1 :], token) in grams
@@ -67,16 +67,16 @@ def reference(logprobs: Scores, prompt: list[int], o: Decoding) -> list[Found]:
             raw = logprobs(prompt + tokens)
             scores = adjusted(raw, prompt + tokens, new - 1, o)
             pool += [(summed + s, [*tokens, t], logprob + raw[t]) for t, s in enumerate(scores) if s > float("-inf")]
-        pool = sorted(pool, reverse=True)[: 2 * o.beams]
+        pool = sorted(pool, reverse=True)[: 2 * o.num_beams]
         running = []
         for rank, found in enumerate(pool):
             ends = found[1][-1] == EOS
-            if rank < o.beams and (ends or (last and not total)):
+            if rank < o.num_beams and (ends or (last and not total)):
                 kept.append((scored(found[0], found[1]), *found[1:]))
-            if not ends and len(running) < o.beams:
+            if not ends and len(running) < o.num_beams:
                 running.append(found)
-        kept = sorted(kept, reverse=True)[: o.beams]
-        full = len(kept) == o.beams
+        kept = sorted(kept, reverse=True)[: o.num_beams]
+        full = len(kept) == o.num_beams
         if not running or (full and o.early_stopping is True):
             break
         if total:
@@ -88,7 +88,7 @@ def reference(logprobs: Scores, prompt: list[int], o: Decoding) -> list[Found]:
             break
     else:
         if total:
-            kept = sorted(kept + [(scored(s, t), t, p) for s, t, p in running], reverse=True)[: o.beams]
+            kept = sorted(kept + [(scored(s, t), t, p) for s, t, p in running], reverse=True)[: o.num_beams]
     return kept[: o.n]
 
 
@@ -98,13 +98,13 @@ def searches(draw: st.DrawFn) -> Decoding:
     most = draw(st.integers(1, 9))
     rule = draw(st.sampled_from(["total", "generated"]))
     return options(
-        beams=beams,
+        num_beams=beams,
         n=draw(st.integers(1, beams)),
         max_new_tokens=most,
         min_new_tokens=draw(st.integers(0, min(3, most))),
         length_penalty=draw(st.sampled_from([1.0, 1.0, 0.0, 0.5, 2.0, -1.0])),
         repetition_penalty=draw(st.sampled_from([1.0, 1.0, 1.5, 0.7])),
-        no_repeat_ngram=draw(st.sampled_from([0, 0, 1, 2, 3])),
+        no_repeat_ngram_size=draw(st.sampled_from([0, 0, 1, 2, 3])),
         score_rule=rule,
         early_stopping=draw(st.sampled_from([False, True] + ["never"] * (rule == "generated"))),
         forbid_ids=draw(st.sampled_from([(), (5, 8)])),
@@ -139,7 +139,7 @@ def test_equals_exhaustive_search_when_nothing_is_cut(rule: str, power: float) -
     texts = [[*body, EOS] for size in range(most) for body in product(words, repeat=size)]
     texts += [list(body) for body in product(words, repeat=most)]
     o = options(
-        beams=len(texts) + 5,
+        num_beams=len(texts) + 5,
         n=len(texts) + 5,
         max_new_tokens=most,
         min_new_tokens=0,
@@ -157,7 +157,9 @@ def test_equals_exhaustive_search_when_nothing_is_cut(rule: str, power: float) -
         check(hypotheses, sorted(expected, reverse=True))
 
 
-@pytest.mark.parametrize("chosen", [{"beams": 1}, {"beams": 4, "n": 4}, {"beams": 3, "score_rule": "generated"}])
+@pytest.mark.parametrize(
+    "chosen", [{"num_beams": 1}, {"num_beams": 4, "n": 4}, {"num_beams": 3, "score_rule": "generated"}]
+)
 def test_items_do_not_see_each_other(chosen: dict[str, object]) -> None:
     o = options(max_new_tokens=12, **chosen)
     logits = tables(7, items=9, eos_bias=2.5)
@@ -168,7 +170,7 @@ def test_items_do_not_see_each_other(chosen: dict[str, object]) -> None:
     assert len({len(item[0]) for item in together}) > 2  # they did end at different times
 
 
-@pytest.mark.parametrize("chosen", [{"beams": 1}, {"beams": 3}, {"beams": 3, "score_rule": "generated"}])
+@pytest.mark.parametrize("chosen", [{"num_beams": 1}, {"num_beams": 3}, {"num_beams": 3, "score_rule": "generated"}])
 def test_finished_items_leave_the_session(chosen: dict[str, object]) -> None:
     logits = tables(7, items=8, eos_bias=2.5)
     session = TableSession(logits)
@@ -176,7 +178,7 @@ def test_finished_items_leave_the_session(chosen: dict[str, object]) -> None:
     assert session.calls.count("keep") >= 2
     longest = max(len(item[0].ids) for item in found)
     assert longest <= session.calls.count("step") < 16
-    assert session.calls.count("widen") == (chosen["beams"] != 1)
+    assert session.calls.count("widen") == (chosen["num_beams"] != 1)
 
 
 def test_a_beam_that_continues_itself_is_not_reordered() -> None:
@@ -184,15 +186,16 @@ def test_a_beam_that_continues_itself_is_not_reordered() -> None:
     logits = torch.full((1, 997, 12), -50.0)
     logits[:, :, 4], logits[:, :, 5] = 0.0, -10.0
     session = TableSession(logits)
-    generate(session, torch.tensor([[7]]), options(beams=2, max_new_tokens=2))
+    generate(session, torch.tensor([[7]]), options(num_beams=2, max_new_tokens=2))
     assert session.calls == ["step", "widen", "step"]
     sideways = TableSession(tables(3, items=1, eos_bias=-9.0))
-    generate(sideways, torch.tensor([[7]]), options(beams=4, max_new_tokens=12))
+    generate(sideways, torch.tensor([[7]]), options(num_beams=4, max_new_tokens=12))
     assert "reorder" in sideways.calls
 
 
 @pytest.mark.parametrize(
-    "chosen", [{"beams": 1}, {"beams": 4, "n": 3}, {"beams": 1, "sample": True, "n": 3, "temperature": 1.5}]
+    "chosen",
+    [{"num_beams": 1}, {"num_beams": 4, "n": 3}, {"num_beams": 1, "do_sample": True, "n": 3, "temperature": 1.5}],
 )
 @pytest.mark.parametrize("penalty", [1.0, 1.6])
 def test_cached_equals_uncached(chosen: dict[str, object], penalty: float) -> None:
@@ -200,7 +203,7 @@ def test_cached_equals_uncached(chosen: dict[str, object], penalty: float) -> No
     toy, _ = twins(1, eos_bias=4.0)
     prompts = torch.tensor([[38, 7, 9]] * 3)
     o = options(max_new_tokens=9, repetition_penalty=penalty, **chosen)
-    seed = 4 if o.sample else None
+    seed = 4 if o.do_sample else None
     cached = toy.generate(prompts, o, seed)
     assert ids_of(generate(RecomputeSession(toy), prompts, o, seed)) == ids_of(cached)
     for item, hypotheses in enumerate(cached):
@@ -208,12 +211,12 @@ def test_cached_equals_uncached(chosen: dict[str, object], penalty: float) -> No
             assert best.logprob == pytest.approx(toy.logprob([38, 7, 9], best.ids, item), abs=1e-4)
 
 
-@pytest.mark.parametrize("chosen", [{"beams": 1}, {"beams": 3}, {"beams": 1, "sample": True, "n": 2}])
+@pytest.mark.parametrize("chosen", [{"num_beams": 1}, {"num_beams": 3}, {"num_beams": 1, "do_sample": True, "n": 2}])
 def test_prompts_of_any_length(chosen: dict[str, object]) -> None:
     toy, _ = twins(1, eos_bias=4.0)
     prompts = [[38, 7, 9], [38], [38, 7, 5]]
     o = options(max_new_tokens=9, **chosen)
-    seed = 4 if o.sample else None
+    seed = 4 if o.do_sample else None
     groups: list[list[int]] = []
 
     def start(items: list[int]) -> RecomputeSession:
@@ -227,24 +230,24 @@ def test_prompts_of_any_length(chosen: dict[str, object]) -> None:
 
 
 def test_fewer_than_n_where_no_more_exist() -> None:
-    o = options(beams=4, n=4, max_new_tokens=1, min_new_tokens=0, allowed_ids=(4, EOS))
+    o = options(num_beams=4, n=4, max_new_tokens=1, min_new_tokens=0, allowed_ids=(4, EOS))
     (found,) = generate(TableSession(tables(0, items=1)), torch.tensor([[7]]), o)
     assert sorted(best.ids for best in found) == [[EOS], [4]]
 
 
 def test_nothing_to_decode() -> None:
-    assert generate(TableSession(tables(0, items=0)), torch.zeros(0, 2, dtype=torch.long), options(beams=2)) == []
+    assert generate(TableSession(tables(0, items=0)), torch.zeros(0, 2, dtype=torch.long), options(num_beams=2)) == []
 
 
 @pytest.mark.parametrize("prompts", [torch.zeros(2, 0, dtype=torch.long), torch.tensor([4, 5])])
 def test_prompts_must_be_a_filled_table(prompts: Tensor) -> None:
-    with pytest.raises(InputError, match="table"):
+    with pytest.raises(InputError, match="prompts must have shape"):
         generate(TableSession(tables(0)), prompts, options())
 
 
 def test_the_session_must_have_room() -> None:
     toy, _ = twins(1, eos_bias=4.0)
-    o = options(beams=2, max_new_tokens=9, min_new_tokens=9)
+    o = options(num_beams=2, max_new_tokens=9, min_new_tokens=9)
     assert o.capacity(2) == 10
     prompts = torch.tensor([[38, 7]] * 3)
     generate(toy.session(10), prompts, o)

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from openblip.decoding import decode_boxes
-from openblip.decoding.boxes import medians
+from openblip.decoding.boxes import find_medians
 
 
 class Written:
@@ -73,7 +73,7 @@ def test_the_median_is_read_where_half_lies_below() -> None:
 def test_medians_halve_what_lies_below(weights: list[int]) -> None:
     """By walking: the weight of whole bins below, and the part of the bin that it lies in, are half of all."""
     shares = torch.tensor([weights], dtype=torch.float32) / sum(weights)
-    bins, numbers = medians(shares)
+    bins, numbers = find_medians(shares)
     chosen, number = int(bins), float(numbers)
     assert weights[chosen] > 0
     assert chosen <= number <= chosen + 1

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from openblip.decoding import Decoding, generate, rank_answers, stack
+from openblip.decoding import Decoding, generate, rank_answers, stack_hypotheses
 from openblip.engine.eager import EagerSession
 from tests.decoding.decoding_toys import Toy, golden_decoder
 
@@ -43,7 +43,7 @@ def test_captions_and_scores(entry: dict[str, object]) -> None:
     toy, io = caption()
     prompts = io["input_ids"][:, :4]
     options = Decoding(
-        beams=int(str(entry["num_beams"])),
+        num_beams=int(str(entry["num_beams"])),
         max_new_tokens=int(str(entry["max_length"])) - 4,
         min_new_tokens=max(0, int(str(entry["min_length"])) - 4),
         repetition_penalty=float(str(entry["repetition_penalty"])),
@@ -52,7 +52,7 @@ def test_captions_and_scores(entry: dict[str, object]) -> None:
     )
     results = toy.generate(prompts, options)
     expected = io[str(entry["ids_tensor"])]
-    found = stack(prompts, results, 0)
+    found = stack_hypotheses(prompts, results, 0)
     assert torch.equal(found, expected[:, : found.shape[1]])
     assert not expected[:, found.shape[1] :].any()
     for item, (best,) in enumerate(results):
@@ -75,8 +75,8 @@ def test_sample_path(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(torch, "multinomial", second)
     options = Decoding(
-        beams=1,
-        sample=True,
+        num_beams=1,
+        do_sample=True,
         top_p=0.9,
         top_k=50,
         repetition_penalty=1.1,
@@ -86,7 +86,7 @@ def test_sample_path(monkeypatch: pytest.MonkeyPatch) -> None:
         pad_id=0,
     )
     prompts = io["input_ids"][:, :4]
-    found = stack(prompts, toy.generate(prompts, options), 0)
+    found = stack_hypotheses(prompts, toy.generate(prompts, options), 0)
     assert torch.equal(found, io["sample_ids"])
     torch.testing.assert_close(torch.stack(seen[:3]), io["sample_probs_first3"], atol=1e-4, rtol=0)
 
@@ -96,9 +96,9 @@ def test_answers_by_generation() -> None:
     toy, io = answer()
     unmasked = Toy(toy.text, toy.head, toy.states)
     prompts = io["answer_ids"][:1, :1].expand(3, 1)
-    options = Decoding(beams=3, max_new_tokens=9, min_new_tokens=0, eos_id=EOS, pad_id=0)
+    options = Decoding(num_beams=3, max_new_tokens=9, min_new_tokens=0, eos_id=EOS, pad_id=0)
     results = unmasked.generate(prompts, options)
-    found = stack(prompts, results, 0)
+    found = stack_hypotheses(prompts, results, 0)
     assert torch.equal(found, io["generate_ids"][:, : found.shape[1]])
     assert not io["generate_ids"][:, found.shape[1] :].any()
     scores = torch.tensor([best.score for (best,) in results])
@@ -111,7 +111,7 @@ def candidates(io: dict[str, Tensor]) -> list[list[int]]:
 
 def test_answers_by_the_original_ranking() -> None:
     toy, io = answer()
-    scores = rank_answers(toy.text, toy.head, toy.memory(), candidates(io), k=5, smoothing=0.1)
+    scores = rank_answers(toy.packed_decoder(), candidates(io), shortlist=5, smoothing=0.1)
     picked = io["rank_topk_ids"]
     assert torch.equal(scores.argmax(1), io["rank_max_ids"])
     assert torch.equal(scores.isfinite().nonzero()[:, 1].view(3, 5), picked.sort(1).values)
@@ -123,7 +123,7 @@ def test_smoothed_answer_losses() -> None:
     toy, io = answer()
     owner = torch.repeat_interleave(torch.arange(3), io["n"])
     for row, (ids, mask) in enumerate(zip(io["answer_ids"], io["answer_mask"], strict=True)):
-        score = rank_answers(toy.text, toy.head, toy.memory(), [ids[mask.bool()].tolist()], smoothing=0.1)
+        score = rank_answers(toy.packed_decoder(), [ids[mask.bool()].tolist()], smoothing=0.1)
         assert -float(score[owner[row], 0]) == pytest.approx(float(io["answer_losses"][row]), abs=1e-4)
 
 
@@ -133,7 +133,7 @@ def test_constrained_box_tokens() -> None:
     mask = torch.cat([torch.ones(states.shape[0], io["image_embeds"].shape[1]).long(), io["text_mask"]], 1)
     tokens = json.loads((GOLDEN / "grounding.json").read_text())["tokens"]
     boxes = tuple(range(tokens["first_bin"], tokens["last_bin"] + 1))
-    options = Decoding(beams=1, max_new_tokens=4, min_new_tokens=4, allowed_ids=boxes, eos_id=EOS, pad_id=0)
+    options = Decoding(num_beams=1, max_new_tokens=4, min_new_tokens=4, allowed_ids=boxes, eos_id=EOS, pad_id=0)
     session = EagerSession(text, head, text.project(states, mask), options.capacity(1))
     prompts = torch.full((3, 1), tokens["prefix"])
     found = generate(session, prompts, options)

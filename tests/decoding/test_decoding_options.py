@@ -9,7 +9,7 @@ import torch
 from transformers.generation import logits_process as peer
 
 from openblip.decoding import generate
-from openblip.decoding.logits import Processors, shape
+from openblip.decoding.logits import Processors, filter_for_sampling
 from openblip.errors import InputError
 from tests.decoding.decoding_toys import EOS, TableSession, ids_of, options, tables
 
@@ -19,34 +19,34 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 @pytest.mark.parametrize(
     ("given", "says"),
     [
-        ({"beams": 0}, "beams"),
-        ({"beams": 2.5}, "beams"),
-        ({"beams": True}, "beams"),
+        ({"num_beams": 0}, "beams"),
+        ({"num_beams": 2.5}, "beams"),
+        ({"num_beams": True}, "beams"),
         ({"max_new_tokens": 0}, "max_new_tokens"),
         ({"min_new_tokens": -1}, "min_new_tokens"),
-        ({"min_new_tokens": 9, "max_new_tokens": 8}, "min_new_tokens=9, max_new_tokens=8"),
-        ({"n": 0}, "n is"),
-        ({"n": 4, "beams": 3}, "n=4"),
-        ({"n": 2, "beams": 1}, "greedy"),
+        ({"min_new_tokens": 9, "max_new_tokens": 8}, "min_new_tokens=9 and max_new_tokens=8"),
+        ({"n": 0}, "n must be"),
+        ({"n": 4, "num_beams": 3}, "n must be at most num_beams=3 .* got 4"),
+        ({"n": 2, "num_beams": 1}, "greedy"),
         ({"length_penalty": float("nan")}, "length_penalty"),
         ({"repetition_penalty": 0.0}, "repetition_penalty"),
-        ({"no_repeat_ngram": -1}, "no_repeat_ngram"),
-        ({"temperature": 0.0, "sample": True, "beams": 1}, "temperature"),
-        ({"top_p": 0.0, "sample": True, "beams": 1}, "top_p"),
-        ({"top_p": 1.5, "sample": True, "beams": 1}, "top_p"),
-        ({"top_k": -1, "sample": True, "beams": 1}, "top_k"),
+        ({"no_repeat_ngram_size": -1}, "no_repeat_ngram"),
+        ({"temperature": 0.0, "do_sample": True, "num_beams": 1}, "temperature"),
+        ({"top_p": 0.0, "do_sample": True, "num_beams": 1}, "top_p"),
+        ({"top_p": 1.5, "do_sample": True, "num_beams": 1}, "top_p"),
+        ({"top_k": -1, "do_sample": True, "num_beams": 1}, "top_k"),
         ({"score_rule": "mean"}, "score_rule"),
         ({"early_stopping": "sometimes"}, "early_stopping"),
         ({"forbid_ids": (-1,)}, "forbid_ids"),
-        ({"allowed_ids": ()}, "no token"),
-        ({"allowed_ids": (4,), "forbid_ids": (4,)}, "no token"),
+        ({"allowed_ids": ()}, "must contain a token"),
+        ({"allowed_ids": (4,), "forbid_ids": (4,)}, "must contain a token"),
         # What would be ignored.
-        ({"temperature": 0.7}, "without sample"),
-        ({"top_p": 0.7}, "without sample"),
-        ({"top_k": 5}, "without sample"),
-        ({"beams": 1, "length_penalty": 2.0}, "no effect with beams=1"),
-        ({"beams": 1, "early_stopping": True}, "no effect with beams=1"),
-        ({"sample": True, "beams": 3}, "generated"),
+        ({"temperature": 0.7}, "needs do_sample=True"),
+        ({"top_p": 0.7}, "needs do_sample=True"),
+        ({"top_k": 5}, "needs do_sample=True"),
+        ({"num_beams": 1, "length_penalty": 2.0}, "length_penalty needs num_beams"),
+        ({"num_beams": 1, "early_stopping": True}, "early_stopping needs num_beams"),
+        ({"do_sample": True, "num_beams": 3}, "generated"),
         ({"early_stopping": "never"}, "generated"),
     ],
 )
@@ -61,25 +61,25 @@ def test_a_seed_needs_sampling() -> None:
 
 
 def test_ids_outside_the_vocabulary_raise() -> None:
-    with pytest.raises(InputError, match="12 is outside the vocabulary of 12"):
+    with pytest.raises(InputError, match="below the vocabulary size 12, got 12"):
         generate(TableSession(tables(0)), torch.full((3, 1), 5), options(forbid_ids=(12,)))
 
 
-SEARCH: dict[str, Any] = {"beams": 4, "max_new_tokens": 8}
-DRAW: dict[str, Any] = {"beams": 1, "sample": True, "max_new_tokens": 8, "n": 4}
+SEARCH: dict[str, Any] = {"num_beams": 4, "max_new_tokens": 8}
+DRAW: dict[str, Any] = {"num_beams": 1, "do_sample": True, "max_new_tokens": 8, "n": 4}
 
 
 @pytest.mark.parametrize(
     ("base", "change"),
     [
-        (SEARCH, {"beams": 1}),
-        (SEARCH, {"beams": 2}),
+        (SEARCH, {"num_beams": 1}),
+        (SEARCH, {"num_beams": 2}),
         (SEARCH, {"max_new_tokens": 4}),
         (SEARCH, {"min_new_tokens": 6}),
         (SEARCH, {"n": 2}),
         (SEARCH, {"length_penalty": -2.0}),
         (SEARCH, {"repetition_penalty": 2.0}),
-        (SEARCH, {"no_repeat_ngram": 1}),
+        (SEARCH, {"no_repeat_ngram_size": 1}),
         (SEARCH, {"score_rule": "generated"}),
         (SEARCH, {"early_stopping": True}),
         ({**SEARCH, "score_rule": "generated"}, {"early_stopping": "never"}),
@@ -90,7 +90,7 @@ DRAW: dict[str, Any] = {"beams": 1, "sample": True, "max_new_tokens": 8, "n": 4}
         (DRAW, {"top_k": 2}),
         (DRAW, {"temperature": 3.0}),
         (DRAW, {"n": 3}),
-        (DRAW, {"sample": False, "n": 1}),
+        (DRAW, {"do_sample": False, "n": 1}),
     ],
     ids=str,
 )
@@ -100,7 +100,7 @@ def test_every_option_changes_something(base: dict[str, Any], change: dict[str, 
 
     def found(given: dict[str, Any]) -> list[list[list[int]]]:
         chosen = options(**given)
-        return ids_of(generate(TableSession(logits), prompts, chosen, seed=3 if chosen.sample else None))
+        return ids_of(generate(TableSession(logits), prompts, chosen, seed=3 if chosen.do_sample else None))
 
     assert found(base) == found(dict(base))
     assert found(base) != found({**base, **change})
@@ -111,7 +111,12 @@ def test_penalties_and_bans_equal_the_peer(n: int) -> None:
     scores = 3 * torch.randn(6, 12)
     history = torch.randint(0, 12, (6, 9))
     given = options(
-        repetition_penalty=1.7, no_repeat_ngram=n, min_new_tokens=5, max_new_tokens=9, forbid_ids=(2, 7), beams=2
+        repetition_penalty=1.7,
+        no_repeat_ngram_size=n,
+        min_new_tokens=5,
+        max_new_tokens=9,
+        forbid_ids=(2, 7),
+        num_beams=2,
     )
     expected = scores
     for processor in (
@@ -149,5 +154,5 @@ def test_what_is_sampled_from_equals_the_peer(beams: int, top_k: int, top_p: flo
         expected = peer.TopKLogitsWarper(top_k, min_tokens_to_keep=stay)(None, expected)
     if top_p < 1:
         expected = peer.TopPLogitsWarper(top_p, min_tokens_to_keep=stay)(None, expected)
-    given = options(beams=beams, sample=True, top_k=top_k, top_p=top_p, temperature=0.6, score_rule="generated")
-    assert torch.equal(shape(scores, given), expected)
+    given = options(num_beams=beams, do_sample=True, top_k=top_k, top_p=top_p, temperature=0.6, score_rule="generated")
+    assert torch.equal(filter_for_sampling(scores, given), expected)

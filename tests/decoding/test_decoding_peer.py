@@ -35,11 +35,11 @@ def repadded(table: Tensor, start: int) -> Tensor:
         ({}, {}),
         ({"min_new_tokens": 4}, {"min_new_tokens": 4}),
         ({"repetition_penalty": 1.4}, {"repetition_penalty": 1.4}),
-        ({"no_repeat_ngram_size": 2}, {"no_repeat_ngram": 2}),
+        ({"no_repeat_ngram_size": 2}, {"no_repeat_ngram_size": 2}),
         ({"suppress_tokens": [4, 26, 10]}, {"forbid_ids": (4, 26, 10)}),
         (
             {"repetition_penalty": 0.8, "no_repeat_ngram_size": 3, "min_new_tokens": 2},
-            {"repetition_penalty": 0.8, "no_repeat_ngram": 3, "min_new_tokens": 2},
+            {"repetition_penalty": 0.8, "no_repeat_ngram_size": 3, "min_new_tokens": 2},
         ),
     ],
     ids=["plain", "min", "repetition", "ngram", "suppress", "all"],
@@ -48,7 +48,7 @@ def test_greedy_and_beams(seed: int, beams: int, theirs: dict[str, object], ours
     toy, model = twins(seed, eos_bias=SEEDS[seed])
     for prompt in PROMPTS:
         prompts = prompts_of(prompt)
-        chosen = options(beams=beams, max_new_tokens=9, score_rule="generated", **{"min_new_tokens": 0, **ours})
+        chosen = options(num_beams=beams, max_new_tokens=9, score_rule="generated", **{"min_new_tokens": 0, **ours})
         expected = theirs_generate(model, toy, prompts, num_beams=beams, max_new_tokens=9, **theirs)
         assert torch.equal(toy.table(prompts, chosen), repadded(expected, len(prompt)))
 
@@ -61,7 +61,7 @@ def test_stopping_length_penalty_and_n_best(seed: int, early: bool | str, power:
     for prompt in PROMPTS:
         prompts = prompts_of(prompt)
         chosen = options(
-            beams=4,
+            num_beams=4,
             n=3,
             max_new_tokens=9,
             min_new_tokens=0,
@@ -87,7 +87,7 @@ def test_scores() -> None:
     prompts = prompts_of([DEC, 7])
     given = {"num_beams": 3, "num_return_sequences": 3, "max_new_tokens": 9}
     expected = theirs_generate(model, toy, prompts, **given, output_scores=True, return_dict_in_generate=True)
-    chosen = options(beams=3, n=3, max_new_tokens=9, min_new_tokens=0, score_rule="generated")
+    chosen = options(num_beams=3, n=3, max_new_tokens=9, min_new_tokens=0, score_rule="generated")
     found = torch.tensor([best.score for item in toy.generate(prompts, chosen) for best in item])
     torch.testing.assert_close(found, expected.sequences_scores, atol=1e-5, rtol=1e-5)
 
@@ -127,11 +127,9 @@ def test_global_seed_gives_the_same_sampled_beams(seed: int, beams: int, given: 
 def compare_samples(seed: int, beams: int, given: dict[str, object]) -> None:
     toy, model = twins(seed, eos_bias=SEEDS[seed])
     ours = {"min_new_tokens": 0, **given}
-    if "no_repeat_ngram_size" in ours:
-        ours["no_repeat_ngram"] = ours.pop("no_repeat_ngram_size")
     for prompt in PROMPTS:
         prompts = prompts_of(prompt)
-        chosen = options(beams=beams, n=2, sample=True, max_new_tokens=9, score_rule="generated", **ours)
+        chosen = options(num_beams=beams, n=2, do_sample=True, max_new_tokens=9, score_rule="generated", **ours)
         torch.manual_seed(seed)
         expected = theirs_generate(
             model, toy, prompts, do_sample=True, num_beams=beams, num_return_sequences=2, max_new_tokens=9, **given

@@ -45,7 +45,7 @@ def brute(toy: Toy, texts: list[list[int]], smoothing: float = 0.0) -> Tensor:
 
 
 def rank(toy: Toy, texts: list[list[int]], **given: float) -> Tensor:
-    return rank_answers(toy.text, toy.head, toy.memory(), texts, **given)
+    return rank_answers(toy.packed_decoder(), texts, **given)
 
 
 @pytest.mark.parametrize("smoothing", [0.0, 0.1])
@@ -53,7 +53,7 @@ def test_equals_brute_force(smoothing: float) -> None:
     toy, texts = masked(), answers()
     expected = brute(toy, texts, smoothing)
     for chunk in (1, 20, 100, 4096):
-        found = rank(toy, texts, smoothing=smoothing, chunk=chunk)
+        found = rank(toy, texts, smoothing=smoothing, chunk_size=chunk)
         torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-5)
 
 
@@ -72,7 +72,7 @@ def test_neither_list_nor_batch_matters() -> None:
     torch.testing.assert_close(rank(toy, texts[7:19]), whole[:, 7:19], atol=1e-5, rtol=1e-5)
     torch.testing.assert_close(rank(toy, texts[::-1]), whole.flip(1), atol=1e-5, rtol=1e-5)
     for item in range(3):
-        alone = rank_answers(toy.text, toy.head, toy.memory([item]), texts)
+        alone = rank_answers(toy.packed_decoder([item]), texts)
         torch.testing.assert_close(alone, whole[[item]], atol=1e-5, rtol=1e-5)
 
 
@@ -83,7 +83,7 @@ def test_two_steps(smoothing: float) -> None:
     texts = [
         [DEC, first, *rest, EOS] for first, *rest in torch.randperm(36).add(2).view(12, 3).tolist() if first != EOS
     ]
-    found = rank(toy, texts, k=4, smoothing=smoothing)
+    found = rank(toy, texts, shortlist=4, smoothing=smoothing)
     full = brute(toy, texts, smoothing)
     for item in range(3):
         first = toy.logits([DEC], item)[-1].softmax(-1)
@@ -94,13 +94,13 @@ def test_two_steps(smoothing: float) -> None:
 
 def test_a_shortlist_longer_than_the_list_is_the_list() -> None:
     toy, texts = masked(), answers(8)
-    assert torch.equal(rank(toy, texts, k=128), rank(toy, texts))
+    assert torch.equal(rank(toy, texts, shortlist=128), rank(toy, texts))
 
 
 def test_equal_first_tokens_are_shortlisted_in_order() -> None:
     toy = masked()
     texts = [[DEC, 5, token, EOS] for token in range(6, 16)]
-    found = rank(toy, texts, k=3)
+    found = rank(toy, texts, shortlist=3)
     assert found.isfinite().nonzero()[:, 1].view(3, 3).tolist() == [[0, 1, 2]] * 3
 
 
@@ -108,18 +108,18 @@ def test_lists_longer_than_the_positions_of_the_model() -> None:
     """A tree of many short texts has more nodes than the model has positions (32)."""
     toy = masked()
     texts = [[DEC, first, second, EOS] for first in range(4, 12) for second in range(4, 12)]
-    torch.testing.assert_close(rank(toy, texts, chunk=4096), brute(toy, texts), atol=1e-4, rtol=1e-5)
+    torch.testing.assert_close(rank(toy, texts, chunk_size=4096), brute(toy, texts), atol=1e-4, rtol=1e-5)
 
 
 @pytest.mark.parametrize(
     ("texts", "given", "says"),
     [
-        ([], {}, "no candidates"),
-        ([[DEC]], {}, "every candidate"),
+        ([], {}, "must not be empty"),
+        ([[DEC]], {}, "at least two tokens"),
         ([[DEC, 5, EOS], [2, 5, EOS]], {}, "same first token"),
-        ([[DEC, 5, EOS]], {"k": 0}, "k is"),
+        ([[DEC, 5, EOS]], {"shortlist": 0}, "shortlist must be at least 1, got 0"),
         ([[DEC, 5, EOS]], {"smoothing": 1.0}, "smoothing"),
-        ([[DEC, 5, EOS]], {"chunk": 0}, "chunk"),
+        ([[DEC, 5, EOS]], {"chunk_size": 0}, "chunk_size"),
         ([[DEC, *[5] * 40, EOS]], {}, "does not fit"),
     ],
 )

@@ -10,14 +10,14 @@ from openblip.decoding.draws import Draws
 from tests.decoding.decoding_toys import EOS, TableSession, ids_of, options, tables, twins
 
 pytestmark = pytest.mark.usefixtures("one_thread")
-WAYS = [{"beams": 1, "n": 3}, {"beams": 3, "n": 3, "score_rule": "generated", "top_p": 1.0}]
+WAYS = [{"num_beams": 1, "n": 3}, {"num_beams": 3, "n": 3, "score_rule": "generated", "top_p": 1.0}]
 
 
 @pytest.mark.parametrize("way", WAYS, ids=["rows", "beams"])
 def test_a_seeded_sample_depends_on_its_item(way: dict[str, object]) -> None:
     logits = tables(11, items=9, eos_bias=2.0)
     prompts = torch.randint(4, 12, (9, 2))
-    chosen = options(sample=True, min_new_tokens=4, max_new_tokens=12, **way)
+    chosen = options(do_sample=True, min_new_tokens=4, max_new_tokens=12, **way)
     together = ids_of(generate(TableSession(logits), prompts, chosen, seed=5))
     order = torch.randperm(9)
     moved = ids_of(generate(TableSession(logits[order]), prompts[order], chosen, seed=5))
@@ -30,7 +30,7 @@ def test_a_seeded_sample_depends_on_its_item(way: dict[str, object]) -> None:
 
 
 def test_seeded_samples_leave_the_global_generator_alone() -> None:
-    chosen = options(beams=1, sample=True)
+    chosen = options(num_beams=1, do_sample=True)
     before = torch.random.get_rng_state()
     generate(TableSession(tables(0)), torch.full((3, 1), 5), chosen, seed=1)
     assert torch.equal(torch.random.get_rng_state(), before)
@@ -38,7 +38,7 @@ def test_seeded_samples_leave_the_global_generator_alone() -> None:
 
 def test_unseeded_samples_follow_the_global_generator() -> None:
     def found() -> list[list[list[int]]]:
-        return ids_of(generate(TableSession(tables(0)), torch.full((3, 1), 5), options(beams=1, sample=True)))
+        return ids_of(generate(TableSession(tables(0)), torch.full((3, 1), 5), options(num_beams=1, do_sample=True)))
 
     torch.manual_seed(1)
     first, second = found(), found()
@@ -48,7 +48,7 @@ def test_unseeded_samples_follow_the_global_generator() -> None:
 
 def test_more_samples_do_not_change_the_first() -> None:
     def found(n: int) -> list[list[int]]:
-        chosen = options(beams=1, sample=True, n=n, top_p=1.0)
+        chosen = options(num_beams=1, do_sample=True, n=n, top_p=1.0)
         return ids_of(generate(TableSession(tables(0, items=1)), torch.tensor([[5]]), chosen, seed=9))[0]
 
     assert found(5)[:2] == found(2)
@@ -56,8 +56,8 @@ def test_more_samples_do_not_change_the_first() -> None:
 
 def test_draws_have_the_probabilities_they_should() -> None:
     logits = torch.tensor([1.0, float("-inf"), 2.0, 0.0, -1.0])
-    draws = Draws(options(beams=1, sample=True, n=40_000, max_new_tokens=2), seed=3)
-    steps = [draws.tokens(logits.expand(40_000, 5), step) for step in (0, 1)]
+    draws = Draws(options(num_beams=1, do_sample=True, n=40_000, max_new_tokens=2), seed=3)
+    steps = [draws.sample_tokens(logits.expand(40_000, 5), step) for step in (0, 1)]
     for drawn in steps:
         share = torch.bincount(drawn, minlength=5) / 40_000
         torch.testing.assert_close(share, logits.softmax(0), atol=0.01, rtol=0)
@@ -69,8 +69,8 @@ def test_candidate_draws_have_the_probabilities_they_should() -> None:
     """Two draws without replacement: the first by the probabilities, the second by those of what remains."""
     scores = torch.tensor([[1.0, 2.0, 0.0, float("-inf")]])
     probs = scores.softmax(1)[0]
-    draws = Draws(options(beams=2, sample=True, score_rule="generated"), seed=3)
-    pairs = torch.cat([draws.candidates(scores, 2) for _ in range(8000)])
+    draws = Draws(options(num_beams=2, do_sample=True, score_rule="generated"), seed=3)
+    pairs = torch.cat([draws.sample_candidates(scores, 2) for _ in range(8000)])
     for first in range(3):
         for second in range(3):
             share = float((pairs == torch.tensor([first, second])).all(1).float().mean())
@@ -82,7 +82,7 @@ def test_sampled_beams_hold_nothing_that_was_cut() -> None:
     """Also where fewer candidates remain than a search asks for."""
     logits = tables(1, items=4)
     chosen = options(
-        beams=4, n=4, sample=True, top_k=2, top_p=1.0, score_rule="generated", min_new_tokens=0, max_new_tokens=3
+        num_beams=4, n=4, do_sample=True, top_k=2, top_p=1.0, score_rule="generated", min_new_tokens=0, max_new_tokens=3
     )
     for seed in range(5):
         for item, hypotheses in enumerate(generate(TableSession(logits), torch.full((4, 1), 5), chosen, seed)):
@@ -98,7 +98,9 @@ def test_sampled_beams_hold_nothing_that_was_cut() -> None:
 def test_a_batch_of_real_decoders_samples_as_single_items_do() -> None:
     toy, _ = twins(0, eos_bias=3.0)
     prompts = torch.tensor([[38, 7]] * 3)
-    chosen = options(beams=1, sample=True, n=2, max_new_tokens=9, temperature=1.3, repetition_penalty=1.2, top_k=9)
+    chosen = options(
+        num_beams=1, do_sample=True, n=2, max_new_tokens=9, temperature=1.3, repetition_penalty=1.2, top_k=9
+    )
     together = ids_of(toy.generate(prompts, chosen, seed=8))
     alone = [ids_of(toy.generate(prompts[:1], chosen, seed=8, items=[i]))[0] for i in range(3)]
     assert together == alone

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from openblip.decoding import Decoding, Hypothesis, generate
-from openblip.decoding.words import Forbidden, Required, says, split, trimmed
+from openblip.decoding.words import ForbiddenWords, RequiredWords, contains_phrase, split_words, trim_function_words
 
 PIECES = ("[PAD]", "[SEP]", "[DEC]", "a", "cat", "##s", "c", "##at", "dog", "##c", "the")
 PAD, SEP, DEC = 0, 1, 2
@@ -67,7 +67,7 @@ def every_text(seed: int, most: int) -> list[tuple[float, list[int]]]:
 
 def search(seed: int, beams: int = 3, most: int = 3, **options: object) -> list[Hypothesis]:
     decoding = Decoding(
-        beams=beams, n=beams if beams > 1 else 1, max_new_tokens=most, min_new_tokens=0, score_rule="generated",
+        num_beams=beams, n=beams if beams > 1 else 1, max_new_tokens=most, min_new_tokens=0, score_rule="generated",
         eos_id=SEP, pad_id=PAD, **options,  # type: ignore[arg-type]
     )  # fmt: skip
     (found,) = generate(Grammar(seed), torch.tensor([[DEC]]), decoding)
@@ -75,20 +75,20 @@ def search(seed: int, beams: int = 3, most: int = 3, **options: object) -> list[
 
 
 def test_words_of_pieces() -> None:
-    assert split(PIECES, [DEC, 6, 7, 3, 4, 5, SEP]) == ["[DEC]", "cat", "a", "cats", "[SEP]"]
-    assert split(PIECES, [7, 99, 5]) == ["at", "", "s"], "a leading mark, and an id that has no piece"
-    assert says(["a", "cat"], ("cat",))
-    assert not says(["a", "cats"], ("cat",))
+    assert split_words(PIECES, [DEC, 6, 7, 3, 4, 5, SEP]) == ["[DEC]", "cat", "a", "cats", "[SEP]"]
+    assert split_words(PIECES, [7, 99, 5]) == ["at", "", "s"], "a leading mark, and an id that has no piece"
+    assert contains_phrase(["a", "cat"], ("cat",))
+    assert not contains_phrase(["a", "cats"], ("cat",))
 
 
 @given(st.lists(st.integers(3, 10), max_size=5))
 @settings(max_examples=100, deadline=None)
 def test_completing_tokens_are_exactly_those_that_make_the_phrase(tokens: list[int]) -> None:
-    forbidden = Forbidden(PIECES, (("cat",), ("the", "dog")))
+    forbidden = ForbiddenWords(PIECES, (("cat",), ("the", "dog")))
     history = [DEC, *tokens]
-    barred = set(forbidden.completing(history, len(tokens)))
+    barred = set(forbidden.completing_ids(history, len(tokens)))
     for token in range(3, len(PIECES)):
-        words = split(PIECES, [*tokens, token])
+        words = split_words(PIECES, [*tokens, token])
         completes = words[-1:] == ["cat"] or words[-2:] == ["the", "dog"]
         assert completes == (token in barred), PIECES[token]
 
@@ -96,51 +96,51 @@ def test_completing_tokens_are_exactly_those_that_make_the_phrase(tokens: list[i
 @pytest.mark.parametrize("beams", [1, 3])
 @pytest.mark.parametrize("seed", range(8))
 def test_a_forbidden_word_is_never_said_in_any_spelling(seed: int, beams: int) -> None:
-    forbidden = Forbidden(PIECES, (("cat",), ("a",)))
-    for found in search(seed, beams, most=4, forbidden=forbidden):
-        words = split(PIECES, found.ids)
+    forbidden = ForbiddenWords(PIECES, (("cat",), ("a",)))
+    for found in search(seed, beams, most=4, forbidden_words=forbidden):
+        words = split_words(PIECES, found.ids)
         assert "cat" not in words
         assert "a" not in words
 
 
 @pytest.mark.parametrize("seed", range(4))
 def test_a_wide_search_finds_the_best_text_without_the_word(seed: int) -> None:
-    best = next(text for _, text in every_text(seed, 3) if "cat" not in split(PIECES, text))
-    found = search(seed, beams=200, forbidden=Forbidden(PIECES, (("cat",),)))
+    best = next(text for _, text in every_text(seed, 3) if "cat" not in split_words(PIECES, text))
+    found = search(seed, beams=200, forbidden_words=ForbiddenWords(PIECES, (("cat",),)))
     assert found[0].ids == best, "longer words that begin with it stay possible"
 
 
-def required(*alternatives: str) -> Required:
+def required(*alternatives: str) -> RequiredWords:
     spellings = {"cat": (6, 7), "dog": (8,), "the": (10,), "cats": (4, 5)}
-    return Required(PIECES, (tuple(((word,), spellings[word]) for word in alternatives),))
+    return RequiredWords(PIECES, (tuple(((word,), spellings[word]) for word in alternatives),))
 
 
 @pytest.mark.parametrize("seed", range(4))
 def test_a_wide_search_finds_the_best_text_with_the_word(seed: int) -> None:
-    texts = [text for _, text in every_text(seed, 3) if set(split(PIECES, text)) & {"cats", "the"}]
-    found = search(seed, beams=400, required=required("cats", "the"))
-    met = [one for one in found if required("cats", "the").met(split(PIECES, one.ids))]
+    texts = [text for _, text in every_text(seed, 3) if set(split_words(PIECES, text)) & {"cats", "the"}]
+    found = search(seed, beams=400, required_words=required("cats", "the"))
+    met = [one for one in found if required("cats", "the").are_met(split_words(PIECES, one.ids))]
     assert met[0].ids == texts[0]
 
 
 @pytest.mark.parametrize("beams", [2, 3])
 @pytest.mark.parametrize("seed", range(5))
 def test_few_beams_still_say_the_word(seed: int, beams: int) -> None:
-    both = Required(PIECES, (*required("cat").clauses, *required("the").clauses))
+    both = RequiredWords(PIECES, (*required("cat").clauses, *required("the").clauses))
     for wanted in (required("cat"), required("dog", "the"), both):
-        found = search(seed, beams, most=6, required=wanted)
+        found = search(seed, beams, most=6, required_words=wanted)
         ended = [one for one in found if one.finished]
-        assert all(wanted.met(split(PIECES, one.ids)) for one in ended), "no text ends before"
-        assert any(wanted.met(split(PIECES, one.ids)) for one in found)
+        assert all(wanted.are_met(split_words(PIECES, one.ids)) for one in ended), "no text ends before"
+        assert any(wanted.are_met(split_words(PIECES, one.ids)) for one in found)
 
 
 def test_without_requirements_nothing_changes() -> None:
     for seed in range(3):
-        plain, helped = search(seed), search(seed, required=Required(PIECES, ()))
+        plain, helped = search(seed), search(seed, required_words=RequiredWords(PIECES, ()))
         assert [one.ids for one in plain] == [one.ids for one in helped]
 
 
 def test_what_a_sentence_does_not_end_with_is_taken_off() -> None:
-    assert trimmed(PIECES, [8, 3, 10, SEP], SEP) == [8]
-    assert trimmed(PIECES, [3, 4, 5], SEP) == [3, 4, 5]
-    assert trimmed(PIECES, [3, 10], SEP) == [3, 10], "something stays"
+    assert trim_function_words(PIECES, [8, 3, 10, SEP], SEP) == [8]
+    assert trim_function_words(PIECES, [3, 4, 5], SEP) == [3, 4, 5]
+    assert trim_function_words(PIECES, [3, 10], SEP) == [3, 10], "something stays"

@@ -100,7 +100,7 @@ def texts(count: int, length: int = 6, seed: int = 0) -> tuple[Tensor, Tensor]:
 
 
 def decoding(beams: int) -> Decoding:
-    return Decoding(beams=beams, max_new_tokens=8, eos_id=3, pad_id=0)
+    return Decoding(num_beams=beams, max_new_tokens=8, eos_id=3, pad_id=0)
 
 
 def captions(engine: TestedEngine, beams: int, states: Tensor) -> list[list[Hypothesis]]:

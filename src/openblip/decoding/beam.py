@@ -1,6 +1,7 @@
-"""Beam search, with the score rule as a part (see :class:`~openblip.decoding.options.Decoding`).
+"""Beam search with one of two published score rules, see [`Decoding`][openblip.decoding.options.Decoding].
 
-Shapes: I items still running, B beams, K = 2 * B candidates per step, P prompt tokens, V vocabulary.
+Shapes: I running items, B beams, K candidates per step (2 * B, more with required words), P prompt tokens,
+V vocabulary. In the first step each item has one row, afterwards B adjacent rows.
 """
 
 from __future__ import annotations
@@ -13,343 +14,413 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from openblip.decoding.draws import Draws, precise
-from openblip.decoding.logits import Processors, shape
+from openblip.decoding.draws import Draws, widest_float
+from openblip.decoding.logits import Processors, filter_for_sampling
 from openblip.decoding.options import Decoding, Hypothesis, ScoreRule
 from openblip.decoding.protocol import Session
-from openblip.decoding.single import worth_leaving
-from openblip.decoding.words import Progress
+from openblip.decoding.single import should_drop
+from openblip.decoding.words import RequirementProgress
 
-_DEAD = float("-inf")  # the score of a place that holds no hypothesis
+_EMPTY = float("-inf")  # the score of a slot without a hypothesis
 
 
 def beam_search(session: Session, prompts: Tensor, options: Decoding, draws: Draws | None) -> list[list[Hypothesis]]:
-    """The ``n`` best hypotheses per item that a search with ``beams`` rows finds; with ``draws`` it draws candidates.
+    """Search for the best hypotheses of each item.
 
-    The prompt is read with one row per item, which then becomes ``beams`` rows. Items that can no longer change leave
-    the session.
+    Args:
+        session: A session with one row per item.
+        prompts: Prompts (I, P).
+        options: Options; `options.num_beams` is at least 2.
+        draws: Random draws of the candidates; `None` takes the best candidates.
+
+    Returns:
+        Up to `options.n` hypotheses per item, the best first.
     """
-    items, start = prompts.shape
+    items, prompt_length = prompts.shape
     process = Processors(options)
-    rule = _RULES[options.score_rule](options, start)
-    search = _Search.begin(prompts, options, rule)
-    live = list(range(items))
+    rule = _RULES[options.score_rule](options, prompt_length)
+    search = _Search.start(prompts, options, rule)
+    live = list(range(items))  # the items in the session
     results: list[list[Hypothesis]] = [[] for _ in range(items)]
-    logits = session.step(prompts)  # (I, V), then (I * B, V)
-    for new in range(1, options.max_new_tokens + 1):
+    required = options.required_words if draws is None else None
+    if required is not None and not required.clauses:
+        required = None
+    logits = session.step(prompts)  # (I, V), in later steps (I * B, V)
+    for step in range(1, options.max_new_tokens + 1):
+        # Score all continuations of all rows.
         logprobs = F.log_softmax(logits, dim=-1)
-        history = search.history(new)
-        scores = process(logprobs, history, new - 1)
-        required = options.required if draws is None and options.required and options.required.clauses else None
-        reached = None if required is None else [required.progress(ids) for ids in history[:, start:].tolist()]
-        if reached is not None and required is not None:
-            short = [len(required.clauses) > progress.met for progress in reached]
+        history = search.history(step)
+        scores = process(logprobs, history, step - 1)
+        progress = None
+        if required is not None:
+            # No text ends before it has all required words.
+            progress = [required.progress(ids) for ids in history[:, prompt_length:].tolist()]
+            incomplete = [row.clauses_met < len(required.clauses) for row in progress]
             scores = scores.clone()
-            scores[torch.tensor(short, device=scores.device), options.eos_id] = _DEAD
-        parents = search.advance(logprobs, scores, new, draws, reached)  # (I, B)
-        if new == options.max_new_tokens:
+            scores[torch.tensor(incomplete, device=scores.device), options.eos_id] = _EMPTY
+
+        # Choose the next beams, and collect the hypotheses that are complete.
+        parents = search.advance(logprobs, scores, step, draws, progress)  # (I, B)
+        if step == options.max_new_tokens:
             break
-        done, same = search.progress(parents)
+        done, in_place = search.status(parents)
         if all(done):
             break
-        # Unseeded draws come from one stream over all items, so that an item must not leave it.
-        if worth_leaving(done) and (draws is None or draws.seeded):
-            for place in (i for i, over in enumerate(done) if over):
-                results[live[place]] = search.results(place)
-            stay = [i for i, over in enumerate(done) if not over]
-            live = [live[i] for i in stay]
-            kept = torch.tensor(stay, device=prompts.device)
-            session.keep(kept)
-            search, parents = search.select(kept), parents[kept]
-        if new == 1:
-            session.widen(options.beams)
-        elif not same:
-            session.reorder(_rows(parents))
-        logits = session.step(search.running.tokens[:, :, start + new - 1].reshape(-1, 1))
-    for place, item in enumerate(live):
-        results[item] = search.results(place)
+
+        # Store the results of finished items, and drop their rows once that is worth copying the others.
+        # Unseeded draws come from one stream for all items, so dropping an item would change the draws of the others.
+        if should_drop(done) and (draws is None or draws.seeded):
+            running = []
+            for index, item_done in enumerate(done):
+                if item_done:
+                    results[live[index]] = search.results(index)
+                else:
+                    running.append(index)
+            live = [live[index] for index in running]
+            selection = torch.tensor(running, device=prompts.device)
+            session.keep(selection)
+            search, parents = search.select(selection), parents[selection]
+
+        # Bring the rows of the session into the order of the beams, and feed the new tokens.
+        if step == 1:
+            session.widen(options.num_beams)
+        elif not in_place:
+            session.reorder(_flatten_rows(parents))
+        logits = session.step(search.running.tokens[:, :, prompt_length + step - 1].reshape(-1, 1))
+    for index, item in enumerate(live):
+        results[item] = search.results(index)
     return results
 
 
 @dataclass
 class _Beams:
-    """Hypotheses of every item, (I, places): running ones with summed scores, complete ones with the rule's."""
+    """A fixed number of slots with hypotheses per item: running beams, candidates, or complete hypotheses."""
 
-    tokens: Tensor  # (I, places, P + max_new_tokens), the prompt included
-    score: Tensor  # (I, places)
-    logprob: Tensor  # (I, places), before penalties
-    length: Tensor  # (I, places), new tokens
+    tokens: Tensor  # (I, slots, P + max_new_tokens), prompt included
+    score: Tensor  # (I, slots): summed log-probabilities with penalties or, if complete, the score of the rule
+    logprob: Tensor  # (I, slots): summed log-probabilities without penalties
+    length: Tensor  # (I, slots): number of new tokens
 
-    def take(self, places: Tensor) -> _Beams:
-        """The hypotheses at ``places`` (I, k)."""
-        tokens = self.tokens.gather(1, places[..., None].expand(-1, -1, self.tokens.shape[2]))
-        return _Beams(
-            tokens, self.score.gather(1, places), self.logprob.gather(1, places), self.length.gather(1, places)
-        )
+    def gather(self, slots: Tensor) -> _Beams:
+        """Return the hypotheses in these slots (I, k)."""
+        tokens = self.tokens.gather(1, slots[..., None].expand(-1, -1, self.tokens.shape[2]))
+        return _Beams(tokens, self.score.gather(1, slots), self.logprob.gather(1, slots), self.length.gather(1, slots))
 
     def select(self, items: Tensor) -> _Beams:
-        """The hypotheses of the named items."""
+        """Return the hypotheses of these items."""
         return _Beams(self.tokens[items], self.score[items], self.logprob[items], self.length[items])
 
-    def join(self, other: _Beams, scores: Tensor) -> _Beams:
-        """The best of these and of ``other``, whose scores are to be ``scores``: as many as there are here."""
-        both = _Beams(
-            torch.cat([self.tokens, other.tokens], 1),
+    def merge(self, new: _Beams, scores: Tensor) -> _Beams:
+        """Return the best of these hypotheses and of new ones with these scores, in the same number of slots."""
+        union = _Beams(
+            torch.cat([self.tokens, new.tokens], 1),
             torch.cat([self.score, scores], 1),
-            torch.cat([self.logprob, other.logprob], 1),
-            torch.cat([self.length, other.length], 1),
+            torch.cat([self.logprob, new.logprob], 1),
+            torch.cat([self.length, new.length], 1),
         )
-        return both.take(_ranked(both.score, self.score.shape[1]))
+        return union.gather(_rank(union.score, self.score.shape[1]))
 
 
 @dataclass
 class _Search:
-    """The state of a search: the beams that run, the best complete hypotheses, and which items are over."""
+    """The state of a search."""
 
     options: Decoding
     rule: _Rule
-    start: int
+    prompt_length: int
     running: _Beams
-    kept: _Beams
+    complete: _Beams  # the best complete hypotheses so far
     done: Tensor  # (I,)
 
     @staticmethod
-    def begin(prompts: Tensor, options: Decoding, rule: _Rule) -> _Search:
-        """One running beam per item, and nothing complete."""
-        (items, start), device = prompts.shape, prompts.device
-        tokens = torch.full((items, options.beams, start + options.max_new_tokens), options.pad_id, device=device)
-        tokens[:, :, :start] = prompts[:, None]
-        zeros = torch.zeros(items, options.beams, device=device)
+    def start(prompts: Tensor, options: Decoding, rule: _Rule) -> _Search:
+        """Return the state with one running beam per item, and no complete hypothesis."""
+        (items, prompt_length), device = prompts.shape, prompts.device
+        shape = (items, options.num_beams, prompt_length + options.max_new_tokens)
+        tokens = torch.full(shape, options.pad_id, device=device)
+        tokens[:, :, :prompt_length] = prompts[:, None]
+        zeros = torch.zeros(items, options.num_beams, device=device)
         length = torch.zeros_like(zeros, dtype=torch.long)
         running = _Beams(tokens[:, :1], zeros[:, :1], zeros[:, :1], length[:, :1])
-        kept = _Beams(tokens, torch.full_like(zeros, _DEAD, dtype=rule.dtype(device)), zeros, length)
+        complete = _Beams(tokens, torch.full_like(zeros, _EMPTY, dtype=rule.dtype(device)), zeros, length)
         done = torch.zeros(items, dtype=torch.bool, device=device)
-        return _Search(options, rule, start, running, kept, done)
+        return _Search(options, rule, prompt_length, running, complete, done)
 
-    def history(self, new: int) -> Tensor:
-        """The tokens of every row before its ``new``-th new one."""
-        return self.running.tokens[:, :, : self.start + new - 1].flatten(0, 1)
+    def history(self, step: int) -> Tensor:
+        """Return the tokens of each row before its new token number `step`, counted from 1."""
+        return self.running.tokens[:, :, : self.prompt_length + step - 1].flatten(0, 1)
 
     def advance(
-        self, logprobs: Tensor, scores: Tensor, new: int, draws: Draws | None, reached: list[Progress] | None = None
+        self,
+        logprobs: Tensor,
+        scores: Tensor,
+        step: int,
+        draws: Draws | None,
+        progress: list[RequirementProgress] | None = None,
     ) -> Tensor:
-        """Choose every item's ``new``-th tokens by ``scores`` (rows, V); the beams they continue (I, B).
+        """Choose the next beams, and collect complete hypotheses.
 
-        ``reached`` says how far the rows have come towards the required words, if there are any.
+        Args:
+            logprobs: Log-probabilities of all continuations (rows, V).
+            scores: The same with penalties and bans (rows, V).
+            step: Number of the new token, counted from 1.
+            draws: Random draws of the candidates.
+            progress: Progress of each row towards the required words, if there are any.
+
+        Returns:
+            The beams that the new beams continue (I, B).
         """
-        options, beams = self.options, self.options.beams
-        vocab = logprobs.shape[1]
+        # Candidates: the best (or drawn) continuations of each item. `flat` indexes (beam, token) pairs.
+        vocab_size = logprobs.shape[1]
         if draws is None:
-            score, flat = self._best(scores)
+            score, flat = self._best_candidates(scores)
         else:
-            score, flat = self._drawn(shape(scores, options), draws)
-        if reached is not None:
-            score, flat = self._helped(scores, score, flat, reached)
-        parents, chosen = flat // vocab, flat % vocab  # (I, K)
-        candidates = self.running.take(parents)
-        candidates.tokens[:, :, self.start + new - 1] = chosen
+            score, flat = self._drawn_candidates(filter_for_sampling(scores, self.options), draws)
+        if progress is not None:
+            score, flat = self._add_required_tokens(scores, score, flat, progress)
+        parents, chosen = flat // vocab_size, flat % vocab_size  # (I, K)
+        candidates = self.running.gather(parents)
+        candidates.tokens[:, :, self.prompt_length + step - 1] = chosen
         candidates.score = score
         candidates.logprob = candidates.logprob + logprobs.view(len(flat), -1).gather(1, flat)
         candidates.length = candidates.length + 1
 
-        ends = chosen == options.eos_id
-        alive = score.masked_fill(ends, _DEAD)
-        order = _ranked(alive, beams) if reached is None else self._shared(alive, candidates, new)
-        self.running = candidates.take(order)
-        self.running.score = alive.gather(1, order)
-        self._collect(candidates, ends, new, None if reached is None else order)
-        return parents.gather(1, order)
+        # The best candidates that do not end are the next beams; those that end may be complete hypotheses.
+        ends = chosen == self.options.eos_id
+        open_score = score.masked_fill(ends, _EMPTY)
+        if progress is None:
+            slots = _rank(open_score, self.options.num_beams)
+        else:
+            slots = self._choose_by_progress(open_score, candidates, step)
+        self.running = candidates.gather(slots)
+        self.running.score = open_score.gather(1, slots)
+        self._collect(candidates, ends, step, None if progress is None else slots)
+        return parents.gather(1, slots)
 
-    def _collect(self, candidates: _Beams, ends: Tensor, new: int, shared: Tensor | None) -> None:
-        """Keep the candidates that are complete, and see which items are over.
+    def _collect(self, candidates: _Beams, ends: Tensor, step: int, required_slots: Tensor | None) -> None:
+        """Collect the complete candidates, and update which items are done.
 
-        ``shared`` are the places of the next beams where required words decide about them: then an end counts from
-        whatever place, as those that may end are few, and what is cut off is what would have gone on.
+        Args:
+            candidates: All candidates.
+            ends: Whether each candidate ends with [SEP] (I, K).
+            step: Number of the new token, counted from 1.
+            required_slots: Slots of the next beams (I, B), if required words chose them. An end then counts at any
+                rank, because few candidates are allowed to end, and the next beams are the texts that are cut off.
         """
-        beams, last = self.options.beams, new == self.options.max_new_tokens
-        first = torch.arange(ends.shape[1], device=ends.device) < beams  # only the better half may end a hypothesis
-        cut = last and self.rule.cuts_candidates
-        complete = first if cut else ends & first
-        if shared is not None:
-            going_on = torch.zeros_like(ends).scatter(1, shared, True)
-            complete = ends | going_on if cut else ends
-        complete = complete & ~self.done[:, None]
-        scores = self.rule.score(candidates.score, new, ended=ends)
-        self.kept = self.kept.join(candidates, scores.masked_fill(~complete, _DEAD))
-        over = self.rule.over(self.kept.score, self.running.score, candidates.score, new)
-        self.done = self.done | over | (self.running.score[:, 0] == _DEAD)
-        if last and not cut:
-            scores = self.rule.score(self.running.score, new, ended=torch.zeros_like(ends[:, :beams]))
-            self.kept = self.kept.join(self.running, scores.masked_fill(self.done[:, None], _DEAD))
+        beams, is_last = self.options.num_beams, step == self.options.max_new_tokens
+        cut = is_last and self.rule.cuts_candidates
+        if required_slots is None:
+            better_half = torch.arange(ends.shape[1], device=ends.device) < beams
+            is_complete = better_half if cut else ends & better_half
+        else:
+            is_next = torch.zeros_like(ends).scatter(1, required_slots, True)
+            is_complete = ends | is_next if cut else ends
+        is_complete = is_complete & ~self.done[:, None]
+        scores = self.rule.score(candidates.score, step, ended=ends)
+        self.complete = self.complete.merge(candidates, scores.masked_fill(~is_complete, _EMPTY))
 
-    def _best(self, scores: Tensor) -> tuple[Tensor, Tensor]:
-        """The K best continuations: their sums and their places among (beams * V), each (I, K)."""
-        count = 2 * self.options.beams
+        # An item is done if no running beam can improve it, or if no beam is left.
+        settled = self.rule.is_settled(self.complete.score, self.running.score, candidates.score, step)
+        self.done = self.done | settled | (self.running.score[:, 0] == _EMPTY)
+        if is_last and not cut:
+            scores = self.rule.score(self.running.score, step, ended=torch.zeros_like(ends[:, :beams]))
+            self.complete = self.complete.merge(self.running, scores.masked_fill(self.done[:, None], _EMPTY))
+
+    def _best_candidates(self, scores: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the K best continuations of each item.
+
+        Args:
+            scores: Scores of the next token (rows, V).
+
+        Returns:
+            Summed scores (I, K), and flat indices (I, K) into the (beam, token) pairs of the item.
+        """
+        count = 2 * self.options.num_beams
         items, width = self.running.score.shape
-        vocab = scores.shape[1]
-        found = scores.topk(min(count, vocab))
-        sums = (found.values.view(items, width, -1) + self.running.score[..., None]).flatten(1)
-        offsets = vocab * torch.arange(width, device=scores.device)[:, None]
-        places = (found.indices.view(items, width, -1) + offsets).flatten(1)
-        if (missing := count - sums.shape[1]) > 0:  # a vocabulary smaller than that
-            sums, places = F.pad(sums, (0, missing), value=_DEAD), F.pad(places, (0, missing))
+        vocab_size = scores.shape[1]
+        # First the best K of each row, then the best K of the item: cheaper than one topk over B * V.
+        best_per_row = scores.topk(min(count, vocab_size))
+        sums = (best_per_row.values.view(items, width, -1) + self.running.score[..., None]).flatten(1)
+        offsets = vocab_size * torch.arange(width, device=scores.device)[:, None]
+        flat = (best_per_row.indices.view(items, width, -1) + offsets).flatten(1)
+        missing = count - sums.shape[1]
+        if missing > 0:  # a vocabulary smaller than K
+            sums, flat = F.pad(sums, (0, missing), value=_EMPTY), F.pad(flat, (0, missing))
         best = sums.topk(count)
-        return best.values, places.gather(1, best.indices)
+        return best.values, flat.gather(1, best.indices)
 
-    def _helped(self, scores: Tensor, score: Tensor, flat: Tensor, reached: list[Progress]) -> tuple[Tensor, Tensor]:
-        """The candidates, then the tokens that take each beam to a required word or, if it has all, to its end."""
-        (items, width), vocab = self.running.score.shape, scores.shape[1]
-        known = flat.tolist()
-        more = [
-            [
-                row * vocab + token
-                for row in range(width)
-                for token in reached[item * width + row].next or (self.options.eos_id,)
-                if row * vocab + token not in known[item]
-            ]
-            for item in range(items)
-        ]
-        longest = max(map(len, more))
+    def _drawn_candidates(self, scores: Tensor, draws: Draws) -> tuple[Tensor, Tensor]:
+        """Draw K continuations of each item without replacement; returns the same as `_best_candidates`."""
+        items, width = self.running.score.shape
+        beams = self.options.num_beams
+        sums = (scores.view(items, width, -1) + self.running.score[..., None]).flatten(1)
+        # In the first step an item has one row. Padding to B rows makes the draws equal to those of transformers.
+        padded = F.pad(sums, (0, (beams - width) * scores.shape[1]), value=_EMPTY)
+        flat = draws.sample_candidates(padded, 2 * beams)
+        score = padded.gather(1, flat)
+        return score, flat.where(flat < sums.shape[1], 0)
+
+    def _add_required_tokens(
+        self, scores: Tensor, score: Tensor, flat: Tensor, progress: list[RequirementProgress]
+    ) -> tuple[Tensor, Tensor]:
+        """Append candidates that bring each beam closer to a required word or, if it has all words, to its end."""
+        (items, width), vocab_size = self.running.score.shape, scores.shape[1]
+        additions: list[list[int]] = []
+        for item, existing in enumerate(flat.tolist()):
+            additions.append([])
+            for row in range(width):
+                for token in progress[item * width + row].next_ids or (self.options.eos_id,):
+                    index = row * vocab_size + token
+                    if index not in existing:
+                        additions[item].append(index)
+        longest = max(map(len, additions))
         if not longest:
             return score, flat
-        places = torch.tensor([found + [0] * (longest - len(found)) for found in more], device=flat.device)
-        sums = (scores.view(items, width, -1) + self.running.score[..., None]).flatten(1).gather(1, places)
-        empty = torch.arange(longest, device=flat.device) >= torch.tensor([[len(m)] for m in more], device=flat.device)
-        return torch.cat([score, sums.masked_fill(empty, _DEAD)], 1), torch.cat([flat, places], 1)
+        padded = [indices + [0] * (longest - len(indices)) for indices in additions]
+        new_flat = torch.tensor(padded, device=flat.device)
+        lengths = torch.tensor([[len(indices)] for indices in additions], device=flat.device)
+        is_padding = torch.arange(longest, device=flat.device) >= lengths
+        sums = (scores.view(items, width, -1) + self.running.score[..., None]).flatten(1).gather(1, new_flat)
+        return torch.cat([score, sums.masked_fill(is_padding, _EMPTY)], 1), torch.cat([flat, new_flat], 1)
 
-    def _shared(self, alive: Tensor, candidates: _Beams, new: int) -> Tensor:
-        """The places (I, B) of the next beams: those that came equally far towards the required words take turns."""
-        required, beams = self.options.required, self.options.beams
+    def _choose_by_progress(self, open_score: Tensor, candidates: _Beams, step: int) -> Tensor:
+        """Choose the next beams among candidates of different progress towards the required words.
+
+        Candidates with equal progress form a bank. The banks take turns, the most advanced bank first, so that beams
+        with and without the required words both survive (dynamic beam allocation; Post and Vilar, 2018).
+
+        Returns:
+            Slots of the next beams (I, B), by descending score.
+        """
+        required, beams = self.options.required_words, self.options.num_beams
         assert required is not None
-        texts = candidates.tokens[:, :, self.start : self.start + new].tolist()
+        texts = candidates.tokens[:, :, self.prompt_length : self.prompt_length + step].tolist()
+        orders = _rank(open_score, open_score.shape[1]).tolist()
         chosen = []
-        for order, scores, rows in zip(_ranked(alive, alive.shape[1]).tolist(), alive.tolist(), texts, strict=True):
+        for order, scores, item_texts in zip(orders, open_score.tolist(), texts, strict=True):
             banks: dict[tuple[int, int], list[int]] = {}
-            for place in order:
-                if scores[place] > _DEAD:
-                    banks.setdefault(required.progress(rows[place]).bank, []).append(place)
-            turns = [banks[bank] for bank in sorted(banks, reverse=True)]
-            fair = [bank[turn] for turn in range(beams) for bank in turns if turn < len(bank)][:beams]
-            fair.sort(key=lambda place: -scores[place])
-            chosen.append(fair + [place for place in order if place not in fair][: beams - len(fair)])
-        return torch.tensor(chosen, device=alive.device)
+            for slot in order:
+                if scores[slot] > _EMPTY:
+                    banks.setdefault(required.progress(item_texts[slot]).bank, []).append(slot)
+            ranked_banks = [banks[key] for key in sorted(banks, reverse=True)]
+            slots = [bank[turn] for turn in range(beams) for bank in ranked_banks if turn < len(bank)][:beams]
+            slots.sort(key=lambda slot: -scores[slot])
+            fill = [slot for slot in order if slot not in slots]  # slots without a hypothesis
+            chosen.append(slots + fill[: beams - len(slots)])
+        return torch.tensor(chosen, device=open_score.device)
 
-    def _drawn(self, scores: Tensor, draws: Draws) -> tuple[Tensor, Tensor]:
-        """As :meth:`_best`, but drawn without replacement, by the softmax over all sums of an item."""
-        items, width = self.running.score.shape
-        beams = self.options.beams
-        sums = (scores.view(items, width, -1) + self.running.score[..., None]).flatten(1)
-        # The first step has one row per item; the room of the others keeps the draws those of transformers.
-        whole = F.pad(sums, (0, (beams - width) * scores.shape[1]), value=_DEAD)
-        places = draws.candidates(whole, 2 * beams)
-        score = whole.gather(1, places)
-        return score, places.where(places < sums.shape[1], 0)
+    def status(self, parents: Tensor) -> tuple[list[bool], bool]:
+        """Return which items are done, and whether each beam of the others continues itself.
 
-    def progress(self, parents: Tensor) -> tuple[list[bool], bool]:
-        """Which items are over, and whether every beam of the others continues itself: one wait for the device."""
-        same = (parents == torch.arange(parents.shape[1], device=parents.device)) | self.done[:, None]
-        *done, unchanged = torch.cat([self.done, same.all()[None]]).tolist()
-        return done, unchanged
+        Both come from one transfer, because each transfer waits for the device.
+        """
+        in_place = (parents == torch.arange(parents.shape[1], device=parents.device)) | self.done[:, None]
+        *done, all_in_place = torch.cat([self.done, in_place.all()[None]]).tolist()
+        return done, all_in_place
 
     def select(self, items: Tensor) -> _Search:
-        """The search over the named items alone."""
-        running, kept = self.running.select(items), self.kept.select(items)
-        return _Search(self.options, self.rule, self.start, running, kept, self.done[items])
+        """Return the state of these items."""
+        running, complete = self.running.select(items), self.complete.select(items)
+        return _Search(self.options, self.rule, self.prompt_length, running, complete, self.done[items])
 
     def results(self, item: int) -> list[Hypothesis]:
-        """The best complete hypotheses of an item."""
-        kept = self.kept
+        """Return the best complete hypotheses of an item."""
         rows = zip(
-            kept.tokens[item, :, self.start :].tolist(),
-            kept.length[item].tolist(),
-            kept.logprob[item].tolist(),
-            kept.score[item].tolist(),
+            self.complete.tokens[item, :, self.prompt_length :].tolist(),
+            self.complete.length[item].tolist(),
+            self.complete.logprob[item].tolist(),
+            self.complete.score[item].tolist(),
             strict=True,
         )
-        return [
-            Hypothesis(tokens[:length], logprob, score, tokens[length - 1] == self.options.eos_id)
-            for tokens, length, logprob, score in list(rows)[: self.options.n]
-            if score > _DEAD
-        ]
+        hypotheses = []
+        for tokens, length, logprob, score in list(rows)[: self.options.n]:
+            if score > _EMPTY:
+                finished = tokens[length - 1] == self.options.eos_id
+                hypotheses.append(Hypothesis(tokens[:length], logprob, score, finished))
+        return hypotheses
 
 
 class _Rule(Protocol):
-    """How complete hypotheses are scored, and when an item is over."""
+    """Scores of complete hypotheses, and the condition for stopping.
+
+    Attributes:
+        cuts_candidates: Whether the texts cut off at the maximum length are the better half of the candidates, or the
+            running beams.
+    """
 
     cuts_candidates: bool
-    """Whether, at the greatest length, the better half of the candidates count as complete, or the running beams."""
 
     def dtype(self, device: torch.device) -> torch.dtype:
-        """What complete hypotheses are scored in."""
+        """Return the type of the scores of complete hypotheses."""
         ...
 
-    def score(self, sums: Tensor, new: int, ended: Tensor) -> Tensor:
-        """The scores of hypotheses of ``new`` new tokens, where ``ended`` tells whether [SEP] is the last."""
+    def score(self, sums: Tensor, step: int, ended: Tensor) -> Tensor:
+        """Return the scores of hypotheses with `step` new tokens; `ended` marks those that end with [SEP]."""
         ...
 
-    def over(self, kept: Tensor, running: Tensor, candidates: Tensor, new: int) -> Tensor:
-        """Which items (I,) cannot gain any more, by the scores (I, places) after a step; each sorted, best first."""
+    def is_settled(self, complete: Tensor, running: Tensor, candidates: Tensor, step: int) -> Tensor:
+        """Return which items (I,) cannot improve, given scores (I, slots) after a step, each sorted, best first."""
         ...
 
 
-class _Total:
-    """Transformers 4.15: per token of the whole text, in double precision; [SEP] does not count."""
+class _TotalLengthRule:
+    """The rule of transformers 4.15: score per token of the whole text without [SEP], in double precision."""
 
     cuts_candidates = False
 
-    def __init__(self, options: Decoding, start: int) -> None:
+    def __init__(self, options: Decoding, prompt_length: int) -> None:
         self.options = options
-        self.start = start
+        self.prompt_length = prompt_length
 
     def dtype(self, device: torch.device) -> torch.dtype:
-        return precise(device)
+        return widest_float(device)
 
-    def score(self, sums: Tensor, new: int, ended: Tensor) -> Tensor:
-        power = self.options.length_penalty
-        wide = sums.to(precise(sums.device))
-        return torch.where(ended, wide / (self.start + new - 1) ** power, wide / (self.start + new) ** power)
+    def score(self, sums: Tensor, step: int, ended: Tensor) -> Tensor:
+        length, power = self.prompt_length + step, self.options.length_penalty
+        sums = sums.to(widest_float(sums.device))
+        return torch.where(ended, sums / (length - 1) ** power, sums / length**power)
 
-    def over(self, kept: Tensor, running: Tensor, candidates: Tensor, new: int) -> Tensor:
-        worst = kept[:, -1]
-        full = worst > _DEAD
+    def is_settled(self, complete: Tensor, running: Tensor, candidates: Tensor, step: int) -> Tensor:
+        worst = complete[:, -1]
+        full = worst > _EMPTY
         if self.options.early_stopping:
             return full
-        # The best sum counts even where it belongs to a hypothesis that just ended.
-        best = candidates[:, 0].to(worst.dtype) / (self.start + new - 1) ** self.options.length_penalty
+        # The best sum counts even if it belongs to a hypothesis that has just ended.
+        best = candidates[:, 0].to(worst.dtype) / (self.prompt_length + step - 1) ** self.options.length_penalty
         return full & (worst >= best)
 
 
-class _Generated:
-    """Transformers 5: per new token, [SEP] included."""
+class _NewTokensRule:
+    """The rule of transformers 5: score per new token, [SEP] included."""
 
     cuts_candidates = True
 
-    def __init__(self, options: Decoding, start: int) -> None:
+    def __init__(self, options: Decoding, prompt_length: int) -> None:
         self.options = options
 
     def dtype(self, device: torch.device) -> torch.dtype:
         return torch.float32
 
-    def score(self, sums: Tensor, new: int, ended: Tensor) -> Tensor:
-        return sums / new**self.options.length_penalty
+    def score(self, sums: Tensor, step: int, ended: Tensor) -> Tensor:
+        return sums / step**self.options.length_penalty
 
-    def over(self, kept: Tensor, running: Tensor, candidates: Tensor, new: int) -> Tensor:
-        options, worst = self.options, kept[:, -1]
-        hopeful = options.early_stopping == "never" and options.length_penalty > 0
-        length = options.max_new_tokens if hopeful else new
-        over = ~(running[:, 0] / length**options.length_penalty > worst)
-        return over | (worst > _DEAD) if options.early_stopping is True else over
-
-
-_RULES: dict[ScoreRule, Callable[[Decoding, int], _Rule]] = {"total": _Total, "generated": _Generated}
+    def is_settled(self, complete: Tensor, running: Tensor, candidates: Tensor, step: int) -> Tensor:
+        options, worst = self.options, complete[:, -1]
+        favorable = options.early_stopping == "never" and options.length_penalty > 0
+        length = options.max_new_tokens if favorable else step
+        settled = ~(running[:, 0] / length**options.length_penalty > worst)
+        return settled | (worst > _EMPTY) if options.early_stopping is True else settled
 
 
-def _ranked(scores: Tensor, count: int) -> Tensor:
-    """The places (I, count) of the best scores, the earlier first among equals."""
+_RULES: dict[ScoreRule, Callable[[Decoding, int], _Rule]] = {"total": _TotalLengthRule, "generated": _NewTokensRule}
+
+
+def _rank(scores: Tensor, count: int) -> Tensor:
+    """Return the slots (I, count) of the best scores, the first slot first among equal scores."""
     return scores.sort(dim=1, descending=True, stable=True).indices[:, :count]
 
 
-def _rows(parents: Tensor) -> Tensor:
-    """Row numbers (I * B,) of parents (I, B) that are numbered within their item."""
+def _flatten_rows(parents: Tensor) -> Tensor:
+    """Return the row indices (I * B,) of beams (I, B) that are numbered within their item."""
     items, beams = parents.shape
     return (parents + beams * torch.arange(items, device=parents.device)[:, None]).flatten()

@@ -1,6 +1,6 @@
-"""Boxes as tokens: four coordinates, each read off the probabilities of the tokens that stand for one.
+"""Boxes as tokens: four coordinates, each computed from the probabilities of the coordinate tokens.
 
-Shapes: I items (expressions), C tokens that stand for coordinates.
+Shapes: I items (expressions), C coordinate tokens.
 """
 
 from __future__ import annotations
@@ -11,42 +11,52 @@ from torch import Tensor
 from openblip.decoding.protocol import Session
 from openblip.model.config import BoxReading
 
-COORDINATES = 4  # centre x, centre y, width, height
+COORDINATES = 4  # center x, center y, width, height
 
 
 @torch.inference_mode()
 def decode_boxes(
-    session: Session, start: Tensor, places: Tensor, reading: BoxReading = "likeliest"
+    session: Session, start: Tensor, coordinate_ids: Tensor, reading: BoxReading = "likeliest"
 ) -> tuple[Tensor, Tensor]:
-    """Numbers (I, 4) in bins, and the log-probability (I,) of the four bins that they lie in.
+    """Decode one box per item.
 
-    ``start`` (I, 1) is the token that a box begins with; ``places`` (C,) the tokens of the coordinates, in the order of
-    their bins, among which the probabilities are taken. By "likeliest", as published, a number is the lower edge of the
-    likeliest bin. By "median" it is where half of the probability lies below, straight through a bin: what a box needs
-    is to be nearly right, so a broad hill counts for more than the highest peak.
+    Args:
+        session: A session with one row per item.
+        start: First token of a box (I, 1).
+        coordinate_ids: Ids of the coordinate tokens (C,), in the order of their bins. Probabilities are normalized over
+            these tokens.
+        reading: How a number follows from the probabilities. `"likeliest"`, as published, takes the lower edge of the
+            likeliest bin. `"median"` takes the point, inside a bin, that halves the probability: a box needs to be
+            nearly right, so a broad hill counts more than the highest peak.
+
+    Returns:
+        Numbers (I, 4) in bins, and the log-probability (I,) of their bins.
     """
-    fed, numbers = start, []
+    ids, numbers = start, []
     logprob = torch.zeros(len(start), device=start.device)
     for _ in range(COORDINATES):
-        scores = session.step(fed)[:, places].float().log_softmax(-1)
+        scores = session.step(ids)[:, coordinate_ids].float().log_softmax(-1)
         bins = scores.argmax(-1)
         number = bins.float()
         if reading == "median":
-            bins, number = medians(scores.exp())
+            bins, number = find_medians(scores.exp())
         logprob = logprob + scores.gather(1, bins[:, None])[:, 0]
         numbers.append(number)
-        fed = places[bins, None]
+        ids = coordinate_ids[bins, None]
     return torch.stack(numbers, 1), logprob
 
 
-def medians(shares: Tensor) -> tuple[Tensor, Tensor]:
-    """The bin (I,) in which each distribution (I, C) is halved, and where: bin b reaches from b to b + 1.
+def find_medians(weights: Tensor) -> tuple[Tensor, Tensor]:
+    """Find the median of each histogram.
 
-    The first such point, if bins of no weight lie in the middle.
+    Args:
+        weights: Weights of the bins (I, C); bin b is the interval from b to b + 1.
+
+    Returns:
+        The bin (I,) of each median, and the median (I,), the smallest one if bins without weight make it ambiguous.
     """
-    below = shares.cumsum(-1)
-    half = below[:, -1:] / 2
-    bins = (below < half).sum(-1, keepdim=True)
-    inside = shares.gather(1, bins)
-    part = 1 - (below.gather(1, bins) - half) / inside
-    return bins[:, 0], (bins + part)[:, 0]
+    cumulative = weights.cumsum(-1)
+    half = cumulative[:, -1:] / 2
+    bins = (cumulative < half).sum(-1, keepdim=True)
+    fraction = 1 - (cumulative.gather(1, bins) - half) / weights.gather(1, bins)
+    return bins[:, 0], (bins + fraction)[:, 0]

@@ -1,4 +1,4 @@
-"""Decoding over a :class:`~openblip.decoding.protocol.Session`: one entry, whatever the engine and the strategy."""
+"""Decoding over a session: one entry point for all engines and strategies."""
 
 from __future__ import annotations
 
@@ -17,34 +17,55 @@ from openblip.errors import InputError
 
 @torch.inference_mode()
 def generate(session: Session, prompts: Tensor, options: Decoding, seed: int | None = None) -> list[list[Hypothesis]]:
-    """Continue ``prompts`` (I, P), one per item of the fresh ``session``: ``n`` hypotheses per item, the best first.
+    """Continue prompts of equal length.
 
-    The session needs room for ``options.capacity(P)`` tokens. An item's result does not depend on the other items,
-    but for unseeded samples. A search gives fewer than ``n`` only where no more sequences exist under its bans.
-    Raises :class:`InputError` for a seed without sampling and for prompts that are not a filled table.
+    The result of an item does not depend on the other items, except for samples without a seed.
+
+    Args:
+        session: A new session with one row per item and room for `options.capacity(P)` tokens.
+        prompts: Prompts (I, P), one per item.
+        options: How to decode.
+        seed: Seed for sampling; `None` uses torch's global generator.
+
+    Returns:
+        `options.n` hypotheses per item, the best first. A beam search returns fewer if its bans allow fewer texts.
+
+    Raises:
+        InputError: The prompts are empty or not a table, or there is a seed without sampling.
     """
     if prompts.ndim != 2 or prompts.shape[1] == 0:
-        raise InputError(f"prompts are a table (items, tokens) with at least [DEC] in each row, not {prompts.shape}")
-    if seed is not None and not options.sample:
-        raise InputError(f"seed={seed} has no effect without sample=True")
+        raise InputError(f"prompts must have shape (items, tokens) with at least one token, got {tuple(prompts.shape)}")
+    if seed is not None and not options.do_sample:
+        raise InputError(f"seed needs do_sample=True, got seed={seed}")
     if len(prompts) == 0:
         return []
-    draws = Draws(options, seed) if options.sample else None
-    if options.beams == 1:
+    draws = Draws(options, seed) if options.do_sample else None
+    if options.num_beams == 1:
         return decode_single(session, prompts, options, draws)
     return beam_search(session, prompts, options, draws)
 
 
 def generate_grouped(
-    start: SessionFactory,
+    make_session: SessionFactory,
     prompts: Sequence[Sequence[int]],
     options: Decoding,
     seed: int | None = None,
     device: torch.device | str | None = None,
 ) -> list[list[Hypothesis]]:
-    """As :func:`generate`, for prompts of any lengths: items with equally long ones are decoded together.
+    """Continue prompts of any length. Items whose prompts have equal length are decoded together.
 
-    ``start(items)`` makes the session of the named items, in that order; results come in the order of ``prompts``.
+    Args:
+        make_session: Makes the session of some items, given by index.
+        prompts: Token ids of the prompts, one prompt per item.
+        options: How to decode.
+        seed: Seed for sampling; `None` uses torch's global generator.
+        device: Device of the prompts.
+
+    Returns:
+        Hypotheses per item, in the order of `prompts`; see [`generate`][openblip.decoding.search.generate].
+
+    Raises:
+        InputError: A prompt is empty, or there is a seed without sampling.
     """
     groups: dict[int, list[int]] = {}
     for item, prompt in enumerate(prompts):
@@ -52,17 +73,25 @@ def generate_grouped(
     results: list[list[Hypothesis]] = [[] for _ in prompts]
     for items in groups.values():
         table = torch.tensor([list(prompts[item]) for item in items], dtype=torch.long, device=device)
-        for item, found in zip(items, generate(start(items), table, options, seed), strict=True):
-            results[item] = found
+        hypotheses = generate(make_session(items), table, options, seed)
+        for item, item_hypotheses in zip(items, hypotheses, strict=True):
+            results[item] = item_hypotheses
     return results
 
 
-def stack(prompts: Tensor, results: Sequence[Sequence[Hypothesis]], pad_id: int) -> Tensor:
-    """Prompts and what was decoded after them as one table (I * n, T), item by item, padded on the right."""
-    longest = max((len(found.ids) for item in results for found in item), default=0)
-    rows = [
-        prompt + found.ids + [pad_id] * (longest - len(found.ids))
-        for prompt, item in zip(prompts.tolist(), results, strict=True)
-        for found in item
-    ]
+def stack_hypotheses(prompts: Tensor, results: Sequence[Sequence[Hypothesis]], pad_id: int) -> Tensor:
+    """Return prompts and their continuations as one table.
+
+    Args:
+        prompts: Prompts (I, P).
+        results: n hypotheses per item.
+        pad_id: Token id for padding on the right.
+
+    Returns:
+        Token ids (I * n, T), item by item.
+    """
+    longest = max((len(hypothesis.ids) for hypotheses in results for hypothesis in hypotheses), default=0)
+    rows: list[list[int]] = []
+    for prompt, hypotheses in zip(prompts.tolist(), results, strict=True):
+        rows += [prompt + h.ids + [pad_id] * (longest - len(h.ids)) for h in hypotheses]
     return torch.tensor(rows, dtype=torch.long, device=prompts.device)

@@ -1,6 +1,6 @@
-"""Greedy decoding and sampling: rows that know nothing of each other.
+"""Greedy decoding and sampling, in which rows are independent of each other.
 
-Shapes: I items, L of them still running, N rows per item, P prompt tokens, V vocabulary.
+Shapes: I items, L items that still run, N rows per item, P prompt tokens, V vocabulary.
 """
 
 from __future__ import annotations
@@ -9,61 +9,68 @@ import torch
 from torch import Tensor
 
 from openblip.decoding.draws import Draws
-from openblip.decoding.logits import Processors, shape
+from openblip.decoding.logits import Processors, filter_for_sampling
 from openblip.decoding.options import Decoding, Hypothesis
 from openblip.decoding.protocol import Session
 
 
 def decode_single(session: Session, prompts: Tensor, options: Decoding, draws: Draws | None) -> list[list[Hypothesis]]:
-    """Take the likeliest token of every row at every step or, with ``draws``, a drawn one."""
-    (items, start), rows, device = prompts.shape, options.n, prompts.device
+    """Decode without beams.
+
+    Args:
+        session: A session with one row per item.
+        prompts: Prompts (I, P).
+        options: Options; `options.n` rows are sampled per item.
+        draws: Random draws; `None` takes the likeliest token in each step.
+
+    Returns:
+        `options.n` hypotheses per item.
+    """
+    (items, prompt_length), rows, device = prompts.shape, options.n, prompts.device
     process = Processors(options)
-    tokens = torch.full((items, rows, start + options.max_new_tokens), options.pad_id, device=device)
-    tokens[:, :, :start] = prompts[:, None]
+    tokens = torch.full((items, rows, prompt_length + options.max_new_tokens), options.pad_id, device=device)
+    tokens[:, :, :prompt_length] = prompts[:, None]
     logprob = torch.zeros(items, rows, device=device)
     ended = torch.zeros(items, rows, dtype=torch.bool, device=device)
-    live = torch.arange(items, device=device)
+    live = torch.arange(items, device=device)  # items in the session
     logits = session.step(prompts)  # (I, V)
     if rows > 1:
         session.widen(rows)
         logits = logits.repeat_interleave(rows, 0)
     for new in range(options.max_new_tokens):
-        end = start + new
+        end = prompt_length + new
         scores = process(logits, tokens[live, :, :end].flatten(0, 1), new)
-        chosen = scores.argmax(-1) if draws is None else draws.tokens(shape(scores, options), new)
-        gained = logits.gather(1, chosen[:, None]).squeeze(1) - logits.logsumexp(1)
-        idle = ended[live]
+        chosen = scores.argmax(-1) if draws is None else draws.sample_tokens(filter_for_sampling(scores, options), new)
+        chosen_logprob = logits.gather(1, chosen[:, None]).squeeze(1) - logits.logsumexp(1)
+        # Rows that ended earlier get padding, which adds nothing.
+        idle = ended[live]  # (L, N)
         chosen = chosen.view(-1, rows).masked_fill(idle, options.pad_id)
         tokens[live, :, end] = chosen
-        logprob[live] += gained.view(-1, rows).masked_fill(idle, 0.0)
+        logprob[live] += chosen_logprob.view(-1, rows).masked_fill(idle, 0.0)
         ended[live] |= ~idle & (chosen == options.eos_id)
         if new + 1 == options.max_new_tokens:
             break
         done = ended[live].all(1).tolist()
         if all(done):
             break
-        # Unseeded draws come from one stream over all rows, so that a row must not leave it.
-        if worth_leaving(done) and (draws is None or draws.seeded):
-            stay = torch.tensor([i for i, over in enumerate(done) if not over], device=device)
-            session.keep(stay)
-            live, chosen = live[stay], chosen[stay]
+        # Unseeded draws come from one stream for all rows, so dropping a row would change the draws of the others.
+        if should_drop(done) and (draws is None or draws.seeded):
+            running = torch.tensor([i for i, item_done in enumerate(done) if not item_done], device=device)
+            session.keep(running)
+            live, chosen = live[running], chosen[running]
         logits = session.step(chosen.reshape(-1, 1))
-    return _results(tokens[:, :, start:].tolist(), logprob.tolist(), options)
-
-
-def worth_leaving(done: list[bool]) -> bool:
-    """Whether so many items are done that dropping them repays the copy of what the others keep."""
-    return 4 * sum(done) >= len(done)
-
-
-def _results(tokens: list[list[list[int]]], logprobs: list[list[float]], options: Decoding) -> list[list[Hypothesis]]:
     return [
-        [_hypothesis(ids, logprob, options) for ids, logprob in zip(rows, totals, strict=True)]
-        for rows, totals in zip(tokens, logprobs, strict=True)
+        [_make_hypothesis(*row, options) for row in zip(item_tokens, item_logprobs, strict=True)]
+        for item_tokens, item_logprobs in zip(tokens[:, :, prompt_length:].tolist(), logprob.tolist(), strict=True)
     ]
 
 
-def _hypothesis(ids: list[int], logprob: float, options: Decoding) -> Hypothesis:
+def should_drop(done: list[bool]) -> bool:
+    """Return whether enough items are done that dropping them is worth copying the caches of the others."""
+    return 4 * sum(done) >= len(done)
+
+
+def _make_hypothesis(ids: list[int], logprob: float, options: Decoding) -> Hypothesis:
     finished = options.eos_id in ids
     if finished:
         ids = ids[: ids.index(options.eos_id) + 1]

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from openblip.decoding.boxes import COORDINATES, decode_boxes
 from openblip.decoding.protocol import Session, SessionFactory
-from openblip.decoding.rank import rank_answers
+from openblip.decoding.rank import TorchPackedDecoder, rank_answers
 from openblip.engine.base import BaseEngine
 from openblip.engine.int8 import Int8Linear
 from openblip.engine.protocols import (
@@ -110,11 +110,17 @@ class EagerEngine(BaseEngine):
 
     @torch.inference_mode()
     def rank_answers(
-        self, questions: Tensor, mask: Tensor, candidates: Sequence[Sequence[int]], k: int | None, smoothing: float
+        self,
+        questions: Tensor,
+        mask: Tensor,
+        candidates: Sequence[Sequence[int]],
+        shortlist: int | None,
+        smoothing: float,
     ) -> Tensor:
         model = cast(Answerer, self.model)
         memory = model.decoder.project(questions, mask.to(self.device))
-        return rank_answers(model.decoder, model.lm_head, memory, candidates, k=k, smoothing=smoothing)
+        decoder = TorchPackedDecoder(memory=memory, text=model.decoder, head=model.lm_head)
+        return rank_answers(decoder, candidates, shortlist=shortlist, smoothing=smoothing)
 
     @torch.inference_mode()
     def embed_images(self, states: Tensor) -> Tensor:

@@ -96,7 +96,12 @@ class Answers(ImageMemory, Protocol):
         ...
 
     def rank_answers(
-        self, questions: Tensor, mask: Tensor, candidates: Sequence[Sequence[int]], k: int | None, smoothing: float
+        self,
+        questions: Tensor,
+        mask: Tensor,
+        candidates: Sequence[Sequence[int]],
+        shortlist: int | None,
+        smoothing: float,
     ) -> Tensor:
         """Return the log-probabilities (Q, candidates) of complete answers.
 
@@ -104,7 +109,8 @@ class Answers(ImageMemory, Protocol):
             questions: Question states (Q, T, D).
             mask: 1 for tokens, 0 for padding (Q, T).
             candidates: Answers, from [DEC] to [SEP].
-            k: Size of the shortlist by first token; answers outside it get -inf. ``None`` scores all answers.
+            shortlist: Number of answers to score per question, chosen by their first token; the others get minus
+                infinity. `None` scores all.
             smoothing: Label smoothing of the score.
         """
         ...

@@ -44,6 +44,12 @@ class Memory:
         first = self.layers[0][0]
         return len(first if isinstance(first, Tensor) else first[0])
 
+    @property
+    def device(self) -> torch.device:
+        """Device of the keys and values."""
+        first = self.layers[0][0]
+        return (first if isinstance(first, Tensor) else first[0]).device
+
     def select(self, items: Tensor) -> Memory:
         """The memory of the named items alone, in that order."""
 
@@ -57,9 +63,7 @@ class Memory:
         """Return the memory of these items, without a copy if they are all items in order."""
         if list(items) == list(range(self.items)):
             return self
-        first = self.layers[0][0]
-        keys = first if isinstance(first, Tensor) else first[0]
-        return self.select(torch.tensor(items, device=keys.device))
+        return self.select(torch.tensor(items, device=self.device))
 
     def before(self, other: Memory) -> Memory:
         """What both hold, one after the other, for the items of ``other``; as many of those share an item of this."""
@@ -190,13 +194,13 @@ class TextTransformer(nn.Module):
             cache.length += x.shape[1]
         return states
 
-    def decode_packed(self, ids: Tensor, positions: Tensor, seen: Tensor, memory: Memory) -> Tensor:
+    def decode_packed(self, ids: Tensor, positions: Tensor, visible: Tensor, memory: Memory) -> Tensor:
         """Decode a set of texts that share beginnings, packed as one sequence, against every item: (I, T, D).
 
-        Token t of ``ids`` (T,) stands at ``positions[t]`` of its text and sees the tokens that ``seen[t]`` (T, T)
+        Token t of ``ids`` (T,) stands at ``positions[t]`` of its text and sees the tokens that ``visible[t]`` (T, T)
         marks: itself and those before it in the same text.
         """
-        bias = unseen_bias(~seen[None, None], self.dtype)
+        bias = unseen_bias(~visible[None, None], self.dtype)
         x = self.embeddings(ids[None], positions=positions[None]).expand(memory.items, -1, -1)
         return self.run(x, bias, memory, None, causal=True)
 

@@ -127,9 +127,13 @@ class BlipCaption(BaseModel):
         if max_length <= len(prompt):
             raise InputError(f"max_length {max_length} leaves no room after the prompt's {len(prompt)} tokens")
         nucleus: dict[str, Any] = {
-            "beams": 1, "sample": True, "top_p": top_p, "top_k": NUCLEUS_TOP_K, "repetition_penalty": NUCLEUS_PENALTY,
-        }  # fmt: skip
-        beams: dict[str, Any] = {"beams": num_beams, "repetition_penalty": repetition_penalty}
+            "num_beams": 1,
+            "do_sample": True,
+            "top_p": top_p,
+            "top_k": NUCLEUS_TOP_K,
+            "repetition_penalty": NUCLEUS_PENALTY,
+        }
+        beams: dict[str, Any] = {"num_beams": num_beams, "repetition_penalty": repetition_penalty}
         decoding = Decoding(
             n=num_captions, max_new_tokens=max_length - len(prompt), min_new_tokens=max(0, min_length - len(prompt)),
             eos_id=tokenizer.sep_id, pad_id=tokenizer.pad_id, **(nucleus if use_nucleus_sampling else beams),
@@ -171,7 +175,7 @@ class BlipVQA(BaseModel):
             ranked = self.part.ranked_answers(heard, text.mask, answer_list, ids, 1, k, SMOOTHING)
             return [best.text for (best,) in ranked]
         decoding = Decoding(
-            beams=num_beams, max_new_tokens=max_len - 1, min_new_tokens=max(0, min_len - 1),
+            num_beams=num_beams, max_new_tokens=max_len - 1, min_new_tokens=max(0, min_len - 1),
             eos_id=self.part.tokenizer.sep_id, pad_id=self.part.tokenizer.pad_id,
         )  # fmt: skip
         return [best[0].text for best in self.part.free_answers(heard, text.mask, decoding)]

@@ -313,13 +313,13 @@ def _decoding(settings: Mapping[str, Any], length: int, max_positions: int, eos_
         "top_p": float(settings["top_p"]),
     }
     return Decoding(
-        beams=beams,
+        num_beams=beams,
         max_new_tokens=max_new_tokens,
         min_new_tokens=min_new_tokens,
         n=settings["num_return_sequences"],
         repetition_penalty=float(settings["repetition_penalty"]),
-        no_repeat_ngram=settings["no_repeat_ngram_size"],
-        sample=sample,
+        no_repeat_ngram_size=settings["no_repeat_ngram_size"],
+        do_sample=sample,
         score_rule="generated",
         forbid_ids=tuple(settings["suppress_tokens"] or ()),
         eos_id=eos_id,
@@ -372,7 +372,7 @@ class _PromptGroup:
         if self.options.repetition_penalty != 1.0:
             for row, mask in zip(history, self.masks, strict=True):
                 padding = mask.index(1) if 1 in mask else 0
-                if padding and self.options.no_repeat_ngram:
+                if padding and self.options.no_repeat_ngram_size:
                     raise InputError(
                         "repetition_penalty and no_repeat_ngram_size cannot be combined with padding on the left: pad "
                         "on the right, or use one of them"

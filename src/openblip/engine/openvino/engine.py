@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from openblip.decoding.protocol import Session, SessionFactory
-from openblip.decoding.rank import rank
+from openblip.decoding.rank import rank_answers
 from openblip.engine.base import BaseEngine
 from openblip.engine.openvino.compiled import HINTS, CompiledPart, run_per_image
 from openblip.engine.openvino.convert import cache_name, convert_model
@@ -97,10 +97,16 @@ class OpenVinoEngine(BaseEngine):
         return self._make_factory(self._project_questions(questions, mask), capacity)
 
     def rank_answers(
-        self, questions: Tensor, mask: Tensor, candidates: Sequence[Sequence[int]], k: int | None, smoothing: float
+        self,
+        questions: Tensor,
+        mask: Tensor,
+        candidates: Sequence[Sequence[int]],
+        shortlist: int | None,
+        smoothing: float,
     ) -> Tensor:
-        decoder = OpenVinoPackedDecoder(self._parts["packed_step"], self._project_questions(questions, mask))
-        return rank(decoder, candidates, k=k, smoothing=smoothing)
+        memory = self._project_questions(questions, mask)
+        decoder = OpenVinoPackedDecoder(memory=memory, part=self._parts["packed_step"])
+        return rank_answers(decoder, candidates, shortlist=shortlist, smoothing=smoothing)
 
     def embed_images(self, states: Tensor) -> Tensor:
         return self._parts["image_embedding"](states[:, :1])[0]

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from openblip.decoding.rank import PackedDecoder
 from openblip.engine.openvino.compiled import CompiledPart
 from openblip.engine.parts import flatten_memory
 from openblip.model.config import TextConfig
@@ -62,24 +63,12 @@ class OpenVinoSession:
         self.keys, self.values = self.keys[:, rows], self.values[:, rows]
 
 
-@dataclass(frozen=True)
-class OpenVinoPackedDecoder:
-    """A decoder of packed texts; see :class:`openblip.decoding.rank.PackedDecoder`."""
+@dataclass(frozen=True, kw_only=True)
+class OpenVinoPackedDecoder(PackedDecoder):
+    """A packed decoder in OpenVINO."""
 
     part: CompiledPart
-    memory: Memory
 
-    @property
-    def items(self) -> int:
-        return self.memory.items
-
-    @property
-    def device(self) -> torch.device:
-        return torch.device("cpu")
-
-    def logits(self, ids: Tensor, positions: Tensor, seen: Tensor) -> Tensor:
-        bias = unseen_bias(~seen[None, None], torch.float32)
+    def logits(self, ids: Tensor, positions: Tensor, visible: Tensor) -> Tensor:
+        bias = unseen_bias(~visible[None, None], torch.float32)
         return self.part(ids[None], positions, bias, *flatten_memory(self.memory, bias=True))[0]
-
-    def select(self, item: int) -> OpenVinoPackedDecoder:
-        return OpenVinoPackedDecoder(self.part, self.memory.select(torch.tensor([item])))
