@@ -117,17 +117,15 @@ class Ours:
         self.blip = openblip.load(folder, device=entry.device, **more)
 
     def caption(self, pictures: Sequence[Picture], beams: int, tokens: int) -> list[str]:
-        found = self.blip.caption(
-            list(pictures), beams=beams, min_new_tokens=tokens, max_new_tokens=tokens, on_error="raise"
-        )
+        found = self.blip.caption(list(pictures), num_beams=beams, min_new_tokens=tokens, max_new_tokens=tokens)
         return [caption.text for caption in found]
 
     def ask(self, picture: Picture, questions: Sequence[str], tokens: int) -> list[str]:
-        found = self.blip.ask(picture, list(questions), beams=1, min_new_tokens=tokens, max_new_tokens=tokens)
+        found = self.blip.ask(picture, list(questions), num_beams=1, min_new_tokens=tokens, max_new_tokens=tokens)
         return [answer.text for answer in found]
 
     def match(self, pictures: Sequence[Picture], texts: Sequence[str]) -> Array:
-        found = self.blip.match(list(pictures), list(texts), on_error="raise")
+        found = self.blip.match(list(pictures), list(texts))
         return np.array([[match.probability for match in row] for row in found], np.float32)
 
     def embed_images(self, pictures: Sequence[Picture]) -> Array:

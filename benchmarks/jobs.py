@@ -55,7 +55,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         **machine.begin(options.threads),
         "scale": materials.describe(),
         "files": options.files,
-        "beams": BEAMS,
+        "num_beams": BEAMS,
         "skipped": [],
     }
     record |= folder(materials, options, record["skipped"])
@@ -149,7 +149,7 @@ def _row(call: Call, calls: list[Call], times: dict[str, Timed], files: int) -> 
 def by_job(blip: Blip, paths: Sequence[Path], tokens: int) -> list[str]:
     """All of a job but loading the model: finding the files, opening them, captions, the journal, and the side-cars."""
     source = str(paths[0].parent)
-    decoding = {"beams": BEAMS, "min_new_tokens": tokens, "max_new_tokens": tokens}
+    decoding = {"num_beams": BEAMS, "min_new_tokens": tokens, "max_new_tokens": tokens}
     texts: list[str] = []
 
     def see(seen: Seen) -> None:
@@ -168,7 +168,7 @@ def by_job(blip: Blip, paths: Sequence[Path], tokens: int) -> list[str]:
 
 def by_iterator(blip: Blip, paths: Sequence[Path], tokens: int) -> list[str]:
     """The same captions by the call that a program makes."""
-    found = blip.caption(iter(paths), beams=BEAMS, min_new_tokens=tokens, max_new_tokens=tokens, on_error="raise")
+    found = blip.caption(iter(paths), num_beams=BEAMS, min_new_tokens=tokens, max_new_tokens=tokens)
     return [caption.text for caption in found]
 
 

@@ -34,8 +34,7 @@ from openblip.data.sources import open_source
 from openblip.data.sources.base import Source, Stream
 from openblip.engine.protocols import Embeddings, MatchLogits
 from openblip.evaluation import two_stage
-from openblip.inputs import chunks
-from openblip.runner import TEXT_ROWS, Runner
+from openblip.pipelines.base import TEXT_ROWS, TaskModel, iter_chunks
 
 MAX_WORDS, MAX_TOKENS = 30, 35  # as in the authors' evaluation
 COCO = (5_000, 25_000, 256)  # images, texts, shortlist
@@ -141,22 +140,20 @@ class Ours:
 
     def __init__(self, folder: Path, photos: list[Image.Image], texts: list[str], k: int) -> None:
         self.blip = openblip.load(folder, device="cpu")
-        self.runner = self.blip._part("retrieval")
+        self.pipeline = self.blip.pipeline("retrieval")
         self.photos, self.texts, self.k = photos, texts, k
 
     def first(self) -> Any:
-        ids = two_stage.texts_as_ids(self.runner, self.texts, MAX_WORDS, MAX_TOKENS)
-        seen = [
-            self.runner.engine.require(Embeddings).embed_images(
-                self.runner.states([self.runner.open(photo) for photo in some])
-            )
-            for some in chunks(self.photos, self.blip.batch_size)
-        ]
-        return torch.cat(seen) @ self.runner.embed_texts(ids).T
+        ids = two_stage.texts_as_ids(self.pipeline, self.texts, MAX_WORDS, MAX_TOKENS)
+        model, embeddings = self.pipeline.model, []
+        for photos in iter_chunks(self.photos, self.blip.batch_size):
+            states = model.encode_images([model.open_image(photo) for photo in photos])
+            embeddings.append(self.pipeline.embed_images(states))
+        return torch.cat(embeddings) @ self.pipeline.embed_texts(ids).T
 
     def whole(self) -> Array:
-        ids = two_stage.texts_as_ids(self.runner, self.texts, MAX_WORDS, MAX_TOKENS)
-        return _flat(two_stage.score(self.runner, self.photos, ids, self.k, batch_size=self.blip.batch_size))
+        ids = two_stage.texts_as_ids(self.pipeline, self.texts, MAX_WORDS, MAX_TOKENS)
+        return _flat(two_stage.score(self.pipeline, self.photos, ids, self.k, batch_size=self.blip.batch_size))
 
 
 class Shipped:
@@ -193,7 +190,7 @@ class Best(Shipped):
         states, similarity = self._states()
         logits = torch.zeros_like(similarity)
         for i, pairs in itertools.groupby(_either(similarity, self.k), lambda pair: pair[0]):
-            for some in chunks([j for _, j in pairs], TEXT_ROWS):
+            for some in iter_chunks([j for _, j in pairs], TEXT_ROWS):
                 inputs = self.peer._texts([self.texts[j] for j in some], grounded=True)
                 seen = states[i].expand(len(some), -1, -1)
                 found = self.peer.model.text_encoder(
@@ -205,7 +202,7 @@ class Best(Shipped):
     def _states(self) -> tuple[Tensor, Tensor]:
         model, unit = self.peer.model, torch.nn.functional.normalize
         states = torch.cat(
-            [model.vision_model(**self.peer._pictures(some)).last_hidden_state for some in chunks(self.photos, 8)]
+            [model.vision_model(**self.peer._pictures(some)).last_hidden_state for some in iter_chunks(self.photos, 8)]
         )
         texts = torch.from_numpy(self.peer.embed_texts(self.texts))
         return states, unit(model.vision_proj(states[:, 0]), dim=-1) @ texts.T
@@ -247,13 +244,13 @@ class Checked:
 def pocket(options: argparse.Namespace) -> tuple[dict[str, Any], bool]:
     """Wall time of the whole, and a sample of its rankings against single pairs."""
     blip = openblip.load("pocket", task="retrieval", device="cpu")
-    runner = blip._part("retrieval")
-    images, texts = _described(options) if options.data else _drawn(options, runner)
-    ids = two_stage.texts_as_ids(runner, texts, MAX_WORDS, MAX_TOKENS)
+    pipeline = blip.pipeline("retrieval")
+    images, texts = _described(options) if options.data else _drawn(options, pipeline.model)
+    ids = two_stage.texts_as_ids(pipeline, texts, MAX_WORDS, MAX_TOKENS)
     start = time.perf_counter()
-    scores = two_stage.score(runner, images, ids, options.k, batch_size=blip.batch_size, workers=blip.workers)
+    scores = two_stage.score(pipeline, images, ids, options.k, batch_size=blip.batch_size, num_workers=blip.num_workers)
     seconds = time.perf_counter() - start
-    checked = check(runner, images, ids.ids, options.k, scores, options.sample)
+    checked = check(pipeline.model, images, ids, options.k, scores, options.sample)
     pairs = count_pairs(_flat(scores), len(images), len(texts))
     said = f"{checked.equal} of {checked.queries} rankings equal, {checked.but_for_rounding} but for rounding"
     print(f"pocket, {len(images)} images x {len(texts)} texts, k {options.k}: {seconds:.1f} s, {pairs} pairs; {said}")
@@ -263,12 +260,13 @@ def pocket(options: argparse.Namespace) -> tuple[dict[str, Any], bool]:
 
 @torch.inference_mode()
 def check(
-    runner: Runner, images: Sequence[Any], rows: list[list[int]], k: int, scores: two_stage.Scores, sample: int
+    runner: TaskModel, images: Sequence[Any], rows: list[list[int]], k: int, scores: two_stage.Scores, sample: int
 ) -> Checked:
     """Some queries each way, each candidate judged alone, of images that were encoded alone: no batches, no padding."""
     states = [_state(runner, image) for image in images]
-    vectors = np.stack([runner.engine.require(Embeddings).embed_texts(*runner.pad([row]))[0].numpy() for row in rows])
-    seen = np.stack([runner.engine.require(Embeddings).embed_images(state)[0].numpy() for state in states])
+    engine = runner.engine.require(Embeddings)
+    vectors = np.stack([engine.embed_texts(*runner.pad([row]))[0].numpy() for row in rows])
+    seen = np.stack([engine.embed_images(state)[0].numpy() for state in states])
     draw = random.Random(0)
     equal = near = queries = 0
     for found, query_vectors, candidates, judge in (
@@ -298,11 +296,11 @@ def _near(wanted: list[int], found: list[int], plain: Mapping[int, float], cosin
     )
 
 
-def _state(runner: Runner, image: Any) -> Tensor:
-    return runner.states([runner.open(image)])
+def _state(runner: TaskModel, image: Any) -> Tensor:
+    return runner.encode_images([runner.open_image(image)])
 
 
-def _judged(runner: Runner, state: Tensor, row: list[int]) -> float:
+def _judged(runner: TaskModel, state: Tensor, row: list[int]) -> float:
     ids, mask = runner.pad([[runner.tokenizer.enc_id, *row[1:]]])
     return float(runner.engine.require(MatchLogits).match_logits(ids, mask, state)[0, 1])
 
@@ -326,7 +324,7 @@ def _records(source: Source | Stream) -> Iterator[Record]:
     return (one for one in read if isinstance(one, Record))
 
 
-def _drawn(options: argparse.Namespace, runner: Runner) -> tuple[list[Any], list[str]]:
+def _drawn(options: argparse.Namespace, runner: TaskModel) -> tuple[list[Any], list[str]]:
     """Pictures of coloured patches, and texts of words that the model knows."""
     words = [piece for piece in runner.tokenizer.vocab_pieces if piece.isalpha() and len(piece) > 2]
     draw = random.Random(0)

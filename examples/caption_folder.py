@@ -8,7 +8,7 @@ import openblip
 folder = Path(sys.argv[1] if len(sys.argv) > 1 else Path(__file__).parent / "photos")
 blip = openblip.load("pocket")
 paths = sorted(folder.glob("*.jpg"))
-for path, caption in zip(paths, blip.caption(iter(paths)), strict=True):  # an iterator streams
+for path, caption in zip(paths, blip.caption(iter(paths), on_error="return"), strict=True):  # an iterator streams
     if isinstance(caption, openblip.OpenBlipError):
         print(f"{path.name}: {caption}")
     else:

@@ -16,7 +16,8 @@ folder, out = sys.argv[1:3]
 def work(items: Iterator[Item]) -> Iterator[Result]:
     """From items to records, in order, with an error in the place of what failed."""
     blip = openblip.load("pocket")  # loaded only if something is left to do
-    for answer in blip.ask((item.source() for item in items), "is there a dog?", answers=["yes", "no"]):
+    images = (item.source() for item in items)
+    for answer in blip.ask(images, "is there a dog?", answers=["yes", "no"], on_error="return"):
         yield answer if isinstance(answer, openblip.OpenBlipError) else [{"text": answer.text}]
 
 

@@ -114,7 +114,7 @@ def measure(model: Path, asked: Sequence[Record]) -> tuple[float, float]:
     found = []
     for record in asked:
         named = _marked(record)
-        boxes = blip.ground(open_image(record.images[0]), [one.text for one in named], on_error="raise")
+        boxes = blip.ground(open_image(record.images[0]), [one.text for one in named])
         for box, one in zip(boxes, named, strict=True):
             found.append(iou((box.left, box.top, box.right, box.bottom), one.box))
     return float(np.mean(np.array(found) >= HIT)), float(np.mean(found))

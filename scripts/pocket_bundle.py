@@ -38,8 +38,8 @@ from openblip.model.config import ModelKind
 
 MEMBERS: dict[ModelKind, str] = {"caption": "caption", "vqa": "vqa", "retrieval": "retrieval", "grounding": "grounding"}
 DECODINGS: dict[str, dict[str, Any]] = {
-    "3 beams": {"beams": 3},
-    "5 beams, length_penalty 0": {"beams": 5, "length_penalty": 0.0},
+    "3 beams": {"num_beams": 3},
+    "5 beams, length_penalty 0": {"num_beams": 5, "length_penalty": 0.0},
 }
 K = 16  # photographs that ITM re-ranks for each caption
 
@@ -134,7 +134,7 @@ def answer_figures(blip: Blip, records: Sequence[Record]) -> dict[str, Any]:
     for record in records:
         if record.questions:
             picture = open_image(record.images[0])
-            said = blip.ask(picture, [question.text for question in record.questions], beams=1)
+            said = blip.ask(picture, [question.text for question in record.questions], num_beams=1)
             for question, answer in zip(record.questions, said, strict=True):
                 rows[question.auto].append((answer.text, question.answers[0]))
     for auto, pairs in rows.items():

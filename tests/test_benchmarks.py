@@ -106,7 +106,7 @@ def test_retrieval_has_equal_scores(work: Path, tmp_path: Path, capsys: pytest.C
 
 
 def test_the_rankings_of_pocket_are_those_of_single_pairs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    options = ["--pocket", "--images", "6", "--texts", "12", "-k", "5", "--sample", "3", "--threads", "1"]
+    options = ["--pocket", "--images", "6", "--texts", "12", "-k", "5", "--do-sample", "3", "--threads", "1"]
     assert retrieval.main([*options, "--results", str(tmp_path)]) == 0, capsys.readouterr().out
     record = json.loads((tmp_path / "retrieval_pocket.json").read_text())
     assert record["checked"]["queries"] == 6

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -15,7 +15,7 @@ from click.testing import CliRunner
 from torch import Tensor
 
 import openblip
-from openblip import Blip, EncodedImage, UnsupportedTask, Video, VideoError
+from openblip import Blip, EncodedImage, UnsupportedTaskError, Video, VideoError
 from openblip.checkpoints import bundle, write
 from openblip.cli import app
 from openblip.model.config import ModelKind
@@ -31,10 +31,10 @@ TASKS: tuple[ModelKind, ...] = ("caption", "vqa", "retrieval", "nlvr", "groundin
 TEXTS = ["a cat on a bed", "a yellow school bus parked on the street near a train", "dogs"]
 
 
-CALLS: list[Callable[[Blip, Any], Any]] = [
-    lambda blip, x: blip.caption(x),
-    lambda blip, x: blip.ask(x, "why"),
-    lambda blip, x: blip.match(x, TEXTS),
+CALLS: list[Callable[..., Any]] = [
+    lambda blip, x, **options: blip.caption(x, **options),
+    lambda blip, x, **options: blip.ask(x, "why", **options),
+    lambda blip, x, **options: blip.match(x, TEXTS, **options),
 ]
 
 
@@ -65,7 +65,7 @@ def clips(home: Path) -> list[Path]:
 def tokens(blip: Blip, task: ModelKind, clip: Path, count: int = 8) -> Tensor:
     """States (F, M, D) of the frames, seen one by one as pictures."""
     every = all_frames(clip)
-    model = blip._part(task).eager.model
+    model = blip.pipeline(task).model.module
     settings = ImageSettings(size=SIZE)
     with torch.inference_mode():
         seen = [
@@ -96,8 +96,8 @@ def said_by_hand(logits: Callable[[list[int]], Tensor], start: list[int], most: 
 
 @torch.inference_mode()
 def test_captions_read_all_frames_tokens_in_a_row(blip: Blip, clips: list[Path]) -> None:
-    model, tokenizer = blip._part("caption").eager.model, toy_tokenizer()
-    found = blip.caption(clips, beams=1, max_new_tokens=6)
+    model, tokenizer = blip.pipeline("caption").model.module, toy_tokenizer()
+    found = blip.caption(clips, num_beams=1, max_new_tokens=6)
     prompt = tokenizer.encode_prompt("a picture of ")
     for clip, caption in zip(clips, found, strict=True):
         memory = in_a_row(tokens(blip, "caption", clip))
@@ -111,7 +111,7 @@ def test_captions_read_all_frames_tokens_in_a_row(blip: Blip, clips: list[Path])
 
 @torch.inference_mode()
 def test_answers_too(blip: Blip, clips: list[Path]) -> None:
-    model, tokenizer = blip._part("vqa").eager.model, toy_tokenizer()
+    model, tokenizer = blip.pipeline("vqa").model.module, toy_tokenizer()
     listed = ["a cat", "dog", "yes"]
     for clip in clips:
         asked = tokenizer.encode(["what is it?"], "enc")
@@ -121,7 +121,7 @@ def test_answers_too(blip: Blip, clips: list[Path]) -> None:
             fed = torch.tensor([ids])
             return torch.as_tensor(model.logits(fed, torch.ones_like(fed), states, mask).clone())
 
-        free = blip.ask(clip, "what is it?", beams=1, max_new_tokens=5)
+        free = blip.ask(clip, "what is it?", num_beams=1, max_new_tokens=5)
         assert free.text == tokenizer.decode(said_by_hand(logits, [tokenizer.dec_id], 5))
         scores = []
         for answer in listed:
@@ -130,14 +130,14 @@ def test_answers_too(blip: Blip, clips: list[Path]) -> None:
             scores.append(sum(each[place, one].item() for place, one in enumerate(ids[1:])))
         chosen = blip.ask(clip, "what is it?", answers=listed, n=3)
         odds = torch.tensor(scores).softmax(0).tolist()
-        assert {one.text: one.probability for one in chosen} == pytest.approx(
+        assert {one.text: one.probability for one in (chosen, *chosen.alternatives)} == pytest.approx(
             dict(zip(listed, odds, strict=True)), abs=1e-5
         )
 
 
 @torch.inference_mode()
 def test_matches_and_embeddings(blip: Blip, clips: list[Path]) -> None:
-    model, tokenizer = blip._part("retrieval").eager.model, toy_tokenizer()
+    model, tokenizer = blip.pipeline("retrieval").model.module, toy_tokenizer()
     found = blip.match(clips, TEXTS)
     vectors = blip.embed_images(clips)
     for clip, row, vector in zip(clips, found, vectors, strict=True):
@@ -168,7 +168,7 @@ def test_more_frames_tell_more(blip: Blip, clips: list[Path]) -> None:
     sixteen = blip.embed_images(Video(clips[2], frames=16))
     states = tokens(blip, "retrieval", clips[2], 16)
     with torch.inference_mode():
-        mean = F.normalize(blip._part("retrieval").eager.model.vision_proj(states[:, 0]).mean(0), dim=0)
+        mean = F.normalize(blip.pipeline("retrieval").model.module.vision_proj(states[:, 0]).mean(0), dim=0)
     np.testing.assert_allclose(sixteen, mean.numpy(), atol=1e-5)
 
 
@@ -176,7 +176,7 @@ def test_more_frames_tell_more(blip: Blip, clips: list[Path]) -> None:
 def test_pictures_and_videos_mix_and_batches_change_nothing(
     home: Path, blip: Blip, clips: list[Path], size: int
 ) -> None:
-    other = openblip.load(home, batch_size=size, workers=0)
+    other = openblip.load(home, batch_size=size, num_workers=0)
     mixed: list[Any] = [
         toy_image(0),
         clips[0],
@@ -196,20 +196,22 @@ def test_pictures_and_videos_mix_and_batches_change_nothing(
 def test_a_bad_video_is_an_error_in_its_place(blip: Blip, clips: list[Path], tmp_path: Path) -> None:
     (tmp_path / "bad.mp4").write_bytes(clips[0].read_bytes()[:500])
     (tmp_path / "empty.mp4").touch()
-    mixed = [clips[0], tmp_path / "bad.mp4", toy_image(0), tmp_path / "empty.mp4", Video([])]
+    mixed: list[Any] = [clips[0], tmp_path / "bad.mp4", toy_image(0), tmp_path / "empty.mp4", Video([])]
     for call in CALLS:
-        found = call(blip, mixed)
+        found = call(blip, mixed, on_error="return")
         assert [isinstance(one, VideoError) for one in found] == [False, True, False, True, True]
         assert "bad.mp4" in str(found[1])
         close(found[0], call(blip, clips[0]))
-    with pytest.raises(openblip.ImageError, match=r"3 of 5 images could not be embedded, at \[1, 3, 4\]"):
+    with pytest.raises(VideoError, match=r"item 1: .*bad.mp4"):
         blip.embed_images(mixed)
+    embeddings = blip.embed_images(mixed, on_error="return")
+    assert [isinstance(one, VideoError) for one in embeddings] == [False, True, False, True, True]
     with pytest.raises(VideoError):
         blip.caption(tmp_path / "bad.mp4")
 
 
 def test_encoded_once_for_many_texts(blip: Blip, clips: list[Path]) -> None:
-    with Forwards(blip._part("vqa").eager.model.vision) as forwards:
+    with Forwards(blip.pipeline("vqa").model.module.vision) as forwards:
         encoded = blip.encode_images(clips, task="vqa")
         answers = [blip.ask(one, ["what is it?", "why"]) for one in encoded]
     assert forwards.images == 3 * 8
@@ -228,16 +230,16 @@ def test_other_tasks_take_pictures_alone(blip: Blip, clips: list[Path]) -> None:
         lambda x: blip.compare(toy_image(0), x, "a dog"),
         lambda x: blip.classify(x, ["cat", "dog"]),
         lambda x: blip.explain(x, "a dog"),
-        lambda x: blip.explain(x, of="caption"),
+        lambda x: blip.explain(x, task="caption"),
     ]
     encoded = blip.encode_images(clips[0])
     for call in calls:
         for video in (clips[0], str(clips[0]), Video([toy_image(0)]), encoded):
-            with pytest.raises(UnsupportedTask, match="captioned, asked about, matched and embedded"):
+            with pytest.raises(UnsupportedTaskError, match="captioned, asked about, matched and embedded"):
                 call(video)
-    found = blip.classify([toy_image(0), clips[0]], ["cat", "dog"])
-    assert found[0].text == blip.classify(toy_image(0), ["cat", "dog"]).text
-    assert isinstance(found[1], UnsupportedTask)
+    found = blip.classify([toy_image(0), clips[0]], ["cat", "dog"], on_error="return")
+    assert cast(Any, found[0]).text == blip.classify(toy_image(0), ["cat", "dog"]).text
+    assert isinstance(found[1], UnsupportedTaskError)
 
 
 def test_the_command_line_takes_videos(home: Path, blip: Blip, clips: list[Path], tmp_path: Path) -> None:

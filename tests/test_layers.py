@@ -27,7 +27,7 @@ _TABLES = {"checkpoints.published", "checkpoints.layouts"}
 _TORCH = _DATA | {"model", "preprocess"}
 _RUNNING = _TORCH | {"decoding", "engine"}
 _FILES = _TORCH | _TABLES | {"checkpoints"}
-_BLIP = {"blip", "explaining", "runner", "inputs", "results"}
+_BLIP = {"blip", "signatures", "pipelines", "results", "defaults"}
 _EVALUATION = {f"evaluation{part}" for part in ("", ".files", ".metrics", ".protocols", ".report")}
 MAY_IMPORT: dict[str, set[str]] = {
     "_version": set(),
@@ -40,13 +40,13 @@ MAY_IMPORT: dict[str, set[str]] = {
     "model": _DATA,
     "preprocess": _DATA | {"_version"},
     "decoding": _TORCH,
-    "engine": _RUNNING - {"engine"},
+    "engine": _RUNNING - {"engine"} | {"defaults"},
     "checkpoints": _FILES - {"checkpoints"},
-    "results": set(),
-    "inputs": _TORCH,
-    "drawing": {"results"},
-    "runner": _RUNNING | _FILES | _BLIP - {"blip", "explaining"},
-    "explaining": _RUNNING | _FILES | _BLIP - {"blip"},
+    "defaults": set(),
+    "drawing": set(),
+    "results": {"drawing"},
+    "pipelines": _RUNNING | _FILES | {"defaults", "results"},
+    "signatures": {"pipelines"},
     "blip": _RUNNING | _FILES | _BLIP,
     "compat": _RUNNING | _FILES | _BLIP | {"data", "drawing"},
     "data.visdial": {"errors"},
@@ -104,6 +104,7 @@ LATE = {
     "openblip.io.progress": {"rich"},  # only on a terminal
     "openblip.preprocess": {"torch", "tokenizers"},  # opening, resizing and cleaning need neither
     "openblip.compat.transformers_api": {"torch", "huggingface_hub"},  # a configuration alone needs neither
+    "openblip.results": {"openblip"},  # drawing needs Pillow, and only notebooks draw
     "openblip.jobs.reporting": {"rich"},  # only on a terminal
     "openblip.training.reports": {"torch"},  # its TensorBoard writer needs tensorboard, which is optional
     # `--help` is instant; a command loads what it runs.

@@ -35,22 +35,33 @@ if TYPE_CHECKING:
     from openblip.errors import InputError as InputError
     from openblip.errors import JobError as JobError
     from openblip.errors import OpenBlipError as OpenBlipError
-    from openblip.errors import UnsupportedTask as UnsupportedTask
+    from openblip.errors import UnsupportedTaskError as UnsupportedTaskError
     from openblip.errors import VideoError as VideoError
+    from openblip.pipelines.inputs import EncodedImage as EncodedImage
+    from openblip.pipelines.inputs import ImageInput as ImageInput
     from openblip.preprocess.video import Video as Video
     from openblip.results import Answer as Answer
     from openblip.results import Box as Box
     from openblip.results import Caption as Caption
+    from openblip.results import Classification as Classification
     from openblip.results import Comparison as Comparison
     from openblip.results import Explanation as Explanation
     from openblip.results import Label as Label
     from openblip.results import Match as Match
-    from openblip.runner import EncodedImage as EncodedImage
 
 _HOMES = {
     "openblip.blip": ("Blip", "load"),
-    "openblip.runner": ("EncodedImage",),
-    "openblip.results": ("Answer", "Box", "Caption", "Comparison", "Explanation", "Label", "Match"),
+    "openblip.pipelines.inputs": ("EncodedImage", "ImageInput"),
+    "openblip.results": (
+        "Answer",
+        "Box",
+        "Caption",
+        "Classification",
+        "Comparison",
+        "Explanation",
+        "Label",
+        "Match",
+    ),
     "openblip.compat.transformers_api": (
         "BlipConfig",
         "BlipForConditionalGeneration",
@@ -73,7 +84,7 @@ _HOMES = {
         "InputError",
         "JobError",
         "OpenBlipError",
-        "UnsupportedTask",
+        "UnsupportedTaskError",
         "VideoError",
     ),
 }

@@ -1,575 +1,1413 @@
-"""What a user holds: :func:`load` gives a :class:`Blip`, which opens pictures, cleans text, batches, and answers.
+"""The public API: :func:`load` returns a :class:`Blip`, whose methods run preprocessing, batching and inference.
 
->>> blip = openblip.load("pocket")                             # doctest: +SKIP
->>> blip.caption("photo.jpg").text                             # doctest: +SKIP
->>> blip.ask("photo.jpg", ["what is it?", "where is it?"])     # doctest: +SKIP
+Example:
+    >>> blip = openblip.load("pocket")  # doctest: +SKIP
+    >>> blip.caption("photo.jpg").text  # doctest: +SKIP
+    'a cat lying on a bed'
+    >>> [answer.text for answer in blip.ask("photo.jpg", ["what is it?", "where is it?"])]  # doctest: +SKIP
+    ['cat', 'bed']
 """
+# A str is a Sequence[str], and a file an Iterator[bytes]; the first overload that fits is the one meant.
+# mypy: disable-error-code="overload-overlap"
 
 from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import replace
-from functools import partial
-from itertools import chain, groupby, repeat
+from dataclasses import dataclass, replace
+from functools import cache, partial
 from pathlib import Path
-from typing import Any, Literal, cast, get_args
+from typing import TYPE_CHECKING, Literal, TypeAlias, cast, get_args, overload
 
 import numpy as np
 import torch
 from PIL import Image
-from torch import Tensor
 
+from openblip import defaults
 from openblip.checkpoints import bundle as bundles
 from openblip.checkpoints import published, read
 from openblip.checkpoints.resolve import resolve
 from openblip.checkpoints.storage import digest
-from openblip.decoding import Decoding, generate_grouped
-from openblip.engine.create import EngineName, Precision, check_engine, create_engine, default_batch_size
-from openblip.engine.protocols import Answers, Captions
-from openblip.errors import ImageError, InputError, OpenBlipError, UnsupportedTask
-from openblip.explaining import EXPLAINED, Explained, Explainer
-from openblip.inputs import OnError, Shape, ahead, by_runs, chunks, deliver, firsts, shape_of
+from openblip.defaults import Decode, EngineName, Precision
+from openblip.engine.create import check_engine, create_engine, default_batch_size
+from openblip.engine.device import resolve_device
+from openblip.errors import InputError, OpenBlipError, UnsupportedTaskError
 from openblip.io.cache import cache_folder
 from openblip.model.config import ModelConfig, ModelKind
-from openblip.preprocess.image import load_image, resize, to_tensor
-from openblip.preprocess.settings import ImageSettings
-from openblip.preprocess.text import Tokenizer
-from openblip.results import Answer, Match
-from openblip.runner import (
-    BOX_ROWS,
-    TEXT_ROWS,
-    EncodedImage,
-    Measured,
-    Prompt,
-    Runner,
-    Texts,
-    frames_of,
-    in_a_row,
+from openblip.pipelines.base import TEXT_ROWS, Batching, TaskModel, iter_chunks
+from openblip.pipelines.caption import CaptionPipeline
+from openblip.pipelines.encode import encode_images
+from openblip.pipelines.explain import (
+    EXPLAINED_TASKS,
+    ExplainAnswerPipeline,
+    ExplainCaptionPipeline,
+    ExplainedTask,
+    ExplainMatchPipeline,
+    ExplainPipeline,
 )
+from openblip.pipelines.grounding import GroundingPipeline
+from openblip.pipelines.inputs import EncodedImage, ImageInput
+from openblip.pipelines.nlvr import NlvrPipeline
+from openblip.pipelines.retrieval import ClassifyPipeline, Embedding, EmbedPipeline, RetrievalPipeline
+from openblip.pipelines.shapes import (
+    ImageInputs,
+    OnError,
+    Output,
+    Progress,
+    add_right_images,
+    grouped_inputs,
+    paired_inputs,
+    report_progress,
+    single_inputs,
+)
+from openblip.pipelines.vqa import VqaPipeline
+from openblip.preprocess.image import ImageSource, load_image, resize, to_tensor
+from openblip.preprocess.text import Tokenizer
+from openblip.results import Answer, Box, Caption, Classification, Comparison, Explanation, Match
 
-Decode = Literal["fast", "exact"]
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+    from openblip.signatures import (
+        AskOptions,
+        CaptionOptions,
+        ClassifyOptions,
+        ExplainOptions,
+        Raise,
+        Return,
+        SharedOptions,
+    )
+
+ConfigValue: TypeAlias = "str | int | float | bool | Sequence[ConfigValue] | Mapping[str, ConfigValue] | None"
+ConfigOverrides: TypeAlias = "Mapping[str, ConfigValue]"
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Loader:
+    """The arguments of :func:`load` that apply to every model of a bundle."""
+
+    engine: EngineName
+    precision: Precision
+    device: torch.device
+    config: ModelConfig | ConfigOverrides | None
+    tokenizer: Tokenizer | None
+    calibration: Sequence[Image.Image]
+    exact_decode: bool
+    batching: Batching
+    bundled: bool
+    offline: bool | None
+
+    def load(self, source: str | Path, task: ModelKind | None) -> TaskModel:
+        """Load one model."""
+        path = resolve(source, offline=self.offline)
+        checkpoint = read.load(path, task=task, config=self.config, tokenizer=self.tokenizer)
+        pixels = None
+        if self.calibration:
+            resized = np.stack([resize(image, checkpoint.image.size) for image in self.calibration])
+            pixels = to_tensor(resized, checkpoint.image)
+        engine = create_engine(
+            self.engine,
+            self.precision,
+            self.device,
+            checkpoint.model,
+            checkpoint.config,
+            cache=cache_folder() / "openvino",
+            key=partial(digest, Path(checkpoint.source)),
+            calibration=pixels,
+            bundled=self.bundled,
+        )
+        return TaskModel(checkpoint, engine, batching=self.batching, exact_decode=self.exact_decode)
 
 
 def load(
     name_or_path: str | Path,
     *,
     task: ModelKind | None = None,
-    engine: EngineName = "auto",
-    precision: Precision = "fp32",
-    device: str = "auto",
-    config: ModelConfig | Mapping[str, Any] | None = None,
+    engine: EngineName = defaults.ENGINE,
+    precision: Precision = defaults.PRECISION,
+    device: str = defaults.DEVICE,
+    config: ModelConfig | ConfigOverrides | None = None,
     tokenizer: Tokenizer | str | Path | None = None,
     batch_size: int | None = None,
-    workers: int | None = None,
-    decode: Decode = "fast",
-    calibration: Iterable[Any] | None = None,
+    num_workers: int | None = None,
+    decode: Decode = defaults.DECODE,
+    calibration: Iterable[ImageSource] | None = None,
     offline: bool | None = None,
 ) -> Blip:
-    """Load a model and get it ready to use.
+    """Load a model or a bundle of models.
 
-    ``name_or_path`` is a bundle ("pocket", "base", "large": one model per task, loaded when first used), a hub id, a
-    name that mmpretrain or LAVIS users know, a folder, or a ``.pth`` file. ``task`` says what a file that could be
-    several things is; ``config`` and ``tokenizer`` give what a bare ``.pth`` leaves open. ``device="auto"`` takes a GPU
-    if there is one.
+    Args:
+        name_or_path: A bundle ("pocket", "base", "large": one model per task, each loaded on first use), a hub id, a
+            published name of mmpretrain or LAVIS, a folder or a ``.pth`` file.
+        task: Task of the checkpoint if its file fits several, or the only task to use of a bundle.
+        engine: "torch" (the reference), "compiled" (``torch.compile``), "openvino" (an extra, for CPUs) or "auto".
+            See ``docs/engines.md``.
+        precision: Precision of the arithmetic: "fp32", "bf16", "fp16" or "int8", whatever the file stores.
+        device: "cpu", "cuda", "cuda:1", "mps" or "auto": a GPU if there is one and the engine and precision run on it.
+        config: Configuration of a ``.pth`` file, or values to change, such as ``{"image_size": 480}``.
+        tokenizer: Tokenizer, vocabulary file or folder, for a ``.pth`` file; by default that of bert-base-uncased.
+        batch_size: Images to run together; by default 4 or 8 on a CPU and 64 on a GPU. Results do not depend on it.
+        num_workers: Threads that open images ahead of the model; by default 2.
+        decode: "fast" decodes large JPEG files at reduced size, which changes pixels by a fraction of a gray level;
+            "exact" decodes them in full.
+        calibration: Sample images that OpenVINO quantizes the image encoder with (``precision="int8"`` only).
+        offline: Whether to use only files on this machine; by default as the environment says.
 
-    ``engine`` is "torch" (the reference), "compiled" (``torch.compile``), "openvino" (an extra, for CPUs) or "auto";
-    ``precision`` is "fp32", "bf16", "fp16" or "int8", whatever the file was stored in. ``docs/engines.md`` tells what
-    each gives and costs. ``calibration``: pictures like those to come, by which OpenVINO quantizes the image encoder.
-    ``batch_size`` pictures are computed together and ``workers`` threads open them ahead; neither changes a result.
-    ``decode="exact"`` decodes large JPEG files in full, from which "fast" differs by a fraction of a grey level.
+    Returns:
+        The model.
 
-    Raises :class:`CheckpointError`, :class:`DownloadError`, :class:`ConfigError` or :class:`InputError`.
+    Raises:
+        CheckpointError: A file is missing or damaged, or does not fit the model.
+        DownloadError: A download failed.
+        ConfigError: The configuration is impossible.
+        InputError: An argument is wrong.
+
+    Example:
+        >>> blip = openblip.load("Salesforce/blip-image-captioning-base", precision="bf16")  # doctest: +SKIP
+        >>> blip.tasks  # doctest: +SKIP
+        ('caption',)
     """
-    place = _device(device)
-    check_engine(engine, precision, place, calibrated=calibration is not None)
     if decode not in get_args(Decode):
-        raise InputError(f"decode is 'fast' or 'exact', not {decode!r}")
-    if isinstance(tokenizer, str | Path):
-        path = Path(tokenizer)
-        tokenizer = Tokenizer.from_folder(path) if path.is_dir() else Tokenizer.from_vocab(path)
-    found = bundles.find(name_or_path)
-
-    def make(wanted: ModelKind | None) -> Runner:
-        path = found.locate(wanted, offline=offline) if found and wanted else resolve(name_or_path, offline=offline)
-        loaded = read.load(path, task=wanted, config=config, tokenizer=tokenizer)
-        made = create_engine(
-            engine, precision, place, loaded.model, loaded.config,
-            cache=cache_folder() / "openvino", key=partial(digest, Path(loaded.source)),
-            calibration=_pixels(examples, loaded.image) if examples else None, bundled=found is not None,
-        )  # fmt: skip
-        return Runner(loaded, made, exact=decode == "exact")
-
-    examples = [load_image(image) for image in calibration or ()]
-    if calibration is not None and not examples:
-        raise InputError("calibration is some pictures, a dozen or more if they differ much; it holds none")
-    if found is None:
-        only = make(task)
-        parts: dict[ModelKind, Callable[[], Runner]] = dict.fromkeys(_serves(only.task), lambda: only)
+        raise InputError(f"decode must be 'fast' or 'exact', got {decode!r}")
+    torch_device = resolve_device(device, cpu_only=engine == "openvino" or precision == "int8")
+    check_engine(engine, precision, torch_device, calibrated=calibration is not None)
+    batching = Batching(
+        default_batch_size(precision, torch_device) if batch_size is None else batch_size,
+        defaults.NUM_WORKERS if num_workers is None else num_workers,
+    )
+    images = [load_image(image) for image in calibration or ()]
+    if calibration is not None and not images:
+        raise InputError("calibration must contain at least one image (a dozen is recommended), got none")
+    bundle = bundles.find(name_or_path)
+    loader = _Loader(
+        engine=engine,
+        precision=precision,
+        device=torch_device,
+        config=config,
+        tokenizer=Tokenizer.load(tokenizer) if isinstance(tokenizer, str | Path) else tokenizer,
+        calibration=images,
+        exact_decode=decode == "exact",
+        batching=batching,
+        bundled=bundle is not None,
+        offline=offline,
+    )
+    loaders: dict[ModelKind, Callable[[], TaskModel]]
+    if bundle is None:
+        load_model = cache(partial(loader.load, name_or_path, task))
+        loaders = dict.fromkeys(served_tasks(load_model().config.task), load_model)
     else:
-        wanted = [task] if task else list(found.models)
-        parts = {served: partial(make, served) for served in wanted}
-    size = batch_size or default_batch_size(precision, place)
-    return Blip(
-        str(name_or_path), parts,
-        batch_size=size, workers=2 if workers is None else workers, engine=engine, precision=precision,
-    )  # fmt: skip
+        loaders = {}
+        for member, source in bundle.models.items():
+            if task in (None, member):
+                loaders[member] = partial(loader.load, source, member)
+    return Blip(str(name_or_path), loaders, batching=batching, engine=engine, precision=precision)
+
+
+def served_tasks(task: ModelKind) -> tuple[ModelKind, ...]:
+    """Return the tasks that a model of one task serves: a pretraining checkpoint captions and retrieves."""
+    return ("caption", "retrieval", "pretrain") if task == "pretrain" else (task,)
 
 
 class Blip:
-    """A BLIP model, or a bundle of them, ready for pictures. One ``Blip`` serves many threads.
+    """A BLIP model, or a bundle of models, for images and videos. Create one with :func:`load`.
 
-    Everywhere below: an image is a path, bytes, a file object, a PIL picture, a numpy array (HWC uint8 RGB), a tensor
-    (CHW, uint8 or floats 0 to 1), an ``https`` address, or an :class:`EncodedImage`. One input gives one result, a list
-    (or an array with a batch axis) gives a list, an iterator gives an iterator that works as it is read. A lone bad
-    input raises; in a list or stream its error stands in its place (``on_error="return"``), or the first one is raised
-    (``on_error="raise"``). A method that the checkpoint cannot serve raises :class:`UnsupportedTask`.
+    **Images.** Everywhere an image is a path, bytes, a file object, a PIL image, an array (H, W, 3) of uint8 RGB, a
+    tensor (3, H, W) of uint8 or of floats from 0 to 1, an ``https`` address, or an
+    :class:`~openblip.EncodedImage`.
 
-    :meth:`caption`, :meth:`ask`, :meth:`match`, :meth:`embed_images` and :meth:`encode_images` take videos too: a path
-    that ends as those of videos do (``.mp4``, ``.avi``, ...), or a :class:`~openblip.preprocess.video.Video`. Eight
-    frames are seen, or as many as that says: their tokens are read one after the other, their embeddings averaged
-    (Li et al. 2022, section 5.6). For the other methods a video is a bad input, an :class:`UnsupportedTask`.
+    **Shapes.** One image gives one result, a list of images (or an array with a batch axis) gives a list, and an
+    iterator gives an iterator that opens images as its results are consumed.
+
+    **Errors.** With ``on_error="raise"``, the default, the first failing item raises; the error has its ``index``, its
+    ``item`` and, for lists, the results before it as ``partial``. With ``on_error="return"`` the error stands in place
+    of the result. A task that the checkpoint does not serve raises :class:`UnsupportedTaskError`.
+
+    **Videos.** :meth:`caption`, :meth:`ask`, :meth:`match`, :meth:`embed_images` and :meth:`encode_images` take videos
+    too: the path of a video file or a :class:`~openblip.Video`. By default 8 frames are used; their tokens are
+    concatenated and their embeddings averaged (Li et al. 2022, section 5.6).
+
+    **Progress.** With ``progress=True`` a method shows a progress bar; a function gets the number of finished images
+    and the total, which is ``None`` for iterators.
+
+    One ``Blip`` can be used by several threads.
+
+    Attributes:
+        name: The name or path that was loaded.
+        engine: The requested engine.
+        precision: The precision of the arithmetic.
     """
 
     def __init__(
         self,
         name: str,
-        parts: Mapping[ModelKind, Callable[[], Runner]],
+        loaders: Mapping[ModelKind, Callable[[], TaskModel]],
         *,
-        batch_size: int = 8,
-        workers: int = 2,
+        batching: Batching | None = None,
         engine: EngineName = "torch",
         precision: Precision = "fp32",
     ) -> None:
         self.name = name
         self.engine = engine
         self.precision = precision
-        self.batch_size = batch_size
-        self.workers = workers
-        self._makers = dict(parts)
-        self._parts: dict[ModelKind, Runner] = {}
+        self.batching = batching or Batching()
+        self._loaders = dict(loaders)
+        self._models: dict[ModelKind, TaskModel] = {}
         self._lock = threading.Lock()
 
     @property
     def tasks(self) -> tuple[ModelKind, ...]:
-        """What this model serves: some of "caption", "vqa" and "retrieval", among others."""
-        return tuple(self._makers)
+        """The tasks that the model serves."""
+        return tuple(self._loaders)
+
+    @property
+    def batch_size(self) -> int:
+        """Number of images that run together. Results do not depend on it."""
+        return self.batching.batch_size
+
+    @batch_size.setter
+    def batch_size(self, size: int) -> None:
+        self.batching.batch_size = size
+
+    @property
+    def num_workers(self) -> int:
+        """Number of threads that open images ahead of the model."""
+        return self.batching.num_workers
+
+    @overload
+    def caption(
+        self, images: ImageInput, *, on_error: Raise = "raise", **options: Unpack[CaptionOptions]
+    ) -> Caption: ...
+
+    @overload
+    def caption(
+        self, images: ImageInput, *, on_error: Return, **options: Unpack[CaptionOptions]
+    ) -> Caption | OpenBlipError: ...
+
+    @overload
+    def caption(
+        self, images: Sequence[ImageInput], *, on_error: Raise = "raise", **options: Unpack[CaptionOptions]
+    ) -> list[Caption]: ...
+
+    @overload
+    def caption(
+        self, images: Sequence[ImageInput], *, on_error: Return, **options: Unpack[CaptionOptions]
+    ) -> list[Caption | OpenBlipError]: ...
+
+    @overload
+    def caption(
+        self, images: Iterator[ImageInput], *, on_error: Raise = "raise", **options: Unpack[CaptionOptions]
+    ) -> Iterator[Caption]: ...
+
+    @overload
+    def caption(
+        self, images: Iterator[ImageInput], *, on_error: Return, **options: Unpack[CaptionOptions]
+    ) -> Iterator[Caption | OpenBlipError]: ...
 
     def caption(
         self,
-        images: Any,
+        images: ImageInputs,
         *,
-        prompt: str | Sequence[str | None] | None = None,
-        beams: int = 3,
+        prompt: str | Iterable[str | None] | None = None,
+        num_beams: int | None = None,
         n: int = 1,
         min_new_tokens: int = 1,
         max_new_tokens: int = 16,
         length_penalty: float = 1.0,
         repetition_penalty: float = 1.0,
-        no_repeat_ngram: int = 0,
-        sample: bool = False,
-        top_p: float = 0.9,
-        top_k: int = 0,
-        temperature: float = 1.0,
+        no_repeat_ngram_size: int = 0,
+        do_sample: bool = False,
+        top_p: float | None = None,
+        top_k: int | None = None,
+        temperature: float | None = None,
         seed: int | None = None,
         forbid: Sequence[str] = (),
         require: Sequence[str | Sequence[str]] = (),
         trim: bool = False,
-        on_error: OnError = "return",
-    ) -> Any:
-        """Describe images: a :class:`Caption` each, or with ``n`` > 1 a list of them, the best first.
+        on_error: OnError = "raise",
+        progress: Progress = False,
+    ) -> Output[Caption]:
+        """Describe images.
 
-        ``prompt`` is how the caption begins, one for all or one per image; ``None`` is the checkpoint's own ("a picture
-        of " for the published captioners), which the text leaves out, ``""`` is none. With ``sample`` tokens are drawn
-        from the ``top_p`` nucleus instead of searched for with ``beams``; a seeded sample depends on its image alone.
+        Args:
+            images: One image or video, a list, or an iterator.
+            prompt: Text that captions start with, one for all images or one per image. ``None`` is the checkpoint's
+                own prompt ("a picture of " for published models), which the caption's text omits; ``""`` is none.
+            num_beams: Beams of the search; by default 3, or 1 with ``do_sample``.
+            n: Captions per image. The best one carries the others in ``alternatives``.
+            min_new_tokens: Fewest new tokens before the end.
+            max_new_tokens: Most new tokens, the end token included.
+            length_penalty: Above 0 prefers long captions, below 0 short ones. Beam search only.
+            repetition_penalty: Above 1 avoids repetitions.
+            no_repeat_ngram_size: Size of the n-grams of tokens that must not occur twice; 0 allows all.
+            do_sample: Whether to sample tokens instead of searching for the best caption.
+            top_p: Samples from the most probable tokens with this total probability; by default 0.9.
+            top_k: Samples from this many of the most probable tokens; by default from all.
+            temperature: Above 1 samples more diverse captions, below 1 more probable ones; by default 1.
+            seed: Makes samples repeatable. A sample with a seed depends only on its image.
+            forbid: Words that must not occur, however their pieces spell them.
+            require: Words, or lists of alternative words, that the search steers towards. Where one is missing, the
+                caption is ``unmet``.
+            trim: Whether to prefer finished captions, and to remove words such as "of the" from the end of others.
+            on_error: ``"raise"`` or ``"return"`` the error of an image that cannot be captioned.
+            progress: Whether to show a progress bar, or a function of the number done and the total.
 
-        ``forbid`` are words that are never said, in whatever pieces they could be spelled. ``require`` are words, or
-        lists of alternatives, that beams are steered to; where one could not be had the caption is ``unmet``. ``trim``
-        prefers captions that came to their end, and takes words like "of the" off the end of those that did not.
-        Raises :class:`InputError` for options that contradict each other.
+        Returns:
+            A caption per image, in the shape of ``images``.
+
+        Raises:
+            ImageError: An image cannot be read.
+            InputError: An option is out of range, or options contradict each other.
+            UnsupportedTaskError: The model does not caption.
+
+        Example:
+            >>> best = blip.caption("photo.jpg", n=3)  # doctest: +SKIP
+            >>> [best.text, *(caption.text for caption in best.alternatives)]  # doctest: +SKIP
+            ['a cat on a bed', 'a cat lying on a bed', 'a cat asleep on a bed']
         """
-        part = self._part("caption")
-        decoding = Decoding(
-            num_beams=1 if sample and beams == 3 else beams, n=n,
-            min_new_tokens=min_new_tokens, max_new_tokens=max_new_tokens,
-            length_penalty=length_penalty, repetition_penalty=repetition_penalty, no_repeat_ngram_size=no_repeat_ngram,
-            do_sample=sample, top_p=top_p, top_k=top_k, temperature=temperature,
-            forbidden_words=part.forbidden(forbid), required_words=part.required(require, prompt, forbid),
-            eos_id=part.tokenizer.sep_id, pad_id=part.tokenizer.pad_id,
-        )  # fmt: skip
-        if decoding.num_beams > 1 and (trim or decoding.required_words):
-            decoding = replace(decoding, n=decoding.num_beams)  # to choose from
-        shape, pairs = _paired(images, prompt, "prompt")
+        pipeline = CaptionPipeline(
+            self._model("caption"),
+            prompt=prompt if isinstance(prompt, str) else None,
+            num_beams=num_beams,
+            n=n,
+            min_new_tokens=min_new_tokens,
+            max_new_tokens=max_new_tokens,
+            length_penalty=length_penalty,
+            repetition_penalty=repetition_penalty,
+            no_repeat_ngram_size=no_repeat_ngram_size,
+            do_sample=do_sample,
+            top_p=top_p,
+            top_k=top_k,
+            temperature=temperature,
+            seed=seed,
+            forbid=forbid,
+            require=require,
+            trim=trim,
+        )
+        inputs = paired_inputs(images, prompt, "prompt")
+        return inputs.deliver(pipeline.run(inputs.items), on_error, progress)
 
-        def describe(states: Tensor, prompts: list[Prompt]) -> list[Any]:
-            start = part.engine.require(Captions).prepare_captions(
-                in_a_row(states), decoding.capacity(max(len(p.ids) for p in prompts))
-            )
-            found = generate_grouped(start, [p.ids for p in prompts], decoding, seed, part.engine.device)
-            captions = [
-                part.captions(p, hs, decoding.required_words, trim)[:n] for p, hs in zip(prompts, found, strict=True)
-            ]
-            return [c[0] if n == 1 else c for c in captions]
+    @overload
+    def ask(
+        self, images: ImageInput, questions: str, *, on_error: Raise = "raise", **options: Unpack[AskOptions]
+    ) -> Answer: ...
 
-        return deliver(self._run(part, pairs, part.prompt, describe, videos=True), shape, on_error)
+    @overload
+    def ask(
+        self, images: ImageInput, questions: str, *, on_error: Return, **options: Unpack[AskOptions]
+    ) -> Answer | OpenBlipError: ...
+
+    @overload
+    def ask(
+        self, images: ImageInput, questions: Sequence[str], *, on_error: Raise = "raise", **options: Unpack[AskOptions]
+    ) -> list[Answer]: ...
+
+    @overload
+    def ask(
+        self, images: ImageInput, questions: Sequence[str], *, on_error: Return, **options: Unpack[AskOptions]
+    ) -> list[Answer] | OpenBlipError: ...
+
+    @overload
+    def ask(
+        self,
+        images: Sequence[ImageInput],
+        questions: str | Sequence[str],
+        *,
+        on_error: Raise = "raise",
+        **options: Unpack[AskOptions],
+    ) -> list[Answer]: ...
+
+    @overload
+    def ask(
+        self,
+        images: Sequence[ImageInput],
+        questions: str | Sequence[str],
+        *,
+        on_error: Return,
+        **options: Unpack[AskOptions],
+    ) -> list[Answer | OpenBlipError]: ...
+
+    @overload
+    def ask(
+        self,
+        images: Iterator[ImageInput],
+        questions: str | Iterable[str],
+        *,
+        on_error: Raise = "raise",
+        **options: Unpack[AskOptions],
+    ) -> Iterator[Answer]: ...
+
+    @overload
+    def ask(
+        self,
+        images: Iterator[ImageInput],
+        questions: str | Iterable[str],
+        *,
+        on_error: Return,
+        **options: Unpack[AskOptions],
+    ) -> Iterator[Answer | OpenBlipError]: ...
 
     def ask(
         self,
-        images: Any,
-        questions: str | Sequence[str],
+        images: ImageInputs,
+        questions: str | Iterable[str],
         *,
         answers: Sequence[str] | None = None,
         n: int = 1,
-        k: int | None = None,
-        smoothing: float = 0.0,
-        beams: int = 3,
-        min_new_tokens: int = 1,
-        max_new_tokens: int = 9,
-        on_error: OnError = "return",
-    ) -> Any:
-        """Answer questions: an :class:`Answer` each, or with ``n`` > 1 a list of them, the likeliest first.
+        shortlist: int | None = None,
+        smoothing: float | None = None,
+        num_beams: int | None = None,
+        min_new_tokens: int | None = None,
+        max_new_tokens: int | None = None,
+        on_error: OnError = "raise",
+        progress: Progress = False,
+    ) -> Output[Answer] | Output[list[Answer]]:
+        """Answer questions about images.
 
-        One image and many questions (it is encoded once), one question about many images, or as many of each, paired.
-        Free answers are searched for with ``beams``. ``answers`` is a closed list to choose from by the probability of
-        each whole answer; ``k=128, smoothing=0.1`` is the original's ranking in two steps.
+        Args:
+            images: One image or video, a list, or an iterator.
+            questions: One question for all images, one per image, or several about one image, which is encoded once.
+            answers: Answers to choose from, by the probability of each whole answer; by default answers are generated.
+            n: Answers per question. The best one carries the others in ``alternatives``.
+            shortlist: Number of ``answers`` that a first step keeps; by default all. The original uses 128.
+            smoothing: Label smoothing of the ranking of ``answers``; by default 0. The original uses 0.1.
+            num_beams: Beams of the search for generated answers; by default 3.
+            min_new_tokens: Fewest new tokens of generated answers; by default 1.
+            max_new_tokens: Most new tokens of generated answers, the end token included; by default 9.
+            on_error: ``"raise"`` or ``"return"`` the error of an image or question.
+            progress: Whether to show a progress bar, or a function of the number of images done and the total.
+
+        Returns:
+            An answer per image, in the shape of ``images``; a list of answers for one image with several questions.
+
+        Raises:
+            ImageError: An image cannot be read.
+            InputError: An option is out of range, or belongs to the other way of answering.
+            UnsupportedTaskError: The model does not answer questions.
+
+        Example:
+            >>> blip.ask("photo.jpg", "is it day or night?", answers=["day", "night"]).text  # doctest: +SKIP
+            'day'
         """
-        part = self._part("vqa")
-        closed = part.answers(answers) if answers is not None else None
-        if closed is None and (k is not None or smoothing):
-            raise InputError("k and smoothing belong to ranking: give the list of answers too")
-        if closed is not None and n > len(closed):
-            raise InputError(f"n={n} of {len(closed)} answers")
-        decoding = Decoding(
-            num_beams=beams, n=n if closed is None else 1, min_new_tokens=min_new_tokens, max_new_tokens=max_new_tokens,
-            eos_id=part.tokenizer.sep_id, pad_id=part.tokenizer.pad_id,
-        )  # fmt: skip
-        shape, pairs, many = _asked(images, questions)
+        pipeline = VqaPipeline(
+            self._model("vqa"),
+            answers=answers,
+            n=n,
+            shortlist=shortlist,
+            smoothing=smoothing,
+            num_beams=num_beams,
+            min_new_tokens=min_new_tokens,
+            max_new_tokens=max_new_tokens,
+        )
+        inputs = grouped_inputs(images, questions, "question")
+        return inputs.deliver_lists(pipeline.run(inputs.items), on_error, progress)
 
-        def answer(states: Tensor, asked: list[list[list[int]]]) -> list[Any]:
-            each = len(asked[0])
-            results: list[list[list[Answer]]] = []
-            images = part.engine.require(Answers).project_images(in_a_row(states))
-            for at in range(0, each, width := max(1, TEXT_ROWS // len(asked))):
-                ids, mask = part.pad([q for qs in asked for q in qs[at : at + width]])
-                heard = part.engine.require(Answers).encode_questions(ids, mask, images)
-                if closed is None:
-                    results.append(part.free_answers(heard, mask, decoding))
-                else:
-                    results.append(part.ranked_answers(heard, mask, answers or (), closed, n, k, smoothing))
-            return _by_image(results, len(asked), n)
+    @overload
+    def match(
+        self,
+        images: ImageInput,
+        texts: str,
+        *,
+        paired: bool = False,
+        on_error: Raise = "raise",
+        **options: Unpack[SharedOptions],
+    ) -> Match: ...
 
-        found = self._run(part, pairs, lambda qs: [part.question(q) for q in qs], answer, videos=True)
-        if not many:
-            found = (r if isinstance(r, OpenBlipError) else r[0] for r in found)
-        return deliver(found, shape, on_error)
+    @overload
+    def match(
+        self,
+        images: ImageInput,
+        texts: str,
+        *,
+        paired: bool = False,
+        on_error: Return,
+        **options: Unpack[SharedOptions],
+    ) -> Match | OpenBlipError: ...
+
+    @overload
+    def match(
+        self,
+        images: ImageInput,
+        texts: Sequence[str],
+        *,
+        paired: Literal[False] = False,
+        on_error: Raise = "raise",
+        **options: Unpack[SharedOptions],
+    ) -> list[Match]: ...
+
+    @overload
+    def match(
+        self,
+        images: ImageInput,
+        texts: Sequence[str],
+        *,
+        paired: Literal[False] = False,
+        on_error: Return,
+        **options: Unpack[SharedOptions],
+    ) -> list[Match] | OpenBlipError: ...
+
+    @overload
+    def match(
+        self,
+        images: Sequence[ImageInput],
+        texts: str,
+        *,
+        paired: bool = False,
+        on_error: Raise = "raise",
+        **options: Unpack[SharedOptions],
+    ) -> list[Match]: ...
+
+    @overload
+    def match(
+        self,
+        images: Sequence[ImageInput],
+        texts: str,
+        *,
+        paired: bool = False,
+        on_error: Return,
+        **options: Unpack[SharedOptions],
+    ) -> list[Match | OpenBlipError]: ...
+
+    @overload
+    def match(
+        self,
+        images: Sequence[ImageInput],
+        texts: Sequence[str],
+        *,
+        paired: Literal[False] = False,
+        on_error: Raise = "raise",
+        **options: Unpack[SharedOptions],
+    ) -> list[list[Match]]: ...
+
+    @overload
+    def match(
+        self,
+        images: Sequence[ImageInput],
+        texts: Sequence[str],
+        *,
+        paired: Literal[False] = False,
+        on_error: Return,
+        **options: Unpack[SharedOptions],
+    ) -> list[list[Match] | OpenBlipError]: ...
+
+    @overload
+    def match(
+        self,
+        images: Sequence[ImageInput],
+        texts: Sequence[str],
+        *,
+        paired: Literal[True],
+        on_error: Raise = "raise",
+        **options: Unpack[SharedOptions],
+    ) -> list[Match]: ...
+
+    @overload
+    def match(
+        self,
+        images: Sequence[ImageInput],
+        texts: Sequence[str],
+        *,
+        paired: Literal[True],
+        on_error: Return,
+        **options: Unpack[SharedOptions],
+    ) -> list[Match | OpenBlipError]: ...
+
+    @overload
+    def match(
+        self,
+        images: Iterator[ImageInput],
+        texts: str,
+        *,
+        paired: bool = False,
+        on_error: Raise = "raise",
+        **options: Unpack[SharedOptions],
+    ) -> Iterator[Match]: ...
+
+    @overload
+    def match(
+        self,
+        images: Iterator[ImageInput],
+        texts: str,
+        *,
+        paired: bool = False,
+        on_error: Return,
+        **options: Unpack[SharedOptions],
+    ) -> Iterator[Match | OpenBlipError]: ...
+
+    @overload
+    def match(
+        self,
+        images: Iterator[ImageInput],
+        texts: Sequence[str],
+        *,
+        paired: Literal[False] = False,
+        on_error: Raise = "raise",
+        **options: Unpack[SharedOptions],
+    ) -> Iterator[list[Match]]: ...
+
+    @overload
+    def match(
+        self,
+        images: Iterator[ImageInput],
+        texts: Sequence[str],
+        *,
+        paired: Literal[False] = False,
+        on_error: Return,
+        **options: Unpack[SharedOptions],
+    ) -> Iterator[list[Match] | OpenBlipError]: ...
+
+    @overload
+    def match(
+        self,
+        images: Iterator[ImageInput],
+        texts: Iterable[str],
+        *,
+        paired: Literal[True],
+        on_error: Raise = "raise",
+        **options: Unpack[SharedOptions],
+    ) -> Iterator[Match]: ...
+
+    @overload
+    def match(
+        self,
+        images: Iterator[ImageInput],
+        texts: Iterable[str],
+        *,
+        paired: Literal[True],
+        on_error: Return,
+        **options: Unpack[SharedOptions],
+    ) -> Iterator[Match | OpenBlipError]: ...
 
     def match(
-        self, images: Any, texts: str | Sequence[str], *, paired: bool = False, on_error: OnError = "return"
-    ) -> Any:
-        """Judge whether texts fit images: a :class:`Match` each.
+        self,
+        images: ImageInputs,
+        texts: str | Iterable[str],
+        *,
+        paired: bool = False,
+        on_error: OnError = "raise",
+        progress: Progress = False,
+    ) -> Output[Match] | Output[list[Match]]:
+        """Score how well texts fit images. Images and texts are embedded once each.
 
-        One image and one text give one; one image and a list, or a list and one text, a list; a list and a list a
-        nested list ``[image][text]``, or, ``paired``, one per pair. Images and texts are each embedded once.
+        Args:
+            images: One image or video, a list, or an iterator.
+            texts: One text, or several; each image is scored with each text.
+            paired: Whether to score each image with one text only: one text for all images, or one per image.
+            on_error: ``"raise"`` or ``"return"`` the error of an image.
+            progress: Whether to show a progress bar, or a function of the number of images done and the total.
+
+        Returns:
+            A match per image, in the shape of ``images``; a list of matches per image for several texts.
+
+        Raises:
+            ImageError: An image cannot be read.
+            InputError: A text is not a string, or the numbers of paired images and texts differ.
+            UnsupportedTaskError: The model does not match images and texts.
+
+        Example:
+            >>> blip.match("photo.jpg", ["a cat", "a dog"])  # doctest: +SKIP
+            [Match(probability=0.98, similarity=0.41), Match(probability=0.02, similarity=0.25)]
         """
-        part = self._part("retrieval")
-        lone = isinstance(texts, str)
-        if paired:
-            shape, pairs = _paired(images, texts, "text")
-            single = True
-        else:
-            shape, pairs, single = shape_of(images), ((image, texts) for image in _each(images)), lone
-        listed = None if paired else part.texts([texts] if isinstance(texts, str) else texts)
-        embedded = None if listed is None else part.embed_texts(listed)
+        model = self._model("retrieval")
+        if paired or isinstance(texts, str):
+            shared = [texts] if isinstance(texts, str) and not paired else None
+            pairs = paired_inputs(images, texts, "text")
+            return pairs.deliver_lists(RetrievalPipeline(model, shared).run(pairs.items), on_error, progress)
+        inputs = replace(paired_inputs(images, None, "text"), nested=True)
+        return inputs.deliver_lists(RetrievalPipeline(model, list(texts)).run(inputs.items), on_error, progress)
 
-        def judge(states: Tensor, own: list[Texts]) -> list[Any]:
-            whole = listed if listed is not None else Texts([t.ids[0] for t in own])
-            vectors = part.embed_texts(whole) if embedded is None else embedded
-            similarity = part.similarity(states, vectors, paired=paired)
-            probability = part.probability(states, whole, paired=paired)
-            rows = [
-                [Match(p, s) for p, s in zip(ps, ss, strict=True)]
-                for ps, ss in zip(probability, similarity, strict=True)
-            ]
-            return [row[0] if single else row for row in rows]
+    @overload
+    def classify(
+        self,
+        images: ImageInput,
+        labels: Sequence[str],
+        *,
+        on_error: Raise = "raise",
+        **options: Unpack[ClassifyOptions],
+    ) -> Classification: ...
 
-        def prepare(text: Any) -> Texts:
-            return part.texts([text]) if paired else cast(Texts, listed)
+    @overload
+    def classify(
+        self, images: ImageInput, labels: Sequence[str], *, on_error: Return, **options: Unpack[ClassifyOptions]
+    ) -> Classification | OpenBlipError: ...
 
-        return deliver(self._run(part, pairs, prepare, judge, videos=True), shape, on_error)
+    @overload
+    def classify(
+        self,
+        images: Sequence[ImageInput],
+        labels: Sequence[str],
+        *,
+        on_error: Raise = "raise",
+        **options: Unpack[ClassifyOptions],
+    ) -> list[Classification]: ...
+
+    @overload
+    def classify(
+        self,
+        images: Sequence[ImageInput],
+        labels: Sequence[str],
+        *,
+        on_error: Return,
+        **options: Unpack[ClassifyOptions],
+    ) -> list[Classification | OpenBlipError]: ...
+
+    @overload
+    def classify(
+        self,
+        images: Iterator[ImageInput],
+        labels: Sequence[str],
+        *,
+        on_error: Raise = "raise",
+        **options: Unpack[ClassifyOptions],
+    ) -> Iterator[Classification]: ...
+
+    @overload
+    def classify(
+        self,
+        images: Iterator[ImageInput],
+        labels: Sequence[str],
+        *,
+        on_error: Return,
+        **options: Unpack[ClassifyOptions],
+    ) -> Iterator[Classification | OpenBlipError]: ...
 
     def classify(
         self,
-        images: Any,
+        images: ImageInputs,
         labels: Sequence[str],
         *,
         template: str = "a picture of {}",
         by: Literal["itc", "itm"] = "itc",
         n: int = 1,
-        on_error: OnError = "return",
-    ) -> Any:
-        """Choose among labels that were never trained on: a :class:`Label` each, or with ``n`` > 1 a list of them.
+        on_error: OnError = "raise",
+        progress: Progress = False,
+    ) -> Output[Classification]:
+        """Choose among labels that the model was not trained on.
 
-        The likeliest first. ``template`` makes a text of a label. By ITC (the default) images and texts are each
-        embedded once, and cosines over the temperature of training give the probabilities; by ITM every text is read
-        together with the image, which costs more, and its odds of matching are compared.
+        Args:
+            images: One image, a list, or an iterator.
+            labels: The labels to choose from.
+            template: Text of a label, with ``{}`` in place of the label.
+            by: ``"itc"`` compares embeddings over the learned temperature; images and texts are embedded once each.
+                ``"itm"`` compares the odds of a match, which costs a pass of the model per image and label.
+            n: Labels per image.
+            on_error: ``"raise"`` or ``"return"`` the error of an image.
+            progress: Whether to show a progress bar, or a function of the number done and the total.
+
+        Returns:
+            The most probable labels of each image, in the shape of ``images``.
+
+        Raises:
+            ImageError: An image cannot be read.
+            InputError: An option is out of range, or the template has no ``{}``.
+            UnsupportedTaskError: The model does not match images and texts.
+
+        Example:
+            >>> blip.classify("photo.jpg", ["cat", "dog", "rocket"]).text  # doctest: +SKIP
+            'cat'
         """
-        part = self._part("retrieval")
-        if isinstance(labels, str) or not labels or not all(isinstance(label, str) for label in labels):
-            raise InputError("labels is a list of strings to choose from")
-        if "{}" not in template:
-            raise InputError(f"the template {template!r} has no {{}} for the label")
-        if by not in ("itc", "itm") or not 1 <= n <= len(labels):
-            raise InputError(f"by is 'itc' or 'itm' and n from 1 to the {len(labels)} labels, not {by!r} and {n}")
-        texts = part.texts([template.replace("{}", label) for label in labels])
-        embedded = part.embed_texts(texts) if by == "itc" else None
+        pipeline = ClassifyPipeline(self._model("retrieval"), labels, template=template, by=by, n=n)
+        inputs = single_inputs(images)
+        return inputs.deliver(pipeline.run(inputs.items), on_error, progress)
 
-        def choose(states: Tensor, _: list[None]) -> list[Any]:
-            found = part.best_labels(part.labels(states, texts, embedded), labels, n)
-            return [best[0] if n == 1 else best for best in found]
+    @overload
+    def ground(
+        self, images: ImageInput, expressions: str, *, on_error: Raise = "raise", **options: Unpack[SharedOptions]
+    ) -> Box: ...
 
-        found = self._run(part, ((image, None) for image in _each(images)), lambda _: None, choose)
-        return deliver(found, shape_of(images), on_error)
+    @overload
+    def ground(
+        self, images: ImageInput, expressions: str, *, on_error: Return, **options: Unpack[SharedOptions]
+    ) -> Box | OpenBlipError: ...
 
-    def ground(self, images: Any, expressions: str | Sequence[str], *, on_error: OnError = "return") -> Any:
-        """Find what expressions name: a :class:`Box` each, in pixels of the picture.
+    @overload
+    def ground(
+        self,
+        images: ImageInput,
+        expressions: Sequence[str],
+        *,
+        on_error: Raise = "raise",
+        **options: Unpack[SharedOptions],
+    ) -> list[Box]: ...
 
-        One image and many expressions (it is encoded once), one expression about many images, or as many of each,
-        paired. Coordinates are tokens, read off one after the other among those of coordinates alone: the likeliest one
-        or the median, as the model's ``box_reading`` says.
+    @overload
+    def ground(
+        self, images: ImageInput, expressions: Sequence[str], *, on_error: Return, **options: Unpack[SharedOptions]
+    ) -> list[Box] | OpenBlipError: ...
+
+    @overload
+    def ground(
+        self,
+        images: Sequence[ImageInput],
+        expressions: str | Sequence[str],
+        *,
+        on_error: Raise = "raise",
+        **options: Unpack[SharedOptions],
+    ) -> list[Box]: ...
+
+    @overload
+    def ground(
+        self,
+        images: Sequence[ImageInput],
+        expressions: str | Sequence[str],
+        *,
+        on_error: Return,
+        **options: Unpack[SharedOptions],
+    ) -> list[Box | OpenBlipError]: ...
+
+    @overload
+    def ground(
+        self,
+        images: Iterator[ImageInput],
+        expressions: str | Iterable[str],
+        *,
+        on_error: Raise = "raise",
+        **options: Unpack[SharedOptions],
+    ) -> Iterator[Box]: ...
+
+    @overload
+    def ground(
+        self,
+        images: Iterator[ImageInput],
+        expressions: str | Iterable[str],
+        *,
+        on_error: Return,
+        **options: Unpack[SharedOptions],
+    ) -> Iterator[Box | OpenBlipError]: ...
+
+    def ground(
+        self,
+        images: ImageInputs,
+        expressions: str | Iterable[str],
+        *,
+        on_error: OnError = "raise",
+        progress: Progress = False,
+    ) -> Output[Box] | Output[list[Box]]:
+        """Find the regions that expressions name.
+
+        The four coordinates are tokens, decoded one after the other. Each is the most probable one or the median of its
+        distribution, as the model's ``box_reading`` says.
+
+        Args:
+            images: One image, a list, or an iterator.
+            expressions: One expression for all images, one per image, or several about one image, which is encoded
+                once.
+            on_error: ``"raise"`` or ``"return"`` the error of an image or expression.
+            progress: Whether to show a progress bar, or a function of the number of images done and the total.
+
+        Returns:
+            A box per image, in the shape of ``images``; a list of boxes for one image with several expressions.
+
+        Raises:
+            ImageError: An image cannot be read.
+            InputError: An expression has no words, or the size of an encoded image is unknown.
+            UnsupportedTaskError: The model does not ground expressions, or the input is a video.
+
+        Example:
+            >>> blip.ground("photo.jpg", "the cat on the left").edges  # doctest: +SKIP
+            (12.0, 40.5, 210.0, 305.5)
         """
-        part = self._part("grounding")
-        shape, pairs, many = _asked(images, expressions)
-        measured = ((image := Measured(picture), (image, texts)) for picture, texts in pairs)
+        inputs = grouped_inputs(images, expressions, "expression")
+        return inputs.deliver_lists(GroundingPipeline(self._model("grounding")).run(inputs.items), on_error, progress)
 
-        def prepare(given: tuple[Measured, list[str]]) -> tuple[tuple[int, int], list[list[int]]]:
-            return given[0].told(), [part.expression(text) for text in given[1]]  # the picture was opened just before
+    @overload
+    def compare(
+        self,
+        left: ImageInput,
+        right: ImageInput,
+        statements: str,
+        *,
+        on_error: Raise = "raise",
+        **options: Unpack[SharedOptions],
+    ) -> Comparison: ...
 
-        def find(states: Tensor, asked: list[tuple[tuple[int, int], list[list[int]]]]) -> list[Any]:
-            sizes = [size for size, _ in asked]
-            return by_runs(
-                [rows for _, rows in asked],
-                BOX_ROWS,
-                lambda rows, images: part.boxes(rows, states[images], sizes[images]),
-            )
+    @overload
+    def compare(
+        self,
+        left: ImageInput,
+        right: ImageInput,
+        statements: str,
+        *,
+        on_error: Return,
+        **options: Unpack[SharedOptions],
+    ) -> Comparison | OpenBlipError: ...
 
-        found = self._run(part, measured, prepare, find)
-        return deliver(found if many else firsts(found), shape, on_error)
+    @overload
+    def compare(
+        self,
+        left: ImageInput,
+        right: ImageInput,
+        statements: Sequence[str],
+        *,
+        on_error: Raise = "raise",
+        **options: Unpack[SharedOptions],
+    ) -> list[Comparison]: ...
 
-    def compare(self, left: Any, right: Any, statements: str | Sequence[str], *, on_error: OnError = "return") -> Any:
-        """Judge whether statements about two pictures are true: a :class:`Comparison` each (NLVR2).
+    @overload
+    def compare(
+        self,
+        left: ImageInput,
+        right: ImageInput,
+        statements: Sequence[str],
+        *,
+        on_error: Return,
+        **options: Unpack[SharedOptions],
+    ) -> list[Comparison] | OpenBlipError: ...
 
-        ``left`` and ``right`` are one image each, or as many of each, paired; one pair and many statements (it is
-        encoded once), one statement about many pairs, or as many of each.
+    @overload
+    def compare(
+        self,
+        left: Sequence[ImageInput],
+        right: Sequence[ImageInput],
+        statements: str | Sequence[str],
+        *,
+        on_error: Raise = "raise",
+        **options: Unpack[SharedOptions],
+    ) -> list[Comparison]: ...
+
+    @overload
+    def compare(
+        self,
+        left: Sequence[ImageInput],
+        right: Sequence[ImageInput],
+        statements: str | Sequence[str],
+        *,
+        on_error: Return,
+        **options: Unpack[SharedOptions],
+    ) -> list[Comparison | OpenBlipError]: ...
+
+    @overload
+    def compare(
+        self,
+        left: Iterator[ImageInput],
+        right: Iterator[ImageInput],
+        statements: str | Iterable[str],
+        *,
+        on_error: Raise = "raise",
+        **options: Unpack[SharedOptions],
+    ) -> Iterator[Comparison]: ...
+
+    @overload
+    def compare(
+        self,
+        left: Iterator[ImageInput],
+        right: Iterator[ImageInput],
+        statements: str | Iterable[str],
+        *,
+        on_error: Return,
+        **options: Unpack[SharedOptions],
+    ) -> Iterator[Comparison | OpenBlipError]: ...
+
+    def compare(
+        self,
+        left: ImageInputs,
+        right: ImageInputs,
+        statements: str | Iterable[str],
+        *,
+        on_error: OnError = "raise",
+        progress: Progress = False,
+    ) -> Output[Comparison] | Output[list[Comparison]]:
+        """Judge whether statements about two images are true (NLVR2).
+
+        Args:
+            left: The left image of a pair, a list, or an iterator.
+            right: The right images, in the shape of ``left``.
+            statements: One statement for all pairs, one per pair, or several about one pair, which is encoded once.
+            on_error: ``"raise"`` or ``"return"`` the error of a pair or statement.
+            progress: Whether to show a progress bar, or a function of the number of pairs done and the total.
+
+        Returns:
+            A comparison per pair, in the shape of ``left``; a list of comparisons for one pair with several statements.
+
+        Raises:
+            ImageError: An image cannot be read.
+            InputError: The numbers of left and right images differ, or a statement is too long.
+            UnsupportedTaskError: The model does not compare images, or an input is a video.
+
+        Example:
+            >>> blip.compare("left.jpg", "right.jpg", "both images show a cat").label  # doctest: +SKIP
+            True
         """
-        part = self._part("nlvr")
-        shape, pairs, many = _asked(left, statements)
-        if shape_of(right) is not shape or (shape is Shape.LIST and len(left) != len(right)):
-            raise InputError("as many pictures on the right as on the left: one and one, or two lists of one length")
-        beside = ((image, (other, said)) for (image, said), other in zip(pairs, _each(right), strict=True))
+        inputs = grouped_inputs(left, statements, "statement")
+        pairs = add_right_images(inputs, right)
+        return inputs.deliver_lists(NlvrPipeline(self._model("nlvr")).run(pairs), on_error, progress)
 
-        def prepare(given: tuple[Any, list[str]]) -> tuple[Any, list[list[int]]]:
-            return part.open(given[0], videos=False), [part.statement(text) for text in given[1]]
+    @overload
+    def explain(
+        self,
+        images: ImageInput,
+        texts: str | None = None,
+        *,
+        on_error: Raise = "raise",
+        **options: Unpack[ExplainOptions],
+    ) -> Explanation: ...
 
-        def judge(states: Tensor, asked: list[tuple[Any, list[list[int]]]]) -> list[Any]:
-            others = part.states([other for other, _ in asked])
-            return by_runs(
-                [rows for _, rows in asked], TEXT_ROWS,
-                lambda rows, images: part.comparisons(rows, states[images], others[images]),
-            )  # fmt: skip
+    @overload
+    def explain(
+        self, images: ImageInput, texts: str | None = None, *, on_error: Return, **options: Unpack[ExplainOptions]
+    ) -> Explanation | OpenBlipError: ...
 
-        found = self._run(part, beside, prepare, judge)
-        return deliver(found if many else firsts(found), shape, on_error)
+    @overload
+    def explain(
+        self, images: ImageInput, texts: Sequence[str], *, on_error: Raise = "raise", **options: Unpack[ExplainOptions]
+    ) -> list[Explanation]: ...
+
+    @overload
+    def explain(
+        self, images: ImageInput, texts: Sequence[str], *, on_error: Return, **options: Unpack[ExplainOptions]
+    ) -> list[Explanation] | OpenBlipError: ...
+
+    @overload
+    def explain(
+        self,
+        images: Sequence[ImageInput],
+        texts: str | Sequence[str] | None = None,
+        *,
+        on_error: Raise = "raise",
+        **options: Unpack[ExplainOptions],
+    ) -> list[Explanation]: ...
+
+    @overload
+    def explain(
+        self,
+        images: Sequence[ImageInput],
+        texts: str | Sequence[str] | None = None,
+        *,
+        on_error: Return,
+        **options: Unpack[ExplainOptions],
+    ) -> list[Explanation | OpenBlipError]: ...
+
+    @overload
+    def explain(
+        self,
+        images: Iterator[ImageInput],
+        texts: str | Iterable[str] | None = None,
+        *,
+        on_error: Raise = "raise",
+        **options: Unpack[ExplainOptions],
+    ) -> Iterator[Explanation]: ...
+
+    @overload
+    def explain(
+        self,
+        images: Iterator[ImageInput],
+        texts: str | Iterable[str] | None = None,
+        *,
+        on_error: Return,
+        **options: Unpack[ExplainOptions],
+    ) -> Iterator[Explanation | OpenBlipError]: ...
 
     def explain(
         self,
-        images: Any,
-        texts: str | Sequence[str] | None = None,
+        images: ImageInputs,
+        texts: str | Iterable[str] | None = None,
         *,
-        of: Explained = "retrieval",
+        task: ExplainedTask = "retrieval",
         answer: str | None = None,
         layer: int | None = None,
-        on_error: OnError = "return",
-    ) -> Any:
-        """Show where the model looked for each word: an :class:`Explanation` each, by Grad-CAM on cross-attention.
+        on_error: OnError = "raise",
+        progress: Progress = False,
+    ) -> Output[Explanation] | Output[list[Explanation]]:
+        """Show which parts of images raise the score of each word, by Grad-CAM on cross-attention.
 
-        ``of`` is the task: "retrieval" (texts to match), "caption" (``None`` is the model's own) or "vqa" (questions,
-        with ``answer`` or the model's own answer). One image and many texts (it is encoded once), one text about many
-        images, or as many of each, paired. ``layer`` counts from 0; the default is the middle, 6 of 12.
+        Args:
+            images: One image, a list, or an iterator.
+            texts: One text for all images, one per image, or several about one image, which is encoded once.
+            task: The kind of text: ``"retrieval"`` for texts to match, ``"caption"`` for captions (``None`` is the
+                model's own) or ``"vqa"`` for questions.
+            answer: The answer to explain, for questions; by default the model's own.
+            layer: Text layer whose cross-attention is explained, from 0; by default the middle one, 6 of 12.
+            on_error: ``"raise"`` or ``"return"`` the error of an image or text.
+            progress: Whether to show a progress bar, or a function of the number of images done and the total.
+
+        Returns:
+            An explanation per image, in the shape of ``images``; a list of explanations for one image with several
+            texts.
+
+        Raises:
+            ImageError: An image cannot be read.
+            InputError: An option is out of range, a text is missing, or the engine computes no gradients.
+            UnsupportedTaskError: The model does not serve the task, or the input is a video.
+
+        Example:
+            >>> explanation = blip.explain("photo.jpg", "a cat on a bed")  # doctest: +SKIP
+            >>> explanation.words, explanation.maps.shape  # doctest: +SKIP
+            (('a', 'cat', 'on', 'a', 'bed'), (5, 24, 24))
         """
-        if of not in EXPLAINED:
-            raise InputError(f"of is one of {', '.join(EXPLAINED)}, not {of!r}")
-        part = self._part(of)
-        explainer = Explainer(part, of, layer, answer)
-        shape, pairs, many = _asked(images, "" if texts is None else texts)
+        if task not in EXPLAINED_TASKS:
+            raise InputError(f"task must be one of {', '.join(EXPLAINED_TASKS)}, got {task!r}")
+        if answer is not None and task != "vqa":
+            raise InputError(f"an answer needs task='vqa', got task={task!r}")
+        model = self._model(task)
+        pipeline: ExplainPipeline
+        if task == "retrieval":
+            pipeline = ExplainMatchPipeline(model, layer=layer)
+        elif task == "caption":
+            pipeline = ExplainCaptionPipeline(model, layer=layer)
+        else:
+            pipeline = ExplainAnswerPipeline(model, layer=layer, answer=answer)
+        inputs = grouped_inputs(images, texts, "text")
+        return inputs.deliver_lists(pipeline.run(inputs.items), on_error, progress)
 
-        def prepare(given: list[str]) -> tuple[list[str | None], list[list[int]]]:
-            own = [None if texts is None else text for text in given]
-            return own, [explainer.prepare(text) for text in own]
+    @overload
+    def embed_images(
+        self, images: ImageInput, *, on_error: Raise = "raise", **options: Unpack[SharedOptions]
+    ) -> Embedding: ...
 
-        def show(states: Tensor, given: list[tuple[list[str | None], list[list[int]]]]) -> list[Any]:
-            return [explainer.explain(state[None], *own) for state, own in zip(states, given, strict=True)]
+    @overload
+    def embed_images(
+        self, images: ImageInput, *, on_error: Return, **options: Unpack[SharedOptions]
+    ) -> Embedding | OpenBlipError: ...
 
-        found = self._run(part, pairs, prepare, show)
-        return deliver(found if many else firsts(found), shape, on_error)
+    @overload
+    def embed_images(
+        self, images: Sequence[ImageInput], *, on_error: Raise = "raise", **options: Unpack[SharedOptions]
+    ) -> Embedding: ...
 
-    def embed_images(self, images: Any, *, on_error: OnError = "raise") -> Any:
-        """ITC embeddings, float32 and L2-normalised: (E,) for one image, (N, E) for a list; E is 256 as published.
+    @overload
+    def embed_images(
+        self, images: Sequence[ImageInput], *, on_error: Return, **options: Unpack[SharedOptions]
+    ) -> list[Embedding | OpenBlipError]: ...
 
-        An iterator streams (E,) arrays. Bad images raise one :class:`ImageError` that lists their indices; of an
-        iterator the first raises, or, with ``on_error="return"``, each error stands in its place.
+    @overload
+    def embed_images(
+        self, images: Iterator[ImageInput], *, on_error: Raise = "raise", **options: Unpack[SharedOptions]
+    ) -> Iterator[Embedding]: ...
+
+    @overload
+    def embed_images(
+        self, images: Iterator[ImageInput], *, on_error: Return, **options: Unpack[SharedOptions]
+    ) -> Iterator[Embedding | OpenBlipError]: ...
+
+    def embed_images(
+        self, images: ImageInputs, *, on_error: OnError = "raise", progress: Progress = False
+    ) -> Output[Embedding]:
+        """Embed images for the contrastive loss (ITC), in the space of :meth:`embed_texts`.
+
+        Shapes: N images, E embedding width (256 for published models).
+
+        Args:
+            images: One image or video, a list, or an iterator.
+            on_error: ``"raise"`` or ``"return"`` the error of an image.
+            progress: Whether to show a progress bar, or a function of the number done and the total.
+
+        Returns:
+            L2-normalized float32 embeddings: an array (E,) for one image, an array (N, E) for a list (a list of arrays
+            (E,) and errors with ``on_error="return"``), and an iterator over arrays (E,) for an iterator.
+
+        Raises:
+            ImageError: An image cannot be read.
+            UnsupportedTaskError: The model does not embed images.
+
+        Example:
+            >>> cosines = blip.embed_images(paths) @ blip.embed_texts(["a cat", "a dog"]).T  # doctest: +SKIP
         """
-        part = self._part("retrieval")
+        model = self._model("retrieval")
+        inputs = single_inputs(images)
+        output = inputs.deliver(EmbedPipeline(model).run(inputs.items), on_error, progress)
+        if isinstance(output, list) and on_error == "raise":
+            return np.stack(cast("list[Embedding]", output)) if output else _no_embeddings(model)
+        return output
 
-        def embed(states: Tensor, _: list[None]) -> list[Any]:
-            return list(part.embed_images(states).cpu().numpy())
+    @overload
+    def embed_texts(self, texts: Iterator[str], *, progress: Progress = False) -> Iterator[Embedding]: ...
 
-        shape = shape_of(images)
-        found = self._run(part, ((image, None) for image in _each(images)), lambda _: None, embed, videos=True)
-        return deliver(found, shape, on_error) if shape is Shape.STREAM else _stacked(found, shape, part)
+    @overload
+    def embed_texts(self, texts: str | Sequence[str], *, progress: Progress = False) -> Embedding: ...
 
-    def embed_texts(self, texts: str | Iterable[str]) -> Any:
-        """ITC embeddings of texts, in the space of :meth:`embed_images`: (E,) for one, (N, E) for a list."""
-        part = self._part("retrieval")
-        shape = shape_of(texts)
+    def embed_texts(self, texts: str | Iterable[str], *, progress: Progress = False) -> Embedding | Iterator[Embedding]:
+        """Embed texts for the contrastive loss (ITC), in the space of :meth:`embed_images`.
 
-        def embed(chunk: list[str]) -> list[Any]:
-            whole = part.texts(chunk)
-            return list(part.embed_texts(whole).cpu().numpy())
+        Shapes: N texts, E embedding width.
 
-        found = (vector for chunk in chunks(_each(texts), TEXT_ROWS) for vector in embed(chunk))
-        return _stacked(found, shape, part)
+        Args:
+            texts: One text, a list, or an iterator.
+            progress: Whether to show a progress bar, or a function of the number done and the total.
 
-    def encode_images(self, images: Any, *, task: ModelKind | None = None, on_error: OnError = "return") -> Any:
-        """See images once, for many questions and texts: an :class:`EncodedImage` each, taken in place of the image.
+        Returns:
+            L2-normalized float32 embeddings: an array (E,) for one text, an array (N, E) for a list, and an iterator
+            over arrays (E,) for an iterator.
 
-        A bundle has one image encoder per task, so ``task`` ("caption", "vqa" or "retrieval") keeps the cost to the one
-        that is needed; by default an image is encoded for all.
+        Raises:
+            InputError: A text is not a string.
+            UnsupportedTaskError: The model does not embed texts.
+
+        Example:
+            >>> blip.embed_texts(["a cat", "a dog"]).shape  # doctest: +SKIP
+            (2, 256)
         """
-        parts = list({id(p): p for p in (self._part(t) for t in ([task] if task else self.tasks))}.values())
-        shape = shape_of(images)
+        model = self._model("retrieval")
+        listed = [texts] if isinstance(texts, str) else texts
+        embeddings = _embed_texts(RetrievalPipeline(model), listed)
+        if progress is not False:
+            total = len(listed) if isinstance(listed, Sequence) else None
+            embeddings = report_progress(embeddings, total, progress)
+        if isinstance(texts, Iterator):
+            return embeddings
+        rows = list(embeddings)
+        if isinstance(texts, str):
+            return rows[0]
+        return np.stack(rows) if rows else _no_embeddings(model)
 
-        def encode(image: Any) -> EncodedImage | OpenBlipError:
-            states: dict[int, Tensor] = {}
-            measured = Measured(image)
-            for part in parts:
-                (found,) = self._run(part, [(measured, None)], lambda _: None, lambda s, _: [s[0]], videos=True)
-                if isinstance(found, OpenBlipError):
-                    return found
-                states[id(part)] = found
-            return EncodedImage(states, measured.size)
+    @overload
+    def encode_images(
+        self,
+        images: ImageInput,
+        *,
+        task: ModelKind | None = None,
+        on_error: Raise = "raise",
+        **options: Unpack[SharedOptions],
+    ) -> EncodedImage: ...
 
-        return deliver(map(encode, map(_reread, _each(images))), shape, on_error)
+    @overload
+    def encode_images(
+        self, images: ImageInput, *, task: ModelKind | None = None, on_error: Return, **options: Unpack[SharedOptions]
+    ) -> EncodedImage | OpenBlipError: ...
 
-    def _part(self, task: ModelKind) -> Runner:
-        """The model of a task, loaded on first use; once, whatever the number of threads that ask."""
-        if task not in self._makers:
-            others = " or ".join(repr(entry.name) for entry in published.serving(task)[:2])
-            raise UnsupportedTask(
-                f"{self.name!r} serves {', '.join(self.tasks)}, not {task}; for that, load "
-                + (others or "a checkpoint of that task")
+    @overload
+    def encode_images(
+        self,
+        images: Sequence[ImageInput],
+        *,
+        task: ModelKind | None = None,
+        on_error: Raise = "raise",
+        **options: Unpack[SharedOptions],
+    ) -> list[EncodedImage]: ...
+
+    @overload
+    def encode_images(
+        self,
+        images: Sequence[ImageInput],
+        *,
+        task: ModelKind | None = None,
+        on_error: Return,
+        **options: Unpack[SharedOptions],
+    ) -> list[EncodedImage | OpenBlipError]: ...
+
+    @overload
+    def encode_images(
+        self,
+        images: Iterator[ImageInput],
+        *,
+        task: ModelKind | None = None,
+        on_error: Raise = "raise",
+        **options: Unpack[SharedOptions],
+    ) -> Iterator[EncodedImage]: ...
+
+    @overload
+    def encode_images(
+        self,
+        images: Iterator[ImageInput],
+        *,
+        task: ModelKind | None = None,
+        on_error: Return,
+        **options: Unpack[SharedOptions],
+    ) -> Iterator[EncodedImage | OpenBlipError]: ...
+
+    def encode_images(
+        self,
+        images: ImageInputs,
+        *,
+        task: ModelKind | None = None,
+        on_error: OnError = "raise",
+        progress: Progress = False,
+    ) -> Output[EncodedImage]:
+        """Encode images once for many calls. Every method takes an encoded image in place of an image.
+
+        Args:
+            images: One image or video, a list, or an iterator.
+            task: The task to encode for: a bundle has an image encoder for each. By default all tasks.
+            on_error: ``"raise"`` or ``"return"`` the error of an image.
+            progress: Whether to show a progress bar, or a function of the number done and the total.
+
+        Returns:
+            An encoded image per image, in the shape of ``images``.
+
+        Raises:
+            ImageError: An image cannot be read.
+            UnsupportedTaskError: The model does not serve the task.
+
+        Example:
+            >>> image = blip.encode_images("photo.jpg", task="vqa")  # doctest: +SKIP
+            >>> blip.ask(image, "what is it?").text, blip.ask(image, "where is it?").text  # doctest: +SKIP
+            ('cat', 'bed')
+        """
+        models: list[TaskModel] = []
+        for name in (task,) if task else self.tasks:
+            model = self._model(name)
+            if model not in models:
+                models.append(model)
+        inputs = single_inputs(images)
+        return inputs.deliver(encode_images(models, inputs.items), on_error, progress)
+
+    @overload
+    def pipeline(self, task: Literal["caption"]) -> CaptionPipeline: ...
+
+    @overload
+    def pipeline(self, task: Literal["vqa"]) -> VqaPipeline: ...
+
+    @overload
+    def pipeline(self, task: Literal["retrieval"]) -> RetrievalPipeline: ...
+
+    @overload
+    def pipeline(self, task: Literal["nlvr"]) -> NlvrPipeline: ...
+
+    @overload
+    def pipeline(self, task: Literal["grounding"]) -> GroundingPipeline: ...
+
+    @overload
+    def pipeline(self, task: ModelKind) -> AnyPipeline: ...
+
+    def pipeline(self, task: ModelKind) -> AnyPipeline:
+        """Return the pipeline of a task with default options, for work below the level of these methods.
+
+        Args:
+            task: "caption", "vqa", "retrieval", "nlvr" or "grounding".
+
+        Returns:
+            The pipeline. Its ``run`` yields results for items, its ``model`` has the tokenizer and the engine.
+
+        Raises:
+            InputError: The task has no pipeline.
+            UnsupportedTaskError: The model does not serve the task.
+
+        Example:
+            >>> pipeline = blip.pipeline("vqa")  # doctest: +SKIP
+            >>> items = [(path, ["what is it?", "where is it?"]) for path in paths]  # doctest: +SKIP
+            >>> for answers in pipeline.run(items):  # doctest: +SKIP
+            ...     print(answers)
+        """
+        if task not in _PIPELINES:
+            raise InputError(f"task must be one of {', '.join(_PIPELINES)}, got {task!r}")
+        return _PIPELINES[task](self._model(task))
+
+    def _model(self, task: ModelKind) -> TaskModel:
+        """Return the model of a task; the first call loads it, whichever thread makes it."""
+        if task not in self._loaders:
+            names = " or ".join(repr(entry.name) for entry in published.serving(task)[:2])
+            raise UnsupportedTaskError(
+                f"{self.name!r} serves {', '.join(self.tasks)}, not {task}; load {names or 'a checkpoint of that task'}"
             )
         with self._lock:
-            if task not in self._parts:
-                self._parts[task] = self._makers[task]()
-            return self._parts[task]
-
-    def _run(
-        self,
-        part: Runner,
-        pairs: Iterable[tuple[Any, Any]],
-        prepare: Callable[[Any], Any],
-        compute: Callable[[Tensor, list[Any]], list[Any]],
-        *,
-        videos: bool = False,
-    ) -> Iterator[Any]:
-        """Results for (image, text) pairs, in order, errors in place: the one way every picture goes.
-
-        Pictures are opened and texts prepared ahead by threads; ``compute`` gets a batch of image states and texts.
-        """
-
-        def open_one(pair: tuple[Any, Any]) -> tuple[Tensor | np.ndarray, Any]:
-            return part.open(pair[0], videos=videos), prepare(pair[1])
-
-        opened = ahead(open_one, pairs, self.workers, 2 * self.batch_size)
-        for chunk in chunks(opened, self.batch_size):
-            good = [item for item in chunk if not isinstance(item, OpenBlipError)]
-            results = chain.from_iterable(
-                compute(part.states([i for i, _ in batch]), [t for _, t in batch])
-                for batch in _alike(good, self.batch_size)
-            )
-            yield from (item if isinstance(item, OpenBlipError) else next(results) for item in chunk)
+            if task not in self._models:
+                self._models[task] = self._loaders[task]()
+            return self._models[task]
 
 
-def _alike(opened: list[tuple[Any, Any]], size: int) -> Iterator[list[tuple[Any, Any]]]:
-    """Runs of opened items with as many frames each, pictures apart; no more frames at a time than pictures."""
-    for frames, same in groupby(opened, lambda item: frames_of(item[0])):
-        yield from chunks(same, max(1, size // max(1, frames)))
+AnyPipeline: TypeAlias = CaptionPipeline | VqaPipeline | RetrievalPipeline | NlvrPipeline | GroundingPipeline
+
+_PIPELINES: Mapping[str, Callable[[TaskModel], AnyPipeline]] = {
+    "caption": CaptionPipeline,
+    "vqa": VqaPipeline,
+    "retrieval": RetrievalPipeline,
+    "nlvr": NlvrPipeline,
+    "grounding": GroundingPipeline,
+}
 
 
-def _pixels(pictures: Sequence[Image.Image], settings: ImageSettings) -> Tensor:
-    """Pictures as the image encoder reads them, (B, 3, S, S)."""
-    return to_tensor(np.stack([resize(picture, settings.size) for picture in pictures]), settings)
+def _embed_texts(pipeline: RetrievalPipeline, texts: Iterable[str]) -> Iterator[Embedding]:
+    for chunk in iter_chunks(texts, TEXT_ROWS):
+        yield from pipeline.embed_texts(pipeline.tokenize(chunk)).cpu().numpy()
 
 
-def _serves(task: ModelKind) -> tuple[ModelKind, ...]:
-    """What a model of one task can be used for: a pretraining checkpoint captions and matches."""
-    return ("caption", "retrieval", "pretrain") if task == "pretrain" else (task,)
-
-
-def _device(name: str) -> torch.device:
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        return torch.device(name)
-    except RuntimeError as error:
-        raise InputError(f"unknown device {name!r}: auto, cpu, cuda, cuda:1, mps") from error
-
-
-def _each(inputs: Any) -> Iterable[Any]:
-    return [inputs] if shape_of(inputs) is Shape.ONE else inputs
-
-
-def _paired(images: Any, texts: Any, what: str) -> tuple[Shape, Iterable[tuple[Any, Any]]]:
-    """Images beside their texts: one text serves all, several are one each."""
-    shape = shape_of(images)
-    if texts is None or isinstance(texts, str):
-        return shape, zip(_each(images), repeat(texts), strict=False)
-    if shape is Shape.ONE:
-        raise InputError(f"one image takes one {what}, not a list")
-    if shape is Shape.LIST and len(images) != len(texts):
-        raise InputError(f"{len(images)} images with {len(texts)} {what}s: give one for all, or one each")
-    return shape, zip(images, texts, strict=True)
-
-
-def _asked(images: Any, questions: str | Sequence[str]) -> tuple[Shape, Iterable[tuple[Any, list[str]]], bool]:
-    """Images beside the questions about each, the shape of the result, and whether an image has a list of answers."""
-    if shape_of(images) is Shape.ONE and not isinstance(questions, str):
-        return Shape.ONE, [(images, list(questions))], True
-    shape, pairs = _paired(images, questions, "question")
-    return shape, ((image, [question]) for image, question in pairs), False
-
-
-def _by_image(parts: list[list[list[Answer]]], images: int, n: int) -> list[list[Any]]:
-    """Answers per image, from runs of questions in which each image's lie side by side."""
-    found: list[list[Any]] = [[] for _ in range(images)]
-    for part in parts:
-        each = len(part) // images
-        for row, answers in enumerate(part):
-            found[row // each].append(answers[0] if n == 1 else answers)
-    return found
-
-
-def _stacked(found: Iterator[Any], shape: Shape, part: Runner) -> Any:
-    if shape is not Shape.LIST:
-        return deliver(found, shape, "raise")
-    rows = list(found)
-    bad = {index: row for index, row in enumerate(rows) if isinstance(row, OpenBlipError)}
-    if bad:
-        some = "; ".join(f"{index}: {error}" for index, error in list(bad.items())[:5])
-        raise ImageError(f"{len(bad)} of {len(rows)} images could not be embedded, at {list(bad)}: {some}")
-    return np.stack(rows) if rows else np.empty((0, part.config.embed_width), np.float32)
-
-
-def _reread(image: Any) -> Any:
-    """A file object can be read once only, but an image may be opened by several encoders."""
-    return image.read() if hasattr(image, "read") else image
+def _no_embeddings(model: TaskModel) -> Embedding:
+    return np.empty((0, model.config.embed_width), np.float32)

@@ -7,19 +7,34 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any, TypeAlias
+from typing import Any, Protocol, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
-
-from openblip.results import Explanation
 
 Edges: TypeAlias = tuple[float, float, float, float]  # left, top, right, bottom in pixels
 
 _COLOURS = ("#e6194b", "#3cb44b", "#4363d8", "#f58231", "#911eb4", "#008080", "#9a6324", "#808000")
 _TILE = 320  # pixels: the side that a tile of a sheet fits in
 _COLUMNS = 4
+
+
+class HeatMaps(Protocol):
+    """The part of an :class:`~openblip.results.Explanation` that is drawn."""
+
+    @property
+    def text(self) -> str: ...
+    @property
+    def words(self) -> tuple[str, ...]: ...
+    @property
+    def maps(self) -> NDArray[np.float32]: ...
+    @property
+    def overall(self) -> NDArray[np.float32]: ...
+    @property
+    def probability(self) -> float: ...
+    @property
+    def answer(self) -> str | None: ...
 
 
 def draw_boxes(
@@ -65,7 +80,7 @@ def overlay(picture: Image.Image, heat: NDArray[Any]) -> Image.Image:
     return Image.fromarray(mixed.round().astype(np.uint8))
 
 
-def draw_explanation(picture: Image.Image, explanation: Explanation) -> Image.Image:
+def draw_explanation(picture: Image.Image, explanation: HeatMaps) -> Image.Image:
     """A sheet: the picture, where all words looked, and a tile for every word, each on a scale of its own.
 
     The percentage is a word's share of the heat of all.

@@ -1,14 +1,57 @@
-"""The one family of errors that OpenBLIP raises on purpose.
+"""The exceptions that OpenBLIP raises on purpose.
 
-Each says what is wrong and what to do. Those that stand for a wrong argument are also ``ValueError``, so that code
-written against other libraries keeps catching them.
+::
+
+    OpenBlipError
+    ├── InputError             (ValueError)  a wrong argument
+    ├── ImageError             (ValueError)  an unreadable image
+    │   └── VideoError                       an unreadable video
+    ├── ConfigError            (ValueError)  an impossible model configuration
+    ├── CheckpointError                      weights or files that do not fit the model
+    ├── DownloadError                        a failed or damaged download
+    ├── UnsupportedTaskError                 a task that the loaded checkpoint does not serve
+    ├── JobError                             a job that cannot continue
+    ├── TrainingError                        training that cannot continue
+    └── EvaluationError        (ValueError)  predictions and references that do not fit
+
+Every message states the requirement, the value and the remedy. Errors about a wrong argument are also ``ValueError``,
+so that code written against other libraries catches them.
+
+Example:
+    >>> try:  # doctest: +SKIP
+    ...     captions = blip.caption(["a.jpg", "damaged.jpg", "c.jpg"])
+    ... except openblip.ImageError as error:
+    ...     print(error.index, error.item, error.partial)
+    1 damaged.jpg [Caption(text='a cat on a bed', logprob=-3.1)]
 """
 
 from __future__ import annotations
 
+import os
+from collections.abc import Sequence
+
 
 class OpenBlipError(Exception):
-    """Base of every error that OpenBLIP raises on purpose."""
+    """Base class of every error that OpenBLIP raises on purpose.
+
+    Attributes:
+        index: Position of the failing item in a list or iterator, counted from 0. ``None`` for a single input, and for
+            errors that ``on_error="return"`` returns, which stand at their position.
+        item: The failing input: an image, or a text to embed. ``None`` if the error is not about one input.
+        partial: Results of the items before the failing one, if the inputs were a list.
+    """
+
+    index: int | None = None
+    item: object = None
+    partial: Sequence[object] | None = None
+
+    def __str__(self) -> str:
+        """Return the message, with the index and the item in front if the error was raised for one item of many."""
+        message = super().__str__()
+        if self.index is None:
+            return message
+        name = os.fspath(self.item) if isinstance(self.item, str | os.PathLike) else ""
+        return f"item {self.index}{f' ({name})' if name and str(name) not in message else ''}: {message}"
 
 
 class InputError(OpenBlipError, ValueError):
@@ -16,15 +59,15 @@ class InputError(OpenBlipError, ValueError):
 
 
 class ImageError(OpenBlipError, ValueError):
-    """A picture cannot be read: missing, truncated, too large, or not a picture at all."""
+    """An image cannot be read: the file is missing, truncated, too large or not an image."""
 
 
 class VideoError(ImageError):
-    """A video cannot be read: missing, damaged, or without pictures."""
+    """A video cannot be read: the file is missing, damaged or has no frames."""
 
 
 class ConfigError(OpenBlipError, ValueError):
-    """A model configuration contradicts itself or asks for something that cannot work."""
+    """A model configuration contradicts itself or describes a model that cannot work."""
 
 
 class CheckpointError(OpenBlipError):
@@ -32,20 +75,20 @@ class CheckpointError(OpenBlipError):
 
 
 class DownloadError(OpenBlipError):
-    """A checkpoint could not be fetched, or what came is not what was published."""
+    """A checkpoint cannot be downloaded, or the download differs from the published file."""
+
+
+class UnsupportedTaskError(OpenBlipError):
+    """The loaded checkpoint does not serve the task; the message names a checkpoint that does."""
 
 
 class JobError(OpenBlipError):
-    """A job cannot go on: its output cannot be written, belongs to another job, or two pictures would share it."""
+    """A job cannot continue: its output cannot be written, belongs to another job, or two images would share it."""
 
 
 class TrainingError(OpenBlipError):
-    """Training cannot go on: the loss is no longer a number, or there is nothing to train on."""
+    """Training cannot continue: the loss is not finite, or there is no training data."""
 
 
 class EvaluationError(OpenBlipError, ValueError):
-    """Predictions and references do not fit together, or a file of them is broken; the message names the record."""
-
-
-class UnsupportedTask(OpenBlipError):  # noqa: N818 (the name the design gave it)
-    """The loaded checkpoint cannot serve the call; the message names one that can."""
+    """Predictions do not fit the references, or a file of them is damaged; the message names the record."""

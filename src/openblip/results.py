@@ -1,65 +1,164 @@
-"""What comes back: plain data, free of torch."""
+"""Results of the public methods: frozen dataclasses without torch.
+
+Every result has ``to_dict()``, which returns strings, numbers and lists for JSON. Results of ``n`` > 1 carry the other
+candidates, ranked, in ``alternatives``.
+"""
 
 from __future__ import annotations
 
+import io
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from numpy import float32
 from numpy.typing import NDArray
 
+if TYPE_CHECKING:
+    from PIL import Image
+
+ImageLoader: TypeAlias = "Callable[[], Image.Image]"
+
+_PNG_SIZE = 1024  # pixels: drawings for notebooks are at most this wide and high
+
 
 @dataclass(frozen=True)
 class Caption:
-    """A description. ``logprob`` is the summed natural-log probability of its new tokens, [SEP] included.
+    """A description of an image.
 
-    ``finished`` tells whether the text came to its end, or was cut off by ``max_new_tokens``; ``unmet`` is set where a
-    required word could not be had.
+    Attributes:
+        text: The caption. It starts with the prompt that the caller passed, but not with the checkpoint's own.
+        logprob: Summed natural-log probability of the generated tokens, [SEP] included.
+        finished: Whether the caption ended with [SEP]; ``False`` if ``max_new_tokens`` cut it off.
+        unmet: Whether a word from ``require`` is missing.
+        alternatives: The other ``n - 1`` captions, ranked.
     """
 
     text: str
     logprob: float
     finished: bool = True
     unmet: bool = False
+    alternatives: tuple[Caption, ...] = ()
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the caption as strings and numbers; alternatives only if there are any."""
+        values: dict[str, Any] = {
+            "text": self.text,
+            "logprob": self.logprob,
+            "finished": self.finished,
+            "unmet": self.unmet,
+        }
+        return _with_alternatives(values, self.alternatives)
 
 
 @dataclass(frozen=True)
 class Answer:
-    """An answer and its probability: of the whole sequence, or among the closed list it was chosen from."""
+    """An answer to a question about an image.
+
+    Attributes:
+        text: The answer.
+        probability: Probability of the whole sequence, or, with a closed list of answers, among that list.
+        alternatives: The other ``n - 1`` answers, ranked.
+    """
 
     text: str
     probability: float
+    alternatives: tuple[Answer, ...] = ()
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the answer as strings and numbers; alternatives only if there are any."""
+        return _with_alternatives({"text": self.text, "probability": self.probability}, self.alternatives)
 
 
 @dataclass(frozen=True)
 class Match:
-    """How well a text fits a picture: ``probability`` by ITM, ``similarity`` the ITC cosine (-1 to 1)."""
+    """How well a text fits an image.
+
+    Attributes:
+        probability: Probability of a match by the image-text matching head (ITM).
+        similarity: Cosine of the image and text embeddings (ITC), -1 to 1.
+    """
 
     probability: float
     similarity: float
 
+    def to_dict(self) -> dict[str, Any]:
+        """Return both scores."""
+        return {"probability": self.probability, "similarity": self.similarity}
+
 
 @dataclass(frozen=True)
 class Label:
-    """A label and its probability among the labels it was chosen from."""
+    """A label of a closed list.
+
+    Attributes:
+        text: The label, as the caller passed it.
+        probability: Probability among all labels of the list.
+    """
 
     text: str
     probability: float
 
+    def to_dict(self) -> dict[str, Any]:
+        """Return the label and its probability."""
+        return {"text": self.text, "probability": self.probability}
+
+
+@dataclass(frozen=True)
+class Classification:
+    """The most probable labels of an image.
+
+    Attributes:
+        labels: The ``n`` most probable labels, ranked.
+    """
+
+    labels: tuple[Label, ...]
+
+    @property
+    def text(self) -> str:
+        """The most probable label."""
+        return self.labels[0].text
+
+    @property
+    def probability(self) -> float:
+        """Probability of the most probable label."""
+        return self.labels[0].probability
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the ranked labels."""
+        return {"labels": [label.to_dict() for label in self.labels]}
+
 
 @dataclass(frozen=True)
 class Comparison:
-    """Whether a statement about two pictures is true, and the probability that it is."""
+    """Whether a statement about two images is true.
+
+    Attributes:
+        label: Whether the model judges the statement true.
+        probability: Probability that the statement is true.
+    """
 
     label: bool
     probability: float
 
+    def to_dict(self) -> dict[str, Any]:
+        """Return the label and the probability."""
+        return {"label": self.label, "probability": self.probability}
+
 
 @dataclass(frozen=True)
 class Box:
-    """Where something is: edges in pixels of the upright picture, from its left and its top.
+    """The region of an image that an expression names.
 
-    ``probability`` is that of the four coordinates together, each among all places it could have.
+    In a notebook a box draws itself into its image.
+
+    Attributes:
+        left: Left edge in pixels of the upright image, from its left.
+        top: Top edge in pixels, from the top of the image.
+        right: Right edge in pixels, from the left of the image.
+        bottom: Bottom edge in pixels, from the top of the image.
+        probability: Product of the probabilities of the four coordinates.
+        image: Loads the image, or a small copy, to draw the box into. Not part of ``repr``, equality or ``to_dict``.
     """
 
     left: float
@@ -67,21 +166,49 @@ class Box:
     right: float
     bottom: float
     probability: float
+    image: ImageLoader | None = field(default=None, repr=False, compare=False)
 
     @property
     def edges(self) -> tuple[float, float, float, float]:
-        """Left, top, right and bottom."""
+        """The left, top, right and bottom edges."""
         return self.left, self.top, self.right, self.bottom
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the edges and the probability."""
+        return {
+            "left": self.left,
+            "top": self.top,
+            "right": self.right,
+            "bottom": self.bottom,
+            "probability": self.probability,
+        }
+
+    def _repr_png_(self) -> bytes | None:
+        """Return the image with the box as PNG, for notebooks; ``None`` if the image is no longer available."""
+        if self.image is None:
+            return None
+        from openblip import drawing
+
+        return _png(drawing.draw_boxes(self.image(), [self.edges], [f"{self.probability:.2g}"]))
 
 
 @dataclass(frozen=True, eq=False)
 class Explanation:
-    """Where the model looked for each of the ``words`` of a text.
+    """Heat maps that show which parts of an image raise the score of each word (Grad-CAM).
 
-    ``maps`` (words, G, G) are heat maps over the model's grid of patches, from 0 up, on one scale for all words;
-    ``overall`` (G, G) is their mean over word pieces, and ``start`` that of [ENC], which stands before a text to match
-    or a question. What is explained has the ``probability``: that picture and text match, of the caption, or of the
-    ``answer`` to the question.
+    In a notebook an explanation draws itself: the image, all words, and one tile for each word.
+
+    Shapes: W words, G patches along a side of the model's image.
+
+    Attributes:
+        text: The explained text: a text to match, a caption or a question.
+        words: The W words of the text.
+        maps: Heat maps (W, G, G) over the patches, 0 and above, on one scale for all words.
+        overall: Mean heat map (G, G) over the word pieces of the text.
+        probability: The explained probability: of the match, the caption or the answer.
+        answer: The answer whose probability is explained, if the text is a question.
+        start: Heat map (G, G) of [ENC], the first token of a text to match or a question.
+        image: Loads the image, or a small copy, to draw into. Not part of ``repr``, equality or ``to_dict``.
     """
 
     text: str
@@ -91,10 +218,38 @@ class Explanation:
     probability: float
     answer: str | None = None
     start: NDArray[float32] | None = field(default=None, repr=False)
+    image: ImageLoader | None = field(default=None, repr=False, compare=False)
 
-    def record(self) -> dict[str, Any]:
-        """All of it as lists, numbers and strings, for JSON."""
-        plain = {"text": self.text, "probability": self.probability, "words": list(self.words)}
-        answer = {} if self.answer is None else {"answer": self.answer}
-        start = {} if self.start is None else {"start": self.start.tolist()}
-        return {**plain, **answer, "maps": self.maps.tolist(), "overall": self.overall.tolist(), **start}
+    def to_dict(self) -> dict[str, Any]:
+        """Return text, probability, words and heat maps as strings, numbers and lists."""
+        values: dict[str, Any] = {"text": self.text, "probability": self.probability, "words": list(self.words)}
+        if self.answer is not None:
+            values["answer"] = self.answer
+        values["maps"] = self.maps.tolist()
+        values["overall"] = self.overall.tolist()
+        if self.start is not None:
+            values["start"] = self.start.tolist()
+        return values
+
+    def _repr_png_(self) -> bytes | None:
+        """Return a sheet of heat maps as PNG, for notebooks; ``None`` if the image is no longer available."""
+        if self.image is None:
+            return None
+        from openblip import drawing
+
+        return _png(drawing.draw_explanation(self.image(), self))
+
+
+def _with_alternatives(
+    values: dict[str, Any], alternatives: tuple[Caption, ...] | tuple[Answer, ...]
+) -> dict[str, Any]:
+    if alternatives:
+        values["alternatives"] = [alternative.to_dict() for alternative in alternatives]
+    return values
+
+
+def _png(image: Image.Image) -> bytes:
+    image.thumbnail((_PNG_SIZE, _PNG_SIZE))
+    buffer = io.BytesIO()
+    image.save(buffer, "PNG")
+    return buffer.getvalue()

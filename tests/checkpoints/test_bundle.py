@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from openblip.checkpoints import bundle
-from openblip.errors import CheckpointError, DownloadError, UnsupportedTask
+from openblip.errors import CheckpointError, DownloadError, UnsupportedTaskError
 
 
 @pytest.fixture
@@ -45,9 +45,9 @@ def test_a_relative_path_works_from_any_place(folder: Path, monkeypatch: pytest.
 
 
 def test_a_task_that_is_not_there_names_a_model_that_is(folder: Path) -> None:
-    with pytest.raises(UnsupportedTask, match=r"only for caption, vqa, retrieval; load model_base_nlvr"):
+    with pytest.raises(UnsupportedTaskError, match=r"only for caption, vqa, retrieval; load model_base_nlvr"):
         bundle.read(folder).locate("nlvr")
-    with pytest.raises(UnsupportedTask, match=r"no model for 'vision'"):
+    with pytest.raises(UnsupportedTaskError, match=r"no model for 'vision'"):
         bundle.read(folder).locate("vision")
 
 

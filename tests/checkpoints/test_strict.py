@@ -21,7 +21,7 @@ from openblip.checkpoints import hub, storage
 from openblip.checkpoints.layouts import TABLES, Family, table
 from openblip.checkpoints.read import load
 from openblip.checkpoints.write import save
-from openblip.errors import CheckpointError, ConfigError, DownloadError, InputError, UnsupportedTask
+from openblip.errors import CheckpointError, ConfigError, DownloadError, InputError, UnsupportedTaskError
 from openblip.model.config import ModelKind
 from tests.checkpoints.checkpoint_toys import (
     HEADS,
@@ -386,7 +386,7 @@ def test_one_task_of_a_bundle(place: Path, tmp_path: Path) -> None:
         assert load(path, task="retrieval", tokenizer=False).config.task == "retrieval"
         with pytest.raises(CheckpointError, match="is a bundle of retrieval: say which"):
             load(path)
-        with pytest.raises(UnsupportedTask, match="no model for 'caption'"):
+        with pytest.raises(UnsupportedTaskError, match="no model for 'caption'"):
             load(path, task="caption")
 
 

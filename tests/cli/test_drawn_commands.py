@@ -185,7 +185,7 @@ def test_explain(toys: Path, tmp_path: Path) -> None:
     own = run("explain", toys / "one.png", "-m", toys, "--draw", tmp_path / "own.png")
     assert own.exit_code == 0, own.output
     words = [line.split()[1] for line in own.stdout.splitlines()[1:]]
-    assert " ".join(words).replace(" ,", ",") == openblip.load(toys).explain(toys / "one.png", of="caption").text
+    assert " ".join(words).replace(" ,", ",") == openblip.load(toys).explain(toys / "one.png", task="caption").text
     with Image.open(tmp_path / "own.png") as sheet:
         assert sheet.width > 100
     assert run("explain", toys / "one.png", "--of", "dance", "-m", toys).exit_code == 2

@@ -19,7 +19,7 @@ from openblip.compat import lavis_api as lavis
 from openblip.compat.lavis_api import processors
 from openblip.compat.lavis_api.models import BaseModel
 from openblip.compat.lavis_api.zoo import load_model
-from openblip.errors import InputError, UnsupportedTask
+from openblip.errors import InputError, UnsupportedTaskError
 from openblip.preprocess.image import ImageSettings, load_image, resize, to_tensor
 from tests.checkpoints.checkpoint_toys import recorded
 from tests.conftest import GOLDEN
@@ -35,7 +35,7 @@ def golden(name: str, kind: type[Kind], heads: int = 4) -> tuple[Kind, dict[str,
     config = {"text": {"heads": heads}, "vision": {"heads": 4}}
     blip = openblip.load(GOLDEN / f"{name}.weights.safetensors", config=config, tokenizer=GOLDEN / "vocab.txt")
     told = json.loads((GOLDEN / f"{name}.json").read_text())
-    return kind(blip._part(blip.tasks[0])), recorded(name), told
+    return kind(blip.pipeline(blip.tasks[0]).model), recorded(name), told
 
 
 @pytest.mark.parametrize("entry", [1, 4, 6])
@@ -167,7 +167,7 @@ def test_features_are_those_of_the_model() -> None:
 def test_models_give_no_losses() -> None:
     """Difference ``training-mode``."""
     model, seen, _ = golden("caption", lavis.BlipCaption)
-    with pytest.raises(UnsupportedTask, match="openblip train"):
+    with pytest.raises(UnsupportedTaskError, match="openblip train"):
         model({"image": seen["pixel_values"], "text_input": ["a man"]})
     assert model.eval() is model
     assert not model.module.training
@@ -221,7 +221,7 @@ def test_processor_classes() -> None:
 def test_the_temperature_and_the_first_tokens() -> None:
     for name, kind in (("pretrain", lavis.BlipFeatureExtractor), ("retrieval", lavis.BlipRetrieval)):
         model, _, _ = golden(name, kind)
-        assert model.temp is model.part.eager.model.temperature
+        assert model.temp is model.part.module.temperature
         assert model.temp.shape == ()
         ids = model.part.tokenizer.encode(["a man"], "enc").ids
         assert model.tokenizer.enc_token_id == int(ids[0, 0])
@@ -279,7 +279,7 @@ def test_the_zoo_is_the_published_table() -> None:
         "blip_vqa": ["vqav2", "okvqa", "aokvqa"],
     }
     assert len(lavis.model_zoo) == 12
-    with pytest.raises(UnsupportedTask, match="blip_classification"):
+    with pytest.raises(UnsupportedTaskError, match="blip_classification"):
         load_model("blip_classification")
     with pytest.raises(InputError, match="unknown architecture"):
         load_model("albef_vqa", "vqav2")

@@ -17,11 +17,11 @@ from openblip import ImageError
 from openblip.checkpoints import bundle, write
 from openblip.compat import mmpretrain_api as mm
 from openblip.compat.mmpretrain_api.base import picture
-from openblip.errors import CheckpointError, InputError, UnsupportedTask
+from openblip.engine.protocols import MatchLogits
+from openblip.errors import CheckpointError, InputError, UnsupportedTaskError
 from openblip.model.comparer import Comparer
 from openblip.model.config import ModelKind
 from openblip.preprocess.image import ImageSettings
-from openblip.results import Box
 from tests.toys import SIZE, toy_image, toy_model, toy_tokenizer
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -84,7 +84,7 @@ def test_models_come_by_name_with_weights_or_fresh(home: Path, model: mm.Model) 
         model.module()
     with pytest.raises(CheckpointError):
         mm.get_model("blip-base_3rdparty_poems")
-    with pytest.raises(UnsupportedTask):
+    with pytest.raises(UnsupportedTaskError):
         mm.NLVRInferencer(captioner)
 
 
@@ -160,7 +160,7 @@ def test_answers_are_ranked_if_a_list_is_given(home: Path, model: mm.Model) -> N
     assert free == [{"question": q, "pred_answer": a.text} for q, a in zip(clean, expected, strict=True)]
     answers = ["yes", "no", "a cat", "two dogs"]
     (home / "answers.json").write_text(json.dumps(answers))
-    ranked = model.blip.ask(images, clean, answers=answers, k=4, smoothing=0.1)
+    ranked = model.blip.ask(images, clean, answers=answers, shortlist=4, smoothing=0.1)
     for given in (answers, home / "answers.json"):
         found = mm.VisualQuestionAnsweringInferencer(model, answer_list=given)(images, asked)
         assert [one["pred_answer"] for one in found] == [one.text for one in ranked]
@@ -178,7 +178,7 @@ def test_long_questions_are_cut(home: Path, model: mm.Model) -> None:
 def test_boxes_are_tensors_in_pixels(home: Path, model: mm.Model) -> None:
     images, texts = paths(home)[:2], ["The dog!", "a man"]
     found = mm.VisualGroundingInferencer(model)(images, texts, batch_size=2)
-    for one, box in zip(found, cast(list[Box], model.blip.ground(images, texts)), strict=True):
+    for one, box in zip(found, model.blip.ground(images, texts), strict=True):
         torch.testing.assert_close(one["pred_bboxes"], torch.tensor([box.edges]))
 
 
@@ -189,8 +189,8 @@ def test_verdicts_begin_with_cls_and_are_not_cleaned(home: Path, model: mm.Model
     part = model.part("nlvr")
     ids = part.tokenizer.encode([text], "cls").ids
     with torch.no_grad():
-        states = part.states([part.open(left), part.open(right)])
-        logits = cast(Comparer, part.eager.model).logits(ids, None, (states[:1], states[1:]))[0]
+        states = part.encode_images([part.open_image(left), part.open_image(right)])
+        logits = cast(Comparer, part.module).logits(ids, None, (states[:1], states[1:]))[0]
     np.testing.assert_allclose(found["pred_scores"], logits.softmax(-1), atol=1e-5)
     assert found["pred_label"] == int(logits.argmax())
     assert found["pred_score"] == pytest.approx(float(logits.softmax(-1).max()), abs=1e-5)
@@ -302,7 +302,11 @@ def test_without_fast_match_the_best_are_scored_anew(
 
     def logit(text: int, image: int) -> float:
         ids = part.tokenizer.encode([texts[text]], "enc")
-        return float(part.eager.match_logits(ids.ids, ids.mask, part.states([part.open(paths(home)[image])]))[0, 1])
+        return float(
+            part.engine.require(MatchLogits).match_logits(
+                ids.ids, ids.mask, part.encode_images([part.open_image(paths(home)[image])])
+            )[0, 1]
+        )
 
     to_images = mm.TextToImageRetrievalInferencer(model, prototype=paths(home), fast_match=False)
     (sample,) = to_images("dog", return_datasamples=True)

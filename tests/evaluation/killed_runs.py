@@ -29,7 +29,7 @@ def main(benchmark: str, bundle: str, data: str, out: str, log: str, *kills: str
     two_stage.BLOCK = BATCH
     protocol = protocols.find(benchmark)
     blip = openblip.load(bundle, batch_size=BATCH)
-    engine = blip._part(protocol.task).engine
+    engine = blip.pipeline(protocol.task).model.engine
     for kill in (*map(int, kills), 0):
         child = os.fork()
         if not child:

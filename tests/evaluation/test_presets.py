@@ -121,12 +121,12 @@ LONG = "A man, on a horse-back: isn't  it? " + "dog " * 60
     ],
 )
 def test_texts_to_match_are_cleaned_as_the_preset_says(blip: Blip, preset: str, cleaned: str) -> None:
-    runner = blip._part("retrieval")
+    pipeline = blip.pipeline("retrieval")
     for name in ("coco-retrieval", "flickr30k-retrieval"):
         row = protocols.find(name).preset(preset)
         assert isinstance(row, RetrievalPreset)
-        (found,) = two_stage.texts_as_ids(runner, [LONG], row.max_words, 500, bare=row.bare).ids
-        assert found == runner.tokenizer.encode([cleaned.strip()], "cls").ids[0].tolist()
+        (found,) = two_stage.texts_as_ids(pipeline, [LONG], row.max_words, 500, bare=row.bare)
+        assert found == pipeline.model.tokenizer.encode([cleaned.strip()], "cls").ids[0].tolist()
 
 
 def test_a_retrieval_row_passes_its_cleaning_on(blip: Blip, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -96,11 +96,11 @@ def test_every_row_s_preset() -> None:
             row: tuple[Any, ...] = ()
             if isinstance(one, CaptionPreset):
                 row = (one.max_length, one.min_length, one.repetition_penalty, one.ids)
-                assert (one.beams, one.prompt, one.max_new_tokens) == (3, "a picture of ", 16)
+                assert (one.num_beams, one.prompt, one.max_new_tokens) == (3, "a picture of ", 16)
                 assert one.min_new_tokens == {5: 1, 2: 0}[one.min_length]  # four tokens are the prompt's
             elif isinstance(one, AnswerPreset):
                 row = (one.inference, one.answer_list, one.rule, one.bare)
-                assert (one.k, one.smoothing, one.beams, one.max_length, one.min_length) == (128, 0.1, 3, 10, 1)
+                assert (one.k, one.smoothing, one.num_beams, one.max_length, one.min_length) == (128, 0.1, 3, 10, 1)
                 assert one.max_words == 50
                 assert one.bare_answers == ((name, preset) == ("ocr-vqa", "mmpretrain"))
             elif isinstance(one, RetrievalPreset):

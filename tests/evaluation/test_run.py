@@ -21,6 +21,7 @@ from openblip import Blip
 from openblip.checkpoints import write
 from openblip.cli import app
 from openblip.data.sources import open_source
+from openblip.engine.protocols import Grounding
 from openblip.errors import EvaluationError
 from openblip.evaluation import protocols, two_stage
 from openblip.evaluation import run as evaluation
@@ -50,7 +51,7 @@ def test_captions(blip: Blip, tmp_path: Path) -> None:
     found = run("coco-caption", blip, tmp_path, out=out)
     names = {7: "COCO_val2014_000000000007.jpg", 3: "COCO_val2014_000000000003.jpg"}
     said = {
-        key: blip.caption(str(tmp_path / "val2014" / name), beams=3, min_new_tokens=1, max_new_tokens=16).text
+        key: blip.caption(str(tmp_path / "val2014" / name), num_beams=3, min_new_tokens=1, max_new_tokens=16).text
         for key, name in names.items()
     }
     assert found.predictions == said
@@ -124,7 +125,7 @@ def test_answers_are_ranked_and_the_server_scores_them(blip: Blip, tmp_path: Pat
     listed = ["dog", "two", "yes", "a man"]
     for n in range(3):
         image, question = str(tmp_path / f"test2015/{n}.jpg"), f"how many dogs are there in {n}?"
-        alone = blip.ask(image, question, answers=listed, k=4, smoothing=0.1)
+        alone = blip.ask(image, question, answers=listed, shortlist=4, smoothing=0.1)
         assert found.predictions[10 + n] == alone.text
     assert found.metrics == {}
     assert any("scored by the server: send it vqa_result.json" in note for note in found.notes)
@@ -150,7 +151,7 @@ def test_retrieval(blip: Blip, tmp_path: Path) -> None:
     found = run("flickr30k-retrieval", blip, tmp_path)
     images = [str(tmp_path / f"flickr30k-images/{n}.jpg") for n in (1, 3)]
     texts = ["dog 1", "a dog", "dog 3", "a dog"]
-    runner = blip._part("retrieval")
+    runner = blip.pipeline("retrieval")
     scores = two_stage.score(runner, images, two_stage.texts_as_ids(runner, texts, 30, 35), 128)
     best_texts, best_images = scores.texts_of_images.argmax(1), scores.images_of_texts.argmax(1)
     assert found.metrics["txt_r1"] == sum(best // 2 == i for i, best in enumerate(best_texts)) / 2
@@ -217,15 +218,16 @@ def test_a_lost_picture_is_left_out_of_retrieval_and_told(blip: Blip, tmp_path: 
 def test_statements_are_judged_as_one_by_one(blip: Blip, tmp_path: Path, preset: str, split: str, first: First) -> None:
     toys.nlvr(tmp_path, split)
     found = run("nlvr2", blip, tmp_path, preset=preset, out=tmp_path / "out")
-    runner = blip._part("nlvr")
+    runner = blip.pipeline("nlvr").model
     for pair in range(2):
-        states = [runner.states([runner.open(tmp_path / split / f"{split}-8-{pair}-img{n}.png")]) for n in range(2)]
+        files = [tmp_path / split / f"{split}-8-{pair}-img{n}.png" for n in range(2)]
+        states = [runner.encode_images([runner.open_image(file)]) for file in files]
         for n in range(2):
             text = f"there are {n + 1} dogs, at least."
             text = text if preset == "mmpretrain" else clean_caption(text, 40)
             tokens = runner.tokenizer.encode([text], first)
             with torch.inference_mode():
-                logits = runner.eager.model.logits(tokens.ids, tokens.mask, (states[0], states[1]))
+                logits = runner.module.logits(tokens.ids, tokens.mask, (states[0], states[1]))
             assert found.predictions[f"{split}-8-{pair}-{n}"] == str(bool(logits.argmax()))
     assert Path(found.shown[0].second).name == f"{split}-8-0-img1.png"
     lines = (tmp_path / "out/nlvr2_result.csv").read_text().splitlines()
@@ -241,17 +243,21 @@ def test_boxes_are_the_recorded_ones_and_are_scored_in_pixels(tmp_path: Path) ->
     grounder = openblip.load(
         GOLDEN / "grounding.weights.safetensors", config=config, tokenizer=GOLDEN / "vocab_grounding.txt"
     )
-    runner = grounder._part("grounding")
+    runner = grounder.pipeline("grounding").model
     states = runner.engine.encode_images(seen["pixel_values"].float())
     # The recorder gave the texts as they are, comma included.
     rows = [ids[mask.bool()].tolist() for ids, mask in zip(seen["text_ids"], seen["text_mask"], strict=True)]
-    assert ground.expression_ids(runner, told["texts"][0]) == rows[0]
-    found, _ = runner.eager.ground(*runner.pad(rows), states)
+    assert ground.BenchmarkGroundingPipeline(runner).tokenize(told["texts"][0]) == rows[0]
+    found, _ = runner.engine.require(Grounding).ground(*runner.pad(rows), states)
     torch.testing.assert_close(found, seen["pred_box_xyxy_unit"].float(), atol=1e-5, rtol=0)
     toys.refcoco(tmp_path)
     ran = run("refcoco-testa", grounder, tmp_path, preset="mmpretrain")
-    pixels = runner.states([runner.open(tmp_path / "train2014/COCO_train2014_000000000001.jpg")])
-    alone = runner.eager.ground(*runner.pad([ground.expression_ids(runner, "man")]), pixels)[0][0].tolist()
+    pixels = runner.encode_images([runner.open_image(tmp_path / "train2014/COCO_train2014_000000000001.jpg")])
+    alone = (
+        runner.engine.require(Grounding)
+        .ground(*runner.pad([ground.BenchmarkGroundingPipeline(runner).tokenize("man")]), pixels)[0][0]
+        .tolist()
+    )
     box = json.loads(ran.predictions[11])
     assert box == pytest.approx([alone[0] * 40, alone[1] * 30, alone[2] * 40, alone[3] * 30], abs=1e-3)
     shown = next(one for one in ran.shown if one.id == 11)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,7 +18,9 @@ from openblip.engine.protocols import Embeddings
 from openblip.errors import InputError
 from openblip.evaluation import two_stage
 from openblip.evaluation.metrics import ranks
-from openblip.runner import EncodedImage, Runner, Texts
+from openblip.pipelines.base import TaskModel
+from openblip.pipelines.inputs import EncodedImage
+from openblip.pipelines.retrieval import RetrievalPipeline
 from tests.conftest import GOLDEN
 from tests.evaluation.evaluation_toys import toy_bundle
 from tests.toys import toy_image
@@ -31,11 +34,11 @@ def recorded() -> tuple[two_stage.Scores, dict[str, torch.Tensor]]:
     seen = load_file(GOLDEN / "retrieval.io.safetensors")
     config = {"vision": {"heads": 4}, "text": {"heads": 4}}
     loaded = load(GOLDEN / "retrieval.weights.safetensors", config=config, tokenizer=GOLDEN / "vocab.txt")
-    runner = Runner(loaded, EagerEngine(loaded.model, torch.device("cpu"), torch.float32))
-    states = runner.engine.encode_images(seen["pixel_values"].float())
-    images = [EncodedImage({id(runner): state}) for state in states]
+    runner = RetrievalPipeline(TaskModel(loaded, EagerEngine(loaded.model, torch.device("cpu"), torch.float32)))
+    states = runner.model.engine.encode_images(seen["pixel_values"].float())
+    images = [EncodedImage({id(runner.model.engine): state}) for state in states]
     rows = [ids[mask.bool()].tolist() for ids, mask in zip(seen["text_ids"], seen["text_mask"], strict=True)]
-    return two_stage.score(runner, images, Texts(rows), 4), seen
+    return two_stage.score(runner, images, rows, 4), seen
 
 
 def test_recorded_score_matrices_are_reproduced(
@@ -87,37 +90,35 @@ REST = [
 
 
 @pytest.fixture(scope="module")
-def runner(tmp_path_factory: pytest.TempPathFactory) -> Runner:
-    return openblip.load(toy_bundle(tmp_path_factory.mktemp("toy")))._part("retrieval")
+def runner(tmp_path_factory: pytest.TempPathFactory) -> RetrievalPipeline:
+    return openblip.load(toy_bundle(tmp_path_factory.mktemp("toy"))).pipeline("retrieval")
 
 
-def every_pair(runner: Runner, images: list[object], texts: Texts) -> np.ndarray:
+def every_pair(runner: RetrievalPipeline, images: list[Any], texts: list[list[int]]) -> np.ndarray:
     """ITC plus ITM of each pair alone, one at a time."""
     rows = []
+    engine = runner.model.engine.require(Embeddings)
     for image in images:
-        state = runner.states([runner.open(image)])
+        state = runner.model.encode_images([runner.model.open_image(image)])
         row = []
-        for ids in texts.ids:
-            cosine = (
-                runner.engine.require(Embeddings).embed_images(state)
-                @ runner.engine.require(Embeddings).embed_texts(*runner.pad([ids])).T
-            )
-            grounded = runner.pad([[runner.tokenizer.enc_id, *ids[1:]]])
-            row.append(float(cosine + runner.eager.model.match_logits(*grounded, state)[0, 1]))
+        for ids in texts:
+            cosine = engine.embed_images(state) @ engine.embed_texts(*runner.model.pad([ids])).T
+            grounded = runner.model.pad([[runner.model.tokenizer.enc_id, *ids[1:]]])
+            row.append(float(cosine + runner.model.module.match_logits(*grounded, state)[0, 1]))
         rows.append(row)
     return np.array(rows)
 
 
-def test_with_all_candidates_it_is_brute_force_and_with_fewer_the_shortlist(runner: Runner) -> None:
+def test_with_all_candidates_it_is_brute_force_and_with_fewer_the_shortlist(runner: RetrievalPipeline) -> None:
     images = [toy_image(seed) for seed in range(5)]
     texts = two_stage.texts_as_ids(runner, TEXTS, 30, 35)
     with torch.inference_mode():
-        wanted = every_pair(runner, images, texts)  # type: ignore[arg-type]
+        wanted = every_pair(runner, images, texts)
     full = two_stage.score(runner, images, texts, 999, batch_size=2)
     np.testing.assert_allclose(full.texts_of_images, wanted, atol=1e-5)
     np.testing.assert_allclose(full.images_of_texts, wanted.T, atol=1e-5)
-    states = runner.states([runner.open(image) for image in images])
-    similarity = np.array(runner.similarity(states, runner.embed_texts(texts), paired=False))
+    states = runner.model.encode_images([runner.model.open_image(image) for image in images])
+    similarity = (runner.embed_images(states) @ runner.embed_texts(texts).T).numpy()
     short = two_stage.score(runner, images, texts, 2)
     for scores, pairs, cosines in (
         (short.texts_of_images, wanted, similarity),
@@ -132,11 +133,11 @@ def test_with_all_candidates_it_is_brute_force_and_with_fewer_the_shortlist(runn
 
 
 def test_what_cannot_be_opened_is_left_out_with_its_texts(
-    runner: Runner, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    runner: RetrievalPipeline, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What remains is ranked as if it had never been there; here two of three blocks lose a picture or all of them."""
     monkeypatch.setattr(two_stage, "BLOCK", 2)
-    images: list[object] = [toy_image(seed) for seed in range(6)]
+    images: list[Any] = [toy_image(seed) for seed in range(6)]
     owners = [0, 1, 1, 2, 3, 4, 5]
     for lost in (1, 2, 3):
         images[lost] = tmp_path / f"lost{lost}.jpg"
@@ -145,7 +146,7 @@ def test_what_cannot_be_opened_is_left_out_with_its_texts(
     assert list(found.failed) == [1, 2, 3]
     assert all(f"lost{number}.jpg" in why for number, why in found.failed.items())
     kept, kept_texts = [0, 4, 5], [0, 5, 6]
-    rest = Texts([texts.ids[text] for text in kept_texts])
+    rest = [texts[text] for text in kept_texts]
     wanted = two_stage.score(runner, [images[image] for image in kept], rest, 2)
     for got, right, rows, columns in (
         (found.texts_of_images, wanted.texts_of_images, kept, kept_texts),
@@ -156,7 +157,7 @@ def test_what_cannot_be_opened_is_left_out_with_its_texts(
         assert (got == two_stage.UNSCORED).all(), "nothing else is on any shortlist"
 
 
-def test_what_cannot_work_is_said(runner: Runner, tmp_path: Path) -> None:
+def test_what_cannot_work_is_said(runner: RetrievalPipeline, tmp_path: Path) -> None:
     texts = two_stage.texts_as_ids(runner, TEXTS, 30, 35)
     with pytest.raises(InputError, match="shortlist of 0"):
         two_stage.score(runner, [toy_image(0)], texts, 0)

@@ -44,8 +44,8 @@ def run(name: str, blip: Blip, folder: Path, **options: Any) -> evaluation.Evalu
 @torch.inference_mode()
 def by_hand(blip: Blip, paths: list[Path], texts: list[str], k: int) -> tuple[np.ndarray, np.ndarray]:
     """``evaluation`` of the authors' eval_retrieval_video.py, one pair at a time: (videos, texts), (texts, videos)."""
-    runner = blip._part("retrieval")
-    model, tokenizer = runner.eager.model, runner.tokenizer
+    runner = blip.pipeline("retrieval").model
+    model, tokenizer = runner.module, runner.tokenizer
     cleaned = [clean_caption(text, 40) for text in texts]
     videos = []
     for path in paths:
@@ -101,7 +101,7 @@ def test_questions_are_answered_of_sixteen_frames(blip: Blip, tmp_path: Path, na
     for item in items:
         every = all_frames(Path(item.image))
         frames = Video([every[place] for place in sampled(len(every), 16)])
-        alone = blip.ask(frames, item.question, answers=listed, k=len(listed), smoothing=0.1)
+        alone = blip.ask(frames, item.question, answers=listed, shortlist=len(listed), smoothing=0.1)
         assert found.predictions[item.id] == alone.text
     right = [found.predictions[item.id] == item.answers[0] for item in items]
     assert found.metrics["accuracy"] == sum(right) / len(right)

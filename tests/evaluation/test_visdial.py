@@ -180,14 +180,14 @@ def test_a_dialog_as_one_text() -> None:
 def test_answers_are_ranked_by_the_model_itself(blip: Blip, tmp_path: Path) -> None:
     toys.visdial(tmp_path)
     found = evaluation.run(protocols.find("visdial"), blip, tmp_path, out=tmp_path / "out")
-    part = blip._part("retrieval")
-    model, tokenizer = part.eager.model, part.tokenizer
+    part = blip.pipeline("retrieval").model
+    model, tokenizer = part.module, part.tokenizer
     given = {}
     for item in read(tmp_path):
         caption = tokenizer.encode([item.texts[0]], "cls")
         scores = []
         with torch.inference_mode():
-            seen = part.states([part.open(item.image)])
+            seen = part.encode_images([part.open_image(item.image)])
             beside = torch.cat([seen, model.text.encode(caption.ids, caption.mask)], 1)  # one after the other
             for answer in item.answers:
                 said = " ".join(f"q: {q} a: {a}" for q, a in (*item.history, (item.question, answer)))

@@ -20,7 +20,7 @@ import torch
 import openblip.blip
 import openblip.jobs.sheet
 from openblip.cli import main
-from openblip.runner import Runner
+from openblip.pipelines.base import TaskModel
 
 
 def run(call: dict[str, Any]) -> None:
@@ -49,13 +49,13 @@ def run(call: dict[str, Any]) -> None:
 
 def _take_time() -> None:
     """Pictures take a moment each, so that whoever watches the work can stop it before its end."""
-    opened = Runner.open
+    opened = TaskModel.open_image
 
-    def open_slowly(self: Runner, image: Any, **options: Any) -> Any:
+    def open_slowly(self: TaskModel, image: Any, **options: Any) -> Any:
         time.sleep(0.02)
         return opened(self, image, **options)
 
-    Runner.open = open_slowly  # type: ignore[method-assign]
+    TaskModel.open_image = open_slowly  # type: ignore[method-assign]
 
 
 if __name__ == "__main__":

@@ -19,7 +19,7 @@ from typing import cast
 
 from openblip.checkpoints import published
 from openblip.checkpoints.resolve import is_hub_id, resolve
-from openblip.errors import CheckpointError, UnsupportedTask
+from openblip.errors import CheckpointError, UnsupportedTaskError
 from openblip.model.config import ModelKind
 from openblip.tasks import NETWORKS
 
@@ -35,10 +35,10 @@ class Bundle:
     models: Mapping[ModelKind, str]
 
     def locate(self, task: ModelKind, *, offline: bool | None = None) -> Path:
-        """The local files of a task's model, fetched if need be; :class:`UnsupportedTask` if the bundle has none."""
+        """The local files of a task's model, fetched if need be; :class:`UnsupportedTaskError` if there is none."""
         if task not in self.models:
             others = " or ".join(entry.name for entry in published.serving(task)[:2])
-            raise UnsupportedTask(
+            raise UnsupportedTaskError(
                 f"bundle {self.name!r} has no model for {task!r}, only for {', '.join(self.models)}"
                 + (f"; load {others}" if others else "")
             )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -23,8 +22,8 @@ if TYPE_CHECKING:
 @input_option("--questions", type=o.PATH, metavar="FILE", help="File of questions to ask, one per line.")
 @input_option("--answers", metavar="A|B|C", help="Answers to choose from, instead of free text.")
 @o.input_options
-@decoding_option("--num-beams", type=o.POSITIVE, default=3, help="Number of beams to search free answers with.")
-@decoding_option("--max-new-tokens", type=o.POSITIVE, default=9, help="Most tokens of a free answer.")
+@decoding_option("--num-beams", type=o.POSITIVE, show_default="3", help="Number of beams to search free answers with.")
+@decoding_option("--max-new-tokens", type=o.POSITIVE, show_default="9", help="Most tokens of a free answer.")
 @o.num_option
 @o.output_options()
 @o.model_options
@@ -34,8 +33,8 @@ def ask(
     questions: Path | None,
     answers: str | None,
     input: InputOptions,
-    num_beams: int,
-    max_new_tokens: int,
+    num_beams: int | None,
+    max_new_tokens: int | None,
     num: int,
     output: OutputOptions,
     model: ModelOptions,
@@ -55,7 +54,7 @@ def ask(
             frame=input.frame,
             answers=closed,
             n=num,
-            beams=num_beams,
+            num_beams=num_beams,
             max_new_tokens=max_new_tokens,
         )
         for result in found:
@@ -63,15 +62,21 @@ def ask(
                 yield result
                 continue
             yield [
-                {"rank": rank if num > 1 else None, "question": q, **asdict(one)}
-                for q, ones in zip(asked, result, strict=True)
-                for rank, one in enumerate(ones)
+                {"rank": rank if num > 1 else None, "question": q, "text": one.text, "probability": one.probability}
+                for q, best in zip(asked, result, strict=True)
+                for rank, one in enumerate((best, *best.alternatives))
             ]
 
     job.run(
         work,
         tasks=("vqa",),
-        options={"questions": asked, "answers": closed, "n": num, "beams": num_beams, "max_tokens": max_new_tokens},
+        options={
+            "questions": asked,
+            "answers": closed,
+            "n": num,
+            "num_beams": num_beams,
+            "max_new_tokens": max_new_tokens,
+        },
         table={"question": "question", "answer": "text", "probability": "probability"},
         concerns=lambda row: row.get("question") in asked or ("question" not in row and "error" in row),
     )

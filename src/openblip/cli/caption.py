@@ -129,12 +129,13 @@ def caption(
     job = Job("caption", images, input, output, model)
     wording = Wording(template, prefix, suffix)
     scoring = bool(score or best_of or scorer)
+    if best_of and not do_sample:
+        num_beams = max(num_beams or 3, best_of)
     decoding = {
-        "prompt": prompt, "beams": num_beams or (3 if do_sample else max(3, best_of or 1)), "n": best_of or num,
+        "prompt": prompt, "num_beams": num_beams, "n": best_of or num,
         "min_new_tokens": min_new_tokens, "max_new_tokens": max_new_tokens, "length_penalty": length_penalty,
-        "repetition_penalty": repetition_penalty, "no_repeat_ngram": no_repeat_ngram_size, "sample": do_sample,
-        "top_p": 0.9 if top_p is None else top_p, "top_k": top_k or 0,
-        "temperature": 1.0 if temperature is None else temperature, "seed": seed,
+        "repetition_penalty": repetition_penalty, "no_repeat_ngram_size": no_repeat_ngram_size, "do_sample": do_sample,
+        "top_p": top_p, "top_k": top_k, "temperature": temperature, "seed": seed,
         "forbid": forbid, "require": [alternatives.split("|") for alternatives in require], "trim": trim,
     }  # fmt: skip
     matcher = (lambda: model.load(scorer)) if scorer else lambda: job.blip

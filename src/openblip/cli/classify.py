@@ -55,13 +55,13 @@ def classify(
 
     def work(items: Iterator[Item]) -> Iterator[Result]:
         pictures = (item.source(input.frame) for item in items)
-        for found in job.blip.classify(pictures, choices, template=template, by=by, n=num):
+        for found in job.blip.classify(pictures, choices, template=template, by=by, n=num, on_error="return"):
             if isinstance(found, OpenBlipError):
                 yield found
                 continue
             yield [
                 {"rank": rank if num > 1 else None, "label": one.text, "probability": one.probability}
-                for rank, one in enumerate(found if num > 1 else [found])
+                for rank, one in enumerate(found.labels)
             ]
 
     job.run(

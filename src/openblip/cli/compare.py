@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 import click
@@ -56,7 +55,7 @@ def compare(
 
     def work(items: Iterator[Item]) -> Iterator[Result]:
         for result in comparisons(job.blip, items, text or None, frame=input.frame):
-            yield [{"text": said, **asdict(one)} for said, one in result] if isinstance(result, list) else result
+            yield [{"text": said, **one.to_dict()} for said, one in result] if isinstance(result, list) else result
 
     job.run(
         work,

@@ -17,10 +17,10 @@ from openblip.cli.options import InputOptions, ModelOptions, OutputOptions
 from openblip.errors import ImageError
 
 if TYPE_CHECKING:
-    from openblip.explaining import Explained
     from openblip.jobs.items import Item
     from openblip.jobs.records import Row
     from openblip.jobs.run import Result
+    from openblip.pipelines.explain import ExplainedTask
     from openblip.results import Explanation
 
 
@@ -66,11 +66,11 @@ def explain(
     the heat maps; --json and --to return them as numbers.
     """
     job = Job("explain", images, input, output, model)
-    what = cast("Explained", of or ("retrieval" if text else "caption"))
+    what = cast("ExplainedTask", of or ("retrieval" if text else "caption"))
     if what != "caption" and not text:
         raise click.UsageError(f"--of {what} requires --text")
     drawings = Drawings(draw, alone=job.lone, each=len(text or [None])) if draw else None
-    options = {"of": what, "answer": answer, "layer": layer}
+    options = {"task": what, "answer": answer, "layer": layer}
 
     def work(items: Iterator[Item]) -> Iterator[Result]:
         from openblip.jobs.explanations import explanations, record

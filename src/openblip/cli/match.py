@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -53,7 +52,7 @@ def match(
         else:
             found = matches_beside(job.blip, items, str(sidecar), frame=input.frame)
         for result in found:
-            yield [{"text": t, **asdict(one)} for t, one in result] if isinstance(result, list) else result
+            yield [{"text": t, **one.to_dict()} for t, one in result] if isinstance(result, list) else result
 
     job.run(
         work,

@@ -18,11 +18,12 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from openblip import defaults
 from openblip.cli.command import Function, argument, input_option, model_option, option_group, output_option
 
 if TYPE_CHECKING:
     from openblip.blip import Blip
-    from openblip.engine import create
+    from openblip.defaults import EngineName, Precision
     from openblip.jobs.sinks import Existing
 
 DEFAULT_MODEL = "pocket"
@@ -70,10 +71,13 @@ report_option = output_option(
     help="Write an HTML page that shows every image with its results.",
 )
 device_option = model_option(
-    "--device", metavar="DEVICE", default="auto", help="Device to compute on: auto, cpu, cuda, cuda:1 or mps."
+    "--device", metavar="DEVICE", default=defaults.DEVICE, help="Device to compute on: auto, cpu, cuda, cuda:1 or mps."
 )
 precision_option = model_option(
-    "--precision", metavar="PRECISION", default="fp32", help="Precision of the arithmetic: fp32, bf16, fp16 or int8."
+    "--precision",
+    metavar="PRECISION",
+    default=defaults.PRECISION,
+    help="Precision of the arithmetic: fp32, bf16, fp16 or int8.",
 )
 threads_option = model_option("--threads", type=POSITIVE, show_default="all cores", help="CPU threads to compute with.")
 offline_option = model_option("--offline", is_flag=True, help="Use only files on this machine.")
@@ -164,8 +168,8 @@ class ModelOptions:
 
     model: str
     device: str
-    engine: create.EngineName
-    precision: create.Precision
+    engine: EngineName
+    precision: Precision
     batch_size: int | None
     num_workers: int | None
     threads: int | None
@@ -182,7 +186,7 @@ class ModelOptions:
             engine=self.engine,
             precision=self.precision,
             batch_size=self.batch_size,
-            workers=self.num_workers,
+            num_workers=self.num_workers,
             offline=self.offline or None,
         )
 
@@ -203,7 +207,7 @@ model_options = option_group(
         model_option(
             "--engine",
             metavar="ENGINE",
-            default="auto",
+            default=defaults.ENGINE,
             help="Engine to run the model with: auto, torch, compiled or openvino.",
         ),
         precision_option,

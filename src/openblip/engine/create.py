@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Literal, get_args
+from typing import get_args
 
 import torch
 from torch import Tensor, nn
 
+from openblip.defaults import EngineName, Precision
 from openblip.engine import int8
 from openblip.engine.compiled import CompiledEngine
 from openblip.engine.eager import EagerEngine
@@ -19,8 +20,6 @@ from openblip.errors import InputError
 from openblip.model.config import ModelConfig
 from openblip.model.precision import DTYPES
 
-EngineName = Literal["auto", "torch", "compiled", "openvino"]
-Precision = Literal["fp32", "bf16", "fp16", "int8"]
 ENGINES: tuple[str, ...] = get_args(EngineName)
 PRECISIONS: tuple[str, ...] = get_args(Precision)
 

@@ -58,7 +58,7 @@ def run(
     done, of how much.
 
     Raises :class:`EvaluationError` for missing or broken files, or for no ``out`` where only a server can score,
-    :class:`UnsupportedTask` for a model of another task.
+    :class:`UnsupportedTaskError` for a model of another task.
     """
     chosen = protocol.preset(preset)
     need_files(protocol, data, chosen)

@@ -17,12 +17,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from openblip.engine.protocols import MatchLogits
 from openblip.errors import InputError, OpenBlipError
 from openblip.evaluation.store import Store
-from openblip.inputs import ahead, chunks
+from openblip.pipelines.base import TEXT_ROWS, iter_chunks, prefetch
+from openblip.pipelines.retrieval import RetrievalPipeline
 from openblip.preprocess.text import clean_caption, clean_expression
-from openblip.runner import TEXT_ROWS, Runner, Texts, by_length, in_a_row
 
 UNSCORED = -100.0  # of what is on no shortlist
 LEFT_OUT = -math.inf  # similarity
@@ -51,8 +50,8 @@ def rankings(scores: NDArray[np.float32]) -> list[list[int]]:
 
 
 def texts_as_ids(
-    runner: Runner, texts: Iterable[str], max_words: int | None, max_tokens: int, *, bare: bool = False
-) -> Texts:
+    pipeline: RetrievalPipeline, texts: Iterable[str], max_words: int | None, max_tokens: int, *, bare: bool = False
+) -> list[list[int]]:
     """Texts cleaned and cut as a protocol says; ids from [CLS] to [SEP].
 
     ``bare`` texts are without any punctuation and have all their words, as in mmpretrain. Without ``max_words`` others
@@ -60,19 +59,18 @@ def texts_as_ids(
     """
     words = sys.maxsize if max_words is None else max_words
     cleaned = (clean_expression(text) if bare else clean_caption(text, words) for text in texts)
-    rows = (runner.tokenizer.encode([text], "cls", max_length=max_tokens).ids[0].tolist() for text in cleaned)
-    return Texts(list(rows))
+    return [pipeline.model.token_ids(text, "cls", max_tokens) for text in cleaned]
 
 
 def score(
-    runner: Runner,
+    pipeline: RetrievalPipeline,
     images: Sequence[Any],
-    texts: Texts,
+    texts: list[list[int]],
     k: int,
     *,
     owners: Sequence[int] = (),
     batch_size: int = 8,
-    workers: int = 2,
+    num_workers: int = 2,
     store: Store | None = None,
     notify: Callable[[int, int], None] = lambda done, total: None,
 ) -> Scores:
@@ -89,9 +87,9 @@ def score(
     if k < 1:
         raise InputError(f"a shortlist of {k}")
     store = store or Store()
-    runs = list(chunks(range(len(images)), BLOCK))
-    embedded = _texts(runner, texts, store)
-    _images(runner, images, runs, store, batch_size, workers, lambda done: notify(done, 2 * len(images)))
+    runs = list(iter_chunks(range(len(images)), BLOCK))
+    embedded = _texts(pipeline, texts, store)
+    _images(pipeline, images, runs, store, batch_size, num_workers, lambda done: notify(done, 2 * len(images)))
     seen = torch.cat([store.get(f"images-{n}")["embeddings"] for n in range(len(runs))])
     similarity = seen @ embedded.T  # (I, T)
     similarity[list(store.failed)] = LEFT_OUT
@@ -101,7 +99,7 @@ def score(
     wanted = for_images | for_texts.T
     logits = torch.zeros_like(similarity)
     for n, run in enumerate(runs):
-        _rows(runner, texts, wanted, n, run, store, lambda done: notify(len(images) + done, 2 * len(images)))
+        _rows(pipeline, texts, wanted, n, run, store, lambda done: notify(len(images) + done, 2 * len(images)))
         for i in (i for i in run if i not in store.failed):
             places, values = cast("tuple[Tensor, Tensor]", store.row(i))
             logits[i, places] = values
@@ -109,32 +107,39 @@ def score(
     return Scores(_masked(both, for_images), _masked(both.T, for_texts), store.failed)
 
 
-def _texts(runner: Runner, texts: Texts, store: Store) -> Tensor:
+def _texts(pipeline: RetrievalPipeline, texts: list[list[int]], store: Store) -> Tensor:
     """Embeddings (T, E)."""
     found = []
-    for n, part in enumerate(chunks(texts.ids, BLOCK * TEXT_ROWS)):
+    for n, part in enumerate(iter_chunks(texts, BLOCK * TEXT_ROWS)):
         if not store.has(f"texts-{n}"):
-            store.put(f"texts-{n}", embeddings=runner.embed_texts(Texts(part)).cpu())
+            store.put(f"texts-{n}", embeddings=pipeline.embed_texts(part).cpu())
         found.append(store.get(f"texts-{n}")["embeddings"])
     return torch.cat(found)
 
 
 def _images(
-    runner: Runner, images: Sequence[Any], runs: list[list[int]], store: Store, batch_size: int, workers: int,
+    pipeline: RetrievalPipeline,
+    images: Sequence[Any],
+    runs: list[list[int]],
+    store: Store,
+    batch_size: int,
+    num_workers: int,
     notify: Callable[[int], None],
-) -> None:  # fmt: skip
+) -> None:
     """Put the states and embeddings of the images that are not in the store there."""
     lacking = [n for n in range(len(runs)) if not store.has(f"images-{n}")]
-    opened = ahead(runner.open, (images[i] for n in lacking for i in runs[n]), workers, 2 * batch_size)
+    opened = prefetch(
+        pipeline.model.open_image, (images[i] for n in lacking for i in runs[n]), num_workers, 2 * batch_size
+    )
     done = sum(len(run) for n, run in enumerate(runs) if n not in set(lacking))
     for n in lacking:
-        states, embeddings = [torch.empty(0)], torch.zeros(len(runs[n]), runner.config.embed_width)
-        for numbers in chunks(runs[n], batch_size):
+        states, embeddings = [torch.empty(0)], torch.zeros(len(runs[n]), pipeline.model.config.embed_width)
+        for numbers in iter_chunks(runs[n], batch_size):
             good = list(_good(zip(numbers, islice(opened, len(numbers)), strict=True), store))
             if good:
-                seen = runner.states(cast(Any, [one for _, one in good]))
+                seen = pipeline.model.encode_images(cast(Any, [one for _, one in good]))
                 states.append(seen.cpu())
-                embeddings[[i - runs[n][0] for i, _ in good]] = runner.embed_images(seen).cpu().float()
+                embeddings[[i - runs[n][0] for i, _ in good]] = pipeline.embed_images(seen).cpu().float()
             notify(done := done + len(numbers))
         whole = torch.cat(states[1:] or states)
         store.put(f"states-{n}", states=whole)  # first: what has embeddings has states, or all its rows
@@ -153,7 +158,13 @@ def _good(opened: Iterable[tuple[int, Any]], store: Store) -> Iterator[tuple[int
 
 
 def _rows(
-    runner: Runner, texts: Texts, wanted: Tensor, n: int, run: list[int], store: Store, notify: Callable[[int], None]
+    pipeline: RetrievalPipeline,
+    texts: list[list[int]],
+    wanted: Tensor,
+    n: int,
+    run: list[int],
+    store: Store,
+    notify: Callable[[int], None],
 ) -> None:
     """Put the rows of a block of images that are not in the store there."""
     good = [i for i in run if i not in store.failed]
@@ -162,23 +173,16 @@ def _rows(
     for i in lacking:
         places = wanted[i].nonzero()[:, 0]
         assert states is not None
-        store.put_row(i, places, _logits(runner, [texts.ids[j] for j in places.tolist()], states[good.index(i), None]))
+        store.put_row(i, places, _logits(pipeline, [texts[j] for j in places.tolist()], states[good.index(i), None]))
         notify(i + 1)
     notify(run[-1] + 1)
     store.drop(f"states-{n}")
 
 
 @torch.inference_mode()
-def _logits(runner: Runner, rows: list[list[int]], state: Tensor) -> Tensor:
+def _logits(pipeline: RetrievalPipeline, rows: list[list[int]], state: Tensor) -> Tensor:
     """The raw logit of "they match" (B,) of texts with one image."""
-    grounded = runner.grounded(Texts(rows))
-    found = torch.empty(len(rows))
-    if rows:
-        image = runner.engine.require(MatchLogits).project_images(in_a_row(state).to(runner.engine.device))
-        for places in by_length(grounded, TEXT_ROWS):
-            logits = runner.engine.require(MatchLogits).match_logits(*runner.pad([grounded[j] for j in places]), image)
-            found[places] = logits[:, 1].cpu()
-    return found
+    return pipeline.match_logits(pipeline.with_enc(rows), state.to(pipeline.model.engine.device))
 
 
 def _shortlist(similarity: Tensor, k: int) -> Tensor:

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from openblip.errors import OpenBlipError
 from openblip.jobs.items import Item
-from openblip.model.config import ModelKind
 
 if TYPE_CHECKING:
     from openblip.blip import Blip
@@ -19,26 +18,28 @@ Call: TypeAlias = Callable[[Any, "str | list[str]"], Any]
 
 def answers_of(
     blip: Blip, items: Iterator[Item], questions: Sequence[str], *, frame: int = 0, **options: Any
-) -> Iterator[list[list[Answer]] | OpenBlipError]:
-    """For each item, for each question, its answers, the likeliest first. ``options`` are those of :meth:`Blip.ask`."""
+) -> Iterator[list[Answer] | OpenBlipError]:
+    """For each item, for each question, its answer with its alternatives. ``options`` are those of :meth:`Blip.ask`."""
 
     def call(images: Any, texts: str | list[str]) -> Any:
-        return blip.ask(images, texts, **options)
+        return blip.ask(images, texts, on_error="return", **options)
 
-    for found in _each(blip, items, questions, "vqa", call, frame):
-        several = isinstance(found, OpenBlipError) or options.get("n", 1) > 1
-        yield found if several else [[one] for one in found]
+    return _each(blip, items, questions, "vqa", call, frame)
 
 
 def boxes_of(
     blip: Blip, items: Iterator[Item], expressions: Sequence[str], *, frame: int = 0
 ) -> Iterator[list[Box] | OpenBlipError]:
     """For each item, for each expression, where that is."""
-    return _each(blip, items, expressions, "grounding", blip.ground, frame)
+
+    def call(images: Any, texts: str | list[str]) -> Any:
+        return blip.ground(images, texts, on_error="return")
+
+    return _each(blip, items, expressions, "grounding", call, frame)
 
 
 def _each(
-    blip: Blip, items: Iterator[Item], texts: Sequence[str], task: ModelKind, call: Call, frame: int
+    blip: Blip, items: Iterator[Item], texts: Sequence[str], task: Literal["vqa", "grounding"], call: Call, frame: int
 ) -> Iterator[Any]:
     """For each item the results of ``call`` about all texts, or an error."""
     if len(texts) == 1:  # the way that streams
@@ -46,5 +47,5 @@ def _each(
             yield found if isinstance(found, OpenBlipError) else [found]
         return
     while batch := list(islice(items, blip.batch_size)):
-        for image in blip.encode_images([item.source(frame) for item in batch], task=task):
+        for image in blip.encode_images([item.source(frame) for item in batch], task=task, on_error="return"):
             yield image if isinstance(image, OpenBlipError) else call(image, list(texts))

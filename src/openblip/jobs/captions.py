@@ -64,7 +64,8 @@ def captions(
     items, pictures, prompted = tee(items, 3)
     default = decoding.get("prompt")
     prompts = (item.asked.get("prompt", default) for item in prompted) if own_prompts else default
-    found = blip.caption((item.source(frame) for item in pictures), **{**decoding, "prompt": prompts})
+    options = {**decoding, "prompt": prompts}
+    found = blip.caption((item.source(frame) for item in pictures), on_error="return", **options)
     results = zip(items, map(_listed, found), strict=True)
     if scorer is None:
         for _, result in results:
@@ -81,7 +82,11 @@ def _scored(
     """The captions of a batch in the order that the matcher likes them; each picture is seen once."""
     good = [item for item, found in batch if isinstance(found, list)]
     seen: dict[Item, Any] = dict(
-        zip(good, matcher.encode_images([i.source(frame) for i in good], task="retrieval"), strict=True)
+        zip(
+            good,
+            matcher.encode_images([i.source(frame) for i in good], task="retrieval", on_error="return"),
+            strict=True,
+        )
     )
     pairs = [
         (seen[item], one.text)
@@ -151,4 +156,4 @@ def prompts_of(column: str) -> Asked:
 
 
 def _listed(found: Any) -> list[Caption] | OpenBlipError:
-    return found if isinstance(found, (list, OpenBlipError)) else [found]
+    return found if isinstance(found, OpenBlipError) else [found, *found.alternatives]

@@ -21,7 +21,7 @@ def explanations(
 
     ``options`` are those of :meth:`Blip.explain`; those that cannot work end the job before the first picture.
     """
-    list(blip.explain(iter(()), **options))
+    list(blip.explain(iter(()), on_error="return", **options))
 
     def explain(item: Item) -> list[Explanation] | OpenBlipError:
         try:
@@ -35,7 +35,7 @@ def explanations(
 
 def record(one: Explanation) -> Row:
     """The record of an explanation: of an answer it holds question and answer as those of answers do."""
-    told = one.record()
+    told = one.to_dict()
     if "answer" in told:
         told = {"question": told.pop("text"), "text": told.pop("answer"), **told}
     return told

@@ -14,7 +14,7 @@ from typing import Any
 
 from openblip.checkpoints import bundle
 from openblip.checkpoints.resolve import resolve
-from openblip.errors import JobError, UnsupportedTask
+from openblip.errors import JobError, UnsupportedTaskError
 from openblip.io.cache import cache_folder
 from openblip.jobs.files import replacing
 from openblip.model.config import ModelKind
@@ -37,7 +37,7 @@ def fingerprint(model: str, tasks: Iterable[ModelKind], *, offline: bool | None 
         else:
             try:
                 paths[task] = found.locate(task, offline=offline)
-            except UnsupportedTask:
+            except UnsupportedTaskError:
                 if len(paths):  # only what is asked for first must be there
                     continue
                 raise

@@ -21,7 +21,7 @@ Compared: TypeAlias = "list[tuple[str, Comparison]] | OpenBlipError"
 
 def matches(blip: Blip, items: Iterator[Item], texts: Sequence[str], *, frame: int = 0) -> Iterator[Judged]:
     """For each item, each text with how well it fits."""
-    for found in blip.match((item.source(frame) for item in items), list(texts)):
+    for found in blip.match((item.source(frame) for item in items), list(texts), on_error="return"):
         yield found if isinstance(found, OpenBlipError) else list(zip(texts, found, strict=True))
 
 
@@ -30,7 +30,8 @@ def matches_beside(blip: Blip, items: Iterator[Item], suffix: str, *, frame: int
     while batch := list(islice(items, blip.batch_size)):
         told = [_beside(item, suffix) for item in batch]
         good = [item for item, texts in zip(batch, told, strict=True) if isinstance(texts, list)]
-        seen = dict(zip(good, blip.encode_images([i.source(frame) for i in good], task="retrieval"), strict=True))
+        encoded = blip.encode_images([i.source(frame) for i in good], task="retrieval", on_error="return")
+        seen: dict[Item, Any] = dict(zip(good, encoded, strict=True))
         pairs = [
             (seen[item], text)
             for item, texts in zip(batch, told, strict=True)
@@ -71,7 +72,9 @@ def comparisons(
     lefts, rights, asked, told = tee(items, 4)
     lone = statements[0] if statements is not None else None
     said: Any = lone if lone is not None else (item.asked["text"] for item in asked)
-    found = blip.compare((item.pair(frame)[0] for item in lefts), (item.pair(frame)[1] for item in rights), said)
+    found = blip.compare(
+        (item.pair(frame)[0] for item in lefts), (item.pair(frame)[1] for item in rights), said, on_error="return"
+    )
     for item, one in zip(told, found, strict=True):
         text = lone if lone is not None else item.asked["text"]
         yield one if isinstance(one, OpenBlipError) else [(text, one)]

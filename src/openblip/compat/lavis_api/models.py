@@ -16,12 +16,12 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from openblip.compat.transformers_api.tokens import BlipTokenizer
-from openblip.decoding import Decoding, generate_grouped
-from openblip.engine.protocols import Answers, Captions, Comparisons, Embeddings, MatchLogits, TorchModel
-from openblip.errors import InputError, UnsupportedTask
-from openblip.inputs import chunks
+from openblip.engine.protocols import Answers, Comparisons, Embeddings, MatchLogits, TorchModel
+from openblip.errors import InputError, UnsupportedTaskError
+from openblip.pipelines.base import TEXT_ROWS, TaskModel, iter_chunks
+from openblip.pipelines.caption import CaptionPipeline
+from openblip.pipelines.vqa import VqaPipeline
 from openblip.preprocess.text import First, Tokens
-from openblip.runner import TEXT_ROWS, Runner
 
 QUESTION_TOKENS = MATCH_TOKENS = 35
 SMOOTHING = 0.1
@@ -46,14 +46,14 @@ class LavisTokenizer(BlipTokenizer):
 class BaseModel:
     """What all models have. ``part`` is ours at work, ``module`` the ``nn.Module``."""
 
-    def __init__(self, part: Runner) -> None:
+    def __init__(self, part: TaskModel) -> None:
         self.part = part
         self.tokenizer = LavisTokenizer(part.tokenizer)
 
     @property
     def module(self) -> nn.Module:
         """The network."""
-        found: nn.Module = self.part.engine.require(TorchModel).model
+        found: nn.Module = self.part.module
         return found
 
     @property
@@ -79,12 +79,12 @@ class BaseModel:
 
     def forward(self, *args: Any, **options: Any) -> Any:
         """Losses: not here."""
-        raise UnsupportedTask(
+        raise UnsupportedTaskError(
             f"{type(self).__name__} gives no losses here: train with `openblip train`, or openblip.training.objectives"
         )
 
     def _states(self, image: Tensor) -> Tensor:
-        size = self.part.image.size
+        size = self.part.image_settings.size
         if not isinstance(image, Tensor) or image.ndim != 4 or tuple(image.shape[1:]) != (3, size, size):
             shape = tuple(image.shape) if isinstance(image, Tensor) else type(image).__name__
             raise InputError(f"images are tensors (B, 3, {size}, {size}) from the eval processor, not {shape}")
@@ -100,7 +100,7 @@ class _WithTemperature(BaseModel):
     @property
     def temp(self) -> Tensor:
         """What ITC cosines are divided by, a scalar on the model's device."""
-        found: Tensor = self.part.engine.require(TorchModel).model.temperature
+        found: Tensor = self.part.module.temperature
         return found
 
 
@@ -123,23 +123,17 @@ class BlipCaption(BaseModel):
         Lengths count [DEC] and the prompt. With a beam search they are the best ones, at most ``num_beams``.
         """
         states, tokenizer = self._states(samples["image"]), self.part.tokenizer
-        prompt = self.part.prompt(None).ids
+        prompt = tokenizer.encode_prompt(self.part.prompt)
         if max_length <= len(prompt):
             raise InputError(f"max_length {max_length} leaves no room after the prompt's {len(prompt)} tokens")
-        nucleus: dict[str, Any] = {
-            "num_beams": 1,
-            "do_sample": True,
-            "top_p": top_p,
-            "top_k": NUCLEUS_TOP_K,
-            "repetition_penalty": NUCLEUS_PENALTY,
-        }
-        beams: dict[str, Any] = {"num_beams": num_beams, "repetition_penalty": repetition_penalty}
-        decoding = Decoding(
-            n=num_captions, max_new_tokens=max_length - len(prompt), min_new_tokens=max(0, min_length - len(prompt)),
-            eos_id=tokenizer.sep_id, pad_id=tokenizer.pad_id, **(nucleus if use_nucleus_sampling else beams),
+        options: dict[str, Any] = {"num_beams": num_beams, "repetition_penalty": repetition_penalty}
+        if use_nucleus_sampling:
+            options = {"do_sample": True, "top_p": top_p, "top_k": NUCLEUS_TOP_K, "repetition_penalty": NUCLEUS_PENALTY}
+        pipeline = CaptionPipeline(
+            self.part, n=num_captions, max_new_tokens=max_length - len(prompt),
+            min_new_tokens=max(0, min_length - len(prompt)), **options,
         )  # fmt: skip
-        start = self.part.engine.require(Captions).prepare_captions(states, decoding.capacity(len(prompt)))
-        found = generate_grouped(start, [prompt] * len(states), decoding, device=self.device)
+        found = pipeline.search(states, [prompt] * len(states))
         return [tokenizer.decode(one.ids) for each in found for one in each]
 
 
@@ -170,15 +164,14 @@ class BlipVQA(BaseModel):
             raise InputError("ranking needs an answer_list; or give inference_method='generate'")
         text = self._encode(questions, "enc", QUESTION_TOKENS)
         heard = self.part.engine.require(Answers).encode_questions(text.ids, text.mask, self._states(samples["image"]))
-        if answer_list is not None and inference_method == "rank":
-            ids, k = self.part.answers(answer_list), min(num_ans_candidates, len(answer_list))
-            ranked = self.part.ranked_answers(heard, text.mask, answer_list, ids, 1, k, SMOOTHING)
-            return [best.text for (best,) in ranked]
-        decoding = Decoding(
-            num_beams=num_beams, max_new_tokens=max_len - 1, min_new_tokens=max(0, min_len - 1),
-            eos_id=self.part.tokenizer.sep_id, pad_id=self.part.tokenizer.pad_id,
-        )  # fmt: skip
-        return [best[0].text for best in self.part.free_answers(heard, text.mask, decoding)]
+        if inference_method == "rank" and answer_list is not None:
+            shortlist = min(num_ans_candidates, len(answer_list))
+            ranking = VqaPipeline(self.part, answers=answer_list, shortlist=shortlist, smoothing=SMOOTHING)
+            return [answer.text for answer in ranking.rank(heard, text.mask)]
+        generation = VqaPipeline(
+            self.part, num_beams=num_beams, max_new_tokens=max_len - 1, min_new_tokens=max(0, min_len - 1)
+        )
+        return [answer.text for answer in generation.generate(heard, text.mask)]
 
 
 class BlipITM(BaseModel):
@@ -191,10 +184,8 @@ class BlipITM(BaseModel):
         texts = [texts] if isinstance(texts, str) else list(texts)
         if match_head == "itc":
             text = self._encode(texts, "cls", MATCH_TOKENS)
-            return (
-                self.part.engine.require(Embeddings).embed_images(states)
-                @ self.part.engine.require(Embeddings).embed_texts(text.ids, text.mask).T
-            )
+            engine = self.part.engine.require(Embeddings)
+            return engine.embed_images(states) @ engine.embed_texts(text.ids, text.mask).T
         if match_head != "itm":
             raise InputError(f"match_head is 'itm' or 'itc', not {match_head!r}")
         if len(texts) != len(states):
@@ -246,7 +237,7 @@ class BlipFeatureExtractor(_WithTemperature):
             if mode == "text":
                 return self._text(self._encode(texts, "cls").to(self.device))
             text, states = self._encode(texts, "enc").to(self.device), self._states(samples["image"])
-            read = self.part.engine.require(TorchModel).model.text.encode_grounded(text.ids, text.mask, states)
+            read = self.part.module.text.encode_grounded(text.ids, text.mask, states)
             return BlipOutputFeatures(image_embeds=states, multimodal_embeds=read)
 
     def forward(self, samples: Mapping[str, Any], mode: str = "multimodal") -> BlipOutputFeatures:
@@ -254,12 +245,12 @@ class BlipFeatureExtractor(_WithTemperature):
         return self.extract_features(samples, mode)
 
     def _image(self, states: Tensor) -> BlipOutputFeatures:
-        projected = F.normalize(self.part.engine.require(TorchModel).model.vision_proj(states), dim=-1)
+        projected = F.normalize(self.part.module.vision_proj(states), dim=-1)
         return BlipOutputFeatures(image_embeds=states, image_embeds_proj=projected)
 
     def _text(self, text: Tokens) -> BlipOutputFeatures:
-        states = self.part.engine.require(TorchModel).model.text.encode(text.ids, text.mask)
-        projected = F.normalize(self.part.engine.require(TorchModel).model.text_proj(states), dim=-1)
+        states = self.part.module.text.encode(text.ids, text.mask)
+        projected = F.normalize(self.part.module.text_proj(states), dim=-1)
         return BlipOutputFeatures(text_embeds=states, text_embeds_proj=projected)
 
 
@@ -291,13 +282,11 @@ class BlipRetrieval(_WithTemperature):
         each row by cosine get ITM logit plus cosine, all others -100.
         """
         k = options.get("k_test", _setting(task_cfg, "k_test"))
-        texts = [text for chunk in chunks(data_loader.dataset.text, TEXT_ROWS) for text in self._rows(chunk)]
+        texts = [text for chunk in iter_chunks(data_loader.dataset.text, TEXT_ROWS) for text in self._rows(chunk)]
         states = torch.cat([self._states(batch["image"]) for batch in data_loader])
-        parts = [
-            self.part.engine.require(Embeddings).embed_texts(*self.part.pad(chunk))
-            for chunk in chunks(texts, TEXT_ROWS)
-        ]
-        cosines = (self.part.engine.require(Embeddings).embed_images(states) @ torch.cat(parts).T).cpu()
+        engine = self.part.engine.require(Embeddings)
+        parts = [engine.embed_texts(*self.part.pad(chunk)) for chunk in iter_chunks(texts, TEXT_ROWS)]
+        cosines = (engine.embed_images(states) @ torch.cat(parts).T).cpu()
         grounded = [[self.part.tokenizer.enc_id, *ids[1:]] for ids in texts]
         i2t, t2i = torch.full_like(cosines, LEFT_OUT), torch.full_like(cosines.T, LEFT_OUT)
         for image, row in enumerate(cosines):

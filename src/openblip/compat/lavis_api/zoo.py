@@ -12,7 +12,7 @@ from openblip import blip as facade
 from openblip.checkpoints import published
 from openblip.compat.lavis_api import models
 from openblip.compat.lavis_api.processors import of_task
-from openblip.errors import InputError, UnsupportedTask
+from openblip.errors import InputError, UnsupportedTaskError
 from openblip.model.config import ModelKind
 
 _CLASSES: Mapping[str, tuple[type[models.BaseModel], ModelKind]] = {
@@ -62,10 +62,12 @@ def load_model(
     """The published model of an architecture and type, or with the weights of a ``checkpoint`` file.
 
     It is in evaluation mode whatever ``is_eval`` says. Raises :class:`InputError` for names that are not in
-    ``model_zoo``, :class:`UnsupportedTask` for ``blip_classification``, which has no published weights.
+    ``model_zoo``, :class:`UnsupportedTaskError` for ``blip_classification``, which has no published weights.
     """
     if name == "blip_classification":
-        raise UnsupportedTask("blip_classification has no published weights; for labels without training see classify")
+        raise UnsupportedTaskError(
+            "blip_classification has no published weights; for labels without training see classify"
+        )
     if name not in _CLASSES:
         raise InputError(f"unknown architecture {name!r}; one of {', '.join(_CLASSES)}")
     if model_type not in model_zoo.model_zoo[name]:
@@ -73,7 +75,7 @@ def load_model(
     kind, task = _CLASSES[name]
     source = f"{name}/{model_type}" if checkpoint is None else checkpoint
     loaded = facade.load(source, task=task, device=str(device))
-    return kind(loaded._part(task))
+    return kind(loaded.pipeline("retrieval" if task == "pretrain" else task).model)
 
 
 def load_model_and_preprocess(
@@ -84,4 +86,4 @@ def load_model_and_preprocess(
     Processors are dicts with "train" and "eval": an image to a tensor (3, S, S), a text to a cleaned one.
     """
     model = load_model(name, model_type, is_eval, device)
-    return (model, *of_task(model.part.task, model.part.image))
+    return (model, *of_task(model.part.config.task, model.part.image_settings))

@@ -13,9 +13,8 @@ from PIL import Image
 from openblip.compat.mmpretrain_api.models import TASKS, Model, get_model, list_models
 from openblip.drawing import titled
 from openblip.errors import InputError
-from openblip.inputs import chunks
+from openblip.pipelines.base import TaskModel, iter_chunks
 from openblip.preprocess.image import load_image
-from openblip.runner import Runner
 
 
 class DataSample:
@@ -61,7 +60,7 @@ class BaseInferencer:
         **unknown: Any,
     ) -> None:
         self.model = model if isinstance(model, Model) else get_model(model, pretrained, device, **unknown)
-        self.part: Runner = self.model.part(TASKS[self.task])
+        self.part: TaskModel = self.model.part(TASKS[self.task])
         self.tokenizer = self.part.tokenizer
 
     def _call(
@@ -70,7 +69,7 @@ class BaseInferencer:
         """All inputs, ``batch_size`` at a time; drawings are shown or written as ``options`` ask."""
         if unknown := options.keys() - self.visual:
             raise InputError(f"unknown argument {', '.join(sorted(unknown))}; one of {', '.join(sorted(self.visual))}")
-        samples = [sample for chunk in chunks(inputs, batch_size) for sample in self.infer(chunk)]
+        samples = [sample for chunk in iter_chunks(inputs, batch_size) for sample in self.infer(chunk)]
         self._look(inputs, samples, options)
         topk = {"topk": options["topk"]} if "topk" in options else {}
         return samples if return_datasamples else [self.result(sample, **topk) for sample in samples]

@@ -17,7 +17,7 @@ from openblip.compat.mmpretrain_api.inferencers import (
 )
 from openblip.compat.mmpretrain_api.models import TASKS, Model, get_model
 from openblip.compat.mmpretrain_api.retrieval import ImageToTextRetrievalInferencer, TextToImageRetrievalInferencer
-from openblip.errors import InputError, UnsupportedTask
+from openblip.errors import InputError, UnsupportedTaskError
 
 INFERENCERS: tuple[type[BaseInferencer], ...] = (
     ImageCaptionInferencer,
@@ -49,7 +49,7 @@ def inference_model(model: str | Path | Model, *args: Any, **kwargs: Any) -> Any
 def _inferencer(model: Model, args: tuple[Any, ...]) -> type[BaseInferencer]:
     fitting = [one for one in INFERENCERS if TASKS[one.task] in model.blip.tasks]
     if not fitting:
-        raise UnsupportedTask(f"{model.name} serves {', '.join(model.blip.tasks)}: no inferencer is for that")
+        raise UnsupportedTaskError(f"{model.name} serves {', '.join(model.blip.tasks)}: no inferencer is for that")
     if len({TASKS[one.task] for one in fitting}) > 1:
         raise InputError(f"{model.name} serves several tasks: use one of {_names(fitting)} directly")
     if len(fitting) == 1:

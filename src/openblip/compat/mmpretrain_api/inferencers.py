@@ -35,7 +35,7 @@ class ImageCaptionInferencer(BaseInferencer):
         return self._call(listed(images), return_datasamples, batch_size, options)
 
     def infer(self, inputs: list[Any]) -> list[DataSample]:
-        found = self.model.blip.caption([picture(one) for one in inputs], min_new_tokens=0, on_error="raise")
+        found = self.model.blip.caption([picture(one) for one in inputs], min_new_tokens=0)
         return [DataSample(pred_caption=one.text) for one in found]
 
     def result(self, sample: DataSample) -> Any:
@@ -86,8 +86,8 @@ class VisualQuestionAnsweringInferencer(BaseInferencer):
         questions = [clean_expression(one["question"]) for one in inputs]
         ranked: dict[str, Any] = {"min_new_tokens": 0}
         if self.answers is not None:
-            ranked = {"answers": self.answers, "k": min(CANDIDATES, len(self.answers)), "smoothing": SMOOTHING}
-        found = self.model.blip.ask(pictures, questions, on_error="raise", **ranked)
+            ranked = {"answers": self.answers, "shortlist": min(CANDIDATES, len(self.answers)), "smoothing": SMOOTHING}
+        found = self.model.blip.ask(pictures, questions, **ranked)
         return [
             DataSample(question=question, pred_answer=one.text) for question, one in zip(questions, found, strict=True)
         ]
@@ -114,7 +114,7 @@ class VisualGroundingInferencer(BaseInferencer):
 
     def infer(self, inputs: list[Any]) -> list[DataSample]:
         pictures = [picture(one["img"]) for one in inputs]
-        found = self.model.blip.ground(pictures, [one["text"] for one in inputs], on_error="raise")
+        found = self.model.blip.ground(pictures, [one["text"] for one in inputs])
         return [
             DataSample(text=one["text"], pred_bboxes=torch.tensor([[box.left, box.top, box.right, box.bottom]]))
             for one, box in zip(inputs, found, strict=True)
@@ -150,7 +150,9 @@ class NLVRInferencer(BaseInferencer):
         return self._call(inputs, return_datasamples, batch_size, options)
 
     def infer(self, inputs: list[Any]) -> list[DataSample]:
-        left, right = (self.part.states([self.part.open(picture(one[side])) for one in inputs]) for side in (0, 1))
+        left, right = (
+            self.part.encode_images([self.part.open_image(picture(one[side])) for one in inputs]) for side in (0, 1)
+        )
         text = self.tokenizer.encode([one[2] for one in inputs], "cls", max_length=STATEMENT_TOKENS)
         scores = (
             self.part.engine.require(Comparisons).compare_logits(text.ids, text.mask, left, right).softmax(-1).cpu()

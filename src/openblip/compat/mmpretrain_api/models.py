@@ -14,14 +14,14 @@ from openblip import blip as facade
 from openblip.blip import Blip
 from openblip.checkpoints import bundle, hub, published
 from openblip.checkpoints.read import Loaded
+from openblip.engine.device import resolve_device
 from openblip.engine.eager import EagerEngine
-from openblip.engine.protocols import TorchModel
 from openblip.errors import InputError
 from openblip.model.build import build
 from openblip.model.config import ModelKind, preset
+from openblip.pipelines.base import TaskModel
 from openblip.preprocess.settings import ImageSettings
 from openblip.preprocess.text import Tokenizer
-from openblip.runner import Runner
 
 # What that library calls the tasks, and which of ours serves each.
 TASKS: Mapping[str, ModelKind] = {
@@ -46,15 +46,15 @@ class Model:
         """That library's names of what it serves."""
         return [name for name, task in TASKS.items() if task in self.blip.tasks]
 
-    def part(self, task: ModelKind) -> Runner:
-        """The model of one of our tasks; :class:`UnsupportedTask` names another checkpoint if it has none."""
-        return self.blip._part(task)
+    def part(self, task: ModelKind) -> TaskModel:
+        """The model of one of our tasks; :class:`UnsupportedTaskError` names another checkpoint if it has none."""
+        return self.blip.pipeline(task).model
 
     def module(self, task: ModelKind | None = None) -> nn.Module:
         """The network, of the only task if none is named."""
         if task is None and len(self.blip.tasks) > 1:
             raise InputError(f"{self.name} serves {', '.join(self.blip.tasks)}: say which")
-        found: nn.Module = self.part(task or self.blip.tasks[0]).engine.require(TorchModel).model
+        found: nn.Module = self.part(task or self.blip.tasks[0]).module
         return found
 
     def eval(self) -> Model:
@@ -111,5 +111,5 @@ def _fresh(entry: published.Published, place: str) -> Blip:
     prompt = "a picture of " if entry.task == "caption" else None
     image = ImageSettings(size=config.vision.image_size)
     loaded = Loaded(build(config), config, tokenizer, image, prompt, entry.family, entry.name)
-    runner = Runner(loaded, EagerEngine(loaded.model, facade._device(place), torch.float32))
-    return Blip(entry.name, {entry.task: lambda: runner})
+    model = TaskModel(loaded, EagerEngine(loaded.model, resolve_device(place), torch.float32))
+    return Blip(entry.name, {entry.task: lambda: model})

@@ -19,11 +19,11 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset
 from openblip.compat.mmpretrain_api.base import BaseInferencer, DataSample, listed, picture
 from openblip.compat.mmpretrain_api.models import Model
 from openblip.drawing import gallery, titled
-from openblip.engine.protocols import Embeddings, MatchLogits
+from openblip.engine.protocols import MatchLogits
 from openblip.errors import InputError
-from openblip.inputs import chunks
+from openblip.pipelines.base import TEXT_ROWS, iter_chunks
+from openblip.pipelines.retrieval import RetrievalPipeline
 from openblip.preprocess.text import clean_expression
-from openblip.runner import TEXT_ROWS, Texts
 
 CANDIDATES = 256
 TEXT_TOKENS = 35
@@ -51,6 +51,7 @@ class _RetrievalInferencer(BaseInferencer):
     ) -> None:
         super().__init__(model, pretrained, device, **unknown)
         self.fast_match = fast_match
+        self.retrieval = RetrievalPipeline(self.part)
         self.prototype_dataset = self._listed(prototype)
         if not self.prototype_dataset:
             raise InputError("the prototype is empty: there is nothing to retrieve")
@@ -83,24 +84,21 @@ class _RetrievalInferencer(BaseInferencer):
             raise InputError(f"{path} is of another prototype, of another length: delete it, or name another cache")
         return found
 
-    def _ids(self, texts: Sequence[str]) -> Texts:
+    def _ids(self, texts: Sequence[str]) -> list[list[int]]:
         cleaned = [clean_expression(text) for text in texts]
-        return Texts([self.tokenizer.encode([text], "cls", max_length=TEXT_TOKENS).ids[0].tolist() for text in cleaned])
+        return [self.part.token_ids(text, "cls", TEXT_TOKENS) for text in cleaned]
 
-    def _reranked(self, cosines: Tensor, states: Tensor, texts: Texts) -> Tensor:
+    def _reranked(self, cosines: Tensor, states: Tensor, texts: list[list[int]]) -> Tensor:
         """Scores of one row of cosines (C,), between one image's states and C texts, or C images' and one text."""
         best = cosines.topk(min(CANDIDATES, len(cosines))).indices
         scores = torch.full_like(cosines, LEFT_OUT)
-        grounded = self.part.grounded(texts)
+        grounded = self.retrieval.with_enc(texts)
         for run in torch.split(best, TEXT_ROWS):
             one_image = len(states) == 1
             seen = states if one_image else states[run]
             ids, mask = self.part.pad([grounded[i] for i in run.tolist()] if one_image else grounded * len(run))
-            scores[run] = (
-                self.part.engine.require(MatchLogits)
-                .match_logits(ids, mask, seen.to(self.part.engine.device))[:, 1]
-                .cpu()
-            )
+            logits = self.part.engine.require(MatchLogits).match_logits(ids, mask, seen.to(self.part.engine.device))
+            scores[run] = logits[:, 1].cpu()
         scores[best] += cosines[best]
         return scores
 
@@ -123,12 +121,10 @@ class TextToImageRetrievalInferencer(_RetrievalInferencer):
 
     def infer(self, inputs: list[Any]) -> list[DataSample]:
         texts = self._ids(inputs)
-        cosines = (self.part.embed_texts(texts).cpu() @ self.prototype["image_feat"].T).unbind()
+        cosines = (self.retrieval.embed_texts(texts).cpu() @ self.prototype["image_feat"].T).unbind()
         if not self.fast_match:
             states = self.prototype["image_embeds"]
-            cosines = tuple(
-                self._reranked(row, states, Texts([ids])) for row, ids in zip(cosines, texts.ids, strict=True)
-            )
+            cosines = tuple(self._reranked(row, states, [ids]) for row, ids in zip(cosines, texts, strict=True))
         return [DataSample(text=text, pred_score=row) for text, row in zip(inputs, cosines, strict=True)]
 
     def result(self, sample: DataSample, topk: int = 1) -> Any:
@@ -171,9 +167,9 @@ class TextToImageRetrievalInferencer(_RetrievalInferencer):
 
     def _prepared(self, batch_size: int) -> dict[str, Tensor]:
         parts: dict[str, list[Tensor]] = {name: [] for name in self._wanted}
-        for paths in chunks(self.prototype_dataset, batch_size):
-            states = self.part.states([self.part.open(picture(path)) for path in paths])
-            parts["image_feat"].append(self.part.engine.require(Embeddings).embed_images(states).cpu())
+        for paths in iter_chunks(self.prototype_dataset, batch_size):
+            states = self.part.encode_images([self.part.open_image(picture(path)) for path in paths])
+            parts["image_feat"].append(self.retrieval.embed_images(states).cpu())
             if not self.fast_match:
                 parts["image_embeds"].append(states.cpu())
         return {name: torch.cat(tensors).clone() for name, tensors in parts.items()}
@@ -192,10 +188,8 @@ class ImageToTextRetrievalInferencer(_RetrievalInferencer):
         return self._call(listed(inputs), return_datasamples, batch_size, options)
 
     def infer(self, inputs: list[Any]) -> list[DataSample]:
-        states = self.part.states([self.part.open(picture(one)) for one in inputs])
-        scores = (
-            self.part.engine.require(Embeddings).embed_images(states).cpu() @ self.prototype["text_feat"].T
-        ).unbind()
+        states = self.part.encode_images([self.part.open_image(picture(one)) for one in inputs])
+        scores = (self.retrieval.embed_images(states).cpu() @ self.prototype["text_feat"].T).unbind()
         if not self.fast_match:
             texts = self._ids(self.prototype_dataset)
             scores = tuple(self._reranked(row, own[None], texts) for row, own in zip(scores, states, strict=True))
@@ -227,7 +221,7 @@ class ImageToTextRetrievalInferencer(_RetrievalInferencer):
         raise InputError("a prototype is a list of strings, or a file with one in each line")
 
     def _prepared(self, batch_size: int) -> dict[str, Tensor]:
-        return {"text_feat": self.part.embed_texts(self._ids(self.prototype_dataset)).cpu().clone()}
+        return {"text_feat": self.retrieval.embed_texts(self._ids(self.prototype_dataset)).cpu().clone()}
 
 
 class _Gallery(Sequence[Any]):

@@ -50,7 +50,7 @@ class CaptionPreset(Preset):
     as in mmpretrain.
     """
 
-    beams: int = 3
+    num_beams: int = 3
     max_length: int = 20
     min_length: int = 5
     repetition_penalty: float = 1.0
@@ -79,7 +79,7 @@ class AnswerPreset(Preset):
     answer_list: str = ""
     k: int = 128
     smoothing: float = 0.1
-    beams: int = 3
+    num_beams: int = 3
     max_length: int = 10
     min_length: int = 1
     max_words: int = 50

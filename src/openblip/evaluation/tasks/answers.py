@@ -23,7 +23,9 @@ def predictor(blip: Blip, preset: AnswerPreset, data: Path) -> Predict:
         step = 4 * blip.batch_size
         for at in range(0, len(items), step):
             part = items[at : at + step]
-            found = blip.ask([item.image for item in part], [worded(item, preset) for item in part], **how)
+            found = blip.ask(
+                [item.image for item in part], [worded(item, preset) for item in part], on_error="return", **how
+            )
             yield from (one if isinstance(one, OpenBlipError) else one.text for one in found)
 
     return predict
@@ -33,9 +35,9 @@ def options(preset: AnswerPreset, data: Path) -> dict[str, Any]:
     """What :meth:`Blip.ask` is told."""
     if preset.inference == "rank":
         listed = _answer_list(data / preset.answer_list)
-        return {"answers": listed, "k": min(preset.k, len(listed)), "smoothing": preset.smoothing}
+        return {"answers": listed, "shortlist": min(preset.k, len(listed)), "smoothing": preset.smoothing}
     lengths = {"min_new_tokens": preset.min_length - 1, "max_new_tokens": preset.max_length - 1}
-    return {"beams": preset.beams, **lengths}
+    return {"num_beams": preset.num_beams, **lengths}
 
 
 def worded(item: Item, preset: AnswerPreset) -> str:

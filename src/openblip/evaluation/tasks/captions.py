@@ -16,8 +16,9 @@ from openblip.evaluation.tasks.base import Evaluated, Predict, Predicted
 def predictor(blip: Blip, preset: CaptionPreset) -> Predict:
     def predict(items: Items) -> Iterator[Any]:
         found = blip.caption(
-            (item.image for item in items), beams=preset.beams, min_new_tokens=preset.min_new_tokens,
+            (item.image for item in items), num_beams=preset.num_beams, min_new_tokens=preset.min_new_tokens,
             max_new_tokens=preset.max_new_tokens, repetition_penalty=preset.repetition_penalty, prompt=preset.prompt,
+            on_error="return",
         )  # fmt: skip
         return (one if isinstance(one, OpenBlipError) else without(preset.prompt, one.text) for one in found)
 

@@ -5,31 +5,29 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from torch import Tensor
-
 from openblip.blip import Blip
+from openblip.errors import OpenBlipError
 from openblip.evaluation.protocols import nlvr2
-from openblip.evaluation.protocols.base import ComparePreset, Item, Items
+from openblip.evaluation.protocols.base import ComparePreset, Items
 from openblip.evaluation.report import Shown
 from openblip.evaluation.tasks.base import Evaluated, Predict, Predicted
+from openblip.pipelines.nlvr import NlvrPipeline
 from openblip.preprocess.text import clean_caption
 
 
 def predictor(blip: Blip, preset: ComparePreset) -> Predict:
     """As :meth:`Blip.compare`, with the text cleaned and begun as the preset has it."""
-    part = blip._part("nlvr")
+    model = blip.pipeline("nlvr").model
 
-    def prepare(item: Item) -> tuple[Any, list[int]]:
-        text = clean_caption(item.texts[0], preset.max_words) if preset.clean else item.texts[0]
-        return part.open(item.second), part.fitting(part.tokenizer.encode([text], preset.first_token).ids[0].tolist())
-
-    def judge(states: Tensor, asked: list[tuple[Any, list[int]]]) -> list[str]:
-        others = part.states([other for other, _ in asked])
-        found = part.comparisons([row for _, row in asked], states, others)
-        return [str(one.label) for one in found]
+    class PresetPipeline(NlvrPipeline):
+        def tokenize(self, statement: str) -> list[int]:
+            text = clean_caption(statement, preset.max_words) if preset.clean else statement
+            return self.model.check_length(self.model.token_ids(text, preset.first_token))
 
     def predict(items: Items) -> Iterator[Any]:
-        return blip._run(part, ((item.image, item) for item in items), prepare, judge)
+        pairs = ((item.image, item.second, item.texts[:1]) for item in items)
+        for result in PresetPipeline(model).run(pairs):
+            yield result if isinstance(result, OpenBlipError) else str(result[0].label)
 
     return predict
 

@@ -4,66 +4,81 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from itertools import groupby
 from typing import Any, cast
 
-import torch
-from torch import Tensor
-
 from openblip.blip import Blip
 from openblip.data.visdial import dialog_ids
-from openblip.engine.protocols import Dialogs, MatchLogits
+from openblip.engine.protocols import Dialogs
 from openblip.errors import OpenBlipError
 from openblip.evaluation.metrics import dialogs
 from openblip.evaluation.protocols.base import Items
 from openblip.evaluation.protocols.visdial import DialogItem, DialogPreset
 from openblip.evaluation.report import Shown
 from openblip.evaluation.tasks.base import Evaluated, Predict, Predicted
-from openblip.model.text import Memory
-from openblip.runner import TEXT_ROWS, Runner, by_length
+from openblip.pipelines.base import Pipeline, Prepared, TaskModel
+from openblip.pipelines.inputs import ImageInput
+from openblip.pipelines.retrieval import RetrievalPipeline
 
 
 def predictor(blip: Blip, preset: DialogPreset) -> Predict:
     """Ranks as JSON, from 1, of a round's answers; a picture is seen once for all its rounds."""
-    part = blip._part("retrieval")
-    tokenizer = part.tokenizer
-    most = min(preset.max_tokens, part.config.text.max_positions)
-
-    def prepare(rounds: Sequence[DialogItem]) -> tuple[list[int], list[list[list[int]]]]:
-        rows = [
-            dialog_ids(
-                tokenizer.spell, one.history, one.question, one.answers,
-                first=tokenizer.enc_id, last=tokenizer.sep_id, most=most,
-            )
-            for one in rounds
-        ]  # fmt: skip
-        caption = tokenizer.encode([rounds[0].texts[0]], "cls", max_length=most).ids[0].tolist()
-        return caption, rows
-
-    def rank(states: Tensor, asked: list[tuple[list[int], list[list[list[int]]]]]) -> list[list[str]]:
-        found = []
-        for state, (caption, rounds) in zip(states, asked, strict=True):
-            memory = part.engine.require(Dialogs).project_captioned_images(state[None], *part.pad([caption]))
-            found.append([json.dumps(ranks(logits(part, rows, memory).tolist())) for rows in rounds])
-        return found
+    pipeline = DialogPipeline(blip.pipeline("retrieval").model, preset.max_tokens)
 
     def predict(items: Items) -> Iterator[Any]:
         same = [cast("list[DialogItem]", list(group)) for _, group in groupby(items, key=lambda item: item.image)]
-        found = blip._run(part, ((rounds[0].image, rounds) for rounds in same), prepare, rank)
+        found = pipeline.run((rounds[0].image, rounds) for rounds in same)
         for rounds, ranked in zip(same, found, strict=True):
             yield from [ranked] * len(rounds) if isinstance(ranked, OpenBlipError) else ranked
 
     return predict
 
 
-def logits(part: Runner, rows: Sequence[list[int]], memory: Memory) -> Tensor:
-    """The ITM logit (B,) of "this is true" for dialogs ([ENC] first), which read one picture's memory."""
-    found = torch.empty(len(rows))
-    for places in by_length(rows, TEXT_ROWS):
-        found[places] = (
-            part.engine.require(MatchLogits).match_logits(*part.pad([rows[i] for i in places]), memory)[:, 1].cpu()
-        )
-    return found
+@dataclass(frozen=True)
+class DialogIds:
+    """The token ids of an image's caption, and of the answers of each of its rounds."""
+
+    caption: list[int]
+    rounds: list[list[list[int]]]
+
+
+class DialogPipeline(Pipeline[tuple[ImageInput, Sequence[DialogItem]], DialogIds, "list[list[str]]", "list[str]"]):
+    """Ranks the answers of dialog rounds by the match of image, caption and dialog."""
+
+    def __init__(self, model: TaskModel, max_tokens: int) -> None:
+        super().__init__(model)
+        self.retrieval = RetrievalPipeline(model)
+        self.max_tokens = min(max_tokens, model.config.text.max_positions)
+
+    def preprocess(self, item: tuple[ImageInput, Sequence[DialogItem]]) -> Prepared[DialogIds]:
+        """Return the opened image and the token ids of its dialog."""
+        image, rounds = item
+        tokenizer = self.model.tokenizer
+        rows = [
+            dialog_ids(
+                tokenizer.spell, one.history, one.question, one.answers,
+                first=tokenizer.enc_id, last=tokenizer.sep_id, most=self.max_tokens,
+            )
+            for one in rounds
+        ]  # fmt: skip
+        caption = self.model.token_ids(rounds[0].texts[0], "cls", self.max_tokens)
+        return Prepared(self.model.open_image(image, videos=False), DialogIds(caption, rows))
+
+    def forward(self, batch: list[Prepared[DialogIds]]) -> list[list[str]]:
+        """Return the ranks of each round, as JSON."""
+        results = []
+        engine = self.model.engine.require(Dialogs)
+        states = self.model.encode_images([prepared.image for prepared in batch])
+        for state, prepared in zip(states, batch, strict=True):
+            memory = engine.project_captioned_images(state[None], *self.model.pad([prepared.text.caption]))
+            logits = [self.retrieval.match_logits(rows, memory) for rows in prepared.text.rounds]
+            results.append([json.dumps(ranks(scores.tolist())) for scores in logits])
+        return results
+
+    def postprocess(self, raw: list[list[str]], batch: list[Prepared[DialogIds]]) -> list[list[str]]:
+        """Return the ranks of each round."""
+        return raw
 
 
 def ranks(scores: Sequence[float]) -> list[int]:

@@ -6,43 +6,33 @@ import json
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from torch import Tensor
-
 from openblip.blip import Blip
+from openblip.errors import OpenBlipError
 from openblip.evaluation.metrics import boxes
 from openblip.evaluation.protocols.base import GroundPreset, Items
 from openblip.evaluation.report import Shown
 from openblip.evaluation.tasks.base import Evaluated, Predict, Predicted
-from openblip.inputs import chunks
+from openblip.pipelines.grounding import GroundingPipeline
 from openblip.preprocess.text import clean_expression
-from openblip.runner import BOX_ROWS, Measured, Runner
 
 
 def predictor(blip: Blip) -> Predict:
     """As :meth:`Blip.ground`, but an expression that cleaning leaves no words of has a box too: it counts."""
-    part = blip._part("grounding")
-
-    def prepare(given: tuple[Measured, str]) -> tuple[tuple[int, int], list[int]]:
-        return given[0].told(), expression_ids(part, given[1])  # the picture was opened just before
-
-    def find(states: Tensor, asked: list[tuple[tuple[int, int], list[int]]]) -> list[str]:
-        found = []
-        for run in chunks(range(len(asked)), BOX_ROWS):
-            sizes, rows = zip(*(asked[i] for i in run), strict=True)
-            found += part.boxes(list(rows), states[run], sizes)
-        return [json.dumps([round(edge, 4) for edge in (box.left, box.top, box.right, box.bottom)]) for box in found]
+    model = blip.pipeline("grounding").model
 
     def predict(items: Items) -> Iterator[Any]:
-        measured = ((image := Measured(item.image), (image, item.texts[0])) for item in items)
-        return blip._run(part, measured, prepare, find)
+        for found in BenchmarkGroundingPipeline(model).run((item.image, item.texts[:1]) for item in items):
+            yield found if isinstance(found, OpenBlipError) else json.dumps([round(edge, 4) for edge in found[0].edges])
 
     return predict
 
 
-def expression_ids(runner: Runner, text: str) -> list[int]:
-    """An expression as mmpretrain's evaluation cleans it, [CLS] to [SEP]."""
-    ids: list[int] = runner.tokenizer.encode([clean_expression(text)], "cls").ids[0].tolist()
-    return runner.fitting(ids)
+class BenchmarkGroundingPipeline(GroundingPipeline):
+    """Grounding with expressions cleaned as in mmpretrain's evaluation: not cut, and possibly without words."""
+
+    def tokenize(self, expression: str) -> list[int]:
+        """Return the token ids of an expression, from [CLS] to [SEP]."""
+        return self.model.check_length(self.model.token_ids(clean_expression(expression), "cls"))
 
 
 def scored(items: Items, predicted: Predicted, preset: GroundPreset) -> Evaluated:

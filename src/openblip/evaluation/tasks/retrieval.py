@@ -53,14 +53,14 @@ def evaluated(
     What was computed before lies in ``out``, where the rankings go too. ``seen`` is what the model is shown of an item;
     one that it cannot open is left out with its texts. Raises :class:`EvaluationError` if none is left.
     """
-    runner = blip._part("retrieval")
+    pipeline = blip.pipeline("retrieval")
     texts = [text for item in items for text in item.texts]
     owners = [number for number, item in enumerate(items) for _ in item.texts]
-    ids = two_stage.texts_as_ids(runner, texts, preset.max_words, preset.max_tokens, bare=preset.bare)
+    ids = two_stage.texts_as_ids(pipeline, texts, preset.max_words, preset.max_tokens, bare=preset.bare)
     with Store(out / KEPT if out is not None else None, {**key, "items": _digest(items)}) as store:
         scores = two_stage.score(
-            runner, [seen(item) for item in items], ids, preset.k, owners=owners, batch_size=blip.batch_size,
-            workers=blip.workers, store=store, notify=notify,
+            pipeline, [seen(item) for item in items], ids, preset.k, owners=owners, batch_size=blip.batch_size,
+            num_workers=blip.num_workers, store=store, notify=notify,
         )  # fmt: skip
     failed = {items[number].id: why for number, why in scores.failed.items()}
     if len(failed) == len(items):

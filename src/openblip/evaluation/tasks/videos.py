@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from openblip.blip import Blip
-from openblip.errors import ImageError
+from openblip.errors import OpenBlipError
 from openblip.evaluation.protocols.base import Items
 from openblip.evaluation.protocols.videos import VideoAnswerPreset, VideoRetrievalPreset
 from openblip.evaluation.tasks import answers, retrieval
@@ -41,10 +41,9 @@ def predictor(blip: Blip, preset: VideoAnswerPreset, data: Path) -> Predict:
     def predict(items: Items) -> Iterator[Any]:
         for path, asked in groupby(items, key=lambda item: item.image):
             questions = [answers.worded(item, preset) for item in asked]
-            try:
-                found = blip.ask(Video(path, preset.frames), questions, **options)
-            except ImageError as error:
-                yield from [error] * len(questions)
+            found = blip.ask(Video(path, preset.frames), questions, on_error="return", **options)
+            if isinstance(found, OpenBlipError):
+                yield from [found] * len(questions)
             else:
                 yield from (one.text for one in found)
 

@@ -1,0 +1,378 @@
+"""The pipeline base class and the model that pipelines run.
+
+Shapes: I images or videos, F frames, S side of the model's image, M image tokens, D width, B texts, T tokens.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from itertools import islice
+from typing import Any, Generic, TypeVar, cast
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from openblip import defaults
+from openblip.checkpoints.read import Loaded
+from openblip.engine.protocols import Engine, TorchModel
+from openblip.errors import InputError, OpenBlipError, UnsupportedTaskError
+from openblip.pipelines.inputs import EncodedImage, ImageInput, ImagePreview
+from openblip.preprocess.image import ImageSource, load_image, resize, to_tensor, whole_size
+from openblip.preprocess.text import First, Tokenizer
+from openblip.preprocess.video import is_video, load_frames
+
+Item = TypeVar("Item")
+Text = TypeVar("Text")
+Raw = TypeVar("Raw")
+Result = TypeVar("Result")
+T = TypeVar("T")
+
+TEXT_ROWS = 64  # most texts or questions in one forward pass
+FRAME_ROWS = 64  # most video frames in one pass of the image encoder
+
+
+@dataclass
+class Batching:
+    """How many images run together, and how many threads open images ahead of the model."""
+
+    batch_size: int = 8
+    num_workers: int = defaults.NUM_WORKERS
+
+
+@dataclass(eq=False)
+class OpenedImage:
+    """An image, or a video's frames, ready for the image encoder.
+
+    Attributes:
+        data: Pixels (S, S, 3) or (F, S, S, 3), or the states (M, D) or (F, M, D) of an encoded image.
+        frames: Number of frames of a video; 0 for an image.
+        size: Width and height of the image in pixels; ``None`` for videos and if unknown.
+        preview: Loads a copy of the image, for drawings; ``None`` for images in memory.
+    """
+
+    data: NDArray[np.uint8] | Tensor
+    frames: int = 0
+    size: tuple[int, int] | None = None
+    preview: ImagePreview | None = None
+
+
+@dataclass(eq=False)
+class Prepared(Generic[Text]):
+    """An item after ``preprocess``: its opened image, its token ids and the number of its texts."""
+
+    image: OpenedImage
+    text: Text
+    num_texts: int = 1
+
+
+class TaskModel:
+    """A loaded checkpoint on its engine. Pipelines of the same checkpoint share one.
+
+    Attributes:
+        config: Model configuration.
+        engine: The engine that runs the model.
+        image_settings: Image size and normalization of the checkpoint.
+        prompt: The checkpoint's own caption prompt; empty if it has none.
+        temperature: Learned temperature of the contrastive loss (ITC).
+        batching: Batch size and number of threads.
+    """
+
+    def __init__(
+        self, loaded: Loaded, engine: Engine, *, batching: Batching | None = None, exact_decode: bool = False
+    ) -> None:
+        self.config = loaded.config
+        self.engine = engine
+        self.image_settings = loaded.image
+        self.prompt = loaded.prompt or ""
+        self.temperature = float(getattr(loaded.model, "temperature", 1.0))
+        self.batching = batching or Batching()
+        self._near = None if exact_decode else loaded.image.size
+        self._tokenizer = loaded.tokenizer
+
+    @property
+    def module(self) -> Any:
+        """The PyTorch model.
+
+        Raises:
+            InputError: Another engine runs the model.
+        """
+        return self.engine.require(TorchModel).model
+
+    @property
+    def tokenizer(self) -> Tokenizer:
+        """The checkpoint's tokenizer.
+
+        Raises:
+            InputError: The checkpoint has no vocabulary.
+        """
+        if self._tokenizer is None:
+            raise InputError("the checkpoint has no vocabulary: load it with tokenizer=...")
+        return self._tokenizer
+
+    def open_image(self, image: ImageInput, *, videos: bool = True) -> OpenedImage:
+        """Decode and resize an image or video, or take the states of an encoded image.
+
+        Args:
+            image: The image.
+            videos: Whether videos are allowed.
+
+        Raises:
+            ImageError: The image cannot be read.
+            InputError: The image was encoded by another model.
+            UnsupportedTaskError: It is a video, and ``videos`` is false.
+        """
+        if isinstance(image, EncodedImage):
+            if id(self.engine) not in image.states:
+                raise InputError(
+                    f"the image must be encoded for {self.config.task} by this model: call encode_images again"
+                )
+            states = image.states[id(self.engine)]
+            frames = len(states) if states.ndim == 3 else 0
+            opened = OpenedImage(states, frames, image.size, image.preview)
+        elif is_video(image):
+            if not videos:
+                raise UnsupportedTaskError(_VIDEO_ERROR)
+            pictures = [resize(frame, self.image_settings.size) for frame in load_frames(image, near=self._near)]
+            opened = OpenedImage(np.stack(pictures), len(pictures))
+        else:
+            picture = load_image(cast(ImageSource, image), near=self._near)
+            opened = OpenedImage(resize(picture, self.image_settings.size), size=whole_size(picture))
+        if opened.frames and not videos:
+            raise UnsupportedTaskError(_VIDEO_ERROR)
+        return opened
+
+    def encode_images(self, images: Sequence[OpenedImage]) -> Tensor:
+        """Return the states of opened images; only pixels pass through the image encoder.
+
+        Args:
+            images: Images, or videos with the same number of frames.
+
+        Returns:
+            States (I, M, D) of images or (I, F, M, D) of videos.
+        """
+        pixels = [image.data for image in images if isinstance(image.data, np.ndarray)]
+        computed: Sequence[Tensor] | Tensor = ()
+        if pixels and not images[0].frames:
+            computed = self.engine.encode_images(to_tensor(np.stack(pixels), self.image_settings))
+        elif pixels:
+            computed = self._encode_frames(np.stack(pixels))
+        if isinstance(computed, Tensor) and len(computed) == len(images):
+            return computed
+        remaining = iter(computed)
+        return torch.stack([next(remaining) if isinstance(i.data, np.ndarray) else i.data for i in images])
+
+    def _encode_frames(self, pixels: NDArray[np.uint8]) -> Tensor:
+        """Return the states (I, F, M, D) of video frames (I, F, S, S, 3)."""
+        frames = to_tensor(pixels.reshape(-1, *pixels.shape[2:]), self.image_settings)
+        states = torch.cat([self.engine.encode_images(rows) for rows in torch.split(frames, FRAME_ROWS)])
+        return states.view(*pixels.shape[:2], *states.shape[1:])
+
+    def preview(self, image: ImageInput, opened: OpenedImage) -> ImagePreview | None:
+        """Return the preview of an opened image, for drawings; ``None`` for videos and encoded images without one."""
+        if opened.size is None or not isinstance(opened.data, np.ndarray):
+            return opened.preview
+        return ImagePreview.of(cast("ImageSource", image), opened.data, opened.size)
+
+    def token_ids(self, text: str, first: First, max_length: int | None = None) -> list[int]:
+        """Return the token ids of a cleaned text, from the ``first`` token to [SEP].
+
+        Args:
+            text: The text.
+            first: The first token: "cls", "enc" or "dec".
+            max_length: Most tokens, the first token and [SEP] included; longer texts are cut.
+        """
+        ids: list[int] = self.tokenizer.encode([text], first, max_length=max_length).ids[0].tolist()
+        return ids
+
+    def check_length(self, ids: list[int]) -> list[int]:
+        """Return the ids; raise :class:`InputError` if the model has too few positions for them."""
+        limit = self.config.text.max_positions
+        if len(ids) >= limit:
+            raise InputError(f"a text must have fewer than {limit} tokens, got {len(ids)}; shorten it")
+        return ids
+
+    def pad(self, rows: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
+        """Return rows of token ids as ids and mask, both (B, T), padded on the right."""
+        ids = torch.full((len(rows), max(map(len, rows))), self.tokenizer.pad_id)
+        mask = torch.zeros_like(ids)
+        for index, row in enumerate(rows):
+            ids[index, : len(row)] = torch.tensor(row)
+            mask[index, : len(row)] = 1
+        return ids, mask
+
+
+class Pipeline(ABC, Generic[Item, Text, Raw, Result]):
+    """One task of a model: items in, results out.
+
+    A subclass defines three steps: :meth:`preprocess` for one item, :meth:`forward` and :meth:`postprocess` for a batch
+    of prepared items. Options belong to the pipeline, so a pipeline is created for each call; that is cheap.
+
+    Attributes:
+        model: The model, shared with other pipelines of the same checkpoint.
+    """
+
+    def __init__(self, model: TaskModel) -> None:
+        self.model = model
+
+    @abstractmethod
+    def preprocess(self, item: Item) -> Prepared[Text]:
+        """Return an item as pixels and token ids. Runs on a worker thread."""
+
+    @abstractmethod
+    def forward(self, batch: list[Prepared[Text]]) -> Raw:
+        """Run the model on a batch. All its images have the same number of frames, and the same number of texts."""
+
+    @abstractmethod
+    def postprocess(self, raw: Raw, batch: list[Prepared[Text]]) -> Sequence[Result | OpenBlipError]:
+        """Return one result, or error, for each item of the batch."""
+
+    def run(self, items: Iterable[Item]) -> Iterator[Result | OpenBlipError]:
+        """Yield one result for each item, in order.
+
+        Items are opened by threads ahead of the model and run in batches. A result does not depend on the other items
+        of its batch. The error of an item that cannot be processed is yielded in place of its result.
+
+        Args:
+            items: The items. An iterator is read as the results are consumed.
+
+        Yields:
+            Results and errors, one per item.
+        """
+        size = self.model.batching.batch_size
+        prepared = prefetch(self.preprocess, items, self.model.batching.num_workers, 2 * size)
+        for chunk in iter_chunks(prepared, size):
+            results = cast("list[Result | OpenBlipError]", list(chunk))  # errors are in place already
+            for indices in split_batches(chunk, size):
+                batch = [cast("Prepared[Text]", chunk[index]) for index in indices]
+                computed = self.postprocess(self.forward(batch), batch)
+                for index, result in zip(indices, computed, strict=True):
+                    results[index] = result
+            yield from results
+
+
+def split_batches(chunk: Sequence[Prepared[Text] | OpenBlipError], size: int) -> Iterator[list[int]]:
+    """Yield the indices of consecutive items that can run together: equally many frames, and equally many texts.
+
+    A batch of videos has at most ``size`` frames in all, but at least one video.
+    """
+    indices: list[int] = []
+    previous = (0, 0)
+    for index, item in enumerate(chunk):
+        if isinstance(item, OpenBlipError):
+            continue
+        current = (item.image.frames, item.num_texts)
+        if indices and (current != previous or len(indices) >= max(1, size // max(1, current[0]))):
+            yield indices
+            indices = []
+        indices.append(index)
+        previous = current
+    if indices:
+        yield indices
+
+
+def prefetch(
+    function: Callable[[Item], T], items: Iterable[Item], workers: int, window: int
+) -> Iterator[T | OpenBlipError]:
+    """Yield ``function(item)`` for each item, in order, computed by threads at most ``window`` items ahead.
+
+    Args:
+        function: The function of one item.
+        items: The items.
+        workers: Number of threads; 0 computes in the calling thread.
+        window: Most items to compute ahead.
+
+    Yields:
+        Results; an :class:`OpenBlipError` is yielded in place of its item, with the item as its ``item``. Other
+        exceptions are raised.
+    """
+    source = iter(items)
+    if workers < 1:
+        for item in source:
+            try:
+                yield function(item)
+            except OpenBlipError as error:  # noqa: PERF203 (an error belongs to its item)
+                yield _with_item(error, item)
+        return
+    pending: deque[tuple[Item, Future[T]]] = deque()
+    with ThreadPoolExecutor(workers, thread_name_prefix="openblip-open") as pool:
+        try:
+            for item in islice(source, window):
+                pending.append((item, pool.submit(function, item)))
+            while pending:
+                item, future = pending.popleft()
+                failure = future.exception()
+                if failure is not None and not isinstance(failure, OpenBlipError):
+                    raise failure
+                for following in islice(source, 1):
+                    pending.append((following, pool.submit(function, following)))
+                yield future.result() if failure is None else _with_item(failure, item)
+        finally:
+            for _, future in pending:
+                future.cancel()
+
+
+def _with_item(error: OpenBlipError, item: object) -> OpenBlipError:
+    """Return the error with its ``item``: an image without its texts, or the two images of a pair."""
+    if isinstance(item, tuple):
+        item = item[:2] if len(item) > 2 else item[0]
+    error.item = item
+    return error
+
+
+def iter_chunks(items: Iterable[T], size: int) -> Iterator[list[T]]:
+    """Yield lists of up to ``size`` consecutive items."""
+    source = iter(items)
+    while chunk := list(islice(source, size)):
+        yield chunk
+
+
+def iter_similar_lengths(rows: Sequence[Sequence[int]], size: int) -> Iterator[list[int]]:
+    """Yield indices of up to ``size`` rows of similar length, so that little is computed for padding."""
+    return iter_chunks(sorted(range(len(rows)), key=lambda index: len(rows[index])), size)
+
+
+def iter_row_batches(rows: Sequence[Sequence[T]], max_rows: int) -> Iterator[tuple[slice, slice, list[T]]]:
+    """Yield the rows of several images in batches that are as large as possible.
+
+    Args:
+        rows: Rows of each image, ``rows[image][text]``; all images have the same number.
+        max_rows: Most rows of a batch.
+
+    Yields:
+        The slice of images, the slice of texts, and their rows, image by image.
+    """
+    count = len(rows[0])
+    images_at_once = max(1, max_rows // max(1, count))
+    texts_at_once = max(1, min(count, max_rows))
+    for image in range(0, len(rows), images_at_once):
+        images = slice(image, image + images_at_once)
+        for text in range(0, count, texts_at_once):
+            texts = slice(text, text + texts_at_once)
+            batch: list[T] = []
+            for image_rows in rows[images]:
+                batch += image_rows[texts]
+            yield images, texts, batch
+
+
+def check_text(text: str, noun: str) -> str:
+    """Return the text; raise :class:`InputError` if it is not a string."""
+    if not isinstance(text, str):
+        raise InputError(f"{noun} must be a string, got {type(text).__name__}")
+    return text
+
+
+def join_frames(states: Tensor) -> Tensor:
+    """Return image states (I, M, D) unchanged, and video states (I, F, M, D) as (I, F * M, D).
+
+    Cross-attention sees all frames of a video as one sequence, without frame positions (Li et al. 2022, section 5.6).
+    """
+    return states.flatten(1, 2) if states.ndim == 4 else states
+
+
+_VIDEO_ERROR = "this method takes images only: a video can be captioned, asked about, matched and embedded"

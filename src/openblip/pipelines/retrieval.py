@@ -1,0 +1,214 @@
+"""Retrieval pipelines: match scores, embeddings and zero-shot classification.
+
+Shapes: I images, B texts, T tokens, M image tokens, D width, E embedding width, L labels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal, cast
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from openblip.engine.protocols import Embeddings, Matches, MatchLogits
+from openblip.errors import InputError
+from openblip.model.text import Memory
+from openblip.pipelines.base import (
+    TEXT_ROWS,
+    Pipeline,
+    Prepared,
+    TaskModel,
+    check_text,
+    iter_chunks,
+    iter_similar_lengths,
+    join_frames,
+)
+from openblip.pipelines.inputs import ImageInput
+from openblip.preprocess.text import clean_caption
+from openblip.results import Classification, Label, Match
+
+MAX_WORDS = 30  # of texts to match and embed, as in training
+MAX_TOKENS = 35
+
+Embedding = NDArray[np.float32]
+
+
+class RetrievalPipeline(Pipeline[tuple[ImageInput, "str | None"], "list[int]", "list[list[Match]]", "list[Match]"]):
+    """Scores how well texts fit images. Items are pairs of an image and its text; a result is a list of matches.
+
+    With ``texts`` every image is scored with all of them, and the text of an item is ignored.
+
+    Args:
+        model: The model of the retrieval task.
+        texts: Texts for every image; they are embedded once.
+    """
+
+    def __init__(self, model: TaskModel, texts: Sequence[str] | None = None) -> None:
+        super().__init__(model)
+        self.rows = None if texts is None else self.tokenize(texts)
+        self._embedded = None if self.rows is None else self.embed_texts(self.rows)
+
+    def preprocess(self, item: tuple[ImageInput, str | None]) -> Prepared[list[int]]:
+        """Return the opened image and the token ids of its text."""
+        image, text = item
+        opened = self.model.open_image(image)
+        return Prepared(opened, self.tokenize([cast(str, text)])[0] if self.rows is None else [])
+
+    def forward(self, batch: list[Prepared[list[int]]]) -> list[list[Match]]:
+        """Return the matches of each image: with all texts, or with its own."""
+        states = self.model.encode_images([prepared.image for prepared in batch])
+        paired = self.rows is None or self._embedded is None
+        rows = [prepared.text for prepared in batch] if self.rows is None else self.rows
+        texts = self.embed_texts(rows) if self._embedded is None else self._embedded
+        similarities = self.embed_images(states) @ texts.T.to(states.device)
+        if paired:
+            similarities = similarities.diagonal()[:, None]
+            engine = self.model.engine.require(Matches)
+            probabilities = engine.match(*self.model.pad(self.with_enc(rows)), join_frames(states))[:, None]
+        else:
+            probabilities = self.match_all(rows, join_frames(states))
+        scores = zip(probabilities.tolist(), similarities.tolist(), strict=True)
+        return [[Match(p, cosine) for p, cosine in zip(ps, cosines, strict=True)] for ps, cosines in scores]
+
+    def postprocess(self, raw: list[list[Match]], batch: list[Prepared[list[int]]]) -> list[list[Match]]:
+        """Return the matches of each image."""
+        return raw
+
+    def tokenize(self, texts: Sequence[str]) -> list[list[int]]:
+        """Return the token ids of texts, cleaned as in training, from [CLS] to [SEP]."""
+        cleaned = [clean_caption(check_text(text, "a text"), MAX_WORDS) for text in texts]
+        return [self.model.token_ids(text, "cls", MAX_TOKENS) for text in cleaned]
+
+    def with_enc(self, rows: Sequence[list[int]]) -> list[list[int]]:
+        """Return token ids with [ENC] as the first token, for the image-grounded encoder."""
+        return [[self.model.tokenizer.enc_id, *ids[1:]] for ids in rows]
+
+    def embed_texts(self, rows: Sequence[list[int]]) -> Tensor:
+        """Return L2-normalized embeddings (B, E) of token ids that start with [CLS]."""
+        engine = self.model.engine.require(Embeddings)
+        embeddings = torch.empty(len(rows), self.model.config.embed_width, device=engine.device)
+        for indices in iter_similar_lengths(rows, TEXT_ROWS):
+            embeddings[indices] = engine.embed_texts(*self.model.pad([rows[i] for i in indices]))
+        return embeddings
+
+    def embed_images(self, states: Tensor) -> Tensor:
+        """Return L2-normalized embeddings (I, E) of image states (I, M, D) or video states (I, F, M, D).
+
+        The embedding of a video is the projection of its mean class token: the mean of the projections of its frames.
+        """
+        engine = self.model.engine.require(Embeddings)
+        return engine.embed_images(states[:, :, :1].mean(1) if states.ndim == 4 else states)
+
+    def match_all(self, rows: Sequence[list[int]], states: Tensor) -> Tensor:
+        """Return match probabilities (I, B) of all texts, by token ids that start with [CLS], with all images."""
+        grounded = self.with_enc(rows)
+        probabilities = torch.empty(len(states), len(grounded), device=states.device)
+        engine = self.model.engine.require(Matches)
+        images = engine.project_images(states)
+        for indices in iter_similar_lengths(grounded, max(1, TEXT_ROWS // len(states))):
+            ids, mask = self.model.pad([grounded[i] for i in indices])
+            scores = engine.match(ids.repeat(len(states), 1), mask.repeat(len(states), 1), images)
+            probabilities[:, indices] = scores.view(len(states), len(indices))
+        return probabilities
+
+    def match_logits(self, rows: Sequence[list[int]], images: Tensor | Memory) -> Tensor:
+        """Return the match logits (B,), on the CPU, of texts with one image.
+
+        Args:
+            rows: Token ids of B texts that start with [ENC].
+            images: The states (1, M, D) of the image, or its projected keys and values.
+        """
+        logits = torch.empty(len(rows))
+        if rows:
+            engine = self.model.engine.require(MatchLogits)
+            memory = engine.project_images(join_frames(images)) if isinstance(images, Tensor) else images
+            for indices in iter_similar_lengths(rows, TEXT_ROWS):
+                scores = engine.match_logits(*self.model.pad([rows[i] for i in indices]), memory)
+                logits[indices] = scores[:, 1].cpu()
+        return logits
+
+
+class EmbedPipeline(Pipeline[ImageInput, None, "list[Embedding]", Embedding]):
+    """Embeds images and videos. Items are images; a result is an embedding (E,), float32 and L2-normalized."""
+
+    def preprocess(self, item: ImageInput) -> Prepared[None]:
+        """Return the opened image."""
+        return Prepared(self.model.open_image(item), None)
+
+    def forward(self, batch: list[Prepared[None]]) -> list[Embedding]:
+        """Return the embedding of each image."""
+        states = self.model.encode_images([prepared.image for prepared in batch])
+        return list(RetrievalPipeline(self.model).embed_images(states).cpu().numpy())
+
+    def postprocess(self, raw: list[Embedding], batch: list[Prepared[None]]) -> list[Embedding]:
+        """Return the embedding of each image."""
+        return raw
+
+
+class ClassifyPipeline(Pipeline[ImageInput, None, Tensor, Classification]):
+    """Chooses among labels without training on them. Items are images.
+
+    Args:
+        model: The model of the retrieval task.
+        labels: The labels to choose from.
+        template: Text of a label, with ``{}`` in place of the label.
+        by: ``"itc"`` compares embeddings; ``"itm"`` compares the odds of a match, which costs a pass per label.
+        n: Labels per image.
+
+    Raises:
+        InputError: An option is out of range, or the template has no ``{}``.
+    """
+
+    def __init__(
+        self,
+        model: TaskModel,
+        labels: Sequence[str],
+        *,
+        template: str = "a picture of {}",
+        by: Literal["itc", "itm"] = "itc",
+        n: int = 1,
+    ) -> None:
+        super().__init__(model)
+        if isinstance(labels, str) or not labels or not all(isinstance(label, str) for label in labels):
+            raise InputError(f"labels must be a list of strings, got {labels!r}")
+        if "{}" not in template:
+            raise InputError(f"template must contain {{}} for the label, got {template!r}")
+        if by not in ("itc", "itm"):
+            raise InputError(f"by must be 'itc' or 'itm', got {by!r}")
+        if not 1 <= n <= len(labels):
+            raise InputError(f"n must be between 1 and the number of labels ({len(labels)}), got {n}")
+        self.labels = list(labels)
+        self.n = n
+        self.retrieval = RetrievalPipeline(model)
+        self.rows = self.retrieval.tokenize([template.replace("{}", label) for label in labels])
+        self._embedded = self.retrieval.embed_texts(self.rows) if by == "itc" else None
+
+    def preprocess(self, item: ImageInput) -> Prepared[None]:
+        """Return the opened image."""
+        return Prepared(self.model.open_image(item, videos=False), None)
+
+    def forward(self, batch: list[Prepared[None]]) -> Tensor:
+        """Return the probabilities (I, L) of the labels, on the CPU."""
+        states = self.model.encode_images([prepared.image for prepared in batch])
+        if self._embedded is not None:
+            cosines = self.retrieval.embed_images(states) @ self._embedded.T.to(states.device)
+            return (cosines / self.model.temperature).softmax(-1).cpu()
+        scores = []
+        engine = self.model.engine.require(Matches)
+        for rows in iter_chunks(self.retrieval.with_enc(self.rows), max(1, TEXT_ROWS // len(states))):
+            ids, mask = self.model.pad(rows)
+            odds = engine.match_log_odds(ids.repeat(len(states), 1), mask.repeat(len(states), 1), states)
+            scores.append(odds.view(len(states), len(rows)))
+        return torch.cat(scores, 1).softmax(-1).cpu()
+
+    def postprocess(self, raw: Tensor, batch: list[Prepared[None]]) -> list[Classification]:
+        """Return the ``n`` most probable labels of each image."""
+        best = raw.topk(self.n)
+        results = []
+        for probabilities, indices in zip(best.values.tolist(), best.indices.tolist(), strict=True):
+            ranked = [Label(self.labels[i], p) for p, i in zip(probabilities, indices, strict=True)]
+            results.append(Classification(tuple(ranked)))
+        return results

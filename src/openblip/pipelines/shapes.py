@@ -1,0 +1,230 @@
+"""Shapes of inputs and outputs: one input gives one result, a list gives a list, an iterator gives an iterator."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from enum import Enum
+from itertools import repeat
+from typing import Any, Generic, Literal, TypeAlias, TypeVar, cast
+
+from openblip.errors import InputError, OpenBlipError
+from openblip.io.progress import bar
+from openblip.pipelines.inputs import ImageInput
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+OnError: TypeAlias = Literal["raise", "return"]
+Progress: TypeAlias = bool | Callable[[int, "int | None"], None]
+ImageInputs: TypeAlias = ImageInput | Sequence[ImageInput] | Iterator[ImageInput]
+Texts: TypeAlias = str | Iterable[str]
+Output: TypeAlias = (
+    Result
+    | OpenBlipError
+    | list[Result]
+    | list[Result | OpenBlipError]
+    | Iterator[Result]
+    | Iterator[Result | OpenBlipError]
+)
+
+
+class Shape(Enum):
+    """The shape of the inputs, which is the shape of the results."""
+
+    ONE = "one"
+    LIST = "list"
+    STREAM = "stream"
+
+
+@dataclass(frozen=True)
+class Inputs(Generic[Item]):
+    """The inputs of one call, as items of a pipeline.
+
+    Attributes:
+        items: One item per image.
+        shape: The shape of the images.
+        total: Number of images; ``None`` for an iterator.
+        nested: Whether an image has a list of results, one per text.
+    """
+
+    items: Iterable[Item]
+    shape: Shape
+    total: int | None
+    nested: bool = False
+
+    def deliver(
+        self,
+        results: Iterator[Result | OpenBlipError],
+        on_error: OnError = "raise",
+        progress: Progress = False,
+    ) -> Output[Result]:
+        """Return the results in the shape of the inputs.
+
+        Args:
+            results: One result or error per item, in order.
+            on_error: ``"raise"`` raises the first error; ``"return"`` returns each error in place of its result.
+            progress: Whether to show a progress bar, or a function of the number done and the total.
+
+        Returns:
+            One result, a list of results, or an iterator over results.
+
+        Raises:
+            InputError: ``on_error`` is unknown.
+            OpenBlipError: An item failed and ``on_error`` is ``"raise"``.
+        """
+        if on_error not in ("raise", "return"):
+            raise InputError(f"on_error must be 'raise' or 'return', got {on_error!r}")
+        if progress is not False:
+            results = report_progress(results, self.total, progress)
+        if self.shape is Shape.STREAM:
+            return results if on_error == "return" else _raise_errors(results)
+        delivered: list[Result | OpenBlipError] = []
+        for result in results:
+            if on_error == "raise" and isinstance(result, OpenBlipError):
+                if self.shape is Shape.LIST:
+                    result.index, result.partial = len(delivered), delivered
+                raise result
+            delivered.append(result)
+        return delivered if self.shape is Shape.LIST else delivered[0]
+
+    def deliver_lists(
+        self,
+        results: Iterator[list[Result] | OpenBlipError],
+        on_error: OnError = "raise",
+        progress: Progress = False,
+    ) -> Output[Result] | Output[list[Result]]:
+        """Return lists of results: the lists themselves if ``nested``, otherwise the only result of each."""
+        if self.nested:
+            lists: Output[list[Result]] = self.deliver(results, on_error, progress)
+            return lists
+        first_results: _FirstOfEach[Result] = _FirstOfEach(results)
+        singles: Output[Result] = self.deliver(first_results, on_error, progress)
+        return singles
+
+
+class _FirstOfEach(Iterator[Result | OpenBlipError]):
+    """The only result of each image; errors stay in place."""
+
+    def __init__(self, results: Iterator[list[Result] | OpenBlipError]) -> None:
+        self._results = results
+
+    def __next__(self) -> Result | OpenBlipError:
+        result = next(self._results)
+        return result if isinstance(result, OpenBlipError) else result[0]
+
+
+def shape_of(inputs: object) -> Shape:
+    """Return the shape of images or texts.
+
+    A string, bytes, path, file object, PIL image and 3-d array are one input; a sequence, a 4-d array and another
+    iterable are a list; an iterator is a stream.
+    """
+    if isinstance(inputs, str | bytes | bytearray | memoryview | os.PathLike) or hasattr(inputs, "read"):
+        return Shape.ONE
+    if hasattr(inputs, "ndim") and hasattr(inputs, "shape"):
+        return Shape.LIST if inputs.ndim == 4 else Shape.ONE
+    if isinstance(inputs, Sequence):
+        return Shape.LIST
+    if isinstance(inputs, Iterator):
+        return Shape.STREAM
+    return Shape.LIST if isinstance(inputs, Iterable) and not hasattr(inputs, "convert") else Shape.ONE
+
+
+def single_inputs(images: ImageInputs) -> Inputs[ImageInput]:
+    """Return images as items without texts."""
+    shape = shape_of(images)
+    if shape is Shape.ONE:
+        return Inputs([cast(ImageInput, images)], shape, 1)
+    listed = cast("Iterable[ImageInput]", images)
+    return Inputs(listed, shape, len(cast("Sequence[ImageInput]", images)) if hasattr(images, "__len__") else None)
+
+
+def paired_inputs(
+    images: ImageInputs, texts: str | Iterable[str | None] | None, noun: str
+) -> Inputs[tuple[ImageInput, str | None]]:
+    """Return each image with its text: one text for all images, or one text per image.
+
+    Args:
+        images: One image, a list or an iterator.
+        texts: One text (or ``None``) for all images, or one text for each.
+        noun: The kind of text, for errors.
+
+    Raises:
+        InputError: A list of texts for one image, or lists of different lengths.
+    """
+    shape = shape_of(images)
+    listed: Iterable[Any] = [images] if shape is Shape.ONE else cast("Iterable[ImageInput]", images)
+    total = len(cast("Sequence[ImageInput]", listed)) if hasattr(listed, "__len__") else None
+    if texts is None or isinstance(texts, str):
+        return Inputs(zip(listed, repeat(texts)), shape, total)
+    if shape is Shape.ONE:
+        raise InputError(f"one image takes one {noun}, got a {type(texts).__name__}; pass a string")
+    if shape is Shape.LIST and hasattr(texts, "__len__") and total != len(cast("Sequence[str]", texts)):
+        raise InputError(
+            f"the number of {noun}s must be 1 or the number of images ({total}), "
+            f"got {len(cast('Sequence[str]', texts))}"
+        )
+    return Inputs(zip(listed, texts, strict=True), shape, total)
+
+
+def grouped_inputs(
+    images: ImageInputs, texts: str | Iterable[str] | None, noun: str
+) -> Inputs[tuple[ImageInput, list[str]]]:
+    """Return each image with a list of its texts.
+
+    One image takes one text or a list of texts; several images take one text for all, or one text each.
+
+    Args:
+        images: One image, a list or an iterator.
+        texts: One text or several.
+        noun: The kind of text, for errors.
+    """
+    if texts is not None and not isinstance(texts, str) and shape_of(images) is Shape.ONE:
+        return Inputs([(cast(ImageInput, images), list(texts))], Shape.ONE, 1, nested=True)
+    pairs = paired_inputs(images, texts, noun)
+    return Inputs(((image, [cast(str, text)]) for image, text in pairs.items), pairs.shape, pairs.total)
+
+
+def add_right_images(
+    inputs: Inputs[tuple[ImageInput, list[str]]], right: ImageInputs
+) -> Iterator[tuple[ImageInput, ImageInput, list[str]]]:
+    """Return the items of left images with the right image of each pair.
+
+    Args:
+        inputs: The left images with their statements.
+        right: The right images, in the shape of the left ones.
+
+    Raises:
+        InputError: The shapes or the numbers of left and right images differ.
+    """
+    others = single_inputs(right)
+    if others.shape is not inputs.shape or others.total != inputs.total:
+        raise InputError(
+            "left and right must be two images, or lists or iterators with equally many images: "
+            f"got {inputs.total or 'an iterator of'} left and {others.total or 'an iterator of'} right images"
+        )
+    pairs = zip(inputs.items, others.items, strict=True)
+    return ((left, other, statements) for (left, statements), other in pairs)
+
+
+def report_progress(results: Iterator[Result], total: int | None, progress: Progress) -> Iterator[Result]:
+    """Yield ``results`` and report each one to a progress bar (``True``) or to the function ``progress``."""
+    if not callable(progress):
+        with bar(total=total) as progress_bar:
+            for result in results:
+                progress_bar.advance()
+                yield result
+        return
+    for done, result in enumerate(results, 1):
+        progress(done, total)
+        yield result
+
+
+def _raise_errors(results: Iterator[Result | OpenBlipError]) -> Iterator[Result]:
+    for index, result in enumerate(results):
+        if isinstance(result, OpenBlipError):
+            result.index = index
+            raise result
+        yield result
