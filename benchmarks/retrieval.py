@@ -144,16 +144,17 @@ class Ours:
         self.photos, self.texts, self.k = photos, texts, k
 
     def first(self) -> Any:
-        ids = two_stage.texts_as_ids(self.pipeline, self.texts, MAX_WORDS, MAX_TOKENS)
         model, embeddings = self.pipeline.model, []
+        ids = two_stage.encode_texts(model, self.texts, MAX_WORDS, MAX_TOKENS)
         for photos in iter_chunks(self.photos, self.blip.batch_size):
             states = model.encode_images([model.open_image(photo) for photo in photos])
             embeddings.append(self.pipeline.embed_images(states))
         return torch.cat(embeddings) @ self.pipeline.embed_texts(ids).T
 
     def whole(self) -> Array:
-        ids = two_stage.texts_as_ids(self.pipeline, self.texts, MAX_WORDS, MAX_TOKENS)
-        return _flat(two_stage.score(self.pipeline, self.photos, ids, self.k, batch_size=self.blip.batch_size))
+        model = self.pipeline.model
+        ids = two_stage.encode_texts(model, self.texts, MAX_WORDS, MAX_TOKENS)
+        return _flat(two_stage.score(model, self.photos, ids, self.k))
 
 
 class Shipped:
@@ -210,17 +211,18 @@ class Best(Shipped):
 
 def _either(similarity: Tensor, k: int) -> Iterator[tuple[int, int]]:
     """The pairs on either shortlist, image by image."""
-    wanted = two_stage._shortlist(similarity, k) | two_stage._shortlist(similarity.T, k).T
-    return ((i, j) for i, j in wanted.nonzero().tolist())
+    selected = two_stage.select_candidates(similarity, k) | two_stage.select_candidates(similarity.T, k).T
+    return ((i, j) for i, j in selected.nonzero().tolist())
 
 
 def _both(similarity: Tensor, logits: Tensor, k: int) -> Array:
     scores = similarity + logits
-    kept = two_stage._shortlist(similarity, k), two_stage._shortlist(similarity.T, k)
-    return _flat(two_stage.Scores(two_stage._masked(scores, kept[0]), two_stage._masked(scores.T, kept[1])))
+    for_images = two_stage.select_candidates(similarity, k)
+    for_texts = two_stage.select_candidates(similarity.T, k)
+    return _flat(two_stage.RetrievalScores.mask(scores, for_images, for_texts))
 
 
-def _flat(scores: two_stage.Scores) -> Array:
+def _flat(scores: two_stage.RetrievalScores) -> Array:
     """All scores in a row, as contestants give them."""
     return np.concatenate([scores.texts_of_images.ravel(), scores.images_of_texts.ravel()])
 
@@ -246,9 +248,9 @@ def pocket(options: argparse.Namespace) -> tuple[dict[str, Any], bool]:
     blip = openblip.load("pocket", task="retrieval", device="cpu")
     pipeline = blip.pipeline("retrieval")
     images, texts = _described(options) if options.data else _drawn(options, pipeline.model)
-    ids = two_stage.texts_as_ids(pipeline, texts, MAX_WORDS, MAX_TOKENS)
+    ids = two_stage.encode_texts(pipeline.model, texts, MAX_WORDS, MAX_TOKENS)
     start = time.perf_counter()
-    scores = two_stage.score(pipeline, images, ids, options.k, batch_size=blip.batch_size, num_workers=blip.num_workers)
+    scores = two_stage.score(pipeline.model, images, ids, options.k)
     seconds = time.perf_counter() - start
     checked = check(pipeline.model, images, ids, options.k, scores, options.sample)
     pairs = count_pairs(_flat(scores), len(images), len(texts))
@@ -260,7 +262,12 @@ def pocket(options: argparse.Namespace) -> tuple[dict[str, Any], bool]:
 
 @torch.inference_mode()
 def check(
-    runner: TaskModel, images: Sequence[Any], rows: list[list[int]], k: int, scores: two_stage.Scores, sample: int
+    runner: TaskModel,
+    images: Sequence[Any],
+    rows: list[list[int]],
+    k: int,
+    scores: two_stage.RetrievalScores,
+    sample: int,
 ) -> Checked:
     """Some queries each way, each candidate judged alone, of images that were encoded alone: no batches, no padding."""
     states = [_state(runner, image) for image in images]
@@ -270,8 +277,18 @@ def check(
     draw = random.Random(0)
     equal = near = queries = 0
     for found, query_vectors, candidates, judge in (
-        (two_stage.rankings(scores.texts_of_images), seen, vectors, lambda i, j: _judged(runner, states[i], rows[j])),
-        (two_stage.rankings(scores.images_of_texts), vectors, seen, lambda j, i: _judged(runner, states[i], rows[j])),
+        (
+            two_stage.rank_candidates(scores.texts_of_images),
+            seen,
+            vectors,
+            lambda i, j: _judged(runner, states[i], rows[j]),
+        ),
+        (
+            two_stage.rank_candidates(scores.images_of_texts),
+            vectors,
+            seen,
+            lambda j, i: _judged(runner, states[i], rows[j]),
+        ),
     ):
         for query in draw.sample(range(len(found)), min(sample, len(found))):
             cosines = candidates @ query_vectors[query]

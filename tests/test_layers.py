@@ -54,14 +54,14 @@ MAY_IMPORT: dict[str, set[str]] = {
     "jobs": _RUNNING | _FILES | _BLIP | {"data"},
     "training": _RUNNING | _FILES | {"data", "data.visdial"},
     "evaluation.metrics": {"errors"},
-    "evaluation.files": {"errors", "evaluation.metrics"},
+    "evaluation.files": {"errors", "io", "evaluation.metrics"},
     "evaluation.protocols": _DATA | {"data.visdial", "evaluation.files", "evaluation.metrics"},
     "evaluation.report": {"errors", "preprocess", "drawing", "evaluation.files"},
     "evaluation": _RUNNING
     | _FILES
     | _BLIP
     | _EVALUATION - {"evaluation"}
-    | {"data", "data.visdial", "jobs", "drawing"},
+    | {"data", "data.visdial", "drawing"},
     "cli": _RUNNING | _FILES | _BLIP | {"drawing", "data", "jobs", "training"} | _EVALUATION,
 }
 

@@ -1,4 +1,4 @@
-"""``openblip eval run`` with the bundled model, on the pictures of the examples."""
+"""`openblip eval run` with the bundled model, on the example photos."""
 
 from __future__ import annotations
 
@@ -14,47 +14,47 @@ PHOTOS = Path(__file__).parents[2] / "examples" / "photos"
 
 
 def run(*args: object) -> tuple[int, str, str]:
-    done = CliRunner().invoke(app, ["eval", "run", *map(str, args)])
-    return done.exit_code, done.stdout, done.stderr
+    result = CliRunner().invoke(app, ["eval", "run", *map(str, args)])
+    return result.exit_code, result.stdout, result.stderr
 
 
-def test_own(tmp_path: Path) -> None:
+def test_own_records(tmp_path: Path) -> None:
     rows = [{"image": str(PHOTOS / name), "captions": ["a photo"]} for name in ("cat.jpg", "nothing.jpg")]
     file = tmp_path / "my.jsonl"
     file.write_text("".join(f"{json.dumps(row)}\n" for row in rows))
     report, out = tmp_path / "report.html", tmp_path / "out"
-    code, printed, err = run("own", "--data", file, "--report", report, "--out", out)
-    assert code == 3  # one picture is not there
-    assert "CIDEr" in printed
+    code, stdout, err = run("own", "--data", file, "--report", report, "--out", out)
+    assert code == 3  # one image is missing
+    assert "CIDEr" in stdout
     assert "nothing.jpg" in err
     assert report.read_text().count("<section>") == 2
     assert len((out / "predictions.jsonl").read_text().splitlines()) == 2
     rows = rows[:1]
     file.write_text("".join(f"{json.dumps(row)}\n" for row in rows))
-    code, printed, err = run("own", "--data", file, "--json")
+    code, stdout, err = run("own", "--data", file, "--json")
     assert (code, err) == (0, "")
-    assert json.loads(printed)["metrics"]["METEOR"] is None
+    assert json.loads(stdout)["metrics"]["METEOR"] is None
 
 
-def test_missing_files_are_said_before_a_model_is_loaded(tmp_path: Path) -> None:
+def test_missing_files_are_reported_before_a_model_is_loaded(tmp_path: Path) -> None:
     code, _, err = run("coco-caption", "--data", tmp_path, "--model", "no-such-model")
     assert code == 1
-    assert "coco_karpathy_test.json, coco_karpathy_test_gt.json are not there" in err
+    assert "missing: coco_karpathy_test.json, coco_karpathy_test_gt.json" in err
     assert "Published at" in err
     code, _, err = run("coco", "--data", tmp_path)
     assert code == 1
-    assert "there are coco-caption" in err
+    assert "must be coco-caption" in err
 
 
-def test_what_does_not_belong_together_is_refused(tmp_path: Path) -> None:
+def test_options_that_exclude_each_other_are_refused(tmp_path: Path) -> None:
     for wrong in (
-        ("own", "--protocol", "lavis"), ("own", "--task", "talk"), ("nlvr2", "--task", "vqa"),
+        ("own", "--preset", "lavis"), ("own", "--task", "talk"), ("nlvr2", "--task", "vqa"),
         ("nlvr2", "--images", tmp_path),
     ):  # fmt: skip
         assert run(*wrong, "--data", tmp_path)[0] == 2
 
 
-def test_a_row_that_cannot_be_read_is_told_by_the_exit_code(tmp_path: Path) -> None:
+def test_an_unreadable_record_sets_the_exit_code(tmp_path: Path) -> None:
     rows = [{"image": str(PHOTOS / "cat.jpg"), "captions": ["a photo"]}, {"captions": ["of nothing"]}]
     file = tmp_path / "my.jsonl"
     file.write_text("".join(f"{json.dumps(row)}\n" for row in rows))
@@ -63,17 +63,17 @@ def test_a_row_that_cannot_be_read_is_told_by_the_exit_code(tmp_path: Path) -> N
     assert "error: " in err
     rows[1] = {"image": "nothing.jpg", "captions": ["a photo"]}
     file.write_text("".join(f"{json.dumps(row)}\n" for row in rows))
-    code, printed, _ = run("own", "--data", file, "--json")
+    code, stdout, _ = run("own", "--data", file, "--json")
     assert code == 3
-    (why,) = json.loads(printed)["failed"].values()
-    assert "nothing.jpg" in why
+    (error,) = json.loads(stdout)["failed"].values()
+    assert "nothing.jpg" in error
 
 
-def test_what_only_a_server_can_score_needs_a_folder(tmp_path: Path) -> None:
-    toys.vqa(tmp_path)
+def test_a_benchmark_for_the_server_needs_a_folder(tmp_path: Path) -> None:
+    toys.make_vqa(tmp_path)
     code, _, err = run("vqa-v2", "--data", tmp_path)
     assert code == 1
-    assert "scored by the server alone" in err
-    code, printed, _ = run("vqa-v2", "--data", tmp_path, "--out", tmp_path / "out")
+    assert "only the server can score" in err
+    code, stdout, _ = run("vqa-v2", "--data", tmp_path, "--out", tmp_path / "out")
     assert code == 0
-    assert f"wrote {tmp_path / 'out/vqa_result.json'}" in printed
+    assert f"wrote {tmp_path / 'out/vqa_result.json'}" in stdout

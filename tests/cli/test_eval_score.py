@@ -1,4 +1,4 @@
-"""``openblip eval score``: numbers, items, comparison, errors."""
+"""`openblip eval score`: metrics, items, comparison, errors."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ def folder(tmp_path: Path) -> Path:
     (tmp_path / "gt.json").write_text(json.dumps(gt))
     result = [{"image_id": int(key), "caption": text} for key, text in recorded["predictions"].items()]
     (tmp_path / "result.json").write_text(json.dumps(result))
-    right = [{"image_id": int(key), "caption": ts[0]} for key, ts in texts.items()]
-    (tmp_path / "right.json").write_text(json.dumps(right))
+    perfect = [{"image_id": int(key), "caption": ts[0]} for key, ts in texts.items()]
+    (tmp_path / "perfect.json").write_text(json.dumps(perfect))
     return tmp_path
 
 
 def run(*args: object) -> tuple[int, str, str]:
-    done = CliRunner().invoke(app, ["eval", "score", *map(str, args)])
-    return done.exit_code, done.stdout, done.stderr
+    result = CliRunner().invoke(app, ["eval", "score", *map(str, args)])
+    return result.exit_code, result.stdout, result.stderr
 
 
 def test_captions(folder: Path) -> None:
@@ -40,11 +40,11 @@ def test_captions(folder: Path) -> None:
     arguments = ["captions", "-p", folder / "result.json", "-r", folder / "gt.json"]
     code, out, _ = run(*arguments, "--json", "--per-item", items)
     assert code == 0
-    found = json.loads(out)
+    scores = json.loads(out)
     for name, value in recorded["corpus"].items():
-        assert found[name] == pytest.approx(value, abs=1e-9)
-    assert found["METEOR"] is None
-    assert "METEOR" in found["missing"]
+        assert scores[name] == pytest.approx(value, abs=1e-9)
+    assert scores["METEOR"] is None
+    assert "METEOR" in scores["missing"]
     lines = [json.loads(line) for line in items.read_text().splitlines()]
     assert [line["id"] for line in lines] == [int(key) for key in recorded["items"]]
     assert lines[1]["CIDEr"] == pytest.approx(recorded["items"]["2"]["CIDEr"], abs=1e-9)
@@ -55,33 +55,34 @@ def test_captions(folder: Path) -> None:
 
 
 def test_two_files_are_compared(folder: Path) -> None:
-    arguments = ["captions", "-p", folder / "result.json", "-p", folder / "right.json", "-r", folder / "gt.json"]
+    arguments = ["captions", "-p", folder / "result.json", "-p", folder / "perfect.json", "-r", folder / "gt.json"]
     code, out, _ = run(*arguments, "--json")
     assert code == 0
-    found = json.loads(out)
-    assert found["results"][1]["CIDEr"] > found["results"][0]["CIDEr"]
-    assert found["comparison"]["difference"] > 0
+    record = json.loads(out)
+    assert record["results"][1]["CIDEr"] > record["results"][0]["CIDEr"]
+    assert record["comparison"]["difference"] > 0
+    assert run(*arguments, "-p", folder / "result.json")[0] == 2
     code, out, _ = run(*arguments)
     assert "second minus first +" in out
 
 
 def test_vqa_retrieval_and_grounding(tmp_path: Path) -> None:
-    def put(name: str, entries: list[dict[str, object]]) -> Path:
+    def write(name: str, entries: list[dict[str, object]]) -> Path:
         (tmp_path / name).write_text("".join(f"{json.dumps(entry)}\n" for entry in entries))
         return tmp_path / name
 
-    answers = put("a.jsonl", [{"question_id": 1, "answer": "cat"}])
-    people = put("p.jsonl", [{"question_id": 1, "answers": ["cat"] * 3 + ["dog"] * 7, "answer_type": "other"}])
+    answers = write("a.jsonl", [{"question_id": 1, "answer": "cat"}])
+    people = write("p.jsonl", [{"question_id": 1, "answers": ["cat"] * 3 + ["dog"] * 7, "answer_type": "other"}])
     code, out, _ = run("vqa", "-p", answers, "-r", people, "--json")
     assert (code, json.loads(out)) == (0, {"predictions": str(answers), "accuracy": pytest.approx(0.9), "other": 0.9})
     code, out, _ = run("vqa", "-p", answers, "-r", people, "--rule", "mmpretrain", "--json")
     assert json.loads(out)["accuracy"] == 1
     assert run("vqa", "-p", answers, "-r", people, "--rule", "x")[0] == 2
-    found = put("f.jsonl", [{"query_id": 1, "ranking": ["x", "y", "z"]}])
-    wanted = put("w.jsonl", [{"query_id": 1, "relevant": ["y", "z"]}])
-    code, out, _ = run("retrieval", "-p", found, "-r", wanted, "--json")
-    assert json.loads(out) == {"predictions": str(found), "R@1": 0, "R@5": 1, "R@10": 1, "median_rank": 2}
-    boxes = put("b.jsonl", [{"id": 1, "box": [0, 0, 1, 1]}])
+    rankings = write("f.jsonl", [{"query_id": 1, "ranking": ["x", "y", "z"]}])
+    relevant = write("w.jsonl", [{"query_id": 1, "relevant": ["y", "z"]}])
+    code, out, _ = run("retrieval", "-p", rankings, "-r", relevant, "--json")
+    assert json.loads(out) == {"predictions": str(rankings), "R@1": 0, "R@5": 1, "R@10": 1, "median_rank": 2}
+    boxes = write("b.jsonl", [{"id": 1, "box": [0, 0, 1, 1]}])
     code, out, _ = run("grounding", "-p", boxes, "-r", boxes, "--json")
     assert json.loads(out) == {"predictions": str(boxes), "accuracy": 1, "mean_IoU": 1}
 

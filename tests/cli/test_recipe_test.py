@@ -1,4 +1,4 @@
-"""``openblip test``: every known configuration leads to a benchmark, and the numbers are those of ``eval run``."""
+"""`openblip test`: every known configuration has a benchmark, and the metrics equal those of `eval run`."""
 
 from __future__ import annotations
 
@@ -9,44 +9,46 @@ import pytest
 from click.testing import CliRunner
 
 from openblip.cli import app
-from openblip.cli.recipe_test import CONFIGS, their_name, their_value
+from openblip.cli.eval import OWN_TASKS
+from openblip.cli.recipe_test import CONFIGURATIONS, mmpretrain_name, mmpretrain_value
 from openblip.evaluation import protocols
+from openblip.evaluation.records import RECORD_TASKS
 from tests.evaluation import evaluation_toys as toys
 
 ROOT = Path(__file__).parents[2]
 
 
 def run(*args: object) -> tuple[int, str, str]:
-    done = CliRunner().invoke(app, [str(arg) for arg in args])
-    return done.exit_code, done.stdout, done.stderr
+    result = CliRunner().invoke(app, [str(arg) for arg in args])
+    return result.exit_code, result.stdout, result.stderr
 
 
-def test_every_recipe_of_a_benchmark_is_known() -> None:
+def test_every_recipe_has_a_benchmark() -> None:
     recipes = {path.stem for path in (ROOT / "recipes").glob("*.yaml") if not path.stem.startswith("pretrain")}
-    assert recipes <= set(CONFIGS)
-    for name, preset in CONFIGS.values():
+    assert recipes <= set(CONFIGURATIONS)
+    for name, preset in CONFIGURATIONS.values():
         assert protocols.find(name).preset(preset)
 
 
-def test_it_is_eval_run(tmp_path: Path) -> None:
-    model = toys.toy_bundle(tmp_path / "toy")
-    toys.coco(tmp_path / "coco")
-    code, printed, _ = run("eval", "run", "coco-caption", "--model", model, "--data", tmp_path / "coco", "--json")
+def test_metrics_equal_those_of_eval_run(tmp_path: Path) -> None:
+    model = toys.make_bundle(tmp_path / "toy")
+    toys.make_coco(tmp_path / "coco")
+    code, stdout, _ = run("eval", "run", "coco-caption", "--model", model, "--data", tmp_path / "coco", "--json")
     assert code == 0
-    options = ["--cfg-options", f"data={tmp_path / 'coco'}", "--work-dir", tmp_path / "work", "--show-dir", tmp_path]
-    written = ["--out", tmp_path / "metrics.json", "--out-item", "metrics"]
-    code, _, err = run("test", "recipes/caption_coco_base.yaml", model, *options, *written)
+    settings = ["--cfg-options", f"data={tmp_path / 'coco'}", "--work-dir", tmp_path / "work", "--show-dir", tmp_path]
+    output = ["--out", tmp_path / "metrics.json", "--out-item", "metrics"]
+    code, _, err = run("test", "recipes/caption_coco_base.yaml", model, *settings, *output)
     assert code == 0, err
-    assert json.loads((tmp_path / "metrics.json").read_text()) == json.loads(printed)["metrics"]
+    assert json.loads((tmp_path / "metrics.json").read_text()) == json.loads(stdout)["metrics"]
     assert (tmp_path / "report.html").is_file()
     assert (tmp_path / "work" / "captions_karpathy_openblip_results.json").is_file()
-    code, _, _ = run("test", "caption_coco_base", model, *options, "--out", tmp_path / "pred.json")
+    code, _, _ = run("test", "caption_coco_base", model, *settings, "--out", tmp_path / "pred.json")
     assert code == 0
     assert [key for key, _ in json.loads((tmp_path / "pred.json").read_text())] == [7, 3]
 
 
 @pytest.mark.parametrize(
-    ("key", "task", "theirs"),
+    ("key", "task", "name"),
     [
         ("txt_r5", "retrieval", "i2t/retrieval/Recall@5"),
         ("img_r10", "retrieval", "t2i/retrieval/Recall@10"),
@@ -57,16 +59,16 @@ def test_it_is_eval_run(tmp_path: Path) -> None:
         ("CIDEr", "caption", "CIDEr"),
     ],
 )
-def test_names_are_mmpretrain_s(key: str, task: str, theirs: str) -> None:
-    assert their_name(key, task) == theirs
+def test_names_of_metrics_in_mmpretrain(key: str, task: str, name: str) -> None:
+    assert mmpretrain_name(key, task) == name
 
 
-def test_recalls_and_accuracies_are_percent() -> None:
-    assert their_value("txt_r1", "retrieval", 0.5) == 50
-    assert their_value("txt_median_rank", "retrieval", 2.0) == 2
-    assert their_value("accuracy", "vqa", 0.5) == 50
-    assert their_value("accuracy", "grounding", 0.5) == 0.5
-    assert their_value("CIDEr", "caption", 1.3) == 1.3
+def test_recalls_and_accuracies_are_in_percent() -> None:
+    assert mmpretrain_value("txt_r1", "retrieval", 0.5) == 50
+    assert mmpretrain_value("txt_median_rank", "retrieval", 2.0) == 2
+    assert mmpretrain_value("accuracy", "vqa", 0.5) == 50
+    assert mmpretrain_value("accuracy", "grounding", 0.5) == 0.5
+    assert mmpretrain_value("CIDEr", "caption", 1.3) == 1.3
 
 
 def test_wrong_options_are_usage_errors(tmp_path: Path) -> None:
@@ -78,4 +80,8 @@ def test_wrong_options_are_usage_errors(tmp_path: Path) -> None:
     assert run("test", "retrieval_coco_base", "pocket", "--out", tmp_path / "rankings.json")[0] == 2
     code, _, err = run("test", "nlvr2_base", "pocket", "--cfg-options", f"data={tmp_path}")
     assert code == 1
-    assert "test1.json is not there" in err
+    assert "missing: test1.json" in err
+
+
+def test_tasks_of_own_records_match_the_library() -> None:
+    assert OWN_TASKS == RECORD_TASKS

@@ -1,8 +1,8 @@
-"""``openblip.evaluation.run`` in processes that kill themselves amid the work, each going on where the last one was.
+"""Run an evaluation in processes that kill themselves in the middle, each resuming the previous one.
 
-``killed_runs.py BENCHMARK BUNDLE DATA OUT LOG N...``: a process for each N, forked from this one, starts the run and
-sends itself SIGKILL when it is about to call the engine for the N-th time; one more lets it end. LOG gets a line for
-every image, text and pair that the engine computes, and for each end of a process.
+`killed_runs.py BENCHMARK BUNDLE DATA OUT LOG N...`: a process for each N, forked from this one, starts the run and
+sends itself SIGKILL before the N-th call of the engine; a final process completes it. LOG gets a line for every image,
+text and pair that the engine computes, and for the end of each process.
 """
 
 from __future__ import annotations
@@ -27,26 +27,26 @@ BATCH = 2
 def main(benchmark: str, bundle: str, data: str, out: str, log: str, *kills: str) -> None:
     torch.set_num_threads(1)
     two_stage.BLOCK = BATCH
-    protocol = protocols.find(benchmark)
+    opened = protocols.open_benchmark(benchmark, Path(data))
     blip = openblip.load(bundle, batch_size=BATCH)
-    engine = blip.pipeline(protocol.task).model.engine
+    engine = blip.pipeline(opened.protocol.task).model.engine
     for kill in (*map(int, kills), 0):
         child = os.fork()
         if not child:
             with Path(log).open("a", encoding="utf-8", buffering=1) as lines:
                 watch(engine, kill, partial(print, file=lines))
-                run.run(protocol, blip, Path(data), out=Path(out))
+                run.run_benchmark(opened, blip, out=Path(out))
                 os._exit(0)
         code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
         with Path(log).open("a", encoding="utf-8") as lines:
             lines.write(f"end {code}\n")
 
 
-def watch(engine: Any, kill: int, tell: Callable[[str], object]) -> None:
-    """Write down what the engine computes, and kill the process at the ``kill``-th call, before it is computed."""
+def watch(engine: Any, kill: int, log: Callable[[str], object]) -> None:
+    """Log the computations of the engine, and kill the process before the `kill`-th call."""
     calls, image = 0, ""
 
-    def watched(name: str, each: Callable[..., list[str]]) -> None:
+    def watch_method(name: str, describe: Callable[..., list[str]]) -> None:
         original = getattr(engine, name)
 
         def call(*arguments: Any) -> Any:
@@ -54,10 +54,10 @@ def watch(engine: Any, kill: int, tell: Callable[[str], object]) -> None:
             calls += 1
             if calls == kill:
                 os.kill(os.getpid(), signal.SIGKILL)
-            found = original(*arguments)
-            for text in each(*arguments):
-                tell(f"{name} {text}")
-            return found
+            result = original(*arguments)
+            for text in describe(*arguments):
+                log(f"{name} {text}")
+            return result
 
         setattr(engine, name, call)
 
@@ -71,11 +71,11 @@ def watch(engine: Any, kill: int, tell: Callable[[str], object]) -> None:
     engine.project_images = read
 
     def texts(ids: torch.Tensor, mask: torch.Tensor, *_: Any) -> list[str]:
-        return [str(row[seen.bool()].tolist()) for row, seen in zip(ids, mask, strict=True)]
+        return [str(row[row_mask.bool()].tolist()) for row, row_mask in zip(ids, mask, strict=True)]
 
-    watched("encode_images", lambda pixels: [digest(one) for one in pixels])
-    watched("embed_texts", texts)
-    watched("match_logits", lambda *given: [f"{image} {text}" for text in texts(*given)])
+    watch_method("encode_images", lambda pixels: [digest(image_pixels) for image_pixels in pixels])
+    watch_method("embed_texts", texts)
+    watch_method("match_logits", lambda *arguments: [f"{image} {text}" for text in texts(*arguments)])
 
 
 def digest(tensor: torch.Tensor) -> str:

@@ -30,13 +30,13 @@ def test_coco_format(tmp_path: Path) -> None:
             {"image_id": 3, "id": 3, "caption": "two cats"},
         ],
     }
-    found = files.caption_references(put(tmp_path, "gt.json", references))
-    assert list(found.items()) == [(7, ["a dog"]), (3, ["a cat", "two cats"])]
+    references_read = files.read_caption_references(put(tmp_path, "gt.json", references))
+    assert list(references_read.items()) == [(7, ["a dog"]), (3, ["a cat", "two cats"])]
     result = [{"image_id": 3, "caption": "cat"}, {"image_id": 7, "caption": "dog"}]
-    assert files.captions(put(tmp_path, "result.json", result)) == {3: "cat", 7: "dog"}
-    assert files.captions(put(tmp_path, "result.jsonl", result)) == {3: "cat", 7: "dog"}
+    assert files.read_captions(put(tmp_path, "result.json", result)) == {3: "cat", 7: "dog"}
+    assert files.read_captions(put(tmp_path, "result.jsonl", result)) == {3: "cat", 7: "dog"}
     lines = [{"image": "a.jpg", "captions": ["x", "y"]}]
-    assert files.caption_references(put(tmp_path, "gt.jsonl", lines)) == {"a.jpg": ["x", "y"]}
+    assert files.read_caption_references(put(tmp_path, "gt.jsonl", lines)) == {"a.jpg": ["x", "y"]}
 
 
 def test_vqa_format(tmp_path: Path) -> None:
@@ -44,13 +44,13 @@ def test_vqa_format(tmp_path: Path) -> None:
         "question_id": 5, "image_id": 1, "question_type": "what", "answer_type": "other",
         "answers": [{"answer": "cat", "answer_confidence": "yes", "answer_id": 1}] * 2,
     }  # fmt: skip
-    found = files.answer_references(put(tmp_path, "gt.json", {"annotations": [annotation]}))
-    assert (found[5].answers, found[5].answer_type) == (["cat", "cat"], "other")
-    assert files.answers(put(tmp_path, "r.json", [{"question_id": 5, "answer": "cat"}])) == {5: "cat"}
+    references = files.read_answer_references(put(tmp_path, "gt.json", {"annotations": [annotation]}))
+    assert (references[5].answers, references[5].answer_type) == (["cat", "cat"], "other")
+    assert files.read_answers(put(tmp_path, "r.json", [{"question_id": 5, "answer": "cat"}])) == {5: "cat"}
     aok = {"q1": {"multiple_choice": "", "direct_answer": "cat"}}
-    assert files.answers(put(tmp_path, "aok.json", aok)) == {"q1": "cat"}
-    one = files.answer_references(put(tmp_path, "gt.jsonl", [{"question_id": "q1", "answer": "cat"}]))
-    assert one["q1"].answers == ["cat"]
+    assert files.read_answers(put(tmp_path, "aok.json", aok)) == {"q1": "cat"}
+    references = files.read_answer_references(put(tmp_path, "gt.jsonl", [{"question_id": "q1", "answer": "cat"}]))
+    assert references["q1"].answers == ["cat"]
 
 
 CUT = '[{"image_id": 1, "caption": "a"}, {"image_id": 2, "capti'
@@ -59,18 +59,18 @@ CUT = '[{"image_id": 1, "caption": "a"}, {"image_id": 2, "capti'
 @pytest.mark.parametrize(
     ("read", "name", "content", "message"),
     [
-        (files.captions, "r.json", [{"image_id": 1, "caption": "a"}] * 2, "entry 2: id 1 is there a second time"),
-        (files.captions, "r.json", CUT, "r.json is not JSON.*1 whole entries, the last.*\"image_id\": 1"),
-        (files.captions, "r.jsonl", '{"image_id": 1, "caption": "a"}\n{"image_id', "r.jsonl:2 is not JSON"),
-        (files.captions, "r.json", [{"image_id": 1}], "entry 1 has no 'caption'"),
-        (files.captions, "r.json", [{"caption": "a"}], "entry 1 has no 'image_id'"),
-        (files.captions, "r.json", ["a"], "entry 1 is not an object"),
-        (files.captions, "r.json", {"x": 1}, "neither a list"),
-        (files.caption_references, "r.json", {"images": [{"id": 1}], "annotations": [{"image_id": 2, "caption": "a"}]},
-         "entry 1: image_id 2 is not among"),
-        (files.answers, "r.json", [{"question_id": 1, "answer": 5}], "entry 1 has no 'answer'"),
-        (files.answer_references, "r.json", [{"question_id": 1, "answers": []}], "entry 1: no \"answers\""),
-        (files.boxes, "r.jsonl", [{"id": 1, "box": [1, 2, 3]}], "r.jsonl:1: no \"box\""),
+        (files.read_captions, "r.json", [{"image_id": 1, "caption": "a"}] * 2, "entry 2: id 1 occurs a second time"),
+        (files.read_captions, "r.json", CUT, "r.json is not JSON.*complete entries: 1, the last.*\"image_id\": 1"),
+        (files.read_captions, "r.jsonl", '{"image_id": 1, "caption": "a"}\n{"image_id', "r.jsonl:2 is not JSON"),
+        (files.read_captions, "r.json", [{"image_id": 1}], "entry 1 has no 'caption'"),
+        (files.read_captions, "r.json", [{"caption": "a"}], "entry 1 has no 'image_id'"),
+        (files.read_captions, "r.json", ["a"], "entry 1 must be an object"),
+        (files.read_captions, "r.json", {"x": 1}, "must be a list of entries"),
+        (files.read_caption_references, "r.json",
+         {"images": [{"id": 1}], "annotations": [{"image_id": 2, "caption": "a"}]}, "entry 1: image_id 2 is not among"),
+        (files.read_answers, "r.json", [{"question_id": 1, "answer": 5}], "entry 1 has no 'answer'"),
+        (files.read_answer_references, "r.json", [{"question_id": 1, "answers": []}], "entry 1: \"answers\" must be"),
+        (files.read_boxes, "r.jsonl", [{"id": 1, "box": [1, 2, 3]}], "r.jsonl:1: \"box\" must be"),
     ],
 )  # fmt: skip
 def test_errors_name_the_record(
@@ -82,10 +82,10 @@ def test_errors_name_the_record(
 
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(EvaluationError, match=r"nothing\.json cannot be read"):
-        files.captions(tmp_path / "nothing.json")
+        files.read_captions(tmp_path / "nothing.json")
 
 
-def test_a_file_is_written_whole(tmp_path: Path) -> None:
+def test_a_file_is_written_completely(tmp_path: Path) -> None:
     files.write_json(tmp_path / "new" / "a.json", [{"caption": "café"}])
     assert (tmp_path / "new" / "a.json").read_text(encoding="utf-8") == '[{"caption": "café"}]'
     assert [path.name for path in (tmp_path / "new").iterdir()] == ["a.json"]

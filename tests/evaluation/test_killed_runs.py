@@ -1,4 +1,4 @@
-"""Evaluations that are killed go on: nothing is computed twice, and what comes out is what comes out otherwise."""
+"""Evaluations that are killed are resumed: nothing is computed twice, and the results are the same."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from tests.evaluation import evaluation_toys as toys
 SCRIPT = Path(__file__).with_name("killed_runs.py")
 
 
-def killed(benchmark: str, bundle: Path, data: Path, out: Path, kills: list[int]) -> list[str]:
-    """What the engine computed, in processes that were killed one after the other."""
+def run_with_kills(benchmark: str, bundle: Path, data: Path, out: Path, kills: list[int]) -> list[str]:
+    """Return the computations of the engine in processes that were killed one after another."""
     log = out.with_suffix(".log")
     log.unlink(missing_ok=True)
     arguments = [benchmark, bundle, data, out, log, *kills]
@@ -28,26 +28,27 @@ def killed(benchmark: str, bundle: Path, data: Path, out: Path, kills: list[int]
     return [line for line in lines if not line.startswith("end")]
 
 
-def test_retrieval_goes_on_after_kills(tmp_path: Path) -> None:
-    bundle, data, out = toys.toy_bundle(tmp_path / "toy"), toys.six(tmp_path / "data"), tmp_path / "out"
-    # Before anything, while images are encoded, and twice while rows are judged.
-    computed = killed("flickr30k-retrieval", bundle, data, out, [1, 3, 3, 3])
+def test_retrieval_resumes_after_kills(tmp_path: Path) -> None:
+    bundle, data, out = toys.make_bundle(tmp_path / "toy"), toys.make_six(tmp_path / "data"), tmp_path / "out"
+    # Before the first computation, while images are encoded, and twice while rows are scored.
+    computed = run_with_kills("flickr30k-retrieval", bundle, data, out, [1, 3, 3, 3])
     kinds = Counter(line.split()[0] for line in computed)
     assert kinds == {"encode_images": 6, "embed_texts": 10, "match_logits": 60}
     assert max(Counter(computed).values()) == 1, "nothing twice"
-    straight = run.run(protocols.find("flickr30k-retrieval"), openblip.load(bundle), data, out=tmp_path / "straight")
-    assert straight.metrics == json.loads((out / "metrics.json").read_text())["metrics"]
+    benchmark = protocols.open_benchmark("flickr30k-retrieval", data)
+    uninterrupted = run.run_benchmark(benchmark, openblip.load(bundle), out=tmp_path / "uninterrupted")
+    assert uninterrupted.metrics == json.loads((out / "metrics.json").read_text())["metrics"]
     for name in ("ranking_txt", "ranking_img", "relevant_txt", "relevant_img"):
-        assert (out / f"{name}.jsonl").read_text() == (tmp_path / "straight" / f"{name}.jsonl").read_text()
-    assert not list((out / "retrieval").glob("states*")), "they are large, and nobody needs them any more"
-    before = sorted((out / "retrieval").iterdir())
-    assert killed("flickr30k-retrieval", bundle, data, out, []) == [], "a finished run computes nothing"
-    assert sorted((out / "retrieval").iterdir()) == before
+        assert (out / f"{name}.jsonl").read_text() == (tmp_path / "uninterrupted" / f"{name}.jsonl").read_text()
+    assert not list((out / "retrieval").glob("states*")), "states are large and no longer needed"
+    files = sorted((out / "retrieval").iterdir())
+    assert run_with_kills("flickr30k-retrieval", bundle, data, out, []) == [], "a finished run computes nothing"
+    assert sorted((out / "retrieval").iterdir()) == files
 
 
-def test_captions_go_on_after_kills(tmp_path: Path) -> None:
-    bundle, data, out = toys.toy_bundle(tmp_path / "toy"), toys.nocaps(tmp_path / "data"), tmp_path / "out"
-    computed = killed("nocaps", bundle, data, out, [2, 1])
+def test_captions_resume_after_kills(tmp_path: Path) -> None:
+    bundle, data, out = toys.make_bundle(tmp_path / "toy"), toys.make_nocaps(tmp_path / "data"), tmp_path / "out"
+    computed = run_with_kills("nocaps", bundle, data, out, [2, 1])
     assert len(computed) == len(set(computed)) == 3
-    straight = run.run(protocols.find("nocaps"), openblip.load(bundle), data)
-    assert straight.metrics == json.loads((out / "metrics.json").read_text())["metrics"]
+    uninterrupted = run.run_benchmark(protocols.open_benchmark("nocaps", data), openblip.load(bundle))
+    assert uninterrupted.metrics == json.loads((out / "metrics.json").read_text())["metrics"]

@@ -1,4 +1,4 @@
-"""The benchmarks of video, end to end on miniatures, against the authors' algorithm written out by hand."""
+"""The video benchmarks on small files, compared with a second implementation of the authors' algorithm."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from openblip import Blip, Video
 from openblip.cli import app
 from openblip.evaluation import protocols
 from openblip.evaluation import run as evaluation
+from openblip.evaluation.evaluators.base import Evaluation
 from openblip.preprocess.image import ImageSettings, resize, to_tensor
 from openblip.preprocess.text import clean_caption
 from openblip.preprocess.video import sampled
@@ -29,7 +30,7 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 
 @pytest.fixture(scope="module")
 def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return toys.toy_bundle(tmp_path_factory.mktemp("toy"))
+    return toys.make_bundle(tmp_path_factory.mktemp("toy"))
 
 
 @pytest.fixture(scope="module")
@@ -37,24 +38,24 @@ def blip(home: Path) -> Blip:
     return openblip.load(home)
 
 
-def run(name: str, blip: Blip, folder: Path, **options: Any) -> evaluation.Evaluated:
-    return evaluation.run(protocols.find(name), blip, folder, **options)
+def run(name: str, blip: Blip, folder: Path, **options: Any) -> Evaluation[Any]:
+    return evaluation.run_benchmark(protocols.open_benchmark(name, folder), blip, **options)
 
 
 @torch.inference_mode()
-def by_hand(blip: Blip, paths: list[Path], texts: list[str], k: int) -> tuple[np.ndarray, np.ndarray]:
-    """``evaluation`` of the authors' eval_retrieval_video.py, one pair at a time: (videos, texts), (texts, videos)."""
-    runner = blip.pipeline("retrieval").model
-    model, tokenizer = runner.module, runner.tokenizer
+def score_by_hand(blip: Blip, paths: list[Path], texts: list[str], k: int) -> tuple[np.ndarray, np.ndarray]:
+    """Score pairs one at a time, as `evaluation` of eval_retrieval_video.py: (videos, texts), (texts, videos)."""
+    task_model = blip.pipeline("retrieval").model
+    model, tokenizer = toys.network(task_model), task_model.tokenizer
     cleaned = [clean_caption(text, 40) for text in texts]
     videos = []
     for path in paths:
-        every = all_frames(path)
-        pixels = np.stack([resize(every[place], SIZE) for place in sampled(len(every), 8)])
+        frames = all_frames(path)
+        pixels = np.stack([resize(frames[index], SIZE) for index in sampled(len(frames), 8)])
         videos.append(model.encode_image(to_tensor(pixels, ImageSettings(size=SIZE))))
-    seen = torch.stack([F.normalize(model.vision_proj(video[:, 0]).mean(0), dim=0) for video in videos])
-    spelled = [tokenizer.encode([text], "cls", max_length=35) for text in cleaned]
-    similarity = seen @ torch.cat([model.embed_text(one.ids, one.mask) for one in spelled]).T
+    embeddings = torch.stack([F.normalize(model.vision_proj(video[:, 0]).mean(0), dim=0) for video in videos])
+    tokens = [tokenizer.encode([text], "cls", max_length=35) for text in cleaned]
+    similarity = embeddings @ torch.cat([model.embed_text(row.ids, row.mask) for row in tokens]).T
     itm = torch.empty_like(similarity)
     for j, text in enumerate(cleaned):
         grounded = tokenizer.encode([text], "enc", max_length=35)
@@ -62,78 +63,77 @@ def by_hand(blip: Blip, paths: list[Path], texts: list[str], k: int) -> tuple[np
             itm[i, j] = model.match_logits(grounded.ids, grounded.mask, video.reshape(1, -1, video.shape[2]))[0, 1]
     scores = []
     for cosines, logits in ((similarity, itm), (similarity.T, itm.T)):
-        found = torch.full_like(cosines, -100.0)
-        for row, (one, other) in enumerate(zip(cosines, logits, strict=True)):
-            best = one.topk(k).indices
-            found[row, best] = one[best] + other[best]
-        scores.append(found.numpy())
+        matrix = torch.full_like(cosines, -100.0)
+        for row, (row_cosines, row_logits) in enumerate(zip(cosines, logits, strict=True)):
+            best = row_cosines.topk(k).indices
+            matrix[row, best] = row_cosines[best] + row_logits[best]
+        scores.append(matrix.numpy())
     return scores[0], scores[1]
 
 
-def test_retrieval_is_the_authors_algorithm(blip: Blip, tmp_path: Path) -> None:
-    toys.msrvtt(tmp_path)
-    found = run("msrvtt-retrieval", blip, tmp_path)
+def test_retrieval_agrees_with_the_authors_algorithm(blip: Blip, tmp_path: Path) -> None:
+    toys.make_msrvtt(tmp_path)
+    result = run("msrvtt-retrieval", blip, tmp_path)
     paths = [tmp_path / f"videos/video{7010 + n}.mp4" for n in range(3)]
-    for_videos, for_texts = by_hand(blip, paths, ["a man on a horse", "two dogs playing", "a cat"], 3)
+    for_videos, for_texts = score_by_hand(blip, paths, ["a man on a horse", "two dogs playing", "a cat"], 3)
 
     def ranks(scores: np.ndarray) -> np.ndarray:
         return np.array([np.where(np.argsort(row)[::-1] == i)[0][0] for i, row in enumerate(scores)])
 
-    wanted = {}
+    expected = {}
     for side, scores in (("txt", for_videos), ("vid", for_texts)):
         for k in (1, 5, 10):
-            wanted[f"{side}_r{k}"] = np.mean(ranks(scores) < k)
-        wanted[f"{side}_r_mean"] = np.mean([wanted[f"{side}_r{k}"] for k in (1, 5, 10)])
-    wanted["vid_mdR"] = np.median(ranks(for_texts) + 1)
-    wanted["txt_median_rank"] = np.median(ranks(for_videos) + 1)
-    wanted["r_mean"] = (wanted["txt_r_mean"] + wanted["vid_r_mean"]) / 2
-    assert found.metrics == pytest.approx(wanted)
-    assert found.notes[0] == "MSR-VTT text-to-video retrieval, 1k test, preset paper, 3 items"
-    assert "not comparable: published were the scores of model_base_retrieval_coco" in found.notes[-1]
+            expected[f"{side}_r{k}"] = np.mean(ranks(scores) < k)
+        expected[f"{side}_r_mean"] = np.mean([expected[f"{side}_r{k}"] for k in (1, 5, 10)])
+    expected["vid_mdR"] = np.median(ranks(for_texts) + 1)
+    expected["txt_median_rank"] = np.median(ranks(for_videos) + 1)
+    expected["r_mean"] = (expected["txt_r_mean"] + expected["vid_r_mean"]) / 2
+    assert result.metrics == pytest.approx(expected)
+    assert result.notes[0] == "MSR-VTT text-to-video retrieval, 1k test, preset paper, 3 items"
+    assert "the published scores belong to model_base_retrieval_coco" in result.notes[-1]
 
 
-@pytest.mark.parametrize(("name", "make"), [("msrvtt-qa", toys.msrvtt), ("msvd-qa", toys.msvd)])
-def test_questions_are_answered_of_sixteen_frames(blip: Blip, tmp_path: Path, name: str, make: Any) -> None:
+@pytest.mark.parametrize(("name", "make"), [("msrvtt-qa", toys.make_msrvtt), ("msvd-qa", toys.make_msvd)])
+def test_questions_are_answered_with_sixteen_frames(blip: Blip, tmp_path: Path, name: str, make: Any) -> None:
     make(tmp_path)
-    listed = json.loads((tmp_path / "answer_list.json").read_text())
-    found = run(name, blip, tmp_path, out=tmp_path / "out")
-    items = protocols.find(name).read(tmp_path, protocols.find(name).preset("paper"))
+    candidates = json.loads((tmp_path / "answer_list.json").read_text())
+    result = run(name, blip, tmp_path, out=tmp_path / "out")
+    items = protocols.open_benchmark(name, tmp_path).read()
     for item in items:
-        every = all_frames(Path(item.image))
-        frames = Video([every[place] for place in sampled(len(every), 16)])
-        alone = blip.ask(frames, item.question, answers=listed, shortlist=len(listed), smoothing=0.1)
-        assert found.predictions[item.id] == alone.text
-    right = [found.predictions[item.id] == item.answers[0] for item in items]
-    assert found.metrics["accuracy"] == sum(right) / len(right)
+        frames = all_frames(Path(item.image))
+        video = Video([frames[index] for index in sampled(len(frames), 16)])
+        answer = blip.ask(video, item.question, answers=candidates, shortlist=len(candidates), smoothing=0.1)
+        assert result.predictions[item.id] == answer.text
+    right = [result.predictions[item.id] == item.answers[0] for item in items]
+    assert result.metrics["accuracy"] == sum(right) / len(right)
     assert len((tmp_path / "out/predictions.jsonl").read_text().splitlines()) == 1 + len(items)
 
 
-def test_a_broken_video_fails_its_questions_alone(blip: Blip, tmp_path: Path) -> None:
-    toys.msrvtt(tmp_path)
+def test_a_broken_video_fails_only_its_questions(blip: Blip, tmp_path: Path) -> None:
+    toys.make_msrvtt(tmp_path)
     (tmp_path / "videos/video7010.mp4").write_bytes(b"no video")
-    found = run("msrvtt-qa", blip, tmp_path)
-    assert list(found.failed) == [170000, 170001]
-    assert all("video7010.mp4" in reason for reason in found.failed.values())
-    assert list(found.predictions) == [170002]
-    found = run("msrvtt-retrieval", blip, tmp_path)
-    assert ["video7010.mp4" in reason for reason in found.failed.values()] == [True]
-    assert found.notes[-1].startswith("not comparable")
+    answers = run("msrvtt-qa", blip, tmp_path)
+    assert list(answers.failed) == [170000, 170001]
+    assert all("video7010.mp4" in reason for reason in answers.failed.values())
+    assert list(answers.predictions) == [170002]
+    rankings = run("msrvtt-retrieval", blip, tmp_path)
+    assert ["video7010.mp4" in reason for reason in rankings.failed.values()] == [True]
+    assert rankings.notes[-1].startswith("not comparable")
 
 
 def test_the_median_rank_is_compared_as_a_rank() -> None:
     preset = protocols.find("msrvtt-retrieval").preset("paper")
     metrics = {"vid_r1": 0.433, "vid_r5": 0.656, "vid_r10": 0.747, "vid_mdR": 2.0}
-    (said,) = evaluation.comparison(preset, "model_base_retrieval_coco", metrics, whole=True)
-    assert said.startswith("paper, table 10: vid_r1 43.3 (ours 43.30)")
-    assert said.endswith("vid_mdR 2 (ours 2)")
-    (said,) = evaluation.comparison(
-        protocols.find("msvd-qa").preset("lavis"), "model_vqa", {"accuracy": 0.3}, whole=True
-    )
-    assert said == "not comparable: only the paper has this row"
+    (line,) = evaluation.compare_with_published(preset, "model_base_retrieval_coco", metrics, is_complete=True)
+    assert line.startswith("paper, table 10: vid_r1 43.3 (ours 43.30)")
+    assert line.endswith("vid_mdR 2 (ours 2)")
+    preset = protocols.find("msvd-qa").preset("lavis")
+    (line,) = evaluation.compare_with_published(preset, "model_vqa", {"accuracy": 0.3}, is_complete=True)
+    assert line == "not comparable: only the paper has this row"
 
 
-def test_on_the_command_line_with_a_report(home: Path, tmp_path: Path) -> None:
-    toys.msvd(tmp_path)
+def test_command_with_a_report(home: Path, tmp_path: Path) -> None:
+    toys.make_msvd(tmp_path)
     report = tmp_path / "report.html"
     done = CliRunner().invoke(
         app, ["eval", "run", "msvd-qa", "--data", str(tmp_path), "--model", str(home), "--report", str(report)]

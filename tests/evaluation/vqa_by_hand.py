@@ -1,6 +1,6 @@
-"""The three rules of VQA accuracy written down a second time, from their description alone, and answers to try them on.
+"""A second implementation of the three rules of VQA accuracy, from their description alone, and answers to test.
 
-Nothing here calls the library: texts are taken apart character by character, and votes are counted in loops.
+It does not call the library: it processes texts one character at a time, and counts votes in loops.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from functools import cache
 
 SIGNS = [*";/", *"[]", '"', *"{}", *"()", *"=+", "\\", *"_-", *"><", *"@`", *",?!"]
 NUMBERS = ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten"]
-DO_NOTHING = ["let's", "she's", "Im", "Ive", "Id've", "I'dve"]  # in the table too: themselves, or never met
+WITHOUT_EFFECT = ["let's", "she's", "Im", "Ive", "Id've", "I'dve"]  # in the original table: unchanged, or never matched
 BY_ENDING = {
     "n't": "ai are ca could did do does had has have is might must need ought sha should was were wo would",
     "'ve": "could might must not should they we what where who would you",
@@ -26,14 +26,14 @@ BY_ENDING = {
 
 
 def table() -> dict[str, str]:
-    """Misspelled contractions to right ones: one apostrophe is missing, whichever of them."""
+    """Map contractions that lack any one apostrophe to the complete ones."""
     words = ["ma'am", "o'clock", "'twas", "y'all", "y'all'll", "y'all'd've", "'ow's'at"]
     words += [stem + ending for ending, stems in BY_ENDING.items() for stem in stems.split()]
     pairs = {"somebody'd": "somebodyd"}
     for word in words:
-        for place, letter in enumerate(word):
+        for index, letter in enumerate(word):
             if letter == "'":
-                pairs[word[:place] + word[place + 1 :]] = word
+                pairs[word[:index] + word[index + 1 :]] = word
     return pairs
 
 
@@ -47,16 +47,16 @@ def first_step(text: str) -> str:
 @cache
 def second_and_third_step(text: str) -> str:
     number = re.search(r"\d,\d", text)
-    kept = ""
+    spaced = ""
     for letter in text:
         if letter not in SIGNS:
-            kept += letter
+            spaced += letter
         elif not number and not re.search(f" {re.escape(letter)}|{re.escape(letter)} ", text):
-            kept += " "
-    out, gone = "", 0
-    for place, letter in enumerate(kept):
-        if letter == "." and gone < 32 and not kept[place + 1 : place + 2].isdecimal():
-            gone += 1
+            spaced += " "
+    out, removed = "", 0
+    for index, letter in enumerate(spaced):
+        if letter == "." and removed < 32 and not spaced[index + 1 : index + 2].isdecimal():
+            removed += 1
         else:
             out += letter
     return out
@@ -79,35 +79,35 @@ def all_steps(text: str) -> str:
     return fourth_and_fifth_step(second_and_third_step(first_step(text)))
 
 
-def leave_one_out(said: str, answers: list[str]) -> float:
+def leave_one_out(prediction: str, answers: list[str]) -> float:
     total = Fraction(0)
-    for left_out in range(len(answers)):
+    for excluded in range(len(answers)):
         matches = 0
         for person, answer in enumerate(answers):
-            if person != left_out and answer == said:
+            if person != excluded and answer == prediction:
                 matches += 1
         total += min(Fraction(1), Fraction(matches, 3))
     return float(total / len(answers))
 
 
-def official(said: str, answers: list[str]) -> float:
-    said, answers = first_step(said), [first_step(answer) for answer in answers]
+def official(prediction: str, answers: list[str]) -> float:
+    prediction, answers = first_step(prediction), [first_step(answer) for answer in answers]
     if any(answer != answers[0] for answer in answers):
-        said = fourth_and_fifth_step(second_and_third_step(said))
+        prediction = fourth_and_fifth_step(second_and_third_step(prediction))
         answers = [fourth_and_fifth_step(second_and_third_step(answer)) for answer in answers]
-    return leave_one_out(said, answers)
+    return leave_one_out(prediction, answers)
 
 
-def lavis(said: str, answers: list[str]) -> float:
+def lavis(prediction: str, answers: list[str]) -> float:
     if any(answer != answers[0] for answer in answers):
         answers = [second_and_third_step(answer) for answer in answers]
-    return leave_one_out(all_steps(said), answers)
+    return leave_one_out(all_steps(prediction), answers)
 
 
-def mmpretrain(said: str, answers: list[str]) -> float:
+def mmpretrain(prediction: str, answers: list[str]) -> float:
     total = Fraction(0)
     for distinct in set(answers):
-        if all_steps(distinct) == all_steps(said):
+        if all_steps(distinct) == all_steps(prediction):
             total += Fraction(answers.count(distinct), len(answers))
     return float(min(Fraction(1), total / Fraction(3, 10)))
 
@@ -135,44 +135,47 @@ PIECES = [
         "x\u2028y",
         "😀",
     ],
-    [*sorted(TABLE), *sorted(set(TABLE.values())), *DO_NOTHING],
+    [*sorted(TABLE), *sorted(set(TABLE.values())), *WITHOUT_EFFECT],
     ["", " ", "\n", "\t", "..", "...", "." * 40, ". " * 35, "'", ":"],
 ]
 
 
 def text(rng: random.Random) -> str:
-    """A few pieces, joined by spaces, signs or nothing."""
-    made = ""
+    """Return a few pieces, joined by spaces, signs or nothing."""
+    joined = ""
     for _ in range(rng.choice([0, 1, 1, 1, 2, 2, 3, 4])):
-        if made:
-            made += rng.choice([" ", " ", " ", "  ", "\t", "\n", "", rng.choice(SIGNS), rng.choice(SIGNS) + " "])
-        made += rng.choice(rng.choice(PIECES))
-    return made
+        if joined:
+            joined += rng.choice([" ", " ", " ", "  ", "\t", "\n", "", rng.choice(SIGNS), rng.choice(SIGNS) + " "])
+        joined += rng.choice(rng.choice(PIECES))
+    return joined
 
 
-def another_way(said: str, rng: random.Random) -> str:
-    """Nearly the same answer: it may be equal after normalisation, under all rules or some."""
-    way = rng.randrange(9)
-    if way == 0:
-        return said + rng.choice([*SIGNS, ".", " .", " ", "\n", "..."])
-    if way == 1:
-        return rng.choice([*SIGNS, "the ", "a ", "An ", "\t", "."]) + said
-    if way == 2:
-        return rng.choice([said.upper(), said.title(), said.lower()])
-    if way == 3:
-        return said.replace(" ", rng.choice([*SIGNS, "  ", "\n"]))
-    if way == 4:
-        return said.replace("'", "", 1)
-    return said
+def vary_answer(answer: str, rng: random.Random) -> str:
+    """Return a similar answer, which may be equal after normalization, for all rules or for some."""
+    variant = rng.randrange(9)
+    if variant == 0:
+        return answer + rng.choice([*SIGNS, ".", " .", " ", "\n", "..."])
+    if variant == 1:
+        return rng.choice([*SIGNS, "the ", "a ", "An ", "\t", "."]) + answer
+    if variant == 2:
+        return rng.choice([answer.upper(), answer.title(), answer.lower()])
+    if variant == 3:
+        return answer.replace(" ", rng.choice([*SIGNS, "  ", "\n"]))
+    if variant == 4:
+        return answer.replace("'", "", 1)
+    return answer
 
 
 def question(rng: random.Random) -> tuple[str, list[str]]:
-    """A prediction, and what one to ten people said; on one question of five they agree, but perhaps for the ends."""
+    """Return a prediction and the answers of one to ten people.
+
+    For one question in five all agree, except for spaces at the end.
+    """
     if rng.random() < 0.2:
         answer = text(rng)
         answers = [answer + (rng.choice(["", "", " ", "\n"]) if rng.random() < 0.2 else "") for _ in range(10)]
     else:
         pool = [text(rng) for _ in range(rng.randint(1, 6))]
         people = rng.choice([10, 10, 10, rng.randint(1, 9)])
-        answers = [another_way(rng.choice(pool), rng) for _ in range(people)]
-    return another_way(rng.choice(answers), rng) if rng.random() < 0.8 else text(rng), answers
+        answers = [vary_answer(rng.choice(pool), rng) for _ in range(people)]
+    return vary_answer(rng.choice(answers), rng) if rng.random() < 0.8 else text(rng), answers

@@ -32,7 +32,7 @@ def opened(path: Path, **options: Any) -> Source:
 
 
 def test_a_dialog_is_a_record_of_its_rounds(tmp_path: Path) -> None:
-    evaluation_toys.visdial(tmp_path)
+    evaluation_toys.make_visdial(tmp_path)
     source = opened(tmp_path / "visdial_1.0_val.json")
     assert len(source) == 2
     record = source[0]
@@ -46,12 +46,12 @@ def test_a_dialog_is_a_record_of_its_rounds(tmp_path: Path) -> None:
 
 
 def test_pictures_to_train_on_are_coco_s(tmp_path: Path) -> None:
-    file = evaluation_toys.visdial(tmp_path, "train") / "visdial_1.0_train.json"
+    file = evaluation_toys.make_visdial(tmp_path, "train") / "visdial_1.0_train.json"
     content = json.loads(file.read_text())
     content["split"] = "train"
     content["data"]["dialogs"][1]["dialog"][0]["gt_index"] = 3
     file.write_text(json.dumps(content))
-    evaluation_toys.photo(tmp_path / "images/val2014/COCO_val2014_000000185565.jpg", 1)
+    evaluation_toys.write_image(tmp_path / "images/val2014/COCO_val2014_000000185565.jpg", 1)
     source = opened(file, images=tmp_path / "images")
     assert [one.images[0].address for one in source] == [str(tmp_path / "images/val2014/COCO_val2014_000000185565.jpg")]
     (problem,) = source.problems

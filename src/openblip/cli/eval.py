@@ -1,191 +1,221 @@
-"""``openblip eval``: benchmarks by their official rules, and scores of any predictions."""
+"""`openblip eval`: evaluate a model on a benchmark, and score existing predictions."""
 
 from __future__ import annotations
 
-import json
-import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
 import click
 
 from openblip.cli import options as o
-from openblip.cli.command import argument, group, option
+from openblip.cli.command import argument, group, input_option, option, output_option
 from openblip.cli.console import finish, print_json, print_table
+from openblip.evaluation.metrics.answers import RULES, Rule
+from openblip.evaluation.protocols.base import PRESET_NAMES
+
+if TYPE_CHECKING:
+    from openblip.data.records import Record
+    from openblip.data.sources.base import Source, Stream
+    from openblip.evaluation.evaluators.base import Evaluation
+    from openblip.evaluation.workspace import ProgressCallback
+
+OWN = "own"  # the name of an evaluation on the user's own records
+OWN_TASKS = ("caption", "vqa", "retrieval")
 
 
 @group("eval")
 def app() -> None:
-    """Evaluate by the official rules of the benchmarks."""
+    """Evaluate a model by the official rules of the benchmarks."""
 
 
 @app.group("score")
-def scoring() -> None:
-    """Score predictions that exist already."""
+def score() -> None:
+    """Score existing predictions. No model is needed."""
 
 
-predictions_option = option(
+def check_files(ctx: click.Context, param: click.Parameter, paths: tuple[Path, ...]) -> tuple[Path, ...]:
+    """Return one file of predictions, or two."""
+    if len(paths) > 2:
+        raise click.BadParameter(f"must be given once, or twice to compare two files, got {len(paths)}", ctx, param)
+    return paths
+
+
+predictions_option = input_option(
     "-p",
     "--predictions",
     type=o.PATH,
     metavar="FILE",
     multiple=True,
     required=True,
-    help="File of predictions to score; repeat the option to compare two files.",
+    callback=check_files,
+    help="File of predictions; repeat the option to compare two files.",
 )
-references_option = option("-r", "--references", type=o.PATH, metavar="FILE", required=True, help="File of references.")
-per_item_option = option(
+references_option = input_option(
+    "-r", "--references", type=o.PATH, metavar="FILE", required=True, help="File of references."
+)
+per_item_option = output_option(
     "--per-item", type=o.PATH, metavar="FILE", show_default="none", help="File to write the scores of each item to."
 )
+json_option = output_option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 java_option = option("--java", is_flag=True, help="Compute METEOR and SPICE too, with their Java programs.")
-json_option = option("--json", is_flag=True, help="Print one JSON object.")
-Files = tuple[Path, ...]
 
 
-@scoring.command(example="openblip eval score captions -p result.json -r coco_karpathy_test_gt.json")
+@dataclass(frozen=True)
+class FileScores:
+    """The scores of one file of predictions.
+
+    Attributes:
+        path: The file.
+        metrics: The metrics.
+        items: The scores of each item, by id and name.
+        missing: Why a metric was not computed.
+    """
+
+    path: Path
+    metrics: Mapping[str, float | None]
+    items: Mapping[Any, Mapping[str, float]]
+    missing: Mapping[str, str] = field(default_factory=dict)
+
+
+@score.command(example="openblip eval score captions -p result.json -r coco_karpathy_test_gt.json")
 @predictions_option
 @references_option
 @per_item_option
-@java_option
 @json_option
-def captions(predictions: Files, references: Path, per_item: Path | None, java: bool, json: bool) -> None:
+@java_option
+def captions(predictions: tuple[Path, ...], references: Path, per_item: Path | None, as_json: bool, java: bool) -> None:
     """Compute BLEU, ROUGE-L and CIDEr as the COCO evaluation does."""
     from openblip.evaluation import files
     from openblip.evaluation.metrics import captions as metric
 
-    def judge(path: Path) -> _Scored:
-        found = metric.score(files.captions(path), files.caption_references(references), java=java)
-        return _Scored(dict(found.corpus), found.items, found.missing)
+    results = []
+    for path in predictions:
+        scores = metric.score(files.read_captions(path), files.read_caption_references(references), java=java)
+        results.append(FileScores(path, scores.corpus, scores.items, scores.missing))
+    report_scores(results, "CIDEr", per_item, as_json)
 
-    _report(judge, predictions, per_item, "CIDEr", json)
 
-
-@scoring.command(example="openblip eval score vqa -p vqa_result.json -r v2_mscoco_val2014_annotations.json")
+@score.command(example="openblip eval score vqa -p vqa_result.json -r v2_mscoco_val2014_annotations.json")
 @predictions_option
 @references_option
 @per_item_option
-@option("--rule", default="official", help="Rule to score by: official, lavis, mmpretrain, direct (A-OKVQA) or exact.")
 @json_option
-def vqa(predictions: Files, references: Path, per_item: Path | None, rule: str, json: bool) -> None:
-    """Compute the VQA accuracy: how many of ten people gave the answer."""
+@option(
+    "--rule",
+    type=click.Choice(RULES),
+    metavar="RULE",
+    default="official",
+    help=f"Rule that compares an answer with people's answers: {', '.join(RULES)}.",
+)
+def vqa(predictions: tuple[Path, ...], references: Path, per_item: Path | None, as_json: bool, rule: str) -> None:
+    """Compute VQA accuracy: how many of ten people gave the predicted answer."""
     from openblip.evaluation import files
     from openblip.evaluation.metrics import answers as metric
 
-    if rule not in metric.RULES:
-        raise click.UsageError(f"--rule is one of {', '.join(metric.RULES)}, not {rule!r}")
-
-    def judge(path: Path) -> _Scored:
-        found = metric.score(files.answers(path), files.answer_references(references), rule)  # type: ignore[arg-type]
-        by = {**found.by_answer_type, **found.by_question_type}
-        return _Scored({"accuracy": found.accuracy, **by}, _named("accuracy", found.items))
-
-    _report(judge, predictions, per_item, "accuracy", json)
+    results = []
+    for path in predictions:
+        scores = metric.score(files.read_answers(path), files.read_answer_references(references), cast(Rule, rule))
+        by_type = {**scores.by_answer_type, **scores.by_question_type}
+        items = {key: {"accuracy": value} for key, value in scores.items.items()}
+        results.append(FileScores(path, {"accuracy": scores.accuracy, **by_type}, items))
+    report_scores(results, "accuracy", per_item, as_json)
 
 
-@scoring.command(example="openblip eval score retrieval -p found.jsonl -r wanted.jsonl")
+@score.command(example="openblip eval score retrieval -p ranking_txt.jsonl -r relevant_txt.jsonl")
 @predictions_option
 @references_option
 @per_item_option
 @json_option
-def retrieval(predictions: Files, references: Path, per_item: Path | None, json: bool) -> None:
-    """Compute Recall@1, 5, 10 and the median rank of ranked lists of ids.
+def retrieval(predictions: tuple[Path, ...], references: Path, per_item: Path | None, as_json: bool) -> None:
+    """Compute recall at 1, 5 and 10 and the median rank.
 
     \b
-    Entries of predictions are {"query_id": ..., "ranking": [ids]}, of references {"query_id": ..., "relevant": [ids]}.
+    Predictions are entries {"query_id": ..., "ranking": [ids]}, best first;
+    references are entries {"query_id": ..., "relevant": [ids]}.
     """
     from openblip.evaluation import files
     from openblip.evaluation.metrics import ranks as metric
 
-    def judge(path: Path) -> _Scored:
-        found = metric.from_lists(files.lists(path, ("ranking",)), files.lists(references, ("relevant",)))
-        items = {key: {"rank": float(rank), "R@1": float(rank == 1)} for key, rank in found.items.items()}
-        return _Scored({**{f"R@{k}": v for k, v in found.recall.items()}, "median_rank": found.median_rank}, items)
+    results = []
+    for path in predictions:
+        scores = metric.score(files.read_id_lists(path, "ranking"), files.read_id_lists(references, "relevant"))
+        metrics = {f"R@{k}": value for k, value in scores.recall.items()} | {"median_rank": scores.median_rank}
+        items = {key: {"rank": float(rank), "R@1": float(rank == 1)} for key, rank in scores.items.items()}
+        results.append(FileScores(path, metrics, items))
+    report_scores(results, "R@1", per_item, as_json)
 
-    _report(judge, predictions, per_item, "R@1", json)
 
-
-@scoring.command(example="openblip eval score grounding -p boxes.jsonl -r testA.jsonl")
+@score.command(example="openblip eval score grounding -p boxes.jsonl -r testA.jsonl")
 @predictions_option
 @references_option
 @per_item_option
 @json_option
-def grounding(predictions: Files, references: Path, per_item: Path | None, json: bool) -> None:
+def grounding(predictions: tuple[Path, ...], references: Path, per_item: Path | None, as_json: bool) -> None:
     """Compute the share of boxes with an IoU of 0.5 or more, and the mean IoU.
 
     \b
-    Entries are {"id": ..., "box": [left, top, right, bottom]}.
+    Predictions and references are entries {"id": ..., "box": [left, top, right, bottom]}.
     """
     from openblip.evaluation import files
     from openblip.evaluation.metrics import boxes as metric
 
-    def judge(path: Path) -> _Scored:
-        found = metric.score(files.boxes(path), files.boxes(references))
-        items = {key: {"IoU": value, "accuracy": float(value >= 0.5)} for key, value in found.items.items()}
-        return _Scored({"accuracy": found.accuracy, "mean_IoU": found.mean_iou}, items)
-
-    _report(judge, predictions, per_item, "accuracy", json)
-
-
-@dataclass(frozen=True)
-class _Scored:
-    corpus: Mapping[str, float | None]
-    items: Mapping[Any, Mapping[str, float]]
-    missing: Mapping[str, str] | None = None
+    results = []
+    for path in predictions:
+        scores = metric.score(files.read_boxes(path), files.read_boxes(references))
+        items = {key: {"IoU": value, "accuracy": float(value >= 0.5)} for key, value in scores.items.items()}
+        results.append(FileScores(path, {"accuracy": scores.accuracy, "mean_IoU": scores.mean_iou}, items))
+    report_scores(results, "accuracy", per_item, as_json)
 
 
-def _report(judge: Callable[[Path], _Scored], paths: Files, per_item: Path | None, metric: str, as_json: bool) -> None:
-    """Score the files; print the numbers; of two files also whether the second is better by ``metric``."""
-    if len(paths) > 2:
-        raise click.UsageError("give one file of predictions, or two to compare")
-    scored = [judge(path) for path in paths]
-    compared = _compared(scored, metric) if len(paths) == 2 else None
-    if per_item:
-        _write_items(per_item, paths, scored)
+def report_scores(results: Sequence[FileScores], metric: str, per_item: Path | None, as_json: bool) -> None:
+    """Print the scores of one file, or of two files with a comparison by `metric`; write the scores of each item."""
+    comparison = compare_items(results[0], results[1], metric) if len(results) == 2 else None
+    if per_item is not None:
+        write_items(per_item, results)
+    missing = results[0].missing
     if as_json:
-        results = [{"predictions": str(path), **one.corpus} for path, one in zip(paths, scored, strict=True)]
-        reasons = {"missing": dict(scored[0].missing)} if scored[0].missing else {}
-        record = (
-            {**results[0], **reasons} if len(paths) == 1 else {"results": results, "comparison": compared, **reasons}
-        )
-        print_json(record)
+        records = [{"predictions": str(result.path), **result.metrics} for result in results]
+        record = {"results": records, "comparison": comparison} if comparison else records[0]
+        print_json({**record, "missing": dict(missing)} if missing else record)
         return
-    rows = [[name, *(_shown(one.corpus.get(name)) for one in scored)] for name in scored[0].corpus]
-    print_table(["metric", *map(str, paths)], rows)
-    for name, reason in (scored[0].missing or {}).items():
+    rows = [[name, *(format_value(result.metrics.get(name)) for result in results)] for name in results[0].metrics]
+    print_table(["metric", *(str(result.path) for result in results)], rows)
+    for name, reason in missing.items():
         click.echo(f"{name}: {reason}", err=True)
-    if compared:
+    if comparison:
         click.echo(
-            f"{metric} of items: second minus first {compared['difference']:+.4f}, 95 % between {compared['low']:+.4f} "
-            f"and {compared['high']:+.4f}, p {compared['p']:.4f}"
+            f"{metric} of items: second minus first {comparison['difference']:+.4f}, 95 % between "
+            f"{comparison['low']:+.4f} and {comparison['high']:+.4f}, p {comparison['p']:.4f}"
         )
 
 
-def _compared(scored: list[_Scored], metric: str) -> dict[str, Any]:
+def compare_items(baseline: FileScores, candidate: FileScores, metric: str) -> dict[str, Any]:
+    """Return the difference between two files of predictions by a paired bootstrap."""
     from openblip.evaluation.metrics.bootstrap import paired
 
-    first, second = ({key: values[metric] for key, values in one.items.items()} for one in scored)
-    found = paired(first, second)
-    return {"metric": metric, "difference": found.difference, "low": found.low, "high": found.high, "p": found.p}
+    result = paired(
+        {key: scores[metric] for key, scores in baseline.items.items()},
+        {key: scores[metric] for key, scores in candidate.items.items()},
+    )
+    return {"metric": metric, "difference": result.difference, "low": result.low, "high": result.high, "p": result.p}
 
 
-def _write_items(out: Path, paths: Files, scored: list[_Scored]) -> None:
-    from openblip.evaluation.files import write_text
+def write_items(path: Path, results: Sequence[FileScores]) -> None:
+    """Write the scores of each item as JSON lines; for two files with the name of the file."""
+    from openblip.evaluation.files import write_json_lines
 
-    lines = []
-    for path, one in zip(paths, scored, strict=True):
-        source = {"predictions": str(path)} if len(paths) > 1 else {}
-        lines += [json.dumps({"id": key, **source, **values}, ensure_ascii=False) for key, values in one.items.items()]
-    write_text(out, "".join(f"{line}\n" for line in lines))
-
-
-def _named(name: str, items: Mapping[Any, float]) -> dict[Any, dict[str, float]]:
-    return {key: {name: value} for key, value in items.items()}
+    records: list[dict[str, object]] = []
+    for result in results:
+        source = {"predictions": str(result.path)} if len(results) > 1 else {}
+        records += [{"id": key, **source, **scores} for key, scores in result.items.items()]
+    write_json_lines(path, records)
 
 
-def _shown(value: float | None) -> str:
+def format_value(value: float | None) -> str:
+    """Return a metric to four digits, or a dash."""
     return "-" if value is None else f"{value:.4f}"
 
 
@@ -193,124 +223,155 @@ def _shown(value: float | None) -> str:
     example="openblip eval run coco-caption --model model_base_caption_capfilt_large --data coco --report report.html\n"
     "openblip eval run own --data my.jsonl"
 )
-@argument("name", metavar="NAME", help="Benchmark to run, or own.")
-@option("-d", "--data", required=True, help="Folder of the benchmark's files; for own, a file of records.")
-@option("--protocol", default="paper", help="Settings to use: paper, lavis or mmpretrain.")
-@option("--limit", type=o.POSITIVE, show_default="all", help="Number of items to evaluate.")
-@option(
+@argument("name", metavar="NAME", help="Benchmark, or own for your own records.")
+@input_option(
+    "-d", "--data", metavar="PATH", required=True, help="Folder of the benchmark's files; for own, a file of records."
+)
+@input_option(
+    "--preset",
+    type=click.Choice(PRESET_NAMES),
+    metavar="NAME",
+    default="paper",
+    help=f"Reference implementation to follow: {', '.join(PRESET_NAMES)}.",
+)
+@input_option("--limit", type=o.POSITIVE, show_default="all", help="Evaluate the first N items only.")
+@input_option(
+    "--task",
+    type=click.Choice(OWN_TASKS),
+    metavar="TASK",
+    show_default="captions if there are any, else vqa",
+    help=f"Task of your own records: {', '.join(OWN_TASKS)}.",
+)
+@input_option(
+    "--images", metavar="DIR", show_default="the folder of the file", help="Folder of the images of your own records."
+)
+@output_option(
     "--out",
     type=o.PATH,
     metavar="DIR",
     show_default="none",
-    help="Folder to write predictions, metrics and the server's file to, and to resume from.",
+    help="Folder for predictions, metrics and the server's file. A run that stopped is resumed from it.",
 )
-@o.report_option
-@option(
-    "--task", default="", show_default="what the records hold", help="Task of own records: caption, vqa or retrieval."
+@output_option(
+    "--report",
+    type=o.PATH,
+    metavar="FILE.html",
+    callback=o.check_html,
+    show_default="none",
+    help="HTML page to write, which shows the items, worst first.",
 )
-@option("--images", show_default="the folder of the file", metavar="DIR", help="Folder of the images of own records.")
-@java_option
 @json_option
+@java_option
 @o.model_options
 def run(
     name: str,
     data: str,
-    protocol: str,
+    preset: str,
     limit: int | None,
+    task: str | None,
+    images: str | None,
     out: Path | None,
     report: Path | None,
-    task: str,
-    images: str | None,
+    as_json: bool,
     java: bool,
-    json: bool,
     model: o.ModelOptions,
 ) -> None:
-    """Evaluate a model on a benchmark, by its official rules.
+    """Evaluate a model on a benchmark, or on your own records.
 
-    NAME is coco-caption, nocaps, flickr30k-caption, vqa-v2, okvqa, aokvqa, ocr-vqa, coco-retrieval,
-    flickr30k-retrieval, nlvr2, refcoco-testa, refcoco-testb, msrvtt-retrieval, msrvtt-qa, msvd-qa, visdial, or own. The
-    command reports which files are missing.
+    Benchmarks are coco-caption, nocaps, flickr30k-caption, vqa-v2, okvqa, aokvqa, ocr-vqa, coco-retrieval,
+    flickr30k-retrieval, nlvr2, refcoco-testa, refcoco-testb, msrvtt-retrieval, msrvtt-qa, msvd-qa and visdial. If files
+    are missing, the command lists them and where they are published.
     """
-    from openblip.evaluation import protocols
-    from openblip.evaluation.own import KINDS
-    from openblip.evaluation.protocols.base import need_files
-
-    if name == "own" and protocol != "paper":
-        raise click.UsageError("a set of one's own has no --protocol")
-    if name != "own" and (task or images):
-        raise click.UsageError("--task and --images are for `own`: a benchmark says itself what it is about")
-    if task and task not in KINDS:
-        raise click.UsageError(f"--task is {', '.join(KINDS)}, not {task!r}")
-    bad = 0
-    if name != "own":  # what is missing is said before a model is loaded
-        chosen = protocols.find(name)
-        need_files(chosen, Path(data), chosen.preset(protocol))
-    blip = model.load()
-
-    from openblip.evaluation import run as evaluation
-
-    with _progress() as notify:
-        if name == "own":
-            from openblip.data.sources import open_source
-
-            records, bad = _records(open_source(data, images=images))
-            found = evaluation.run_own(
-                blip,
-                records,
-                kind=task,
-                limit=limit,
-                out=out,
-                java=java,
-                notify=notify,
-            )
-        else:
-            found = evaluation.run(
-                protocols.find(name), blip, Path(data), preset=protocol, limit=limit, out=out, java=java, notify=notify
-            )
+    if name == OWN and preset != "paper":
+        raise click.UsageError("--preset needs a benchmark, got own")
+    if name != OWN and (task or images):
+        raise click.UsageError(f"--task and --images need own, got {name}: a benchmark has a task and finds its images")
+    if name == OWN:
+        evaluation, unreadable = evaluate_own(data, images, task or "", limit, out, java, model)
+    else:
+        evaluation, unreadable = evaluate_benchmark(name, Path(data), preset, limit, out, java, model), 0
     if report is not None:
         from openblip.evaluation.report import write_report
 
-        write_report(report, f"{name}: {model.model}", found.metrics, found.notes, found.shown)
-    failed = {str(key): why for key, why in found.failed.items()}
-    if json:
-        print_json(
-            {"benchmark": name, "model": model.model, "metrics": found.metrics, "notes": found.notes, "failed": failed}
-        )
+        title = f"{name}: {model.model}"
+        write_report(report, title, evaluation.metrics, evaluation.notes, evaluation.report_items)
+    failed = {str(key): error for key, error in evaluation.failed.items()}
+    if as_json:
+        record = {"benchmark": name, "model": model.model, "metrics": evaluation.metrics, "notes": evaluation.notes}
+        print_json({**record, "failed": failed})
     else:
-        if found.metrics:
-            print_table(["metric", "value"], [[key, _shown(value)] for key, value in found.metrics.items()])
-        for note in found.notes:
-            click.echo(note)
-        for path in found.files:
+        print_evaluation(evaluation.metrics, evaluation.notes)
+        for path in evaluation.files:
             click.echo(f"wrote {path}")
     for key, error in failed.items():
         click.echo(f"error: {key}: {error}", err=True)
-    finish(len(failed) + bad, len(found.shown) + bad)
+    finish(len(failed) + unreadable, len(evaluation.report_items) + unreadable)
 
 
-def _records(source: Any) -> tuple[list[Any], int]:
-    """The records of a source, in order, and how many could not be read: those get their line."""
+def evaluate_benchmark(
+    name: str, data: Path, preset: str, limit: int | None, out: Path | None, java: bool, model: o.ModelOptions
+) -> Evaluation[Any]:
+    """Evaluate a model on a benchmark. Missing files are reported before the model is loaded."""
+    from openblip.evaluation.protocols import open_benchmark
+
+    benchmark = open_benchmark(name, data, preset)
+    blip = model.load()
+    from openblip.evaluation.run import run_benchmark  # imports torch, as loading does
+
+    with show_progress() as progress:
+        return run_benchmark(benchmark, blip, limit=limit, out=out, java=java, progress=progress)
+
+
+def evaluate_own(
+    data: str,
+    images: str | None,
+    task: str,
+    limit: int | None,
+    out: Path | None,
+    java: bool,
+    model: o.ModelOptions,
+) -> tuple[Evaluation[Any], int]:
+    """Evaluate a model on the user's own records. Return the evaluation and the number of unreadable records."""
+    blip = model.load()
+    from openblip.data.sources import open_source
+    from openblip.evaluation.run import run_records
+
+    records, unreadable = read_records(open_source(data, images=images))
+    with show_progress() as progress:
+        evaluation = run_records(blip, records, task=task, limit=limit, out=out, java=java, progress=progress)
+    return evaluation, unreadable
+
+
+def read_records(source: Source | Stream) -> tuple[list[Record], int]:
+    """Return the records of a source and the number of unreadable ones, which are reported on standard error."""
     from openblip.data.records import Record
     from openblip.data.sources.base import Source
 
     if isinstance(source, Source):
-        found = [*source.problems, *source]
+        entries = [*source.problems, *source]
     else:
-        found = [one for shard in range(source.shards) for one in source.read(shard)]
-    for one in found:
-        if not isinstance(one, Record):
-            click.echo(f"error: {one}", err=True)
-    records = [one for one in found if isinstance(one, Record)]
-    return records, len(found) - len(records)
+        entries = [entry for shard in range(source.shards) for entry in source.read(shard)]
+    records = []
+    for entry in entries:
+        if isinstance(entry, Record):
+            records.append(entry)
+        else:
+            click.echo(f"error: {entry}", err=True)
+    return records, len(entries) - len(records)
+
+
+def print_evaluation(metrics: Mapping[str, float | None], notes: Sequence[str]) -> None:
+    """Print a table of metrics, and the notes."""
+    if metrics:
+        print_table(["metric", "value"], [[key, format_value(value)] for key, value in metrics.items()])
+    for note in notes:
+        click.echo(note)
 
 
 @contextmanager
-def _progress() -> Iterator[Callable[[int, int], None]]:
-    """A bar on standard error that goes away at the end; none off a terminal."""
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
+def show_progress() -> Iterator[ProgressCallback]:
+    """Show a progress bar on standard error, if that is a terminal, and yield the function that updates it."""
+    from openblip.io.progress import bar
 
-    columns = (BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True, disable=not sys.stderr.isatty()) as bar:
-        shown = bar.add_task("", total=None)
-        yield lambda done, total: bar.update(shown, completed=done, total=total)
+    with bar() as progress_bar:
+        yield progress_bar.update

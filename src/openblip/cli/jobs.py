@@ -142,7 +142,8 @@ class Job:
     def _identity(
         self, tasks: Sequence[ModelKind], models: Mapping[str, Sequence[ModelKind]], options: Mapping[str, Any]
     ) -> Identity:
-        from openblip.jobs.identity import fingerprint, told
+        from openblip.checkpoints.fingerprint import fingerprint
+        from openblip.jobs.identity import told
         from openblip.jobs.journal import Identity
 
         s, m = self.output, self.model

@@ -1,160 +1,275 @@
-"""Files of predictions and references, in the formats of the official servers or as JSON lines.
+"""Read predictions and references, in the formats of the official servers or as JSON lines.
 
-A JSON file holds a list of entries, or an object with the list under the name that the benchmark uses; a JSON-lines
-file one entry per line. Which of them a file is shows in what it says, whatever its suffix; the suffix only tells a
-lone entry (.jsonl) from an object. Every error names the file and the record.
+A JSON file has a list of entries, or an object with the list under the benchmark's name for it. A JSON Lines file has
+one entry per line. The content decides which of the two a file is; the suffix only distinguishes a single entry
+(.jsonl) from an object (.json). Every error names the file and the record.
 """
 
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from openblip.errors import EvaluationError
-from openblip.evaluation.metrics.answers import Reference
+from openblip.evaluation.metrics.answers import AnswerReference
+from openblip.evaluation.metrics.ids import Id, ItemId
+from openblip.io import atomic, jsonlines
 
-Entries = list[tuple[str, dict[str, Any]]]  # where each one stands, and what it says
+Entries = list[tuple[str, dict[str, Any]]]  # (location, entry): the location is for error messages
+Value = TypeVar("Value")
+
+LIST_NAMES = ("annotations", "questions", "predictions")  # where an object may have its list of entries
+IMAGE_NAMES = ("image_id", "id", "image")
+QUESTION_NAMES = ("question_id", "id")
 
 
-def captions(path: Path) -> dict[Any, str]:
-    """Predicted captions by image: entries {"image_id", "caption"}, as the COCO and NoCaps servers take them."""
-    return unique((where, _id(where, entry, IMAGE), _text(where, entry, "caption")) for where, entry in read(path))
+def read_captions(path: Path) -> dict[ItemId, str]:
+    """Read predicted captions: entries {"image_id", "caption"}, as the COCO and NoCaps servers accept them.
 
+    Args:
+        path: A JSON or JSON Lines file.
 
-def caption_references(path: Path) -> dict[Any, list[str]]:
-    """Reference captions by image: COCO's {"images", "annotations"}, or entries {"image_id", "captions"}.
+    Returns:
+        The caption of each image.
 
-    In COCO's format the images are in the order of "images", and either none has captions or all have.
+    Raises:
+        EvaluationError: If the file or an entry cannot be read, or if an image occurs twice.
     """
-    whole = _whole(path)
-    if isinstance(whole, Mapping) and "images" in whole:
-        return _coco_references(path, whole)
-    found: dict[Any, list[str]] = {}
-    for where, entry in _entries(path, whole, NAMES):
+    return index_unique(
+        (location, _get_id(location, entry, IMAGE_NAMES), _get_text(location, entry, "caption"))
+        for location, entry in read_entries(path)
+    )
+
+
+def read_caption_references(path: Path) -> dict[ItemId, list[str]]:
+    """Read reference captions: COCO's {"images", "annotations"}, or entries {"image_id", "captions"}.
+
+    Args:
+        path: A JSON or JSON Lines file. In COCO's format, either all images have captions or none has.
+
+    Returns:
+        The captions of each image; for COCO's format in the order of "images".
+
+    Raises:
+        EvaluationError: If the file or an entry cannot be read.
+    """
+    content = _read_json_or_lines(path)
+    if isinstance(content, Mapping) and "images" in content:
+        return _read_coco_references(path, content)
+    references: dict[ItemId, list[str]] = {}
+    for location, entry in _list_entries(path, content, LIST_NAMES):
         texts = entry.get("captions", entry.get("caption", entry.get("references")))
         texts = [texts] if isinstance(texts, str) else texts
         if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
-            raise EvaluationError(f'{where}: no "captions", a list of texts')
-        found.setdefault(_id(where, entry, IMAGE), []).extend(texts)
-    return found
+            raise EvaluationError(f'{location}: "captions" must be a list of texts')
+        references.setdefault(_get_id(location, entry, IMAGE_NAMES), []).extend(texts)
+    return references
 
 
-def _coco_references(path: Path, whole: Mapping[str, Any]) -> dict[Any, list[str]]:
-    found: dict[Any, list[str]] = {image: [] for image in coco_images(path, whole)}
-    for where, entry in _entries(path, whole, ("annotations",)):
-        image = _id(where, entry, ("image_id",))
-        if image not in found:
-            raise EvaluationError(f"{where}: image_id {image!r} is not among the images")
-        found[image].append(_text(where, entry, "caption"))
-    if any(found.values()) and (lacking := [image for image, texts in found.items() if not texts]):
-        raise EvaluationError(f"{path}: image {lacking[0]!r} has no caption among the annotations")
-    return found
+def _read_coco_references(path: Path, content: Mapping[str, Any]) -> dict[ItemId, list[str]]:
+    references: dict[ItemId, list[str]] = {image: [] for image in index_coco_images(path, content)}
+    for location, entry in _list_entries(path, content, ("annotations",)):
+        image = _get_id(location, entry, ("image_id",))
+        if image not in references:
+            raise EvaluationError(f"{location}: image_id {image!r} is not among the images")
+        references[image].append(_get_text(location, entry, "caption"))
+    without_captions = [image for image, texts in references.items() if not texts]
+    if without_captions and any(references.values()):
+        raise EvaluationError(f"{path}: image {without_captions[0]!r} has no caption among the annotations")
+    return references
 
 
-def coco_images(path: Path, whole: Any) -> dict[Any, dict[str, Any]]:
-    """The "images" of a file in COCO's format, of which ``whole`` is the content, each by its id.
+def index_coco_images(path: Path, content: object) -> dict[ItemId, dict[str, Any]]:
+    """Return the "images" of a file in COCO's format by id.
 
-    An image may be listed twice, but not as two different ones.
+    Args:
+        path: The path of the file, for error messages.
+        content: The content of the file.
+
+    Returns:
+        The entry of each image. An image may be listed twice if both entries are equal.
+
+    Raises:
+        EvaluationError: If the content is not in COCO's format, or if two different images have the same id.
     """
-    images = whole.get("images") if isinstance(whole, Mapping) else None
+    images = content.get("images") if isinstance(content, Mapping) else None
     if not isinstance(images, list):
-        raise EvaluationError(f"{path} is not COCO's format: no 'images', a list of objects with an 'id'")
-    listed = [(f"{path}: image {i}", one) for i, one in enumerate(images, 1)]
-    named = [(where, _id(where, _object(where, one), ("id",)), one) for where, one in listed]
-    first = {key: one for _, key, one in reversed(named)}
-    return unique((where, key, one) for where, key, one in named if one is first[key] or one != first[key])
+        raise EvaluationError(f"{path} must be in COCO's format, with 'images', a list of objects with an 'id'")
+    indexed: dict[ItemId, dict[str, Any]] = {}
+    for number, value in enumerate(images, 1):
+        location = f"{path}: image {number}"
+        entry = _check_object(location, value)
+        key = _get_id(location, entry, ("id",))
+        if indexed.setdefault(key, entry) != entry:
+            raise EvaluationError(f"{location}: id {key!r} occurs a second time")
+    return indexed
 
 
-def answers(path: Path) -> dict[Any, str]:
-    """Predicted answers by question: entries {"question_id", "answer"}, or A-OKVQA's {id: {"direct_answer"}}."""
-    whole = _whole(path)
-    if isinstance(whole, Mapping) and all(isinstance(value, Mapping) for value in whole.values()):
-        return {key: _text(f"{path}: question {key!r}", value, "direct_answer") for key, value in whole.items()}
-    entries = _entries(path, whole, NAMES)
-    return unique((where, _id(where, entry, QUESTION), _text(where, entry, "answer")) for where, entry in entries)
+def read_answers(path: Path) -> dict[ItemId, str]:
+    """Read predicted answers: entries {"question_id", "answer"}, or A-OKVQA's {id: {"direct_answer"}}.
+
+    Args:
+        path: A JSON or JSON Lines file.
+
+    Returns:
+        The answer to each question.
+
+    Raises:
+        EvaluationError: If the file or an entry cannot be read, or if a question occurs twice.
+    """
+    content = _read_json_or_lines(path)
+    if isinstance(content, Mapping) and all(isinstance(value, Mapping) for value in content.values()):
+        return {key: _get_text(f"{path}: question {key!r}", value, "direct_answer") for key, value in content.items()}
+    return index_unique(
+        (location, _get_id(location, entry, QUESTION_NAMES), _get_text(location, entry, "answer"))
+        for location, entry in _list_entries(path, content, LIST_NAMES)
+    )
 
 
-def answer_references(path: Path) -> dict[Any, Reference]:
-    """People's answers by question: the VQA challenge's {"annotations"}, or entries with "answers" or "answer"."""
-    found = []
-    for where, entry in read(path, ("annotations",)):
-        given = entry.get("answers", entry.get("direct_answers", entry.get("answer")))
-        listed = given if isinstance(given, list) else [given]
-        said = [one.get("answer") if isinstance(one, Mapping) else one for one in listed]
-        texts = [text for text in said if isinstance(text, str)]
-        if not texts or len(texts) < len(said):
-            raise EvaluationError(f'{where}: no "answers", a list of texts')
-        kinds = str(entry.get("question_type", "")), str(entry.get("answer_type", ""))
-        found.append((where, _id(where, entry, QUESTION), Reference(texts, *kinds)))
-    return unique(found)
+def read_answer_references(path: Path) -> dict[ItemId, AnswerReference]:
+    """Read people's answers: the VQA challenge's {"annotations"}, or entries with "answers" or "answer".
+
+    Args:
+        path: A JSON or JSON Lines file.
+
+    Returns:
+        The answers to each question, with the types of the question if the file has them.
+
+    Raises:
+        EvaluationError: If the file or an entry cannot be read, or if a question occurs twice.
+    """
+    references = []
+    for location, entry in read_entries(path, ("annotations",)):
+        value = entry.get("answers", entry.get("direct_answers", entry.get("answer")))
+        answers = value if isinstance(value, list) else [value]
+        values = [answer.get("answer") if isinstance(answer, Mapping) else answer for answer in answers]
+        texts = [text for text in values if isinstance(text, str)]
+        if not texts or len(texts) < len(values):
+            raise EvaluationError(f'{location}: "answers" must be a list of texts')
+        types = str(entry.get("question_type", "")), str(entry.get("answer_type", ""))
+        references.append((location, _get_id(location, entry, QUESTION_NAMES), AnswerReference(texts, *types)))
+    return index_unique(references)
 
 
-def lists(path: Path, names: Sequence[str]) -> dict[Any, list[Any]]:
-    """Ids by query: entries {"query_id", NAME: [...]} for the first of ``names`` that an entry has."""
-    found = []
-    for where, entry in read(path):
-        value = next((entry[name] for name in names if name in entry), None)
-        value = value if isinstance(value, list) else None if value is None else [value]
-        if value is None or not all(isinstance(one, str | int) and not isinstance(one, bool) for one in value):
-            raise EvaluationError(f"{where}: no {' or '.join(map(repr, names))}, a list of ids")
-        found.append((where, _id(where, entry, ("query_id", "id")), value))
-    return unique(found)
+def read_id_lists(path: Path, name: str) -> dict[ItemId, list[ItemId]]:
+    """Read lists of ids: entries {"query_id", NAME: [ids]}.
+
+    Args:
+        path: A JSON or JSON Lines file.
+        name: The name of the list in an entry, such as "ranking". A single id is a list of one.
+
+    Returns:
+        The ids of each query.
+
+    Raises:
+        EvaluationError: If the file or an entry cannot be read, or if a query occurs twice.
+    """
+    lists = []
+    for location, entry in read_entries(path):
+        value = entry.get(name)
+        values = value if isinstance(value, list) else [value]
+        ids = [result for result in values if isinstance(result, str | int) and not isinstance(result, bool)]
+        if len(ids) < len(values):
+            raise EvaluationError(f"{location}: {name!r} must be a list of ids")
+        lists.append((location, _get_id(location, entry, ("query_id", "id")), ids))
+    return index_unique(lists)
 
 
-def boxes(path: Path) -> dict[Any, list[float]]:
-    """Boxes by expression: entries {"id", "box": [left, top, right, bottom]}."""
-    found = []
-    for where, entry in read(path):
+def read_boxes(path: Path) -> dict[ItemId, list[float]]:
+    """Read boxes: entries {"id", "box": [left, top, right, bottom]}.
+
+    Args:
+        path: A JSON or JSON Lines file.
+
+    Returns:
+        The box of each expression.
+
+    Raises:
+        EvaluationError: If the file or an entry cannot be read, or if an expression occurs twice.
+    """
+    boxes = []
+    for location, entry in read_entries(path):
         box = entry.get("box", entry.get("bbox"))
         if not isinstance(box, list) or len(box) != 4 or not all(type(edge) in (int, float) for edge in box):
-            raise EvaluationError(f'{where}: no "box", four numbers')
-        found.append((where, _id(where, entry, ("id", "ref_id", "sent_id")), box))
-    return unique(found)
+            raise EvaluationError(f'{location}: "box" must be four numbers')
+        boxes.append((location, _get_id(location, entry, ("id", "ref_id", "sent_id")), box))
+    return index_unique(boxes)
 
 
-NAMES = ("annotations", "questions", "predictions")
+def read_entries(path: Path, names: Sequence[str] = LIST_NAMES) -> Entries:
+    """Read the entries of a JSON or JSON Lines file.
+
+    Args:
+        path: The file.
+        names: Where an object may have its list of entries.
+
+    Returns:
+        The location of each entry, for error messages, and the entry.
+
+    Raises:
+        EvaluationError: If the file cannot be read or has another form.
+    """
+    return _list_entries(path, _read_json_or_lines(path), names)
 
 
-def read(path: Path, names: Sequence[str] = NAMES) -> Entries:
-    """The entries of a file, each with where it stands."""
-    return _entries(path, _whole(path), names)
+def read_json_lines(path: Path) -> Entries:
+    """Read the entries of a JSON Lines file, with any suffix, or of a JSON list.
 
+    Args:
+        path: The file.
 
-def read_lines(path: Path) -> Entries:
-    """The entries of a JSON-lines file, whatever its suffix, or of a JSON list."""
+    Returns:
+        The location of each entry, for error messages, and the entry.
+
+    Raises:
+        EvaluationError: If the file cannot be read or has another form.
+    """
     text = read_text(path)
     if text.lstrip().startswith("["):
-        return _entries(path, parsed(str(path), text), NAMES)
-    # Only these end a line: what str.splitlines() also takes for an end, such as U+2028, may stand within a text.
-    lines = [(f"{path}:{number}", line) for number, line in enumerate(text.split("\n"), 1) if line.strip()]
-    return [(where, _object(where, parsed(where, line))) for where, line in lines]
+        return _list_entries(path, parse_json(str(path), text), LIST_NAMES)
+    entries = []
+    # Not str.splitlines: it also splits at characters that a text may contain, such as U+2028.
+    for number, line in enumerate(text.split("\n"), 1):
+        if line.strip():
+            location = f"{path}:{number}"
+            entries.append((location, _check_object(location, parse_json(location, line))))
+    return entries
 
 
-def load(path: Path) -> Any:
-    """A whole JSON file."""
-    return parsed(str(path), read_text(path))
+def read_json(path: Path) -> Any:
+    """Read a JSON file.
+
+    Args:
+        path: The file.
+
+    Returns:
+        Its content.
+
+    Raises:
+        EvaluationError: If the file cannot be read, is not JSON, or has an object with the same key twice.
+    """
+    return parse_json(str(path), read_text(path))
 
 
-def _whole(path: Path) -> Any:
-    """A whole JSON file; ``None`` for JSON lines."""
+def _read_json_or_lines(path: Path) -> Any:
+    """Return the content of a JSON file, or `None` for JSON Lines."""
     text = read_text(path)
-    return None if _is_lines(path, text) else parsed(str(path), text)
+    return None if _is_json_lines(path, text) else parse_json(str(path), text)
 
 
-def _is_lines(path: Path, text: str) -> bool:
-    """Whether each line is an entry: an entry is an object, so a list is none, nor is what needs several lines."""
-    first, _, rest = text.strip().partition("\n")
-    named = path.suffix.lower() in (".jsonl", ".ndjson")
-    if first.startswith("["):
+def _is_json_lines(path: Path, text: str) -> bool:
+    """Return whether each line is an entry: an object on one line."""
+    line, _, remaining = text.strip().partition("\n")
+    has_suffix = path.suffix.lower() in (".jsonl", ".ndjson")
+    if line.startswith("["):
         return False
-    if not rest:
-        return named
-    if first.startswith("{") and _is_json(first):
+    if not remaining:
+        return has_suffix
+    if line.startswith("{") and _is_json(line):
         return True
-    return named and not _is_json(text)
+    return has_suffix and not _is_json(text)
 
 
 def _is_json(text: str) -> bool:
@@ -165,22 +280,33 @@ def _is_json(text: str) -> bool:
     return True
 
 
-def _entries(path: Path, whole: Any, names: Sequence[str]) -> Entries:
-    if whole is None:
-        return read_lines(path)
-    found = whole
-    if isinstance(whole, Mapping):
-        found = next((whole[name] for name in names if name in whole), None)
-    if not isinstance(found, list):
+def _list_entries(path: Path, content: Any, names: Sequence[str]) -> Entries:
+    if content is None:
+        return read_json_lines(path)
+    entries = content
+    if isinstance(content, Mapping):
+        entries = next((content[name] for name in names if name in content), None)
+    if not isinstance(entries, list):
         raise EvaluationError(
-            f"{path}: neither a list of entries nor an object with {' or '.join(map(repr, names))}, nor JSON lines "
-            "(a lone line needs the suffix .jsonl)"
+            f"{path} must be a list of entries, an object with {' or '.join(map(repr, names))}, or JSON lines "
+            "(a single line needs the suffix .jsonl)"
         )
-    return [(f"{path}: entry {i}", _object(f"{path}: entry {i}", one)) for i, one in enumerate(found, 1)]
+    locations = [f"{path}: entry {number}" for number in range(1, len(entries) + 1)]
+    return [(location, _check_object(location, entry)) for location, entry in zip(locations, entries, strict=True)]
 
 
 def read_text(path: Path) -> str:
-    """A whole file of UTF-8 text, without the mark that some programs put before it."""
+    """Read a UTF-8 text file, without the byte order mark that some programs write.
+
+    Args:
+        path: The file.
+
+    Returns:
+        Its text.
+
+    Raises:
+        EvaluationError: If the file cannot be read or is not UTF-8.
+    """
     try:
         return path.read_text(encoding="utf-8-sig")
     except OSError as error:
@@ -189,94 +315,143 @@ def read_text(path: Path) -> str:
         raise EvaluationError(f"{path} is not UTF-8 text: {error}") from error
 
 
-def parsed(where: str, text: str) -> Any:
-    """What a JSON text says. Raises :class:`EvaluationError` for one that is broken or names a key twice."""
+def parse_json(location: str, text: str) -> Any:
+    """Parse a JSON text.
 
-    def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        found = dict(pairs)
-        if len(found) < len(pairs):
-            keys = [key for key, _ in pairs]
-            twice = next(key for n, key in enumerate(keys) if key in keys[:n])
-            raise EvaluationError(f"{where}: {twice!r} is there a second time in one object: {str(pairs[:3])[:80]}")
-        return found
+    Args:
+        location: Where the text is, for error messages.
+        text: The text.
+
+    Returns:
+        Its value.
+
+    Raises:
+        EvaluationError: If the text is not JSON, or has an object with the same key twice.
+    """
+
+    def build_object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        names = [name for name, _ in pairs]
+        if len(set(names)) < len(names):
+            repeated = next(name for i, name in enumerate(names) if name in names[:i])
+            raise EvaluationError(f"{location}: {repeated!r} occurs twice in one object: {str(pairs[:3])[:80]}")
+        return dict(pairs)
 
     try:
-        return json.loads(text, object_pairs_hook=once)
+        return json.loads(text, object_pairs_hook=build_object)
     except EvaluationError:
         raise
     except RecursionError as error:
-        raise EvaluationError(f"{where} is nested too deeply to be entries") from error
+        raise EvaluationError(f"{location} is nested too deeply to be entries") from error
     except ValueError as error:
-        hint = last_whole_entry(text) if text.lstrip().startswith(("[", "{")) else ""
-        raise EvaluationError(f"{where} is not JSON, or was cut off: {error}{hint}") from error
+        hint = _describe_truncation(text) if text.lstrip().startswith(("[", "{")) else ""
+        raise EvaluationError(f"{location} is not JSON, or was cut off: {error}{hint}") from error
 
 
-def last_whole_entry(text: str) -> str:
-    """Where a truncated list broke off, for the error: the number of whole entries and the last one."""
-    decoder, at, count, last = json.JSONDecoder(), text.find("[") + 1, 0, ""
-    while at > 0:
-        at += len(text[at:]) - len(text[at:].lstrip(" \n\r\t,"))
+def _describe_truncation(text: str) -> str:
+    """Return the number of complete entries of a truncated list, and the last of them, for the error message."""
+    decoder, start, count, previous = json.JSONDecoder(), text.find("[") + 1, 0, ""
+    while start > 0:
+        start += len(text[start:]) - len(text[start:].lstrip(" \n\r\t,"))
         try:
-            entry, end = decoder.raw_decode(text, at)
+            entry, end = decoder.raw_decode(text, start)
         except (ValueError, RecursionError):
             break
-        count, last, at = count + 1, json.dumps(entry, ensure_ascii=False)[:100], end
-    return f"; {count} whole entries, the last is {last}" if count else ""
+        count, previous, start = count + 1, json.dumps(entry, ensure_ascii=False)[:100], end
+    return f"; complete entries: {count}, the last is {previous}" if count else ""
 
 
-def _object(where: str, value: Any) -> dict[str, Any]:
+def _check_object(location: str, value: object) -> dict[str, Any]:
     if not isinstance(value, dict):
-        raise EvaluationError(f"{where} is not an object: {str(value)[:60]}")
+        raise EvaluationError(f"{location} must be an object, got {str(value)[:60]}")
     return value
 
 
-IMAGE = ("image_id", "id", "image")
-QUESTION = ("question_id", "id")
-
-
-def _id(where: str, entry: Mapping[str, Any], names: Sequence[str]) -> Any:
+def _get_id(location: str, entry: Mapping[str, Any], names: Sequence[str]) -> ItemId:
     for name in names:
-        if isinstance(found := entry.get(name), int | str) and not isinstance(found, bool):
-            return found
-    raise EvaluationError(f"{where} has no {' or '.join(map(repr, names))}")
+        value = entry.get(name)
+        if isinstance(value, int | str) and not isinstance(value, bool):
+            return value
+    raise EvaluationError(f"{location} has no {' or '.join(map(repr, names))}")
 
 
-def _text(where: str, entry: Mapping[str, Any], name: str) -> str:
-    if not isinstance(found := entry.get(name), str):
-        raise EvaluationError(f"{where} has no {name!r}, a text")
-    return found
+def _get_text(location: str, entry: Mapping[str, Any], name: str) -> str:
+    value = entry.get(name)
+    if not isinstance(value, str):
+        raise EvaluationError(f"{location} has no {name!r}, a text")
+    return value
 
 
-def unique(entries: Iterable[tuple[str, Any, Any]]) -> dict[Any, Any]:
-    """Values by key, of (where, key, value). Raises :class:`EvaluationError` for a key that is there twice."""
-    found: dict[Any, Any] = {}
-    for where, key, value in entries:
-        if key in found:
-            raise EvaluationError(f"{where}: id {key!r} is there a second time")
-        found[key] = value
-    return found
+def index_unique(entries: Iterable[tuple[str, Id, Value]]) -> dict[Id, Value]:
+    """Return values by id.
+
+    Args:
+        entries: The location, for error messages, the id and the value of each entry.
+
+    Returns:
+        The values by id.
+
+    Raises:
+        EvaluationError: If an id occurs twice.
+    """
+    values: dict[Id, Value] = {}
+    for location, key, value in entries:
+        if key in values:
+            raise EvaluationError(f"{location}: id {key!r} occurs a second time")
+        values[key] = value
+    return values
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a file whole or not at all. Raises :class:`EvaluationError` if it cannot be written."""
+    """Write a text file, completely or not at all.
+
+    Args:
+        path: The file. Its folder is created.
+        text: The text.
+
+    Raises:
+        EvaluationError: If the file cannot be written.
+    """
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        beside = path.with_name(f".{path.name}.{os.getpid()}.part")
-        try:
-            beside.write_text(text, encoding="utf-8")
-            beside.replace(path)
-        finally:
-            beside.unlink(missing_ok=True)
+        atomic.write_text(path, text)
     except (OSError, ValueError) as error:  # a path without a name, or a lone surrogate, is a ValueError
         raise unwritable(path, error) from error
 
 
+def write_json(path: Path, value: object) -> None:
+    """Write a JSON file on one line, completely or not at all.
+
+    Args:
+        path: The file. Its folder is created.
+        value: The value.
+
+    Raises:
+        EvaluationError: If the file cannot be written.
+    """
+    write_text(path, json.dumps(value, ensure_ascii=False))
+
+
+def write_json_lines(path: Path, records: Iterable[Mapping[str, object]]) -> None:
+    """Write a JSON Lines file, completely or not at all.
+
+    Args:
+        path: The file. Its folder is created.
+        records: The records.
+
+    Raises:
+        EvaluationError: If the file cannot be written.
+    """
+    write_text(path, "".join(f"{jsonlines.dumps(record)}\n" for record in records))
+
+
 def unwritable(path: Path, error: Exception) -> EvaluationError:
-    """The error for a file that cannot be written; give another path, or make room."""
+    """Return the error for a file that cannot be written.
+
+    Args:
+        path: The file.
+        error: Why it cannot be written.
+
+    Returns:
+        The error.
+    """
     reason = error.strerror if isinstance(error, OSError) and error.strerror else error
     return EvaluationError(f"{path} cannot be written: {reason}")
-
-
-def write_json(path: Path, value: Any) -> None:
-    """Write a JSON file, as the official servers take it."""
-    write_text(path, json.dumps(value, ensure_ascii=False))

@@ -1,4 +1,4 @@
-"""What an evaluation has found so far, one JSON line each, so that a run that stopped goes on where it was."""
+"""The journal of a run: one JSON line per result, so that a run that stopped can be resumed."""
 
 from __future__ import annotations
 
@@ -9,123 +9,128 @@ from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
-from openblip.errors import EvaluationError, OpenBlipError
+from openblip.errors import EvaluationError
 from openblip.evaluation import files
-from openblip.evaluation.protocols.base import Item, Items
-from openblip.evaluation.tasks.base import Notify, Predict, Predicted
+from openblip.evaluation.metrics.ids import ItemId
+from openblip.evaluation.protocols.base import DialogItem, Item
+from openblip.io import jsonlines
 
-REMEDY = "delete its line, and it is computed again"
+REMEDY = "delete its line to compute it again"
 
 
-class Lines:
-    """Records {"id": ...} in a file, the first line of which is the ``key``: what the records were computed by.
+class Journal:
+    """Records {"id": ...} in a JSON Lines file, whose first line is the key: the model and the settings.
 
-    Without a path nothing is known and nothing is kept. Raises :class:`EvaluationError` for a file of another key, for
-    one that is damaged before its last line, and where none can be written.
+    A record is on disk when `add` returns. An incomplete last line is dropped.
+
+    Args:
+        path: The file; `None` to store nothing.
+        key: The model and the settings that the records depend on.
+
+    Raises:
+        EvaluationError: If the file has another key, is damaged before its last line, or cannot be written.
     """
 
     def __init__(self, path: Path | None, key: Mapping[str, Any]) -> None:
-        self.known = _read(path, key) if path is not None else {}
         self.path = path
+        self.records = _read(path, key) if path is not None else {}
         self._file = None
         if path is not None:
-            if not self.known:
+            if not self.records:
                 files.write_text(path, json.dumps(key) + "\n")
             try:
-                self._file = path.open("a", encoding="utf-8")
+                self._file = path.open("ab")
             except OSError as error:
                 raise files.unwritable(path, error) from error
 
-    def about(self, item: Item) -> dict[str, Any] | None:
-        """The record of an item, if it was made of the same picture, text and answers."""
-        return self.known.get(_name({"id": item.id, "of": _digest(item)}))
+    def find(self, item_id: ItemId, digest: str) -> dict[str, Any] | None:
+        """Return the record of an item.
+
+        Args:
+            item_id: The id of the item.
+            digest: The digest of the content of the item. A record of other content is not returned.
+
+        Returns:
+            The record, or `None` if there is none.
+        """
+        return self.records.get(_record_name({"id": item_id, "of": digest}))
 
     def add(self, record: Mapping[str, Any]) -> None:
-        """Keep a record, from now on whatever becomes of this process."""
+        """Append a record.
+
+        Args:
+            record: The record, with an "id".
+
+        Raises:
+            EvaluationError: If the file cannot be written.
+        """
         if self.path is None or self._file is None:
             return
         try:
-            self._file.write(json.dumps(record, ensure_ascii=False) + "\n")
-            self._file.flush()
-        except (OSError, ValueError) as error:
+            jsonlines.append(self._file, [record])
+        except OSError as error:
             raise files.unwritable(self.path, error) from error
 
-    def __enter__(self) -> Lines:
+    def close(self) -> None:
+        """Close the file."""
+        if self._file is not None:
+            with suppress(OSError):  # add() already raised the error of a record that could not be written
+                self._file.close()
+
+    def __enter__(self) -> Journal:
         return self
 
     def __exit__(self, *_: object) -> None:
-        if self._file is not None:
-            with suppress(OSError):  # of a record that could not be written, which was told
-                self._file.close()
+        self.close()
 
 
-def fill(path: Path | None, key: Mapping[str, Any], items: Items, predict: Predict, notify: Notify) -> Predicted:
-    """A text for each item. What is in the file is not computed again; what failed is tried again by the next run.
-
-    An item that has changed since, under the id that it had, is computed anew.
-    """
-    failed: dict[Any, str] = {}
-    with Lines(path, key) as lines:
-        found = {item.id: _text(path, record) for item in items if (record := lines.about(item)) is not None}
-        missing = [item for item in items if item.id not in found]
-        notify(len(found), len(items))
-        for item, text in zip(missing, predict(missing) if missing else (), strict=True):
-            if isinstance(text, OpenBlipError):
-                failed[item.id] = str(text)
-            else:
-                found[item.id] = text
-                lines.add({"id": item.id, "of": _digest(item), "text": text})
-            notify(len(found) + len(failed), len(items))
-    return Predicted({item.id: found[item.id] for item in items if item.id in found}, failed)
-
-
-def _text(path: Path | None, record: Mapping[str, Any]) -> Any:
-    if not isinstance(text := record.get("text"), str):
-        raise EvaluationError(f"{path}: the record of id {record['id']!r} has no 'text'; {REMEDY}")
-    return text
+def digest_item(item: Item) -> str:
+    """Return a digest of the input of a prediction: the names of the images, the texts, and the dialog so far."""
+    names = [Path(item.image).name, Path(item.second_image).name]
+    history = item.history if isinstance(item, DialogItem) else ()
+    content = json.dumps([names, item.texts, item.question, item.answers, item.box, history])
+    return blake2b(content.encode(), digest_size=8).hexdigest()
 
 
 def _read(path: Path, key: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
-    """What a file holds, by name of id; a last line that was cut off does not count."""
+    """Return the records of a file by name, and remove an incomplete last line from it."""
     try:
         if not path.is_file():
             return {}
-        whole, _, torn = path.read_bytes().rpartition(b"\n")
+        content = path.read_bytes()
     except OSError as error:
         raise EvaluationError(f"{path} cannot be read: {error.strerror or error}") from error
-    first, *lines = whole.split(b"\n")
+    lines = list(jsonlines.iter_lines(content))
+    incomplete = lines.pop() if lines and not lines[-1].complete else None
     try:
-        head = files.parsed(f"{path}:1", first.decode())
-    except ValueError as error:
+        file_key = files.parse_json(f"{path}:1", lines.pop(0).content.decode())
+    except (ValueError, IndexError) as error:
         raise EvaluationError(
-            f"{path} is empty, damaged at its beginning, or no evaluation wrote it; delete it, or give another folder"
+            f"{path} is empty, damaged at its start, or not written by an evaluation; delete it, or choose another "
+            "folder"
         ) from error
-    if head != json.loads(json.dumps(key)):
-        raise EvaluationError(f"{path} holds predictions of another model, preset or set; give another folder")
-    records = [(f"{path}:{number}", line) for number, line in enumerate(lines, 2) if line]
-    known = files.unique((where, *_record(where, line)) for where, line in records)
-    if torn:  # cut off in the middle: forget it, and make room for the next
-        files.write_text(path, whole.decode() + "\n")
-    return known
+    if file_key != json.loads(json.dumps(key)):
+        raise EvaluationError(f"{path} has predictions of another model, preset or set; choose another folder")
+    entries = []
+    for line in lines:
+        location = f"{path}:{line.number}"
+        record = _parse_record(location, line.content)
+        entries.append((location, _record_name(record), record))
+    records = files.index_unique(entries)
+    if incomplete is not None:
+        files.write_text(path, content[: content.rindex(b"\n") + 1].decode())
+    return records
 
 
-def _record(where: str, line: bytes) -> tuple[str, dict[str, Any]]:
-    """The name of a line's id, and what it holds."""
+def _parse_record(location: str, line: bytes) -> dict[str, Any]:
     try:
-        found = files.parsed(where, line.decode())
+        record = files.parse_json(location, line.decode())
     except ValueError as error:
-        raise EvaluationError(f"{where} is damaged ({line[:60]!r}); {REMEDY}") from error
-    if not isinstance(found, dict) or "id" not in found:
-        raise EvaluationError(f"{where} is no record with an 'id' ({line[:60]!r}); {REMEDY}")
-    return _name(found), found
+        raise EvaluationError(f"{location} is damaged ({line[:60]!r}); {REMEDY}") from error
+    if not isinstance(record, dict) or "id" not in record:
+        raise EvaluationError(f"{location} must be a record with an 'id', got {line[:60]!r}; {REMEDY}")
+    return record
 
 
-def _name(record: Mapping[str, Any]) -> str:
+def _record_name(record: Mapping[str, Any]) -> str:
     return json.dumps([record["id"], record.get("of")])
-
-
-def _digest(item: Item) -> str:
-    """What an item is about, wherever its pictures lie."""
-    names = [Path(item.image).name, Path(item.second).name]
-    told = json.dumps([names, item.texts, item.question, item.answers, item.box])
-    return blake2b(told.encode(), digest_size=8).hexdigest()

@@ -22,25 +22,32 @@ COLOURS = ("#d55e00", "#0072b2")  # of boxes; told apart by the colour-blind too
 
 
 @dataclass(frozen=True)
-class Shown:
-    """One item of the report. ``lines`` are (name, text); ``score`` orders, the lowest first; ``None`` is an error.
+class ReportItem:
+    """One item of the report.
 
-    ``measure`` names the score; what only a server can score (``by_server``) has none. ``boxes`` are drawn in the
-    picture, each under its name: left, top, right and bottom in pixels.
+    Attributes:
+        id: The id of the item.
+        image: The path of its image or video.
+        lines: Pairs of name and text.
+        score: The score, which orders items, lowest first; ``None`` for an item that failed.
+        second_image: The path of the second image of a pair.
+        metric: The name of the score.
+        boxes: Boxes to draw in the image, by name: left, top, right and bottom in pixels.
+        by_server: Whether only the official server can score the item.
     """
 
     id: object
     image: str
     lines: Sequence[tuple[str, str]]
     score: float | None
-    second: str = ""  # of a pair of pictures
-    measure: str = ""
+    second_image: str = ""
+    metric: str = ""
     boxes: Mapping[str, Sequence[float]] = field(default_factory=dict)
     by_server: bool = False
 
 
 def write_report(
-    path: Path, title: str, metrics: Mapping[str, float | None], notes: Sequence[str], items: Sequence[Shown]
+    path: Path, title: str, metrics: Mapping[str, float | None], notes: Sequence[str], items: Sequence[ReportItem]
 ) -> None:
     """Write the report. All text is escaped; pictures are part of the file, and one that cannot be read says so."""
     ordered = sorted(items, key=lambda one: float("-inf") if one.score is None else one.score)
@@ -56,13 +63,13 @@ def write_report(
     )
 
 
-def _card(item: Shown) -> str:
+def _card(item: ReportItem) -> str:
     lines = "".join(f"<dt>{escape(name)}</dt><dd>{escape(text)}</dd>" for name, text in item.lines)
     score = "the server scores it" if item.by_server else "no result"
     if item.score is not None:
-        score = escape(f"{item.measure} {item.score:.3f}".strip())
+        score = escape(f"{item.metric} {item.score:.3f}".strip())
     head = f"<p class=id><b>{score}</b> <span>{escape(str(item.id))}</span></p>"
-    pictures = "".join(_picture(path, item.boxes) for path in (item.image, item.second) if path)
+    pictures = "".join(_picture(path, item.boxes) for path in (item.image, item.second_image) if path)
     return f"<section><div class=pictures>{pictures}</div>{head}<dl>{lines}</dl></section>"
 
 

@@ -1,4 +1,4 @@
-"""A benchmark, from files to numbers: :func:`run` predicts (resuming), scores, and compares with what was published."""
+"""Evaluate a model on a benchmark or on a user's own records: predict, score, and compare with published scores."""
 
 from __future__ import annotations
 
@@ -8,221 +8,228 @@ from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
+from openblip import tasks
 from openblip.blip import Blip
 from openblip.checkpoints import bundle, published
+from openblip.checkpoints.fingerprint import fingerprint
+from openblip.data.records import Record
 from openblip.errors import EvaluationError
-from openblip.evaluation import files, journal
-from openblip.evaluation.own import own_items
-from openblip.evaluation.protocols.base import (
-    AnswerPreset,
-    CaptionPreset,
-    ComparePreset,
-    GroundPreset,
-    Items,
-    Preset,
-    Protocol,
-    RetrievalPreset,
-    need_files,
-)
-from openblip.evaluation.protocols.videos import VideoAnswerPreset, VideoRetrievalPreset
-from openblip.evaluation.protocols.visdial import DialogPreset
-from openblip.evaluation.tasks import answers, captions, compare, dialogs, ground, retrieval, videos
-from openblip.evaluation.tasks.base import Evaluated, Notify, Predict, Predicted
-from openblip.jobs.identity import fingerprint
-from openblip.model.config import ModelKind
+from openblip.evaluation import files
+from openblip.evaluation.evaluators.base import Evaluation, Evaluator
+from openblip.evaluation.evaluators.retrieval import MEDIAN_OF_VIDEOS
+from openblip.evaluation.protocols.base import Benchmark, Preset, Protocol, VqaPreset
+from openblip.evaluation.records import build_items
+from openblip.evaluation.workspace import ProgressCallback, Workspace, ignore_progress
 
-__all__ = ["METRICS", "PREDICTIONS", "Evaluated", "comparison", "evaluate", "own_items", "run", "run_own"]
-
-PREDICTIONS, METRICS = "predictions.jsonl", "metrics.json"
+METRICS = "metrics.json"
 
 
-def _silent(done: int, total: int) -> None:
-    """Nobody is told."""
-
-
-def run(
-    protocol: Protocol,
+def run_benchmark(
+    benchmark: Benchmark,
     blip: Blip,
-    data: Path,
     *,
-    preset: str = "paper",
     limit: int | None = None,
     out: Path | None = None,
     java: bool = False,
-    notify: Notify = _silent,
-) -> Evaluated:
-    """Evaluate a model on a benchmark whose files lie in ``data``.
+    progress: ProgressCallback = ignore_progress,
+) -> Evaluation[Any]:
+    """Evaluate a model on a benchmark.
 
-    ``limit`` takes the first items only. ``out`` is the folder of what is computed, which a second run goes on from, of
-    predictions or rankings, of the metrics, and of the file for the official server. ``notify`` is told how much is
-    done, of how much.
+    Args:
+        benchmark: The benchmark, from [`open_benchmark`][openblip.evaluation.protocols.open_benchmark].
+        blip: The model.
+        limit: Evaluate the first `limit` items only.
+        out: The folder for predictions or rankings, metrics and the file for the official server. A run that stopped is
+            resumed from it.
+        java: Also compute METEOR and SPICE, with their Java programs.
+        progress: Called with the number of items that are done, and of all items.
 
-    Raises :class:`EvaluationError` for missing or broken files, or for no ``out`` where only a server can score,
-    :class:`UnsupportedTaskError` for a model of another task.
+    Returns:
+        The metrics, the predictions, and notes that compare the metrics with published scores.
+
+    Raises:
+        EvaluationError: If files are broken, if no item could be processed, if `out` belongs to another run, or if
+            `out` is missing where only a server can score.
+        UnsupportedTaskError: If the model does not serve the task.
     """
-    chosen = protocol.preset(preset)
-    need_files(protocol, data, chosen)
-    if _by_server(chosen) and out is None:
+    protocol, preset = benchmark.protocol, benchmark.preset
+    if _needs_server(preset) and out is None:
         raise EvaluationError(
-            f"{protocol.title}, {chosen.split}: answers are scored by the server alone; say in which folder to put the "
-            "file for it (out, or --out)"
+            f"only the server can score {protocol.title}, {preset.split.name}: choose a folder for the file to upload "
+            "(out, or --out)"
         )
-    items = protocol.read(data, chosen)
-    whole = len(items) == chosen.count and limit is None
+    items = benchmark.read()
+    is_complete = len(items) == preset.split.count and limit is None
     items = items[:limit] if limit is not None else items
     if not items:
-        raise EvaluationError(f"{protocol.title}: no items in {data}")
-    key = {"benchmark": protocol.name, "preset": preset, **_model(blip, protocol.task, out), **_settings(chosen)}
-    found = evaluate(blip, items, chosen, data=data, key=key, out=out, java=java, notify=notify)
-    notes = [f"{protocol.title}, {chosen.split}, preset {preset}, {len(items)} items", *found.notes]
-    name = _checkpoint(blip, protocol.task)
-    notes += comparison(chosen, name, found.metrics, whole=whole and not found.failed)
-    notes += _about_the_server(protocol, chosen, found)
-    made = list(found.files)
+        raise EvaluationError(f"{protocol.title}: no items in {benchmark.folder}")
+    key = {
+        "benchmark": protocol.name,
+        "preset": benchmark.preset_name,
+        **_model_key(blip, preset, out),
+        **_settings_key(preset, benchmark.folder),
+    }
+    evaluator = _create_evaluator(blip, preset, folder=benchmark.folder, java=java)
+    evaluation = evaluator.evaluate(items, Workspace(out, key, progress))
+    model = checkpoint_name(blip, preset)
+    is_complete = is_complete and not evaluation.failed
+    notes = [f"{protocol.title}, {preset.split.name}, preset {benchmark.preset_name}, {len(items)} items"]
+    notes += evaluation.notes
+    notes += compare_with_published(preset, model, evaluation.metrics, is_complete=is_complete)
+    notes += _describe_server_file(protocol, preset, evaluation)
+    paths = list(evaluation.files)
     if out is not None:
-        if protocol.server is not None:
-            content = protocol.server(found.predictions)
-            write = files.write_text if isinstance(content, str) else files.write_json
-            write(out / protocol.result, content)
-            made.append(out / protocol.result)
-        files.write_json(out / METRICS, {**key, "items": len(items), "metrics": found.metrics, "notes": notes})
-        made.append(out / METRICS)
-    return replace(found, notes=notes, files=made)
+        if protocol.server_file is not None:
+            content = protocol.server_file.build(evaluation.predictions)
+            path = out / protocol.server_file.name
+            if isinstance(content, str):
+                files.write_text(path, content)
+            else:
+                files.write_json(path, content)
+            paths.append(path)
+        record = {**key, "items": len(items), "metrics": evaluation.metrics, "notes": notes}
+        files.write_json(out / METRICS, record)
+        paths.append(out / METRICS)
+    return replace(evaluation, notes=notes, files=paths)
 
 
-def evaluate(
+def run_records(
     blip: Blip,
-    items: Items,
-    preset: Preset,
+    records: Iterable[Record],
     *,
-    data: Path,
-    key: Mapping[str, Any],
-    out: Path | None = None,
-    java: bool = False,
-    notify: Notify = _silent,
-) -> Evaluated:
-    """Predict and score items by a preset, whatever benchmark they are of."""
-    if isinstance(preset, AnswerPreset) and preset.inference == "rank":
-        key = {**key, "answers": _digest(data / preset.answer_list)}
-
-    def predicted(predict: Predict) -> Predicted:
-        return journal.fill(out / PREDICTIONS if out is not None else None, key, items, predict, notify)
-
-    match preset:
-        case VideoRetrievalPreset():
-            return videos.retrieved(blip, items, preset, key=key, out=out, notify=notify)
-        case VideoAnswerPreset():
-            return answers.scored(items, predicted(videos.predictor(blip, preset, data)), preset)
-        case DialogPreset():
-            return dialogs.scored(items, predicted(dialogs.predictor(blip, preset)))
-        case RetrievalPreset():
-            return retrieval.evaluated(blip, items, preset, key=key, out=out, notify=notify)
-        case CaptionPreset():
-            return captions.scored(items, predicted(captions.predictor(blip, preset)), java)
-        case ComparePreset():
-            return compare.scored(items, predicted(compare.predictor(blip, preset)))
-        case GroundPreset():
-            return ground.scored(items, predicted(ground.predictor(blip)), preset)
-        case AnswerPreset():
-            return answers.scored(items, predicted(answers.predictor(blip, preset, data)), preset)
-    raise EvaluationError(f"there is no way to evaluate by {type(preset).__name__}")
-
-
-def run_own(
-    blip: Blip,
-    source: Iterable[Any],
-    *,
-    kind: str = "",
+    task: str = "",
     limit: int | None = None,
     out: Path | None = None,
     java: bool = False,
-    notify: Notify = _silent,
-) -> Evaluated:
-    """Evaluate a model on one's own pictures with captions, or with questions and answers."""
-    items, settings = own_items(source, kind)
+    progress: ProgressCallback = ignore_progress,
+) -> Evaluation[Any]:
+    """Evaluate a model on a user's own images with captions, or with questions and answers.
+
+    Args:
+        blip: The model.
+        records: The records, such as [`open_source`][openblip.data.sources.open_source] returns.
+        task: "caption", "vqa" or "retrieval"; "" for captions if any record has some, else questions.
+        limit: Evaluate the first `limit` items only.
+        out: The folder for predictions or rankings and metrics. A run that stopped is resumed from it.
+        java: Also compute METEOR and SPICE, with their Java programs.
+        progress: Called with the number of items that are done, and of all items.
+
+    Returns:
+        The metrics and the predictions.
+
+    Raises:
+        EvaluationError: If records do not fit the task, if no item could be processed, or if `out` belongs to another
+            run.
+        UnsupportedTaskError: If the model does not serve the task.
+    """
+    items, preset = build_items(records, task)
     items = items[:limit] if limit is not None else items
-    tasks: dict[type, ModelKind] = {CaptionPreset: "caption", AnswerPreset: "vqa", RetrievalPreset: "retrieval"}
-    key = {"benchmark": "own", **_model(blip, tasks[type(settings)], out), **_settings(settings)}
-    found = evaluate(blip, items, settings, data=Path(), key=key, out=out, java=java, notify=notify)
-    made = list(found.files)
+    key = {"benchmark": "own", **_model_key(blip, preset, out), **_settings_key(preset, Path())}
+    evaluation = _create_evaluator(blip, preset, java=java).evaluate(items, Workspace(out, key, progress))
+    paths = list(evaluation.files)
     if out is not None:
-        files.write_json(out / METRICS, {**key, "items": len(items), "metrics": found.metrics})
-        made.append(out / METRICS)
-    return replace(found, notes=[f"{len(items)} items of one's own", *found.notes], files=made)
+        files.write_json(out / METRICS, {**key, "items": len(items), "metrics": evaluation.metrics})
+        paths.append(out / METRICS)
+    return replace(evaluation, notes=[f"{len(items)} items of your own", *evaluation.notes], files=paths)
 
 
-def _by_server(preset: Preset) -> bool:
-    """Whether only a server can score: there are no answers."""
-    return isinstance(preset, AnswerPreset) and not preset.rule
+def compare_with_published(
+    preset: Preset, model: str, metrics: Mapping[str, float | None], *, is_complete: bool
+) -> list[str]:
+    """Describe published scores next to the computed metrics, or why they are not comparable.
 
+    Args:
+        preset: The settings.
+        model: The name of the model.
+        metrics: The computed metrics.
+        is_complete: Whether every item of the split was evaluated.
 
-def _about_the_server(protocol: Protocol, preset: Preset, found: Evaluated) -> list[str]:
-    """What is to be done with the file for the official server."""
-    if protocol.server is None:
-        return []
-    if found.failed:
-        return [
-            f"{protocol.result} lacks the {len(found.failed)} items that failed, and servers want all: run it again"
-        ]
-    return [f"answers are scored by the server: send it {protocol.result}"] if _by_server(preset) else []
-
-
-def comparison(preset: Preset, model: str, metrics: Mapping[str, float | None], *, whole: bool) -> list[str]:
-    """Published scores beside ours, or "not comparable" and why."""
-    known = published.find(model)
-    fitting = [score for score in preset.published if known is not None and known.name in score.checkpoints]
-    why = ""
+    Returns:
+        One line for each published score, or one line with the reason.
+    """
+    checkpoint = published.find(model)
+    scores = []
+    if checkpoint is not None:
+        scores = [score for score in preset.published if checkpoint.name in score.checkpoints]
+    reason = ""
     if not preset.published:
-        why = preset.note or "nothing was published with these settings"
-    elif not fitting:
+        reason = preset.note or "nothing was published with these settings"
+    elif not scores:
         names = ", ".join(name for score in preset.published for name in score.checkpoints)
-        why = f"published were the scores of {names}, and this is {model}"
-    elif not whole:
-        why = f"this is not the whole split of {preset.count}"
-    if why:
-        return [f"not comparable: {why}"]
-    return [
-        f"{score.source}: "
-        + ", ".join(f"{name} {value}{_ours(name, metrics.get(name))}" for name, value in score.values.items())
-        for score in fitting
-    ]
+        reason = f"the published scores belong to {names}, and this is {model}"
+    elif not is_complete:
+        reason = f"the split has {preset.split.count} items, and some were not evaluated"
+    if reason:
+        return [f"not comparable: {reason}"]
+    lines = []
+    for score in scores:
+        values = [f"{name} {value}{_format_ours(name, metrics.get(name))}" for name, value in score.values.items()]
+        lines.append(f"{score.source}: {', '.join(values)}")
+    return lines
 
 
-def _ours(name: str, value: float | None) -> str:
+def _format_ours(name: str, value: float | None) -> str:
     if value is None:
         return ""
-    return f" (ours {value:g})" if name == videos.MEDIAN else f" (ours {100 * value:.2f})"
+    return f" (ours {value:g})" if name == MEDIAN_OF_VIDEOS else f" (ours {100 * value:.2f})"
 
 
-def _model(blip: Blip, task: ModelKind, out: Path | None) -> dict[str, str]:
-    """What predicts; where predictions are kept, by the content of its files, as those in a folder may change.
+def _create_evaluator(blip: Blip, preset: Preset, *, folder: Path = Path(), java: bool = False) -> Evaluator[Any]:
+    reference = tasks.find(preset.task).evaluator
+    if reference is None:
+        raise EvaluationError(f"{preset.task} has no evaluator")
+    evaluator: type[Evaluator[Any]] = reference.resolve()
+    return evaluator(blip, preset, folder=folder, java=java)
 
-    Engines that compute in fp32 say the same. Others differ a little, so that theirs are not to be mixed.
+
+def _needs_server(preset: Preset) -> bool:
+    """Return whether the answers are secret."""
+    return isinstance(preset, VqaPreset) and not preset.rule
+
+
+def _describe_server_file(protocol: Protocol, preset: Preset, evaluation: Evaluation[Any]) -> list[str]:
+    if protocol.server_file is None:
+        return []
+    name = protocol.server_file.name
+    if evaluation.failed:
+        return [f"{name} lacks the {len(evaluation.failed)} items that failed, and servers need all: run again"]
+    return [f"only the server can score answers: upload {name}"] if _needs_server(preset) else []
+
+
+def _model_key(blip: Blip, preset: Preset, out: Path | None) -> dict[str, str]:
+    """Return what predictions depend on in a model; if they are stored, with a digest of the files of the model.
+
+    Engines that compute in fp32 agree. Others differ slightly, so their predictions must not be mixed.
     """
-    named = {"model": blip.name, "precision": blip.precision}
+    key = {"model": blip.name, "precision": blip.precision}
     if blip.precision != "fp32":
-        named["engine"] = blip.engine
+        key["engine"] = blip.engine
     if out is not None:
-        named["weights"] = fingerprint(blip.name, [task])[task]
-    return named
+        network = tasks.find(preset.task).networks[0]
+        key["weights"] = fingerprint(blip.name, [network])[network]
+    return key
 
 
-def _checkpoint(blip: Blip, task: ModelKind) -> str:
-    """What a model is called: the published name of a file, a folder or a bundle's member, if it has one, or its own.
+def _settings_key(preset: Preset, folder: Path) -> dict[str, Any]:
+    """Return what predictions depend on in a preset."""
+    ignored = ("split", "published", "note")
+    settings = {name: value for name, value in asdict(preset).items() if name not in ignored}
+    if isinstance(preset, VqaPreset) and preset.inference == "rank":
+        path = folder / preset.answer_list
+        # If the list is missing, reading it reports that.
+        settings["answers"] = blake2b(path.read_bytes(), digest_size=8).hexdigest() if path.is_file() else ""
+    return {"split": preset.split.name, **settings}
 
-    A file that exists comes before a published name, as in loading.
+
+def checkpoint_name(blip: Blip, preset: Preset) -> str:
+    """Return the published name of the checkpoint, or the name of the model if it has none.
+
+    A file or folder takes precedence over a published name, as in loading.
     """
-    found = bundle.find(blip.name)
-    name = found.models.get(task, blip.name) if found is not None else blip.name
+    model_bundle = bundle.find(blip.name)
+    name = blip.name
+    if model_bundle is not None:
+        name = model_bundle.models.get(tasks.find(preset.task).networks[0], blip.name)
     path = Path(name).expanduser()
     entry = published.identify(path) if path.exists() else published.find(name)
     return entry.name if entry is not None else blip.name
-
-
-def _digest(path: Path) -> str:
-    """Of a file's content, nothing if it is not there: what it was read for tells that."""
-    return blake2b(path.read_bytes(), digest_size=8).hexdigest() if path.is_file() else ""
-
-
-def _settings(preset: Preset) -> dict[str, Any]:
-    return {k: v for k, v in asdict(preset).items() if k not in ("published", "note", "count", "files")}

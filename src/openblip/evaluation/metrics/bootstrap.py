@@ -1,20 +1,25 @@
-"""Is one model better than another, or was it luck? A paired bootstrap over the items of a test set."""
+"""Paired bootstrap: is one model better than another, or is the difference chance?"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
-from openblip.evaluation.metrics.ids import check_ids
+from openblip.evaluation.metrics.ids import Id, check_ids
 
 
 @dataclass(frozen=True)
-class Comparison:
-    """``difference`` of the means (second minus first), the interval of 95 % around it, and the share of resamples in
-    which the second is not better than the first: the one-sided p-value."""
+class BootstrapResult:
+    """The difference between two models on the same items.
+
+    Attributes:
+        difference: The mean of the second model minus the mean of the first.
+        low: The lower end of the 95 % interval of the difference.
+        high: The upper end of the 95 % interval of the difference.
+        p: The one-sided p-value: the share of resamples in which the second model is not better than the first.
+    """
 
     difference: float
     low: float
@@ -22,14 +27,29 @@ class Comparison:
     p: float
 
 
-def paired(first: Mapping[Any, float], second: Mapping[Any, float], samples: int = 10_000, seed: int = 0) -> Comparison:
-    """Compare two models by their scores on the same items, resampling the items with replacement.
+def paired(
+    baseline: Mapping[Id, float], candidate: Mapping[Id, float], samples: int = 10_000, seed: int = 0
+) -> BootstrapResult:
+    """Compare two models by their scores on the same items (Efron and Tibshirani 1993, chapter 16).
 
-    The same items are drawn for both, so that what is hard for both does not count as a difference.
+    Items are resampled with replacement, the same items for both models, so an item that is hard for both models does
+    not count as a difference.
+
+    Args:
+        baseline: The score of each item under the first model, by id.
+        candidate: The score of each item under the second model, by the same ids.
+        samples: The number of resamples.
+        seed: The seed of the random numbers.
+
+    Returns:
+        The difference of the means (`candidate` minus `baseline`), its interval and its p-value.
+
+    Raises:
+        EvaluationError: If the two have different ids, or no ids.
     """
-    check_ids(first, second)
-    differences = np.array([second[key] - first[key] for key in first], dtype=np.float64)
+    check_ids(baseline, candidate)
+    differences = np.array([candidate[key] - baseline[key] for key in baseline], dtype=np.float64)
     rng = np.random.default_rng(seed)
     means = np.array([rng.choice(differences, len(differences)).mean() for _ in range(samples)])
     low, high = np.quantile(means, [0.025, 0.975])
-    return Comparison(float(differences.mean()), float(low), float(high), float((means <= 0).mean()))
+    return BootstrapResult(float(differences.mean()), float(low), float(high), float((means <= 0).mean()))

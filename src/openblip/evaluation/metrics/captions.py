@@ -1,10 +1,11 @@
-"""Caption metrics as the COCO caption evaluation computes them: BLEU-1..4, ROUGE-L, CIDEr; no Java.
+"""Caption metrics as the COCO caption evaluation computes them: BLEU-1..4, ROUGE-L, CIDEr, without Java.
 
-The numbers are those of ``pycocoevalcap`` 1.2 to 1e-6: same tokens, same order of images, same constants. METEOR and
-SPICE exist only as Java programs: :mod:`openblip.evaluation.metrics.java` runs them where they are installed.
+The values equal the ones of `pycocoevalcap` 1.2 to 1e-6: same tokens, same order of images, same constants. METEOR and
+SPICE exist only as Java programs: [`metrics.java`][openblip.evaluation.metrics.java] runs
+them if they are installed.
 
-Sources: Papineni et al. 2002 (BLEU), Lin 2004 (ROUGE-L), Vedantam et al. 2015 (CIDEr), Chen et al. 2015 (how COCO
-puts them together).
+Sources: Papineni et al. 2002 (BLEU), Lin 2004 (ROUGE-L), Vedantam et al. 2015 (CIDEr), Chen et al. 2015 (the COCO
+evaluation).
 """
 
 from __future__ import annotations
@@ -14,186 +15,232 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import chain
-from typing import Any
+from typing import Generic
 
-from openblip.evaluation.metrics.ids import check_ids
-from openblip.evaluation.metrics.java import official
-from openblip.evaluation.metrics.ptb import tokenize_lines, words
+from openblip.evaluation.metrics.ids import Id, check_ids
+from openblip.evaluation.metrics.java import score_with_java
+from openblip.evaluation.metrics.ptb import remove_punctuation, tokenize_lines
 
 METRICS = ("Bleu_1", "Bleu_2", "Bleu_3", "Bleu_4", "METEOR", "ROUGE_L", "CIDEr", "SPICE")
-N = 4  # the longest n-gram
+MAX_N = 4  # the longest n-gram
 
-Caption = list[str]  # the tokens of one caption
+Tokens = list[str]
 Ngrams = Counter[tuple[str, ...]]
 
 
 @dataclass(frozen=True)
-class CaptionScores:
-    """What captions score, on the 0-1 scale (CIDEr may exceed 1); tables multiply by 100.
+class CaptionScores(Generic[Id]):
+    """Caption scores on the scale from 0 to 1 (CIDEr may exceed 1); published tables multiply them by 100.
 
-    ``corpus`` has every metric's number, ``None`` for one that was not computed, and ``missing`` says why. ``items``
-    has the numbers of each image alone; those of ROUGE-L and CIDEr average to the corpus' own, those of BLEU do not.
+    `scores["CIDEr"]` is short for `scores.corpus["CIDEr"]`.
+
+    Attributes:
+        corpus: The value of every metric of `METRICS`; `None` for a metric that was not computed.
+        items: The values of each image. ROUGE-L and CIDEr average to the corpus values, BLEU does not.
+        missing: Why a metric was not computed, by metric.
     """
 
     corpus: dict[str, float | None]
-    items: dict[Any, dict[str, float]]
+    items: dict[Id, dict[str, float]]
     missing: dict[str, str] = field(default_factory=dict)
 
     def __getitem__(self, metric: str) -> float | None:
+        """Return the corpus value of a metric."""
         return self.corpus[metric]
 
 
 def score(
-    predictions: Mapping[Any, str], references: Mapping[Any, Sequence[str]], *, java: bool = False
-) -> CaptionScores:
-    """Score one caption per image against the image's references.
+    predictions: Mapping[Id, str], references: Mapping[Id, Sequence[str]], *, java: bool = False
+) -> CaptionScores[Id]:
+    """Score one caption per image against the reference captions of the image.
 
-    Both map an image's id to its text(s); every id of ``references`` needs a prediction. ``java`` asks for METEOR and
-    SPICE too, from the official programs. CIDEr weighs words by how many of these images' references hold them, so it
-    cannot be compared across different sets of images.
+    CIDEr weights words by the number of images whose references contain them, so it cannot be compared between
+    different sets of images.
 
-    Raises :class:`EvaluationError` for a missing or unknown id, an image without references, or no images at all.
+    Args:
+        predictions: The predicted caption of each image.
+        references: The reference captions of each image.
+        java: Also compute METEOR and SPICE, with the official Java programs.
+
+    Returns:
+        The scores of all images together and of each image.
+
+    Raises:
+        EvaluationError: If ids differ, if an image has no references, or if there are no images.
     """
     check_ids(predictions, references)
-    hypotheses, targets = tokenized(predictions, references)
-    per_item: dict[str, list[float]] = {}
+    hypotheses, targets = tokenize(predictions, references)
     corpus: dict[str, float | None] = dict.fromkeys(METRICS)
-    for n, (whole, each) in enumerate(bleu(hypotheses, targets), 1):
-        corpus[f"Bleu_{n}"], per_item[f"Bleu_{n}"] = whole, each
-    for name, each in (("ROUGE_L", rouge_l(hypotheses, targets)), ("CIDEr", cider(hypotheses, targets))):
-        corpus[name], per_item[name] = math.fsum(each) / len(each), each
+    per_image: dict[str, list[float]] = {}
+    for n, (total, values) in enumerate(bleu(hypotheses, targets), 1):
+        corpus[f"Bleu_{n}"], per_image[f"Bleu_{n}"] = total, values
+    for name, values in (("ROUGE_L", rouge_l(hypotheses, targets)), ("CIDEr", cider(hypotheses, targets))):
+        corpus[name], per_image[name] = math.fsum(values) / len(values), values
     missing = {}
     for name in ("METEOR", "SPICE"):
         if not java:
             missing[name] = "computed only on request, by the official Java program"
             continue
-        answer = official(name, hypotheses, targets)
-        if isinstance(answer, str):
-            missing[name] = answer
+        result = score_with_java(name, hypotheses, targets)
+        if isinstance(result, str):
+            missing[name] = result
         else:
-            corpus[name], per_item[name] = answer
-    items = {key: {name: each[i] for name, each in per_item.items()} for i, key in enumerate(references)}
+            corpus[name], per_image[name] = result
+    items = {key: {name: values[i] for name, values in per_image.items()} for i, key in enumerate(references)}
     return CaptionScores(corpus, items, missing)
 
 
-def tokenized(
-    predictions: Mapping[Any, str], references: Mapping[Any, Sequence[str]]
-) -> tuple[list[Caption], list[list[Caption]]]:
-    """Predictions and references as tokens without punctuation, in the order of ``references``."""
-    hypotheses = [words(tokens) for tokens in tokenize_lines(predictions[key] for key in references)]
-    flat = iter(tokenize_lines(chain.from_iterable(references.values())))
-    return hypotheses, [[words(next(flat)) for _ in texts] for texts in references.values()]
+def tokenize(
+    predictions: Mapping[Id, str], references: Mapping[Id, Sequence[str]]
+) -> tuple[list[Tokens], list[list[Tokens]]]:
+    """Tokenize captions and remove punctuation.
+
+    Args:
+        predictions: The predicted caption of each image.
+        references: The reference captions of each image.
+
+    Returns:
+        The tokens of the predictions and of the references, both in the order of `references`.
+    """
+    hypotheses = [remove_punctuation(tokens) for tokens in tokenize_lines(predictions[key] for key in references)]
+    lines = iter(tokenize_lines(chain.from_iterable(references.values())))
+    targets = [[remove_punctuation(next(lines)) for _ in texts] for texts in references.values()]
+    return hypotheses, targets
 
 
-def bleu(hypotheses: Sequence[Caption], references: Sequence[Sequence[Caption]]) -> list[tuple[float, list[float]]]:
-    """BLEU-1..4 of the corpus and of each image: clipped n-gram precision, closest reference length."""
-    totals = _Matches()
-    each: list[list[float]] = []
+def bleu(hypotheses: Sequence[Tokens], references: Sequence[Sequence[Tokens]]) -> list[tuple[float, list[float]]]:
+    """Compute BLEU-1 to BLEU-4: clipped n-gram precision with the closest reference length (Papineni et al. 2002).
+
+    Args:
+        hypotheses: The tokens of the caption of each image.
+        references: The tokens of the reference captions of each image.
+
+    Returns:
+        For n from 1 to 4: the score of the corpus, and the score of each image.
+    """
+    totals = _BleuCounts()
+    scores: list[list[float]] = []
     for hypothesis, targets in zip(hypotheses, references, strict=True):
-        one = _Matches.of(hypothesis, targets)
-        each.append(one.bleu())
-        totals.add(one)
-    return [(whole, [item[k] for item in each]) for k, whole in enumerate(totals.bleu())]
+        counts = _BleuCounts.count(hypothesis, targets)
+        scores.append(counts.bleu())
+        totals.add(counts)
+    return [(total, [image[n] for image in scores]) for n, total in enumerate(totals.bleu())]
 
 
 @dataclass
-class _Matches:
-    """What BLEU counts: n-grams found in a reference, n-grams in all, and lengths."""
+class _BleuCounts:
+    """The counts behind BLEU: n-grams that match a reference, all n-grams, and lengths."""
 
-    found: list[int] = field(default_factory=lambda: [0] * N)
-    total: list[int] = field(default_factory=lambda: [0] * N)
+    matches: list[int] = field(default_factory=lambda: [0] * MAX_N)
+    total: list[int] = field(default_factory=lambda: [0] * MAX_N)
     length: int = 0
-    target_length: int = 0
+    reference_length: int = 0
 
     @classmethod
-    def of(cls, hypothesis: Caption, references: Sequence[Caption]) -> _Matches:
-        hypothesis = _bare(hypothesis)
-        lengths = [len(_bare(reference)) for reference in references]
-        most: Ngrams = Counter()
+    def count(cls, hypothesis: Tokens, references: Sequence[Tokens]) -> _BleuCounts:
+        hypothesis = _split_spaces(hypothesis)
+        lengths = [len(_split_spaces(reference)) for reference in references]
+        limits: Ngrams = Counter()
         for reference in references:
-            most |= _ngrams(reference)
-        found = [0] * N
+            limits |= _ngrams(reference)
+        matches = [0] * MAX_N
         for ngram, count in _ngrams(hypothesis).items():
-            found[len(ngram) - 1] += min(count, most[ngram])
-        total = [max(0, len(hypothesis) - k) for k in range(N)]
+            matches[len(ngram) - 1] += min(count, limits[ngram])
+        total = [max(0, len(hypothesis) - n) for n in range(MAX_N)]
         closest = min((abs(length - len(hypothesis)), length) for length in lengths)[1]
-        return cls(found, total, len(hypothesis), closest)
+        return cls(matches, total, len(hypothesis), closest)
 
-    def add(self, other: _Matches) -> None:
-        self.found = [a + b for a, b in zip(self.found, other.found, strict=True)]
-        self.total = [a + b for a, b in zip(self.total, other.total, strict=True)]
-        self.length += other.length
-        self.target_length += other.target_length
+    def add(self, counts: _BleuCounts) -> None:
+        self.matches = [a + b for a, b in zip(self.matches, counts.matches, strict=True)]
+        self.total = [a + b for a, b in zip(self.total, counts.total, strict=True)]
+        self.length += counts.length
+        self.reference_length += counts.reference_length
 
     def bleu(self) -> list[float]:
-        # The two constants are the original's: they keep zeros from being divided by, and nothing else.
+        # The two constants of the original avoid divisions by zero.
         tiny, small = 1e-15, 1e-9
-        ratio = (self.length + tiny) / (self.target_length + small)
+        ratio = (self.length + tiny) / (self.reference_length + small)
         brevity = math.exp(1 - 1 / ratio) if ratio < 1 else 1.0
         scores, product = [], 1.0
-        for k in range(N):
-            product *= (self.found[k] + tiny) / (self.total[k] + small)
-            scores.append(product ** (1 / (k + 1)) * brevity)
+        for n in range(MAX_N):
+            product *= (self.matches[n] + tiny) / (self.total[n] + small)
+            scores.append(product ** (1 / (n + 1)) * brevity)
         return scores
 
 
-def rouge_l(hypotheses: Sequence[Caption], references: Sequence[Sequence[Caption]]) -> list[float]:
-    """ROUGE-L of each image: F with beta 1.2 of the best precision and the best recall, each over all references."""
-    return [_rouge(hypothesis, targets) for hypothesis, targets in zip(hypotheses, references, strict=True)]
+def rouge_l(hypotheses: Sequence[Tokens], references: Sequence[Sequence[Tokens]]) -> list[float]:
+    """Compute ROUGE-L (Lin 2004): F with beta 1.2 of the best precision and the best recall over all references.
+
+    Args:
+        hypotheses: The tokens of the caption of each image.
+        references: The tokens of the reference captions of each image.
+
+    Returns:
+        The score of each image.
+    """
+    return [_rouge_l(hypothesis, targets) for hypothesis, targets in zip(hypotheses, references, strict=True)]
 
 
-def _rouge(hypothesis: Caption, references: Sequence[Caption]) -> float:
-    hypothesis = hypothesis or [""]  # an empty caption is one empty word to the original
+def _rouge_l(hypothesis: Tokens, references: Sequence[Tokens]) -> float:
+    hypothesis = hypothesis or [""]  # the original splits an empty caption into one empty word
     targets = [reference or [""] for reference in references]
-    common = [_longest_common(hypothesis, target) for target in targets]
+    common = [_common_subsequence_length(hypothesis, target) for target in targets]
     precision = max(common) / len(hypothesis)
-    recall = max(n / len(target) for n, target in zip(common, targets, strict=True))
+    recall = max(length / len(target) for length, target in zip(common, targets, strict=True))
     if not precision or not recall:
         return 0.0
-    square = 1.2**2
-    return (1 + square) * precision * recall / (recall + square * precision)
+    beta_squared = 1.2**2
+    return (1 + beta_squared) * precision * recall / (recall + beta_squared * precision)
 
 
-def _longest_common(left: Caption, right: Caption) -> int:
-    """Length of the longest common subsequence."""
-    row = [0] * (len(right) + 1)
-    for word in left:
+def _common_subsequence_length(a: Tokens, b: Tokens) -> int:
+    """Return the length of the longest common subsequence."""
+    row = [0] * (len(b) + 1)
+    for word in a:
         diagonal = 0
-        for j, other in enumerate(right, 1):
+        for j, candidate in enumerate(b, 1):
             above = row[j]
-            row[j] = diagonal + 1 if word == other else max(above, row[j - 1])
+            row[j] = diagonal + 1 if word == candidate else max(above, row[j - 1])
             diagonal = above
     return row[-1]
 
 
-def cider(hypotheses: Sequence[Caption], references: Sequence[Sequence[Caption]]) -> list[float]:
-    """CIDEr of each image in the form that COCO reports, CIDEr-D without stemming.
+def cider(hypotheses: Sequence[Tokens], references: Sequence[Sequence[Tokens]]) -> list[float]:
+    """Compute CIDEr in the form that COCO reports: CIDEr-D without stemming (Vedantam et al. 2015).
 
-    TF-IDF vectors of n-grams, where an n-gram's weight falls with the number of images whose references hold it;
-    clipped cosine with each reference, damped by the difference in length; mean over n = 1..4 and references, times 10.
+    Captions become TF-IDF vectors of n-grams; the weight of an n-gram falls with the number of images whose references
+    contain it. The score is the clipped cosine with each reference, damped by the difference in length, averaged over
+    n = 1..4 and the references, times 10.
+
+    Args:
+        hypotheses: The tokens of the caption of each image.
+        references: The tokens of the reference captions of each image.
+
+    Returns:
+        The score of each image.
     """
     log_images = math.log(len(references))
-    held = ({ngram for text in texts for ngram in _ngrams(text)} for texts in references)
-    frequency = Counter(chain.from_iterable(held))
+    ngrams_by_image = ({ngram for text in texts for ngram in _ngrams(text)} for texts in references)
+    frequency = Counter(chain.from_iterable(ngrams_by_image))
     scores = []
     for hypothesis, targets in zip(hypotheses, references, strict=True):
-        own = _Weighted.of(_ngrams(hypothesis), frequency, log_images)
-        found = [own.similarity(_Weighted.of(_ngrams(target), frequency, log_images)) for target in targets]
-        scores.append(10 * math.fsum(found) / len(found))
+        vector = _TfIdf.weight(_ngrams(hypothesis), frequency, log_images)
+        similarities = [vector.similarity(_TfIdf.weight(_ngrams(t), frequency, log_images)) for t in targets]
+        scores.append(10 * math.fsum(similarities) / len(similarities))
     return scores
 
 
 @dataclass(frozen=True)
-class _Weighted:
-    """The TF-IDF vectors of a caption, one per n, with their norms; its length counted in bigrams."""
+class _TfIdf:
+    """The TF-IDF vectors of a caption, one per n, with their norms; the length is counted in bigrams."""
 
     vectors: list[dict[tuple[str, ...], float]]
     norms: list[float]
     length: int
 
     @classmethod
-    def of(cls, counts: Ngrams, frequency: Counter[tuple[str, ...]], log_images: float) -> _Weighted:
-        vectors: list[dict[tuple[str, ...], float]] = [{} for _ in range(N)]
+    def weight(cls, counts: Ngrams, frequency: Counter[tuple[str, ...]], log_images: float) -> _TfIdf:
+        vectors: list[dict[tuple[str, ...], float]] = [{} for _ in range(MAX_N)]
         length = 0
         for ngram, count in counts.items():
             vectors[len(ngram) - 1][ngram] = count * (log_images - math.log(max(1, frequency[ngram])))
@@ -201,24 +248,24 @@ class _Weighted:
                 length += count
         return cls(vectors, [math.sqrt(sum(w * w for w in vector.values())) for vector in vectors], length)
 
-    def similarity(self, target: _Weighted, sigma: float = 6.0) -> float:
+    def similarity(self, target: _TfIdf, sigma: float = 6.0) -> float:
         total = 0.0
-        for n in range(N):
-            own, other, norm = self.vectors[n], target.vectors[n], self.norms[n] * target.norms[n]
-            dot = sum(min(weight, other[ngram]) * other[ngram] for ngram, weight in own.items() if ngram in other)
+        for n in range(MAX_N):
+            weights, targets, norm = self.vectors[n], target.vectors[n], self.norms[n] * target.norms[n]
+            dot = sum(
+                min(weight, targets[ngram]) * targets[ngram] for ngram, weight in weights.items() if ngram in targets
+            )
             total += dot / norm if norm else dot
-        return total / N * math.exp(-((self.length - target.length) ** 2) / (2 * sigma**2))
+        return total / MAX_N * math.exp(-((self.length - target.length) ** 2) / (2 * sigma**2))
 
 
-def _ngrams(caption: Caption) -> Ngrams:
-    tokens = _bare(caption)
-    return Counter(tuple(tokens[i : i + n]) for n in range(1, N + 1) for i in range(len(tokens) - n + 1))
+def _ngrams(caption: Tokens) -> Ngrams:
+    tokens = _split_spaces(caption)
+    return Counter(tuple(tokens[i : i + n]) for n in range(1, MAX_N + 1) for i in range(len(tokens) - n + 1))
 
 
-def _bare(caption: Caption) -> Caption:
-    """A caption as BLEU and CIDEr see it: tokens with a space inside ("22 3/4") are several. ROUGE sees one."""
-    return (
-        [part for token in caption for part in token.split()]
-        if any("\u00a0" in token for token in caption)
-        else caption
-    )
+def _split_spaces(caption: Tokens) -> Tokens:
+    """Split tokens that contain a space ("22 3/4"), as BLEU and CIDEr do; ROUGE counts such a token as one word."""
+    if not any("\u00a0" in token for token in caption):
+        return caption
+    return [word for token in caption for word in token.split()]

@@ -1,4 +1,4 @@
-"""METEOR and SPICE, which are defined by their authors' Java programs: run here where they are installed."""
+"""METEOR and SPICE, which exist only as their authors' Java programs: run them if they are installed."""
 
 from __future__ import annotations
 
@@ -7,45 +7,56 @@ import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
-PACKAGE = "pycocoevalcap"  # it brings the two programs along
+PACKAGE = "pycocoevalcap"  # contains the two programs
 
 
-def official(
+def score_with_java(
     metric: str, hypotheses: Sequence[Sequence[str]], references: Sequence[Sequence[Sequence[str]]]
 ) -> tuple[float, list[float]] | str:
-    """The number of the corpus and of each item (tokens without punctuation), or the reason why there is none."""
-    if reason := unavailable(metric):
+    """Compute METEOR or SPICE with the official program.
+
+    Args:
+        metric: "METEOR" or "SPICE".
+        hypotheses: The tokens of the caption of each image, without punctuation.
+        references: The tokens of the reference captions of each image, without punctuation.
+
+    Returns:
+        The score of the corpus and of each image, or the reason why there is none.
+    """
+    reason = explain_unavailable(metric)
+    if reason:
         return reason
-    found = {i: [" ".join(tokens)] for i, tokens in enumerate(hypotheses)}
-    wanted = {i: [" ".join(tokens) for tokens in texts] for i, texts in enumerate(references)}
-    return _meteor(wanted, found) if metric == "METEOR" else _spice(wanted, found)
+    captions = {i: [" ".join(tokens)] for i, tokens in enumerate(hypotheses)}
+    targets = {i: [" ".join(tokens) for tokens in texts] for i, texts in enumerate(references)}
+    if metric == "METEOR":
+        from pycocoevalcap.meteor.meteor import Meteor
+
+        corpus, values = Meteor().compute_score(targets, captions)
+        return float(corpus), [float(value) for value in values]
+    from pycocoevalcap.spice.spice import Spice
+
+    corpus, values = Spice().compute_score(targets, captions)
+    return float(corpus), [float(value["All"]["f"]) for value in values]
 
 
-def unavailable(metric: str) -> str:
-    """Why a metric cannot be computed on this machine; "" if it can."""
+def explain_unavailable(metric: str) -> str:
+    """Return why a metric cannot be computed on this machine, with the remedy.
+
+    Args:
+        metric: "METEOR" or "SPICE".
+
+    Returns:
+        The reason, or "" if the metric can be computed.
+    """
     spec = importlib.util.find_spec(PACKAGE)
     if spec is None or not spec.submodule_search_locations:
         return "needs its official program: pip install 'openblip[java]'"
     if shutil.which("java") is None:
-        return "needs Java to run its official program, and no `java` is on the path"
+        return "needs Java to run its official program: no `java` on the path"
     folder = Path(spec.submodule_search_locations[0])
     if metric == "SPICE" and not (folder / "spice/lib/stanford-corenlp-3.6.0-models.jar").is_file():
         return (
-            "its parser's models are not installed; `python -c 'from pycocoevalcap.spice.get_stanford_models import "
-            "get_stanford_models as get; get()'` fetches them (about 400 MB)"
+            "needs the models of its parser: `python -c 'from pycocoevalcap.spice.get_stanford_models import "
+            "get_stanford_models as get; get()'` downloads them (about 400 MB)"
         )
     return ""
-
-
-def _meteor(references: dict[int, list[str]], hypotheses: dict[int, list[str]]) -> tuple[float, list[float]]:
-    from pycocoevalcap.meteor.meteor import Meteor
-
-    score, each = Meteor().compute_score(references, hypotheses)
-    return float(score), list(map(float, each))
-
-
-def _spice(references: dict[int, list[str]], hypotheses: dict[int, list[str]]) -> tuple[float, list[float]]:
-    from pycocoevalcap.spice.spice import Spice
-
-    score, each = Spice().compute_score(references, hypotheses)
-    return float(score), [float(item["All"]["f"]) for item in each]

@@ -1,9 +1,9 @@
-"""English tokens as the Penn Treebank writes them, equal to those of the Java program behind published caption scores.
+"""Penn Treebank tokenizer for caption metrics, with the same tokens as the Java program behind published scores.
 
-Caption metrics are counted in the tokens of ``PTBTokenizer`` (Stanford CoreNLP 3.4.1, lower-cased, line by line). This
-is a tokeniser of our own with the same result and no Java. Its rules say what the original does, checked by asking it:
-about every short sequence of letters and every dictionary word in a handful of contexts, about every character, and
-about random mixtures of hard pieces (``scripts/record_caption_metrics.py``), of which 3 in 20,000 still differ.
+Caption metrics count the tokens of `PTBTokenizer` (Stanford CoreNLP 3.4.1, lower-cased, line by line). This module
+returns the same tokens without Java. Its rules were derived from the output of the original: every short sequence of
+letters and every dictionary word in several contexts, every character, and random mixtures of difficult pieces
+(`scripts/record_caption_metrics.py`). Of those mixtures 3 in 20,000 still differ.
 
 >>> tokenize("The U.S. team isn't gonna pay $5.")
 ['the', 'u.s.', 'team', 'is', "n't", 'gon', 'na', 'pay', '$', '5', '.']
@@ -18,86 +18,105 @@ from typing import NamedTuple
 
 from openblip.evaluation.metrics.ptb_characters import LETTERS, SYMBOLS
 
-# What the caption metrics leave out. The brackets are here as their authors wrote them: in capitals, which never occur
-# in lower-cased tokens, so that brackets are in fact counted as words.
+# Tokens that caption metrics ignore. The brackets are in capitals, as in the original; lower-cased tokens never contain
+# them, so brackets do count as words.
 PUNCTUATION = frozenset(
     ["''", "'", "``", "`", "-LRB-", "-RRB-", "-LCB-", "-RCB-", ".", "?", "!", ",", ":", "-", "--", "...", ";"]
 )
 
 
 def tokenize(text: str) -> list[str]:
-    """Lower-cased tokens of one text."""
+    """Tokenize one text.
+
+    Args:
+        text: A text.
+
+    Returns:
+        The tokens, in lower case.
+    """
     return tokenize_lines([text])[0]
 
 
 def tokenize_lines(texts: Iterable[str]) -> list[list[str]]:
-    """Lower-cased tokens of texts that follow each other, a list per text.
+    """Tokenize texts as one document, as the original does.
 
-    The original reads all captions as one document. Whether a stop after an abbreviation also ends a sentence depends
-    on the next word, be it that of the next caption: "a sign for Main Rd. " and "on 8th Ave. by S." are written with or
-    without a second stop, or with the stop apart.
+    Whether a period after an abbreviation also ends a sentence depends on the next word, even if that is in the next
+    text: "a sign for Main Rd. " and "on 8th Ave. by S." get a second period, none, or a separate one.
+
+    Args:
+        texts: Texts, in order.
+
+    Returns:
+        The tokens of each text, in lower case.
     """
     lines = [_LINE_BREAK.sub(" ", text) for text in texts]
     document = "\n".join(lines)
-    found: list[list[str]] = []
-    at = 0
+    tokens: list[list[str]] = []
+    start = 0
     for line in lines:
-        end = at + len(line)
-        found.append(_tokens(document, at, end))
-        at = end + 1
-    return found
+        end = start + len(line)
+        tokens.append(_tokenize_range(document, start, end))
+        start = end + 1
+    return tokens
 
 
-def words(tokens: Iterable[str]) -> list[str]:
-    """Of some tokens those that caption metrics count: all but punctuation."""
+def remove_punctuation(tokens: Iterable[str]) -> list[str]:
+    """Remove the tokens that caption metrics ignore.
+
+    Args:
+        tokens: Tokens.
+
+    Returns:
+        The tokens without punctuation.
+    """
     return [token for token in tokens if token not in PUNCTUATION]
 
 
-def _tokens(text: str, at: int, end: int) -> list[str]:
-    rules = _rules_for(frozenset(_SPECIAL.intersection(text[at:end])))
+def _tokenize_range(text: str, start: int, end: int) -> list[str]:
+    rules = _select_rules(frozenset(_SPECIAL.intersection(text[start:end])))
     tokens = []
-    while at < end:
-        plain = _PLAIN.match(text, at, end)
-        if plain and (word := plain[1].lower()) not in _NOT_PLAIN:
-            tokens.append(word)
-            at = plain.end()
+    while start < end:
+        plain = _PLAIN.match(text, start, end)
+        if plain and plain[1].lower() not in _NOT_PLAIN:
+            tokens.append(plain[1].lower())
+            start = plain.end()
             continue
-        token, at = _next(rules, text, at)
+        token, start = _next_token(rules, text, start)
         if token:
             tokens.append(token)
     return tokens
 
 
-def _next(rules: tuple[_Rule, ...], text: str, at: int) -> tuple[str, int]:
-    """The next token ("" for what is dropped) and where it ends: the rule that sees furthest wins, then the first."""
+def _next_token(rules: tuple[_Rule, ...], text: str, start: int) -> tuple[str, int]:
+    """Return the next token ("" if it is dropped) and its end. The longest match wins, then the earliest rule."""
     best: re.Match[str] | None = None
     write: Callable[[str], str] | None = None
     for rule in rules:
-        found = rule.pattern.match(text, at)
-        if found and (best is None or found.end() > best.end()):
-            best, write = found, rule.write
+        match = rule.pattern.match(text, start)
+        if match and (best is None or match.end() > best.end()):
+            best, write = match, rule.write
     if best is None:
-        return "", at + 1
+        return "", start + 1
     token = best[1]
     return (write(token) if write else token).replace("\u00ad", "").lower(), best.end(1)
 
 
 class _Rule(NamedTuple):
-    pattern: re.Pattern[str]  # the token is group 1; what follows it is context, which counts when rules compete
+    pattern: re.Pattern[str]  # group 1 is the token; the rest is context, which counts toward the longest match
     write: Callable[[str], str] | None
-    needs: frozenset[str]  # characters of which a text must have one; none: every text may need the rule
+    needs: frozenset[str]  # the text must contain one of these characters; empty: the rule is always tried
 
 
 @lru_cache(maxsize=4096)
-def _rules_for(present: frozenset[str]) -> tuple[_Rule, ...]:
+def _select_rules(present: frozenset[str]) -> tuple[_Rule, ...]:
     return tuple(rule for rule in _RULES if not rule.needs or rule.needs & present)
 
 
-def _class(ranges: str) -> str:
-    return "".join("-".join(re.escape(chr(int(code, 16))) for code in part.split("-")) for part in ranges.split())
+def _char_class(ranges: str) -> str:
+    return "".join("-".join(re.escape(chr(int(code, 16))) for code in span.split("-")) for span in ranges.split())
 
 
-def _any(names: str) -> str:
+def _alternatives(names: str) -> str:
     return "|".join(re.escape(name) for name in sorted(names.split(), key=len, reverse=True))
 
 
@@ -106,16 +125,17 @@ def _rule(pattern: str, written: str | Callable[[str], str] | None = None, needs
     return _Rule(re.compile(pattern, flags), write, frozenset(needs))
 
 
-def _with_stop(token: str) -> str:
+def _with_period(token: str) -> str:
     return token + "."
 
 
 _LINE_BREAK = re.compile("[\n\r\x0b\x0c\x85\u2028\u2029]")
-# What needs no rules, unless it is in _NOT_PLAIN: a word before a space, a comma or the last stop, and those two.
+# Tokens that need no rules, unless they are in _NOT_PLAIN: a word before a space, a comma or the final period; a comma
+# before a word; the final period.
 _PLAIN = re.compile(r" *([A-Za-z]{2,}(?= [A-Za-z]|, | ?\.? ?$)|[aA](?= [A-Za-z])|,(?= [A-Za-z])|\.(?= ?$))")
 
-# Pieces: a letter, a letter or a digit, a space (a line break is one), what ends a sentence, an apostrophe.
-_BEYOND = _class(LETTERS)
+# Pieces: a letter, a letter or a digit, a space (a line break counts as one), the end of a sentence, an apostrophe.
+_BEYOND = _char_class(LETTERS)
 _ACCENTED = r"&(?:[aeiouAEIOU](?:acute|grave|uml)|HT);"
 _L = rf"(?:[A-Za-z\u00ad{_BEYOND}]|{_ACCENTED})"
 _A = rf"(?:[A-Za-z0-9\u00ad{_BEYOND}]|{_ACCENTED})"
@@ -139,9 +159,9 @@ _SLASHED = rf"[A-Za-z0-9]+(?:[{_H}][A-Za-z]+){{0,2}}(?:\\?/[A-Za-z0-9]+(?:[{_H}]
 _NUMBER = r"[+-]?(?:\d*(?:[.:,]\d+)+|\d+)"
 _END = r"(?=[^A-Za-z]|$)"
 
-_SPLIT = frozenset(["cannot", "gonna", "gotta", "wanna", "lemme", "gimme"])  # words that are two
+_SPLIT = frozenset(["cannot", "gonna", "gotta", "wanna", "lemme", "gimme"])  # words that are split in two
 
-# Abbreviations, with their stop; those of the second list may end a sentence, and then the stop is written once more.
+# Abbreviations. Those of the second list may end a sentence; then the period is written twice.
 _INNER = (
     "adj adm adv alex assoc asst atty ave brig capt cf cie cmdr col comdr cpl dept det dr drs elec ens ft gen gov govs "
     "hon insp invt jos lieut lt maj messrs mlle mme mr mrs ms msgr mt natl pfc ph pres prof profs pvt rep reps rev sen "
@@ -154,7 +174,7 @@ _FINAL = (
 )
 _FINAL_CAPITALISED = "Ark Az Del Ill La Mass Miss Ore Pa Tex Wash"
 _BEFORE_NUMBER = "art ca fig figs no nos op pp prop"
-# After initials, these begin a new sentence.
+# These words start a new sentence after initials.
 _STARTERS = (
     "a about according additionally after an as at but earlier he her here however if in it last many more now once "
     "one other our she since so some such that the their then there these they this we what when while yet you"
@@ -175,23 +195,22 @@ _SIGNS = {
     "&(?:amp|AMP);|&": "&",
 }
 
-
 _NOT_PLAIN = _SPLIT | set(f"{_INNER} {_FINAL} {_FINAL_CAPITALISED} {_BEFORE_NUMBER}".lower().split())
 
 
-def _bracketed(token: str) -> str:
+def _escape_brackets(token: str) -> str:
     return token.replace("(", "-lrb-").replace(")", "-rrb-")
 
 
-def _joined(token: str) -> str:
-    return _bracketed(token.replace(" ", "\u00a0"))
+def _join_words(token: str) -> str:
+    return _escape_brackets(token.replace(" ", "\u00a0"))
 
 
-def _latex(token: str) -> str:
+def _to_latex_quotes(token: str) -> str:
     return token.translate(_AS_LATEX)
 
 
-def _straight(token: str) -> str:
+def _straighten_quotes(token: str) -> str:
     return re.sub(_Q, "'", token)
 
 
@@ -200,13 +219,13 @@ _AS_LATEX = str.maketrans(dict(zip(_CURLY, ["`"] * 5 + ["'"] * 3 + ["``"] * 3 + 
 _QUOTES = "'\u2019\x92`\u2018\u201b\x91&"
 _DIGITS = "0123456789"
 _RULES = (
-    # Words, and words that are two.
+    # Words, and words that are split in two.
     _rule(rf"((?:can(?=not)|gon(?=na)|got(?=ta)|wan(?=na)|lem(?=me)|gim(?=me)))(?:not|na|ta|me){_END}", flags=re.I),
     _rule(r"('t)(?:is|was)", None, "'", re.I),
     _rule(rf"([A-Za-z\u00ad]*[A-MO-Za-mo-z\u00ad])n{_Q}t", None, _QUOTES, re.I),
-    _rule(rf"(n{_Q}t)", _straight, _QUOTES, re.I),
+    _rule(rf"(n{_Q}t)", _straighten_quotes, _QUOTES, re.I),
     _rule(rf"({_WORD}){_CLITIC}", None, _QUOTES),
-    _rule(rf"({_CLITIC})(?:[^A-Za-z]|$)", _straight, _QUOTES),
+    _rule(rf"({_CLITIC})(?:[^A-Za-z]|$)", _straighten_quotes, _QUOTES),
     # Tags, addresses, names.
     _rule(rf"({_TAG})", lambda token: token.replace(" ", "\u00a0"), "<"),
     _rule(r"(https?://[^ \t\n\"<>|()]+[^ \t\n\"<>|.!?(){},-])", None, ":"),
@@ -225,7 +244,7 @@ _RULES = (
     _rule(r"(@[A-Za-z_][A-Za-z_0-9]*)", None, "@"),
     _rule(rf"(#{_L}+)", None, "#"),
     _rule(rf"({_WORD})"),
-    # Words with an apostrophe inside or in front.
+    # Words with an apostrophe inside or at the start.
     _rule(rf"([A-HJ-XZn]{_QUOTE}{_L}{{2}}{_A}*)", None, _QUOTES),
     _rule(rf"({_L}+[aeiouyAEIOUY]{_QUOTE}[aeiouA-Z]{_L}*)", None, _QUOTES),
     _rule(rf"(ev{_Q}ry|li{_Q}l)", None, _QUOTES, re.I),
@@ -235,36 +254,36 @@ _RULES = (
     _rule(rf"(y{_Q})[A-Za-z]", None, _QUOTES, re.I),
     _rule(rf"({_Q}[2-9]0s)", None, _QUOTES),
     _rule(rf"({_Q}\d\d){_S}", None, _QUOTES),
-    # Names with signs, and words before a stop that is followed by another sign.
+    # Names with signs, and words before a period that another sign follows.
     _rule(r"([A-Z]+(?:(?:[+&]|&amp;)[A-Z]+)+)", lambda token: token.replace("&amp;", "&"), "+&"),
     _rule(r"([Cc]\+\+|[CcFf]#)", None, "+#"),
     _rule(rf"((?:{_WORD}|{_THING}|{_NUMBER})\.)[,;:]", None, "."),
     # Abbreviations, compounds and numbers.
-    _rule(rf"((?i:{_any(_FINAL)}))\.{_SENTENCE}", _with_stop, "."),
-    _rule(rf"((?:{_any(_FINAL_CAPITALISED)}))\.{_SENTENCE}", _with_stop, "."),
-    _rule(rf"((?:{_any(_FINAL)})\.)[\s\S]{{2}}", None, ".", re.I),
-    _rule(rf"((?:{_any(_FINAL_CAPITALISED)})\.)[\s\S]{{2}}", None, "."),
+    _rule(rf"((?i:{_alternatives(_FINAL)}))\.{_SENTENCE}", _with_period, "."),
+    _rule(rf"((?:{_alternatives(_FINAL_CAPITALISED)}))\.{_SENTENCE}", _with_period, "."),
+    _rule(rf"((?:{_alternatives(_FINAL)})\.)[\s\S]{{2}}", None, ".", re.I),
+    _rule(rf"((?:{_alternatives(_FINAL_CAPITALISED)})\.)[\s\S]{{2}}", None, "."),
     _rule(rf"({_THING})"),
     _rule(rf"({_SLASHED})", None, "/"),
     _rule(rf"({_A}(?:{_A}|[.,])*(?:-(?:[A-Za-z](?:\.[A-Za-z])+\.|{_A}+))+)", None, "-"),
     _rule(rf"({_NUMBER})", None, _DIGITS),
-    _rule(r"((?:\d{1,4}[- \u00a0])?\d{1,4}(?:\\?/|\u2044)\d{1,4})", _joined, "/\u2044"),
+    _rule(r"((?:\d{1,4}[- \u00a0])?\d{1,4}(?:\\?/|\u2044)\d{1,4})", _join_words, "/\u2044"),
     _rule(
         r"((?:\(\d{2,3}\)[ \u00a0]?|(?:\+\+?)?(?:\d{2,4}[- \u00a0])?\d{2,4}[- \u00a0])\d{3,4}[- \u00a0]?\d{3,5}"
         r"|(?:(?:\+\+?)?\d{2,4}\.)?\d{2,4}\.\d{3,4}\.\d{3,5})",
-        _joined,
+        _join_words,
         _DIGITS,
     ),
     _rule(r"([A-Za-z](?:\.[A-Za-z])*\.)", None, "."),
     _rule(rf"([A-Za-z])\.{_S}+(?:{_STARTER}|M[rs]\.|{_TAG}){_S}", None, "."),
-    _rule(rf"([A-Za-z](?:\.[A-Za-z])+)\.{_S}+(?:{_STARTER}|M[rs]\.|{_TAG}){_S}", _with_stop, "."),
-    _rule(rf"((?:{_any(f'{_INNER} {_FINAL}')})\.)", None, ".", re.I),
-    _rule(rf"((?:{_any(_FINAL_CAPITALISED)})\.)", None, "."),
-    _rule(rf"((?:{_any(_BEFORE_NUMBER)})\.){_S}?\d", None, ".", re.I),
+    _rule(rf"([A-Za-z](?:\.[A-Za-z])+)\.{_S}+(?:{_STARTER}|M[rs]\.|{_TAG}){_S}", _with_period, "."),
+    _rule(rf"((?:{_alternatives(f'{_INNER} {_FINAL}')})\.)", None, ".", re.I),
+    _rule(rf"((?:{_alternatives(_FINAL_CAPITALISED)})\.)", None, "."),
+    _rule(rf"((?:{_alternatives(_BEFORE_NUMBER)})\.){_S}?\d", None, ".", re.I),
     # Signs.
-    _rule(r"([<>]?[:;=][\-o*']?[)DdpPO\\|@{(\]\[])(?![A-Za-z0-9])", _bracketed, ":;="),
+    _rule(r"([<>]?[:;=][\-o*']?[)DdpPO\\|@{(\]\[])(?![A-Za-z0-9])", _escape_brackets, ":;="),
     _rule(r"([-^x=~<>']_[-^x=~<>']|[\^x=~<>]\.[\^x=~<>])", None, "_^=~<>"),
-    _rule(r"(\([-^x=~<>'][_.]?[-^x=~<>']\)|\([\^x=~<>']-[\^x=~<>'`]\))", _bracketed, "("),
+    _rule(r"(\([-^x=~<>'][_.]?[-^x=~<>']\)|\([\^x=~<>']-[\^x=~<>'`]\))", _escape_brackets, "("),
     _rule(r"([A-Z]*\$)", None, "$"),
     _rule(r"(\.{3,5}|\.(?:[ \u00a0]\.){2,}|\u2026)", "...", ".\u2026"),
     _rule(r"(-{5,})", None, "-"),
@@ -274,15 +293,15 @@ _RULES = (
     _rule(r"(''|[\"\u201d\u00bb\x94]|&quot;)", "''"),
     _rule(r"(``|[\u201c\u00ab\x93])", "``"),
     _rule(r"(')[A-Za-z][^ \t\n\u00a0]", "`"),
-    _rule(rf"({_CLITIC})", _straight, _QUOTES),
+    _rule(rf"({_CLITIC})", _straighten_quotes, _QUOTES),
     _rule(r"(['\u2019\u203a\x92]|&apos;)", "'"),
-    _rule(rf"([{_CURLY}]{{2}})", _latex, _CURLY),
+    _rule(rf"([{_CURLY}]{{2}})", _to_latex_quotes, _CURLY),
     _rule(r"([`\u2018\u201b\u2039\x91])", "`"),
     _rule(r"(&nbsp;)", "", "&"),
     _rule(r"(\*{2,}|@{2,}|#{2,}|_{2,}|\\\*|<<|>>|&#\d+;)", None, "*@#_<>&"),
     _rule(r"([⁺⁻₊₋]?(?:[⁰¹²³⁴-⁹]+|[₀-₉]+))"),
     *(_rule(rf"(\{bracket})", name, bracket) for bracket, name in _BRACKETS.items()),
     *(_rule(f"({sign})", name) for sign, name in _SIGNS.items()),
-    _rule(rf"([!-~{_class(SYMBOLS)}])"),
+    _rule(rf"([!-~{_char_class(SYMBOLS)}])"),
 )
 _SPECIAL = frozenset().union(*(rule.needs for rule in _RULES))

@@ -1,7 +1,7 @@
-"""Which characters beyond ASCII the Java PTBTokenizer takes as part of words, and which as tokens of their own.
+"""Characters beyond ASCII that the Java PTBTokenizer accepts in words (LETTERS) or as separate tokens (SYMBOLS).
 
-Hexadecimal ranges, asked from the original character by character: ``scripts/record_caption_metrics.py characters``.
-What is in neither is dropped, and so is everything above U+FFFF: emoji, for example.
+Hexadecimal ranges, recorded from the original one character at a time: `scripts/record_caption_metrics.py characters`.
+All other characters are dropped, and so is everything above U+FFFF, such as emoji.
 """
 
 LETTERS = (

@@ -1,4 +1,4 @@
-"""COCO captions, Karpathy's split. Formats: the authors' ``coco_karpathy_*.json`` and their ``_gt.json`` (COCO's)."""
+"""COCO captions, Karpathy's split: the authors' `coco_karpathy_*.json`, and `*_gt.json` in COCO's format."""
 
 from __future__ import annotations
 
@@ -6,93 +6,80 @@ from pathlib import Path
 
 from openblip.errors import EvaluationError
 from openblip.evaluation import files
+from openblip.evaluation.metrics.ids import ItemId
+from openblip.evaluation.protocols import server
 from openblip.evaluation.protocols.base import (
-    PROMPT,
     CaptionPreset,
     Item,
     Items,
     Preset,
     Protocol,
-    Score,
-    captions_for_server,
-    image_file,
+    PublishedScore,
+    ServerFile,
+    Split,
 )
-from openblip.evaluation.protocols.readers import fields
+from openblip.evaluation.protocols.builders import caption_presets
+from openblip.evaluation.protocols.readers import find_image, get_fields
+
+TEST = Split("Karpathy test", ("coco_karpathy_test.json", "coco_karpathy_test_gt.json"), 5000)
+VAL = Split("Karpathy val", ("coco_karpathy_val.json", "coco_karpathy_val_gt.json"), 5000)
 
 
 def read(folder: Path, preset: Preset) -> Items:
-    pictures, references = (folder / name for name in preset.files)
-    wanted = files.caption_references(references)
-    places: dict[int, str] = {}
-    for where, entry in files.read(pictures):
-        (name,) = fields(where, entry, image=str)
-        key = image_id(where, name)
-        if key in places:
-            raise EvaluationError(f"{where}: the picture of image_id {key} is there a second time")
-        places[key] = name
-    lacking = [key for key in wanted if key not in places]
-    if lacking and not (isinstance(preset, CaptionPreset) and preset.ids == "predicted"):
-        raise EvaluationError(f"{pictures} has no picture for image_id {lacking[0]} of {references.name}")
+    """Read the images of the references, in the order of the references."""
+    images_path, references_path = (folder / name for name in preset.split.files)
+    references = files.read_caption_references(references_path)
+    names: dict[ItemId, str] = {}
+    for location, entry in files.read_entries(images_path):
+        (name,) = get_fields(location, entry, image=str)
+        image_id = parse_image_id(location, name)
+        if image_id in names:
+            raise EvaluationError(f"{location}: image_id {image_id} occurs a second time")
+        names[image_id] = name
+    missing = [image_id for image_id in references if image_id not in names]
+    if missing and not (isinstance(preset, CaptionPreset) and preset.scored_images == "listed"):
+        raise EvaluationError(f"{images_path} has no image for image_id {missing[0]} of {references_path.name}")
     return [
-        Item(key, image_file(folder, places[key], "images"), tuple(texts))
-        for key, texts in wanted.items()
-        if key in places
+        Item(image_id, find_image(folder, names[image_id], "images"), tuple(texts))
+        for image_id, texts in references.items()
+        if image_id in names
     ]
 
 
-def image_id(where: str, name: str) -> int:
-    """COCO's number: what follows the last underscore of the file's name."""
+def parse_image_id(location: str, name: str) -> int:
+    """Return COCO's number of an image: the digits after the last underscore of the file's name."""
     digits = Path(name).stem.rsplit("_", 1)[-1]
     if not digits.isdecimal():
-        raise EvaluationError(f"{where}: {name!r} ends in no image number")
+        raise EvaluationError(f"{location}: the name of an image must end in its number, got {name!r}")
     return int(digits)
-
-
-def _files(split: str) -> tuple[str, ...]:
-    return f"coco_karpathy_{split}.json", f"coco_karpathy_{split}_gt.json"
 
 
 PROTOCOL = Protocol(
     name="coco-caption",
     title="COCO captions",
-    task="caption",
     published_at=(
         "https://storage.googleapis.com/sfr-vision-language-research/datasets/ (annotations) and cocodataset.org "
         "(train2014, val2014)"
     ),
-    presets={
-        "paper": CaptionPreset(
-            split="Karpathy test",
-            files=_files("test"),
-            count=5000,
-            prompt=PROMPT,
-            published=(
-                Score("paper, table 7", ("model_base_caption_capfilt_large",), {"Bleu_4": 39.7, "CIDEr": 133.3}),
-                Score("paper, table 7", ("model_large_caption",), {"Bleu_4": 40.4, "CIDEr": 136.7}),
+    presets=caption_presets(
+        TEST,
+        {
+            "paper": (
+                PublishedScore(
+                    "paper, table 7", ("model_base_caption_capfilt_large",), {"Bleu_4": 39.7, "CIDEr": 133.3}
+                ),
+                PublishedScore("paper, table 7", ("model_large_caption",), {"Bleu_4": 40.4, "CIDEr": 136.7}),
             ),
-        ),
-        "lavis": CaptionPreset(
-            split="Karpathy test",
-            files=_files("test"),
-            count=5000,
-            prompt=PROMPT,
-            repetition_penalty=1.15,
-            note=(
-                "its published Bleu_4 39.9, CIDEr 133.5 and SPICE 23.7 were made without the repetition penalty that "
-                "LAVIS has today"
+            "mmpretrain": (
+                PublishedScore("mmpretrain", ("blip-base_3rdparty_caption",), {"Bleu_4": 40.12, "CIDEr": 132.82}),
             ),
+        },
+        mmpretrain_split=VAL,
+        lavis_note=(
+            "its published Bleu_4 39.9, CIDEr 133.5 and SPICE 23.7 were made without the repetition penalty that "
+            "LAVIS has today"
         ),
-        "mmpretrain": CaptionPreset(
-            split="Karpathy val",
-            files=_files("val"),
-            count=5000,
-            prompt=PROMPT,
-            min_length=2,
-            ids="predicted",
-            published=(Score("mmpretrain", ("blip-base_3rdparty_caption",), {"Bleu_4": 40.12, "CIDEr": 132.82}),),
-        ),
-    },
-    read=read,
-    result="captions_karpathy_openblip_results.json",
-    server=captions_for_server,
+    ),
+    reader=read,
+    server_file=ServerFile("captions_karpathy_openblip_results.json", server.build_captions),
 )

@@ -1,4 +1,4 @@
-"""What the readers of several benchmarks share."""
+"""Helpers of the readers of several benchmarks."""
 
 from __future__ import annotations
 
@@ -8,50 +8,107 @@ from typing import Any
 
 from openblip.errors import EvaluationError
 from openblip.evaluation import files
-from openblip.evaluation.protocols.base import Item, Items, Preset, Score, image_file
+from openblip.evaluation.protocols.base import Item, Items, Preset
 
 
-def fields(where: str, entry: Any, **kinds: type) -> tuple[Any, ...]:
-    """Values of an entry by their names, each of its kind. Raises :class:`EvaluationError` that names them all."""
-    values = tuple(entry.get(name) if isinstance(entry, Mapping) else None for name in kinds)
-    if not all(_is(value, kind) for value, kind in zip(values, kinds.values(), strict=True)):
-        *some, last = map(repr, kinds)
-        raise EvaluationError(f"{where} lacks {', '.join(some)}{' or ' if some else ''}{last}")
+def get_fields(location: str, entry: Any, **types: type) -> tuple[Any, ...]:
+    """Return the values of an entry.
+
+    Args:
+        location: Where the entry is, for error messages.
+        entry: The entry.
+        **types: The type of each value, by name.
+
+    Returns:
+        The values, in the order of `types`.
+
+    Raises:
+        EvaluationError: If a value is missing or has another type.
+    """
+    values = tuple(entry.get(name) if isinstance(entry, Mapping) else None for name in types)
+    if not all(_is_instance(value, kind) for value, kind in zip(values, types.values(), strict=True)):
+        *names, final = map(repr, types)
+        raise EvaluationError(f"{location} lacks {', '.join(names)}{' or ' if names else ''}{final}")
     return values
 
 
-def _is(value: Any, kind: type) -> bool:
-    return isinstance(value, kind) and (kind is bool or not isinstance(value, bool))  # no file means 1 by true
+def _is_instance(value: object, kind: type) -> bool:
+    return isinstance(value, kind) and (kind is bool or not isinstance(value, bool))  # true is not the number 1
 
 
-def retrieval(folder: Path, preset: Preset) -> Items:
-    """The authors' files for retrieval: a list of {"image", "caption": [texts]}; ``caption`` may be one text."""
-    items: Items = []
-    names: set[str] = set()
-    for where, entry in files.read(folder / preset.files[0]):
-        texts = entry.get("caption")
-        listed = [texts] if isinstance(texts, str) else texts
-        name, said = fields(where, {**entry, "caption": listed or None}, image=str, caption=list)
-        once(where, name, names)
-        items.append(Item(len(items), image_file(folder, name, "images"), some_texts(where, "caption", said)))
-    return items
+def check_texts(location: str, name: str, value: object) -> tuple[str, ...]:
+    """Return a list of texts as a tuple.
 
+    Args:
+        location: Where the list is, for error messages.
+        name: The name of the list.
+        value: The list.
 
-def once(where: str, key: Any, seen: set[Any]) -> None:
-    """Note what an entry is about. Raises :class:`EvaluationError` if an earlier one is about the same."""
-    if key in seen:
-        raise EvaluationError(f"{where}: {key!r} is there a second time")
-    seen.add(key)
+    Returns:
+        The texts.
 
-
-def some_texts(where: str, name: str, value: Any) -> tuple[str, ...]:
-    """A list of texts, at least one. Raises :class:`EvaluationError` for anything else."""
-    if not isinstance(value, list) or not value or not all(isinstance(one, str) for one in value):
-        raise EvaluationError(f"{where}: {name!r} is not a list of texts, at least one")
+    Raises:
+        EvaluationError: If the value is not a list of texts, or is empty.
+    """
+    if not isinstance(value, list) or not value or not all(isinstance(text, str) for text in value):
+        raise EvaluationError(f"{location}: {name!r} must be a list of at least one text")
     return tuple(value)
 
 
-def recalls(source: str, checkpoint: str, *values: float) -> Score:
-    """A published row of six recalls: texts for images at 1, 5 and 10, then images for texts."""
-    names = [f"{side}_r{k}" for side in ("txt", "img") for k in (1, 5, 10)]
-    return Score(source, (checkpoint,), dict(zip(names, values, strict=True)))
+def find_image(folder: Path, name: str, *subfolders: str) -> str:
+    """Return the path of an image: in the folder itself, or in the first of `subfolders` that has it.
+
+    Args:
+        folder: The folder of the benchmark.
+        name: The name of the file.
+        *subfolders: Where the archives of the data set put it.
+
+    Returns:
+        The path. If the file does not exist, evaluation reports the item as failed.
+    """
+    for subfolder in ("", *subfolders):
+        path = folder / subfolder / name
+        if path.is_file():
+            return str(path)
+    return str(folder / name)
+
+
+def read_retrieval(folder: Path, preset: Preset) -> Items:
+    """Read the authors' files for retrieval: a list of {"image", "caption": [texts]}; `caption` may be one text.
+
+    Args:
+        folder: The folder of the benchmark's files.
+        preset: The preset.
+
+    Returns:
+        An item per image, with its texts.
+
+    Raises:
+        EvaluationError: If the file is broken, or if an image occurs twice.
+    """
+    items: Items = []
+    names: set[str] = set()
+    for location, entry in files.read_entries(folder / preset.split.files[0]):
+        value = entry.get("caption")
+        texts = [value] if isinstance(value, str) else value
+        name, texts = get_fields(location, {**entry, "caption": texts or None}, image=str, caption=list)
+        add_unique(location, name, names)
+        image = find_image(folder, name, "images")
+        items.append(Item(len(items), image, check_texts(location, "caption", texts)))
+    return items
+
+
+def add_unique(location: str, key: str, keys: set[str]) -> None:
+    """Add a key to the keys of earlier entries.
+
+    Args:
+        location: Where the entry is, for error messages.
+        key: The key of the entry.
+        keys: The keys of earlier entries.
+
+    Raises:
+        EvaluationError: If an earlier entry has the same key.
+    """
+    if key in keys:
+        raise EvaluationError(f"{location}: {key!r} occurs a second time")
+    keys.add(key)

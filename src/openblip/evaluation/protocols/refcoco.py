@@ -1,7 +1,7 @@
-"""RefCOCO, UNC's split: one box per expression, testA (people) and testB (all else).
+"""RefCOCO, UNC's split: one box per expression, testA (people) and testB (other objects).
 
-Files of github.com/lichengunc/refer: ``refs(unc).p`` (which expressions name which object) and ``instances.json``
-(COCO's, with the boxes). The first is a pickle; only plain data is read from it.
+Files of github.com/lichengunc/refer: `refs(unc).p` (the expressions of each object) and `instances.json` (COCO's
+boxes). The first is a pickle; only plain data is loaded from it.
 """
 
 from __future__ import annotations
@@ -12,89 +12,91 @@ from typing import Any
 
 from openblip.errors import EvaluationError
 from openblip.evaluation import files
+from openblip.evaluation.metrics.ids import ItemId
 from openblip.evaluation.protocols.base import (
-    GroundPreset,
+    GroundingPreset,
     Item,
     Items,
     Preset,
-    PresetName,
     Protocol,
-    Score,
-    image_file,
+    PublishedScore,
+    Split,
 )
-from openblip.evaluation.protocols.readers import fields
+from openblip.evaluation.protocols.readers import find_image, get_fields
 
 FILES = ("refs(unc).p", "instances.json")
+Edges = tuple[float, float, float, float]  # left, top, right, bottom
 
 
 def read(folder: Path, preset: Preset) -> Items:
-    boxes = _boxes(folder / FILES[1])
+    """Read the expressions of a split with their boxes."""
+    boxes = _read_boxes(folder / FILES[1])
     items: Items = []
-    for n, ref in enumerate(_refs(folder / FILES[0]), 1):
-        where = f"{folder / FILES[0]}: entry {n}"
+    for number, ref in enumerate(_read_refs(folder / FILES[0]), 1):
+        location = f"{folder / FILES[0]}: entry {number}"
         try:
-            if ref["split"] != preset.split:
+            if ref["split"] != preset.split.name:
                 continue
             name, box = f"COCO_train2014_{ref['image_id']:012d}.jpg", boxes[ref["ann_id"]]
             sentences = list(ref["sentences"])
         except (KeyError, TypeError, ValueError) as error:
-            raise EvaluationError(f"{where} lacks or has no object for {error}") from error
-        picture = image_file(folder, name, "train2014", "images")
+            raise EvaluationError(f"{location} lacks or has no object for {error}") from error
+        image = find_image(folder, name, "train2014", "images")
         for sentence in sentences:
-            key, text = fields(where, sentence, sent_id=int, raw=str)
-            items.append(Item(key, picture, (text,), box=box))
+            sentence_id, text = get_fields(location, sentence, sent_id=int, raw=str)
+            items.append(Item(sentence_id, image, (text,), box=box))
     return items
 
 
-class _PlainData(pickle.Unpickler):
+class _PlainDataUnpickler(pickle.Unpickler):
     def find_class(self, module: str, name: str) -> Any:
-        raise pickle.UnpicklingError(f"it asks for {module}.{name}, which is no plain data")
+        raise pickle.UnpicklingError(f"it must contain plain data only, but refers to {module}.{name}")
 
 
-def _refs(path: Path) -> list[Any]:
+def _read_refs(path: Path) -> list[Any]:
     try:
         with path.open("rb") as file:
-            found = _PlainData(file, encoding="latin-1").load()
-    except Exception as error:  # a damaged pickle raises nearly anything, MemoryError and AttributeError among it
+            refs = _PlainDataUnpickler(file, encoding="latin-1").load()
+    except Exception as error:  # a damaged pickle raises almost anything, including MemoryError and AttributeError
         raise EvaluationError(
             f"{path} cannot be read, is damaged or was cut off: {str(error) or type(error).__name__}"
         ) from error
-    if not isinstance(found, list):
-        raise EvaluationError(f"{path} is not a list of expressions")
-    return found
+    if not isinstance(refs, list):
+        raise EvaluationError(f"{path} must be a list of expressions")
+    return refs
 
 
-def _boxes(path: Path) -> dict[int, tuple[float, float, float, float]]:
-    """Left, top, right and bottom by the number of the object; the file has left, top, width and height."""
-    return files.unique((where, *_object(where, entry)) for where, entry in files.read(path, ("annotations",)))
+def _read_boxes(path: Path) -> dict[ItemId, Edges]:
+    """Return the edges of each object; the file has left, top, width and height."""
+    entries = files.read_entries(path, ("annotations",))
+    return files.index_unique((location, *_parse_box(location, entry)) for location, entry in entries)
 
 
-def _object(where: str, entry: dict[str, Any]) -> tuple[int, tuple[float, float, float, float]]:
+def _parse_box(location: str, entry: dict[str, Any]) -> tuple[int, Edges]:
     try:
         x, y, width, height = map(float, entry["bbox"])
         return int(entry["id"]), (x, y, x + width, y + height)
     except (KeyError, TypeError, ValueError, OverflowError) as error:
-        raise EvaluationError(f"{where} lacks 'id' or 'bbox' of four numbers") from error
+        raise EvaluationError(f"{location} lacks 'id' or 'bbox' of four numbers") from error
 
 
-def _protocol(split: str, count: int, accuracy: float) -> Protocol:
-    def preset(*published: Score) -> GroundPreset:
-        note = "" if published else "only mmpretrain has this row"
-        return GroundPreset(split=split, files=FILES, count=count, published=published, note=note)
-
-    ours = Score("mmpretrain", ("blip-base_8xb16_refcoco",), {"accuracy": accuracy})
-    presets: dict[PresetName, Preset] = {"paper": preset(), "lavis": preset(), "mmpretrain": preset(ours)}
+def _build_protocol(split: Split, accuracy: float) -> Protocol:
+    score = PublishedScore("mmpretrain", ("blip-base_8xb16_refcoco",), {"accuracy": accuracy})
+    unpublished = GroundingPreset(split=split, note="only mmpretrain has this row")
     return Protocol(
-        name=f"refcoco-{split.lower()}",
-        title=f"RefCOCO {split}",
-        task="grounding",
+        name=f"refcoco-{split.name.lower()}",
+        title=f"RefCOCO {split.name}",
         published_at="github.com/lichengunc/refer (annotations) and cocodataset.org (train2014)",
-        presets=presets,
-        read=read,
+        presets={
+            "paper": unpublished,
+            "lavis": unpublished,
+            "mmpretrain": GroundingPreset(split=split, published=(score,)),
+        },
+        reader=read,
     )
 
 
-# Counts: the page of FlagEval on RefCOCO, train 120624, validation 10834, testA 5657, testB 5095 expressions; the
-# 1,975 and 1,810 of TensorFlow's catalogue and of the hub's cards are objects, which have several expressions each.
-TEST_A = _protocol("testA", 5657, 86.14)
-TEST_B = _protocol("testB", 5095, 77.33)
+# Counts: FlagEval's page on RefCOCO (train 120624, validation 10834, testA 5657, testB 5095 expressions). The 1,975 and
+# 1,810 of TensorFlow's catalog and of the hub's cards are objects, which have several expressions each.
+TEST_A = _build_protocol(Split("testA", FILES, 5657), 86.14)
+TEST_B = _build_protocol(Split("testB", FILES, 5095), 77.33)

@@ -1,72 +1,60 @@
-"""What the benchmarks of video share: presets that say how many frames are seen, and the readers of questions."""
+"""Questions about videos, zero-shot: the settings and the reader that MSRVTT-QA and MSVD-QA share."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from openblip.errors import EvaluationError
 from openblip.evaluation import files
-from openblip.evaluation.protocols.base import (
-    AnswerPreset,
-    Item,
-    Items,
-    Preset,
-    PresetName,
-    RetrievalPreset,
-    Score,
-)
-from openblip.evaluation.protocols.readers import fields
+from openblip.evaluation.protocols.base import Item, Items, Preset, PresetName, PublishedScore, Split, VqaPreset
+from openblip.evaluation.protocols.builders import paper_only_presets
+from openblip.evaluation.protocols.readers import get_fields
 
-QUESTIONS, LIST = "test_qa.json", "answer_list.json"
-ONLY = "only the paper has this row"
+QUESTIONS, ANSWERS = "test_qa.json", "answer_list.json"
 
 
-@dataclass(frozen=True, kw_only=True)
-class VideoAnswerPreset(AnswerPreset):
-    """Questions about ``frames`` of each video, uniformly sampled."""
+def video_question_presets(count: int, accuracy: float, *mappings: str) -> dict[PresetName, Preset]:
+    """Build the presets of a benchmark of questions about videos.
 
-    frames: int
+    The paper publishes 16 frames, the unchanged VQA model and top-1 accuracy, but no code. We rank the 3,128 answers of
+    VQA in two steps, as the paper does for VQA.
 
+    Args:
+        count: The number of questions.
+        accuracy: The published accuracy.
+        *mappings: Files besides the questions and the answer list.
 
-@dataclass(frozen=True, kw_only=True)
-class VideoRetrievalPreset(RetrievalPreset):
-    """Texts for ``frames`` of each video, uniformly sampled, and videos for texts."""
-
-    frames: int
-
-
-def answer_presets(count: int, source: str, accuracy: float, *more: str) -> dict[PresetName, Preset]:
-    """The settings of zero-shot answers about videos; ``more`` are files beside the questions and the answer list.
-
-    Published are 16 frames, the VQA model as it is, and top-1 accuracy; no code. Answers are therefore found as the
-    paper finds those of VQA: ranked, in two steps, among the 3,128 of its list.
+    Returns:
+        A preset per reference.
     """
+    return paper_only_presets(
+        VqaPreset(
+            split=Split("test", (QUESTIONS, *mappings, ANSWERS), count),
+            inference="rank",
+            rule="exact",
+            answer_list=ANSWERS,
+            num_frames=16,
+        ),
+        # The paper does not say which of its VQA models it used.
+        PublishedScore("paper, table 11", ("model_vqa", "model_base_vqa_capfilt_large"), {"accuracy": accuracy}),
+    )
 
-    def preset(*published: Score) -> Preset:
-        return VideoAnswerPreset(
-            split="test", files=(QUESTIONS, *more, LIST), count=count, inference="rank", rule="exact",
-            answer_list=LIST, frames=16, published=published, note="" if published else ONLY,
-        )  # fmt: skip
 
-    # The paper does not say which of its VQA models this is.
-    paper = Score(source, ("model_vqa", "model_base_vqa_capfilt_large"), {"accuracy": accuracy})
-    return {"paper": preset(paper), "lavis": preset(), "mmpretrain": preset()}
+def read_questions(path: Path, locate: Callable[[str, int], str]) -> Items:
+    """Read entries {"id", "video_id", "question", "answer"} of github.com/xudejing/video-question-answering.
 
+    Args:
+        path: The file of questions.
+        locate: Returns the path of a video by the location of the entry, for error messages, and the `video_id`.
 
-def questions(path: Path, locate: Callable[[str, int], str]) -> Items:
-    """The entries {"id", "video_id", "question", "answer"} of github.com/xudejing/video-question-answering.
+    Returns:
+        The questions.
 
-    ``locate`` gives the file of a ``video_id``; it is told where the entry stands.
+    Raises:
+        EvaluationError: If the file or an entry is broken, or if an id occurs twice.
     """
-    items: Items = []
-    seen: set[Any] = set()
-    for where, entry in files.read(path, ("questions",)):
-        key, video, question, answer = fields(where, entry, id=int, video_id=int, question=str, answer=str)
-        if key in seen:
-            raise EvaluationError(f"{where}: id {key} is there a second time")
-        seen.add(key)
-        items.append(Item(key, locate(where, video), question=question, answers=(answer,)))
-    return items
+    entries = []
+    for location, entry in files.read_entries(path, ("questions",)):
+        key, video_id, question, answer = get_fields(location, entry, id=int, video_id=int, question=str, answer=str)
+        entries.append((location, key, Item(key, locate(location, video_id), question=question, answers=(answer,))))
+    return list(files.index_unique(entries).values())

@@ -1,0 +1,114 @@
+"""Questions about images and videos: answers ranked from a list or generated, and VQA accuracy."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from itertools import groupby
+from pathlib import Path
+from typing import TypedDict
+
+from openblip.errors import EvaluationError, OpenBlipError
+from openblip.evaluation import files
+from openblip.evaluation.evaluators.base import Evaluator, TaskScores, parse_text
+from openblip.evaluation.metrics import answers
+from openblip.evaluation.metrics.ids import ItemId
+from openblip.evaluation.protocols.base import Item, Items, VqaPreset
+from openblip.evaluation.report import ReportItem
+from openblip.preprocess.text import clean_expression, clean_question
+from openblip.preprocess.video import Video
+from openblip.results import Answer
+
+
+class AskOptions(TypedDict, total=False):
+    """Options of [`Blip.ask`][openblip.Blip.ask]."""
+
+    answers: list[str]
+    shortlist: int
+    smoothing: float
+    num_beams: int
+    min_new_tokens: int
+    max_new_tokens: int
+
+
+class VqaEvaluator(Evaluator[str]):
+    """Evaluates answers. A prediction is the answer."""
+
+    action = "answered"
+    preset: VqaPreset
+
+    def predict(self, items: Items) -> Iterator[str | OpenBlipError]:
+        answer = self._answer_videos if self.preset.num_frames is not None else self._answer_images
+        for result in answer(items):
+            yield result if isinstance(result, OpenBlipError) else result.text
+
+    def _answer_images(self, items: Items) -> Iterator[Answer | OpenBlipError]:
+        options = ask_options(self.preset, self.folder)
+        step = 4 * self.blip.batch_size
+        for start in range(0, len(items), step):
+            chunk = items[start : start + step]
+            questions = [clean(item, self.preset) for item in chunk]
+            yield from self.blip.ask([item.image for item in chunk], questions, **options, on_error="return")
+
+    def _answer_videos(self, items: Items) -> Iterator[Answer | OpenBlipError]:
+        """Yield answers; consecutive questions about a video share one encoding."""
+        options = ask_options(self.preset, self.folder)
+        for path, group in groupby(items, key=lambda item: item.image):
+            questions = [clean(item, self.preset) for item in group]
+            results = self.blip.ask(Video(path, self.preset.num_frames), questions, **options, on_error="return")
+            yield from [results] * len(questions) if isinstance(results, OpenBlipError) else results
+
+    def parse(self, value: object) -> str:
+        return parse_text(value)
+
+    def score(self, items: Items, predictions: Mapping[ItemId, str]) -> TaskScores:
+        if not self.preset.rule:
+            return TaskScores({})
+        references = {item.id: build_reference(item, self.preset) for item in items}
+        scores = answers.score({key: predictions[key] for key in references}, references, self.preset.rule)
+        return TaskScores({"accuracy": scores.accuracy, **scores.by_answer_type}, scores.items)
+
+    def show(self, item: Item, prediction: str | None, error: str, score: float | None) -> ReportItem:
+        answer = error if prediction is None else prediction
+        lines = [("question", item.question), ("answer", answer), ("people", ", ".join(item.answers))]
+        by_server = not self.preset.rule and prediction is not None
+        return ReportItem(item.id, item.image, lines, score, metric="accuracy", by_server=by_server)
+
+
+def ask_options(preset: VqaPreset, folder: Path) -> AskOptions:
+    """Return the options of [`Blip.ask`][openblip.Blip.ask] for a preset.
+
+    Args:
+        preset: The preset.
+        folder: The folder of the answer list.
+
+    Raises:
+        EvaluationError: If the answer list is not a list of texts.
+    """
+    if preset.inference == "rank":
+        path = folder / preset.answer_list
+        candidates = files.read_json(path)
+        if not isinstance(candidates, list) or not candidates or not all(isinstance(c, str) for c in candidates):
+            raise EvaluationError(f"{path} must be a list of answers")
+        return {
+            "answers": candidates,
+            "shortlist": min(preset.shortlist, len(candidates)),
+            "smoothing": preset.smoothing,
+        }
+    return {
+        "num_beams": preset.num_beams,
+        "min_new_tokens": preset.min_length - 1,
+        "max_new_tokens": preset.max_length - 1,
+    }
+
+
+def clean(item: Item, preset: VqaPreset) -> str:
+    """Return the question of an item, cleaned as the preset does."""
+    if preset.strip_punctuation:
+        return clean_expression(item.question)
+    return clean_question(item.question, preset.max_words)
+
+
+def build_reference(item: Item, preset: VqaPreset) -> answers.AnswerReference:
+    """Return people's answers, cleaned as the preset does."""
+    texts = [clean_expression(text) for text in item.answers] if preset.strip_answer_punctuation else item.answers
+    return answers.AnswerReference(texts, item.question_type, item.answer_type)

@@ -1,1 +1,0 @@
-"""How each kind of benchmark is predicted and scored, one file each."""
