@@ -20,7 +20,7 @@ from openblip.checkpoints import bundle, write
 from openblip.cli import app
 from openblip.model.config import ModelKind
 from openblip.preprocess.image import ImageSettings, resize, to_tensor
-from openblip.preprocess.video import sampled
+from openblip.preprocess.video import sample_frames
 from tests.test_blip import Forwards, close
 from tests.toys import SIZE, toy_image, toy_model, toy_tokenizer
 from tests.videos import all_frames, make_video
@@ -70,7 +70,7 @@ def tokens(blip: Blip, task: ModelKind, clip: Path, count: int = 8) -> Tensor:
     with torch.inference_mode():
         seen = [
             model.encode_image(to_tensor(resize(every[place], SIZE)[None], settings))
-            for place in sampled(len(every), count)
+            for place in sample_frames(len(every), count)
         ]
     return torch.cat(seen)
 
@@ -156,7 +156,7 @@ def test_matches_and_embeddings(blip: Blip, clips: list[Path]) -> None:
 
 
 def test_a_list_of_frames_is_the_video_and_one_frame_a_picture(blip: Blip, clips: list[Path]) -> None:
-    frames = [all_frames(clips[0])[place] for place in sampled(20, 8)]
+    frames = [all_frames(clips[0])[place] for place in sample_frames(20, 8)]
     close(blip.caption(Video(frames)), blip.caption(clips[0]))
     close(blip.match(Video(frames), TEXTS), blip.match(clips[0], TEXTS))
     for call in CALLS:

@@ -249,7 +249,7 @@ def test_bad_records_are_replaced_and_reported(mixed: Path, workers: int, caplog
     found = said(loader)
     assert sorted(found) == list(range(31, 38))
     reasons = [found[line] for line in range(31, 38)]
-    expected = ["no such file", "it is empty", "no picture in a format", "cut short", "empty once cleaned"]
+    expected = ["no such file", "it is empty", "not in an image format", "truncated", "empty once cleaned"]
     expected += ["takes one picture and a caption", "caption is a text, not a number"]
     assert all(part in reason for part, reason in zip(expected, reasons, strict=True))
     for line in range(31, 36):

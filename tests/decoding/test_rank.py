@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -44,7 +46,7 @@ def brute(toy: Toy, texts: list[list[int]], smoothing: float = 0.0) -> Tensor:
     return torch.tensor(rows)
 
 
-def rank(toy: Toy, texts: list[list[int]], **given: float) -> Tensor:
+def rank(toy: Toy, texts: list[list[int]], **given: Any) -> Tensor:
     return rank_answers(toy.packed_decoder(), texts, **given)
 
 

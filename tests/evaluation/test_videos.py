@@ -20,7 +20,7 @@ from openblip.evaluation import run as evaluation
 from openblip.evaluation.evaluators.base import Evaluation
 from openblip.preprocess.image import ImageSettings, resize, to_tensor
 from openblip.preprocess.text import clean_caption
-from openblip.preprocess.video import sampled
+from openblip.preprocess.video import sample_frames
 from tests.evaluation import evaluation_toys as toys
 from tests.toys import SIZE
 from tests.videos import all_frames
@@ -51,7 +51,7 @@ def score_by_hand(blip: Blip, paths: list[Path], texts: list[str], k: int) -> tu
     videos = []
     for path in paths:
         frames = all_frames(path)
-        pixels = np.stack([resize(frames[index], SIZE) for index in sampled(len(frames), 8)])
+        pixels = np.stack([resize(frames[index], SIZE) for index in sample_frames(len(frames), 8)])
         videos.append(model.encode_image(to_tensor(pixels, ImageSettings(size=SIZE))))
     embeddings = torch.stack([F.normalize(model.vision_proj(video[:, 0]).mean(0), dim=0) for video in videos])
     tokens = [tokenizer.encode([text], "cls", max_length=35) for text in cleaned]
@@ -101,7 +101,7 @@ def test_questions_are_answered_with_sixteen_frames(blip: Blip, tmp_path: Path, 
     items = protocols.open_benchmark(name, tmp_path).read()
     for item in items:
         frames = all_frames(Path(item.image))
-        video = Video([frames[index] for index in sampled(len(frames), 16)])
+        video = Video([frames[index] for index in sample_frames(len(frames), 16)])
         answer = blip.ask(video, item.question, answers=candidates, shortlist=len(candidates), smoothing=0.1)
         assert result.predictions[item.id] == answer.text
     right = [result.predictions[item.id] == item.answers[0] for item in items]

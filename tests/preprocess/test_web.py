@@ -173,7 +173,7 @@ def test_what_is_no_picture_is_an_image_error_that_names_the_address(server: str
 
 def test_a_long_answer_is_cut_off(server: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(web, "MAX_BYTES", 2**20)
-    with pytest.raises(ImageError, match="longer than 1 MB"):
+    with pytest.raises(ImageError, match="larger than 1 MB"):
         load_image(f"{server}/endless")
     monkeypatch.setattr(web, "MAX_BYTES", len(PNG))
     assert web.download(f"{server}/photo") == PNG

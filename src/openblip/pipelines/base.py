@@ -23,7 +23,7 @@ from openblip.checkpoints.read import Loaded
 from openblip.engine.protocols import Engine, TorchModel
 from openblip.errors import InputError, OpenBlipError, UnsupportedTaskError
 from openblip.pipelines.inputs import EncodedImage, ImageInput, ImagePreview
-from openblip.preprocess.image import ImageSource, load_image, resize, to_tensor, whole_size
+from openblip.preprocess.image import ImageSource, load_image, original_size, resize, to_tensor
 from openblip.preprocess.text import First, Tokenizer
 from openblip.preprocess.video import is_video, load_frames
 
@@ -92,7 +92,7 @@ class TaskModel:
         self.prompt = loaded.prompt or ""
         self.temperature = float(getattr(loaded.model, "temperature", 1.0))
         self.batching = batching or Batching()
-        self._near = None if exact_decode else loaded.image.size
+        self._target_size = None if exact_decode else loaded.image.size
         self._tokenizer = loaded.tokenizer
 
     @property
@@ -138,11 +138,11 @@ class TaskModel:
         elif is_video(image):
             if not videos:
                 raise UnsupportedTaskError(_VIDEO_ERROR)
-            pictures = [resize(frame, self.image_settings.size) for frame in load_frames(image, near=self._near)]
+            pictures = [resize(frame, self.image_settings.size) for frame in load_frames(image, target_size=self._target_size)]
             opened = OpenedImage(np.stack(pictures), len(pictures))
         else:
-            picture = load_image(cast(ImageSource, image), near=self._near)
-            opened = OpenedImage(resize(picture, self.image_settings.size), size=whole_size(picture))
+            picture = load_image(cast(ImageSource, image), target_size=self._target_size)
+            opened = OpenedImage(resize(picture, self.image_settings.size), size=original_size(picture))
         if opened.frames and not videos:
             raise UnsupportedTaskError(_VIDEO_ERROR)
         return opened

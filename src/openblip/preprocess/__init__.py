@@ -1,0 +1,1 @@
+"""Preprocessing: images, text and videos to the inputs of the model."""

@@ -1,4 +1,4 @@
-"""How a checkpoint wants its pictures: a frozen dataclass, free of torch, and its form in the hub's files."""
+"""Image settings of a checkpoint: a frozen dataclass, without torch, and its form in the files of the hub."""
 
 from __future__ import annotations
 
@@ -15,7 +15,13 @@ CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
 
 @dataclass(frozen=True)
 class ImageSettings:
-    """The side of the model's square in pixels, and mean and deviation of R, G and B on the 0..1 scale."""
+    """Size and normalization of images.
+
+    Attributes:
+        size: Side of the square that images are resized to, in pixels.
+        mean: Mean of R, G and B on a scale from 0 to 1.
+        std: Standard deviation of R, G and B on a scale from 0 to 1.
+    """
 
     size: int = 384
     mean: tuple[float, float, float] = CLIP_MEAN
@@ -23,46 +29,60 @@ class ImageSettings:
 
     def __post_init__(self) -> None:
         if self.size < 1:
-            raise ConfigError(f"an image size is a number of pixels, not {self.size}")
+            raise ConfigError(f"size must be at least 1 pixel, got {self.size}")
         if len(self.mean) != 3 or len(self.std) != 3 or not all(map(math.isfinite, (*self.mean, *self.std))):
-            raise ConfigError(
-                f"mean and std are three finite numbers each, for R, G and B, not {self.mean}, {self.std}"
-            )
+            raise ConfigError(f"mean and std must have three finite numbers each, got {self.mean} and {self.std}")
         if min(self.std) <= 0:
-            raise ConfigError(f"std must be positive, not {self.std}")
+            raise ConfigError(f"std must be positive, got {self.std}")
 
     @classmethod
     def from_processor_config(cls, config: Mapping[str, Any]) -> ImageSettings:
-        """From ``preprocessor_config.json``, or from ``processor_config.json``, which nests it as ``image_processor``.
+        """Create settings from `preprocessor_config.json`, or from the `image_processor` of `processor_config.json`.
 
-        What is missing has BLIP's usual value. Another rescaling, or none, and a missing normalisation are folded into
-        mean and std. ``ConfigError`` for what this transform does not do: another resampling, no resizing, a size that
-        is no square, cropping, padding.
+        Missing entries have the values of BLIP. A different `rescale_factor`, `do_rescale=False` and
+        `do_normalize=False` are expressed by mean and standard deviation.
+
+        Args:
+            config: Content of the file.
+
+        Returns:
+            The settings.
+
+        Raises:
+            ConfigError: The file asks for something else than resizing to a square with a bicubic filter.
         """
         config = config.get("image_processor", config)
-        if (resample := config.get("resample", 3)) not in (3, "bicubic"):
-            raise ConfigError(f"resample {resample} is not supported: pictures are resized bicubically (3)")
+        resample = config.get("resample", 3)
+        if resample not in (3, "bicubic"):
+            raise ConfigError(f"resample must be 3 (bicubic), got {resample}")
         if not config.get("do_resize", True):
-            raise ConfigError("do_resize false is not supported: the model needs every picture in its own square")
+            raise ConfigError("do_resize must be true, because the model needs images of one size")
         for step in ("do_center_crop", "do_pad"):
             if config.get(step):
-                raise ConfigError(f"{step} is not supported: BLIP resizes the whole picture")
-        # A picture is rescaled by f, then (f x - mean) / std = (x / 255 - mean / 255f) / (std / 255f).
-        scale = (
-            255 * float(_or(config.get("rescale_factor"), 1 / 255)) if _or(config.get("do_rescale"), True) else 255.0
-        )
+                raise ConfigError(f"{step} must be false, because BLIP resizes the entire image")
+        # Images are rescaled by a factor f, and (f x - mean) / std = (x / 255 - mean / 255f) / (std / 255f).
+        scale = 255.0
+        if _get(config, "do_rescale", True):
+            scale = 255 * float(_get(config, "rescale_factor", 1 / 255))
         if not math.isfinite(scale) or scale <= 0:
-            raise ConfigError(f"rescale_factor {config.get('rescale_factor')} is no positive number")
+            raise ConfigError(f"rescale_factor must be positive, got {config.get('rescale_factor')}")
         scale = 1.0 if math.isclose(scale, 1, rel_tol=1e-6) else scale
-        mean, std = _triple(config, "image_mean", CLIP_MEAN), _triple(config, "image_std", CLIP_STD)
-        if not _or(config.get("do_normalize"), True):
+        mean, std = _get_triple(config, "image_mean", CLIP_MEAN), _get_triple(config, "image_std", CLIP_STD)
+        if not _get(config, "do_normalize", True):
             mean, std = (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)
-        r, g, b = (x / scale for x in mean)
-        deviations = (std[0] / scale, std[1] / scale, std[2] / scale)
-        return cls(_side(_or(config.get("size"), cls.size)), (r, g, b), deviations)
+        size = _get(config, "size", cls.size)
+        if isinstance(size, Mapping) and set(size) == {"height", "width"} and size["height"] == size["width"]:
+            size = size["height"]
+        if not isinstance(size, int):
+            raise ConfigError(f"size must be a number, or an equal height and width, got {size!r}")
+        return cls(
+            size,
+            (mean[0] / scale, mean[1] / scale, mean[2] / scale),
+            (std[0] / scale, std[1] / scale, std[2] / scale),
+        )
 
     def to_processor_config(self) -> dict[str, Any]:
-        """The ``preprocessor_config.json`` from which transformers, 4 or 5, builds the same transform."""
+        """Return the `preprocessor_config.json` from which transformers 4 and 5 build the same transform."""
         return {
             "do_convert_rgb": True,
             "do_normalize": True,
@@ -78,27 +98,19 @@ class ImageSettings:
         }
 
 
-def _or(value: Any, usual: Any) -> Any:
-    return usual if value is None else value
+def _get(config: Mapping[str, Any], key: str, default: Any) -> Any:
+    """Return an entry, or the default if it is missing or `null`."""
+    value = config.get(key)
+    return default if value is None else value
 
 
-def _triple(config: Mapping[str, Any], key: str, usual: tuple[float, float, float]) -> tuple[float, float, float]:
-    value = _or(config.get(key), usual)
+def _get_triple(config: Mapping[str, Any], key: str, default: tuple[float, float, float]) -> tuple[float, float, float]:
+    value = _get(config, key, default)
     values = [value] * 3 if isinstance(value, (int, float)) else value
     if (
         not isinstance(values, (list, tuple))
         or len(values) != 3
         or not all(isinstance(x, (int, float)) for x in values)
     ):
-        raise ConfigError(f"{key} is three numbers, for R, G and B, not {value!r}")
+        raise ConfigError(f"{key} must be three numbers, for R, G and B, got {value!r}")
     return float(values[0]), float(values[1]), float(values[2])
-
-
-def _side(size: Any) -> int:
-    if isinstance(size, Mapping) and set(size) == {"height", "width"} and size["height"] == size["width"]:
-        size = size["height"]
-    if not isinstance(size, int):
-        raise ConfigError(
-            f"size {size!r} is not supported: BLIP resizes to a square, a number or equal height and width"
-        )
-    return size

@@ -1,8 +1,8 @@
-"""Videos as a few of their frames, each of them a picture (no torch).
+"""Videos as a few sampled frames, without torch.
 
-Frames are sampled as the authors' code does it for text-to-video retrieval (salesforce/BLIP, ``video_dataset.py``):
-from the first one on, in steps of the video's length divided by their number. Files are decoded by PyAV, which
-``pip install 'openblip[video]'`` brings.
+Frames are sampled as in the authors' code for text-to-video retrieval (salesforce/BLIP, `video_dataset.py`): from the
+first frame, with a step of the video's length divided by the number of frames. Files are decoded by PyAV, which
+`pip install 'openblip[video]'` installs.
 """
 
 from __future__ import annotations
@@ -27,18 +27,22 @@ if TYPE_CHECKING:
 VIDEO_SUFFIXES = frozenset(
     {".mp4", ".m4v", ".mov", ".avi", ".mkv", ".webm", ".mpg", ".mpeg", ".wmv", ".flv", ".ogv", ".3gp"}
 )
-FRAMES = 8  # as in text-to-video retrieval
+DEFAULT_FRAMES = 8  # as in text-to-video retrieval
 
-_TIMED = ("mp4", "matroska")  # formats that say exactly when every frame is shown, so that one can start anywhere
-_TURNED = {90: Image.Transpose.ROTATE_90, 180: Image.Transpose.ROTATE_180, 270: Image.Transpose.ROTATE_270}
+_TIMED_FORMATS = ("mp4", "matroska")  # formats with exact presentation times, which can be decoded from any keyframe
+_ROTATIONS = {90: Image.Transpose.ROTATE_90, 180: Image.Transpose.ROTATE_180, 270: Image.Transpose.ROTATE_270}
 
 
 @dataclass(frozen=True, eq=False)
 class Video:
-    """A video to caption, ask about, match or embed: the path of a file, or its frames as pictures, in their order.
+    """A video to caption, ask about, match or embed.
 
-    ``frames`` of them are seen, uniformly sampled: by default 8 of a file, and all of a list. Raises
-    :class:`InputError` for a source that is neither, or a number below 1.
+    Attributes:
+        source: Path of a file, or a list of frames (any image sources) in their order.
+        frames: Number of uniformly sampled frames. The default is 8 for a file, and all frames for a list.
+
+    Raises:
+        InputError: Another source, or a number of frames below 1.
     """
 
     source: str | os.PathLike[str] | Sequence[ImageSource] = field(repr=False)
@@ -46,135 +50,142 @@ class Video:
 
     def __post_init__(self) -> None:
         if not isinstance(self.source, str | os.PathLike | list | tuple):
-            raise InputError(f"a video is a path, or a list of pictures, not {type(self.source).__name__}")
+            raise InputError(
+                f"the source of a video must be a path or a list of images, got {type(self.source).__name__}"
+            )
         if self.frames is not None and self.frames < 1:
-            raise InputError(f"at least 1 frame of a video is seen, not {self.frames}")
+            raise InputError(f"frames must be at least 1, got {self.frames}")
 
 
 def is_video(source: Any) -> bool:
-    """Whether this is a :class:`Video`, or a path with the suffix of one."""
+    """Return whether `source` is a `Video`, or a path with the suffix of a video file."""
     if isinstance(source, str | os.PathLike):
-        return os.path.splitext(os.fsdecode(source))[1].lower() in VIDEO_SUFFIXES  # noqa: PTH122 (of every picture)
+        return os.path.splitext(os.fsdecode(source))[1].lower() in VIDEO_SUFFIXES  # noqa: PTH122 (called for each image)
     return isinstance(source, Video)
 
 
-def load_frames(video: Any, *, near: int | None = None) -> Iterator[Image.Image]:
-    """The sampled frames of a video, upright and RGB, in their order, each when it is asked for.
+def load_frames(video: Any, *, target_size: int | None = None) -> Iterator[Image.Image]:
+    """Load the sampled frames of a video, one at a time.
 
-    ``video`` is what :func:`is_video` accepts; ``near`` is that of :func:`~openblip.preprocess.image.load_image`, for
-    frames that are picture files. Raises :class:`VideoError` for a file that cannot be read or holds no pictures,
-    :class:`ImageError` for such a frame of a list, :class:`InputError` if PyAV is not installed.
+    Args:
+        video: A `Video`, or the path of a video file.
+        target_size: See [`load_image`][openblip.preprocess.image.load_image]; for frames that are image files.
+
+    Yields:
+        The frames, upright and RGB, in their order.
+
+    Raises:
+        VideoError: The file cannot be read, or has no frames.
+        ImageError: A frame of a list cannot be read.
+        InputError: PyAV is not installed.
     """
     if not isinstance(video, Video):
         video = Video(video)
     if isinstance(video.source, str | os.PathLike):
-        yield from _decoded(os.fsdecode(video.source), video.frames or FRAMES)
+        yield from _decode_frames(os.fsdecode(video.source), video.frames or DEFAULT_FRAMES)
         return
-    pictures = video.source
-    if not pictures:
-        raise VideoError("a video of no frames has nothing to see")
-    for place in sampled(len(pictures), video.frames or len(pictures)):
-        yield load_image(pictures[place], near=near)
+    images = video.source
+    if not images:
+        raise VideoError("a video must have at least one frame, got an empty list")
+    for index in sample_frames(len(images), video.frames or len(images)):
+        yield load_image(images[index], target_size=target_size)
 
 
-def sampled(length: int, count: int) -> list[int]:
-    """The places of ``count`` frames of a video that has ``length`` of them, at least 1.
+def sample_frames(length: int, count: int) -> list[int]:
+    """Return the indices of the sampled frames of a video.
 
-    The step is a whole number, as NumPy makes it of the original's ``arange(0, length, length / count, dtype=int)``.
-    Of a video of fewer frames, of which that would take the first again and again, all are taken, some of them twice.
+    The step is an integer, as in the original, whose `np.arange(0, length, length / count, dtype=int)` has an integer
+    step. This would repeat frame 0 if a video has fewer than `count` frames; then all frames are sampled, some of them
+    several times.
+
+    Args:
+        length: Number of frames of the video, at least 1.
+        count: Number of frames to sample.
+
+    Returns:
+        `count` indices in ascending order.
     """
     if length < count:
-        return [place * length // count for place in range(count)]
-    return [place * (length // count) for place in range(count)]
+        return [index * length // count for index in range(count)]
+    return [index * (length // count) for index in range(count)]
 
 
-# --- files --------------------------------------------------------------------------------------------------------
-
-
-def _decoded(name: str, count: int) -> Iterator[Image.Image]:
-    av = _pyav(name)
-    if "://" in name:
-        raise VideoError(f"cannot read {name}: videos are read from files; download it first")
-    if not Path(name).is_file():
-        raise VideoError(f"cannot read {name}: no such file, or no regular one")
-    with _reading(name):
-        with av.open(name) as container:
-            times, starts = _times(container, _pictures(container, name), name)
-        wanted = [times[place] for place in sampled(len(times), count)]
-        with av.open(name) as container:
-            stream = _pictures(container, name)
-            stream.thread_type = "AUTO"
-            for frame in _picked(container, stream, wanted, starts, name):
-                yield _upright(frame)
-
-
-def _pyav(name: str) -> Any:
+def _decode_frames(name: str, count: int) -> Iterator[Image.Image]:
+    """Decode the sampled frames of a file in two passes: read all packet times, then decode the sampled frames."""
     try:
-        return import_module("av")
+        av = import_module("av")
     except ImportError as error:
         raise InputError(f"reading {name} needs PyAV, which is not installed: pip install 'openblip[video]'") from error
+    if "://" in name:
+        raise VideoError(f"cannot read {name}: videos must be local files; download it first")
+    if not Path(name).is_file():
+        raise VideoError(f"cannot read {name}: no such file, or not a regular file")
+    with _wrap_errors(name):
+        with av.open(name) as container:
+            times, keyframe_times = _read_times(container, _video_stream(container, name), name)
+        sampled_times = [times[index] for index in sample_frames(len(times), count)]
+        with av.open(name) as container:
+            stream = _video_stream(container, name)
+            stream.thread_type = "AUTO"
+            for frame in _decode_at(container, stream, sampled_times, keyframe_times, name):
+                image: Image.Image = frame.to_image()
+                rotation = _ROTATIONS.get(frame.rotation % 360)  # counterclockwise, as in Pillow
+                yield image if rotation is None else image.transpose(rotation)
 
 
 @contextmanager
-def _reading(name: str) -> Iterator[None]:
-    """Whatever goes wrong inside is a ``VideoError`` that names the file: FFmpeg has errors of many kinds."""
+def _wrap_errors(name: str) -> Iterator[None]:
+    """Turn all errors of FFmpeg, which have many types, into a `VideoError` that names the file."""
     try:
         yield
     except OpenBlipError:
         raise
     except Exception as error:
         reason = getattr(error, "strerror", None) or error
-        raise VideoError(f"cannot read {name}: damaged, cut short, or no video ({reason})") from error
+        raise VideoError(f"cannot read {name}: damaged, truncated, or not a video ({reason})") from error
 
 
-def _pictures(container: Any, name: str) -> Any:
+def _video_stream(container: Any, name: str) -> Any:
     if not container.streams.video:
-        raise VideoError(f"cannot read {name}: it has no pictures")
+        raise VideoError(f"cannot read {name}: it has no video stream")
     return container.streams.video[0]
 
 
-def _times(container: Any, stream: Any, name: str) -> tuple[Sequence[int], list[int] | None]:
-    """When each frame is shown, in order, and at which of these times decoding can start.
+def _read_times(container: Any, stream: Any, name: str) -> tuple[Sequence[int], list[int] | None]:
+    """Return the presentation times of all frames, and of the keyframes, at which decoding can start.
 
-    Packets are only counted, not decoded. In other formats than :data:`_TIMED` frames have their numbers for times, and
-    decoding starts at the beginning: ``None``.
+    Packets are not decoded. In formats without exact times, frame numbers take the place of times, and there are no
+    keyframe times, so decoding starts at the beginning.
     """
-    packets = [
-        (packet.pts, packet.is_keyframe) for packet in container.demux(stream) if packet.size and not packet.is_discard
-    ]
+    packets = [(p.pts, p.is_keyframe) for p in container.demux(stream) if p.size and not p.is_discard]
     if not packets:
-        raise VideoError(f"cannot read {name}: it has no pictures")
-    exact = any(name in container.format.name.split(",") for name in _TIMED)
-    if not exact or any(time is None for time, _ in packets):
+        raise VideoError(f"cannot read {name}: it has no frames")
+    is_timed = any(name in container.format.name.split(",") for name in _TIMED_FORMATS)
+    if not is_timed or any(time is None for time, _ in packets):
         return range(len(packets)), None
-    return sorted(time for time, _ in packets), sorted(time for time, key in packets if key)
+    return sorted(time for time, _ in packets), sorted(time for time, is_keyframe in packets if is_keyframe)
 
 
-def _picked(container: Any, stream: Any, wanted: Iterable[int], starts: list[int] | None, name: str) -> Iterator[Any]:
-    """The frames of these times, which do not fall; long stretches between them are skipped and not decoded."""
-    shown = _timed(container.decode(stream), starts is None)
+def _decode_at(
+    container: Any, stream: Any, times: Iterable[int], keyframe_times: list[int] | None, name: str
+) -> Iterator[Any]:
+    """Yield the frames at these ascending times; seeks instead of decoding the frames between them where possible."""
+    frames = _with_times(container.decode(stream), keyframe_times is None)
     now, frame = None, None
-    for time in wanted:
-        start = starts[bisect_right(starts, time) - 1] if starts else None
+    for time in times:
+        start = keyframe_times[bisect_right(keyframe_times, time) - 1] if keyframe_times else None
         if now is not None and start is not None and now < start <= time:
             container.seek(start, stream=stream)
-            shown = _timed(container.decode(stream), False)
+            frames = _with_times(container.decode(stream), False)
         while now is None or now < time:
-            following = next(shown, None)
-            if following is None:  # its last packets held no frame
+            following = next(frames, None)
+            if following is None:  # the final packets had no frame
                 break
             now, frame = following
         if frame is None:
-            raise VideoError(f"cannot read {name}: it has no pictures")
+            raise VideoError(f"cannot read {name}: it has no frames")
         yield frame
 
 
-def _timed(frames: Iterable[Any], numbered: bool) -> Iterator[tuple[int, Any]]:
+def _with_times(frames: Iterable[Any], numbered: bool) -> Iterator[tuple[int, Any]]:
     return iter(enumerate(frames)) if numbered else ((frame.pts, frame) for frame in frames)
-
-
-def _upright(frame: Any) -> Image.Image:
-    """A frame as the camera was held; PyAV counts the degrees against the clock, as Pillow does."""
-    image: Image.Image = frame.to_image()
-    turn = _TURNED.get(frame.rotation % 360)
-    return image if turn is None else image.transpose(turn)

@@ -1,4 +1,4 @@
-"""Pictures from the web: ``https`` only, of limited size, in limited time."""
+"""Images from the web: only `https`, with limits on size and time."""
 
 from __future__ import annotations
 
@@ -14,25 +14,33 @@ from openblip._version import __version__
 from openblip.errors import ImageError
 
 MAX_BYTES = 64 * 2**20
-"""A longer answer is refused: photographs have a few megabytes."""
+"""Maximum size of a file. Photographs have a few megabytes."""
 
 MAX_SECONDS = 30.0
-"""The time for everything: looking up the name, connecting, redirects, and the whole answer."""
+"""Maximum time of a download: name lookup, connection, redirects and the complete response."""
 
-_CHUNK = 2**16
+_CHUNK_BYTES = 2**16
 
 
 def download(address: str) -> bytes:
-    """What lies at an ``https`` address, at most ``MAX_BYTES``, within ``MAX_SECONDS``; else ``ImageError``.
+    """Download a file, following redirects to `https` addresses.
 
-    Redirects are followed as long as they stay on ``https``. Addresses within one's own network are not refused: a
-    server that takes addresses from strangers must check them first.
+    Addresses in the local network are allowed: a server that accepts addresses from strangers must check them first.
+
+    Args:
+        address: An `https` address.
+
+    Returns:
+        Content of the file.
+
+    Raises:
+        ImageError: Another scheme, a failed request, or more than `MAX_BYTES` or `MAX_SECONDS`.
     """
     if not _is_https(address):
-        raise ImageError(f"cannot fetch {address}: only https addresses and files are read")
+        raise ImageError(f"cannot fetch {address}: only https addresses and files are allowed")
     outcome: list[bytes | ImageError] = []
-    # A thread of its own, because neither a name look-up nor a server that sends a byte now and then obeys a timeout.
-    worker = threading.Thread(target=lambda: outcome.append(_attempt(address)), daemon=True)
+    # A separate thread, because timeouts do not limit name lookups, or servers that send a byte now and then.
+    worker = threading.Thread(target=lambda: outcome.append(_try_fetch(address)), daemon=True)
     worker.start()
     worker.join(MAX_SECONDS)
     if not outcome:
@@ -42,45 +50,46 @@ def download(address: str) -> bytes:
     return outcome[0]
 
 
-def _attempt(address: str) -> bytes | ImageError:
+def _try_fetch(address: str) -> bytes | ImageError:
+    """Return the content, or an error in its place: the thread has no caller to raise it to."""
     try:
         return _fetch(address)
     except ImageError as error:
         return error
     except urllib.error.HTTPError as error:
-        return ImageError(f"cannot fetch {address}: the server says {error.code} {error.reason}")
+        return ImageError(f"cannot fetch {address}: the server returned {error.code} {error.reason}")
     except urllib.error.URLError as error:
         return ImageError(f"cannot fetch {address}: {error.reason}")
-    except Exception as error:  # a broken answer, an impossible address, a lost connection
+    except Exception as error:  # a malformed response, an impossible address, a lost connection
         return ImageError(f"cannot fetch {address}: {error or type(error).__name__}")
 
 
 def _fetch(address: str) -> bytes:
     deadline = time.monotonic() + MAX_SECONDS
-    # Letters outside ASCII and spaces are escaped, as browsers do; what is escaped already stays.
+    # Escape spaces and letters outside ASCII, as browsers do, without changing existing escapes.
     quoted = urllib.parse.quote(address, safe="%/:=&?~#+!$,;'@()*[]")
     request = urllib.request.Request(quoted, headers={"User-Agent": f"openblip/{__version__}"})
-    opener = urllib.request.build_opener(_HttpsRedirects())
-    parts: list[bytes] = []
+    opener = urllib.request.build_opener(_HttpsRedirectHandler())
+    chunks: list[bytes] = []
     size = 0
-    with opener.open(request, timeout=MAX_SECONDS) as answer:
-        while part := answer.read1(_CHUNK):
-            parts.append(part)
-            size += len(part)
+    with opener.open(request, timeout=MAX_SECONDS) as response:
+        while chunk := response.read1(_CHUNK_BYTES):
+            chunks.append(chunk)
+            size += len(chunk)
             if size > MAX_BYTES:
-                raise ImageError(f"cannot fetch {address}: it is longer than {MAX_BYTES // 2**20} MB")
+                raise ImageError(f"cannot fetch {address}: it is larger than {MAX_BYTES // 2**20} MB")
             if time.monotonic() > deadline:
                 raise ImageError(f"cannot fetch {address}: it took more than {MAX_SECONDS:g} s")
-        if answer.length:  # what was announced and did not come
+        if response.length:  # bytes that were announced and did not arrive
             raise ImageError(f"cannot fetch {address}: the connection was lost after {size} bytes")
-    return b"".join(parts)
+    return b"".join(chunks)
 
 
 def _is_https(address: str) -> bool:
     return address[:8].lower() == "https://"
 
 
-class _HttpsRedirects(urllib.request.HTTPRedirectHandler):
+class _HttpsRedirectHandler(urllib.request.HTTPRedirectHandler):
     def redirect_request(
         self,
         req: urllib.request.Request,
@@ -91,5 +100,5 @@ class _HttpsRedirects(urllib.request.HTTPRedirectHandler):
         newurl: str,
     ) -> urllib.request.Request | None:
         if not _is_https(newurl):
-            raise ImageError(f"cannot fetch {req.full_url}: it leads to {newurl}, which is not https")
+            raise ImageError(f"cannot fetch {req.full_url}: it redirects to {newurl}, which is not https")
         return super().redirect_request(req, fp, code, msg, headers, newurl)
