@@ -138,7 +138,8 @@ class TaskModel:
         elif is_video(image):
             if not videos:
                 raise UnsupportedTaskError(_VIDEO_ERROR)
-            pictures = [resize(frame, self.image_settings.size) for frame in load_frames(image, target_size=self._target_size)]
+            frames = load_frames(image, target_size=self._target_size)
+            pictures = [resize(frame, self.image_settings.size) for frame in frames]
             opened = OpenedImage(np.stack(pictures), len(pictures))
         else:
             picture = load_image(cast(ImageSource, image), target_size=self._target_size)
