@@ -1,4 +1,4 @@
-"""The public API: :func:`load` returns a :class:`Blip`, whose methods run preprocessing, batching and inference.
+"""The public API: `load` returns a [`Blip`][openblip.Blip], whose methods run preprocessing, batching and inference.
 
 Example:
     >>> blip = openblip.load("pocket")  # doctest: +SKIP
@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache, partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, TypeAlias, cast, get_args, overload
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias, cast, get_args, overload
 
 import numpy as np
 import torch
@@ -71,11 +71,13 @@ if TYPE_CHECKING:
     from openblip.signatures import (
         AskOptions,
         CaptionOptions,
+        CaptionPipelineOptions,
         ClassifyOptions,
         ExplainOptions,
         Raise,
         Return,
         SharedOptions,
+        VqaPipelineOptions,
     )
 
 ConfigValue: TypeAlias = "str | int | float | bool | Sequence[ConfigValue] | Mapping[str, ConfigValue] | None"
@@ -84,7 +86,7 @@ ConfigOverrides: TypeAlias = "Mapping[str, ConfigValue]"
 
 @dataclass(frozen=True, kw_only=True)
 class _Loader:
-    """The arguments of :func:`load` that apply to every model of a bundle."""
+    """The arguments of `load` that apply to every model of a bundle."""
 
     engine: EngineName
     precision: Precision
@@ -138,19 +140,19 @@ def load(
 
     Args:
         name_or_path: A bundle ("pocket", "base", "large": one model per task, each loaded on first use), a hub id, a
-            published name of mmpretrain or LAVIS, a folder or a ``.pth`` file.
+            published name of mmpretrain or LAVIS, a folder or a `.pth` file.
         task: Task of the checkpoint if its file fits several, or the only task to use of a bundle.
-        engine: "torch" (the reference), "compiled" (``torch.compile``), "openvino" (an extra, for CPUs) or "auto".
-            See ``docs/engines.md``.
+        engine: "torch" (the reference), "compiled" (`torch.compile`), "openvino" (an extra, for CPUs) or "auto".
+            See `docs/engines.md`.
         precision: Precision of the arithmetic: "fp32", "bf16", "fp16" or "int8", whatever the file stores.
         device: "cpu", "cuda", "cuda:1", "mps" or "auto": a GPU if there is one and the engine and precision run on it.
-        config: Configuration of a ``.pth`` file, or values to change, such as ``{"image_size": 480}``.
-        tokenizer: Tokenizer, vocabulary file or folder, for a ``.pth`` file; by default that of bert-base-uncased.
+        config: Configuration of a `.pth` file, or values to change, such as `{"image_size": 480}`.
+        tokenizer: Tokenizer, vocabulary file or folder, for a `.pth` file; by default that of bert-base-uncased.
         batch_size: Images to run together; by default 4 or 8 on a CPU and 64 on a GPU. Results do not depend on it.
         num_workers: Threads that open images ahead of the model; by default 2.
         decode: "fast" decodes large JPEG files at reduced size, which changes pixels by a fraction of a gray level;
             "exact" decodes them in full.
-        calibration: Sample images that OpenVINO quantizes the image encoder with (``precision="int8"`` only).
+        calibration: Sample images that OpenVINO quantizes the image encoder with (`precision="int8"` only).
         offline: Whether to use only files on this machine; by default as the environment says.
 
     Returns:
@@ -209,27 +211,26 @@ def served_tasks(task: ModelKind) -> tuple[ModelKind, ...]:
 
 
 class Blip:
-    """A BLIP model, or a bundle of models, for images and videos. Create one with :func:`load`.
+    """A BLIP model, or a bundle of models, for images and videos. Create one with `load`.
 
-    **Images.** Everywhere an image is a path, bytes, a file object, a PIL image, an array (H, W, 3) of uint8 RGB, a
-    tensor (3, H, W) of uint8 or of floats from 0 to 1, an ``https`` address, or an
-    :class:`~openblip.EncodedImage`.
+    **Images.** An image is a path, bytes, a file object, a PIL image, an array (H, W, 3) of uint8 RGB, a tensor
+    (3, H, W) of uint8 or of floats from 0 to 1, an `https` address, or an [`EncodedImage`][openblip.EncodedImage].
 
-    **Shapes.** One image gives one result, a list of images (or an array with a batch axis) gives a list, and an
-    iterator gives an iterator that opens images as its results are consumed.
+    **Shapes.** One image gives one result. A list of images, or an array with a batch axis, gives a list. An iterator
+    gives an iterator, which opens images as its results are consumed.
 
-    **Errors.** With ``on_error="raise"``, the default, the first failing item raises; the error has its ``index``, its
-    ``item`` and, for lists, the results before it as ``partial``. With ``on_error="return"`` the error stands in place
-    of the result. A task that the checkpoint does not serve raises :class:`UnsupportedTaskError`.
+    **Errors.** With `on_error="raise"`, the default, the first failing item raises its error. The error has the `index`
+    and the `item`, and for lists the results so far as `partial`. With `on_error="return"`, errors are returned in
+    place of results. A task that the model does not serve always raises `UnsupportedTaskError`.
 
-    **Videos.** :meth:`caption`, :meth:`ask`, :meth:`match`, :meth:`embed_images` and :meth:`encode_images` take videos
-    too: the path of a video file or a :class:`~openblip.Video`. By default 8 frames are used; their tokens are
-    concatenated and their embeddings averaged (Li et al. 2022, section 5.6).
+    **Videos.** `caption`, `ask`, `match`, `embed_images` and `encode_images` take videos too: the path of a video file
+    or a [`Video`][openblip.Video]. By default 8 frames are used; their tokens are concatenated, and their embeddings
+    averaged (Li et al. 2022, section 5.6).
 
-    **Progress.** With ``progress=True`` a method shows a progress bar; a function gets the number of finished images
-    and the total, which is ``None`` for iterators.
+    **Progress.** With `progress=True`, methods show a progress bar on a terminal. A function instead of `True` gets the
+    number of finished images and the total, which is `None` for iterators.
 
-    One ``Blip`` can be used by several threads.
+    One `Blip` can be used by several threads.
 
     Attributes:
         name: The name or path that was loaded.
@@ -330,10 +331,10 @@ class Blip:
 
         Args:
             images: One image or video, a list, or an iterator.
-            prompt: Text that captions start with, one for all images or one per image. ``None`` is the checkpoint's
-                own prompt ("a picture of " for published models), which the caption's text omits; ``""`` is none.
-            num_beams: Beams of the search; by default 3, or 1 with ``do_sample``.
-            n: Captions per image. The best one carries the others in ``alternatives``.
+            prompt: Text that captions start with, one for all images or one per image. `None` is the checkpoint's
+                own prompt ("a picture of " for published models), which the caption's text omits; `""` is none.
+            num_beams: Beams of the search; by default 3, or 1 with `do_sample`.
+            n: Captions per image. The best one carries the others in `alternatives`.
             min_new_tokens: Fewest new tokens before the end.
             max_new_tokens: Most new tokens, the end token included.
             length_penalty: Above 0 prefers long captions, below 0 short ones. Beam search only.
@@ -346,13 +347,13 @@ class Blip:
             seed: Makes samples repeatable. A sample with a seed depends only on its image.
             forbid: Words that must not occur, however their pieces spell them.
             require: Words, or lists of alternative words, that the search steers towards. Where one is missing, the
-                caption is ``unmet``.
+                caption is `unmet`.
             trim: Whether to prefer finished captions, and to remove words such as "of the" from the end of others.
-            on_error: ``"raise"`` or ``"return"`` the error of an image that cannot be captioned.
+            on_error: `"raise"` or `"return"` the error of an image that cannot be captioned.
             progress: Whether to show a progress bar, or a function of the number done and the total.
 
         Returns:
-            A caption per image, in the shape of ``images``.
+            A caption per image, in the shape of `images`.
 
         Raises:
             ImageError: An image cannot be read.
@@ -364,8 +365,8 @@ class Blip:
             >>> [best.text, *(caption.text for caption in best.alternatives)]  # doctest: +SKIP
             ['a cat on a bed', 'a cat lying on a bed', 'a cat asleep on a bed']
         """
-        pipeline = CaptionPipeline(
-            self._model("caption"),
+        pipeline = self.pipeline(
+            "caption",
             prompt=prompt if isinstance(prompt, str) else None,
             num_beams=num_beams,
             n=n,
@@ -467,17 +468,17 @@ class Blip:
             images: One image or video, a list, or an iterator.
             questions: One question for all images, one per image, or several about one image, which is encoded once.
             answers: Answers to choose from, by the probability of each whole answer; by default answers are generated.
-            n: Answers per question. The best one carries the others in ``alternatives``.
-            shortlist: Number of ``answers`` that a first step keeps; by default all. The original uses 128.
-            smoothing: Label smoothing of the ranking of ``answers``; by default 0. The original uses 0.1.
+            n: Answers per question. The best one carries the others in `alternatives`.
+            shortlist: Number of `answers` that a first step keeps; by default all. The original uses 128.
+            smoothing: Label smoothing of the ranking of `answers`; by default 0. The original uses 0.1.
             num_beams: Beams of the search for generated answers; by default 3.
             min_new_tokens: Fewest new tokens of generated answers; by default 1.
             max_new_tokens: Most new tokens of generated answers, the end token included; by default 9.
-            on_error: ``"raise"`` or ``"return"`` the error of an image or question.
+            on_error: `"raise"` or `"return"` the error of an image or question.
             progress: Whether to show a progress bar, or a function of the number of images done and the total.
 
         Returns:
-            An answer per image, in the shape of ``images``; a list of answers for one image with several questions.
+            An answer per image, in the shape of `images`; a list of answers for one image with several questions.
 
         Raises:
             ImageError: An image cannot be read.
@@ -488,8 +489,8 @@ class Blip:
             >>> blip.ask("photo.jpg", "is it day or night?", answers=["day", "night"]).text  # doctest: +SKIP
             'day'
         """
-        pipeline = VqaPipeline(
-            self._model("vqa"),
+        pipeline = self.pipeline(
+            "vqa",
             answers=answers,
             n=n,
             shortlist=shortlist,
@@ -692,11 +693,11 @@ class Blip:
             images: One image or video, a list, or an iterator.
             texts: One text, or several; each image is scored with each text.
             paired: Whether to score each image with one text only: one text for all images, or one per image.
-            on_error: ``"raise"`` or ``"return"`` the error of an image.
+            on_error: `"raise"` or `"return"` the error of an image.
             progress: Whether to show a progress bar, or a function of the number of images done and the total.
 
         Returns:
-            A match per image, in the shape of ``images``; a list of matches per image for several texts.
+            A match per image, in the shape of `images`; a list of matches per image for several texts.
 
         Raises:
             ImageError: An image cannot be read.
@@ -786,19 +787,19 @@ class Blip:
         Args:
             images: One image, a list, or an iterator.
             labels: The labels to choose from.
-            template: Text of a label, with ``{}`` in place of the label.
-            by: ``"itc"`` compares embeddings over the learned temperature; images and texts are embedded once each.
-                ``"itm"`` compares the odds of a match, which costs a pass of the model per image and label.
+            template: Text of a label, with `{}` in place of the label.
+            by: `"itc"` compares embeddings over the learned temperature; images and texts are embedded once each.
+                `"itm"` compares the odds of a match, which costs a pass of the model per image and label.
             n: Labels per image.
-            on_error: ``"raise"`` or ``"return"`` the error of an image.
+            on_error: `"raise"` or `"return"` the error of an image.
             progress: Whether to show a progress bar, or a function of the number done and the total.
 
         Returns:
-            The most probable labels of each image, in the shape of ``images``.
+            The most probable labels of each image, in the shape of `images`.
 
         Raises:
             ImageError: An image cannot be read.
-            InputError: An option is out of range, or the template has no ``{}``.
+            InputError: An option is out of range, or the template has no `{}`.
             UnsupportedTaskError: The model does not match images and texts.
 
         Example:
@@ -885,17 +886,17 @@ class Blip:
         """Find the regions that expressions name.
 
         The four coordinates are tokens, decoded one after the other. Each is the most probable one or the median of its
-        distribution, as the model's ``box_reading`` says.
+        distribution, as the model's `box_reading` says.
 
         Args:
             images: One image, a list, or an iterator.
             expressions: One expression for all images, one per image, or several about one image, which is encoded
                 once.
-            on_error: ``"raise"`` or ``"return"`` the error of an image or expression.
+            on_error: `"raise"` or `"return"` the error of an image or expression.
             progress: Whether to show a progress bar, or a function of the number of images done and the total.
 
         Returns:
-            A box per image, in the shape of ``images``; a list of boxes for one image with several expressions.
+            A box per image, in the shape of `images`; a list of boxes for one image with several expressions.
 
         Raises:
             ImageError: An image cannot be read.
@@ -907,7 +908,7 @@ class Blip:
             (12.0, 40.5, 210.0, 305.5)
         """
         inputs = grouped_inputs(images, expressions, "expression")
-        return inputs.deliver_lists(GroundingPipeline(self._model("grounding")).run(inputs.items), on_error, progress)
+        return inputs.deliver_lists(self.pipeline("grounding").run(inputs.items), on_error, progress)
 
     @overload
     def compare(
@@ -1010,13 +1011,13 @@ class Blip:
 
         Args:
             left: The left image of a pair, a list, or an iterator.
-            right: The right images, in the shape of ``left``.
+            right: The right images, in the shape of `left`.
             statements: One statement for all pairs, one per pair, or several about one pair, which is encoded once.
-            on_error: ``"raise"`` or ``"return"`` the error of a pair or statement.
+            on_error: `"raise"` or `"return"` the error of a pair or statement.
             progress: Whether to show a progress bar, or a function of the number of pairs done and the total.
 
         Returns:
-            A comparison per pair, in the shape of ``left``; a list of comparisons for one pair with several statements.
+            A comparison per pair, in the shape of `left`; a list of comparisons for one pair with several statements.
 
         Raises:
             ImageError: An image cannot be read.
@@ -1029,7 +1030,7 @@ class Blip:
         """
         inputs = grouped_inputs(left, statements, "statement")
         pairs = add_right_images(inputs, right)
-        return inputs.deliver_lists(NlvrPipeline(self._model("nlvr")).run(pairs), on_error, progress)
+        return inputs.deliver_lists(self.pipeline("nlvr").run(pairs), on_error, progress)
 
     @overload
     def explain(
@@ -1112,15 +1113,15 @@ class Blip:
         Args:
             images: One image, a list, or an iterator.
             texts: One text for all images, one per image, or several about one image, which is encoded once.
-            task: The kind of text: ``"retrieval"`` for texts to match, ``"caption"`` for captions (``None`` is the
-                model's own) or ``"vqa"`` for questions.
+            task: The kind of text: `"retrieval"` for texts to match, `"caption"` for captions (`None` is the
+                model's own) or `"vqa"` for questions.
             answer: The answer to explain, for questions; by default the model's own.
             layer: Text layer whose cross-attention is explained, from 0; by default the middle one, 6 of 12.
-            on_error: ``"raise"`` or ``"return"`` the error of an image or text.
+            on_error: `"raise"` or `"return"` the error of an image or text.
             progress: Whether to show a progress bar, or a function of the number of images done and the total.
 
         Returns:
-            An explanation per image, in the shape of ``images``; a list of explanations for one image with several
+            An explanation per image, in the shape of `images`; a list of explanations for one image with several
             texts.
 
         Raises:
@@ -1181,18 +1182,18 @@ class Blip:
     def embed_images(
         self, images: ImageInputs, *, on_error: OnError = "raise", progress: Progress = False
     ) -> Output[Embedding]:
-        """Embed images for the contrastive loss (ITC), in the space of :meth:`embed_texts`.
+        """Embed images for the contrastive loss (ITC), in the space of `embed_texts`.
 
         Shapes: N images, E embedding width (256 for published models).
 
         Args:
             images: One image or video, a list, or an iterator.
-            on_error: ``"raise"`` or ``"return"`` the error of an image.
+            on_error: `"raise"` or `"return"` the error of an image.
             progress: Whether to show a progress bar, or a function of the number done and the total.
 
         Returns:
             L2-normalized float32 embeddings: an array (E,) for one image, an array (N, E) for a list (a list of arrays
-            (E,) and errors with ``on_error="return"``), and an iterator over arrays (E,) for an iterator.
+            (E,) and errors with `on_error="return"`), and an iterator over arrays (E,) for an iterator.
 
         Raises:
             ImageError: An image cannot be read.
@@ -1215,7 +1216,7 @@ class Blip:
     def embed_texts(self, texts: str | Sequence[str], *, progress: Progress = False) -> Embedding: ...
 
     def embed_texts(self, texts: str | Iterable[str], *, progress: Progress = False) -> Embedding | Iterator[Embedding]:
-        """Embed texts for the contrastive loss (ITC), in the space of :meth:`embed_images`.
+        """Embed texts for the contrastive loss (ITC), in the space of `embed_images`.
 
         Shapes: N texts, E embedding width.
 
@@ -1316,11 +1317,11 @@ class Blip:
         Args:
             images: One image or video, a list, or an iterator.
             task: The task to encode for: a bundle has an image encoder for each. By default all tasks.
-            on_error: ``"raise"`` or ``"return"`` the error of an image.
+            on_error: `"raise"` or `"return"` the error of an image.
             progress: Whether to show a progress bar, or a function of the number done and the total.
 
         Returns:
-            An encoded image per image, in the shape of ``images``.
+            An encoded image per image, in the shape of `images`.
 
         Raises:
             ImageError: An image cannot be read.
@@ -1340,13 +1341,13 @@ class Blip:
         return inputs.deliver(encode_images(models, inputs.items), on_error, progress)
 
     @overload
-    def pipeline(self, task: Literal["caption"]) -> CaptionPipeline: ...
+    def pipeline(self, task: Literal["caption"], **options: Unpack[CaptionPipelineOptions]) -> CaptionPipeline: ...
 
     @overload
-    def pipeline(self, task: Literal["vqa"]) -> VqaPipeline: ...
+    def pipeline(self, task: Literal["vqa"], **options: Unpack[VqaPipelineOptions]) -> VqaPipeline: ...
 
     @overload
-    def pipeline(self, task: Literal["retrieval"]) -> RetrievalPipeline: ...
+    def pipeline(self, task: Literal["retrieval"], *, texts: Sequence[str] | None = None) -> RetrievalPipeline: ...
 
     @overload
     def pipeline(self, task: Literal["nlvr"]) -> NlvrPipeline: ...
@@ -1357,17 +1358,19 @@ class Blip:
     @overload
     def pipeline(self, task: ModelKind) -> AnyPipeline: ...
 
-    def pipeline(self, task: ModelKind) -> AnyPipeline:
-        """Return the pipeline of a task with default options, for work below the level of these methods.
+    def pipeline(self, task: ModelKind, **options: Any) -> AnyPipeline:
+        """Return the pipeline of a task, for work below the level of the other methods.
 
         Args:
             task: "caption", "vqa", "retrieval", "nlvr" or "grounding".
+            **options: Options of the pipeline: those of `caption` and `ask` without `on_error` and `progress`, and
+                `texts` for retrieval.
 
         Returns:
-            The pipeline. Its ``run`` yields results for items, its ``model`` has the tokenizer and the engine.
+            The pipeline. Its `run` yields results for items; its `model` has the tokenizer and the engine.
 
         Raises:
-            InputError: The task has no pipeline.
+            InputError: The task has no pipeline, or an option is out of range.
             UnsupportedTaskError: The model does not serve the task.
 
         Example:
@@ -1378,7 +1381,7 @@ class Blip:
         """
         if task not in _PIPELINES:
             raise InputError(f"task must be one of {', '.join(_PIPELINES)}, got {task!r}")
-        return _PIPELINES[task](self._model(task))
+        return _PIPELINES[task](self._model(task), **options)
 
     def _model(self, task: ModelKind) -> TaskModel:
         """Return the model of a task; the first call loads it, whichever thread makes it."""
@@ -1395,7 +1398,7 @@ class Blip:
 
 AnyPipeline: TypeAlias = CaptionPipeline | VqaPipeline | RetrievalPipeline | NlvrPipeline | GroundingPipeline
 
-_PIPELINES: Mapping[str, Callable[[TaskModel], AnyPipeline]] = {
+_PIPELINES: Mapping[str, Callable[..., AnyPipeline]] = {
     "caption": CaptionPipeline,
     "vqa": VqaPipeline,
     "retrieval": RetrievalPipeline,

@@ -21,7 +21,7 @@ _COLUMNS = 4
 
 
 class HeatMaps(Protocol):
-    """The part of an :class:`~openblip.results.Explanation` that is drawn."""
+    """The part of an `Explanation` that is drawn."""
 
     @property
     def text(self) -> str: ...
@@ -45,7 +45,7 @@ def draw_boxes(
     colours: Sequence[Any] = _COLOURS,
     width: int | None = None,
 ) -> Image.Image:
-    """The picture with every box, under its name, in the next of the ``colours``; lines ``width`` pixels wide.
+    """The picture with every box, under its name, in the next of the `colours`; lines `width` pixels wide.
 
     A box on the edges of earlier ones is drawn inside them, and a name that would cover another stands below it.
     """
@@ -148,7 +148,7 @@ def _sheet(tiles: Sequence[tuple[Image.Image, str]], title: str) -> Image.Image:
 
 
 def _fitting(text: str, font: Any, width: int) -> str:
-    """The text, cut with dots if it is longer than ``width`` pixels."""
+    """The text, cut with dots if it is longer than `width` pixels."""
     if font.getlength(text) <= width:
         return text
     while text and font.getlength(f"{text}...") > width:
@@ -157,7 +157,7 @@ def _fitting(text: str, font: Any, width: int) -> str:
 
 
 def _broken(text: str, font: Any, width: int) -> list[str]:
-    """The text in lines of up to ``width`` pixels, broken between words."""
+    """The text in lines of up to `width` pixels, broken between words."""
     lines: list[str] = []
     for word in text.split():
         if lines and font.getlength(f"{lines[-1]} {word}") <= width:

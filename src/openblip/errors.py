@@ -14,7 +14,7 @@
     ├── TrainingError                        training that cannot continue
     └── EvaluationError        (ValueError)  predictions and references that do not fit
 
-Every message states the requirement, the value and the remedy. Errors about a wrong argument are also ``ValueError``,
+Every message states the requirement, the value and the remedy. Errors about a wrong argument are also `ValueError`,
 so that code written against other libraries catches them.
 
 Example:
@@ -35,9 +35,9 @@ class OpenBlipError(Exception):
     """Base class of every error that OpenBLIP raises on purpose.
 
     Attributes:
-        index: Position of the failing item in a list or iterator, counted from 0. ``None`` for a single input, and for
-            errors that ``on_error="return"`` returns, which stand at their position.
-        item: The failing input: an image, or a text to embed. ``None`` if the error is not about one input.
+        index: Position of the failing item in a list or iterator, counted from 0. `None` for a single input, and for
+            errors that `on_error="return"` returns, which stand at their position.
+        item: The failing input: an image, or a text to embed. `None` if the error is not about one input.
         partial: Results of the items before the failing one, if the inputs were a list.
     """
 

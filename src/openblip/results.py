@@ -1,7 +1,7 @@
 """Results of the public methods: frozen dataclasses without torch.
 
-Every result has ``to_dict()``, which returns strings, numbers and lists for JSON. Results of ``n`` > 1 carry the other
-candidates, ranked, in ``alternatives``.
+Every result has `to_dict()`, which returns strings, numbers and lists for JSON. Results of `n` > 1 carry the other
+candidates, ranked, in `alternatives`.
 """
 
 from __future__ import annotations
@@ -29,9 +29,9 @@ class Caption:
     Attributes:
         text: The caption. It starts with the prompt that the caller passed, but not with the checkpoint's own.
         logprob: Summed natural-log probability of the generated tokens, [SEP] included.
-        finished: Whether the caption ended with [SEP]; ``False`` if ``max_new_tokens`` cut it off.
-        unmet: Whether a word from ``require`` is missing.
-        alternatives: The other ``n - 1`` captions, ranked.
+        finished: Whether the caption ended with [SEP]; `False` if `max_new_tokens` cut it off.
+        unmet: Whether a word from `require` is missing.
+        alternatives: The other `n - 1` captions, ranked.
     """
 
     text: str
@@ -58,7 +58,7 @@ class Answer:
     Attributes:
         text: The answer.
         probability: Probability of the whole sequence, or, with a closed list of answers, among that list.
-        alternatives: The other ``n - 1`` answers, ranked.
+        alternatives: The other `n - 1` answers, ranked.
     """
 
     text: str
@@ -109,7 +109,7 @@ class Classification:
     """The most probable labels of an image.
 
     Attributes:
-        labels: The ``n`` most probable labels, ranked.
+        labels: The `n` most probable labels, ranked.
     """
 
     labels: tuple[Label, ...]
@@ -158,7 +158,7 @@ class Box:
         right: Right edge in pixels, from the left of the image.
         bottom: Bottom edge in pixels, from the top of the image.
         probability: Product of the probabilities of the four coordinates.
-        image: Loads the image, or a small copy, to draw the box into. Not part of ``repr``, equality or ``to_dict``.
+        image: Loads the image, or a small copy, to draw the box into. Not part of `repr`, equality or `to_dict`.
     """
 
     left: float
@@ -184,7 +184,7 @@ class Box:
         }
 
     def _repr_png_(self) -> bytes | None:
-        """Return the image with the box as PNG, for notebooks; ``None`` if the image is no longer available."""
+        """Return the image with the box as PNG, for notebooks; `None` if the image is no longer available."""
         if self.image is None:
             return None
         from openblip import drawing
@@ -208,7 +208,7 @@ class Explanation:
         probability: The explained probability: of the match, the caption or the answer.
         answer: The answer whose probability is explained, if the text is a question.
         start: Heat map (G, G) of [ENC], the first token of a text to match or a question.
-        image: Loads the image, or a small copy, to draw into. Not part of ``repr``, equality or ``to_dict``.
+        image: Loads the image, or a small copy, to draw into. Not part of `repr`, equality or `to_dict`.
     """
 
     text: str
@@ -232,7 +232,7 @@ class Explanation:
         return values
 
     def _repr_png_(self) -> bytes | None:
-        """Return a sheet of heat maps as PNG, for notebooks; ``None`` if the image is no longer available."""
+        """Return a sheet of heat maps as PNG, for notebooks; `None` if the image is no longer available."""
         if self.image is None:
             return None
         from openblip import drawing

@@ -1,4 +1,4 @@
-"""Types of the keyword arguments of :class:`~openblip.Blip`, which its overloads share."""
+"""Types of the keyword arguments of `Blip`, which its overloads share."""
 
 from __future__ import annotations
 
@@ -12,10 +12,15 @@ Raise: TypeAlias = Literal["raise"]
 Return: TypeAlias = Literal["return"]
 
 
-class CaptionOptions(TypedDict, total=False):
-    """The keyword arguments of :meth:`Blip.caption`, for type checkers."""
+class SharedOptions(TypedDict, total=False):
+    """The keyword argument that all methods take."""
 
-    prompt: str | Iterable[str | None] | None
+    progress: Progress
+
+
+class DecodingOptions(TypedDict, total=False):
+    """The keyword arguments of captions that do not depend on the image."""
+
     num_beams: int | None
     n: int
     min_new_tokens: int
@@ -31,11 +36,22 @@ class CaptionOptions(TypedDict, total=False):
     forbid: Sequence[str]
     require: Sequence[str | Sequence[str]]
     trim: bool
-    progress: Progress
 
 
-class AskOptions(TypedDict, total=False):
-    """The keyword arguments of :meth:`Blip.ask`, for type checkers."""
+class CaptionOptions(DecodingOptions, SharedOptions, total=False):
+    """The keyword arguments of `Blip.caption`."""
+
+    prompt: str | Iterable[str | None] | None
+
+
+class CaptionPipelineOptions(DecodingOptions, total=False):
+    """The keyword arguments of `Blip.pipeline("caption")`."""
+
+    prompt: str | None
+
+
+class VqaPipelineOptions(TypedDict, total=False):
+    """The keyword arguments of `Blip.pipeline("vqa")`."""
 
     answers: Sequence[str] | None
     n: int
@@ -44,28 +60,23 @@ class AskOptions(TypedDict, total=False):
     num_beams: int | None
     min_new_tokens: int | None
     max_new_tokens: int | None
-    progress: Progress
 
 
-class ClassifyOptions(TypedDict, total=False):
-    """The keyword arguments of :meth:`Blip.classify`, for type checkers."""
+class AskOptions(VqaPipelineOptions, SharedOptions, total=False):
+    """The keyword arguments of `Blip.ask`."""
+
+
+class ClassifyOptions(SharedOptions, total=False):
+    """The keyword arguments of `Blip.classify`."""
 
     template: str
     by: Literal["itc", "itm"]
     n: int
-    progress: Progress
 
 
-class ExplainOptions(TypedDict, total=False):
-    """The keyword arguments of :meth:`Blip.explain`, for type checkers."""
+class ExplainOptions(SharedOptions, total=False):
+    """The keyword arguments of `Blip.explain`."""
 
     task: ExplainedTask
     answer: str | None
     layer: int | None
-    progress: Progress
-
-
-class SharedOptions(TypedDict, total=False):
-    """The keyword argument that all methods take."""
-
-    progress: Progress

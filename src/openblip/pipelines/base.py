@@ -52,8 +52,8 @@ class OpenedImage:
     Attributes:
         data: Pixels (S, S, 3) or (F, S, S, 3), or the states (M, D) or (F, M, D) of an encoded image.
         frames: Number of frames of a video; 0 for an image.
-        size: Width and height of the image in pixels; ``None`` for videos and if unknown.
-        preview: Loads a copy of the image, for drawings; ``None`` for images in memory.
+        size: Width and height of the image in pixels; `None` for videos and if unknown.
+        preview: Loads a copy of the image, for drawings; `None` for images in memory.
     """
 
     data: NDArray[np.uint8] | Tensor
@@ -64,7 +64,7 @@ class OpenedImage:
 
 @dataclass(eq=False)
 class Prepared(Generic[Text]):
-    """An item after ``preprocess``: its opened image, its token ids and the number of its texts."""
+    """An item after `preprocess`: its opened image, its token ids and the number of its texts."""
 
     image: OpenedImage
     text: Text
@@ -78,6 +78,7 @@ class TaskModel:
         config: Model configuration.
         engine: The engine that runs the model.
         image_settings: Image size and normalization of the checkpoint.
+        tokenizer: Tokenizer of the checkpoint. Using it raises `InputError` if there is none.
         prompt: The checkpoint's own caption prompt; empty if it has none.
         temperature: Learned temperature of the contrastive loss (ITC).
         batching: Batch size and number of threads.
@@ -93,7 +94,7 @@ class TaskModel:
         self.temperature = float(getattr(loaded.model, "temperature", 1.0))
         self.batching = batching or Batching()
         self._target_size = None if exact_decode else loaded.image.size
-        self._tokenizer = loaded.tokenizer
+        self.tokenizer = loaded.tokenizer or _MissingTokenizer()
 
     @property
     def module(self) -> Any:
@@ -103,17 +104,6 @@ class TaskModel:
             InputError: Another engine runs the model.
         """
         return self.engine.require(TorchModel).model
-
-    @property
-    def tokenizer(self) -> Tokenizer:
-        """The checkpoint's tokenizer.
-
-        Raises:
-            InputError: The checkpoint has no vocabulary.
-        """
-        if self._tokenizer is None:
-            raise InputError("the checkpoint has no vocabulary: load it with tokenizer=...")
-        return self._tokenizer
 
     def open_image(self, image: ImageInput, *, videos: bool = True) -> OpenedImage:
         """Decode and resize an image or video, or take the states of an encoded image.
@@ -125,7 +115,7 @@ class TaskModel:
         Raises:
             ImageError: The image cannot be read.
             InputError: The image was encoded by another model.
-            UnsupportedTaskError: It is a video, and ``videos`` is false.
+            UnsupportedTaskError: It is a video, and `videos` is false.
         """
         if isinstance(image, EncodedImage):
             if id(self.engine) not in image.states:
@@ -148,25 +138,27 @@ class TaskModel:
             raise UnsupportedTaskError(_VIDEO_ERROR)
         return opened
 
-    def encode_images(self, images: Sequence[OpenedImage]) -> Tensor:
+    def encode_images(self, images: Sequence[OpenedImage], *, join_frames: bool = False) -> Tensor:
         """Return the states of opened images; only pixels pass through the image encoder.
 
         Args:
             images: Images, or videos with the same number of frames.
+            join_frames: Whether to return the frames of a video as one sequence, as cross-attention sees them: without
+                positions of the frames (Li et al. 2022, section 5.6).
 
         Returns:
-            States (I, M, D) of images or (I, F, M, D) of videos.
+            States (I, M, D) of images; (I, F, M, D) of videos, or (I, F * M, D) with `join_frames`.
         """
         pixels = [image.data for image in images if isinstance(image.data, np.ndarray)]
-        computed: Sequence[Tensor] | Tensor = ()
+        states: Sequence[Tensor] | Tensor = ()
         if pixels and not images[0].frames:
-            computed = self.engine.encode_images(to_tensor(np.stack(pixels), self.image_settings))
+            states = self.engine.encode_images(to_tensor(np.stack(pixels), self.image_settings))
         elif pixels:
-            computed = self._encode_frames(np.stack(pixels))
-        if isinstance(computed, Tensor) and len(computed) == len(images):
-            return computed
-        remaining = iter(computed)
-        return torch.stack([next(remaining) if isinstance(i.data, np.ndarray) else i.data for i in images])
+            states = self._encode_frames(np.stack(pixels))
+        if len(states) < len(images) or not isinstance(states, Tensor):
+            remaining = iter(states)
+            states = torch.stack([next(remaining) if isinstance(i.data, np.ndarray) else i.data for i in images])
+        return states.flatten(1, 2) if join_frames and states.ndim == 4 else states
 
     def _encode_frames(self, pixels: NDArray[np.uint8]) -> Tensor:
         """Return the states (I, F, M, D) of video frames (I, F, S, S, 3)."""
@@ -175,13 +167,13 @@ class TaskModel:
         return states.view(*pixels.shape[:2], *states.shape[1:])
 
     def preview(self, image: ImageInput, opened: OpenedImage) -> ImagePreview | None:
-        """Return the preview of an opened image, for drawings; ``None`` for videos and encoded images without one."""
+        """Return the preview of an opened image, for drawings; `None` for videos and encoded images without one."""
         if opened.size is None or not isinstance(opened.data, np.ndarray):
             return opened.preview
         return ImagePreview.of(cast("ImageSource", image), opened.data, opened.size)
 
     def token_ids(self, text: str, first: First, max_length: int | None = None) -> list[int]:
-        """Return the token ids of a cleaned text, from the ``first`` token to [SEP].
+        """Return the token ids of a cleaned text, from the `first` token to [SEP].
 
         Args:
             text: The text.
@@ -192,7 +184,7 @@ class TaskModel:
         return ids
 
     def check_length(self, ids: list[int]) -> list[int]:
-        """Return the ids; raise :class:`InputError` if the model has too few positions for them."""
+        """Return the ids; raise `InputError` if the model has too few positions for them."""
         limit = self.config.text.max_positions
         if len(ids) >= limit:
             raise InputError(f"a text must have fewer than {limit} tokens, got {len(ids)}; shorten it")
@@ -211,7 +203,7 @@ class TaskModel:
 class Pipeline(ABC, Generic[Item, Text, Raw, Result]):
     """One task of a model: items in, results out.
 
-    A subclass defines three steps: :meth:`preprocess` for one item, :meth:`forward` and :meth:`postprocess` for a batch
+    A subclass defines three steps: `preprocess` for one item, `forward` and `postprocess` for a batch
     of prepared items. Options belong to the pipeline, so a pipeline is created for each call; that is cheap.
 
     Attributes:
@@ -245,42 +237,44 @@ class Pipeline(ABC, Generic[Item, Text, Raw, Result]):
         Yields:
             Results and errors, one per item.
         """
-        size = self.model.batching.batch_size
-        prepared = prefetch(self.preprocess, items, self.model.batching.num_workers, 2 * size)
-        for chunk in iter_chunks(prepared, size):
-            results = cast("list[Result | OpenBlipError]", list(chunk))  # errors are in place already
-            for indices in split_batches(chunk, size):
-                batch = [cast("Prepared[Text]", chunk[index]) for index in indices]
-                computed = self.postprocess(self.forward(batch), batch)
-                for index, result in zip(indices, computed, strict=True):
-                    results[index] = result
-            yield from results
+        batching = self.model.batching
+        prepared = prefetch(self.preprocess, items, batching.num_workers, 2 * batching.batch_size)
+        for group in group_batches(prepared, batching.batch_size):
+            batch = [item for item in group if not isinstance(item, OpenBlipError)]
+            results = iter(self.postprocess(self.forward(batch), batch) if batch else ())
+            for item in group:
+                yield item if isinstance(item, OpenBlipError) else next(results)
 
 
-def split_batches(chunk: Sequence[Prepared[Text] | OpenBlipError], size: int) -> Iterator[list[int]]:
-    """Yield the indices of consecutive items that can run together: equally many frames, and equally many texts.
+def group_batches(
+    prepared: Iterable[Prepared[Text] | OpenBlipError], size: int
+) -> Iterator[list[Prepared[Text] | OpenBlipError]]:
+    """Yield consecutive items that can run together, with errors in place.
 
-    A batch of videos has at most ``size`` frames in all, but at least one video.
+    The images of a batch have the same number of frames and of texts. A batch has at most `size` images or frames, but
+    at least one video.
     """
-    indices: list[int] = []
-    previous = (0, 0)
-    for index, item in enumerate(chunk):
-        if isinstance(item, OpenBlipError):
-            continue
-        current = (item.image.frames, item.num_texts)
-        if indices and (current != previous or len(indices) >= max(1, size // max(1, current[0]))):
-            yield indices
-            indices = []
-        indices.append(index)
-        previous = current
-    if indices:
-        yield indices
+    group: list[Prepared[Text] | OpenBlipError] = []
+    shape, count, limit = (0, 0), 0, size
+    for item in prepared:
+        if not isinstance(item, OpenBlipError):
+            frames = item.image.frames
+            if count and (frames, item.num_texts) != shape:
+                yield group
+                group, count = [], 0
+            shape, count, limit = (frames, item.num_texts), count + 1, max(1, size // max(1, frames))
+        group.append(item)
+        if count >= limit or len(group) >= size:
+            yield group
+            group, count = [], 0
+    if group:
+        yield group
 
 
 def prefetch(
     function: Callable[[Item], T], items: Iterable[Item], workers: int, window: int
 ) -> Iterator[T | OpenBlipError]:
-    """Yield ``function(item)`` for each item, in order, computed by threads at most ``window`` items ahead.
+    """Yield `function(item)` for each item, in order, computed by threads at most `window` items ahead.
 
     Args:
         function: The function of one item.
@@ -289,7 +283,7 @@ def prefetch(
         window: Most items to compute ahead.
 
     Yields:
-        Results; an :class:`OpenBlipError` is yielded in place of its item, with the item as its ``item``. Other
+        Results; an `OpenBlipError` is yielded in place of its item, with the item as its `item`. Other
         exceptions are raised.
     """
     source = iter(items)
@@ -319,7 +313,7 @@ def prefetch(
 
 
 def _with_item(error: OpenBlipError, item: object) -> OpenBlipError:
-    """Return the error with its ``item``: an image without its texts, or the two images of a pair."""
+    """Return the error with its `item`: an image without its texts, or the two images of a pair."""
     if isinstance(item, tuple):
         item = item[:2] if len(item) > 2 else item[0]
     error.item = item
@@ -327,14 +321,14 @@ def _with_item(error: OpenBlipError, item: object) -> OpenBlipError:
 
 
 def iter_chunks(items: Iterable[T], size: int) -> Iterator[list[T]]:
-    """Yield lists of up to ``size`` consecutive items."""
+    """Yield lists of up to `size` consecutive items."""
     source = iter(items)
     while chunk := list(islice(source, size)):
         yield chunk
 
 
 def iter_similar_lengths(rows: Sequence[Sequence[int]], size: int) -> Iterator[list[int]]:
-    """Yield indices of up to ``size`` rows of similar length, so that little is computed for padding."""
+    """Yield indices of up to `size` rows of similar length, so that little is computed for padding."""
     return iter_chunks(sorted(range(len(rows)), key=lambda index: len(rows[index])), size)
 
 
@@ -342,7 +336,7 @@ def iter_row_batches(rows: Sequence[Sequence[T]], max_rows: int) -> Iterator[tup
     """Yield the rows of several images in batches that are as large as possible.
 
     Args:
-        rows: Rows of each image, ``rows[image][text]``; all images have the same number.
+        rows: Rows of each image, `rows[image][text]`; all images have the same number.
         max_rows: Most rows of a batch.
 
     Yields:
@@ -362,18 +356,20 @@ def iter_row_batches(rows: Sequence[Sequence[T]], max_rows: int) -> Iterator[tup
 
 
 def check_text(text: str, noun: str) -> str:
-    """Return the text; raise :class:`InputError` if it is not a string."""
+    """Return the text; raise `InputError` if it is not a string."""
     if not isinstance(text, str):
         raise InputError(f"{noun} must be a string, got {type(text).__name__}")
     return text
 
 
-def join_frames(states: Tensor) -> Tensor:
-    """Return image states (I, M, D) unchanged, and video states (I, F, M, D) as (I, F * M, D).
+class _MissingTokenizer(Tokenizer):
+    """Raises an error when it is used."""
 
-    Cross-attention sees all frames of a video as one sequence, without frame positions (Li et al. 2022, section 5.6).
-    """
-    return states.flatten(1, 2) if states.ndim == 4 else states
+    def __init__(self) -> None:
+        pass
+
+    def __getattr__(self, name: str) -> Any:
+        raise InputError("the checkpoint has no vocabulary: load it with tokenizer=...")
 
 
 _VIDEO_ERROR = "this method takes images only: a video can be captioned, asked about, matched and embedded"

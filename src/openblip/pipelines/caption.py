@@ -1,11 +1,10 @@
-"""The caption pipeline: an image, and a prompt if there is one, to a :class:`~openblip.results.Caption`."""
+"""The caption pipeline: an image, and a prompt if there is one, to a `Caption`."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-
-from torch import Tensor
+from operator import itemgetter
 
 from openblip.decoding import Decoding, Hypothesis, generate_grouped
 from openblip.decoding.words import (
@@ -18,7 +17,7 @@ from openblip.decoding.words import (
 )
 from openblip.engine.protocols import Captions
 from openblip.errors import InputError
-from openblip.pipelines.base import Pipeline, Prepared, TaskModel, check_text, join_frames
+from openblip.pipelines.base import Pipeline, Prepared, TaskModel
 from openblip.pipelines.inputs import ImageInput
 from openblip.results import Caption
 
@@ -29,7 +28,7 @@ class Prompt:
 
     Attributes:
         ids: Token ids to start from.
-        text: The prompt that the caller passed, which the caption's text includes; ``None`` for the checkpoint's own.
+        text: The prompt that the caller passed, which the caption's text includes; `None` for the checkpoint's own.
     """
 
     ids: list[int]
@@ -37,12 +36,13 @@ class Prompt:
 
 
 class CaptionPipeline(Pipeline[tuple[ImageInput, "str | None"], Prompt, "list[list[Hypothesis]]", Caption]):
-    """Captions images and videos. Items are pairs of an image and a prompt; ``None`` is the checkpoint's own prompt.
+    """Captions images and videos. Items are pairs of an image and a prompt; `None` is the prompt of the pipeline.
 
     Args:
         model: The model of the caption task.
-        prompt: The prompt of all items, if they share one; words of ``require`` that it contains are met.
-        num_beams: Beams of the search; by default 3, or 1 with ``do_sample``.
+        prompt: Prompt of the items without one; by default the checkpoint's own. Words of `require` that it contains
+            count as met.
+        num_beams: Beams of the search; by default 3, or 1 with `do_sample`.
         n: Captions per image.
         min_new_tokens: Fewest tokens before [SEP].
         max_new_tokens: Most tokens, [SEP] included.
@@ -50,10 +50,10 @@ class CaptionPipeline(Pipeline[tuple[ImageInput, "str | None"], Prompt, "list[li
         repetition_penalty: Divides the scores of tokens that occurred; above 1 avoids repetitions.
         no_repeat_ngram_size: Size of the n-grams that must not occur twice; 0 allows all.
         do_sample: Whether to sample tokens instead of searching.
-        top_p: Smallest total probability of the tokens to sample from; by default 0.9. Needs ``do_sample``.
-        top_k: Number of tokens to sample from; by default all. Needs ``do_sample``.
-        temperature: Divides the scores before sampling; by default 1. Needs ``do_sample``.
-        seed: Seed that makes samples repeatable. Needs ``do_sample``.
+        top_p: Smallest total probability of the tokens to sample from; by default 0.9. Needs `do_sample`.
+        top_k: Number of tokens to sample from; by default all. Needs `do_sample`.
+        temperature: Divides the scores before sampling; by default 1. Needs `do_sample`.
+        seed: Seed that makes samples repeatable. Needs `do_sample`.
         forbid: Words that must not occur, however their pieces spell them.
         require: Words, or lists of alternative words, that the search steers towards.
         trim: Whether to prefer finished captions, and to remove function words from the end of unfinished ones.
@@ -83,7 +83,8 @@ class CaptionPipeline(Pipeline[tuple[ImageInput, "str | None"], Prompt, "list[li
         require: Sequence[str | Sequence[str]] = (),
         trim: bool = False,
     ) -> None:
-        super().__init__(model)
+        self.model = model
+        self.prompt = model.prompt if prompt is None else prompt
         for name, value in (("top_p", top_p), ("top_k", top_k), ("temperature", temperature), ("seed", seed)):
             if value is not None and not do_sample:
                 raise InputError(f"{name} needs do_sample=True, got {name}={value} without it")
@@ -115,51 +116,46 @@ class CaptionPipeline(Pipeline[tuple[ImageInput, "str | None"], Prompt, "list[li
     def preprocess(self, item: tuple[ImageInput, str | None]) -> Prepared[Prompt]:
         """Return the opened image and the token ids of the prompt."""
         image, prompt = item
-        text = self.model.prompt if prompt is None else check_text(prompt, "the prompt")
-        ids = self.model.check_length(self.model.tokenizer.encode_prompt(text))
+        ids = self.model.tokenizer.encode_prompt(self.prompt if prompt is None else prompt)
+        limit = self.model.config.text.max_positions
+        if len(ids) >= limit:
+            raise InputError(f"a prompt must have fewer than {limit} tokens, got {len(ids)}; shorten it")
         return Prepared(self.model.open_image(image), Prompt(ids, prompt))
 
     def forward(self, batch: list[Prepared[Prompt]]) -> list[list[Hypothesis]]:
         """Return the ranked hypotheses of each image."""
-        states = join_frames(self.model.encode_images([prepared.image for prepared in batch]))
-        return self.search(states, [prepared.text.ids for prepared in batch])
-
-    def search(self, states: Tensor, prompts: Sequence[list[int]]) -> list[list[Hypothesis]]:
-        """Return the ranked hypotheses of images with states (I, M, D) and the token ids of their prompts."""
-        engine = self.model.engine
-        start = engine.require(Captions).prepare_captions(states, self.decoding.capacity(max(map(len, prompts))))
+        engine = self.model.engine.require(Captions)
+        states = self.model.encode_images([prepared.image for prepared in batch], join_frames=True)
+        prompts = [prepared.text.ids for prepared in batch]
+        start = engine.prepare_captions(states, self.decoding.capacity(max(map(len, prompts))))
         return generate_grouped(start, prompts, self.decoding, self.seed, engine.device)
 
     def postprocess(self, raw: list[list[Hypothesis]], batch: list[Prepared[Prompt]]) -> list[Caption]:
-        """Return the best caption of each image with its alternatives."""
+        """Return the best caption of each image with its alternatives.
+
+        Captions with all required words come first and, with `trim`, finished captions before unfinished ones.
+        """
+        tokenizer, required = self.model.tokenizer, self.decoding.required_words
+        pieces = tokenizer.vocab_pieces if required or self.trim else ()
         captions = []
         for hypotheses, prepared in zip(raw, batch, strict=True):
-            if self.trim or self.decoding.required_words:
-                ranked = self._choose(hypotheses, prepared.text)
-            else:
-                ranked = [self._caption(hypothesis, hypothesis.ids, prepared.text) for hypothesis in hypotheses]
-            best, alternatives = ranked[0], tuple(ranked[1 : self.n])
-            captions.append(replace(best, alternatives=alternatives) if alternatives else best)
+            prompt = prepared.text.text
+            ranked: list[tuple[bool, bool, Caption]] = []
+            for hypothesis in hypotheses:
+                ids, unmet = hypothesis.ids, False
+                if required:
+                    words = split_words(pieces, [*tokenizer.spell(prompt or ""), *ids])
+                    unmet = not required.are_met(words)
+                unfinished = self.trim and not hypothesis.finished
+                if unfinished:
+                    ids = trim_function_words(pieces, ids, tokenizer.sep_id)
+                text = tokenizer.decode_after(prompt, ids) if prompt else tokenizer.decode(ids)
+                ranked.append((unmet, unfinished, Caption(text, hypothesis.logprob, hypothesis.finished, unmet)))
+            if required or self.trim:
+                ranked.sort(key=itemgetter(0, 1))
+            best, *alternatives = [caption for _, _, caption in ranked[: self.n]]
+            captions.append(replace(best, alternatives=tuple(alternatives)) if alternatives else best)
         return captions
-
-    def _choose(self, hypotheses: list[Hypothesis], prompt: Prompt) -> list[Caption]:
-        """Return captions with all required words first and, with ``trim``, finished ones next."""
-        tokenizer, required = self.model.tokenizer, self.decoding.required_words
-        pieces = tokenizer.vocab_pieces
-        prompt_ids = tokenizer.spell(prompt.text or "")
-        ranked: list[tuple[bool, bool, Caption]] = []
-        for hypothesis in hypotheses:
-            unmet = required is not None and not required.are_met(split_words(pieces, [*prompt_ids, *hypothesis.ids]))
-            unfinished = self.trim and not hypothesis.finished
-            ids = trim_function_words(pieces, hypothesis.ids, tokenizer.sep_id) if unfinished else hypothesis.ids
-            ranked.append((unmet, unfinished, replace(self._caption(hypothesis, ids, prompt), unmet=unmet)))
-        ranked.sort(key=lambda row: row[:2])
-        return [caption for *_, caption in ranked]
-
-    def _caption(self, hypothesis: Hypothesis, ids: list[int], prompt: Prompt) -> Caption:
-        tokenizer = self.model.tokenizer
-        text = tokenizer.decode_after(prompt.text, ids) if prompt.text else tokenizer.decode(ids)
-        return Caption(text, hypothesis.logprob, hypothesis.finished)
 
     def _forbidden(self, words: Sequence[str]) -> ForbiddenWords:
         """Return the token constraint of words that must not occur."""
@@ -169,7 +165,7 @@ class CaptionPipeline(Pipeline[tuple[ImageInput, "str | None"], Prompt, "list[li
     def _required(
         self, clauses: Sequence[str | Sequence[str]], prompt: str | None, forbid: Sequence[str]
     ) -> RequiredWords | None:
-        """Return the token constraint of words that must occur, except those in the ``prompt``."""
+        """Return the token constraint of words that must occur, except those in the `prompt`."""
         if isinstance(clauses, str):
             raise InputError(f"require must be a list of words or of lists of alternatives, got {clauses!r}")
         tokenizer = self.model.tokenizer

@@ -1,4 +1,4 @@
-"""The encoding pipeline: an image to an :class:`~openblip.pipelines.inputs.EncodedImage`."""
+"""The encoding pipeline: an image to an `EncodedImage`."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class EncodePipeline(Pipeline[ImageInput, "ImagePreview | None", Tensor, Encoded
 
 
 def encode_images(models: Sequence[TaskModel], images: Iterable[ImageInput]) -> Iterator[EncodedImage | OpenBlipError]:
-    """Yield each image encoded for all ``models``, or the first of its errors."""
+    """Yield each image encoded for all `models`, or the first of its errors."""
     pipelines = [EncodePipeline(model) for model in models]
     if len(pipelines) == 1:
         yield from pipelines[0].run(images)

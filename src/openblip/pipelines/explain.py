@@ -1,4 +1,4 @@
-"""Explanation pipelines: an image and texts to :class:`~openblip.results.Explanation`.
+"""Explanation pipelines: an image and texts to `Explanation`.
 
 Grad-CAM (Selvaraju et al. 2017) on the cross-attention to image patches, as in LAVIS. The explained score is the match
 logit of a text to match, the log-probability of each word of a caption given the words before it, or the
@@ -22,8 +22,8 @@ from torch import Tensor
 
 from openblip.engine.protocols import Answers, Explanations
 from openblip.errors import InputError, OpenBlipError
-from openblip.pipelines.base import Pipeline, Prepared, TaskModel, iter_chunks
-from openblip.pipelines.caption import CaptionPipeline
+from openblip.pipelines.base import OpenedImage, Pipeline, Prepared, TaskModel, iter_chunks
+from openblip.pipelines.caption import CaptionPipeline, Prompt
 from openblip.pipelines.inputs import ImageInput, ImagePreview
 from openblip.pipelines.retrieval import RetrievalPipeline
 from openblip.pipelines.vqa import VqaPipeline
@@ -215,7 +215,7 @@ class ExplainAnswerPipeline(ExplainPipeline):
 
 
 class ExplainCaptionPipeline(ExplainPipeline):
-    """Explains the log-probability of each word of captions; a text of ``None`` is the model's own caption."""
+    """Explains the log-probability of each word of captions; a text of `None` is the model's own caption."""
 
     def __init__(self, model: TaskModel, *, layer: int | None = None) -> None:
         super().__init__(model, layer=layer)
@@ -249,7 +249,8 @@ class ExplainCaptionPipeline(ExplainPipeline):
 
     def _caption(self, state: Tensor) -> tuple[str, list[int]]:
         """Return the model's own caption and its token ids."""
-        hypothesis = self.captions.search(state, [self.prompt])[0][0]
+        prepared = Prepared(OpenedImage(state[0]), Prompt(self.prompt, None))
+        hypothesis = self.captions.forward([prepared])[0][0]
         ids = hypothesis.ids[:-1] if hypothesis.finished else hypothesis.ids
         if not ids:
             raise InputError("the model's own caption of this image is empty: pass a text")
@@ -263,7 +264,7 @@ def _check_text(text: str | None) -> str:
 
 
 def _check_words(ids: list[int], text: str | None) -> list[int]:
-    """Return the ids; raise :class:`InputError` if there is none between the first token and [SEP]."""
+    """Return the ids; raise `InputError` if there is none between the first token and [SEP]."""
     if len(ids) < 3:
         raise InputError(f"a text to explain must contain words, got {text!r}")
     return ids

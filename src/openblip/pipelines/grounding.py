@@ -1,4 +1,4 @@
-"""The grounding pipeline: an image and expressions to :class:`~openblip.results.Box`."""
+"""The grounding pipeline: an image and expressions to `Box`."""
 
 from __future__ import annotations
 

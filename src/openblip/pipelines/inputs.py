@@ -20,7 +20,7 @@ _PREVIEW_SIZE = 256  # pixels: previews of images in memory are at most this wid
 
 @dataclass(eq=False)
 class EncodedImage:
-    """An image or video after the image encoder, made by :meth:`Blip.encode_images <openblip.Blip.encode_images>`.
+    """An image or video after the image encoder, made by `Blip.encode_images`.
 
     Every method that takes an image takes an encoded image too, and then skips the image encoder.
 
@@ -44,14 +44,14 @@ class ImagePreview:
 
     @staticmethod
     def of(source: ImageSource, pixels: NDArray[np.uint8], size: tuple[int, int]) -> ImagePreview:
-        """Return the preview of an image of ``size`` pixels, resized to ``pixels`` (S, S, 3) for the model."""
+        """Return the preview of an image of `size` pixels, resized to `pixels` (S, S, 3) for the model."""
         if isinstance(source, str | os.PathLike):
             return ImagePreview(source, size)
         step = math.ceil(len(pixels) / _PREVIEW_SIZE)
         return ImagePreview(pixels[::step, ::step].copy(), size)
 
     def __call__(self) -> Image.Image:
-        """Return the image in its own size; raise :class:`ImageError` if its file is no longer readable."""
+        """Return the image in its own size; raise `ImageError` if its file is no longer readable."""
         if isinstance(self.source, np.ndarray):
             return Image.fromarray(self.source).resize(self.size)
         return load_image(self.source)
@@ -59,4 +59,4 @@ class ImagePreview:
 
 ImageInput: TypeAlias = ImageSource | Video | EncodedImage
 """One image: a path, bytes, a file object, a PIL image, an array (H, W, 3) of uint8 RGB, a tensor (3, H, W) of uint8
-or of floats from 0 to 1, an ``https`` address, a video, or an :class:`EncodedImage`."""
+or of floats from 0 to 1, an `https` address, a video, or an `EncodedImage`."""

@@ -1,4 +1,4 @@
-"""The NLVR2 pipeline: two images and statements about them to :class:`~openblip.results.Comparison`."""
+"""The NLVR2 pipeline: two images and statements about them to `Comparison`."""
 
 from __future__ import annotations
 

@@ -24,7 +24,6 @@ from openblip.pipelines.base import (
     check_text,
     iter_chunks,
     iter_similar_lengths,
-    join_frames,
 )
 from openblip.pipelines.inputs import ImageInput
 from openblip.preprocess.text import clean_caption
@@ -39,7 +38,7 @@ Embedding = NDArray[np.float32]
 class RetrievalPipeline(Pipeline[tuple[ImageInput, "str | None"], "list[int]", "list[list[Match]]", "list[Match]"]):
     """Scores how well texts fit images. Items are pairs of an image and its text; a result is a list of matches.
 
-    With ``texts`` every image is scored with all of them, and the text of an item is ignored.
+    With `texts` every image is scored with all of them, and the text of an item is ignored.
 
     Args:
         model: The model of the retrieval task.
@@ -67,9 +66,9 @@ class RetrievalPipeline(Pipeline[tuple[ImageInput, "str | None"], "list[int]", "
         if paired:
             similarities = similarities.diagonal()[:, None]
             engine = self.model.engine.require(Matches)
-            probabilities = engine.match(*self.model.pad(self.with_enc(rows)), join_frames(states))[:, None]
+            probabilities = engine.match(*self.model.pad(self.with_enc(rows)), _join_frames(states))[:, None]
         else:
-            probabilities = self.match_all(rows, join_frames(states))
+            probabilities = self.match_all(rows, _join_frames(states))
         scores = zip(probabilities.tolist(), similarities.tolist(), strict=True)
         return [[Match(p, cosine) for p, cosine in zip(ps, cosines, strict=True)] for ps, cosines in scores]
 
@@ -124,7 +123,7 @@ class RetrievalPipeline(Pipeline[tuple[ImageInput, "str | None"], "list[int]", "
         logits = torch.empty(len(rows))
         if rows:
             engine = self.model.engine.require(MatchLogits)
-            memory = engine.project_images(join_frames(images)) if isinstance(images, Tensor) else images
+            memory = engine.project_images(_join_frames(images)) if isinstance(images, Tensor) else images
             for indices in iter_similar_lengths(rows, TEXT_ROWS):
                 scores = engine.match_logits(*self.model.pad([rows[i] for i in indices]), memory)
                 logits[indices] = scores[:, 1].cpu()
@@ -154,12 +153,12 @@ class ClassifyPipeline(Pipeline[ImageInput, None, Tensor, Classification]):
     Args:
         model: The model of the retrieval task.
         labels: The labels to choose from.
-        template: Text of a label, with ``{}`` in place of the label.
-        by: ``"itc"`` compares embeddings; ``"itm"`` compares the odds of a match, which costs a pass per label.
+        template: Text of a label, with `{}` in place of the label.
+        by: `"itc"` compares embeddings; `"itm"` compares the odds of a match, which costs a pass per label.
         n: Labels per image.
 
     Raises:
-        InputError: An option is out of range, or the template has no ``{}``.
+        InputError: An option is out of range, or the template has no `{}`.
     """
 
     def __init__(
@@ -205,10 +204,15 @@ class ClassifyPipeline(Pipeline[ImageInput, None, Tensor, Classification]):
         return torch.cat(scores, 1).softmax(-1).cpu()
 
     def postprocess(self, raw: Tensor, batch: list[Prepared[None]]) -> list[Classification]:
-        """Return the ``n`` most probable labels of each image."""
+        """Return the `n` most probable labels of each image."""
         best = raw.topk(self.n)
         results = []
         for probabilities, indices in zip(best.values.tolist(), best.indices.tolist(), strict=True):
             ranked = [Label(self.labels[i], p) for p, i in zip(probabilities, indices, strict=True)]
             results.append(Classification(tuple(ranked)))
         return results
+
+
+def _join_frames(states: Tensor) -> Tensor:
+    """Return image states (I, M, D) unchanged, and video states (I, F, M, D) as (I, F * M, D)."""
+    return states.flatten(1, 2) if states.ndim == 4 else states

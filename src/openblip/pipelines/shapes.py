@@ -45,7 +45,7 @@ class Inputs(Generic[Item]):
     Attributes:
         items: One item per image.
         shape: The shape of the images.
-        total: Number of images; ``None`` for an iterator.
+        total: Number of images; `None` for an iterator.
         nested: Whether an image has a list of results, one per text.
     """
 
@@ -64,15 +64,15 @@ class Inputs(Generic[Item]):
 
         Args:
             results: One result or error per item, in order.
-            on_error: ``"raise"`` raises the first error; ``"return"`` returns each error in place of its result.
+            on_error: `"raise"` raises the first error; `"return"` returns each error in place of its result.
             progress: Whether to show a progress bar, or a function of the number done and the total.
 
         Returns:
             One result, a list of results, or an iterator over results.
 
         Raises:
-            InputError: ``on_error`` is unknown.
-            OpenBlipError: An item failed and ``on_error`` is ``"raise"``.
+            InputError: `on_error` is unknown.
+            OpenBlipError: An item failed and `on_error` is `"raise"`.
         """
         if on_error not in ("raise", "return"):
             raise InputError(f"on_error must be 'raise' or 'return', got {on_error!r}")
@@ -95,7 +95,7 @@ class Inputs(Generic[Item]):
         on_error: OnError = "raise",
         progress: Progress = False,
     ) -> Output[Result] | Output[list[Result]]:
-        """Return lists of results: the lists themselves if ``nested``, otherwise the only result of each."""
+        """Return lists of results: the lists themselves if `nested`, otherwise the only result of each."""
         if self.nested:
             lists: Output[list[Result]] = self.deliver(results, on_error, progress)
             return lists
@@ -148,7 +148,7 @@ def paired_inputs(
 
     Args:
         images: One image, a list or an iterator.
-        texts: One text (or ``None``) for all images, or one text for each.
+        texts: One text (or `None`) for all images, or one text for each.
         noun: The kind of text, for errors.
 
     Raises:
@@ -210,7 +210,7 @@ def add_right_images(
 
 
 def report_progress(results: Iterator[Result], total: int | None, progress: Progress) -> Iterator[Result]:
-    """Yield ``results`` and report each one to a progress bar (``True``) or to the function ``progress``."""
+    """Yield `results` and report each one to a progress bar (`True`) or to the function `progress`."""
     if not callable(progress):
         with bar(total=total) as progress_bar:
             for result in results:

@@ -1,4 +1,4 @@
-"""The question answering pipeline: an image and questions about it to :class:`~openblip.results.Answer`.
+"""The question answering pipeline: an image and questions about it to `Answer`.
 
 Shapes: I images, Q questions, T tokens, D width, A answers of a closed list.
 """
@@ -14,7 +14,7 @@ from torch import Tensor
 from openblip.decoding import Decoding, generate_grouped
 from openblip.engine.protocols import Answers as AnswerEngine
 from openblip.errors import InputError
-from openblip.pipelines.base import TEXT_ROWS, Pipeline, Prepared, TaskModel, check_text, join_frames
+from openblip.pipelines.base import TEXT_ROWS, Pipeline, Prepared, TaskModel, check_text
 from openblip.pipelines.inputs import ImageInput
 from openblip.preprocess.text import clean_question
 from openblip.results import Answer
@@ -34,8 +34,8 @@ class VqaPipeline(Pipeline[tuple[ImageInput, "Sequence[str]"], QuestionIds, "lis
         model: The model of the VQA task.
         answers: Closed list of answers to choose from; by default answers are generated.
         n: Answers per question.
-        shortlist: Number of answers that the first ranking step keeps; by default all. Needs ``answers``.
-        smoothing: Label smoothing of the ranking; by default 0. Needs ``answers``.
+        shortlist: Number of answers that the first ranking step keeps; by default all. Needs `answers`.
+        smoothing: Label smoothing of the ranking; by default 0. Needs `answers`.
         num_beams: Beams of the search for generated answers; by default 3.
         min_new_tokens: Fewest tokens of generated answers; by default 1.
         max_new_tokens: Most tokens of generated answers, [SEP] included; by default 9.
@@ -89,7 +89,7 @@ class VqaPipeline(Pipeline[tuple[ImageInput, "Sequence[str]"], QuestionIds, "lis
     def forward(self, batch: list[Prepared[QuestionIds]]) -> list[list[Answer]]:
         """Return the answers to each question, image by image."""
         engine = self.model.engine.require(AnswerEngine)
-        states = engine.project_images(join_frames(self.model.encode_images([p.image for p in batch])))
+        states = engine.project_images(self.model.encode_images([p.image for p in batch], join_frames=True))
         answers: list[list[Answer]] = [[] for _ in batch]
         width = max(1, TEXT_ROWS // len(batch))
         for start in range(0, batch[0].num_texts, width):

@@ -18,8 +18,8 @@ from torch import Tensor, nn
 from openblip.compat.transformers_api.tokens import BlipTokenizer
 from openblip.engine.protocols import Answers, Comparisons, Embeddings, MatchLogits, TorchModel
 from openblip.errors import InputError, UnsupportedTaskError
-from openblip.pipelines.base import TEXT_ROWS, TaskModel, iter_chunks
-from openblip.pipelines.caption import CaptionPipeline
+from openblip.pipelines.base import TEXT_ROWS, OpenedImage, Prepared, TaskModel, iter_chunks
+from openblip.pipelines.caption import CaptionPipeline, Prompt
 from openblip.pipelines.vqa import VqaPipeline
 from openblip.preprocess.text import First, Tokens
 
@@ -133,8 +133,11 @@ class BlipCaption(BaseModel):
             self.part, n=num_captions, max_new_tokens=max_length - len(prompt),
             min_new_tokens=max(0, min_length - len(prompt)), **options,
         )  # fmt: skip
-        found = pipeline.search(states, [prompt] * len(states))
-        return [tokenizer.decode(one.ids) for each in found for one in each]
+        batch = [Prepared(OpenedImage(image_states), Prompt(prompt, None)) for image_states in states]
+        captions = []
+        for best in pipeline.postprocess(pipeline.forward(batch), batch):
+            captions += [best.text, *(caption.text for caption in best.alternatives)]
+        return captions
 
 
 class BlipVQA(BaseModel):
