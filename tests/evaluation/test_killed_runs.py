@@ -9,6 +9,8 @@ import sys
 from collections import Counter
 from pathlib import Path
 
+import pytest
+
 import openblip
 from openblip.evaluation import protocols, run
 from tests.evaluation import evaluation_toys as toys
@@ -28,6 +30,7 @@ def run_with_kills(benchmark: str, bundle: Path, data: Path, out: Path, kills: l
     return [line for line in lines if not line.startswith("end")]
 
 
+@pytest.mark.slow
 def test_retrieval_resumes_after_kills(tmp_path: Path) -> None:
     bundle, data, out = toys.make_bundle(tmp_path / "toy"), toys.make_six(tmp_path / "data"), tmp_path / "out"
     # Before the first computation, while images are encoded, and twice while rows are scored.
@@ -46,6 +49,7 @@ def test_retrieval_resumes_after_kills(tmp_path: Path) -> None:
     assert sorted((out / "retrieval").iterdir()) == files
 
 
+@pytest.mark.slow
 def test_captions_resume_after_kills(tmp_path: Path) -> None:
     bundle, data, out = toys.make_bundle(tmp_path / "toy"), toys.make_nocaps(tmp_path / "data"), tmp_path / "out"
     computed = run_with_kills("nocaps", bundle, data, out, [2, 1])

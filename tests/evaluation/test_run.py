@@ -7,6 +7,7 @@ import io
 import json
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
@@ -24,6 +25,7 @@ from openblip.checkpoints import write
 from openblip.cli import app
 from openblip.data.records import Record
 from openblip.data.sources import open_source
+from openblip.engine.protocols import MatchLogits
 from openblip.errors import EvaluationError
 from openblip.evaluation import protocols, two_stage
 from openblip.evaluation.evaluators.base import Evaluation
@@ -199,6 +201,32 @@ def test_written_rankings_have_the_same_scores(blip: Blip, tmp_path: Path) -> No
         run_benchmark(benchmark, blip, out=out, limit=4)
 
 
+def test_retrieval_is_resumed(blip: Blip, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An interrupted run keeps its rows: the next run scores only the other images, and the results are the same."""
+    toys.make_six(tmp_path)
+    engine = blip.pipeline("retrieval").model.engine.require(MatchLogits)
+    original = engine.match_logits
+    calls: list[int] = []
+
+    def score(*arguments: Any, stop_at: int) -> Any:
+        if len(calls) == stop_at:
+            raise KeyboardInterrupt
+        calls.append(len(arguments[0]))
+        return original(*arguments)
+
+    monkeypatch.setattr(engine, "match_logits", partial(score, stop_at=2), raising=False)
+    with pytest.raises(KeyboardInterrupt):
+        run("flickr30k-retrieval", blip, tmp_path, out=tmp_path / "out")
+    assert sum(calls) == 2 * 10, "two of six images, with ten texts each"
+    monkeypatch.setattr(engine, "match_logits", partial(score, stop_at=99))
+    resumed = run("flickr30k-retrieval", blip, tmp_path, out=tmp_path / "out")
+    assert sum(calls) == 6 * 10, "no pair is scored twice"
+    monkeypatch.setattr(engine, "match_logits", original)
+    assert resumed.metrics == run("flickr30k-retrieval", blip, tmp_path, out=tmp_path / "new").metrics
+    for name in ("ranking_txt.jsonl", "ranking_img.jsonl"):
+        assert (tmp_path / "out" / name).read_text() == (tmp_path / "new" / name).read_text()
+
+
 def test_an_unreadable_image_is_excluded_from_retrieval(blip: Blip, tmp_path: Path) -> None:
     """A resumed run excludes it too, even if it is readable by then: the others were ranked without it."""
     toys.make_six(tmp_path)
@@ -306,7 +334,7 @@ def test_own_records(blip: Blip, tmp_path: Path) -> None:
     assert result.metrics["CIDEr"] is not None
     result = run_records(blip, open_records(file), task="vqa")
     (answer,) = result.predictions.values()
-    assert result.metrics["accuracy"] == answers.exact(answer, ["dog"] * 3)
+    assert result.metrics["accuracy"] == answers.exact(str(answer), ["dog"] * 3)
     result = run_records(blip, open_records(file), task="retrieval")
     assert result.metrics["txt_r5"] == 1
     with pytest.raises(EvaluationError, match="must be caption, vqa, retrieval, got 'x'"):
@@ -336,7 +364,7 @@ def test_an_item_that_changed_is_computed_again(blip: Blip, tmp_path: Path) -> N
         toy_image(n).save(tmp_path / f"{n}.png")
     file, out = tmp_path / "my.jsonl", tmp_path / "out"
 
-    def answer(*rows: tuple[int, str]) -> tuple[list[str], int]:
+    def answer(*rows: tuple[int, str]) -> tuple[list[object], int]:
         lines = [{"image": f"{n}.png", "question": question, "answers": ["x"]} for n, question in rows]
         file.write_text("".join(f"{json.dumps(line)}\n" for line in lines))
         result = run_records(blip, open_records(file), out=out)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from openblip.data.records import Record
     from openblip.data.sources.base import Source, Stream
     from openblip.evaluation.evaluators.base import Evaluation
+    from openblip.evaluation.metrics.bootstrap import BootstrapResult
     from openblip.evaluation.workspace import ProgressCallback
 
 OWN = "own"  # the name of an evaluation on the user's own records
@@ -178,29 +179,30 @@ def report_scores(results: Sequence[FileScores], metric: str, per_item: Path | N
     missing = results[0].missing
     if as_json:
         records = [{"predictions": str(result.path), **result.metrics} for result in results]
-        record = {"results": records, "comparison": comparison} if comparison else records[0]
+        record: dict[str, object] = {**records[0]}
+        if comparison is not None:
+            record = {"results": records, "comparison": {"metric": metric, **asdict(comparison)}}
         print_json({**record, "missing": dict(missing)} if missing else record)
         return
     rows = [[name, *(format_value(result.metrics.get(name)) for result in results)] for name in results[0].metrics]
     print_table(["metric", *(str(result.path) for result in results)], rows)
     for name, reason in missing.items():
         click.echo(f"{name}: {reason}", err=True)
-    if comparison:
+    if comparison is not None:
         click.echo(
-            f"{metric} of items: second minus first {comparison['difference']:+.4f}, 95 % between "
-            f"{comparison['low']:+.4f} and {comparison['high']:+.4f}, p {comparison['p']:.4f}"
+            f"{metric} of items: second minus first {comparison.difference:+.4f}, 95 % between "
+            f"{comparison.low:+.4f} and {comparison.high:+.4f}, p {comparison.p:.4f}"
         )
 
 
-def compare_items(baseline: FileScores, candidate: FileScores, metric: str) -> dict[str, Any]:
+def compare_items(baseline: FileScores, candidate: FileScores, metric: str) -> BootstrapResult:
     """Return the difference between two files of predictions by a paired bootstrap."""
     from openblip.evaluation.metrics.bootstrap import paired
 
-    result = paired(
+    return paired(
         {key: scores[metric] for key, scores in baseline.items.items()},
         {key: scores[metric] for key, scores in candidate.items.items()},
     )
-    return {"metric": metric, "difference": result.difference, "low": result.low, "high": result.high, "p": result.p}
 
 
 def write_items(path: Path, results: Sequence[FileScores]) -> None:
@@ -310,7 +312,7 @@ def run(
 
 def evaluate_benchmark(
     name: str, data: Path, preset: str, limit: int | None, out: Path | None, java: bool, model: o.ModelOptions
-) -> Evaluation[Any]:
+) -> Evaluation[object]:
     """Evaluate a model on a benchmark. Missing files are reported before the model is loaded."""
     from openblip.evaluation.protocols import open_benchmark
 
@@ -330,7 +332,7 @@ def evaluate_own(
     out: Path | None,
     java: bool,
     model: o.ModelOptions,
-) -> tuple[Evaluation[Any], int]:
+) -> tuple[Evaluation[object], int]:
     """Evaluate a model on the user's own records. Return the evaluation and the number of unreadable records."""
     blip = model.load()
     from openblip.data.sources import open_source

@@ -17,7 +17,8 @@ from openblip.evaluation.metrics.answers import AnswerReference
 from openblip.evaluation.metrics.ids import Id, ItemId
 from openblip.io import atomic, jsonlines
 
-Entries = list[tuple[str, dict[str, Any]]]  # (location, entry): the location is for error messages
+Entry = dict[str, Any]
+Entries = list[tuple[str, Entry]]  # (location, entry): the location is for error messages
 Value = TypeVar("Value")
 
 LIST_NAMES = ("annotations", "questions", "predictions")  # where an object may have its list of entries
@@ -81,7 +82,7 @@ def _read_coco_references(path: Path, content: Mapping[str, Any]) -> dict[ItemId
     return references
 
 
-def index_coco_images(path: Path, content: object) -> dict[ItemId, dict[str, Any]]:
+def index_coco_images(path: Path, content: object) -> dict[ItemId, Entry]:
     """Return the "images" of a file in COCO's format by id.
 
     Args:
@@ -97,7 +98,7 @@ def index_coco_images(path: Path, content: object) -> dict[ItemId, dict[str, Any
     images = content.get("images") if isinstance(content, Mapping) else None
     if not isinstance(images, list):
         raise EvaluationError(f"{path} must be in COCO's format, with 'images', a list of objects with an 'id'")
-    indexed: dict[ItemId, dict[str, Any]] = {}
+    indexed: dict[ItemId, Entry] = {}
     for number, value in enumerate(images, 1):
         location = f"{path}: image {number}"
         entry = _check_object(location, value)
@@ -238,7 +239,7 @@ def read_json_lines(path: Path) -> Entries:
     return entries
 
 
-def read_json(path: Path) -> Any:
+def read_json(path: Path) -> object:
     """Read a JSON file.
 
     Args:
@@ -253,7 +254,7 @@ def read_json(path: Path) -> Any:
     return parse_json(str(path), read_text(path))
 
 
-def _read_json_or_lines(path: Path) -> Any:
+def _read_json_or_lines(path: Path) -> object:
     """Return the content of a JSON file, or `None` for JSON Lines."""
     text = read_text(path)
     return None if _is_json_lines(path, text) else parse_json(str(path), text)
@@ -280,7 +281,7 @@ def _is_json(text: str) -> bool:
     return True
 
 
-def _list_entries(path: Path, content: Any, names: Sequence[str]) -> Entries:
+def _list_entries(path: Path, content: object, names: Sequence[str]) -> Entries:
     if content is None:
         return read_json_lines(path)
     entries = content
@@ -315,7 +316,7 @@ def read_text(path: Path) -> str:
         raise EvaluationError(f"{path} is not UTF-8 text: {error}") from error
 
 
-def parse_json(location: str, text: str) -> Any:
+def parse_json(location: str, text: str) -> object:
     """Parse a JSON text.
 
     Args:
@@ -360,7 +361,7 @@ def _describe_truncation(text: str) -> str:
     return f"; complete entries: {count}, the last is {previous}" if count else ""
 
 
-def _check_object(location: str, value: object) -> dict[str, Any]:
+def _check_object(location: str, value: object) -> Entry:
     if not isinstance(value, dict):
         raise EvaluationError(f"{location} must be an object, got {str(value)[:60]}")
     return value

@@ -43,7 +43,7 @@ class Journal:
             except OSError as error:
                 raise files.unwritable(path, error) from error
 
-    def find(self, item_id: ItemId, digest: str) -> dict[str, Any] | None:
+    def find(self, item_id: ItemId, digest: str) -> Mapping[str, object] | None:
         """Return the record of an item.
 
         Args:

@@ -32,7 +32,7 @@ def run_benchmark(
     out: Path | None = None,
     java: bool = False,
     progress: ProgressCallback = ignore_progress,
-) -> Evaluation[Any]:
+) -> Evaluation[object]:
     """Evaluate a model on a benchmark.
 
     Args:
@@ -102,7 +102,7 @@ def run_records(
     out: Path | None = None,
     java: bool = False,
     progress: ProgressCallback = ignore_progress,
-) -> Evaluation[Any]:
+) -> Evaluation[object]:
     """Evaluate a model on a user's own images with captions, or with questions and answers.
 
     Args:
@@ -187,7 +187,7 @@ def _needs_server(preset: Preset) -> bool:
     return isinstance(preset, VqaPreset) and not preset.rule
 
 
-def _describe_server_file(protocol: Protocol, preset: Preset, evaluation: Evaluation[Any]) -> list[str]:
+def _describe_server_file(protocol: Protocol, preset: Preset, evaluation: Evaluation[object]) -> list[str]:
     if protocol.server_file is None:
         return []
     name = protocol.server_file.name

@@ -54,6 +54,9 @@ class RetrievalScores:
             for_images: Which texts are on the shortlist of each image, (I, T) bool.
             for_texts: Which images are on the shortlist of each text, (T, I) bool.
             failed: Why images could not be opened, by number.
+
+        Returns:
+            The scores of the pairs on the shortlists, and `UNSCORED` elsewhere.
         """
         texts_of_images = scores.masked_fill(~for_images, UNSCORED).numpy()
         images_of_texts = scores.T.masked_fill(~for_texts, UNSCORED).numpy()

@@ -19,6 +19,7 @@ from openblip.evaluation.workspace import Workspace
 PREDICTIONS = "predictions.jsonl"
 
 P = TypeVar("P")  # the type of a prediction
+P_co = TypeVar("P_co", covariant=True)
 
 
 @dataclass(frozen=True)
@@ -50,7 +51,7 @@ class TaskScores:
 
 
 @dataclass(frozen=True)
-class Evaluation(Generic[P]):
+class Evaluation(Generic[P_co]):
     """The result of an evaluation.
 
     Attributes:
@@ -63,7 +64,7 @@ class Evaluation(Generic[P]):
     """
 
     metrics: dict[str, float | None]
-    predictions: dict[ItemId, P]
+    predictions: Mapping[ItemId, P_co]
     failed: dict[ItemId, str]
     notes: list[str]
     report_items: list[ReportItem]
@@ -93,11 +94,24 @@ class Evaluator(ABC, Generic[P]):
 
     @abstractmethod
     def predict(self, items: Items) -> Iterator[P | OpenBlipError]:
-        """Yield a prediction, or an error, for each item, in order."""
+        """Predict items.
+
+        Args:
+            items: The items.
+
+        Yields:
+            A prediction, or an error, for each item, in order.
+        """
 
     @abstractmethod
     def parse(self, value: object) -> P:
         """Return a prediction from its JSON value.
+
+        Args:
+            value: The value, as read from a file.
+
+        Returns:
+            The prediction.
 
         Raises:
             EvaluationError: If the value is not a prediction of this task.
@@ -105,7 +119,15 @@ class Evaluator(ABC, Generic[P]):
 
     @abstractmethod
     def score(self, items: Items, predictions: Mapping[ItemId, P]) -> TaskScores:
-        """Score predictions. Every item has one."""
+        """Score predictions.
+
+        Args:
+            items: The items, each of which has a prediction.
+            predictions: The predictions, by the id of the item.
+
+        Returns:
+            The metrics, and the score of each item.
+        """
 
     @abstractmethod
     def show(self, item: Item, prediction: P | None, error: str, score: float | None) -> ReportItem:
@@ -116,6 +138,9 @@ class Evaluator(ABC, Generic[P]):
             prediction: Its prediction; `None` if it failed.
             error: Why it failed.
             score: Its score, if it has one.
+
+        Returns:
+            The item of the report.
         """
 
     def evaluate(self, items: Items, workspace: Workspace | None = None) -> Evaluation[P]:
@@ -149,26 +174,36 @@ class Evaluator(ABC, Generic[P]):
         """Return the predictions of items. Predictions in the workspace are not computed again.
 
         An item that failed before, or that changed under its id, is computed again.
+
+        Args:
+            items: The items.
+            workspace: Where to store predictions and to report progress.
+
+        Returns:
+            The predictions, and why items failed.
+
+        Raises:
+            EvaluationError: If stored predictions cannot be used.
         """
         path = workspace.folder / PREDICTIONS if workspace.folder is not None else None
-        stored: dict[ItemId, P] = {}
+        values: dict[ItemId, P] = {}
         errors: dict[ItemId, str] = {}
         with Journal(path, workspace.key) as journal:
             for item in items:
                 record = journal.find(item.id, digest_item(item))
                 if record is not None:
-                    stored[item.id] = self._parse_record(path, record)
-            remaining = [item for item in items if item.id not in stored]
-            workspace.progress(len(stored), len(items))
+                    values[item.id] = self._parse_record(path, record)
+            remaining = [item for item in items if item.id not in values]
+            workspace.progress(len(values), len(items))
             results = self.predict(remaining) if remaining else iter(())
             for item, result in zip(remaining, results, strict=True):
                 if isinstance(result, OpenBlipError):
                     errors[item.id] = str(result)
                 else:
-                    stored[item.id] = result
+                    values[item.id] = result
                     journal.add({"id": item.id, "of": digest_item(item), "prediction": result})
-                workspace.progress(len(stored) + len(errors), len(items))
-        return Predictions({item.id: stored[item.id] for item in items if item.id in stored}, errors)
+                workspace.progress(len(values) + len(errors), len(items))
+        return Predictions({item.id: values[item.id] for item in items if item.id in values}, errors)
 
     def _parse_record(self, path: Path | None, record: Mapping[str, object]) -> P:
         try:
@@ -179,7 +214,16 @@ class Evaluator(ABC, Generic[P]):
             ) from error
 
     def write(self, items: Items, predictions: Mapping[ItemId, P], folder: Path) -> list[Path]:
-        """Write more files of the task, and return their paths."""
+        """Write more files of the task.
+
+        Args:
+            items: The items, each of which has a prediction.
+            predictions: The predictions, by the id of the item.
+            folder: The folder of the run.
+
+        Returns:
+            The paths of the files.
+        """
         return []
 
 

@@ -14,13 +14,13 @@ from openblip.evaluation.metrics import answers
 from openblip.evaluation.metrics.ids import ItemId
 from openblip.evaluation.protocols.base import Item, Items, VqaPreset
 from openblip.evaluation.report import ReportItem
+from openblip.pipelines.vqa import VqaPipeline
 from openblip.preprocess.text import clean_expression, clean_question
 from openblip.preprocess.video import Video
-from openblip.results import Answer
 
 
-class AskOptions(TypedDict, total=False):
-    """Options of [`Blip.ask`][openblip.Blip.ask]."""
+class VqaOptions(TypedDict, total=False):
+    """Options of [`VqaPipeline`][openblip.pipelines.vqa.VqaPipeline]."""
 
     answers: list[str]
     shortlist: int
@@ -37,25 +37,21 @@ class VqaEvaluator(Evaluator[str]):
     preset: VqaPreset
 
     def predict(self, items: Items) -> Iterator[str | OpenBlipError]:
-        answer = self._answer_videos if self.preset.num_frames is not None else self._answer_images
-        for result in answer(items):
-            yield result if isinstance(result, OpenBlipError) else result.text
+        pipeline = VqaPipeline(self.blip.pipeline("vqa").model, **choose_options(self.preset, self.folder))
+        groups = [[item] for item in items]
+        if self.preset.num_frames is not None:  # a video is encoded once for consecutive questions about it
+            groups = [list(group) for _, group in groupby(items, key=lambda item: item.image)]
+        inputs = ((self._input(group[0]), [clean(item, self.preset) for item in group]) for group in groups)
+        results = pipeline.run(inputs)
+        for group, result in zip(groups, results, strict=True):
+            if isinstance(result, OpenBlipError):
+                yield from [result] * len(group)
+            else:
+                yield from (answer.text for answer in result)
 
-    def _answer_images(self, items: Items) -> Iterator[Answer | OpenBlipError]:
-        options = ask_options(self.preset, self.folder)
-        step = 4 * self.blip.batch_size
-        for start in range(0, len(items), step):
-            chunk = items[start : start + step]
-            questions = [clean(item, self.preset) for item in chunk]
-            yield from self.blip.ask([item.image for item in chunk], questions, **options, on_error="return")
-
-    def _answer_videos(self, items: Items) -> Iterator[Answer | OpenBlipError]:
-        """Yield answers; consecutive questions about a video share one encoding."""
-        options = ask_options(self.preset, self.folder)
-        for path, group in groupby(items, key=lambda item: item.image):
-            questions = [clean(item, self.preset) for item in group]
-            results = self.blip.ask(Video(path, self.preset.num_frames), questions, **options, on_error="return")
-            yield from [results] * len(questions) if isinstance(results, OpenBlipError) else results
+    def _input(self, item: Item) -> str | Video:
+        frames = self.preset.num_frames
+        return item.image if frames is None else Video(item.image, frames)
 
     def parse(self, value: object) -> str:
         return parse_text(value)
@@ -74,12 +70,15 @@ class VqaEvaluator(Evaluator[str]):
         return ReportItem(item.id, item.image, lines, score, metric="accuracy", by_server=by_server)
 
 
-def ask_options(preset: VqaPreset, folder: Path) -> AskOptions:
-    """Return the options of [`Blip.ask`][openblip.Blip.ask] for a preset.
+def choose_options(preset: VqaPreset, folder: Path) -> VqaOptions:
+    """Return the options of the pipeline for a preset.
 
     Args:
         preset: The preset.
         folder: The folder of the answer list.
+
+    Returns:
+        The options of ranking or of generation.
 
     Raises:
         EvaluationError: If the answer list is not a list of texts.

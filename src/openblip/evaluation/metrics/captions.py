@@ -1,8 +1,7 @@
 """Caption metrics as the COCO caption evaluation computes them: BLEU-1..4, ROUGE-L, CIDEr, without Java.
 
 The values equal the ones of `pycocoevalcap` 1.2 to 1e-6: same tokens, same order of images, same constants. METEOR and
-SPICE exist only as Java programs: [`metrics.java`][openblip.evaluation.metrics.java] runs
-them if they are installed.
+SPICE exist only as Java programs; they run if they are installed.
 
 Sources: Papineni et al. 2002 (BLEU), Lin 2004 (ROUGE-L), Vedantam et al. 2015 (CIDEr), Chen et al. 2015 (the COCO
 evaluation).

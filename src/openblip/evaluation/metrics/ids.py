@@ -39,7 +39,15 @@ def check_ids(predictions: Mapping[Id, object], references: Mapping[Id, object])
 
 
 def describe_types(prediction_id: object, reference_id: object) -> str:
-    """Return the remedy for two ids that differ in type only, such as "1" and 1."""
+    """Return the remedy for two ids that differ in type only, such as "1" and 1.
+
+    Args:
+        prediction_id: The id of the predictions.
+        reference_id: The id of the references.
+
+    Returns:
+        The end of an error message.
+    """
     return (
         f"predictions have ids such as {prediction_id!r} ({type(prediction_id).__name__}), references "
         f"{reference_id!r} ({type(reference_id).__name__}): write both the same way"

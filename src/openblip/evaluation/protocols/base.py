@@ -357,5 +357,12 @@ class Benchmark:
         return self.protocol.preset(self.preset_name)
 
     def read(self) -> Items:
-        """Read the items: see `Protocol.read`."""
+        """Read the items.
+
+        Returns:
+            The items, in the order of the files.
+
+        Raises:
+            EvaluationError: If a file is broken, or if two items have the same id.
+        """
         return self.protocol.read(self.folder, self.preset)
