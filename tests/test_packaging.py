@@ -49,6 +49,15 @@ def test_the_licence() -> None:
     assert "OpenBLIP contributors" in text
 
 
+def test_html_templates_are_package_data() -> None:
+    folder = Path(openblip.__file__).parent
+    for module in ("jobs/sheet", "evaluation/report"):
+        used = f'"{module.rpartition("/")[2]}.html"' in (folder / f"{module}.py").read_text(encoding="utf-8")
+        assert used is (folder / f"{module}.html").is_file()
+    included = (ROOT / "pyproject.toml").read_text(encoding="utf-8").partition("[tool.hatch.build.targets.wheel]")[2]
+    assert included.startswith('\npackages = ["src/openblip"]\n'), "all files of the package"
+
+
 def test_the_package_is_typed() -> None:
     assert (Path(openblip.__file__).parent / "py.typed").is_file()
 

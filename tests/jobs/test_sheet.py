@@ -67,7 +67,7 @@ def test_the_page_needs_nothing_else_and_shows_every_picture(photos: Path, tmp_p
     addresses = [value for _, attributes in page.tags for name, value in attributes.items() if name in ("href", "src")]
     assert not [address for address in addresses if not address.startswith("data:")]
     text = (tmp_path / "sheet.html").read_text()
-    assert "4 pictures, 1 failed" in text
+    assert "4 images, 1 failed" in text
     assert "cannot read bad.png" in text
     assert "<!--" not in text.partition("<body")[2], "every place is filled"
 

@@ -38,10 +38,10 @@ class Drawings:
 
     def save(self, item: Item, picture: Image.Image, number: int = 0) -> Path:
         """Write the ``number``-th drawing of an item whole or not at all; the path it has now."""
-        from openblip.jobs.files import replacing
+        from openblip.jobs.files import replace_file
 
         target = self.out if self.single else self.out / f"{self._names[item.key][number]}.png"
-        with replacing(str(target), sync=False) as file:
+        with replace_file(str(target), sync=False) as file:
             picture.save(file, "PNG")
         return target
 

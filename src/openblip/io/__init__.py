@@ -5,6 +5,7 @@
 - `hashing`: SHA-256 of files, with a memo on disk
 - `download`: HTTP downloads that resume and are verified
 - `progress`: progress bars on a terminal
+- `templates`: HTML pages
 - `cache`: the folder for files that can be computed or fetched again
 
 All modules load without torch.

@@ -1,7 +1,7 @@
-"""The contact sheet: pages that show every picture of a job with what was said about it, to read, edit and send back.
+"""The contact sheet: HTML pages that show all images of a job with their results, to review and edit.
 
-Each page is one file without anything outside it. There are at most :data:`PER_PAGE` pictures on one, so that a phone
-opens it. Whatever comes from a picture, a file name or a model is escaped.
+Each page is one self-contained file with at most [`PER_PAGE`][openblip.jobs.sheet.PER_PAGE] images, so that a phone can
+open it. The page exports edits, and [`apply_edits`][openblip.jobs.edits.apply_edits] writes them back.
 """
 
 from __future__ import annotations
@@ -9,152 +9,193 @@ from __future__ import annotations
 import base64
 import io
 import os
-from collections.abc import Iterable, Iterator, Sequence
-from html import escape
-from importlib.resources import files
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from urllib.parse import quote
 
 from PIL import Image
 
 from openblip.data.files import is_local
 from openblip.data.images import FileImage, ImageRef, open_image
 from openblip.errors import OpenBlipError
-from openblip.jobs.files import replacing
+from openblip.io.templates import render_html
+from openblip.jobs.files import replace_file
 from openblip.jobs.items import Item
+from openblip.jobs.records import Row
 from openblip.jobs.run import Seen
 from openblip.jobs.sinks import Sink
 from openblip.jobs.sinks.base import TextSink
 
 PER_PAGE = 500
-SIDE = 240  # pixels of a thumbnail
+"""Images on one page."""
+THUMBNAIL_SIZE = 240
+"""Longest edge of a thumbnail, in pixels."""
+
 _HEADINGS = ("question", "expression", "label")
 _SCORES = {"logprob": "log p", "probability": "p", "similarity": "cos"}
 
 
-def write_sheet(path: Path, seen: Sequence[Seen], sink: Sink | None) -> int:
-    """Write ``path`` and, for more than one page, ``path`` with -2, -3 ... in its name; how many pages there are."""
-    pages = [seen[at : at + PER_PAGE] for at in range(0, len(seen), PER_PAGE)] or [[]]
-    names = [path if number == 0 else path.with_stem(f"{path.stem}-{number + 1}") for number in range(len(pages))]
-    template = files("openblip.jobs").joinpath("sheet.html").read_text(encoding="utf-8")
-    failed = sum(one.error is not None for one in seen)
-    for number, page in enumerate(pages):
-        first = number * PER_PAGE
-        parts = {
-            "TITLE": escape(path.stem),
-            "COUNTS": escape(_counts(first, len(page), len(seen), failed)),
-            "PAGES": "".join(_links([name.name for name in names], number)),
-            "CARDS": "\n".join(_card(one, sink) for one in page),
-            "EXPORT": escape(f"{names[number].stem}-edits.jsonl", quote=True),
-        }
-        text = template
-        for name, content in parts.items():
-            text = text.replace(f"<!--{name}-->", content)
-        with replacing(str(names[number])) as file:
-            file.write(text.encode("utf-8", "backslashreplace"))
+@dataclass(frozen=True)
+class TextField:
+    """A text to edit.
+
+    Attributes:
+        text: The text.
+        label: Description for screen readers.
+        num_lines: Height of the field.
+        data: Location of the text; the page exports it with each edit.
+    """
+
+    text: str
+    label: str
+    num_lines: int
+    data: Mapping[str, str]
+
+
+@dataclass(frozen=True)
+class CardEntry:
+    """One result of an image.
+
+    Attributes:
+        headings: Texts above the field, such as the question.
+        field: The text, if it can be edited.
+        scores: Text below the field.
+    """
+
+    headings: Sequence[str] = ()
+    field: TextField | None = None
+    scores: str = ""
+
+
+@dataclass(frozen=True)
+class Card:
+    """One image, or one pair of images, on a page.
+
+    Attributes:
+        name: Name of the image.
+        thumbnails: JPEG files, base64 encoded.
+        error: Reason for a failure.
+        entries: The results.
+    """
+
+    name: str
+    thumbnails: Sequence[str]
+    error: str | None
+    entries: Sequence[CardEntry]
+
+
+def write_sheet(path: Path, statuses: Sequence[Seen], sink: Sink | None) -> int:
+    """Write a contact sheet: `path` and, for further pages, `path` with -2, -3, ... added to its name.
+
+    Args:
+        path: The file of the first page.
+        statuses: Status of every item of the job.
+        sink: Output of the job. Without one, texts can be edited and exported, but not written back.
+
+    Returns:
+        The number of pages.
+
+    Raises:
+        JobError: If a page cannot be written.
+    """
+    total = len(statuses)
+    pages = [statuses[start : start + PER_PAGE] for start in range(0, total, PER_PAGE)] or [[]]
+    paths = [path if number == 1 else path.with_stem(f"{path.stem}-{number}") for number in range(1, len(pages) + 1)]
+    num_failed = sum(status.error is not None for status in statuses)
+    for index, page in enumerate(pages):
+        html = render_html(
+            "openblip.jobs",
+            "sheet.html",
+            title=path.stem,
+            first=index * PER_PAGE + 1,
+            total=total,
+            num_failed=num_failed,
+            links=[quote(os.fsencode(page_path.name)) for page_path in paths],
+            current=index,
+            export_name=f"{paths[index].stem}-edits.jsonl",
+            cards=[_make_card(status, sink) for status in page],
+        )
+        with replace_file(str(paths[index])) as file:
+            file.write(html.encode("utf-8", "backslashreplace"))
     return len(pages)
 
 
-def _counts(first: int, count: int, total: int, failed: int) -> str:
-    shown = f"{total} pictures" if count == total else f"pictures {first + 1} to {first + count} of {total}"
-    return f"{shown}, {failed} failed" if failed else shown
+def _make_card(status: Seen, sink: Sink | None) -> Card:
+    images: Sequence[ImageRef] = ()
+    drawings = dict.fromkeys(str(row["drawing"]) for row in status.records if "drawing" in row)
+    if drawings:
+        images = [FileImage(drawing) for drawing in drawings]
+    elif isinstance(status.item, Item):
+        images = status.item.pictures
+    thumbnails = [thumbnail for thumbnail in map(_encode_thumbnail, images) if thumbnail is not None]
+    entries = list(_make_entries(status, sink)) if status.error is None else []
+    return Card(status.item.name, thumbnails, status.error, entries)
 
 
-def _links(names: Sequence[str], current: int) -> Iterator[str]:
-    if len(names) > 1:
-        for number, name in enumerate(names):
-            yield (
-                f"<b>{number + 1}</b> "
-                if number == current
-                else (f'<a href="{escape(name, quote=True)}">{number + 1}</a> ')
-            )
-
-
-def _card(seen: Seen, sink: Sink | None) -> str:
-    name = escape(seen.item.name, quote=True)
-    parts = [f'<article class="{"failed" if seen.error is not None else "done"}">']
-    small = [one for one in map(_thumbnail, _shown(seen)) if one is not None]
-    parts += [f'<img alt="" src="data:image/jpeg;base64,{one}">' for one in small]
-    parts.append(f'<p class="name" title="{name}">{name}</p>')
-    if seen.error is not None:
-        parts.append(f'<p class="error">{escape(seen.error)}</p>')
-    else:
-        parts += _texts(seen, sink)
-    return "".join([*parts, "</article>"])
-
-
-def _shown(seen: Seen) -> Iterable[ImageRef]:
-    """The pictures of a card: what was drawn, or else what was looked at."""
-    drawn = dict.fromkeys(str(row["drawing"]) for row in seen.records if "drawing" in row)
-    if drawn:
-        return [FileImage(path) for path in drawn]
-    return seen.item.pictures if isinstance(seen.item, Item) else ()
-
-
-def _texts(seen: Seen, sink: Sink | None) -> Iterator[str]:
-    """What was said, each text in a field of its own where each can be written back by itself."""
-    item = seen.item
+def _make_entries(status: Seen, sink: Sink | None) -> Iterator[CardEntry]:
+    """Yield an entry for each result. A text that is stored as a whole is one field, whatever the number of results."""
+    item = status.item
     assert isinstance(item, Item)
     if isinstance(sink, TextSink):
-        text = sink.read(item) or seen.text or ""
-        yield _field(item, sink, text.strip(), "")
-        yield from (_scores(row) for row in seen.records)
-    elif not seen.records:
-        yield from (_field(item, sink, text, "") for text in (seen.text or "").splitlines())
-    for row in seen.records if not isinstance(sink, TextSink) else ():
-        for name in _HEADINGS:
-            if name in row:
-                yield f'<p class="question">{escape(_said(row[name]))}</p>'
-        if "text" in item.asked:
-            yield f'<p class="question">{escape(item.asked["text"])}</p>'
+        text = sink.read(item) or status.text or ""
+        yield CardEntry(field=_make_field(item, sink, text.strip()))
+        for row in status.records:
+            yield CardEntry(scores=_format_scores(row))
+        return
+    if not status.records:
+        for line in (status.text or "").splitlines():
+            yield CardEntry(field=_make_field(item, sink, line))
+    for row in status.records:
+        headings = [_format_value(row[name]) for name in _HEADINGS if name in row]
+        field = None
+        if "text" in item.asked:  # the list's own text, which is no result
+            headings.append(item.asked["text"])
         elif "text" in row:
-            yield _field(item, sink, str(row["text"]), str(row.get("question", "")))
-        yield _scores(row)
+            field = _make_field(item, sink, str(row["text"]), str(row.get("question", "caption")))
+        yield CardEntry(headings, field, _format_scores(row))
 
 
-def _field(item: Item, sink: Sink | None, text: str, question: str) -> str:
-    place, key = sink.edit_location(item) if sink is not None else ("", "")
-    journal = os.path.abspath(sink.journal_path) if sink is not None else ""  # noqa: PTH100
-    data = {
-        "path": item.name, "to": sink.name if sink is not None else "", "place": place, "key": key, "was": text,
-        "journal": journal, "item": item.key,
-    }  # fmt: skip
-    told = " ".join(f'data-{name}="{escape(value, quote=True)}"' for name, value in data.items())
-    label = escape(f"{question or 'caption'} of {item.name}", quote=True)
-    lines = max(2, min(10, 1 + len(text) // 22 + text.count("\n")))
-    return f'<textarea rows="{lines}" aria-label="{label}" {told}>\n{escape(text)}</textarea>'
+def _make_field(item: Item, sink: Sink | None, text: str, label: str = "caption") -> TextField:
+    data = {"path": item.name, "to": "", "place": "", "key": "", "was": text, "journal": "", "item": item.key}
+    if sink is not None:
+        data["to"] = sink.name
+        data["place"], data["key"] = sink.edit_location(item)
+        data["journal"] = os.path.abspath(sink.journal_path)  # noqa: PTH100
+    num_lines = max(2, min(10, 1 + len(text) // 22 + text.count("\n")))
+    return TextField(text, f"{label} of {item.name}", num_lines, data)
 
 
-def _scores(row: object) -> str:
-    assert isinstance(row, dict)
-    told = [f"{label} {row[name]:.3f}" for name, label in _SCORES.items() if isinstance(row.get(name), float)]
-    told += ["cut off"] if row.get("finished") is False else []
-    told += ["a required word is missing"] if row.get("unmet") else []
-    return f'<p class="scores">{escape(" · ".join(told))}</p>' if told else ""
+def _format_scores(row: Row) -> str:
+    scores = [f"{label} {row[name]:.3f}" for name, label in _SCORES.items() if isinstance(row.get(name), float)]
+    if row.get("finished") is False:
+        scores.append("cut off")
+    if row.get("unmet"):
+        scores.append("a required word is missing")
+    return " · ".join(scores)
 
 
-def _said(value: Any) -> str:
-    return {True: "true", False: "false"}[value] if isinstance(value, bool) else str(value)
+def _format_value(value: object) -> str:
+    return str(value).lower() if isinstance(value, bool) else str(value)
 
 
-def _thumbnail(picture: ImageRef) -> str | None:
-    """A small JPEG as base64; ``None`` if the picture cannot be opened."""
+def _encode_thumbnail(image: ImageRef) -> str | None:
+    """Return a small JPEG as base64, or `None` if the image cannot be opened."""
     try:
-        source = picture.read()
+        source = image.read()
+        thumbnail = None
         if isinstance(source, str) and is_local(source):
-            with Image.open(source) as image:  # a JPEG is decoded at the size that is needed
-                if image.format == "JPEG" and image.getexif().get(0x0112, 1) == 1:
-                    image.draft("RGB", (2 * SIDE, 2 * SIDE))
-                    small = image.convert("RGB")
-                else:
-                    small = open_image(picture)
-        else:
-            small = open_image(picture)
+            with Image.open(source) as file:
+                if file.format == "JPEG" and file.getexif().get(0x0112, 1) == 1:  # upright
+                    file.draft("RGB", (2 * THUMBNAIL_SIZE, 2 * THUMBNAIL_SIZE))  # decode near the size needed
+                    thumbnail = file.convert("RGB")
+        if thumbnail is None:
+            thumbnail = open_image(image)
     except (OpenBlipError, OSError, ValueError, Image.DecompressionBombError):
         return None
-    except Exception:  # a decoder may raise anything for a damaged file
+    except Exception:  # decoders raise anything for a damaged file
         return None
-    small.thumbnail((SIDE, SIDE))
-    out = io.BytesIO()
-    small.save(out, "JPEG", quality=72)
-    return base64.b64encode(out.getvalue()).decode()
+    thumbnail.thumbnail((THUMBNAIL_SIZE, THUMBNAIL_SIZE))
+    buffer = io.BytesIO()
+    thumbnail.save(buffer, "JPEG", quality=72)
+    return base64.b64encode(buffer.getvalue()).decode()

@@ -20,7 +20,6 @@ from openblip.checkpoints.storage import (
     SAFETENSORS,
     listed,
     read_stored,
-    replacing_folder,
     write_pickle,
     write_safetensors,
 )
@@ -29,6 +28,7 @@ from openblip.compat.transformers_api.files import StrPath, local_folder, write_
 from openblip.compat.transformers_api.naming import HubNamed
 from openblip.compat.transformers_api.outputs import ModelOutput, OutputTuple
 from openblip.errors import CheckpointError, InputError
+from openblip.io.atomic import replace_folder
 from openblip.model.config import ModelKind
 
 ModelT = TypeVar("ModelT", bound="PreTrainedModel")
@@ -209,9 +209,8 @@ class PreTrainedModel(HubNamed):
         tensors = {name: tensor.detach().cpu() for name, tensor in (state_dict or self.state_dict()).items()}
         config = copy.deepcopy(self.config)
         config.architectures, config.dtype = [type(self).__name__], self.dtype
-        with replacing_folder(
-            folder, last="config.json", stale=(*_STALE, PICKLE if safe_serialization else SAFETENSORS)
-        ) as temporary:
+        stale = (*_STALE, PICKLE if safe_serialization else SAFETENSORS)
+        with replace_folder(folder, last="config.json", stale=stale) as temporary:
             if safe_serialization:
                 stored = {name: tensor for name, tensor in tensors.items() if name not in self._tied_names()}
                 write_safetensors(temporary / SAFETENSORS, stored)

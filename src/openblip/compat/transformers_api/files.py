@@ -1,4 +1,4 @@
-"""Where the files of a checkpoint are, and how they are written."""
+"""Location of a checkpoint's files, and writing of text files."""
 
 from __future__ import annotations
 
@@ -9,59 +9,69 @@ from typing import Any
 
 from openblip.checkpoints.hub import is_offline
 from openblip.checkpoints.resolve import resolve
-from openblip.checkpoints.storage import replacing
 from openblip.errors import CheckpointError, DownloadError, InputError
+from openblip.io import atomic
 
 StrPath = str | os.PathLike[str]
 
+_PATTERNS = ["*.json", "vocab.txt", "*.safetensors", "pytorch_model*.bin"]
 _IGNORED = ("proxies", "trust_remote_code", "_from_auto", "_from_pipeline")
 
 
 def local_folder(name_or_path: StrPath, kwargs: Mapping[str, Any]) -> tuple[Path, dict[str, Any]]:
-    """The folder (or file) on this machine, and the ``kwargs`` that did not say where to find it.
+    """Return the local folder or file of a checkpoint, downloaded if necessary, and the remaining options.
 
-    A hub id is downloaded by `openblip.checkpoints.hub`; ``revision``, ``token``, ``cache_dir`` and
-    ``force_download`` go to the hub's own client.
+    Args:
+        name_or_path: Local folder or file, or hub id.
+        kwargs: Options of a `from_pretrained` method. `revision`, `token`, `cache_dir`, `force_download`,
+            `local_files_only` and `subfolder` locate the files; options that have no effect here are dropped.
+
+    Returns:
+        The path, and the options that do not locate the files.
+
+    Raises:
+        CheckpointError: If the path does not exist.
+        DownloadError: If the files cannot be downloaded.
     """
-    rest = dict(kwargs)
-    where = {name: rest.pop(name, None) for name in ("revision", "token", "cache_dir", "force_download")}
-    where["token"] = where["token"] or rest.pop("use_auth_token", None)
-    local_only = bool(rest.pop("local_files_only", False))
-    subfolder = rest.pop("subfolder", None) or ""
+    options = dict(kwargs)
+    client_options = {name: options.pop(name, None) for name in ("revision", "token", "cache_dir", "force_download")}
+    client_options["token"] = client_options["token"] or options.pop("use_auth_token", None)
+    local_only = bool(options.pop("local_files_only", False))
+    subfolder = options.pop("subfolder", None) or ""
     for name in _IGNORED:
-        rest.pop(name, None)
-    if where["revision"] == "main":
-        where["revision"] = None
-    asked = {name: value for name, value in where.items() if value}
+        options.pop(name, None)
+    if client_options["revision"] == "main":
+        client_options["revision"] = None
+    client_options = {name: value for name, value in client_options.items() if value}
     path = Path(name_or_path).expanduser()
-    if path.exists() or not asked:
+    if path.exists() or not client_options:
         path = resolve(name_or_path, offline=True if local_only else None)
     else:
-        path = _snapshot(str(name_or_path), asked, local_only)
+        path = _download_snapshot(str(name_or_path), client_options, local_only)
     path = path / subfolder if subfolder else path
     if not path.exists():
         raise CheckpointError(f"{path} does not exist")
-    return path, rest
+    return path, options
 
 
-def _snapshot(repository: str, asked: Mapping[str, Any], local_only: bool) -> Path:
-    """A repository by revision, or with credentials or a cache of its own."""
+def _download_snapshot(repository: str, options: Mapping[str, Any], local_only: bool) -> Path:
+    """Download a repository with options that `openblip.checkpoints` does not have."""
     from huggingface_hub import snapshot_download
 
-    only_here = local_only or is_offline()
+    local_only = local_only or is_offline()
     try:
-        return Path(str(snapshot_download(repository, local_files_only=only_here, allow_patterns=_PATTERNS, **asked)))
-    except Exception as error:  # the client lets through whatever its transport raises
+        return Path(snapshot_download(repository, local_files_only=local_only, allow_patterns=_PATTERNS, **options))
+    except Exception as error:  # the client raises the errors of its transport, too
         reason = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
-        raise DownloadError(f"cannot fetch {repository} from the hub: {reason}") from error
-
-
-_PATTERNS = ["*.json", "vocab.txt", "*.safetensors", "pytorch_model*.bin"]
+        raise DownloadError(f"cannot download {repository} from the hub: {reason}") from error
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a file so that nobody ever sees half of it."""
+    """Write a text file atomically.
+
+    Raises:
+        InputError: If the folder of `path` is a file.
+    """
     if path.parent.is_file():
-        raise InputError(f"{path.parent} is a file; give a folder to save in")
-    with replacing(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
+        raise InputError(f"the folder to save in must not be a file, got {path.parent}")
+    atomic.write_text(path, text)

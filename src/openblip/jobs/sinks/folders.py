@@ -8,7 +8,7 @@ from abc import abstractmethod
 from typing import IO, ClassVar
 
 from openblip.errors import InputError, JobError
-from openblip.jobs.files import replacing
+from openblip.jobs.files import replace_file
 from openblip.jobs.items import Item, place
 from openblip.jobs.records import Row
 from openblip.jobs.sinks.base import SinkOptions, TextSink
@@ -71,7 +71,7 @@ class FolderSink(TextSink):
 
     def close(self) -> None:
         if self._changed or not os.path.exists(self.path):  # noqa: PTH110
-            with replacing(self.path) as file:
+            with replace_file(self.path) as file:
                 self.dump(file, self._rows)
         self._changed = False
 

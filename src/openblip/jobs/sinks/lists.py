@@ -15,7 +15,7 @@ import numpy as np
 
 from openblip.data.files import require
 from openblip.errors import JobError
-from openblip.jobs.files import replacing
+from openblip.jobs.files import replace_file
 from openblip.jobs.items import Item, keyed
 from openblip.jobs.records import Row, column_names, order_fields, pack_embedding, unpack_embedding
 from openblip.jobs.sinks.base import BaseSink, SinkOptions, output_file
@@ -115,7 +115,7 @@ class ListSink(BaseSink[list[Row]]):
 
     def close(self) -> None:
         if self._changed or not os.path.exists(self.path):  # noqa: PTH110
-            with replacing(self.path) as file:
+            with replace_file(self.path) as file:
                 self.save_rows(file, [row for rows in self._rows.values() for row in rows])
         self._changed = False
 
@@ -226,7 +226,7 @@ class NpySink(ListSink):
     def save_rows(self, file: IO[bytes], rows: Sequence[Row]) -> None:
         embedded = [row for row in rows if "embedding" in row]
         failed = [row for row in rows if "embedding" not in row]
-        with replacing(self.rows_path) as listing:
+        with replace_file(self.rows_path) as listing:
             for number, row in enumerate(embedded):
                 fields = {name: value for name, value in row.items() if name != "embedding"}
                 listing.write(_json_line({"row": number} | fields))

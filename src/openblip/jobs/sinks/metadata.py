@@ -6,7 +6,7 @@ import mmap
 import os
 
 from openblip.errors import ImageError, InputError, JobError
-from openblip.jobs.files import replacing
+from openblip.jobs.files import replace_file
 from openblip.jobs.items import Item
 from openblip.jobs.sinks.base import SinkOptions, TextSink
 from openblip.jobs.xmp import read_description, with_description
@@ -84,5 +84,5 @@ def _read_image(path: str) -> bytes:
 
 
 def _replace_image(path: str, data: bytes) -> None:
-    with replacing(path, keep_time=os.stat(path).st_mtime_ns) as file:  # noqa: PTH116
+    with replace_file(path, modified_ns=os.stat(path).st_mtime_ns) as file:  # noqa: PTH116
         file.write(data)
