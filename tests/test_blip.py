@@ -22,12 +22,12 @@ from openblip.decoding import Decoding, generate
 from openblip.engine.protocols import Captions, TorchModel
 from openblip.model.answerer import Answerer
 from openblip.model.captioner import Captioner
-from openblip.model.config import ModelKind
 from openblip.model.matcher import Matcher
 from openblip.preprocess.image import ImageSettings, load_image, resize, to_tensor
+from openblip.tasks import TaskName
 from tests.toys import SIZE, toy_image, toy_model, toy_tokenizer
 
-TASKS: tuple[ModelKind, ...] = ("caption", "vqa", "retrieval")
+TASKS: tuple[TaskName, ...] = ("caption", "vqa", "retrieval")
 IMAGES = [toy_image(seed) for seed in range(5)]
 TEXTS = ["a cat on a bed", "a yellow school bus parked on the street near a train", "children", "a dog, a man"]
 QUESTIONS = ["what is it?", "is there a cat sleeping on the bed near the window?", "why", "how many dogs are there?"]
@@ -77,7 +77,7 @@ def ranked(best: Answer) -> list[Answer]:
     return [replace(best, alternatives=()), *best.alternatives]
 
 
-def tokens_of(blip: Blip, task: ModelKind, images: list[Image.Image]) -> torch.Tensor:
+def tokens_of(blip: Blip, task: TaskName, images: list[Image.Image]) -> torch.Tensor:
     """Image states by the model itself, without the facade's batching."""
     pixels = np.stack([resize(load_image(image), SIZE) for image in images])
     return cast(

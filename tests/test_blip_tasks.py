@@ -30,10 +30,10 @@ from openblip.checkpoints import bundle, write
 from openblip.engine.base import BaseEngine
 from openblip.engine.protocols import Comparisons, Grounding
 from openblip.model.comparer import Comparer
-from openblip.model.config import ModelKind
 from openblip.model.grounder import Grounder
 from openblip.model.text import Memory
 from openblip.preprocess.image import ImageSettings, load_image, resize, to_tensor
+from openblip.tasks import TaskName
 from tests.checkpoints.checkpoint_toys import recorded
 from tests.conftest import GOLDEN
 from tests.test_blip import BAD, Forwards
@@ -41,7 +41,7 @@ from tests.toys import SIZE, toy_image, toy_model, toy_tokenizer
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
-TASKS: tuple[ModelKind, ...] = ("caption", "vqa", "retrieval", "grounding", "nlvr")
+TASKS: tuple[TaskName, ...] = ("caption", "vqa", "retrieval", "grounding", "nlvr")
 IMAGES = [toy_image(seed, 40 + 3 * seed, 30) for seed in range(5)]
 OTHERS = IMAGES[::-1]
 NAMES = ["a man", "the dog on the left, near the train", "cat", "people sitting at a table in the street"]
@@ -95,7 +95,7 @@ def close(a: Any, b: Any) -> None:
         assert a == b
 
 
-def states_of(blip: Blip, task: ModelKind, number: int) -> torch.Tensor:
+def states_of(blip: Blip, task: TaskName, number: int) -> torch.Tensor:
     """One image's states by the model itself."""
     pixels = to_tensor(resize(load_image(IMAGES[number]), SIZE)[None], ImageSettings(size=SIZE))
     with torch.no_grad():
@@ -410,7 +410,7 @@ def test_the_batch_changes_nothing(folder: Path, blip: Blip, size: int) -> None:
 
 
 def test_one_encoding_serves_all_texts(blip: Blip) -> None:
-    jobs: list[tuple[ModelKind, Callable[[], Any], int]] = [
+    jobs: list[tuple[TaskName, Callable[[], Any], int]] = [
         ("grounding", lambda: blip.ground(IMAGES[0], NAMES), 1),
         ("nlvr", lambda: blip.compare(IMAGES[0], IMAGES[1], NAMES), 2),
         ("retrieval", lambda: blip.classify(IMAGES[0], LABELS, by="itm"), 1),
@@ -510,7 +510,7 @@ def test_wrong_arguments_are_named(blip: Blip, wrong: Callable[[Blip], Any]) -> 
 
 
 @pytest.mark.parametrize(("task", "published"), [("grounding", "blip-base_8xb16_refcoco"), ("nlvr", "model_base_nlvr")])
-def test_a_checkpoint_refuses_what_it_cannot_serve(folder: Path, task: ModelKind, published: str) -> None:
+def test_a_checkpoint_refuses_what_it_cannot_serve(folder: Path, task: TaskName, published: str) -> None:
     captioner = openblip.load(folder / "caption")
     with pytest.raises(UnsupportedTaskError, match=published):
         captioner.ground(IMAGES[0], "a") if task == "grounding" else captioner.compare(IMAGES[0], IMAGES[1], "a")

@@ -18,16 +18,16 @@ import openblip
 from openblip import Blip, EncodedImage, UnsupportedTaskError, Video, VideoError
 from openblip.checkpoints import bundle, write
 from openblip.cli import app
-from openblip.model.config import ModelKind
 from openblip.preprocess.image import ImageSettings, resize, to_tensor
 from openblip.preprocess.video import sample_frames
+from openblip.tasks import TaskName
 from tests.test_blip import Forwards, close
 from tests.toys import SIZE, toy_image, toy_model, toy_tokenizer
 from tests.videos import all_frames, make_video
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
-TASKS: tuple[ModelKind, ...] = ("caption", "vqa", "retrieval", "nlvr", "grounding")
+TASKS: tuple[TaskName, ...] = ("caption", "vqa", "retrieval", "nlvr", "grounding")
 TEXTS = ["a cat on a bed", "a yellow school bus parked on the street near a train", "dogs"]
 
 
@@ -62,7 +62,7 @@ def clips(home: Path) -> list[Path]:
     return [home / f"{number}.mp4" for number in range(3)]
 
 
-def tokens(blip: Blip, task: ModelKind, clip: Path, count: int = 8) -> Tensor:
+def tokens(blip: Blip, task: TaskName, clip: Path, count: int = 8) -> Tensor:
     """States (F, M, D) of the frames, seen one by one as pictures."""
     every = all_frames(clip)
     model = blip.pipeline(task).model.module

@@ -57,11 +57,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "evaluation.files": {"errors", "io", "evaluation.metrics"},
     "evaluation.protocols": _DATA | {"data.visdial", "evaluation.files", "evaluation.metrics"},
     "evaluation.report": {"errors", "preprocess", "drawing", "evaluation.files"},
-    "evaluation": _RUNNING
-    | _FILES
-    | _BLIP
-    | _EVALUATION - {"evaluation"}
-    | {"data", "data.visdial", "drawing"},
+    "evaluation": _RUNNING | _FILES | _BLIP | _EVALUATION - {"evaluation"} | {"data", "data.visdial", "drawing"},
     "cli": _RUNNING | _FILES | _BLIP | {"drawing", "data", "jobs", "training"} | _EVALUATION,
 }
 

@@ -64,6 +64,7 @@ from openblip.pipelines.vqa import VqaPipeline
 from openblip.preprocess.image import ImageSource, load_image, resize, to_tensor
 from openblip.preprocess.text import Tokenizer
 from openblip.results import Answer, Box, Caption, Classification, Comparison, Explanation, Match
+from openblip.tasks import TASKS, TaskName, serving
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -193,21 +194,18 @@ def load(
         bundled=bundle is not None,
         offline=offline,
     )
-    loaders: dict[ModelKind, Callable[[], TaskModel]]
+    loaders: dict[TaskName, Callable[[], TaskModel]] = {}
     if bundle is None:
         load_model = cache(partial(loader.load, name_or_path, task))
-        loaders = dict.fromkeys(served_tasks(load_model().config.task), load_model)
+        loaders = dict.fromkeys(serving(load_model().config.task), load_model)
     else:
-        loaders = {}
-        for member, source in bundle.models.items():
-            if task in (None, member):
-                loaders[member] = partial(loader.load, source, member)
+        for network in bundle.models if task is None else (task,):
+            source = bundle.models.get(network) or bundle.locate(network)  # which raises the error of a missing task
+            load_model = cache(partial(loader.load, source, network))
+            for served in serving(network):
+                if served == network or served not in loaders:
+                    loaders[served] = load_model
     return Blip(str(name_or_path), loaders, batching=batching, engine=engine, precision=precision)
-
-
-def served_tasks(task: ModelKind) -> tuple[ModelKind, ...]:
-    """Return the tasks that a model of one task serves: a pretraining checkpoint captions and retrieves."""
-    return ("caption", "retrieval", "pretrain") if task == "pretrain" else (task,)
 
 
 class Blip:
@@ -241,7 +239,7 @@ class Blip:
     def __init__(
         self,
         name: str,
-        loaders: Mapping[ModelKind, Callable[[], TaskModel]],
+        loaders: Mapping[TaskName, Callable[[], TaskModel]],
         *,
         batching: Batching | None = None,
         engine: EngineName = "torch",
@@ -252,11 +250,11 @@ class Blip:
         self.precision = precision
         self.batching = batching or Batching()
         self._loaders = dict(loaders)
-        self._models: dict[ModelKind, TaskModel] = {}
+        self._models: dict[TaskName, TaskModel] = {}
         self._lock = threading.Lock()
 
     @property
-    def tasks(self) -> tuple[ModelKind, ...]:
+    def tasks(self) -> tuple[TaskName, ...]:
         """The tasks that the model serves."""
         return tuple(self._loaders)
 
@@ -1254,14 +1252,14 @@ class Blip:
         self,
         images: ImageInput,
         *,
-        task: ModelKind | None = None,
+        task: TaskName | None = None,
         on_error: Raise = "raise",
         **options: Unpack[SharedOptions],
     ) -> EncodedImage: ...
 
     @overload
     def encode_images(
-        self, images: ImageInput, *, task: ModelKind | None = None, on_error: Return, **options: Unpack[SharedOptions]
+        self, images: ImageInput, *, task: TaskName | None = None, on_error: Return, **options: Unpack[SharedOptions]
     ) -> EncodedImage | OpenBlipError: ...
 
     @overload
@@ -1269,7 +1267,7 @@ class Blip:
         self,
         images: Sequence[ImageInput],
         *,
-        task: ModelKind | None = None,
+        task: TaskName | None = None,
         on_error: Raise = "raise",
         **options: Unpack[SharedOptions],
     ) -> list[EncodedImage]: ...
@@ -1279,7 +1277,7 @@ class Blip:
         self,
         images: Sequence[ImageInput],
         *,
-        task: ModelKind | None = None,
+        task: TaskName | None = None,
         on_error: Return,
         **options: Unpack[SharedOptions],
     ) -> list[EncodedImage | OpenBlipError]: ...
@@ -1289,7 +1287,7 @@ class Blip:
         self,
         images: Iterator[ImageInput],
         *,
-        task: ModelKind | None = None,
+        task: TaskName | None = None,
         on_error: Raise = "raise",
         **options: Unpack[SharedOptions],
     ) -> Iterator[EncodedImage]: ...
@@ -1299,7 +1297,7 @@ class Blip:
         self,
         images: Iterator[ImageInput],
         *,
-        task: ModelKind | None = None,
+        task: TaskName | None = None,
         on_error: Return,
         **options: Unpack[SharedOptions],
     ) -> Iterator[EncodedImage | OpenBlipError]: ...
@@ -1308,7 +1306,7 @@ class Blip:
         self,
         images: ImageInputs,
         *,
-        task: ModelKind | None = None,
+        task: TaskName | None = None,
         on_error: OnError = "raise",
         progress: Progress = False,
     ) -> Output[EncodedImage]:
@@ -1356,9 +1354,9 @@ class Blip:
     def pipeline(self, task: Literal["grounding"]) -> GroundingPipeline: ...
 
     @overload
-    def pipeline(self, task: ModelKind) -> AnyPipeline: ...
+    def pipeline(self, task: TaskName) -> AnyPipeline: ...
 
-    def pipeline(self, task: ModelKind, **options: Any) -> AnyPipeline:
+    def pipeline(self, task: TaskName, **options: Any) -> AnyPipeline:
         """Return the pipeline of a task, for work below the level of the other methods.
 
         Args:
@@ -1379,16 +1377,20 @@ class Blip:
             >>> for answers in pipeline.run(items):  # doctest: +SKIP
             ...     print(answers)
         """
-        if task not in _PIPELINES:
-            raise InputError(f"task must be one of {', '.join(_PIPELINES)}, got {task!r}")
-        return _PIPELINES[task](self._model(task), **options)
+        reference = TASKS[task].pipeline if task in TASKS else None
+        if reference is None:
+            names = [spec.name for spec in TASKS.values() if spec.pipeline is not None]
+            raise InputError(f"task must be one of {', '.join(names)}, got {task!r}")
+        pipeline: AnyPipeline = reference.resolve()(self._model(task), **options)
+        return pipeline
 
-    def _model(self, task: ModelKind) -> TaskModel:
+    def _model(self, task: TaskName) -> TaskModel:
         """Return the model of a task; the first call loads it, whichever thread makes it."""
         if task not in self._loaders:
             names = " or ".join(repr(entry.name) for entry in published.serving(task)[:2])
             raise UnsupportedTaskError(
-                f"{self.name!r} serves {', '.join(self.tasks)}, not {task}; load {names or 'a checkpoint of that task'}"
+                f"{self.name!r} serves {', '.join(self.tasks) or 'no task'}, not {task}; "
+                f"load {names or 'a checkpoint of that task'}"
             )
         with self._lock:
             if task not in self._models:
@@ -1397,14 +1399,6 @@ class Blip:
 
 
 AnyPipeline: TypeAlias = CaptionPipeline | VqaPipeline | RetrievalPipeline | NlvrPipeline | GroundingPipeline
-
-_PIPELINES: Mapping[str, Callable[..., AnyPipeline]] = {
-    "caption": CaptionPipeline,
-    "vqa": VqaPipeline,
-    "retrieval": RetrievalPipeline,
-    "nlvr": NlvrPipeline,
-    "grounding": GroundingPipeline,
-}
 
 
 def _embed_texts(pipeline: RetrievalPipeline, texts: Iterable[str]) -> Iterator[Embedding]:

@@ -128,9 +128,9 @@ class TaskModel:
         elif is_video(image):
             if not videos:
                 raise UnsupportedTaskError(_VIDEO_ERROR)
-            frames = load_frames(image, target_size=self._target_size)
-            pictures = [resize(frame, self.image_settings.size) for frame in frames]
-            opened = OpenedImage(np.stack(pictures), len(pictures))
+            loaded_frames = load_frames(image, target_size=self._target_size)
+            pixels = [resize(frame, self.image_settings.size) for frame in loaded_frames]
+            opened = OpenedImage(np.stack(pixels), len(pixels))
         else:
             picture = load_image(cast(ImageSource, image), target_size=self._target_size)
             opened = OpenedImage(resize(picture, self.image_settings.size), size=original_size(picture))

@@ -13,9 +13,9 @@ from openblip.checkpoints import published
 from openblip.compat.lavis_api import models
 from openblip.compat.lavis_api.processors import of_task
 from openblip.errors import InputError, UnsupportedTaskError
-from openblip.model.config import ModelKind
+from openblip.tasks import TaskName
 
-_CLASSES: Mapping[str, tuple[type[models.BaseModel], ModelKind]] = {
+_CLASSES: Mapping[str, tuple[type[models.BaseModel], TaskName]] = {
     "blip_caption": (models.BlipCaption, "caption"),
     "blip_feature_extractor": (models.BlipFeatureExtractor, "pretrain"),
     "blip_image_text_matching": (models.BlipITM, "retrieval"),

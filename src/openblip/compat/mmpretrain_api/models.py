@@ -18,13 +18,14 @@ from openblip.engine.device import resolve_device
 from openblip.engine.eager import EagerEngine
 from openblip.errors import InputError
 from openblip.model.build import build
-from openblip.model.config import ModelKind, preset
+from openblip.model.config import preset
 from openblip.pipelines.base import TaskModel
 from openblip.preprocess.settings import ImageSettings
 from openblip.preprocess.text import Tokenizer
+from openblip.tasks import TaskName, serving
 
 # What that library calls the tasks, and which of ours serves each.
-TASKS: Mapping[str, ModelKind] = {
+TASKS: Mapping[str, TaskName] = {
     "Image Caption": "caption",
     "Visual Question Answering": "vqa",
     "Visual Grounding": "grounding",
@@ -46,11 +47,11 @@ class Model:
         """That library's names of what it serves."""
         return [name for name, task in TASKS.items() if task in self.blip.tasks]
 
-    def part(self, task: ModelKind) -> TaskModel:
+    def part(self, task: TaskName) -> TaskModel:
         """The model of one of our tasks; :class:`UnsupportedTaskError` names another checkpoint if it has none."""
         return self.blip.pipeline(task).model
 
-    def module(self, task: ModelKind | None = None) -> nn.Module:
+    def module(self, task: TaskName | None = None) -> nn.Module:
         """The network, of the only task if none is named."""
         if task is None and len(self.blip.tasks) > 1:
             raise InputError(f"{self.name} serves {', '.join(self.blip.tasks)}: say which")
@@ -112,4 +113,4 @@ def _fresh(entry: published.Published, place: str) -> Blip:
     image = ImageSettings(size=config.vision.image_size)
     loaded = Loaded(build(config), config, tokenizer, image, prompt, entry.family, entry.name)
     model = TaskModel(loaded, EagerEngine(loaded.model, resolve_device(place), torch.float32))
-    return Blip(entry.name, {entry.task: lambda: model})
+    return Blip(entry.name, dict.fromkeys(serving(entry.task), lambda: model))
