@@ -36,7 +36,7 @@ from openblip.evaluation.protocols.base import Benchmark, Preset
 from openblip.evaluation.report import ReportItem, write_report
 from openblip.evaluation.run import checkpoint_name, compare_with_published, run_benchmark, run_records
 from openblip.preprocess.settings import ImageSettings
-from openblip.preprocess.text import First, clean_caption
+from openblip.preprocess.text import FirstToken, clean_caption
 from tests.conftest import GOLDEN
 from tests.evaluation import evaluation_toys as toys
 from tests.toys import SIZE, toy_image, toy_model, toy_tokenizer
@@ -253,7 +253,7 @@ def test_an_unreadable_image_is_excluded_from_retrieval(blip: Blip, tmp_path: Pa
 
 @pytest.mark.parametrize(("preset", "split", "first_token"), [("paper", "test1", "enc"), ("mmpretrain", "dev", "cls")])
 def test_statements_equal_those_of_the_model(
-    blip: Blip, tmp_path: Path, preset: str, split: str, first_token: First
+    blip: Blip, tmp_path: Path, preset: str, split: str, first_token: FirstToken
 ) -> None:
     toys.make_nlvr(tmp_path, split)
     result = run("nlvr2", blip, tmp_path, preset=preset, out=tmp_path / "out")

@@ -23,7 +23,7 @@ from transformers import AutoTokenizer, BertTokenizer
 from transformers.models.bert.tokenization_bert_legacy import BertTokenizerLegacy
 
 from openblip.errors import CheckpointError, InputError
-from openblip.preprocess.text import First, Tokenizer, Tokens
+from openblip.preprocess.text import FirstToken, Tokenizer, Tokens
 
 SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
 
@@ -200,7 +200,7 @@ def test_the_published_vocabulary_gives_the_published_prompt() -> None:
 
 def test_the_first_token_says_what_to_do(ours: Tokenizer) -> None:
     pieces = rows(ours.encode("a man"))[0][1:]
-    firsts: dict[First, int] = {"cls": ours.cls_id, "enc": ours.enc_id, "dec": ours.dec_id}
+    firsts: dict[FirstToken, int] = {"cls": ours.cls_id, "enc": ours.enc_id, "dec": ours.dec_id}
     for first, number in firsts.items():
         assert rows(ours.encode("a man", first)) == [[number, *pieces]]
     assert ours.encode_prompt("a man") == [ours.dec_id, *pieces[:-1]]
@@ -484,12 +484,12 @@ def test_unfit_files_are_checkpoint_errors(tmp_path: Path, folder: Path) -> None
     refuse(r"lacks \[CLS\], \[SEP\]", vocab__txt="[PAD]\n[UNK]\na\n")
     refuse("line 3 of the vocabulary repeats line 1", vocab__txt="[PAD]\n[UNK]\n[PAD]\n")
     refuse("cannot read", vocab__txt=vocabulary, tokenizer_config__json="{")
-    refuse("no record", vocab__txt=vocabulary, tokenizer_config__json="[]")
+    refuse("must contain a JSON object", vocab__txt=vocabulary, tokenizer_config__json="[]")
     refuse("gaps", vocab__txt=vocabulary, added_tokens__json=json.dumps({"[DEC]": len(VOCABULARY) + 5}))
     refuse("added as 7", vocab__txt=vocabulary, added_tokens__json=json.dumps({"[SEP]": 7}))
     refuse("BPE", tokenizer__json=tokenizers.Tokenizer(tokenizers.models.BPE()).to_str())
-    refuse("not as transformers writes", tokenizer__json="{}")
-    refuse("not as transformers writes", tokenizer__json=json.dumps({"model": {"vocab": ["a"]}}))
+    refuse("not in the format of transformers", tokenizer__json="{}")
+    refuse("not in the format of transformers", tokenizer__json=json.dumps({"model": {"vocab": ["a"]}}))
     refuse("cannot be used", tokenizer__json=description.replace("BertPreTokenizer", "NoSuchThing"))
     with pytest.raises(CheckpointError, match="cannot read"):
         Tokenizer.load(tmp_path / "gone.txt")
@@ -502,13 +502,13 @@ def test_unfit_files_are_checkpoint_errors(tmp_path: Path, folder: Path) -> None
 
 def test_wrong_arguments(ours: Tokenizer, folder: Path) -> None:
     wrong: list[tuple[Callable[[], Any], str]] = [
-        (lambda: ours.encode(["a", 3]), "not int"),  # type: ignore[list-item]
-        (lambda: ours.encode(b"a man"), "not int"),  # type: ignore[arg-type]
-        (lambda: ours.encode_prompt(None), "not NoneType"),  # type: ignore[arg-type]
+        (lambda: ours.encode(["a", 3]), "got int"),  # type: ignore[list-item]
+        (lambda: ours.encode(b"a man"), "got int"),  # type: ignore[arg-type]
+        (lambda: ours.encode_prompt(None), "got NoneType"),  # type: ignore[arg-type]
         (lambda: ours.encode("a", "bos"), "'cls', 'enc' or 'dec'"),  # type: ignore[arg-type]
-        (lambda: ours.encode("a", max_length=1), "max_length 1"),
-        (lambda: ours.encode("a man a dog", pad_to=4), "6 tokens, more than pad_to=4"),
-        (lambda: Tokenizer.from_folder(folder, dec_id=-1), "not negative"),
+        (lambda: ours.encode("a", max_length=1), "got 1"),
+        (lambda: ours.encode("a man a dog", pad_to=4), "6 tokens, got 4"),
+        (lambda: Tokenizer.from_folder(folder, dec_id=-1), "must not be negative"),
     ]
     for call, complaint in wrong:
         with pytest.raises(InputError, match=complaint):
@@ -533,9 +533,8 @@ def test_many_threads_share_one(ours: Tokenizer) -> None:
 
 def test_copies_are_equal(ours: Tokenizer) -> None:
     for other in (copy.deepcopy(ours), pickle.loads(pickle.dumps(ours))):
-        assert (
-            repr(other) == repr(ours) == f"Tokenizer({ours.vocab_size} ids, [DEC] {ours.dec_id}, [ENC] {ours.enc_id})"
-        )
+        expected = f"Tokenizer(vocab_size={ours.vocab_size}, dec_id={ours.dec_id}, enc_id={ours.enc_id})"
+        assert repr(other) == repr(ours) == expected
         assert rows(other.encode(SAMPLES)) == rows(ours.encode(SAMPLES))
 
 

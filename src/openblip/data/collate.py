@@ -11,7 +11,7 @@ from torch import Tensor
 
 from openblip.preprocess.image import to_tensor
 from openblip.preprocess.settings import ImageSettings
-from openblip.preprocess.text import First, Tokenizer
+from openblip.preprocess.text import FirstToken, Tokenizer
 
 if TYPE_CHECKING:
     from openblip.data.tasks import Sample
@@ -27,7 +27,7 @@ def stack_images(samples: Sequence[Sample], number: int = 0) -> Tensor:
 def tokens(
     tokenizer: Tokenizer,
     texts: Sequence[str],
-    first: First,
+    first: FirstToken,
     max_length: int | None,
     pad_to: Literal["longest"] | int = "longest",
     prefix: str = "",

@@ -24,7 +24,7 @@ from openblip.engine.protocols import Engine, TorchModel
 from openblip.errors import InputError, OpenBlipError, UnsupportedTaskError
 from openblip.pipelines.inputs import EncodedImage, ImageInput, ImagePreview
 from openblip.preprocess.image import ImageSource, load_image, original_size, resize, to_tensor
-from openblip.preprocess.text import First, Tokenizer
+from openblip.preprocess.text import FirstToken, Tokenizer
 from openblip.preprocess.video import is_video, load_frames
 
 Item = TypeVar("Item")
@@ -172,7 +172,7 @@ class TaskModel:
             return opened.preview
         return ImagePreview.of(cast("ImageSource", image), opened.data, opened.size)
 
-    def token_ids(self, text: str, first: First, max_length: int | None = None) -> list[int]:
+    def token_ids(self, text: str, first: FirstToken, max_length: int | None = None) -> list[int]:
         """Return the token ids of a cleaned text, from the `first` token to [SEP].
 
         Args:

@@ -1,7 +1,7 @@
 """Text as BLIP was trained on it: cleaned captions and questions, and BERT WordPiece with [DEC] and [ENC].
 
-The first token tells the text transformer what to do (paper section 3.1): [CLS] for text alone, [ENC] for text encoded
-together with an image, [DEC] for decoding. It is set here and never changed later.
+The first token selects the task of the text transformer (paper section 3.1): [CLS] for text alone, [ENC] for text that
+is encoded together with an image, [DEC] for decoding. The tokenizer sets it.
 """
 
 from __future__ import annotations
@@ -23,111 +23,160 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
-First = Literal["cls", "enc", "dec"]
+FirstToken = Literal["cls", "enc", "dec"]
 
-# --- cleaning -----------------------------------------------------------------------------------------------------
-
-_DROPPED = '.!"()*#:;~'
-_TO_SPACE = str.maketrans(dict.fromkeys(_DROPPED, " "))
-_TO_NOTHING = str.maketrans(dict.fromkeys(_DROPPED, ""))
-_NO_PUNCTUATION = str.maketrans(dict.fromkeys(string.punctuation, ""))
+_REMOVED = '.!"()*#:;~'
+_REMOVED_TO_SPACE = str.maketrans(dict.fromkeys(_REMOVED, " "))
+_REMOVED_TO_NOTHING = str.maketrans(dict.fromkeys(_REMOVED, ""))
+_PUNCTUATION_TO_NOTHING = str.maketrans(dict.fromkeys(string.punctuation, ""))
 _SPACE_RUN = re.compile(r"\s{2,}")
 
 
 def clean_caption(text: str, max_words: int = 50) -> str:
-    """A caption as training saw it: lower case, ``. ! " ( ) * # : ; ~`` as spaces, runs of white space as one space.
+    """Clean a caption as in training: lower case, `. ! " ( ) * # : ; ~` to spaces, runs of white space to one space.
 
     >>> clean_caption("A dog (brown) runs.")
     'a dog brown runs'
+
+    Args:
+        text: The caption.
+        max_words: Number of words to keep.
+
+    Returns:
+        The cleaned caption.
     """
-    text = _SPACE_RUN.sub(" ", text.lower().translate(_TO_SPACE))
-    return _first_words(text.rstrip("\n").strip(" "), max_words)
+    text = _SPACE_RUN.sub(" ", text.lower().translate(_REMOVED_TO_SPACE))
+    return _truncate_words(text.rstrip("\n").strip(" "), max_words)
 
 
 def clean_question(text: str, max_words: int = 50) -> str:
-    """A question as training saw it: lower case, ``. ! " ( ) * # : ; ~`` deleted, spaces at the end dropped.
+    """Clean a question as in training: lower case, `. ! " ( ) * # : ; ~` and spaces at the end removed.
 
     >>> clean_question("What time is it: 3:30?")
     'what time is it 330?'
+
+    Args:
+        text: The question.
+        max_words: Number of words to keep.
+
+    Returns:
+        The cleaned question.
     """
-    return _first_words(text.lower().translate(_TO_NOTHING).rstrip(" "), max_words)
+    return _truncate_words(text.lower().translate(_REMOVED_TO_NOTHING).rstrip(" "), max_words)
 
 
 def clean_expression(text: str) -> str:
-    """An expression to ground as mmpretrain's model saw it in training: lower case, all ASCII punctuation deleted.
+    """Clean a grounding expression as in mmpretrain's training: lower case, all ASCII punctuation removed.
 
     >>> clean_expression("The man's hat, left.")
     'the mans hat left'
+
+    Args:
+        text: The expression.
+
+    Returns:
+        The cleaned expression.
     """
-    return _SPACE_RUN.sub(" ", text.strip().translate(_NO_PUNCTUATION)).lower()
+    return _SPACE_RUN.sub(" ", text.strip().translate(_PUNCTUATION_TO_NOTHING)).lower()
 
 
-def _first_words(text: str, limit: int) -> str:
-    # A word is what lies between two single spaces, so a run of spaces counts empty words, as it did in training.
+def _truncate_words(text: str, limit: int) -> str:
+    # Words are separated by single spaces, so a run of spaces contains empty words, as in training.
     return " ".join(text.split(" ")[:limit])
 
 
-# --- tokens -------------------------------------------------------------------------------------------------------
-
-# The gaps that BERT's splitting leaves in English, closed in this order by every BERT decoder since 2019.
-_GAPS = (
-    (" .", "."), (" ?", "?"), (" !", "!"), (" ,", ","), (" ' ", "'"),
-    (" n't", "n't"), (" 'm", "'m"), (" 's", "'s"), (" 've", "'ve"), (" 're", "'re"),
-)  # fmt: skip
+# The gaps that BERT's word splitting leaves in English, closed in this order by every BERT decoder since 2019.
+_GAPS = {
+    " .": ".",
+    " ?": "?",
+    " !": "!",
+    " ,": ",",
+    " ' ": "'",
+    " n't": "n't",
+    " 'm": "'m",
+    " 's": "'s",
+    " 've": "'ve",
+    " 're": "'re",
+}
 
 
 @dataclass(frozen=True)
 class Tokens:
-    """A batch padded on the right: ``ids`` and ``mask`` (B, T), int64; the mask is 1 on tokens and 0 on padding."""
+    """A batch of tokenized texts, padded on the right.
+
+    Attributes:
+        ids: Token ids (B, T), int64.
+        mask: 1 for tokens, 0 for padding (B, T), int64.
+    """
 
     ids: Tensor
     mask: Tensor
 
     def to(self, device: torch.device | str) -> Tokens:
-        """The same tokens on another device."""
+        """Return the tokens on another device."""
         return Tokens(self.ids.to(device), self.mask.to(device))
 
 
 class Tokenizer:
-    """BERT WordPiece from a checkpoint's own files, with [DEC] and [ENC]. Immutable: many threads may share one.
+    """BERT WordPiece from the files of a checkpoint, with [DEC] and [ENC].
 
-    Built by ``load``, ``from_folder`` or ``from_vocab``. ``backend`` is the tokenizer of the ``tokenizers`` library,
-    for reading only. ``vocab_size`` is what the word embedding must hold: one more than the largest id, [DEC] and [ENC]
-    counted in.
+    Create it with `load`, `from_folder` or `from_vocab`. It is immutable, so threads may share it.
 
-    [DEC] and [ENC] keep the ids that the files give them. Where the files lack them, as the hub's plain BERT vocabulary
-    does, [DEC] is ``dec_id`` (a configuration's ``bos_token_id``) or else the id after the vocabulary, [ENC] is
-    ``enc_id`` or else the id after [DEC]; the files are then saved without them too, so that transformers finds the
-    vocabulary it knows, and the two ids are kept beside it in ``tokenizer_config.json``.
+    [DEC] and [ENC] have the ids of the files. If the files lack them, like the plain BERT vocabulary of the hub, the id
+    of [DEC] is `dec_id` (the `bos_token_id` of a configuration) or the first id after the vocabulary, and the id of
+    [ENC] is `enc_id` or the next id. Saved files then lack them too, so that transformers finds the vocabulary that it
+    knows; the two ids are saved in `tokenizer_config.json`.
+
+    Args:
+        description: Content of `tokenizer.json`.
+        settings: Content of `tokenizer_config.json`.
+
+    Attributes:
+        backend: The tokenizer of the `tokenizers` library. Do not change it.
+        vocab_size: Number of rows of the word embedding: the largest id plus 1, [DEC] and [ENC] included.
+
+    Raises:
+        CheckpointError: The files do not describe a tokenizer that BLIP can use.
     """
 
     def __init__(self, description: Mapping[str, Any], settings: Mapping[str, Any]) -> None:
-        """From what tokenizer.json and tokenizer_config.json hold; ``CheckpointError`` where BLIP cannot use it."""
         import tokenizers
 
         self._description, vocab, self._names = vocabulary.complete(description, settings)
         try:
             self.backend = tokenizers.Tokenizer.from_str(json.dumps(self._description))
-        except Exception as error:  # the library raises nothing narrower
-            raise CheckpointError(f"the tokenizer's files cannot be used: {error}") from error
+        except Exception as error:  # the library raises no narrower type
+            raise CheckpointError(f"the tokenizer files cannot be used: {error}") from error
         self.pad_id, self.unk_id, self.cls_id, self.sep_id = (
             vocab[self._names[name]] for name in ("pad", "unk", "cls", "sep")
         )
-        given: Mapping[str, int] = settings.get("openblip") or {}
-        self.dec_id: int = vocab.get("[DEC]", given.get("dec_id", len(vocab)))
-        self.enc_id: int = vocab.get("[ENC]", given.get("enc_id", self.dec_id + 1))
+        saved_ids: Mapping[str, int] = settings.get("openblip") or {}
+        self.dec_id: int = vocab.get("[DEC]", saved_ids.get("dec_id", len(vocab)))
+        self.enc_id: int = vocab.get("[ENC]", saved_ids.get("enc_id", self.dec_id + 1))
         self.vocab_size = max(len(vocab), self.dec_id + 1, self.enc_id + 1)
-        self._first = {"cls": self.cls_id, "enc": self.enc_id, "dec": self.dec_id}
-        special = {token["id"] for token in self._description["added_tokens"] if token["special"]}
-        self._special = frozenset(special | {self.dec_id, self.enc_id})
-        unnamed = not {"[DEC]", "[ENC]"} <= vocab.keys()
-        self._settings = {**settings, "openblip": {"dec_id": self.dec_id, "enc_id": self.enc_id} if unnamed else None}
-
-    # -- files -----------------------------------------------------------------------------------------------------
+        self._first_ids = {"cls": self.cls_id, "enc": self.enc_id, "dec": self.dec_id}
+        special_ids = {token["id"] for token in self._description["added_tokens"] if token["special"]}
+        self._special_ids = frozenset(special_ids | {self.dec_id, self.enc_id})
+        lacks_names = not {"[DEC]", "[ENC]"} <= vocab.keys()
+        own_ids = {"dec_id": self.dec_id, "enc_id": self.enc_id} if lacks_names else None
+        self._settings = {**settings, "openblip": own_ids}
 
     @classmethod
     def load(cls, path: str | os.PathLike[str], *, dec_id: int | None = None, enc_id: int | None = None) -> Tokenizer:
-        """From a hub folder, a ``vocab.txt`` or a ``tokenizer.json``."""
+        """Load a tokenizer from a folder of the hub, a `vocab.txt` or a `tokenizer.json`.
+
+        Args:
+            path: The folder or file.
+            dec_id: Id of [DEC], if the files lack it.
+            enc_id: Id of [ENC], if the files lack it.
+
+        Returns:
+            The tokenizer.
+
+        Raises:
+            CheckpointError: The files cannot be read or used.
+            InputError: An id is negative.
+        """
         path = Path(path)
         if path.is_dir():
             return cls.from_folder(path, dec_id=dec_id, enc_id=enc_id)
@@ -144,7 +193,21 @@ class Tokenizer:
         dec_id: int | None = None,
         enc_id: int | None = None,
     ) -> Tokenizer:
-        """From ``vocab.txt`` or its lines: one piece each, in the order of their ids."""
+        """Create a tokenizer from a vocabulary.
+
+        Args:
+            vocab: Path of a `vocab.txt`, or its lines: one word piece per line, in the order of the ids.
+            lower_case: Whether to convert text to lower case.
+            dec_id: Id of [DEC], if the vocabulary lacks it.
+            enc_id: Id of [ENC], if the vocabulary lacks it.
+
+        Returns:
+            The tokenizer.
+
+        Raises:
+            CheckpointError: The vocabulary cannot be read or used.
+            InputError: An id is negative.
+        """
         lines = vocabulary.read_vocab(Path(vocab)) if isinstance(vocab, (str, os.PathLike)) else vocab
         settings = {"do_lower_case": lower_case, "clean_up_tokenization_spaces": True}
         return cls(vocabulary.describe(lines, settings), _with_ids(settings, dec_id, enc_id))
@@ -153,7 +216,20 @@ class Tokenizer:
     def from_folder(
         cls, folder: str | os.PathLike[str], *, dec_id: int | None = None, enc_id: int | None = None
     ) -> Tokenizer:
-        """From the tokenizer files of a hub folder, written by transformers 4 or 5: tokenizer.json, else vocab.txt."""
+        """Load a tokenizer from a folder of the hub, written by transformers 4 or 5.
+
+        Args:
+            folder: A folder with `tokenizer.json` or `vocab.txt`; the former is preferred.
+            dec_id: Id of [DEC], if the files lack it.
+            enc_id: Id of [ENC], if the files lack it.
+
+        Returns:
+            The tokenizer.
+
+        Raises:
+            CheckpointError: The files cannot be read or used.
+            InputError: An id is negative.
+        """
         description, settings = vocabulary.read_folder(Path(folder))
         try:
             return cls(description, _with_ids(settings, dec_id, enc_id))
@@ -161,36 +237,48 @@ class Tokenizer:
             raise CheckpointError(f"{folder}: {error}") from error
 
     def save(self, folder: str | os.PathLike[str]) -> None:
-        """Write tokenizer.json, tokenizer_config.json, special_tokens_map.json and vocab.txt, for transformers too."""
-        vocabulary.write_folder(Path(folder), self._description, self._settings, self._names)
+        """Write `tokenizer.json`, `tokenizer_config.json`, `special_tokens_map.json` and `vocab.txt`.
 
-    # -- text to ids -----------------------------------------------------------------------------------------------
+        transformers can read the files.
+        """
+        vocabulary.write_folder(Path(folder), self._description, self._settings, self._names)
 
     def encode(
         self,
         texts: str | Sequence[str],
-        first: First = "cls",
+        first_token: FirstToken = "cls",
         max_length: int | None = None,
         pad_to: Literal["longest"] | int | None = None,
     ) -> Tokens:
-        """Texts as ids (B, T): the first token, the pieces, [SEP], then padding to the longest or to ``pad_to``.
+        """Tokenize texts: the first token, word pieces, [SEP], padding. Texts are not cleaned.
 
-        ``max_length`` counts the first token and [SEP], which stay; without it nothing is cut. Texts are not cleaned
-        here. ``InputError`` for what is not text, and where ``pad_to`` is too short.
+        Args:
+            texts: Texts, or a single text.
+            first_token: First token of all texts.
+            max_length: Maximum number of tokens, the first token and [SEP] included; longer texts are truncated.
+            pad_to: Length to pad to. The default is the length of the longest text.
+
+        Returns:
+            Token ids and mask (B, T).
+
+        Raises:
+            InputError: A text is not a string, or has more than `pad_to` tokens, or an option is out of range.
         """
-        if first not in self._first:
-            raise InputError(f"first is 'cls', 'enc' or 'dec', not {first!r}")
+        if first_token not in self._first_ids:
+            raise InputError(f"first_token must be 'cls', 'enc' or 'dec', got {first_token!r}")
         if max_length is not None and max_length < 2:
-            raise InputError(
-                f"max_length {max_length} leaves no room for the first token and [SEP]; it must be 2 or more"
-            )
+            raise InputError(f"max_length must be at least 2, for the first token and [SEP], got {max_length}")
         texts = [texts] if isinstance(texts, str) else list(texts)
-        keep = None if max_length is None else max_length - 2
-        rows = [[self._first[first], *self._split(text)[:keep], self.sep_id] for text in texts]
+        max_pieces = None if max_length is None else max_length - 2
+        first_id = self._first_ids[first_token]
+        rows = [[first_id, *self.spell(text)[:max_pieces], self.sep_id] for text in texts]
         longest = max(map(len, rows), default=0)
         width = longest if pad_to in (None, "longest") else int(pad_to)
         if width < longest:
-            raise InputError(f"a text has {longest} tokens, more than pad_to={width}: set max_length to cut it")
+            raise InputError(
+                f"pad_to must be at least the length of the longest text, {longest} tokens, got {width}; "
+                "set max_length to truncate texts"
+            )
 
         import torch
 
@@ -202,88 +290,102 @@ class Tokenizer:
         )
 
     def encode_prompt(self, prompt: str) -> list[int]:
-        """[DEC] and the pieces of the prompt, without [SEP]: where decoding starts."""
-        return [self.dec_id, *self._split(prompt)]
+        """Return [DEC] and the word pieces of a prompt, without [SEP]: the tokens that decoding continues."""
+        return [self.dec_id, *self.spell(prompt)]
+
+    def spell(self, text: str) -> tuple[int, ...]:
+        """Return the ids of the word pieces of a text, without special tokens."""
+        if not isinstance(text, str):
+            raise InputError(f"a text must be a string, got {type(text).__name__}")
+        # Drop lone surrogates, which occur in broken JSON and file names, as BERT drops U+FFFD.
+        text = text.encode("utf-8", "ignore").decode("utf-8")
+        return tuple(self.backend.encode(text, add_special_tokens=False).ids)
 
     @cached_property
     def vocab_pieces(self) -> tuple[str, ...]:
-        """The piece of every id that the vocabulary has, (V,); "" where it has none."""
+        """The word piece of each id of the vocabulary; the empty string for unused ids."""
         vocab = self.backend.get_vocab()
-        found = [""] * (max(vocab.values()) + 1)
-        for piece, number in vocab.items():
-            found[number] = piece
-        return tuple(found)
-
-    def spell(self, text: str) -> tuple[int, ...]:
-        """The ids of a text's pieces alone."""
-        return tuple(self._split(text))
-
-    def _split(self, text: str) -> list[int]:
-        if not isinstance(text, str):
-            raise InputError(f"a text is a str, not {type(text).__name__}")
-        # Half a surrogate pair, as broken JSON or file names hold, is no character: BERT drops such as it drops U+FFFD.
-        text = text.encode("utf-8", "ignore").decode("utf-8")
-        return self.backend.encode(text, add_special_tokens=False).ids
-
-    # -- ids to text -----------------------------------------------------------------------------------------------
+        pieces = [""] * (max(vocab.values()) + 1)
+        for piece, i in vocab.items():
+            pieces[i] = piece
+        return tuple(pieces)
 
     def decode(self, ids: Iterable[int] | Tensor, *, clean_up: bool = True, skip_special: bool = True) -> str:
-        """Readable text of ids (T,): pieces joined, special tokens and ids outside the vocabulary left out.
+        """Join word pieces to readable text. Ids outside the vocabulary are skipped.
 
-        ``clean_up`` closes the gaps before full stops and in "it's", as the original's outputs have it, and drops the
-        mark of a word piece at the start. Without it the text is what transformers 5 gives by default for the hub's
-        tokenizers, whose own clean-up sees one piece at a time: "it's" stays "it ' s".
+        Args:
+            ids: Token ids (T,).
+            clean_up: Whether to close the gaps before punctuation and in "it's", as the original does, and to drop `##`
+                at the start. Without it, the text is the default output of transformers 5 for the tokenizers of the
+                hub: "it's" stays "it ' s".
+            skip_special: Whether to skip special tokens.
+
+        Returns:
+            The text.
         """
-        kept = self._kept(ids, skip_special)
-        text = self.backend.decode(kept, skip_special_tokens=skip_special)
-        return _close_gaps(text.removeprefix("##") if self._continues(kept) else text) if clean_up else text
+        ids = self._known_ids(ids, skip_special)
+        text = self.backend.decode(ids, skip_special_tokens=skip_special)
+        if not clean_up:
+            return text
+        return _close_gaps(text.removeprefix("##") if self._starts_inside_word(ids) else text)
 
     def decode_after(self, prompt: str, ids: Iterable[int] | Tensor) -> str:
-        """The prompt as it was typed, continued by the new ids; a "##" piece continues the prompt's last word.
+        """Return a prompt as it was typed, continued by new tokens. A `##` piece continues the prompt's final word.
 
         >>> tokenizer.decode_after("a photo of snow", ids_of("##man ."))  # doctest: +SKIP
         'a photo of snowman.'
+
+        Args:
+            prompt: The prompt.
+            ids: Ids of the new tokens (T,).
+
+        Returns:
+            The text.
         """
-        kept = self._kept(ids, skip_special=True)
-        text = self.backend.decode(kept)
-        head = prompt.strip()
-        if not head or not text:
-            return head or self.decode(kept)
-        return head + (_close_gaps(text.removeprefix("##")) if self._continues(kept) else _close_gaps(f" {text}"))
+        ids = self._known_ids(ids, skip_special=True)
+        text = self.backend.decode(ids)
+        prompt = prompt.strip()
+        if not prompt or not text:
+            return prompt or self.decode(ids)
+        if self._starts_inside_word(ids):
+            return prompt + _close_gaps(text.removeprefix("##"))
+        return prompt + _close_gaps(f" {text}")
 
     def pieces(self, ids: Iterable[int] | Tensor) -> list[str]:
-        """The name of every id (T,), special ones included; an id outside the vocabulary is shown as its number."""
-        named = {self.dec_id: "[DEC]", self.enc_id: "[ENC]"}
-        return [self._piece(i) or named.get(i, f"[{i}]") for i in _as_list(ids)]
+        """Return the word piece or special token of each id (T,), or the number of an id outside the vocabulary."""
+        special_names = {self.dec_id: "[DEC]", self.enc_id: "[ENC]"}
+        return [self._piece(i) or special_names.get(i, f"[{i}]") for i in _to_list(ids)]
 
-    def _kept(self, ids: Iterable[int] | Tensor, skip_special: bool) -> list[int]:
-        known = [i for i in _as_list(ids) if self._piece(i) is not None]
-        return [i for i in known if i not in self._special] if skip_special else known
+    def _known_ids(self, ids: Iterable[int] | Tensor, skip_special: bool) -> list[int]:
+        """Return the ids that have a word piece."""
+        known = [i for i in _to_list(ids) if self._piece(i) is not None]
+        return [i for i in known if i not in self._special_ids] if skip_special else known
 
-    def _continues(self, kept: list[int]) -> bool:
-        return bool(kept) and str(self._piece(kept[0])).startswith("##")
+    def _starts_inside_word(self, ids: list[int]) -> bool:
+        return bool(ids) and str(self._piece(ids[0])).startswith("##")
 
-    def _piece(self, token: int) -> str | None:
-        return self.backend.id_to_token(token) if token >= 0 else None
+    def _piece(self, i: int) -> str | None:
+        return self.backend.id_to_token(i) if i >= 0 else None
 
     def __repr__(self) -> str:
-        return f"Tokenizer({self.vocab_size} ids, [DEC] {self.dec_id}, [ENC] {self.enc_id})"
+        return f"Tokenizer(vocab_size={self.vocab_size}, dec_id={self.dec_id}, enc_id={self.enc_id})"
 
 
 def _close_gaps(text: str) -> str:
-    for gap, closed in _GAPS:
-        text = text.replace(gap, closed)
+    for gap, replacement in _GAPS.items():
+        text = text.replace(gap, replacement)
     return text
 
 
-def _as_list(ids: Iterable[int] | Tensor) -> list[int]:
+def _to_list(ids: Iterable[int] | Tensor) -> list[int]:
     return [int(i) for i in (ids.tolist() if hasattr(ids, "tolist") else ids)]
 
 
 def _with_ids(settings: Mapping[str, Any], dec_id: int | None, enc_id: int | None) -> dict[str, Any]:
-    """The settings with the ids that a caller gives in place of those that the files remember."""
-    given = {name: number for name, number in (("dec_id", dec_id), ("enc_id", enc_id)) if number is not None}
-    if min(given.values(), default=0) < 0:
-        raise InputError(f"an id is not negative: {given}")
-    # A given [DEC] drops a remembered [ENC]: the next id is meant, unless that is given too.
-    return {**settings, "openblip": given if "dec_id" in given else {**(settings.get("openblip") or {}), **given}}
+    """Return the settings with the ids of the caller, which take precedence over saved ids."""
+    overrides = {name: i for name, i in (("dec_id", dec_id), ("enc_id", enc_id)) if i is not None}
+    if min(overrides.values(), default=0) < 0:
+        raise InputError(f"token ids must not be negative, got {overrides}")
+    # A new [DEC] discards a saved [ENC]: [ENC] is then the next id, unless the caller sets it too.
+    saved = {} if "dec_id" in overrides else settings.get("openblip") or {}
+    return {**settings, "openblip": {**saved, **overrides}}

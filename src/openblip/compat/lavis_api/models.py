@@ -21,7 +21,7 @@ from openblip.errors import InputError, UnsupportedTaskError
 from openblip.pipelines.base import TEXT_ROWS, OpenedImage, Prepared, TaskModel, iter_chunks
 from openblip.pipelines.caption import CaptionPipeline, Prompt
 from openblip.pipelines.vqa import VqaPipeline
-from openblip.preprocess.text import First, Tokens
+from openblip.preprocess.text import FirstToken, Tokens
 
 QUESTION_TOKENS = MATCH_TOKENS = 35
 SMOOTHING = 0.1
@@ -90,7 +90,7 @@ class BaseModel:
             raise InputError(f"images are tensors (B, 3, {size}, {size}) from the eval processor, not {shape}")
         return self.part.engine.encode_images(image)
 
-    def _encode(self, texts: Sequence[str], first: First, limit: int | None = None) -> Tokens:
+    def _encode(self, texts: Sequence[str], first: FirstToken, limit: int | None = None) -> Tokens:
         return self.part.tokenizer.encode(texts, first, max_length=limit)
 
 
