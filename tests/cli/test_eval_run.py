@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 from click.testing import CliRunner
 
 from openblip.cli import app
+from openblip.evaluation import protocols
 from tests.evaluation import evaluation_toys as toys
 
 PHOTOS = Path(__file__).parents[2] / "examples" / "photos"
@@ -44,6 +46,13 @@ def test_missing_files_are_reported_before_a_model_is_loaded(tmp_path: Path) -> 
     code, _, err = run("coco", "--data", tmp_path)
     assert code == 1
     assert "must be coco-caption" in err
+
+
+def test_help_lists_every_benchmark() -> None:
+    code, stdout, _ = run("--help")
+    assert code == 0
+    words = set(re.findall(r"[\w-]+", re.sub(r"-\n +", "-", stdout)))  # lines break after hyphens
+    assert set(protocols.NAMES) <= words
 
 
 def test_options_that_exclude_each_other_are_refused(tmp_path: Path) -> None:

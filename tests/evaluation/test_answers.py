@@ -40,8 +40,8 @@ def test_number_of_people_who_agree(agreeing: int, leave_one_out: float, shortcu
 def test_each_person_is_left_out_in_turn(answers: list[str], prediction: str) -> None:
     accuracies = []
     for i in range(len(answers)):
-        others = answers[:i] + answers[i + 1 :]
-        accuracies.append(min(1, others.count(prediction) / 3))
+        peers = answers[:i] + answers[i + 1 :]
+        accuracies.append(min(1, peers.count(prediction) / 3))
     assert official(prediction, answers) == pytest.approx(sum(accuracies) / len(accuracies))
 
 

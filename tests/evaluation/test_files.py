@@ -16,7 +16,7 @@ from openblip.evaluation import files
 def put(folder: Path, name: str, value: Any) -> Path:
     text = value if isinstance(value, str) else json.dumps(value)
     if name.endswith(".jsonl") and not isinstance(value, str):
-        text = "".join(f"{json.dumps(one)}\n" for one in value)
+        text = "".join(f"{json.dumps(entry)}\n" for entry in value)
     (folder / name).write_text(text, encoding="utf-8")
     return folder / name
 
@@ -57,7 +57,7 @@ CUT = '[{"image_id": 1, "caption": "a"}, {"image_id": 2, "capti'
 
 
 @pytest.mark.parametrize(
-    ("read", "name", "content", "message"),
+    ("read_file", "name", "content", "message"),
     [
         (files.read_captions, "r.json", [{"image_id": 1, "caption": "a"}] * 2, "entry 2: id 1 occurs a second time"),
         (files.read_captions, "r.json", CUT, "r.json is not JSON.*complete entries: 1, the last.*\"image_id\": 1"),
@@ -74,10 +74,10 @@ CUT = '[{"image_id": 1, "caption": "a"}, {"image_id": 2, "capti'
     ],
 )  # fmt: skip
 def test_errors_name_the_record(
-    tmp_path: Path, read: Callable[[Path], Any], name: str, content: Any, message: str
+    tmp_path: Path, read_file: Callable[[Path], Any], name: str, content: Any, message: str
 ) -> None:
     with pytest.raises(EvaluationError, match=message):
-        read(put(tmp_path, name, content))
+        read_file(put(tmp_path, name, content))
 
 
 def test_a_missing_file_is_named(tmp_path: Path) -> None:

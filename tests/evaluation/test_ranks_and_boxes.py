@@ -54,8 +54,8 @@ def test_missing_queries_and_candidates_are_errors() -> None:
 @settings(deadline=None, max_examples=50)
 @given(st.lists(st.integers(0, 8), min_size=8, max_size=8))
 def test_iou_counts_pixels(edges: list[int]) -> None:
-    def pixels(left: int, top: int, right: int, bottom: int) -> set[tuple[int, int]]:
-        return {(x, y) for x in range(left, right) for y in range(top, bottom)}
+    def pixels(x_min: int, y_min: int, x_max: int, y_max: int) -> set[tuple[int, int]]:
+        return {(x, y) for x in range(x_min, x_max) for y in range(y_min, y_max)}
 
     a, b = edges[:4], edges[4:]
     intersection = pixels(*a) & pixels(*b)

@@ -121,7 +121,7 @@ def test_a_folder_is_refused_if_the_files_of_the_model_changed(tmp_path: Path) -
 
 def test_an_unreadable_image_is_skipped_and_reported(blip: Blip, tmp_path: Path) -> None:
     toys.make_coco(tmp_path)
-    (tmp_path / "val2014/COCO_val2014_000000000003.jpg").write_bytes(b"no picture")
+    (tmp_path / "val2014/COCO_val2014_000000000003.jpg").write_bytes(b"no image")
     result = run("coco-caption", blip, tmp_path, out=tmp_path / "out")
     assert list(result.failed) == [3]
     assert list(result.predictions) == [7]
@@ -455,10 +455,10 @@ def test_the_report_draws_boxes_in_the_image(tmp_path: Path) -> None:
     write_report(tmp_path / "r.html", "t", {}, [], [ReportItem(1, str(tmp_path / "a.png"), [], 0.2, boxes=boxes)])
     page = (tmp_path / "r.html").read_text(encoding="utf-8")
     data = page.split("data:image/jpeg;base64,")[1].split('"')[0]
-    drawn = np.asarray(Image.open(io.BytesIO(base64.b64decode(data)))).astype(int)
-    assert drawn.shape == (160, 320, 3), "half the size"
-    mask = abs(drawn - 255).max(2) > 100
-    orange, blue = drawn[..., 0] > drawn[..., 2] + 60, drawn[..., 2] > drawn[..., 0] + 60
+    pixels = np.asarray(Image.open(io.BytesIO(base64.b64decode(data)))).astype(int)
+    assert pixels.shape == (160, 320, 3), "half the size"
+    mask = abs(pixels - 255).max(2) > 100
+    orange, blue = pixels[..., 0] > pixels[..., 2] + 60, pixels[..., 2] > pixels[..., 0] + 60
     for color, (x_min, y_min, x_max, y_max) in ((orange, (160, 40, 240, 120)), (blue, (20, 80, 80, 150))):
         ys, xs = np.nonzero(mask & color)
         assert abs(np.array([xs.min(), xs.max(), ys.max()]) - [x_min, x_max - 1, y_max - 1]).max() <= 1

@@ -200,7 +200,7 @@ def test_ranks_equal_those_of_the_model(blip: Blip, tmp_path: Path) -> None:
 
 def test_a_broken_image_fails_only_its_rounds(blip: Blip, tmp_path: Path) -> None:
     toys.make_visdial(tmp_path)
-    (tmp_path / "VisualDialog_val2018/VisualDialog_val2018_000000185565.jpg").write_bytes(b"no picture")
+    (tmp_path / "VisualDialog_val2018/VisualDialog_val2018_000000185565.jpg").write_bytes(b"no image")
     result = run_benchmark(protocols.open_benchmark("visdial", tmp_path), blip)
     assert list(result.failed) == ["185565-1", "185565-2"]
     assert list(result.predictions) == ["185566-1", "185566-2"]

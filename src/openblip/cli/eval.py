@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -61,7 +62,8 @@ per_item_option = output_option(
     "--per-item", type=o.PATH, metavar="FILE", show_default="none", help="File to write the scores of each item to."
 )
 json_option = output_option("--json", "as_json", is_flag=True, help="Print one JSON object.")
-java_option = option("--java", is_flag=True, help="Compute METEOR and SPICE too, with their Java programs.")
+scoring_option = partial(option, panel="Scoring")
+java_option = scoring_option("--java", is_flag=True, help="Compute METEOR and SPICE too, with their Java programs.")
 
 
 @dataclass(frozen=True)
@@ -104,7 +106,7 @@ def captions(predictions: tuple[Path, ...], references: Path, per_item: Path | N
 @references_option
 @per_item_option
 @json_option
-@option(
+@scoring_option(
     "--rule",
     type=click.Choice(RULES),
     metavar="RULE",

@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 import click
 
+from openblip import defaults
 from openblip.cli import options as o
 from openblip.cli.command import argument, command, input_option, model_option, output_option
 from openblip.cli.console import finish, report_bad
@@ -108,7 +109,8 @@ def evaluate(
     if out is not None and out_item == "pred" and task == "retrieval":
         raise click.UsageError("--out needs --out-item metrics for retrieval: its rankings are written to --work-dir")
     benchmark = protocols.open_benchmark(name, Path(settings.get("data", "data")), preset)
-    blip = o.ModelOptions(checkpoint, device, "torch", "bf16" if amp else "fp32", None, None, None, offline).load()
+    precision = "bf16" if amp else defaults.PRECISION
+    blip = o.ModelOptions(checkpoint, device, defaults.ENGINE, precision, None, None, None, offline).load()
 
     from openblip.evaluation.run import run_benchmark
 

@@ -17,7 +17,8 @@ from openblip.errors import EvaluationError
 from openblip.evaluation import files
 from openblip.evaluation.evaluators.base import Evaluation, Evaluator
 from openblip.evaluation.evaluators.retrieval import MEDIAN_OF_VIDEOS
-from openblip.evaluation.protocols.base import Benchmark, Preset, Protocol, VqaPreset
+from openblip.evaluation.metrics.ids import ItemId
+from openblip.evaluation.protocols.base import Benchmark, Preset, Protocol, ServerFile, VqaPreset
 from openblip.evaluation.records import build_items
 from openblip.evaluation.workspace import ProgressCallback, Workspace, ignore_progress
 
@@ -80,15 +81,8 @@ def run_benchmark(
     paths = list(evaluation.files)
     if out is not None:
         if protocol.server_file is not None:
-            content = protocol.server_file.build(evaluation.predictions)
-            path = out / protocol.server_file.name
-            if isinstance(content, str):
-                files.write_text(path, content)
-            else:
-                files.write_json(path, content)
-            paths.append(path)
-        record = {**key, "items": len(items), "metrics": evaluation.metrics, "notes": notes}
-        files.write_json(out / METRICS, record)
+            paths.append(_write_server_file(protocol.server_file, evaluation.predictions, out))
+        files.write_json(out / METRICS, {**key, "items": len(items), "metrics": evaluation.metrics, "notes": notes})
         paths.append(out / METRICS)
     return replace(evaluation, notes=notes, files=paths)
 
@@ -183,7 +177,7 @@ def _create_evaluator(blip: Blip, preset: Preset, *, folder: Path = Path(), java
 
 
 def _needs_server(preset: Preset) -> bool:
-    """Return whether the answers are secret."""
+    """Return whether only the server can score: the answers are not public."""
     return isinstance(preset, VqaPreset) and not preset.rule
 
 
@@ -194,6 +188,17 @@ def _describe_server_file(protocol: Protocol, preset: Preset, evaluation: Evalua
     if evaluation.failed:
         return [f"{name} lacks the {len(evaluation.failed)} items that failed, and servers need all: run again"]
     return [f"only the server can score answers: upload {name}"] if _needs_server(preset) else []
+
+
+def _write_server_file(server_file: ServerFile, predictions: Mapping[ItemId, object], out: Path) -> Path:
+    """Write the file for the official server and return its path."""
+    content = server_file.build(predictions)
+    path = out / server_file.name
+    if isinstance(content, str):
+        files.write_text(path, content)
+    else:
+        files.write_json(path, content)
+    return path
 
 
 def _model_key(blip: Blip, preset: Preset, out: Path | None) -> dict[str, str]:

@@ -19,6 +19,7 @@ class CaptionEvaluator(Evaluator[str]):
     preset: CaptionPreset
 
     def predict(self, items: Items) -> Iterator[str | OpenBlipError]:
+        """Yield the caption of each image, without the prompt."""
         results = self.blip.caption(
             (item.image for item in items),
             prompt=self.preset.prompt,
@@ -32,9 +33,11 @@ class CaptionEvaluator(Evaluator[str]):
             yield result if isinstance(result, OpenBlipError) else remove_prompt(self.preset.prompt, result.text)
 
     def parse(self, value: object) -> str:
+        """Return a caption from its JSON value."""
         return parse_text(value)
 
     def score(self, items: Items, predictions: Mapping[ItemId, str]) -> TaskScores:
+        """Compute the caption metrics, and CIDEr and SPICE of each domain."""
         references = {item.id: item.texts for item in items if item.texts}
         if not references:
             return TaskScores({})
@@ -50,6 +53,7 @@ class CaptionEvaluator(Evaluator[str]):
         return TaskScores(metrics, {key: values["CIDEr"] for key, values in scores.items.items()}, notes)
 
     def show(self, item: Item, prediction: str | None, error: str, score: float | None) -> ReportItem:
+        """Return the caption next to the references."""
         caption = error if prediction is None else prediction
         lines = [("caption", caption), *(("reference", text) for text in item.texts)]
         return ReportItem(item.id, item.image, lines, score, metric="CIDEr")

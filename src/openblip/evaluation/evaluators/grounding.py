@@ -31,6 +31,7 @@ class GroundingEvaluator(Evaluator[Edges]):
     preset: GroundingPreset
 
     def predict(self, items: Items) -> Iterator[Edges | OpenBlipError]:
+        """Yield the box of each expression."""
         pipeline = PublishedGroundingPipeline(self.blip.pipeline("grounding").model)
         for result in pipeline.run((item.image, [item.texts[0]]) for item in items):
             if isinstance(result, OpenBlipError):
@@ -39,16 +40,19 @@ class GroundingEvaluator(Evaluator[Edges]):
                 yield tuple(round(edge, 4) for edge in result[0].edges)
 
     def parse(self, value: object) -> Edges:
+        """Return a box from its JSON value."""
         if not isinstance(value, list) or len(value) != 4 or not all(type(edge) in (int, float) for edge in value):
             raise EvaluationError(f"must be four numbers, got {value!r}")
         return tuple(value)
 
     def score(self, items: Items, predictions: Mapping[ItemId, Edges]) -> TaskScores:
+        """Compute the share of right boxes and the mean IoU."""
         references = {item.id: item.box for item in items}
         scores = boxes.score({key: predictions[key] for key in references}, references, self.preset.threshold)
         return TaskScores({"accuracy": scores.accuracy, "mean_IoU": scores.mean_iou}, scores.items)
 
     def show(self, item: Item, prediction: Edges | None, error: str, score: float | None) -> ReportItem:
+        """Return both boxes, drawn in the image."""
         item_boxes = {} if prediction is None else {"predicted": prediction}
         item_boxes["reference"] = item.box
         lines = [("expression", item.texts[0])]

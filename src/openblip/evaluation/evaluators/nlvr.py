@@ -39,16 +39,19 @@ class NlvrEvaluator(Evaluator[bool]):
     preset: NlvrPreset
 
     def predict(self, items: Items) -> Iterator[bool | OpenBlipError]:
+        """Yield whether each statement is true."""
         pipeline = PresetNlvrPipeline(self.blip.pipeline("nlvr").model, self.preset)
         for result in pipeline.run((item.image, item.second_image, [item.texts[0]]) for item in items):
             yield result if isinstance(result, OpenBlipError) else result[0].label
 
     def parse(self, value: object) -> bool:
+        """Return a label from its JSON value."""
         if not isinstance(value, bool):
             raise EvaluationError(f"must be true or false, got {value!r}")
         return value
 
     def score(self, items: Items, predictions: Mapping[ItemId, bool]) -> TaskScores:
+        """Compute accuracy and consistency."""
         right = {str(item.id): str(predictions[item.id]) == item.answers[0] for item in items}
         metrics: dict[str, float | None] = {
             "accuracy": sum(right.values()) / len(right),
@@ -57,6 +60,7 @@ class NlvrEvaluator(Evaluator[bool]):
         return TaskScores(metrics, {item.id: float(right[str(item.id)]) for item in items})
 
     def show(self, item: Item, prediction: bool | None, error: str, score: float | None) -> ReportItem:
+        """Return the prediction next to the label, with both images."""
         label = error if prediction is None else str(prediction)
         lines = [("statement", item.texts[0]), ("prediction", label), ("label", item.answers[0])]
         return ReportItem(item.id, item.image, lines, score, item.second_image)

@@ -65,12 +65,14 @@ class RetrievalEvaluator(Evaluator[ImageRanking]):
     preset: RetrievalPreset
 
     def predict(self, items: Items) -> Iterator[ImageRanking | OpenBlipError]:
+        """Yield the rankings of each image. All items are ranked together."""
         predictions = self.collect(items, Workspace())
         for item in items:
             error = predictions.errors.get(item.id)
             yield predictions.values[item.id] if error is None else EvaluationError(error)
 
     def parse(self, value: object) -> ImageRanking:
+        """Raise an error: rankings depend on all items, and are resumed from the store."""
         raise EvaluationError("cannot be resumed per item: rankings depend on all items")
 
     def collect(self, items: Items, workspace: Workspace) -> Predictions[ImageRanking]:
@@ -111,6 +113,7 @@ class RetrievalEvaluator(Evaluator[ImageRanking]):
         return Predictions(values, errors)
 
     def score(self, items: Items, predictions: Mapping[ItemId, ImageRanking]) -> TaskScores:
+        """Compute recall and median rank in both directions."""
         directions = _directions(items, predictions)
         scores = {name: direction.score() for name, direction in directions.items()}
         metrics: dict[str, float | None] = {}
@@ -123,6 +126,7 @@ class RetrievalEvaluator(Evaluator[ImageRanking]):
         return TaskScores(metrics, {key: 1 / rank for key, rank in scores["txt"].items.items()})
 
     def show(self, item: Item, prediction: ImageRanking | None, error: str, score: float | None) -> ReportItem:
+        """Return the text that is ranked first next to the texts of the image."""
         if prediction is None:
             return ReportItem(item.id, item.image, [("error", error)], None)
         lines = [("ranked first", prediction.best_text), *(("own text", text) for text in item.texts)]

@@ -84,6 +84,7 @@ class VisdialEvaluator(Evaluator[Ranks]):
     preset: VisdialPreset
 
     def predict(self, items: Items) -> Iterator[Ranks | OpenBlipError]:
+        """Yield the ranks of the candidates of each round."""
         pipeline = VisdialPipeline(self.blip.pipeline("retrieval").model, self.preset.max_tokens)
         rounds = cast("list[DialogItem]", items)
         groups = [list(group) for _, group in groupby(rounds, key=lambda item: item.image)]
@@ -92,11 +93,13 @@ class VisdialEvaluator(Evaluator[Ranks]):
             yield from [result] * len(group) if isinstance(result, OpenBlipError) else result
 
     def parse(self, value: object) -> Ranks:
+        """Return ranks from their JSON value."""
         if not isinstance(value, list) or not all(type(rank) is int for rank in value):
             raise EvaluationError(f"must be a list of ranks, got {value!r}")
         return tuple(value)
 
     def score(self, items: Items, predictions: Mapping[ItemId, Ranks]) -> TaskScores:
+        """Compute the metrics of visual dialog."""
         references = {}
         for item in cast("list[DialogItem]", items):
             references[item.id] = dialogs.DialogReference(item.answer_index, item.relevance)
@@ -107,6 +110,7 @@ class VisdialEvaluator(Evaluator[Ranks]):
         return TaskScores(metrics, {key: 1 / rank for key, rank in scores.items.items()})
 
     def show(self, item: Item, prediction: Ranks | None, error: str, score: float | None) -> ReportItem:
+        """Return the candidate that is ranked first next to the right answer."""
         round_item = cast(DialogItem, item)
         best = error if prediction is None else item.answers[prediction.index(1)]
         lines = [

@@ -37,6 +37,7 @@ class VqaEvaluator(Evaluator[str]):
     preset: VqaPreset
 
     def predict(self, items: Items) -> Iterator[str | OpenBlipError]:
+        """Yield the answer to each question."""
         pipeline = VqaPipeline(self.blip.pipeline("vqa").model, **choose_options(self.preset, self.folder))
         groups = [[item] for item in items]
         if self.preset.num_frames is not None:  # a video is encoded once for consecutive questions about it
@@ -54,9 +55,11 @@ class VqaEvaluator(Evaluator[str]):
         return item.image if frames is None else Video(item.image, frames)
 
     def parse(self, value: object) -> str:
+        """Return an answer from its JSON value."""
         return parse_text(value)
 
     def score(self, items: Items, predictions: Mapping[ItemId, str]) -> TaskScores:
+        """Compute VQA accuracy by the preset's rule; no metrics if only a server can score."""
         if not self.preset.rule:
             return TaskScores({})
         references = {item.id: build_reference(item, self.preset) for item in items}
@@ -64,6 +67,7 @@ class VqaEvaluator(Evaluator[str]):
         return TaskScores({"accuracy": scores.accuracy, **scores.by_answer_type}, scores.items)
 
     def show(self, item: Item, prediction: str | None, error: str, score: float | None) -> ReportItem:
+        """Return the answer next to people's answers."""
         answer = error if prediction is None else prediction
         lines = [("question", item.question), ("answer", answer), ("people", ", ".join(item.answers))]
         by_server = not self.preset.rule and prediction is not None
