@@ -34,9 +34,9 @@ from openblip.data.records import Record
 from openblip.data.sources import open_source
 from openblip.data.sources.base import Source
 from openblip.evaluation.metrics import captions
-from openblip.model.config import ModelKind
+from openblip.tasks import TaskName
 
-MEMBERS: dict[ModelKind, str] = {"caption": "caption", "vqa": "vqa", "retrieval": "retrieval", "grounding": "grounding"}
+MEMBERS: dict[TaskName, str] = {"caption": "caption", "vqa": "vqa", "retrieval": "retrieval", "grounding": "grounding"}
 DECODINGS: dict[str, dict[str, Any]] = {
     "3 beams": {"num_beams": 3},
     "5 beams, length_penalty 0": {"num_beams": 5, "length_penalty": 0.0},
@@ -69,7 +69,7 @@ def main() -> None:
 
 def store(runs: Path, out: Path) -> None:
     """Hub folders in half precision, a quarter of what is trained with the optimizer's state."""
-    models: dict[ModelKind, Path] = {}
+    models: dict[TaskName, Path] = {}
     for task, run in MEMBERS.items():
         if (folder := runs / run / "model").is_dir():
             loaded = read.load(folder)

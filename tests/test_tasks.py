@@ -112,7 +112,7 @@ def test_bundle_files_name_tasks(tmp_path: Path) -> None:
     assert all(folder == name for name, folder in models.items()), "the folders have the names of the tasks"
     for wrong in ("match", "two_tower", "visdial"):
         (tmp_path / "bundle.json").write_text(json.dumps({wrong: str(bundle.POCKET / "caption")}))
-        with pytest.raises(openblip.CheckpointError, match=f"{wrong}.*{', '.join(NETWORKS)}"):
+        with pytest.raises(openblip.CheckpointError, match=f"must be one of {', '.join(NETWORKS)}, got '{wrong}'"):
             bundle.read(tmp_path)
 
 

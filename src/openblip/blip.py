@@ -26,8 +26,8 @@ from PIL import Image
 from openblip import defaults
 from openblip.checkpoints import bundle as bundles
 from openblip.checkpoints import published, read
+from openblip.checkpoints.containers import weights_digest
 from openblip.checkpoints.resolve import resolve
-from openblip.checkpoints.storage import digest
 from openblip.defaults import Decode, EngineName, Precision
 from openblip.engine.create import check_engine, create_engine, default_batch_size
 from openblip.engine.device import resolve_device
@@ -115,7 +115,7 @@ class _Loader:
             checkpoint.model,
             checkpoint.config,
             cache=cache_folder() / "openvino",
-            key=partial(digest, Path(checkpoint.source)),
+            key=partial(weights_digest, Path(checkpoint.source)),
             calibration=pixels,
             bundled=self.bundled,
         )

@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from openblip.checkpoints.read import Loaded, load
+from openblip.checkpoints.read import LoadedModel, load
 from openblip.model.build import build
 from openblip.model.config import ModelConfig, ModelKind, TextConfig, VisionConfig
 from tests.conftest import GOLDEN
@@ -22,7 +22,7 @@ _GOLDEN_HEADS = {"gradcam": 12}
 HEADS = {"text": {"heads": 4}, "vision": {"heads": 4}}
 
 
-def golden(name: str, **more: Any) -> Loaded:
+def golden(name: str, **more: Any) -> LoadedModel:
     """A golden checkpoint, from its original key names."""
     config = {"text": {"heads": _GOLDEN_HEADS.get(name, 4)}, "vision": {"heads": 4}, **more.pop("config", {})}
     vocabulary = GOLDEN / ("vocab_grounding.txt" if name == "grounding" else "vocab.txt")

@@ -4,20 +4,32 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
+from safetensors.numpy import save_file
 
+import openblip
 from openblip.checkpoints import bundle
 from openblip.errors import CheckpointError, DownloadError, UnsupportedTaskError
+
+
+def add_model(folder: Path) -> Path:
+    """A model folder, as far as a bundle reads it: a configuration and weights."""
+    folder.mkdir(parents=True)
+    (folder / "config.json").write_text("{}")
+    save_file({"a": np.ones(3, np.float32), "b": np.ones((2, 2), np.float16)}, folder / "model.safetensors")
+    return folder
 
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     """A bundle of two local models, one nested, and a published one."""
     home = tmp_path / "mine"
-    (home / "models" / "captioner").mkdir(parents=True)
-    (home / "answers.pth").write_bytes(b"")
+    add_model(home / "models" / "captioner")
+    (home / "answers.pth").write_bytes(b"weights")
     entries = {"caption": "models/captioner", "vqa": "answers.pth", "retrieval": "Salesforce/blip-itm-base-coco"}
     (home / "bundle.json").write_text(json.dumps(entries))
     return home
@@ -59,7 +71,7 @@ def test_published_names_are_fetched_only_when_they_are_used(folder: Path) -> No
 
 def test_what_is_written_is_read_again(tmp_path: Path, folder: Path) -> None:
     target = tmp_path / "new"
-    (target / "cap").mkdir(parents=True)
+    add_model(target / "cap")
     file = bundle.write(target, {"caption": target / "cap", "vqa": folder / "answers.pth", "nlvr": "model_base_nlvr"})
     assert file == target / "bundle.json"
     assert json.loads(file.read_text()) == {
@@ -71,7 +83,7 @@ def test_what_is_written_is_read_again(tmp_path: Path, folder: Path) -> None:
 
 
 def test_a_bundle_that_cannot_be_read_is_not_written(tmp_path: Path) -> None:
-    (tmp_path / "cap").mkdir()
+    add_model(tmp_path / "cap")
     bundle.write(tmp_path, {"caption": "cap"})
     with pytest.raises(CheckpointError, match="did you mean model_vqa"):
         bundle.write(tmp_path, {"caption": "model_vqaa"})
@@ -85,10 +97,10 @@ def test_a_bundle_that_cannot_be_read_is_not_written(tmp_path: Path) -> None:
         ("{", "is not JSON"),
         ("[]", "must map tasks to models"),
         ("{}", "must map tasks to models"),
-        ('{"captions": "a"}', "'captions': 'a' is not a task"),
-        ('{"caption": 3}', "'caption': 3 is not a task"),
-        ('{"caption": "gone"}', "'gone' is neither a file or folder beside it nor a published name"),
-        ('{"caption": "./gone/model"}', "is neither a file or folder beside it"),
+        ('{"captions": "a"}', "task must be one of .* got 'captions'; did you mean caption"),
+        ('{"caption": 3}', "the model of 'caption' must be a name or path, got 3"),
+        ('{"caption": "gone"}', "'caption' must be a file or folder next to it, or a published name, got 'gone'"),
+        ('{"caption": "./gone/model"}', "must be a file or folder next to it"),
     ],
 )
 def test_what_is_wrong_is_told(tmp_path: Path, text: str, says: str) -> None:
@@ -124,3 +136,35 @@ def test_pocket_is_the_folder_in_the_package(folder: Path, tmp_path: Path, monke
     monkeypatch.setattr(bundle, "POCKET", tmp_path / "missing")
     with pytest.raises(CheckpointError, match="the pocket model is missing from this installation"):
         bundle.find("pocket")
+
+
+def cut(file: Path) -> None:
+    file.write_bytes(file.read_bytes()[:-1])
+
+
+@pytest.mark.parametrize(
+    ("break_it", "says"),
+    [
+        (lambda model: (model / "config.json").unlink(), "No such file.*config.json"),
+        (lambda model: (model / "config.json").write_text("{"), "Expecting property name"),
+        (lambda model: (model / "config.json").write_text("[]"), "config.json must hold a JSON object"),
+        (lambda model: (model / "model.safetensors").unlink(), "must have model.safetensors or pytorch_model.bin"),
+        (lambda model: (model / "model.safetensors").write_bytes(b""), "Expecting value"),
+        (lambda model: (model / "model.safetensors").write_text("version https://git-lfs.github.com/spec/v1"), ""),
+        (lambda model: cut(model / "model.safetensors"), "model.safetensors is incomplete"),
+        (lambda model: (model / "pytorch_model.bin").touch(), "pytorch_model.bin is empty"),
+    ],
+)
+def test_a_member_that_cannot_be_read_is_named_at_load(
+    folder: Path, break_it: Callable[[Path], None], says: str
+) -> None:
+    assert openblip.load(folder).tasks == ("caption", "vqa", "retrieval")
+    break_it(folder / "models" / "captioner")
+    with pytest.raises(CheckpointError, match=f"bundle.json: the model of 'caption' cannot be read: .*{says}"):
+        openblip.load(folder)
+
+
+def test_an_empty_pickle_is_named_at_load(folder: Path) -> None:
+    (folder / "answers.pth").write_bytes(b"")
+    with pytest.raises(CheckpointError, match=r"the model of 'vqa' cannot be read: answers\.pth is empty"):
+        openblip.load(folder)

@@ -51,7 +51,7 @@ def test_every_tensor_has_one_name_that_leads_back(family: Family, task: ModelKi
             back = layout.ours(theirs)
             assert back is not None
             assert back == (group, ours)
-    assert layout.misfit(written) == 0
+    assert layout.distance(written) == 0
 
 
 # reference: entries of published files and of transformers' models in memory

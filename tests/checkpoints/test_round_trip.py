@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from openblip.checkpoints.layouts import FAMILIES, TABLES, Family
 from openblip.checkpoints.layouts.hub_config import FORMAT_VERSION
-from openblip.checkpoints.read import Loaded, load
+from openblip.checkpoints.read import LoadedModel, load
 from openblip.checkpoints.write import config_of, save
 from openblip.errors import CheckpointError, InputError
 from openblip.model.answerer import Answerer
@@ -119,14 +119,14 @@ def test_a_family_refuses_what_it_does_not_have(family: Family, task: ModelKind,
 
 
 def test_what_is_no_model_of_ours(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="Linear is no model of OpenBLIP"):
+    with pytest.raises(InputError, match="must be one of OpenBLIP, got a Linear"):
         save(nn.Linear(2, 2), tmp_path / "x")
 
 
 # --- our folders --------------------------------------------------------------------------------------------------
 
 
-def saved(task: ModelKind, folder: Path, **more: Any) -> Loaded:
+def saved(task: ModelKind, folder: Path, **more: Any) -> LoadedModel:
     save(toy_model(task), folder, tokenizer=toy_tokenizer(), **more)
     return load(folder)
 
@@ -167,8 +167,8 @@ def test_an_image_size_in_the_way_of_the_model_is_noted(tmp_path: Path) -> None:
     file.write_text(file.read_text().replace("48", "96"))
     loaded = load(folder)
     assert loaded.image.size == 48
-    assert any("says 96 pixels a side; the model reads 48" in note for note in loaded.notes)
-    with pytest.raises(InputError, match="the image settings say 96 pixels a side, the model reads 48"):
+    assert any("says 96 pixels per side; the model needs 48" in note for note in loaded.notes)
+    with pytest.raises(InputError, match="must have the 48 pixels per side of the model, got 96"):
         save(loaded, tmp_path / "two", image=ImageSettings(size=96))
 
 
@@ -193,7 +193,7 @@ def test_an_odd_processor_is_an_error_unless_pictures_are_told(tmp_path: Path) -
     folder = tmp_path / "one"
     saved("caption", folder)
     (folder / "preprocessor_config.json").write_text('{"do_center_crop": true}')
-    with pytest.raises(CheckpointError, match=r"preprocessor_config.json: do_center_crop is not supported"):
+    with pytest.raises(CheckpointError, match=r"preprocessor_config.json: do_center_crop must be false"):
         load(folder)
     assert load(folder, image=ImageSettings(size=48)).image == ImageSettings(size=48)
 
@@ -211,8 +211,8 @@ def test_a_newer_format_is_refused(tmp_path: Path) -> None:
     file = folder / "config.json"
     whole = json.loads(file.read_text())
     for version, message in (
-        (FORMAT_VERSION + 1, "format version 2, and this OpenBLIP reads up to 1: upgrade"),
-        (None, "names no format version"),
+        (FORMAT_VERSION + 1, "must be at most 1, got 2: upgrade"),
+        (None, "must name a format version"),
     ):
         whole["openblip"]["format_version"] = version
         file.write_text(json.dumps(whole))
@@ -220,10 +220,10 @@ def test_a_newer_format_is_refused(tmp_path: Path) -> None:
             load(folder)
     del whole["openblip"]
     file.write_text(json.dumps(whole | {"model_type": "openblip"}))
-    with pytest.raises(CheckpointError, match="lacks the key 'openblip'"):
+    with pytest.raises(CheckpointError, match="must have the key 'openblip'"):
         load(folder)
     file.write_text(json.dumps(whole | {"model_type": "blip-2"}))
-    with pytest.raises(CheckpointError, match="of a 'blip-2' model, not of BLIP"):
+    with pytest.raises(CheckpointError, match="must be of a BLIP model, got model_type 'blip-2'"):
         load(folder)
 
 
@@ -231,11 +231,11 @@ def test_a_newer_format_is_refused(tmp_path: Path) -> None:
     ("section", "key", "value", "message"),
     [
         ("text_config", "num_attention_heads", 5, "text width 64 does not divide into 5 heads"),
-        ("text_config", "hidden_size", "wide", "hidden_size of config.json is 'wide'; BLIP needs one whole number"),
-        ("vision_config", "layer_norm_eps", "small", "layer_norm_eps of config.json is 'small'; BLIP needs a number"),
-        ("openblip", "drop_path", [0.1], r"drop_path of config.json is \[0.1\]; BLIP needs a number"),
-        ("openblip", "prompt", 7, "prompt of config.json is 7, which is no text"),
-        ("openblip", "task", "draw", "names the task 'draw'; this OpenBLIP knows caption, vqa"),
+        ("text_config", "hidden_size", "wide", "hidden_size of config.json must be one whole number, got 'wide'"),
+        ("vision_config", "layer_norm_eps", "small", "layer_norm_eps of config.json must be a number, got 'small'"),
+        ("openblip", "drop_path", [0.1], r"drop_path of config.json must be a number, got \[0.1\]"),
+        ("openblip", "prompt", 7, "prompt of config.json must be a text, got 7"),
+        ("openblip", "task", "draw", "task of config.json must be one of caption, vqa.* got 'draw'"),
     ],
 )
 def test_a_configuration_that_makes_no_sense(
@@ -403,7 +403,7 @@ def test_activations(hidden_act: str, ours: Activation, tmp_path: Path) -> None:
 
 def test_an_unknown_activation_is_named(tmp_path: Path) -> None:
     peer("caption", hidden_act="mish").save_pretrained(tmp_path)
-    with pytest.raises(CheckpointError, match="activation 'mish'; known are gelu"):
+    with pytest.raises(CheckpointError, match=r"hidden_act of config.json must be one of gelu.* got 'mish'"):
         load(tmp_path)
 
 
@@ -476,7 +476,7 @@ def test_heads_that_a_configuration_leaves_out(tmp_path: Path) -> None:
     loaded = load(tmp_path)
     library = hf.BlipConfig.from_pretrained(tmp_path).to_dict()
     assert loaded.config.text.heads == library["text_config"]["num_attention_heads"] == 8
-    assert any("how many heads" in note for note in loaded.notes)
+    assert any("number of text heads" in note for note in loaded.notes)
     assert load(tmp_path, config={"text": {"heads": 2}}).config.text.heads == 2
 
 
@@ -492,5 +492,5 @@ def test_a_configuration_of_2022_with_fields_that_mean_nothing(tmp_path: Path) -
     agree("caption", load(tmp_path).model, theirs)
     raw["vision_config"]["image_size"] = [48, 64]
     file.write_text(json.dumps(raw))
-    with pytest.raises(CheckpointError, match=r"image_size of config.json is \[48, 64\]; BLIP needs one whole number"):
+    with pytest.raises(CheckpointError, match=r"image_size of config.json must be one whole number, got \[48, 64\]"):
         load(tmp_path)

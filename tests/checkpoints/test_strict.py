@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from openblip.checkpoints import hub, storage
+from openblip.checkpoints import containers, hub
 from openblip.checkpoints.layouts import TABLES, Family, table
 from openblip.checkpoints.read import load
 from openblip.checkpoints.write import save
@@ -148,7 +148,9 @@ def test_optional_groups_are_whole_or_absent(tmp_path: Path) -> None:
         assert same_state(model, whole)
     # as LAVIS saves: no momentum parameters, but the buffer of their text encoder
     assert reading(changed("retrieval", tmp_path, without(*momentum[:1], *momentum[2:], "text_encoder_m.e")))
-    with pytest.raises(CheckpointError, match=r"vision_proj_m.* from an optional group, momentum copies, whole or"):
+    with pytest.raises(
+        CheckpointError, match=r"vision_proj_m.* from an optional group, momentum copies, which must be complete or"
+    ):
         reading(changed("retrieval", tmp_path, without("vision_proj_m.")))
     with pytest.raises(CheckpointError, match=r"1 missing \(text_queue\) from an optional group, queues"):
         reading(changed("retrieval", tmp_path, without("text_queue")))
@@ -189,7 +191,7 @@ def test_either_name_of_the_pointer_is_read(tmp_path: Path) -> None:
     assert loaded.family == "lavis"
     assert int(loaded.training["queue.pointer"]) == 20
     both = changed("retrieval", tmp_path, lambda tensors: tensors.update(queue_ptr=torch.tensor([3])))
-    with pytest.raises(CheckpointError, match="ptr_queue and queue_ptr are one tensor, yet they differ"):
+    with pytest.raises(CheckpointError, match="ptr_queue and queue_ptr must be equal, but they differ"):
         reading(both)
 
 
@@ -220,7 +222,7 @@ def test_encoder_and_decoder_of_a_pretrained_model_must_share(tmp_path: Path) ->
 def test_stored_constants_are_checked(tmp_path: Path) -> None:
     for name in ("grounding_head.bbox_prob_mask", "grounding_head.target_ids", "text_encoder.embeddings.position_ids"):
         path = changed("grounding", tmp_path, lambda tensors, n=name: tensors[n][..., 5].add_(1))  # type: ignore[misc]
-        with pytest.raises(CheckpointError, match=rf"{name} is not what a model for 'grounding' computes"):
+        with pytest.raises(CheckpointError, match=rf"{name} must be what a model for 'grounding' computes"):
             reading(path)
 
 
@@ -251,8 +253,8 @@ def test_each_task_refuses_every_other_and_names_it(place: Path) -> None:
     ("name", "task", "advice"),
     [
         ("caption", "vqa", "It is a checkpoint for 'caption' .salesforce.: load it with task='caption'"),
-        ("pretrain", "caption", "It is a checkpoint for 'pretrain' .salesforce.: .*openblip.checkpoints.initialise"),
-        ("pretrain", "retrieval", "openblip.checkpoints.initialise"),
+        ("pretrain", "caption", "It is a checkpoint for 'pretrain' .salesforce.: .*openblip.checkpoints.initialize"),
+        ("pretrain", "retrieval", "openblip.checkpoints.initialize"),
         ("grounding", "caption", "It is a checkpoint for 'grounding' .mmpretrain.: load it"),
     ],
 )
@@ -281,7 +283,9 @@ def test_lavis_classification_is_named_and_refused(tmp_path: Path) -> None:
 
     path = changed("retrieval", tmp_path, classify)
     for task in (None, "nlvr"):
-        with pytest.raises(CheckpointError, match=r"checkpoint for 'classification' .lavis., which has no counterpart"):
+        with pytest.raises(
+            CheckpointError, match=r"checkpoint for 'classification' .lavis., which OpenBLIP does not support"
+        ):
             reading(path, task=task)
 
 
@@ -291,9 +295,9 @@ def test_what_is_no_blip_at_all(tmp_path: Path) -> None:
         with pytest.raises(CheckpointError, match="no BLIP checkpoint that this version knows"):
             reading(tmp_path / "vgg.safetensors", task=task)
     save_file({}, tmp_path / "empty.safetensors")
-    with pytest.raises(CheckpointError, match="holds no tensors"):
+    with pytest.raises(CheckpointError, match="must hold tensors, got none"):
         reading(tmp_path / "empty.safetensors")
-    with pytest.raises(InputError, match="unknown task 'captions'"):
+    with pytest.raises(InputError, match=r"task must be one of .* got 'captions'; did you mean caption"):
         reading(GOLDEN / "caption.pth", task="captions")
 
 
@@ -306,7 +310,7 @@ def test_a_torn_file_is_an_error_that_names_it(share: float, name: str, tmp_path
     whole = (GOLDEN / name).read_bytes()
     path = tmp_path / name
     path.write_bytes(whole[: int(len(whole) * share)])
-    with pytest.raises(CheckpointError, match=rf"{name} is (damaged|no checkpoint)"):
+    with pytest.raises(CheckpointError, match=rf"{name} is (damaged|not a checkpoint)"):
         reading(path)
 
 
@@ -333,11 +337,11 @@ def test_a_pickle_that_runs_code_is_refused(zipped: bool, tmp_path: Path) -> Non
     mark = tmp_path / "mark"
     content = {"model": {"x": torch.zeros(1)}, "config": _Evil(mark)}
     torch.save(content, tmp_path / "evil.pth", _use_new_zipfile_serialization=zipped)
-    with pytest.raises(CheckpointError, match=r"evil.pth wants to run code while it is read.*refused"):
+    with pytest.raises(CheckpointError, match=r"evil.pth would run code while it is read.*refused"):
         reading(tmp_path / "evil.pth")
     assert not mark.exists()
     (tmp_path / "plain.pth").write_bytes(pickle.dumps(content, protocol=2))
-    with pytest.raises(CheckpointError, match=r"wants to run code|damaged"):
+    with pytest.raises(CheckpointError, match=r"would run code|damaged"):
         reading(tmp_path / "plain.pth")
     assert not mark.exists()
 
@@ -345,11 +349,11 @@ def test_a_pickle_that_runs_code_is_refused(zipped: bool, tmp_path: Path) -> Non
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ([1, 2], "holds a list, not tensors by name"),
-        (torch.zeros(3), "holds a Tensor, not tensors by name"),
-        ({"model": {"x": torch.zeros(1), "steps": 5}}, "some of its entries are no tensors: steps"),
-        ({"optimizer": {}}, "some of its entries are no tensors: optimizer"),
-        ({}, "holds no tensors"),
+        ([1, 2], "must hold tensors by name, got a list"),
+        (torch.zeros(3), "must hold tensors by name, got a Tensor"),
+        ({"model": {"x": torch.zeros(1), "steps": 5}}, "some entries are not tensors: steps"),
+        ({"optimizer": {}}, "some entries are not tensors: optimizer"),
+        ({}, "must hold tensors, got none"),
     ],
 )
 def test_a_pickle_of_something_else(content: object, message: str, tmp_path: Path) -> None:
@@ -371,9 +375,9 @@ def test_paths_that_are_no_checkpoint(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match=r"there is no checkpoint at .*nothing.pth"):
         reading(tmp_path / "nothing.pth")
     (tmp_path / "weights.h5").touch()
-    with pytest.raises(CheckpointError, match=r"no weight file: it must end in .safetensors"):
+    with pytest.raises(CheckpointError, match=r"a weight file must end in .safetensors"):
         reading(tmp_path / "weights.h5")
-    with pytest.raises(CheckpointError, match=r"holds neither model.safetensors nor pytorch_model.bin.*TensorFlow"):
+    with pytest.raises(CheckpointError, match=r"must have model.safetensors or pytorch_model.bin.*TensorFlow"):
         reading(tmp_path)
     (tmp_path / "model_base.pth").touch()
     with pytest.raises(CheckpointError, match=r"to load model_base.pth, give its path"):
@@ -384,7 +388,7 @@ def test_one_task_of_a_bundle(place: Path, tmp_path: Path) -> None:
     (tmp_path / "bundle.json").write_text(json.dumps({"retrieval": str(_toy_file(place, "hub", "retrieval"))}))
     for path in (tmp_path, tmp_path / "bundle.json"):
         assert load(path, task="retrieval", tokenizer=False).config.task == "retrieval"
-        with pytest.raises(CheckpointError, match="is a bundle of retrieval: say which"):
+        with pytest.raises(CheckpointError, match="is a bundle of retrieval: choose one"):
             load(path)
         with pytest.raises(UnsupportedTaskError, match="no model for 'caption'"):
             load(path, task="caption")
@@ -406,7 +410,7 @@ def test_heads_are_64_wide_unless_given(place: Path) -> None:
 def test_a_whole_configuration_may_be_given(place: Path) -> None:
     path = _toy_file(place, "salesforce", "caption")
     assert load(path, tokenizer=False, config=toy_config("caption")).config == toy_config("caption")
-    with pytest.raises(CheckpointError, match=r"configuration is for 'vqa', but .* for 'caption'"):
+    with pytest.raises(CheckpointError, match=r"configuration must be for 'caption', as .*, got 'vqa'"):
         load(path, tokenizer=False, config=toy_config("vqa"))
 
 
@@ -432,7 +436,9 @@ def test_the_image_size_resizes_momentum_twins_too(tmp_path: Path) -> None:
     broken = changed(
         "caption", tmp_path, lambda t: t.update({"visual_encoder.pos_embed": t["visual_encoder.pos_embed"][:, :16]})
     )
-    with pytest.raises(CheckpointError, match=r"visual_encoder.pos_embed has the shape \(1, 16, 48\)"):
+    with pytest.raises(
+        CheckpointError, match=r"no BLIP model has a visual_encoder.pos_embed of the shape \(1, 16, 48\)"
+    ):
         reading(broken)
 
 
@@ -440,9 +446,11 @@ def test_the_vocabulary_must_fit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     lines = VOCABULARY.read_text(encoding="utf-8").splitlines()
     for count in (597, 500):
         (tmp_path / "vocab.txt").write_text("\n".join(lines[:count]) + "\n", encoding="utf-8")
-        with pytest.raises(CheckpointError, match=rf"embeddings for 600 tokens, but the vocabulary has {count + 2}"):
+        with pytest.raises(
+            CheckpointError, match=rf"must have the 600 tokens of the word embeddings in .*, got {count + 2}"
+        ):
             reading(GOLDEN / "caption.pth", tokenizer=tmp_path / "vocab.txt")
-    with pytest.raises(CheckpointError, match="but the vocabulary has 726"):
+    with pytest.raises(CheckpointError, match="got 726"):
         reading(GOLDEN / "caption.pth", tokenizer=GOLDEN / "vocab_grounding.txt")
     monkeypatch.setattr(hub, "bert_vocabulary", lambda: VOCABULARY)
     loaded = load(GOLDEN / "caption.pth", config=HEADS)
@@ -486,20 +494,20 @@ def test_shards(pickled: bool, place: Path, tmp_path: Path) -> None:
     name = next(iter(content["weight_map"]))
     content["weight_map"]["text_decoder.ghost"] = content["weight_map"].pop(name)
     index.write_text(json.dumps(content))
-    with pytest.raises(CheckpointError, match=r"does not hold what its index says: .*text_decoder.ghost"):
+    with pytest.raises(CheckpointError, match=r"does not have the tensors of its index: .*text_decoder.ghost"):
         load(folder)
     content["weight_map"]["text_decoder.ghost"] = "../../etc/weights.bin"
     index.write_text(json.dumps(content))
-    with pytest.raises(CheckpointError, match="points outside its folder"):
+    with pytest.raises(CheckpointError, match="must name files in its folder"):
         load(folder)
     content["weight_map"][name] = content["weight_map"].pop("text_decoder.ghost")
     content["weight_map"][name] = next(folder.glob("*-00001-*")).name
     next(folder.glob("*-00002-*")).unlink()
     index.write_text(json.dumps(content))
-    with pytest.raises(CheckpointError, match=r"names the shard .*00002-of-00003.*, which is not there"):
+    with pytest.raises(CheckpointError, match=r"names the shard .*00002-of-00003.*, which does not exist"):
         load(folder)
     index.write_text("{}")
-    with pytest.raises(CheckpointError, match="no weight_map"):
+    with pytest.raises(CheckpointError, match="must have a weight_map"):
         load(folder)
 
 
@@ -539,7 +547,7 @@ def test_writing_is_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.Monk
     def fail(*_: object, **__: object) -> None:
         raise OSError("disk full")
 
-    monkeypatch.setattr(storage, "save_file", fail)
+    monkeypatch.setattr(containers, "save_file", fail)
     monkeypatch.setattr(torch, "save", fail)
     for target, family in ((folder, "hub"), (tmp_path / "new", "hub"), (tmp_path / "new.pth", "lavis")):
         with pytest.raises(OSError, match="disk full"):
@@ -561,6 +569,6 @@ def test_a_cut_between_files_leaves_no_mixture(tmp_path: Path, monkeypatch: pyte
     with pytest.raises(KeyboardInterrupt):
         save(toy_model("caption", seed=1), folder)
     monkeypatch.undo()
-    with pytest.raises(CheckpointError, match=r"config.json cannot be read"):
+    with pytest.raises(CheckpointError, match=r"config.json is damaged or incomplete.*No such file"):
         load(folder, tokenizer=False)
     assert not list(tmp_path.glob(".*"))

@@ -21,11 +21,11 @@ from openblip.cli import app
 from openblip.cli import options as o
 from openblip.cli.command import Group, command
 from openblip.errors import CheckpointError
-from openblip.model.config import ModelKind
 from openblip.preprocess.image import ImageSettings
+from openblip.tasks import TaskName
 from tests.toys import SIZE, VOCABULARY, toy_image, toy_model, toy_tokenizer
 
-TASKS: tuple[ModelKind, ...] = ("caption", "vqa", "retrieval")
+TASKS: tuple[TaskName, ...] = ("caption", "vqa", "retrieval")
 HEADS = '{"vision": {"heads": 4}, "text": {"heads": 4}}'  # a .pth does not tell them; here they are not 64 wide
 SHARED = {"--model", "--device", "--engine", "--precision", "--batch-size", "--num-workers", "--threads", "--offline"}
 
@@ -183,7 +183,7 @@ def test_models_can_be_filtered() -> None:
 
 
 @pytest.mark.parametrize("task", TASKS)
-def test_a_model_converts_through_every_family_and_back(toys: Path, tmp_path: Path, task: ModelKind) -> None:
+def test_a_model_converts_through_every_family_and_back(toys: Path, tmp_path: Path, task: TaskName) -> None:
     source: Path = toys / task
     for family in (*FAMILIES[1:], "hub"):
         target = tmp_path / (f"{family}.pth" if family != "hub" else "hub")

@@ -14,12 +14,12 @@ from openblip.checkpoints import bundle, write
 from openblip.cli import app
 from openblip.data.sources import open_source
 from openblip.data.sources.base import Source
-from openblip.model.config import ModelKind
 from openblip.preprocess.image import ImageSettings
+from openblip.tasks import TaskName
 from tests.cli.test_cli import SHARED
 from tests.toys import SIZE, toy_image, toy_model, toy_tokenizer
 
-TASKS: tuple[ModelKind, ...] = ("caption", "vqa", "retrieval", "grounding", "nlvr")
+TASKS: tuple[TaskName, ...] = ("caption", "vqa", "retrieval", "grounding", "nlvr")
 
 
 def run(*arguments: str | Path) -> Result:

@@ -15,12 +15,12 @@ from click.testing import CliRunner, Result
 
 from openblip.checkpoints import bundle, write
 from openblip.cli import app
-from openblip.model.config import ModelKind
 from openblip.preprocess.image import ImageSettings
+from openblip.tasks import TaskName
 from tests.preprocess.odd_images import bad, good
 from tests.toys import SIZE, toy_image, toy_model, toy_tokenizer
 
-TASKS: tuple[ModelKind, ...] = ("caption", "vqa", "retrieval", "grounding", "nlvr")
+TASKS: tuple[TaskName, ...] = ("caption", "vqa", "retrieval", "grounding", "nlvr")
 # What a command over pictures needs besides them; a new one joins by its line here.
 COMMANDS: dict[str, list[str]] = {
     "caption": ["--num-beams", "1", "--max-new-tokens", "2"],

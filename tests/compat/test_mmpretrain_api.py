@@ -20,13 +20,13 @@ from openblip.compat.mmpretrain_api.base import picture
 from openblip.engine.protocols import MatchLogits
 from openblip.errors import CheckpointError, InputError, UnsupportedTaskError
 from openblip.model.comparer import Comparer
-from openblip.model.config import ModelKind
 from openblip.preprocess.image import ImageSettings
+from openblip.tasks import TaskName
 from tests.toys import SIZE, toy_image, toy_model, toy_tokenizer
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
-TASKS: tuple[ModelKind, ...] = ("caption", "vqa", "retrieval", "grounding", "nlvr")
+TASKS: tuple[TaskName, ...] = ("caption", "vqa", "retrieval", "grounding", "nlvr")
 
 
 @pytest.fixture(scope="module")

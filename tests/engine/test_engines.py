@@ -17,7 +17,7 @@ from torch import Tensor
 
 import openblip
 from openblip.checkpoints import bundle, write
-from openblip.checkpoints.storage import digest
+from openblip.checkpoints.containers import weights_digest
 from openblip.decoding import Decoding, Hypothesis, generate_grouped
 from openblip.engine import int8
 from openblip.engine.compiled import CompiledEngine
@@ -39,22 +39,22 @@ from openblip.engine.protocols import (
     TorchModel,
 )
 from openblip.errors import ConfigError, InputError
-from openblip.model.config import ModelKind
 from openblip.preprocess.image import ImageSettings
+from openblip.tasks import TaskName
 from tests.toys import SIZE, toy_config, toy_image, toy_model, toy_tokenizer
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
-TASKS: tuple[ModelKind, ...] = ("caption", "vqa", "retrieval", "pretrain")
+TASKS: tuple[TaskName, ...] = ("caption", "vqa", "retrieval", "pretrain")
 CPU = torch.device("cpu")
 ROOT = Path(__file__).parents[2]
 ITEMS = 7
 PROMPTS = [[598, 20, 30], [598, 20], [598, 40, 50], [598, 60], [598, 61], [598, 62], [598, 63, 64]]
 TestedEngine = EagerEngine | OpenVinoEngine
-Make = Callable[[ModelKind], TestedEngine]
+Make = Callable[[TaskName], TestedEngine]
 
 
-def toy(task: ModelKind) -> torch.nn.Module:
+def toy(task: TaskName) -> torch.nn.Module:
     """Captions and answers of different lengths: [SEP] is likely, but not at once."""
     torch.manual_seed(4)
     model = toy_model(task, seed=4)
@@ -65,7 +65,7 @@ def toy(task: ModelKind) -> torch.nn.Module:
     return model
 
 
-def reference(task: ModelKind) -> EagerEngine:
+def reference(task: TaskName) -> EagerEngine:
     return EagerEngine(toy(task), CPU, torch.float32)
 
 
@@ -74,7 +74,7 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("converted")
 
 
-def vino(cache: Path, task: ModelKind, precision: str = "fp32", **more: Any) -> OpenVinoEngine:
+def vino(cache: Path, task: TaskName, precision: str = "fp32", **more: Any) -> OpenVinoEngine:
     return OpenVinoEngine(toy(task), toy_config(task), precision, cache=cache, key=task, **more)
 
 
@@ -118,7 +118,7 @@ def same(found: list[list[Hypothesis]], expected: list[list[Hypothesis]]) -> Non
 
 @pytest.mark.parametrize("task", ["caption", "pretrain"])
 @pytest.mark.parametrize("beams", [1, 3])
-def test_captions_are_the_same(make: Make, task: ModelKind, beams: int) -> None:
+def test_captions_are_the_same(make: Make, task: TaskName, beams: int) -> None:
     ours, theirs = make(task), reference(task)
     states = theirs.encode_images(pixels())
     torch.testing.assert_close(ours.encode_images(pixels()), states, rtol=0, atol=2e-5)
@@ -163,7 +163,7 @@ def test_tokens_of_several_frames_in_a_row_are_read_the_same(make: Make) -> None
 
 
 @pytest.mark.parametrize("task", ["retrieval", "pretrain"])
-def test_matches_and_embeddings_are_the_same(make: Make, task: ModelKind) -> None:
+def test_matches_and_embeddings_are_the_same(make: Make, task: TaskName) -> None:
     ours, theirs = make(task), reference(task)
     states = theirs.encode_images(pixels())
     ids, mask = texts(3 * ITEMS)
@@ -202,7 +202,7 @@ def test_a_batch_changes_no_item(make: Make) -> None:
 @pytest.mark.parametrize("name", ["torch", "compiled", "openvino"])
 def test_an_engine_supports_what_its_model_and_its_implementation_offer(name: str, cache: Path) -> None:
     everywhere = {Captions, Answers, ImageMemory, Embeddings, Matches}
-    by_task: dict[ModelKind, set[type[object]]] = {
+    by_task: dict[TaskName, set[type[object]]] = {
         "caption": {Captions, Explanations},
         "vqa": {Answers, ImageMemory, Explanations},
         "retrieval": {ImageMemory, Embeddings, Matches, MatchLogits, Dialogs, Explanations},
@@ -394,9 +394,9 @@ def test_other_weights_sizes_precisions_or_pictures_are_other_parts() -> None:
 def test_the_digest_is_of_the_weights(tmp_path: Path) -> None:
     for name, model in (("one", toy("retrieval")), ("same", toy("retrieval")), ("other", toy("pretrain"))):
         write.save(model, tmp_path / name, tokenizer=toy_tokenizer())
-    one, equal, other = (digest(tmp_path / name) for name in ("one", "same", "other"))
+    one, equal, other = (weights_digest(tmp_path / name) for name in ("one", "same", "other"))
     assert one == equal != other
-    assert digest(tmp_path / "one" / "model.safetensors") == one
+    assert weights_digest(tmp_path / "one" / "model.safetensors") == one
 
 
 # --- by the facade ------------------------------------------------------------------------------------------------
@@ -480,7 +480,7 @@ def test_openvino_refuses_what_it_does_not_serve(tmp_path: Path) -> None:
 
 def test_what_openvino_does_not_serve_of_a_bundle_runs_by_the_reference(tmp_path: Path, own_cache: Path) -> None:
     """Pictures are encoded for every model of the bundle; boxes are those of plain PyTorch."""
-    tasks: tuple[ModelKind, ...] = ("caption", "grounding")
+    tasks: tuple[TaskName, ...] = ("caption", "grounding")
     for task in tasks:
         write.save(toy_model(task), tmp_path / task, tokenizer=toy_tokenizer(), image=ImageSettings(size=SIZE))
     bundle.write(tmp_path, {task: tmp_path / task for task in tasks})

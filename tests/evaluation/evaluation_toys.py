@@ -9,13 +9,13 @@ from typing import Any, cast
 
 from openblip.checkpoints import bundle, write
 from openblip.engine.eager import EagerEngine
-from openblip.model.config import ModelKind
 from openblip.pipelines.base import TaskModel
 from openblip.preprocess.settings import ImageSettings
+from openblip.tasks import TaskName
 from tests.toys import SIZE, toy_image, toy_model, toy_tokenizer
 from tests.videos import make_video
 
-TOY_TASKS: tuple[ModelKind, ...] = ("caption", "vqa", "retrieval", "nlvr")
+TOY_TASKS: tuple[TaskName, ...] = ("caption", "vqa", "retrieval", "nlvr")
 
 
 def make_bundle(home: Path) -> Path:

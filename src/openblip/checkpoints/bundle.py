@@ -1,11 +1,11 @@
 """A bundle: several models under one name, one for each task, each loaded when it is first used.
 
-It is written down as ``bundle.json``, a mapping from task to model::
+It is a folder with a file `bundle.json`, which maps tasks to models:
 
     {"caption": "models/captioner", "vqa": "Salesforce/blip-vqa-base"}
 
-A value is a folder or file, relative to the ``bundle.json`` it stands in, or else a published name or a hub id.
-``base`` and ``large`` are bundles of published names; ``pocket`` is the small one inside the package.
+A model is a folder or file, relative to the `bundle.json`, or a published name or hub id. `base` and `large` are
+bundles of published names; `pocket` is the small bundle in the package.
 """
 
 from __future__ import annotations
@@ -13,15 +13,16 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import cast
 
 from openblip.checkpoints import published
 from openblip.checkpoints.resolve import is_hub_id, resolve
 from openblip.errors import CheckpointError, UnsupportedTaskError
+from openblip.io import atomic
 from openblip.model.config import ModelKind
-from openblip.tasks import NETWORKS
+from openblip.tasks import NETWORKS, TaskName, did_you_mean
 
 FILE = "bundle.json"
 POCKET = Path(__file__).parent.parent / "pocket"
@@ -29,42 +30,78 @@ POCKET = Path(__file__).parent.parent / "pocket"
 
 @dataclass(frozen=True)
 class Bundle:
-    """``models`` maps a task to the absolute path or the published name of its model."""
+    """Models by task.
+
+    Attributes:
+        name: The name or folder of the bundle.
+        models: For each task, the absolute path or the published name of its model.
+    """
 
     name: str
-    models: Mapping[ModelKind, str]
+    models: Mapping[TaskName, str]
 
     def locate(self, task: ModelKind, *, offline: bool | None = None) -> Path:
-        """The local files of a task's model, fetched if need be; :class:`UnsupportedTaskError` if there is none."""
+        """Return the local files of a task's model, downloaded if necessary.
+
+        Args:
+            task: The task.
+            offline: Use no network. The default is what the environment says.
+
+        Returns:
+            The file or folder.
+
+        Raises:
+            UnsupportedTaskError: If the bundle has no model for the task.
+            DownloadError: If the model cannot be downloaded.
+        """
         if task not in self.models:
-            others = " or ".join(entry.name for entry in published.serving(task)[:2])
+            names = " or ".join(entry.name for entry in published.serving(task)[:2])
             raise UnsupportedTaskError(
                 f"bundle {self.name!r} has no model for {task!r}, only for {', '.join(self.models)}"
-                + (f"; load {others}" if others else "")
+                + (f"; load {names}" if names else "")
             )
-        return resolve(self.models[task], offline=offline)
+        return resolve(self.models[cast(TaskName, task)], offline=offline)
 
 
 def find(name_or_path: str | os.PathLike[str]) -> Bundle | None:
-    """The bundle of that name, folder or ``bundle.json``; ``None`` if it is a single checkpoint, or nothing we know.
+    """Return the bundle of a name, folder or `bundle.json`. A path that exists comes before a name.
 
-    A path that exists comes before a name.
+    Args:
+        name_or_path: What to look for.
+
+    Returns:
+        The bundle; `None` if it is a single checkpoint, or unknown.
+
+    Raises:
+        CheckpointError: If the bundle or one of its local models cannot be read.
     """
-    path = Path(name_or_path).expanduser()
+    path, name = Path(name_or_path).expanduser(), os.fspath(name_or_path)
     if path.name == FILE or (path / FILE).is_file():
         return read(path)
     if path.exists():
         return None
-    name = os.fspath(name_or_path)
     if name == "pocket":
-        return _pocket()
-    if name in published.BUNDLES:
-        return Bundle(name, published.BUNDLES[name])
-    return None
+        if not (POCKET / FILE).is_file():
+            raise CheckpointError(
+                f"the pocket model is missing from this installation ({POCKET}); install openblip again from its wheel "
+                "or its repository, or choose another model (see `openblip models`)"
+            )
+        return replace(read(POCKET), name="pocket")
+    return Bundle(name, published.BUNDLES[name]) if name in published.BUNDLES else None
 
 
 def read(path: Path) -> Bundle:
-    """The bundle in a folder or ``bundle.json``; a :class:`CheckpointError` says which entry is wrong."""
+    """Read a bundle, and check that each of its local models exists and is readable.
+
+    Args:
+        path: The folder, or its `bundle.json`.
+
+    Returns:
+        The bundle.
+
+    Raises:
+        CheckpointError: If the file or one of its models cannot be read. The message names the model.
+    """
     file = path / FILE if path.is_dir() else path
     try:
         entries = json.loads(file.read_text(encoding="utf-8"))
@@ -74,55 +111,81 @@ def read(path: Path) -> Bundle:
         raise CheckpointError(f"{file} is not JSON: {error}") from error
     if not isinstance(entries, dict) or not entries:
         raise CheckpointError(f'{file} must map tasks to models, as in {{"caption": "folder"}}')
-    models: dict[ModelKind, str] = {}
+    models: dict[TaskName, str] = {}
     for task, model in entries.items():
-        if task not in NETWORKS or not isinstance(model, str) or not model:
-            raise CheckpointError(f"{file}: {task!r}: {model!r} is not a task ({', '.join(NETWORKS)}) with its model")
-        models[cast("ModelKind", task)] = _model(model, file)
+        if task not in NETWORKS:
+            names = ", ".join(NETWORKS)
+            raise CheckpointError(f"{file}: task must be one of {names}, got {task!r}{did_you_mean(task, NETWORKS)}")
+        if not isinstance(model, str) or not model:
+            raise CheckpointError(f"{file}: the model of {task!r} must be a name or path, got {model!r}")
+        member = file.parent / Path(model).expanduser()
+        if member.exists():
+            models[task] = str(member.resolve())
+            try:
+                _check_member(member)
+            except (OSError, ValueError) as error:
+                raise CheckpointError(f"{file}: the model of {task!r} cannot be read: {error}") from error
+        elif published.find(model) or is_hub_id(model):
+            models[task] = model
+        else:
+            raise CheckpointError(
+                f"{file}: the model of {task!r} must be a file or folder next to it, or a published name, got "
+                f"{model!r}{published.did_you_mean(model)}"
+            )
     return Bundle(str(file.parent), models)
 
 
-def write(folder: Path, models: Mapping[ModelKind, str | Path]) -> Path:
-    """Write ``folder/bundle.json``, and return its path.
+def write(folder: Path, models: Mapping[TaskName, str | Path]) -> Path:
+    """Write `bundle.json`. A bundle that cannot be read again is not written.
 
-    A ``Path`` is a place on this machine; one inside the folder becomes relative, so that all can be moved as a whole.
-    A ``str`` is written as it is: a published name, a hub id, or a path relative to the folder.
+    Args:
+        folder: The folder of the bundle.
+        models: For each task, the path of its model on this machine, as a `Path`; or text to write as it is: a
+            published name, a hub id, or a path relative to the folder. Paths inside the folder become relative, so that
+            the bundle can be moved.
+
+    Returns:
+        The path of the file.
+
+    Raises:
+        CheckpointError: If a model cannot be found or read.
     """
-    entries = {task: _relative(model, folder) for task, model in models.items()}
-    file = folder / FILE
-    folder.mkdir(parents=True, exist_ok=True)
-    temporary = file.with_name(f"{FILE}.{os.getpid()}")
-    temporary.write_text(json.dumps(entries, indent=2) + "\n", encoding="utf-8")
-    try:
-        read(temporary)  # what cannot be read again is not written
-        temporary.replace(file)
-    finally:
-        temporary.unlink(missing_ok=True)
-    return file
+    home = folder.resolve()
+    entries: dict[str, str] = {}
+    for task, model in models.items():
+        path = Path(model).resolve()
+        if isinstance(model, str):
+            entries[task] = model
+        else:
+            entries[task] = path.relative_to(home).as_posix() if path.is_relative_to(home) else str(path)
+    with atomic.replace_path(folder / FILE) as temporary:
+        temporary.write_text(json.dumps(entries, indent=2) + "\n", encoding="utf-8")
+        read(temporary)
+    return folder / FILE
 
 
-def _model(model: str, file: Path) -> str:
-    beside = file.parent / Path(model).expanduser()
-    if beside.exists():
-        return str(beside.resolve())
-    if published.find(model) or is_hub_id(model):
-        return model
-    raise CheckpointError(
-        f"{file}: {model!r} is neither a file or folder beside it nor a published name{published.did_you_mean(model)}"
-    )
+def _check_member(member: Path) -> None:
+    """Read the configuration of a model and the headers of its safetensors files.
 
-
-def _relative(model: str | Path, folder: Path) -> str:
-    if isinstance(model, str):
-        return model
-    path, home = Path(model).resolve(), folder.resolve()
-    return path.relative_to(home).as_posix() if path.is_relative_to(home) else str(path)
-
-
-def _pocket() -> Bundle:
-    if not (POCKET / FILE).is_file():
-        raise CheckpointError(
-            f"the pocket model is missing from this installation ({POCKET}); install openblip again from its wheel or "
-            "its repository, or name another model (see `openblip models`)"
-        )
-    return Bundle("pocket", read(POCKET).models)
+    Raises:
+        OSError: If a file is missing or cannot be read.
+        ValueError: If a file is damaged.
+    """
+    if member.is_dir():
+        if not isinstance(json.loads((member / "config.json").read_text(encoding="utf-8")), dict):
+            raise ValueError("config.json must hold a JSON object")
+        files = [file for file in member.iterdir() if file.suffix in (".safetensors", ".bin")]
+        if not files:
+            raise ValueError(f"{member} must have model.safetensors or pytorch_model.bin")
+    else:
+        files = [member]
+    for file in files:
+        with file.open("rb") as stream:
+            start = stream.read(8)
+            if file.suffix == ".safetensors":  # the length of the header, the header in JSON, the tensors
+                header = stream.read(min(int.from_bytes(start, "little"), file.stat().st_size))
+                sizes = [entry["data_offsets"][1] for name, entry in json.loads(header).items() if name[:2] != "__"]
+                if 8 + len(header) + max(sizes, default=0) != file.stat().st_size:
+                    raise ValueError(f"{file.name} is incomplete")
+            elif not start:
+                raise ValueError(f"{file.name} is empty")

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Literal, get_args
 
 from openblip.errors import CheckpointError
-from openblip.model.config import ModelKind
+from openblip.tasks import TaskName
 
 Family = Literal["hub", "salesforce", "lavis", "mmpretrain"]
 FAMILIES: tuple[Family, ...] = get_args(Family)
@@ -35,7 +35,7 @@ class Published:
 
     name: str
     family: Family
-    task: ModelKind
+    task: TaskName
     size: Size
     image_size: int
     address: str
@@ -59,7 +59,7 @@ class Published:
         return tuple(dict.fromkeys((self.name, *file, self.address, *self.mmpretrain, *pairs)))
 
 
-def _hub(name: str, task: ModelKind, size: Size, data: str, note: str = "") -> Published:
+def _hub(name: str, task: TaskName, size: Size, data: str, note: str = "") -> Published:
     address = f"Salesforce/{name}"
     return Published(
         name=address, family="hub", task=task, size=size, image_size=384, address=address, data=data, note=note
@@ -71,7 +71,7 @@ _SFR = "https://storage.googleapis.com/sfr-vision-language-research"
 
 def _salesforce(
     name: str,
-    task: ModelKind,
+    task: TaskName,
     size: Size,
     image_size: int,
     data: str,
@@ -92,7 +92,7 @@ def _salesforce(
     )
 
 
-def _lavis(name: str, task: ModelKind, image_size: int, data: str, pair: tuple[str, str]) -> Published:
+def _lavis(name: str, task: TaskName, image_size: int, data: str, pair: tuple[str, str]) -> Published:
     address = f"{_SFR}/LAVIS/models/BLIP/{name}.pth"
     return Published(
         name=name,
@@ -107,7 +107,7 @@ def _lavis(name: str, task: ModelKind, image_size: int, data: str, pair: tuple[s
 
 
 def _mmpretrain(
-    name: str, file: str, task: ModelKind, image_size: int, data: str, configs: tuple[str, ...], note: str
+    name: str, file: str, task: TaskName, image_size: int, data: str, configs: tuple[str, ...], note: str
 ) -> Published:
     return Published(
         name=name,
@@ -248,7 +248,7 @@ PUBLISHED: tuple[Published, ...] = (
 
 # What a bundle's name stands for: task -> published name. (`pocket` is not here: it is files inside the package.)
 # Only ViT-B was published for VQA, NLVR2 and RefCOCO, so both bundles name those.
-BUNDLES: Mapping[str, Mapping[ModelKind, str]] = {
+BUNDLES: Mapping[str, Mapping[TaskName, str]] = {
     "base": {
         "caption": "Salesforce/blip-image-captioning-base",
         "vqa": "Salesforce/blip-vqa-base",
@@ -311,7 +311,7 @@ def did_you_mean(name: str | tuple[str, str]) -> str:
     return f" (did you mean {' or '.join(list(close)[:3])}?)" if close else ""
 
 
-def serving(task: ModelKind) -> tuple[Published, ...]:
+def serving(task: str) -> tuple[Published, ...]:
     """The published checkpoints of a task: what an error can name when another one was loaded."""
     return tuple(entry for entry in PUBLISHED if entry.task == task)
 

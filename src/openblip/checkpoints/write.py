@@ -1,8 +1,7 @@
-"""From a model to a checkpoint of any family that has its task: whole or not at all."""
+"""Save a model as a checkpoint of any family that has its kind, completely or not at all."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,11 +9,12 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from openblip.checkpoints.fit import constant
+from openblip.checkpoints.containers import INDEX, PICKLE, SAFETENSORS, write_pickle, write_safetensors
 from openblip.checkpoints.layouts import Family, Table, hub_config, table
-from openblip.checkpoints.read import Loaded
-from openblip.checkpoints.storage import SAFETENSORS, replacing_folder, write_pickle, write_safetensors
+from openblip.checkpoints.match import compute_constant
+from openblip.checkpoints.read import LoadedModel
 from openblip.errors import CheckpointError, InputError
+from openblip.io import atomic
 from openblip.model.config import ModelConfig
 from openblip.model.text import TextTransformer
 from openblip.model.vision import VisionTransformer
@@ -25,12 +25,12 @@ if TYPE_CHECKING:
 
 _CONTAINER: Mapping[Family, str] = {"salesforce": "model", "lavis": "model", "mmpretrain": "state_dict"}
 _GENERATING = ("caption", "vqa")
-# What an older folder may hold that would speak for the new one: its shards, pickles and settings.
-_STALE = ("model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json", "processor_config.json")
+# Files of an older checkpoint in the folder that would be loaded in place of the new ones.
+_STALE = (SAFETENSORS + INDEX, PICKLE, PICKLE + INDEX, "processor_config.json")
 
 
 def save(
-    model: Loaded | nn.Module,
+    model: LoadedModel | nn.Module,
     path: str | Path,
     *,
     to: Family = "hub",
@@ -40,15 +40,27 @@ def save(
     dtype: torch.dtype | None = None,
     training: Mapping[str, Tensor] | None = None,
 ) -> Path:
-    """Write a model as a hub folder, or as the ``.pth`` of another family; the path that was written.
+    """Write a model as a hub folder, or as the `.pth` of another family.
 
-    ``tokenizer``, ``image`` and ``prompt`` are kept in a hub folder alone; for a :class:`Loaded` they default to its
-    own. ``prompt=None`` means "a picture of " for a captioner. ``dtype``: store floating-point tensors so.
-    ``training``: momentum copies and queues in our names (see :class:`Loaded`), which only a ``.pth`` can hold.
+    Args:
+        model: The model.
+        path: The folder (hub) or file (other families) to write.
+        to: Family to write.
+        tokenizer: Tokenizer to write into a hub folder. The default is that of a `LoadedModel`.
+        image: Image settings to write into a hub folder. The default is that of a `LoadedModel`.
+        prompt: Default prompt to write into a hub folder. The default is that of a `LoadedModel`, and "a picture of "
+            for another captioner.
+        dtype: Type to store floating-point tensors in.
+        training: Momentum copies and queues under our names (see `LoadedModel`), which only a `.pth` can hold.
 
-    Raises :class:`CheckpointError` for a task that the family does not have.
+    Returns:
+        The path that was written.
+
+    Raises:
+        CheckpointError: If the family has no model of this kind.
+        InputError: If the model is not one of OpenBLIP, or the image settings do not fit it.
     """
-    if isinstance(model, Loaded):
+    if isinstance(model, LoadedModel):
         tokenizer, image = tokenizer or model.tokenizer, image or model.image
         prompt = model.prompt if prompt is None else prompt
         training = training or model.training
@@ -62,22 +74,34 @@ def save(
         write_pickle(path, {_CONTAINER[to]: _with_constants(tensors, layout, config)})
         return path
     if path.is_file():
-        raise CheckpointError(f"{path} is a file; a hub checkpoint is a folder")
+        raise CheckpointError(f"a hub checkpoint must be a folder, got the file {path}")
     temperature = float(state["temperature"]) if config.task == "retrieval" else None
-    described = hub_config.write_config(config, prompt=prompt, temperature=temperature, dtype=_dtype_name(tensors))
-    _write_folder(path, config, tensors, described, tokenizer, image)
+    types = {str(tensor.dtype).removeprefix("torch.") for tensor in tensors.values() if tensor.is_floating_point()}
+    dtype_name = types.pop() if len(types) == 1 else "float32"
+    description = hub_config.write_config(config, prompt=prompt, temperature=temperature, dtype=dtype_name)
+    _write_folder(path, config, tensors, description, tokenizer, image)
     return path
 
 
 def config_of(model: nn.Module) -> ModelConfig:
-    """The configuration of a model of ours, a bare transformer included."""
+    """Return the configuration of a model of OpenBLIP, or of a bare transformer.
+
+    Args:
+        model: The model.
+
+    Returns:
+        Its configuration.
+
+    Raises:
+        InputError: If the model is of another library.
+    """
     if isinstance(model, VisionTransformer):
         return ModelConfig(task="vision", vision=model.config)
     if isinstance(model, TextTransformer):
         return ModelConfig(task="text", text=model.config)
     config = getattr(model, "config", None)
     if not isinstance(config, ModelConfig):
-        raise InputError(f"{type(model).__name__} is no model of OpenBLIP's, so it cannot be written as one")
+        raise InputError(f"the model must be one of OpenBLIP, got a {type(model).__name__}")
     return config
 
 
@@ -87,27 +111,25 @@ def _stored(tensor: Tensor, dtype: torch.dtype | None) -> Tensor:
 
 
 def _named(state: Mapping[str, Tensor], layout: Table) -> dict[str, Tensor]:
-    """Their names for our tensors; the ``.pth`` families write every repeat of a tensor too, the hub none."""
+    """Return tensors under the names of a layout. The `.pth` families store every repeat of a tensor, the hub none."""
     tensors: dict[str, Tensor] = {}
     for ours, tensor in state.items():
-        places = layout.theirs(ours)
+        targets = layout.theirs(ours)
         if layout.family == "hub":
-            places = [place for place in places if place[0].kind == "name"]
-            if not places and ours != "temperature":
-                raise _no_name(ours, layout)
-        elif not places:
+            targets = [target for target in targets if target[0].kind == "name"]
+        if not targets and (layout.family != "hub" or ours != "temperature"):
             raise _no_name(ours, layout)
-        tensors |= {theirs: tensor for _, theirs in places}
+        tensors |= {theirs: tensor for _, theirs in targets}
     return tensors
 
 
 def _training(training: Mapping[str, Tensor], layout: Table, dtype: torch.dtype | None) -> dict[str, Tensor]:
     tensors: dict[str, Tensor] = {}
     for ours, tensor in training.items():
-        places = [place for place in layout.theirs(ours) if place[0].training]
-        if not places:
+        targets = [target for target in layout.theirs(ours) if target[0].training]
+        if not targets:
             raise _no_name(ours, layout)
-        tensors[places[0][1]] = _stored(tensor, dtype)
+        tensors[targets[0][1]] = _stored(tensor, dtype)
     return tensors
 
 
@@ -116,46 +138,38 @@ def _no_name(ours: str, layout: Table) -> CheckpointError:
 
 
 def _with_constants(tensors: dict[str, Tensor], layout: Table, config: ModelConfig) -> dict[str, Tensor]:
-    """What those libraries store although it is computed: position numbers and coordinate tokens."""
-    twins = any(match and match[0].training for match in map(layout.ours, tensors))
+    """Add the tensors that those libraries store although they are computed: position numbers, coordinate tokens."""
+    twins = any(target and target[0].training for target in map(layout.ours, tensors))
     for group in layout.groups:
         if group.kind == "constant":
             for theirs, rule in group.names.items():
                 if twins or "_m." not in theirs:
-                    tensors[theirs] = constant(rule, config)
+                    tensors[theirs] = compute_constant(rule, config)
     return tensors
-
-
-def _dtype_name(tensors: Mapping[str, Tensor]) -> str:
-    kinds = {str(tensor.dtype).removeprefix("torch.") for tensor in tensors.values() if tensor.is_floating_point()}
-    return kinds.pop() if len(kinds) == 1 else "float32"
 
 
 def _write_folder(
     folder: Path,
     config: ModelConfig,
     tensors: Mapping[str, Tensor],
-    described: Mapping[str, Any],
+    description: Mapping[str, Any],
     tokenizer: Tokenizer | None,
     image: ImageSettings | None,
 ) -> None:
-    with replacing_folder(folder, last="config.json", stale=_STALE) as fresh:
-        write_safetensors(fresh / SAFETENSORS, tensors)
+    with atomic.replace_folder(folder, last="config.json", stale=_STALE) as temporary:
+        write_safetensors(temporary / SAFETENSORS, tensors)
         if config.task in _GENERATING:
             text = config.text
             ids = {"bos_token_id": text.dec_id, "eos_token_id": text.sep_id, "pad_token_id": text.pad_id}
-            _write_json(fresh / "generation_config.json", ids)
+            atomic.write_json(temporary / "generation_config.json", ids, sort_keys=True)
         if tokenizer is not None:
-            tokenizer.save(fresh)
+            tokenizer.save(temporary)
         if config.task != "text":
             settings = image or ImageSettings(size=config.vision.image_size)
             if settings.size != config.vision.image_size:
                 raise InputError(
-                    f"the image settings say {settings.size} pixels a side, the model reads {config.vision.image_size}"
+                    f"the image settings must have the {config.vision.image_size} pixels per side of the model, got "
+                    f"{settings.size}"
                 )
-            _write_json(fresh / "preprocessor_config.json", settings.to_processor_config())
-        _write_json(fresh / "config.json", described)
-
-
-def _write_json(path: Path, content: Mapping[str, Any]) -> None:
-    path.write_text(json.dumps(dict(content), indent=2, sort_keys=True) + "\n", encoding="utf-8")
+            atomic.write_json(temporary / "preprocessor_config.json", settings.to_processor_config(), sort_keys=True)
+        atomic.write_json(temporary / "config.json", description, sort_keys=True)

@@ -15,7 +15,7 @@ from openblip.cli import options as o
 from openblip.cli.console import finish, print_json, print_table
 from openblip.cli.options import InputOptions, ModelOptions, OutputOptions
 from openblip.errors import JobError
-from openblip.model.config import ModelKind
+from openblip.tasks import TaskName
 
 if TYPE_CHECKING:
     from openblip.blip import Blip
@@ -73,10 +73,10 @@ class Job:
         self,
         work: Work,
         *,
-        tasks: Sequence[ModelKind],
+        tasks: Sequence[TaskName],
         options: Mapping[str, Any],
         table: Mapping[str, str],
-        models: Mapping[str, Sequence[ModelKind]] | None = None,
+        models: Mapping[str, Sequence[TaskName]] | None = None,
         lines: Callable[[Row], Iterable[Sequence[object]]] | None = None,
         concerns: Callable[[Mapping[str, Any]], bool] = lambda row: True,
         keep: Sequence[str] = (),
@@ -140,7 +140,7 @@ class Job:
         return open_sink(to, SinkOptions(out, home(self.paths), self.name, existing, ext, separator, concerns, asked))
 
     def _identity(
-        self, tasks: Sequence[ModelKind], models: Mapping[str, Sequence[ModelKind]], options: Mapping[str, Any]
+        self, tasks: Sequence[TaskName], models: Mapping[str, Sequence[TaskName]], options: Mapping[str, Any]
     ) -> Identity:
         from openblip.checkpoints.fingerprint import fingerprint
         from openblip.jobs.identity import told

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from openblip import defaults
-from openblip.checkpoints.read import Loaded
+from openblip.checkpoints.read import LoadedModel
 from openblip.engine.protocols import Engine, TorchModel
 from openblip.errors import InputError, OpenBlipError, UnsupportedTaskError
 from openblip.pipelines.inputs import EncodedImage, ImageInput, ImagePreview
@@ -85,7 +85,7 @@ class TaskModel:
     """
 
     def __init__(
-        self, loaded: Loaded, engine: Engine, *, batching: Batching | None = None, exact_decode: bool = False
+        self, loaded: LoadedModel, engine: Engine, *, batching: Batching | None = None, exact_decode: bool = False
     ) -> None:
         self.config = loaded.config
         self.engine = engine

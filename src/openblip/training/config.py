@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, TypeAlias, get_args
 
-from openblip.checkpoints.sizes import apply
+from openblip.checkpoints.sizes import override
 from openblip.errors import ConfigError
 from openblip.model.config import VISION_PRESETS, ModelConfig, ModelKind, TextConfig
 from openblip.training import settings
@@ -67,7 +67,7 @@ class ModelSettings:
         given: dict[str, Any] = {**self.more, "vision": {"drop_path": drop_path, **self.vision}, "text": self.text}
         if self.image_size is not None:
             given["image_size"] = self.image_size
-        return apply(base, given)
+        return override(base, given)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -13,8 +13,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from openblip.checkpoints.storage import SAFETENSORS, read_json, read_stored, replacing_folder, write_safetensors
+from openblip.checkpoints.containers import SAFETENSORS, read_json, read_safetensors, write_safetensors
 from openblip.errors import CheckpointError, ConfigError
+from openblip.io import atomic
 from openblip.training.config import LoraSettings
 from openblip.training.settings import build
 
@@ -73,7 +74,7 @@ def merge_lora(model: nn.Module) -> nn.Module:
 def save_adapter(model: nn.Module, folder: Path, settings: LoraSettings, base: str) -> Path:
     """Write what was trained, the corrections and what ``also`` names, apart from the frozen ``base``."""
     trained = {name: p.detach().cpu() for name, p in model.named_parameters() if p.requires_grad}
-    with replacing_folder(folder, last=DESCRIPTION) as fresh:
+    with atomic.replace_folder(folder, last=DESCRIPTION) as fresh:
         write_safetensors(fresh / SAFETENSORS, trained)
         described = {"base": base, **asdict(settings)}
         (fresh / DESCRIPTION).write_text(json.dumps(described, indent=2) + "\n", encoding="utf-8")
@@ -86,7 +87,7 @@ def load_adapter(model: nn.Module, folder: Path) -> LoraSettings:
     described.pop("base", None)
     settings = build(LoraSettings, described)
     add_lora(model, settings)
-    _load_trained(model, read_stored(folder / SAFETENSORS).tensors, folder)
+    _load_trained(model, read_safetensors(folder / SAFETENSORS), folder)
     return settings
 
 

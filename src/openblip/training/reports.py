@@ -11,8 +11,8 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from openblip.checkpoints.storage import replacing
 from openblip.errors import InputError
+from openblip.io import atomic
 
 Record = Mapping[str, Any]
 Sample = Mapping[str, str]
@@ -50,8 +50,7 @@ class JsonLines(Reporter):
     def begin(self, step: int, steps: int, steps_per_epoch: int) -> None:
         self.path.parent.mkdir(parents=True, exist_ok=True)
         kept = [line for line in read_log(self.path) if line["step"] <= step] if step else []
-        with replacing(self.path) as temporary:
-            temporary.write_text("".join(_line(record) for record in kept), encoding="utf-8")
+        atomic.write_text(self.path, "".join(_line(record) for record in kept))
 
     def train(self, record: Record) -> None:
         self._write({"kind": "train", **record})
@@ -141,7 +140,7 @@ def draw_losses(records: Sequence[Record], path: Path) -> None:
         below.legend()
     for axes in figure.axes:
         axes.xaxis.get_major_locator().set_params(integer=True)
-    with replacing(path) as temporary:
+    with atomic.replace_path(path) as temporary:
         figure.savefig(temporary, format="png", dpi=120)
 
 

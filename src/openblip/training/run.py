@@ -12,7 +12,7 @@ from typing import Any, cast
 from torch import nn
 
 from openblip.checkpoints import bundle, hub, read, write
-from openblip.checkpoints.initialise import initialise
+from openblip.checkpoints.initialize import initialize
 from openblip.checkpoints.resolve import resolve
 from openblip.data.problems import Report
 from openblip.errors import CheckpointError, ConfigError
@@ -161,7 +161,7 @@ def _from_start(recipe: Recipe, places: list[Path]) -> Begun:
         raise CheckpointError(f"{source.source} came without a vocabulary: give tokenizer")
     config = recipe.model.config(recipe.task, source.config)
     model = build(config)
-    report = initialise(model, source)
+    report = initialize(model, source)
     notes = (f"{source.source}: {report}", *source.notes)
     prompt = next(p for p in (recipe.data.prompt, source.prompt, DEFAULT_PROMPT) if p is not None)
     image = replace(source.image, size=config.vision.image_size)
@@ -172,7 +172,7 @@ def _fill(model: nn.Module, places: list[Path]) -> tuple[tuple[str, ...], tuple[
     """Fill a model from several checkpoints, one after another; what happened, and what stayed fresh."""
     notes, fresh = [], set(model.state_dict())
     for place in places:
-        report = initialise(model, place)
+        report = initialize(model, place)
         notes.append(f"{place}: {report}")
         fresh -= report.derived.keys()
     return tuple(notes), tuple(sorted(fresh)) if places else ()

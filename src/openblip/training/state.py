@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import random
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -15,8 +14,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from openblip.checkpoints.storage import replacing
 from openblip.errors import CheckpointError
+from openblip.io import atomic
 
 _NAME = re.compile(r"step-(\d{9})\.pt")
 
@@ -31,10 +30,8 @@ class Checkpoints:
     def save(self, state: Mapping[str, Any], step: int) -> Path:
         """Write the state of a run after ``step`` steps, then let the oldest go."""
         path = self.folder / f"step-{step:09d}.pt"
-        with replacing(path) as temporary, temporary.open("wb") as file:
-            torch.save(dict(state), file)
-            file.flush()
-            os.fsync(file.fileno())  # else a crash of the machine could leave the name without the content
+        with atomic.replace_path(path, sync=True) as temporary:
+            torch.save(dict(state), temporary)
         for old in self.files()[: -self.keep]:
             old.unlink()
         return path
@@ -49,7 +46,7 @@ class Checkpoints:
 
     def clear(self) -> None:
         """Remove what killed processes left half written. Only before a run starts to write."""
-        for path in self.folder.glob(".step-*.pt.*.tmp"):
+        for path in self.folder.glob(".openblip-*.part"):
             path.unlink()
 
 

@@ -43,7 +43,7 @@ def nearest(
 
     ``family`` and ``task`` narrow the choice; ``served=False`` widens it to models that can only be named in messages.
     """
-    ranked = [(candidate.misfit(names), candidate) for candidate in _candidates(family, task, served)]
+    ranked = [(candidate.distance(names), candidate) for candidate in _candidates(family, task, served)]
     if not ranked:
         assert family is not None
         assert task is not None

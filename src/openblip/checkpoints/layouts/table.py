@@ -1,32 +1,36 @@
-"""A checkpoint layout as data: whose name for a tensor is which of ours. Free of torch.
+"""A checkpoint layout as data: the names of a library for our tensors. Free of torch.
 
-Names are given per module where a module is all there is to say ("visual_encoder.norm" covers its weight and bias, and
-whatever an adapter may have put inside it); "#" stands for a layer number.
+Names are written per module where the module is all that matters ("visual_encoder.norm" covers its weight and bias, and
+the parts of an adapter in it). "#" stands for a layer number.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 Need = Literal["required", "optional", "derivable"]
 Kind = Literal["name", "shared", "tied", "constant"]
 
-# Where training state goes: names of ours that no model has. A momentum twin is "momentum." and the name of its twin.
+# Prefixes of our names for training state, which no model has. A momentum twin is "momentum." and the name of its twin.
 TRAINING = ("momentum.", "queue.")
 
 
 @dataclass(frozen=True)
 class Group:
-    """Tensors that come and go together.
+    """Tensors that are present or absent together.
 
-    ``need``: a *required* group must be complete; an *optional* one is whole or absent; of a *derivable* one any part
-    may be missing, because other tensors or the configuration tell it.
-
-    ``kind``: what a name on the left stands for. ``name`` is the tensor itself. The others repeat something: ``shared``
-    must equal the tensor on the right; ``tied`` should, and where it does not the tensor on the right wins, with a
-    warning; a ``constant`` ("=positions" and the like on the right) is computed.
+    Attributes:
+        title: Name of the group in notes and errors.
+        names: Their name of a tensor or module to ours.
+        need: All tensors of a *required* group must be present; those of an *optional* one must all be present or all
+            be absent; any tensor of a *derivable* one may be missing, because other tensors or the configuration
+            determine it.
+        kind: What a name on the left is. `name` is the tensor itself. The others repeat something: `shared` must equal
+            the tensor on the right; `tied` should, and if it does not, the tensor on the right is used, with a warning;
+            a `constant` ("=positions" and others on the right) is computed.
     """
 
     title: str
@@ -36,106 +40,106 @@ class Group:
 
     @property
     def training(self) -> bool:
-        """Whether the group holds training state, which no model keeps."""
+        """Whether the group holds training state, which no model has."""
         return all(ours.startswith(TRAINING) for ours in self.names.values())
 
 
+Target = tuple[Group, str]
+"""A group, and the name of a tensor on the other side."""
+
+
 class Table:
-    """One model of one family: its groups, looked up from either side."""
+    """The names of one model in one family, for lookups from both sides.
+
+    Attributes:
+        family: Name of the family.
+        task: Kind of the model.
+        groups: The groups, in the order of the layout.
+        targets: By their name, "#" for any layer, the group and our name.
+    """
 
     def __init__(self, family: str, task: str, groups: Iterable[Group]) -> None:
         self.family = family
         self.task = task
         self.groups = tuple(groups)
-        self._ours = _Tree()
-        self._theirs: dict[str, _Tree] = {}
+        self.targets: dict[str, Target] = {}
+        self._theirs: dict[str, dict[str, Target]] = {}
         for group in self.groups:
-            there = self._theirs.setdefault(group.title, _Tree())
+            targets = self._theirs.setdefault(group.title, {})
             for theirs, ours in group.names.items():
-                self._ours.add(theirs, (group, ours))
-                if ours not in there:  # of two names for one tensor, the first is the one to write
-                    there.add(ours, (group, theirs))
+                self.targets[theirs] = (group, ours)
+                targets.setdefault(ours, (group, theirs))  # of two names for one tensor, the first is the one to write
 
-    def ours(self, theirs: str) -> tuple[Group, str] | None:
-        """Our name for one of theirs, and the group it belongs to; ``None`` for an unknown name."""
-        return self._ours.find(theirs)
+    def ours(self, theirs: str) -> Target | None:
+        """Return the group of one of their names and our name for it, or `None` for an unknown name.
 
-    def theirs(self, ours: str) -> list[tuple[Group, str]]:
-        """Every group that holds one of our tensors, with its name there; the tensor itself before its repeats."""
-        found = [match for there in self._theirs.values() if (match := there.find(ours))]
-        return sorted(found, key=lambda match: match[0].kind != "name")
+        Args:
+            theirs: The name of a tensor, or of anything in one of the modules.
+        """
+        return _look_up(self.targets, theirs)
+
+    def theirs(self, ours: str) -> list[Target]:
+        """Return every group that holds one of our tensors, with its name there; the tensor itself comes first.
+
+        Args:
+            ours: The name of a tensor, or of anything in one of the modules.
+        """
+        targets = [target for names in self._theirs.values() if (target := _look_up(names, ours))]
+        return sorted(targets, key=lambda target: target[0].kind != "name")
 
     def absent(self, names: Iterable[str]) -> list[str]:
-        """Required names, "#" for any layer, of which a set of names has not a single tensor."""
-        return self._absent({self._ours.rule(name) for name in names})
-
-    def misfit(self, names: Iterable[str]) -> int:
-        """How far a set of names is from this table: unknown names, and required ones without a single tensor."""
-        rules = [self._ours.rule(name) for name in names]
-        return rules.count(None) + len(self._absent(set(rules)))
-
-    def _absent(self, seen: Collection[str | None]) -> list[str]:
+        """Return the required names, "#" for any layer, of which `names` has not a single tensor."""
+        present = {rule for name in names if (rule := _rule(self.targets, name))}
         required = (theirs for group in self.groups if group.need == "required" for theirs in group.names)
-        return [theirs for theirs in required if theirs not in seen]
+        return [theirs for theirs in required if theirs not in present]
+
+    def distance(self, names: Collection[str]) -> int:
+        """Return the distance of a set of names: unknown names, and required ones without a single tensor."""
+        unknown = sum(_rule(self.targets, name) is None for name in names)
+        return unknown + len(self.absent(names))
 
 
-class _Tree:
-    """Names by their dotted parts; the longest known beginning of a name decides, the rest is carried over."""
+# The layer number of a name is its first number. Tables write it as "#"; other numbers they write out.
+LAYER = re.compile(r"(?<=\.)(?:0|[1-9][0-9]*)(?=\.|$)")
 
-    def __init__(self) -> None:
-        self._root: dict[Any, Any] = {}
 
-    def __contains__(self, rule: str) -> bool:
-        node: Any = self._root
-        for part in rule.split("."):
-            node = node.get(part, {})
-        return None in node
+def _rule(targets: Mapping[str, Target], name: str) -> str | None:
+    """Return the longest name in a table that `name` begins with, up to a dot."""
+    any_layer = LAYER.sub("#", name, count=1)
+    while name:
+        if name in targets:
+            return name
+        if any_layer in targets:
+            return any_layer
+        name, any_layer = name.rpartition(".")[0], any_layer.rpartition(".")[0]
+    return None
 
-    def add(self, rule: str, target: tuple[Group, str]) -> None:
-        node = self._root
-        for part in rule.split("."):
-            node = node.setdefault(part, {})
-        node[None] = (rule, target)
 
-    def find(self, name: str) -> tuple[Group, str] | None:
-        if (found := self._walk(name)) is None:
-            return None
-        (_, (group, template)), number, rest = found
-        return group, ".".join([template if number is None else template.replace("#", number), *rest])
-
-    def rule(self, name: str) -> str | None:
-        """The rule that a name falls under."""
-        return None if (found := self._walk(name)) is None else found[0][0]
-
-    def _walk(self, name: str) -> tuple[tuple[str, tuple[Group, str]], str | None, list[str]] | None:
-        node, number, best = self._root, None, None
-        parts = name.split(".")
-        for index, part in enumerate(parts):
-            if part in node:
-                node = node[part]
-            elif "#" in node and part.isdecimal() and str(int(part)) == part:
-                node, number = node["#"], part
-            else:
-                break
-            if None in node:
-                best = (node[None], number, parts[index + 1 :])
-        return best
+def _look_up(targets: Mapping[str, Target], name: str) -> Target | None:
+    """Return the target of a name, with the layer number and the parts below the module filled in."""
+    if (rule := _rule(targets, name)) is None:
+        return None
+    group, target = targets[rule]
+    rest = name.split(".")[rule.count(".") + 1 :]
+    layer = LAYER.search(name)
+    return group, ".".join([target.replace("#", layer[0]) if layer and "#" in rule else target, *rest])
 
 
 def prefixed(names: Mapping[str, str], theirs: str, ours: str) -> dict[str, str]:
-    """The same renames below a prefix on either side; an empty prefix adds nothing."""
-    return {_join(theirs, left): _join(ours, right) for left, right in names.items()}
-
-
-def _join(prefix: str, name: str) -> str:
-    return f"{prefix}.{name}" if prefix else name
+    """Return renames below a prefix on each side. An empty prefix adds nothing."""
+    left, right = (f"{prefix}." if prefix else "" for prefix in (theirs, ours))
+    return {left + name: right + target for name, target in names.items()}
 
 
 def merged(*parts: Mapping[str, str]) -> dict[str, str]:
-    """Several sets of renames as one; a name must not be given twice."""
-    whole: dict[str, str] = {}
+    """Return several sets of renames as one.
+
+    Raises:
+        ValueError: If a name is in two of them.
+    """
+    names: dict[str, str] = {}
     for part in parts:
-        if twice := whole.keys() & part.keys():
-            raise ValueError(f"named twice: {sorted(twice)}")
-        whole.update(part)
-    return whole
+        if twice := names.keys() & part.keys():
+            raise ValueError(f"names must be unique, got {sorted(twice)} twice")
+        names.update(part)
+    return names

@@ -13,7 +13,7 @@ from torch import nn
 from openblip import blip as facade
 from openblip.blip import Blip
 from openblip.checkpoints import bundle, hub, published
-from openblip.checkpoints.read import Loaded
+from openblip.checkpoints.read import LoadedModel
 from openblip.engine.device import resolve_device
 from openblip.engine.eager import EagerEngine
 from openblip.errors import InputError
@@ -111,6 +111,6 @@ def _fresh(entry: published.Published, place: str) -> Blip:
     tokenizer = Tokenizer.from_vocab(hub.bert_vocabulary())
     prompt = "a picture of " if entry.task == "caption" else None
     image = ImageSettings(size=config.vision.image_size)
-    loaded = Loaded(build(config), config, tokenizer, image, prompt, entry.family, entry.name)
+    loaded = LoadedModel(build(config), config, tokenizer, image, prompt, entry.family, entry.name)
     model = TaskModel(loaded, EagerEngine(loaded.model, resolve_device(place), torch.float32))
     return Blip(entry.name, dict.fromkeys(serving(entry.task), lambda: model))

@@ -13,16 +13,16 @@ from typing import Any, ClassVar, Literal, TypeVar, cast, overload
 import torch
 from torch import Tensor, nn
 
-from openblip.checkpoints.layouts import nearest
-from openblip.checkpoints.storage import (
+from openblip.checkpoints.containers import (
     INDEX,
     PICKLE,
     SAFETENSORS,
-    listed,
-    read_stored,
+    join_names,
+    read_tensors,
     write_pickle,
     write_safetensors,
 )
+from openblip.checkpoints.layouts import nearest
 from openblip.compat.transformers_api.config import PreTrainedConfig
 from openblip.compat.transformers_api.files import StrPath, local_folder, write_text
 from openblip.compat.transformers_api.naming import HubNamed
@@ -113,7 +113,7 @@ class PreTrainedModel(HubNamed):
         else:
             source = config or folder
             model_config, kwargs = cls.config_class.from_pretrained(source, return_unused_kwargs=True, **kwargs)
-        tensors = cls._select_tensors(dict(read_stored(folder).tensors))
+        tensors = cls._select_tensors(read_tensors(folder))
         weights_dtype = _weights_dtype(dtype if dtype is not None else torch_dtype, model_config, tensors)
         model_config.dtype = weights_dtype
         with torch.device("cpu" if allow_missing or ignore_mismatched_sizes else "meta"):
@@ -162,7 +162,7 @@ class PreTrainedModel(HubNamed):
         problems = []
         for kind, names in (("missing", missing), ("unknown", unexpected), ("of another shape", mismatched)):
             if names:
-                problems.append(f"{len(names)} {kind} ({listed(names)})")
+                problems.append(f"{len(names)} {kind} ({join_names(names)})")
         message = f"{source} does not fit {type(self).__name__}: tensors {'; '.join(problems)}"
         if (missing or unexpected) and not allow_missing:
             layout, distance = nearest(tensors, "hub")

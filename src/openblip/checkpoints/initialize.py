@@ -15,13 +15,14 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from openblip.checkpoints.fit import rename
+from openblip.checkpoints.containers import join_names
 from openblip.checkpoints.layouts import Table, nearest
 from openblip.checkpoints.layouts.starts import RULES, Rules
-from openblip.checkpoints.read import Loaded, examine, locate
-from openblip.checkpoints.storage import Stored, listed, read_stored
+from openblip.checkpoints.match import check, match
+from openblip.checkpoints.read import LoadedModel, RawCheckpoint, interpret, read_raw
 from openblip.checkpoints.write import config_of
 from openblip.errors import CheckpointError
+from openblip.model.build import build
 from openblip.model.config import ModelKind
 from openblip.model.vision import resize_positions
 
@@ -42,7 +43,7 @@ class InitReport:
 
     def __str__(self) -> str:
         lines = [f"{len(self.derived)} tensors derived"]
-        lines += [f"{len(names)} {what}: {listed(names, 4)}" for what, names in self._rest() if names]
+        lines += [f"{len(names)} {what}: {join_names(names, 4)}" for what, names in self._rest() if names]
         return "; ".join(lines + self.notes)
 
     def _rest(self) -> tuple[tuple[str, list[str]], ...]:
@@ -52,7 +53,7 @@ class InitReport:
 _STACKS = ("text", "encoder", "decoder", "fusion")
 
 
-def initialise(model: nn.Module, source: Loaded | nn.Module | str | Path) -> InitReport:
+def initialize(model: nn.Module, source: LoadedModel | nn.Module | str | Path) -> InitReport:
     """Fill a model, in place, from the checkpoint (or model) of another task, a DeiT, or bert-base-uncased.
 
     ``source`` is a path of any family, what :func:`load` returned, or a model. A checkpoint of the same task fills
@@ -80,46 +81,45 @@ def initialise(model: nn.Module, source: Loaded | nn.Module | str | Path) -> Ini
             report.dropped.append(names.get(ours, ours))
     report.fresh = [name for name in state if name not in filled]
     if torn := [name for name in report.fresh if _must_come(name, task)]:
-        raise CheckpointError(f"{names['']} is not complete: nothing in it fills {listed(torn)}")
+        raise CheckpointError(f"{names['']} is not complete: nothing in it fills {join_names(torn)}")
     _fill(state, filled)
     return report
 
 
 def _source(
-    source: Loaded | nn.Module | str | Path, report: InitReport
+    source: LoadedModel | nn.Module | str | Path, report: InitReport
 ) -> tuple[dict[str, Tensor], str, dict[str, str]]:
     """The tensors of a source in our names, its task, and what each was called there ("" names the source itself)."""
-    if isinstance(source, Loaded):
+    if isinstance(source, LoadedModel):
         source = source.model
     if isinstance(source, nn.Module):
         return dict(source.state_dict()), config_of(source).task, {"": type(source).__name__}
-    place = locate(Path(source))
-    stored = read_stored(place)
-    layout, distance = nearest(stored.tensors, served=False)
-    if layout.family in ("timm", "bert") and distance * 2 < len(stored.tensors):
-        return _start(stored, layout, report)
-    found = examine(place, config=None if place.is_dir() else _ANY_HEADS)
-    found.hold_to(found.described.config)  # a source must be as complete as a checkpoint that is loaded
-    renamed = found.renamed
-    report.dropped += [renamed.origin[ours] for ours in renamed.training]
-    return renamed.tensors, found.layout.task, {"": str(place), **renamed.origin}
+    raw = read_raw(Path(source))
+    layout, distance = nearest(raw.tensors, served=False)
+    if layout.family in ("timm", "bert") and distance * 2 < len(raw.tensors):
+        return _start(raw, layout, report)
+    matched, parsed = interpret(raw, config=None if raw.settings else _ANY_HEADS)
+    model = build(parsed.config, device="meta")  # a source must be as complete as a checkpoint that is loaded
+    check(matched, parsed.config, {name: tensor.shape for name, tensor in model.state_dict().items()})
+    report.dropped += [matched.origin[ours] for ours in matched.training]
+    return matched.tensors, matched.table.task, {"": str(raw.path), **matched.origin}
 
 
 _ANY_HEADS = {"vision": {"heads": 1}, "text": {"heads": 1}}  # the number of heads leaves no trace in the weights
 
 
-def _start(stored: Stored, layout: Table, report: InitReport) -> tuple[dict[str, Tensor], str, dict[str, str]]:
-    """As :func:`_source`, for what BLIP's pretraining started from. BERT's own files call norms gamma and beta."""
-    today = {re.sub(r"\.gamma$", ".weight", re.sub(r"\.beta$", ".bias", name)): name for name in stored.tensors}
-    renamed = rename({name: stored.tensors[old] for name, old in today.items()}, layout, str(stored.path))
-    if renamed.unknown:
+def _start(raw: RawCheckpoint, layout: Table, report: InitReport) -> tuple[dict[str, Tensor], str, dict[str, str]]:
+    """Return the same for a checkpoint that BLIP's pretraining started from. BERT's files call norms gamma and beta."""
+    origin = {re.sub(r"\.gamma$", ".weight", re.sub(r"\.beta$", ".bias", name)): name for name in raw.tensors}
+    matched = match({name: raw.tensors[old] for name, old in origin.items()}, layout, str(raw.path))
+    if matched.unknown:
         raise CheckpointError(
-            f"{stored.path} is no plain {layout.task}: {len(renamed.unknown)} tensors are unknown "
-            f"({listed(renamed.unknown)})"
+            f"{raw.path} must be a plain {layout.task}, got {len(matched.unknown)} unknown tensors "
+            f"({join_names(matched.unknown)})"
         )
-    report.dropped += [today[theirs] for _, theirs, *_ in renamed.constants]
-    names = {ours: today[theirs] for ours, theirs in renamed.origin.items()}
-    return renamed.tensors, layout.family, {"": str(stored.path), **names}
+    report.dropped += [origin[constant.theirs] for constant in matched.constants]
+    names = {ours: origin[theirs] for ours, theirs in matched.origin.items()}
+    return matched.tensors, layout.family, {"": str(raw.path), **names}
 
 
 def _rules(target: ModelKind, task: str, state: Mapping[str, Tensor], source: str) -> Rules:

@@ -1,0 +1,245 @@
+"""Files of tensors: safetensors, shards, and pickles, which may not run code."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import pickle
+import re
+import zipfile
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from openblip.errors import CheckpointError
+from openblip.io import atomic
+from openblip.io.hashing import sha256
+
+SAFETENSORS = "model.safetensors"
+PICKLE = "pytorch_model.bin"
+INDEX = ".index.json"
+PICKLE_SUFFIXES = (".pth", ".pt", ".bin", ".ckpt")
+
+_AGAIN = "Download or write it again"
+
+
+def read_tensors(path: Path) -> dict[str, Tensor]:
+    """Return the tensors of a hub folder or a weight file.
+
+    Args:
+        path: The folder or file.
+
+    Returns:
+        The tensors by name.
+
+    Raises:
+        CheckpointError: If there are no weights, or a file is damaged.
+    """
+    return read_folder(path) if path.is_dir() else read_weight_file(path)[0]
+
+
+def weights_digest(path: Path) -> str:
+    """Return a SHA-256 that identifies weights: of a file, or of all weight files of a folder.
+
+    Args:
+        path: A weight file or a hub folder.
+
+    Returns:
+        The hash as hexadecimal digits.
+    """
+    if path.is_file():
+        return sha256(path)
+    files = sorted(file for file in path.iterdir() if file.suffix in (".safetensors", ".bin"))
+    lines = [f"{file.name} {sha256(file)}" for file in files]
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest()
+
+
+def read_folder(folder: Path) -> dict[str, Tensor]:
+    """Return the tensors of a hub folder: of its safetensors file, its pickle, or the shards of either.
+
+    Args:
+        folder: The folder.
+
+    Returns:
+        The tensors by name.
+
+    Raises:
+        CheckpointError: If the folder has no weights, or if a file is damaged.
+    """
+    readers: dict[str, Callable[[Path], dict[str, Tensor]]] = {SAFETENSORS: read_safetensors, PICKLE: _read_pickled}
+    for name, read in readers.items():
+        if (folder / name).is_file():
+            return read(folder / name)
+        if (folder / (name + INDEX)).is_file():
+            return _read_shards(folder / (name + INDEX), read)
+    names = sorted(path.name for path in folder.iterdir() if path.is_file())
+    hint = ""
+    if weights := [name for name in names if name.endswith((".pth", ".safetensors"))]:
+        hint = f"; to load {weights[0]}, give its path"
+    elif any(name.endswith((".h5", ".msgpack")) for name in names):
+        hint = "; weights of TensorFlow or Flax are not supported"
+    raise CheckpointError(f"{folder} must have {SAFETENSORS} or {PICKLE}, or their shards{hint}")
+
+
+def read_safetensors(path: Path) -> dict[str, Tensor]:
+    """Return the tensors of a safetensors file.
+
+    Args:
+        path: The file.
+
+    Returns:
+        The tensors by name.
+
+    Raises:
+        CheckpointError: If the file is damaged.
+    """
+    try:
+        return dict(load_file(path))
+    except (SafetensorError, OSError, ValueError, KeyError) as error:
+        raise CheckpointError(f"{path} is damaged or incomplete: {error}. {_AGAIN}") from error
+
+
+def read_pickle(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Return the tensors of a pickle, and its other entries, such as the training configuration.
+
+    The tensors may be in the entry `model` or `state_dict`. Nothing that runs code is read.
+
+    Args:
+        path: The file.
+
+    Returns:
+        The tensors by name, and the other entries.
+
+    Raises:
+        CheckpointError: If the file is damaged, is not a checkpoint, or would run code.
+    """
+    content = _unpickle(path)
+    container = next((key for key in ("model", "state_dict") if isinstance(content.get(key), Mapping)), None)
+    tensors = content if container is None else content[container]
+    others = {} if container is None else {key: value for key, value in content.items() if key != container}
+    if foreign := sorted(str(name) for name, value in tensors.items() if not isinstance(value, Tensor)):
+        raise CheckpointError(f"{path} is not a checkpoint: some entries are not tensors: {join_names(foreign)}")
+    return dict(tensors), others
+
+
+def read_weight_file(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Return the tensors of a weight file, and the other entries of a pickle.
+
+    Args:
+        path: A safetensors file or a pickle.
+
+    Returns:
+        The tensors by name, and the other entries.
+
+    Raises:
+        CheckpointError: If the file does not exist, is damaged, or has another suffix.
+    """
+    if not path.is_file():
+        raise CheckpointError(f"there is no checkpoint at {path}")
+    if path.suffix == ".safetensors":
+        return read_safetensors(path), {}
+    if path.suffix in PICKLE_SUFFIXES:
+        return read_pickle(path)
+    raise CheckpointError(f"a weight file must end in .safetensors, {', '.join(PICKLE_SUFFIXES)}, got {path}")
+
+
+def write_pickle(path: Path, content: Mapping[str, Any]) -> None:
+    """Write a `.pth`, completely or not at all.
+
+    Args:
+        path: The file.
+        content: Tensors and plain values.
+    """
+    with atomic.replace_path(path) as temporary:
+        torch.save(dict(content), temporary)
+
+
+def write_safetensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
+    """Write a safetensors file that `transformers` accepts, completely or not at all.
+
+    Args:
+        path: The file.
+        tensors: The tensors by name.
+    """
+    contiguous = {name: tensor.contiguous() for name, tensor in tensors.items()}
+    with atomic.replace_path(path) as temporary:
+        save_file(contiguous, temporary, metadata={"format": "pt"})
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Return the object in a JSON file.
+
+    Args:
+        path: The file.
+
+    Returns:
+        The object.
+
+    Raises:
+        CheckpointError: If the file cannot be read, or holds no object.
+    """
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{path} cannot be read: {error}") from error
+    if not isinstance(content, dict):
+        raise CheckpointError(f"{path} must hold a JSON object, got a {type(content).__name__}")
+    return content
+
+
+def join_names(names: list[str], limit: int = 6) -> str:
+    """Return names for a message: the first ones, and how many more there are.
+
+    Args:
+        names: The names.
+        limit: Most names to write out.
+
+    Returns:
+        The names, joined by commas.
+    """
+    text = ", ".join(names[:limit])
+    return f"{text} and {len(names) - limit} more" if len(names) > limit else text
+
+
+def _read_pickled(path: Path) -> dict[str, Tensor]:
+    return read_pickle(path)[0]
+
+
+def _read_shards(index: Path, read: Callable[[Path], dict[str, Tensor]]) -> dict[str, Tensor]:
+    """Return the tensors of all shards of an index. Each shard must have exactly the tensors that the index states."""
+    files = read_json(index).get("weight_map")
+    if not isinstance(files, dict) or not all(isinstance(file, str) for file in files.values()):
+        raise CheckpointError(f"{index} must have a weight_map of tensor names to files")
+    tensors: dict[str, Tensor] = {}
+    for file in sorted(set(files.values())):
+        path = index.parent / file
+        if Path(file).name != file:
+            raise CheckpointError(f"{index} must name files in its folder, got {file!r}")
+        if not path.is_file():
+            raise CheckpointError(f"{index} names the shard {file}, which does not exist")
+        shard = read(path)
+        stated = {name for name, other in files.items() if other == file}
+        if wrong := sorted(stated ^ shard.keys()):
+            raise CheckpointError(f"the shard {path} does not have the tensors of its index: {join_names(wrong)}")
+        tensors |= shard
+    return tensors
+
+
+def _unpickle(path: Path) -> Mapping[str, Any]:
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
+    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError, KeyError, AttributeError) as error:
+        if match := re.search(r"GLOBAL (\S+)|Unsupported (?:global|class) (\S+)", str(error)):
+            raise CheckpointError(
+                f"{path} would run code while it is read ({(match[1] or match[2]).rstrip('.')}), which is refused. "
+                "A checkpoint may hold tensors and plain values only: save these alone, best as safetensors"
+            ) from None
+        raise CheckpointError(f"{path} is damaged, incomplete, or not a PyTorch file. {_AGAIN}") from error
+    if not isinstance(content, Mapping):
+        raise CheckpointError(f"{path} must hold tensors by name, got a {type(content).__name__}")
+    return content
