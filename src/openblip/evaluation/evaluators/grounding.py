@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 
 from openblip.errors import EvaluationError, OpenBlipError
 from openblip.evaluation.evaluators.base import Evaluator, TaskScores
@@ -56,11 +56,7 @@ class GroundingEvaluator(Evaluator[Edges]):
         item_boxes = {} if prediction is None else {"predicted": prediction}
         item_boxes["reference"] = item.box
         lines = [("expression", item.texts[0])]
-        lines += [(name, _format_edges(box)) for name, box in item_boxes.items()]
+        lines += [(name, ", ".join(f"{edge:.0f}" for edge in box)) for name, box in item_boxes.items()]
         if error:
             lines.append(("error", error))
         return ReportItem(item.id, item.image, lines, score, metric="IoU", boxes=item_boxes)
-
-
-def _format_edges(box: Sequence[float]) -> str:
-    return ", ".join(f"{edge:.0f}" for edge in box)

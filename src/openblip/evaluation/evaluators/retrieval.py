@@ -122,7 +122,9 @@ class RetrievalEvaluator(Evaluator[ImageRanking]):
             metrics |= {f"{name}_r_mean": recall.mean_recall, f"{name}_median_rank": recall.median_rank}
         metrics["r_mean"] = sum(recall.mean_recall for recall in scores.values()) / len(scores)
         if self.preset.num_frames is not None:
-            metrics = {_rename_for_videos(name): value for name, value in metrics.items()}
+            names = {name: name.replace("img_", "vid_") for name in metrics}  # the names of the authors' code
+            names["img_median_rank"] = MEDIAN_OF_VIDEOS
+            metrics = {names[name]: value for name, value in metrics.items()}
         return TaskScores(metrics, {key: 1 / rank for key, rank in scores["txt"].items.items()})
 
     def show(self, item: Item, prediction: ImageRanking | None, error: str, score: float | None) -> ReportItem:
@@ -168,11 +170,6 @@ def _directions(items: Items, predictions: Mapping[ItemId, ImageRanking]) -> dic
             images_of_texts[text] = images
             own_image[text] = [item.id]
     return {"txt": Direction(texts_of_images, own_texts), "img": Direction(images_of_texts, own_image)}
-
-
-def _rename_for_videos(name: str) -> str:
-    """Return the authors' name of a metric of videos."""
-    return MEDIAN_OF_VIDEOS if name == "img_median_rank" else name.replace("img_", "vid_")
 
 
 def _digest(items: Items) -> str:

@@ -78,7 +78,10 @@ def score(ranks: Mapping[Id, Sequence[int]], references: Mapping[Id, DialogRefer
             )
         items[key] = ranks[key][reference.answer_index]
         if reference.relevance:
-            gains.append(_ndcg(key, ranks[key], reference.relevance))
+            try:
+                gains.append(ndcg(ranks[key], reference.relevance))
+            except EvaluationError as error:
+                raise EvaluationError(f"id {key!r}: {error}") from error
     return DialogScores(
         mrr=fsum(1 / rank for rank in items.values()) / len(items),
         recall={k: sum(rank <= k for rank in items.values()) / len(items) for k in KS},
@@ -108,13 +111,6 @@ def ndcg(ranks: Sequence[int], relevance: Sequence[float]) -> float:
         raise EvaluationError("at least one candidate must be relevant, got none")
     ranked = [value for _, value in sorted(zip(ranks, relevance, strict=True))]
     return _discounted_gain(ranked[:k]) / _discounted_gain(sorted(relevance, reverse=True)[:k])
-
-
-def _ndcg(key: object, ranks: Sequence[int], relevance: Sequence[float]) -> float:
-    try:
-        return ndcg(ranks, relevance)
-    except EvaluationError as error:
-        raise EvaluationError(f"id {key!r}: {error}") from error
 
 
 def _discounted_gain(values: Sequence[float]) -> float:

@@ -206,10 +206,6 @@ def _join_words(token: str) -> str:
     return _escape_brackets(token.replace(" ", "\u00a0"))
 
 
-def _to_latex_quotes(token: str) -> str:
-    return token.translate(_AS_LATEX)
-
-
 def _straighten_quotes(token: str) -> str:
     return re.sub(_Q, "'", token)
 
@@ -295,7 +291,7 @@ _RULES = (
     _rule(r"(')[A-Za-z][^ \t\n\u00a0]", "`"),
     _rule(rf"({_CLITIC})", _straighten_quotes, _QUOTES),
     _rule(r"(['\u2019\u203a\x92]|&apos;)", "'"),
-    _rule(rf"([{_CURLY}]{{2}})", _to_latex_quotes, _CURLY),
+    _rule(rf"([{_CURLY}]{{2}})", lambda token: token.translate(_AS_LATEX), _CURLY),
     _rule(r"([`\u2018\u201b\u2039\x91])", "`"),
     _rule(r"(&nbsp;)", "", "&"),
     _rule(r"(\*{2,}|@{2,}|#{2,}|_{2,}|\\\*|<<|>>|&#\d+;)", None, "*@#_<>&"),

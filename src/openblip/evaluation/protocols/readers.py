@@ -25,15 +25,14 @@ def get_fields(location: str, entry: Any, **types: type) -> tuple[Any, ...]:
     Raises:
         EvaluationError: If a value is missing or has another type.
     """
-    values = tuple(entry.get(name) if isinstance(entry, Mapping) else None for name in types)
-    if not all(_is_instance(value, kind) for value, kind in zip(values, types.values(), strict=True)):
-        *names, final = map(repr, types)
-        raise EvaluationError(f"{location} lacks {', '.join(names)}{' or ' if names else ''}{final}")
-    return values
-
-
-def _is_instance(value: object, kind: type) -> bool:
-    return isinstance(value, kind) and (kind is bool or not isinstance(value, bool))  # true is not the number 1
+    values = []
+    for name, kind in types.items():
+        value = entry.get(name) if isinstance(entry, Mapping) else None
+        if not isinstance(value, kind) or isinstance(value, bool):  # true is not the number 1
+            *names, final = map(repr, types)
+            raise EvaluationError(f"{location} lacks {', '.join(names)}{' or ' if names else ''}{final}")
+        values.append(value)
+    return tuple(values)
 
 
 def check_texts(location: str, name: str, value: object) -> tuple[str, ...]:

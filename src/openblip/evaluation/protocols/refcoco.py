@@ -12,7 +12,6 @@ from typing import Any
 
 from openblip.errors import EvaluationError
 from openblip.evaluation import files
-from openblip.evaluation.metrics.ids import ItemId
 from openblip.evaluation.protocols.base import (
     GroundingPreset,
     Item,
@@ -30,7 +29,8 @@ Edges = tuple[float, float, float, float]  # left, top, right, bottom
 
 def read(folder: Path, preset: Preset) -> Items:
     """Read the expressions of a split with their boxes."""
-    boxes = _read_boxes(folder / FILES[1])
+    entries = files.read_entries(folder / FILES[1], ("annotations",))
+    boxes = files.index_unique((location, *_parse_box(location, entry)) for location, entry in entries)
     items: Items = []
     for number, ref in enumerate(_read_refs(folder / FILES[0]), 1):
         location = f"{folder / FILES[0]}: entry {number}"
@@ -66,13 +66,8 @@ def _read_refs(path: Path) -> list[Any]:
     return refs
 
 
-def _read_boxes(path: Path) -> dict[ItemId, Edges]:
-    """Return the edges of each object; the file has left, top, width and height."""
-    entries = files.read_entries(path, ("annotations",))
-    return files.index_unique((location, *_parse_box(location, entry)) for location, entry in entries)
-
-
 def _parse_box(location: str, entry: dict[str, Any]) -> tuple[int, Edges]:
+    """Return the id and the edges of an object; the file has left, top, width and height."""
     try:
         x, y, width, height = map(float, entry["bbox"])
         return int(entry["id"]), (x, y, x + width, y + height)
