@@ -28,11 +28,10 @@ from benchmarks.inference import HERE, say, write
 from benchmarks.materials import SCALES, TOY, Materials, picture
 from benchmarks.measure import Timed, agreement, alternate, ratio
 from openblip.blip import Blip
-from openblip.data.sources.images import open_images
-from openblip.jobs.captions import Wording, work
-from openblip.jobs.items import gather
+from openblip.jobs.captions import CaptionAnnotator
+from openblip.jobs.items import open_items
 from openblip.jobs.journal import Identity
-from openblip.jobs.run import Job, Seen
+from openblip.jobs.run import open_sink_run
 from openblip.jobs.sinks import SinkOptions, open_sink
 
 BEAMS = 3
@@ -147,21 +146,19 @@ def _row(call: Call, calls: list[Call], times: dict[str, Timed], files: int) -> 
 
 
 def by_job(blip: Blip, paths: Sequence[Path], tokens: int) -> list[str]:
-    """All of a job but loading the model: finding the files, opening them, captions, the journal, and the side-cars."""
+    """All of a job but loading the model: finding the files, opening them, captions, the journal, and the sidecars."""
     source = str(paths[0].parent)
     decoding = {"num_beams": BEAMS, "min_new_tokens": tokens, "max_new_tokens": tokens}
     texts: list[str] = []
-
-    def see(seen: Seen) -> None:
-        texts.extend(str(row["text"]) for row in seen.records)
-
     with tempfile.TemporaryDirectory(dir=paths[0].parents[1]) as out:
         sink = open_sink("sidecar", SinkOptions(out, source))
-        items = list(gather(open_images([source]), base=sink.base))
+        items = open_items([source], base=sink.base)
         identity = Identity("caption", {"caption": "measured"}, decoding)
-        outcome = Job(items, work(lambda: blip, decoding, Wording()), sink, identity, see=see).run()
+        with open_sink_run(items, sink, identity, model="measured") as run:
+            for status in run.run(CaptionAnnotator(blip, options=decoding)):
+                texts.extend(str(row["text"]) for row in status.records)
         written = len(list(Path(out).glob("*.txt")))
-    if not outcome.computed == written == len(paths):
+    if not run.counts["computed"] == written == len(paths):
         raise RuntimeError(f"the job wrote {written} of {len(paths)} captions")
     return texts
 

@@ -13,7 +13,7 @@ EXAMPLES = Path(__file__).parent.parent / "examples"
 ARGUMENTS: dict[str, list[str]] = {"job_of_your_own": [str(EXAMPLES / "photos"), "dogs.jsonl"]}
 SAYS = {
     "caption_folder": "astronaut.jpg: ", "ask_photo": "is it day or night?", "search_photos": ".jpg: 0.",
-    "job_of_your_own": "Outcome(computed=6",
+    "job_of_your_own": "{'computed': 6}",
 }  # fmt: skip
 
 

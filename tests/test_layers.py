@@ -51,7 +51,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "compat": _RUNNING | _FILES | _BLIP | {"data", "drawing"},
     "data.visdial": {"errors"},
     "data": _TORCH | {"data.visdial"},
-    "jobs": _RUNNING | _FILES | _BLIP | {"data"},
+    "jobs": _RUNNING | _FILES | _BLIP | {"data", "drawing"},
     "training": _RUNNING | _FILES | {"data", "data.visdial"},
     "evaluation.metrics": {"errors"},
     "evaluation.files": {"errors", "io", "evaluation.metrics"},

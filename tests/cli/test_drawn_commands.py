@@ -178,7 +178,7 @@ def test_classify(toys: Path) -> None:
 
 
 def test_explain(toys: Path, tmp_path: Path) -> None:
-    asked = ("explain", toys / "one.png", "--of", "vqa", "-t", "what is it?", "--answer", "a cat", "-m", toys)
+    asked = ("explain", toys / "one.png", "--task", "vqa", "-t", "what is it?", "--answer", "a cat", "-m", toys)
     (record,) = lines(run(*asked, "--json"))
     assert (record["question"], record["text"]) == ("what is it?", "a cat")
     assert len(record["maps"]) == len(record["words"]) == 4  # type: ignore[arg-type]
@@ -188,7 +188,7 @@ def test_explain(toys: Path, tmp_path: Path) -> None:
     assert " ".join(words).replace(" ,", ",") == openblip.load(toys).explain(toys / "one.png", task="caption").text
     with Image.open(tmp_path / "own.png") as sheet:
         assert sheet.width > 100
-    assert run("explain", toys / "one.png", "--of", "dance", "-m", toys).exit_code == 2
-    assert run("explain", toys / "one.png", "--of", "retrieval", "-m", toys).exit_code == 2
+    assert run("explain", toys / "one.png", "--task", "dance", "-m", toys).exit_code == 2
+    assert run("explain", toys / "one.png", "--task", "retrieval", "-m", toys).exit_code == 2
     wrong = run("explain", toys / "one.png", toys / "more", "-t", "a cat", "--layer", "9", "-m", toys)
     assert (wrong.exit_code, len(wrong.stderr.splitlines())) == (1, 1), "told once, not for each picture"

@@ -104,6 +104,18 @@ def test_options_that_do_not_go_together_are_wrong_usage(toys: Path, arguments: 
     assert run("caption", toys / "p", "-m", toys, *arguments).exit_code == 2
 
 
+def test_strict_stops_at_the_first_bad_image_and_keeps_the_results_before(toys: Path, tmp_path: Path) -> None:
+    toy_image(1).save(tmp_path / "a.png")
+    (tmp_path / "b.png").write_bytes(b"")
+    toy_image(2).save(tmp_path / "c.png")
+    for output in ((), ("--to", "sidecar")):
+        done = run("caption", tmp_path, "-m", toys, "--batch-size", "1", "--strict", *output)
+        assert done.exit_code == 1
+        assert done.stderr.splitlines()[-1] == f"error: stopped at {tmp_path}/b.png, which failed (--strict)"
+    assert (tmp_path / "a.txt").exists()
+    assert not (tmp_path / "c.txt").exists()
+
+
 def test_paths_on_standard_input(toys: Path) -> None:
     found = run("caption", "-", "-m", toys, "--json", given=f"{toys / 'p' / '2.png'}\n\n{toys / 'p' / '1.png'}\n")
     assert [Path(json.loads(line)["path"]).name for line in found.stdout.splitlines()] == ["2.png", "1.png"]

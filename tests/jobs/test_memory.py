@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from openblip.jobs.run import out_of_memory
+from openblip.jobs.memory import out_of_memory
 
 
 def met(function: Callable[[], object]) -> Exception:
@@ -49,22 +49,19 @@ def test_memory_that_really_runs_out_halves_the_batch() -> None:
     """Torch's own allocator is refused memory by the system, in a process that may have little more than it has."""
     program = (
         "import json, resource, torch\n"
-        "from openblip.data.sources.images import open_images\n"
-        "from openblip.jobs.items import gather\n"
-        "from openblip.jobs.run import Job, batched\n"
-        "size, sizes = [8], []\n"
-        "def function(batch):\n"
+        "from openblip.jobs.items import open_items\n"
+        "from openblip.jobs.run import BatchAnnotator, Run\n"
+        "sizes = []\n"
+        "def annotate(batch):\n"
         "    sizes.append(len(batch))\n"
         "    torch.empty(len(batch), 2**28, dtype=torch.uint8)\n"
         "    return [[{'text': item.key}] for item in batch]\n"
-        "def shrink():\n"
-        "    size[0] //= 2\n"
-        "    return size[0] > 0\n"
-        "items = list(gather(open_images([f'{n}.png' for n in range(8)])))\n"
+        "items = open_items([f'{n}.png' for n in range(8)])\n"
         "have = int(next(l for l in open('/proc/self/status') if l.startswith('VmSize')).split()[1]) * 1024\n"
         "resource.setrlimit(resource.RLIMIT_AS, (have + 3 * 2**28, -1))\n"
-        "outcome = Job(items, lambda items: batched(function, size[0])(items), shrink=shrink).run()\n"
-        "print(json.dumps([outcome.computed, sizes]))\n"
+        "run = Run(items, 'm')\n"
+        "list(run.run(BatchAnnotator(annotate, 8)))\n"
+        "print(json.dumps([run.counts['computed'], sizes]))\n"
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import filelock
 import pyarrow.parquet as pq  # type: ignore[import-untyped]
 import pytest
 
@@ -151,13 +152,12 @@ def test_an_interrupt_is_130_and_the_job_goes_on(cli: Cli, sixty: Path, tmp_path
 
 
 def test_two_jobs_do_not_share_an_output(cli: Cli, sixty: Path, tmp_path: Path) -> None:
-    import fcntl
-
-    journal = tmp_path / "list.jsonl.journal"
-    with journal.open("w") as held:
-        fcntl.flock(held, fcntl.LOCK_EX)
-        other = cli("caption", sixty, "--to", "jsonl", "--out", tmp_path / "list.jsonl", *QUICK)
-    assert (other.code, "another job is writing there" in other.stderr) == (1, True)
+    out = tmp_path / "list.jsonl"
+    with filelock.FileLock(f"{out}.journal.lock"):
+        other = cli("caption", sixty, "--to", "jsonl", "--out", out, *QUICK)
+    assert (other.code, "another job is writing to this output" in other.stderr) == (1, True)
+    assert cli("caption", sixty, "--to", "jsonl", "--out", out, *QUICK).code == 0
+    assert {path.name for path in tmp_path.iterdir()} == {"list.jsonl", "list.jsonl.journal"}
 
 
 def _lines(path: Path) -> list[dict[str, Any]]:

@@ -5,10 +5,11 @@ from __future__ import annotations
 import io
 import json
 import os
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 import pytest
 from PIL import Image
@@ -18,58 +19,84 @@ from openblip.data.sources import open_source
 from openblip.data.sources.base import Source
 from openblip.data.sources.images import RootedSource, open_images
 from openblip.errors import ImageError, InputError, JobError, OpenBlipError
-from openblip.jobs.captions import prompts_of
-from openblip.jobs.items import Item, gather
+from openblip.jobs.captions import prompt_fields
+from openblip.jobs.decisions import Compute, Fail, Restore, Skip
+from openblip.jobs.items import Item, open_items
 from openblip.jobs.journal import Identity
-from openblip.jobs.reporting import Reporter
-from openblip.jobs.run import Job, Outcome, Result, Seen, batched
+from openblip.jobs.run import (
+    Annotator,
+    BatchAnnotator,
+    Items,
+    ItemStatus,
+    Outcome,
+    Result,
+    Run,
+    open_sink_run,
+    plan_run,
+)
 from openblip.jobs.sinks import Existing, SinkOptions, open_sink
 from openblip.preprocess.image import load_image
 from tests.jobs.cli import pictures
 
 
-class Told(Reporter):
-    """What a person would have been told."""
+class NameAnnotator:
+    """Computes a text from the name of each image; files called bad... fail."""
 
-    def __init__(self) -> None:
-        self.bads: list[tuple[str, str]] = []
-        self.notes: list[str] = []
+    batch_size = 8
 
-    def bad(self, name: str, reason: str) -> None:
-        self.bads.append((name, reason))
-
-    def note(self, text: str) -> None:
-        self.notes.append(text)
-
-
-class Runner:
-    """Runs a job again and again; ``computed`` are the names of the pictures that the command saw in the last run."""
-
-    def __init__(self, folder: Path, to: str, out: Path | None = None, existing: Existing = "skip", **job: Any) -> None:
-        self.folder, self.to, self.existing, self.job = folder, to, existing, job
-        self.writing = SinkOptions(None if out is None else str(out), str(folder), existing=existing)
+    def __init__(self, version: str, stop_after: int | None) -> None:
+        self.version, self.stop_after = version, stop_after
         self.computed: list[str] = []
-        self.told = Told()
-        self.seen: list[Seen] = []
+
+    def run(self, items: Iterator[Item]) -> Iterator[Result]:
+        for item in items:
+            if len(self.computed) == self.stop_after:
+                raise KeyboardInterrupt
+            name = Path(item.name).name
+            self.computed.append(name)
+            is_bad = name.startswith("bad")
+            yield ImageError(f"cannot read {name}") if is_bad else [{"text": f"{Path(name).stem} v{self.version}"}]
+
+
+class JobRunner:
+    """Runs a job again and again. `computed` are the names of the images that the last run computed."""
+
+    def __init__(self, folder: Path, to: str, out: Path | None = None, existing: Existing = "skip") -> None:
+        self.folder, self.to, self.existing = folder, to, existing
+        self.options = SinkOptions(None if out is None else str(out), str(folder), existing=existing)
+        self.computed: list[str] = []
+        self.statuses: list[ItemStatus] = []
         self.version = "1"
 
-    def __call__(self, stop_after: int | None = None, **more: Any) -> Outcome:
-        self.computed, self.told, self.seen = [], Told(), []
-        sink = open_sink(self.to, self.writing)
-        items = list(gather(list(open_images([str(self.folder)])), base=sink.base))
-
-        def work(items: Iterator[Item]) -> Iterator[Result]:
-            for item in items:
-                if len(self.computed) == stop_after:
-                    raise KeyboardInterrupt
-                name = Path(item.name).name
-                self.computed.append(name)
-                bad = name.startswith("bad")
-                yield ImageError(f"cannot read {name}") if bad else [{"text": f"{Path(name).stem} v{self.version}"}]
-
+    def __call__(self, *, restart: bool = False, stop_after: int | None = None) -> Counter[Outcome]:
+        """Run the job, and return the number of items by outcome."""
+        self.statuses = []
+        sink = open_sink(self.to, self.options)
+        items = open_items([str(self.folder)], base=sink.base)
         identity = Identity("caption", {"caption": "hash"}, {"existing": self.existing, "to": self.to})
-        job = Job(items, work, sink, identity, "m", report=self.told, see=self.seen.append, **(self.job | more))
-        return job.run()
+        annotator = NameAnnotator(self.version, stop_after)
+        self.computed = annotator.computed
+        with open_sink_run(items, sink, identity, model="m", restart=restart) as run:
+            for status in run.run(annotator if run.has_work else None):
+                self.statuses.append(status)
+        return run.counts
+
+    @property
+    def errors(self) -> dict[str, str]:
+        """The errors of the last run, by file name."""
+        return {Path(one.item.name).name: one.error for one in self.statuses if one.error is not None}
+
+    @property
+    def edited(self) -> list[str]:
+        """The file names of the items whose output the last run kept because it was edited."""
+        return [Path(one.item.name).name for one in self.statuses if one.outcome == "edited"]
+
+
+def run_plainly(items: Items, annotator: Annotator) -> tuple[Counter[Outcome], list[ItemStatus]]:
+    """Run a job without an output."""
+    run = Run(items, "m")
+    statuses = list(run.run(annotator))
+    return run.counts, statuses
 
 
 @pytest.fixture
@@ -88,24 +115,24 @@ def change(path: Path) -> None:
 
 
 def test_what_is_done_is_skipped_and_what_changed_is_done_again(photos: Path) -> None:
-    run = Runner(photos, "sidecar")
-    assert vars(run()) == vars(Outcome(computed=3))
+    run = JobRunner(photos, "sidecar")
+    assert run() == {"computed": 3}
     assert texts(photos) == {"0000": "0000 v1\n", "0001": "0001 v1\n", "0002": "0002 v1\n"}
-    assert vars(run()) == vars(Outcome(done=3))
+    assert run() == {"done": 3}
     assert run.computed == []
     change(photos / "0001.png")
     (photos / "0002.txt").unlink()
     run.version = "2"
-    assert vars(run()) == vars(Outcome(computed=1, done=2))
+    assert run() == {"computed": 1, "done": 2}
     assert run.computed == ["0001.png"]
     assert texts(photos) == {"0000": "0000 v1\n", "0001": "0001 v2\n", "0002": "0002 v1\n"}, "what is lost is restored"
 
 
 def test_a_finished_job_never_calls_its_command(photos: Path) -> None:
-    run = Runner(photos, "sidecar")
+    run = JobRunner(photos, "sidecar")
     run()
     journal = (photos / ".openblip-caption.journal").read_bytes()
-    assert run(stop_after=0).done == 3
+    assert run(stop_after=0)["done"] == 3
     assert (photos / ".openblip-caption.journal").read_bytes() == journal, "and leaves its journal as it is"
 
 
@@ -116,7 +143,7 @@ def test_a_finished_job_never_calls_its_command(photos: Path) -> None:
 def test_texts_that_were_there_before(photos: Path, existing: Existing, expected: str) -> None:
     (photos / "0000.txt").write_text("mine\n")
     (photos / "0001.txt").write_text(" \n")
-    run = Runner(photos, "sidecar", existing=existing)
+    run = JobRunner(photos, "sidecar", existing=existing)
     for _ in range(3):
         run()
         assert texts(photos)["0000"] == expected
@@ -131,83 +158,88 @@ def test_texts_that_were_there_before(photos: Path, existing: Existing, expected
 
 
 def test_a_restart_that_was_stopped_goes_on_as_a_restart(photos: Path) -> None:
-    run = Runner(photos, "sidecar", existing="append")
+    run = JobRunner(photos, "sidecar", existing="append")
     run()
     run.version = "2"
     with pytest.raises(KeyboardInterrupt):
         run(restart=True, stop_after=1)
-    assert run().computed == 2
+    assert run()["computed"] == 2
     assert texts(photos) == {"0000": "0000 v2\n", "0001": "0001 v2\n", "0002": "0002 v2\n"}
 
 
 @pytest.mark.parametrize("existing", ["skip", "overwrite", "append"])
-def test_a_text_edited_since_is_left_and_told(photos: Path, existing: Existing) -> None:
-    run = Runner(photos, "sidecar", existing=existing)
+def test_a_text_edited_since_is_kept_and_reported(photos: Path, existing: Existing) -> None:
+    run = JobRunner(photos, "sidecar", existing=existing)
     run()
     (photos / "0001.txt").write_text("better\n")
     change(photos / "0001.png")
-    assert vars(run()) == vars(Outcome(done=2, edited=1))
+    assert run() == {"done": 2, "edited": 1}
     assert texts(photos)["0001"] == "better\n"
-    assert len(run.told.notes) == 1
-    assert "0001.png" in run.told.notes[0]
+    assert run.edited == ["0001.png"]
 
 
 def test_bytes_that_are_no_utf8_survive_an_append(photos: Path) -> None:
     (photos / "0000.txt").write_bytes(b"caf\xe9\n")
-    run = Runner(photos, "sidecar", existing="append")
+    run = JobRunner(photos, "sidecar", existing="append")
     run()
     run()
     assert (photos / "0000.txt").read_bytes() == b"caf\xe9\n0000 v1\n"
 
 
-def test_failures_are_told_and_tried_again_once_they_may_work(photos: Path, tmp_path: Path) -> None:
+def test_failures_are_reported_and_retried_once_they_may_work(photos: Path, tmp_path: Path) -> None:
     (photos / "bad.png").write_bytes(b"no picture")
-    run = Runner(photos, "jsonl", tmp_path / "out.jsonl")
-    assert vars(run()) == vars(Outcome(computed=3, failed=1))
+    run = JobRunner(photos, "jsonl", tmp_path / "out.jsonl")
+    assert run() == {"computed": 3, "failed": 1}
     rows = [json.loads(line) for line in (tmp_path / "out.jsonl").read_text().splitlines()]
     assert [("error" in row, Path(row["path"]).name) for row in rows][-1] == (True, "bad.png")
-    assert vars(run()) == vars(Outcome(done=3, failed=1))
+    assert run() == {"done": 3, "failed": 1}
     assert run.computed == [], "it is opened without the model, and still bad"
-    assert [Path(name).name for name, _ in run.told.bads] == ["bad.png"]
+    assert list(run.errors) == ["bad.png"]
     (photos / "bad.png").write_bytes((photos / "0000.png").read_bytes())
     run()
     assert run.computed == ["bad.png"]
 
 
-def test_strict_stops_at_the_first_bad_one_and_keeps_the_rest(photos: Path) -> None:
-    (photos / "0000z.png").write_bytes(b"")
-    (photos / "bad.png").write_bytes(b"")
-    (photos / "0001.png").rename(photos / "bad1.png")
-    run = Runner(photos, "sidecar", strict=True)
-    with pytest.raises(JobError, match="first bad picture"):
-        run()
-    assert "0000" in texts(photos)
+def test_results_before_an_exception_are_written(photos: Path) -> None:
+    """As with --strict: the loop over the statuses ends early."""
+    sink = open_sink("sidecar", SinkOptions(home=str(photos)))
+    items = open_items([str(photos)], base=sink.base)
+
+    def run_and_fail() -> None:
+        with open_sink_run(items, sink, Identity("caption", {}, {}), model="m") as run:
+            for _ in run.run(NameAnnotator("1", None)):
+                raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        run_and_fail()
+    assert texts(photos) == {"0000": "0000 v1\n"}
+    assert not list(photos.glob("*.lock")), "the next job can start"
 
 
-def test_two_pictures_that_would_share_a_text_are_told_before_anything_is_written(photos: Path) -> None:
+def test_two_images_that_would_share_a_text_are_an_error_before_anything_is_written(photos: Path) -> None:
     (photos / "0001.jpg").write_bytes((photos / "0001.png").read_bytes())
     for to in ("sidecar", "kohya"):
-        run = Runner(photos, to)
+        run = JobRunner(photos, to)
         with pytest.raises(JobError, match=r"0001\.jpg and .*0001\.png would both be written"):
             run()
     assert {path.suffix for path in photos.iterdir()} == {".png", ".jpg"}, "no text, no journal"
-    assert Runner(photos, "jsonl", photos / "all.jsonl")().computed == 4
+    assert JobRunner(photos, "jsonl", photos / "all.jsonl")()["computed"] == 4
 
 
 def test_another_job_on_the_same_output_is_another_job(photos: Path) -> None:
-    run = Runner(photos, "sidecar")
+    run = JobRunner(photos, "sidecar")
     run()
-    other = Runner(photos, "sidecar", existing="overwrite")
+    other = JobRunner(photos, "sidecar", existing="overwrite")
     other.version = "2"
-    assert other().computed == 3
+    assert other()["computed"] == 3
     assert texts(photos)["0000"] == "0000 v2\n"
-    assert run().edited == 3, "what another job wrote is left alone by the first"
+    assert run()["edited"] == 3, "what another job wrote is left alone by the first"
 
 
 def test_rows_stay_where_they_are_and_new_ones_follow(photos: Path, tmp_path: Path) -> None:
     out = tmp_path / "out.jsonl"
     out.write_text('{"path": "elsewhere.jpg", "text": "kept"}\n')
-    run = Runner(photos, "jsonl", out)
+    run = JobRunner(photos, "jsonl", out)
     run()
     pictures(photos / "more", 1)
     (photos / "more" / "0000.png").rename(photos / "0000a.png")
@@ -226,57 +258,95 @@ def test_rows_stay_where_they_are_and_new_ones_follow(photos: Path, tmp_path: Pa
     assert out.read_bytes() == before
 
 
-def test_out_of_memory_halves_the_batch_and_loses_nothing(photos: Path, tmp_path: Path) -> None:
+def test_out_of_memory_halves_the_batch_and_loses_nothing(photos: Path) -> None:
     pictures(photos, 20)
-    size, calls = [8], list[int]()
+    calls: list[int] = []
 
-    def function(batch: list[Item]) -> Sequence[Result]:
+    def annotate(batch: list[Item]) -> Sequence[Result]:
         calls.append(len(batch))
         if len(batch) > 2:
             raise MemoryError("no")
         return [[{"text": item.key}] for item in batch]
 
-    def work(items: Iterator[Item]) -> Iterator[Result]:
-        return batched(function, size[0])(items)
-
-    def shrink() -> bool:
-        size[0] //= 2
-        return size[0] > 0
-
-    items = list(gather(list(open_images([str(photos)]))))
-    seen: list[Seen] = []
-    outcome = Job(items, work, see=seen.append, shrink=shrink).run()
-    assert vars(outcome) == vars(Outcome(computed=20))
-    assert [one.item.name for one in seen] == [item.name for item in items]
+    items = open_items([str(photos)])
+    counts, statuses = run_plainly(items, BatchAnnotator(annotate, 8))
+    assert counts == {"computed": 20}
+    assert [status.item.name for status in statuses] == [item.name for item in items]
+    assert all(status.records[0]["text"] == status.item.key for status in statuses)
     assert calls[:3] == [8, 4, 2]
 
 
-def test_one_picture_too_large_for_memory_is_one_failure(photos: Path) -> None:
-    def function(batch: list[Item]) -> Sequence[Result]:
+def test_a_job_with_an_output_halves_the_batch_too(photos: Path) -> None:
+    """Done, failing and new items mix; each is settled once, in order."""
+    JobRunner(photos, "sidecar")()
+    pictures(photos / "more", 12)
+    for path in (photos / "more").iterdir():
+        path.rename(photos / f"{path.stem[::-1]}x.png")
+    (photos / "0100x.txt").write_text("mine\n")
+    (photos / "0000.txt").unlink()
+
+    def annotate(batch: list[Item]) -> Sequence[Result]:
+        if len(batch) > 1:
+            raise MemoryError
+        return [[{"text": Path(item.name).stem}] for item in batch]
+
+    sink = open_sink("sidecar", SinkOptions(home=str(photos)))
+    items = open_items([str(photos)], base=sink.base)
+    identity = Identity("caption", {"caption": "hash"}, {"existing": "skip", "to": "sidecar"})
+    with open_sink_run(items, sink, identity, model="m") as run:
+        assert run.has_work
+        names = [status.item.name for status in run.run(BatchAnnotator(annotate, 8))]
+    assert names == [item.name for item in items]
+    assert run.counts == {"done": 3, "existing": 1, "computed": 11}
+    assert texts(photos)["0000"] == "0000 v1\n", "a missing text is restored"
+    assert texts(photos)["1100x"] == "1100x\n"
+
+
+def test_one_image_too_large_for_memory_is_one_failure(photos: Path) -> None:
+    def annotate(batch: list[Item]) -> Sequence[Result]:
         if any(item.name.endswith("0001.png") for item in batch):
             raise MemoryError
         return [[{"text": "t"}] for _ in batch]
 
-    items = list(gather(list(open_images([str(photos)]))))
-    told = Told()
-    outcome = Job(items, batched(function, 1), report=told).run()
-    assert vars(outcome) == vars(Outcome(computed=2, failed=1))
-    assert "memory" in told.bads[0][1]
+    counts, statuses = run_plainly(open_items([str(photos)]), BatchAnnotator(annotate, 1))
+    assert counts == {"computed": 2, "failed": 1}
+    assert "memory" in str(statuses[1].error)
 
 
 def test_any_other_error_ends_the_job(photos: Path) -> None:
-    def work(items: Iterator[Item]) -> Iterator[Result]:
+    def annotate(batch: list[Item]) -> Sequence[Result]:
         raise ZeroDivisionError
-        yield
 
     with pytest.raises(ZeroDivisionError):
-        Job(list(gather(list(open_images([str(photos)])))), work).run()
+        run_plainly(open_items([str(photos)]), BatchAnnotator(annotate))
+
+
+def test_a_plan_says_what_a_run_would_do_and_does_nothing(photos: Path) -> None:
+    run = JobRunner(photos, "sidecar")
+    (photos / "0000.txt").write_text("mine\n")
+    (photos / "bad.png").write_bytes(b"")
+    run()
+    (photos / "0001.txt").unlink()
+    (photos / "0002.txt").write_text("edited\n")
+    pictures(photos / "more", 1)
+    (photos / "more" / "0000.png").rename(photos / "new.png")
+    before = {path: path.read_bytes() for path in photos.iterdir() if path.is_file()}
+    sink = open_sink("sidecar", SinkOptions(home=str(photos)))
+    items = open_items([str(photos)], base=sink.base)
+    identity = Identity("caption", {"caption": "hash"}, {"existing": "skip", "to": "sidecar"})
+    decisions = {Path(d.item.name).stem: d for d in plan_run(items, sink, identity)}
+    reasons = {stem: d.reason for stem, d in decisions.items() if isinstance(d, Skip)}
+    assert reasons == {"0000": "existing", "0002": "edited"}
+    assert isinstance(decisions["0001"], Restore)
+    assert isinstance(decisions["new"], Compute)
+    assert isinstance(decisions["bad"], Fail)
+    assert {path: path.read_bytes() for path in photos.iterdir() if path.is_file()} == before
 
 
 @pytest.mark.parametrize("name", ["out.jsonl", "out.csv", "out.parquet"])
 def test_lists_are_read_back_by_the_data_layer(photos: Path, tmp_path: Path, name: str) -> None:
     (photos / "bad.png").write_bytes(b"")
-    Runner(photos, name.rpartition(".")[2], tmp_path / name)()
+    JobRunner(photos, name.rpartition(".")[2], tmp_path / name)()
     source = open_source(str(tmp_path / name))
     assert isinstance(source, Source)
     records = list(source)
@@ -295,40 +365,40 @@ def test_an_answer_is_read_back_as_one(photos: Path) -> None:
 
 def test_a_journal_that_is_none_is_refused(photos: Path) -> None:
     (photos / ".openblip-caption.journal").write_text("my diary\nof today\n")
-    with pytest.raises(JobError, match="is no journal"):
-        Runner(photos, "sidecar")()
+    with pytest.raises(JobError, match="is not a journal"):
+        JobRunner(photos, "sidecar")()
 
 
 @pytest.mark.parametrize("torn", [b'{"item": "0002.png", "pic', b"\0\0\0"])
 def test_a_torn_last_line_is_dropped(photos: Path, torn: bytes) -> None:
-    run = Runner(photos, "sidecar")
+    run = JobRunner(photos, "sidecar")
     with pytest.raises(KeyboardInterrupt):
         run(stop_after=2)
     with (photos / ".openblip-caption.journal").open("ab") as journal:
         journal.write(torn)
-    assert vars(run()) == vars(Outcome(computed=1, done=2))
+    assert run() == {"computed": 1, "done": 2}
 
 
 def test_imagefolder_and_kohya_keep_what_else_their_files_say(photos: Path) -> None:
     (photos / "metadata.jsonl").write_text('{"file_name": "0000.png", "label": 3}\n{"file_name": "gone.png"}\n')
     (photos / "meta_cap.json").write_text('{"0001": {"tags": "dog"}}')
-    Runner(photos, "imagefolder")()
-    Runner(photos, "kohya")()
+    JobRunner(photos, "imagefolder")()
+    JobRunner(photos, "kohya")()
     rows = [json.loads(line) for line in (photos / "metadata.jsonl").read_text().splitlines()]
     assert rows[:2] == [{"file_name": "0000.png", "label": 3, "text": "0000 v1"}, {"file_name": "gone.png"}]
     assert [row["file_name"] for row in rows] == ["0000.png", "gone.png", "0001.png", "0002.png"]
-    told = json.loads((photos / "meta_cap.json").read_text())
-    assert told["0001"] == {"tags": "dog", "caption": "0001 v1"}
+    entries = json.loads((photos / "meta_cap.json").read_text())
+    assert entries["0001"] == {"tags": "dog", "caption": "0001 v1"}
     source = open_source(str(photos / "metadata.jsonl"))
     assert isinstance(source, Source)
     assert source[0].captions == ("0000 v1",)
 
 
-def test_names_that_cannot_be_used_are_told_and_the_rest_is_done(photos: Path, tmp_path: Path) -> None:
+def test_names_that_cannot_be_used_are_errors_and_the_rest_is_done(photos: Path, tmp_path: Path) -> None:
     (photos / "0001.png").rename(photos / os.fsdecode(b"caf\xe9.png"))
     (photos / "loop.png").symlink_to("loop.png")
     (photos / "around").symlink_to(photos)
-    found = list(gather(list(open_images([str(photos), str(tmp_path / "gone.png"), str(tmp_path / "*.nothing")]))))
+    found = open_items([str(photos), str(tmp_path / "gone.png"), str(tmp_path / "*.nothing")])
     bad = {one.name: one.reason for one in found if not isinstance(one, Item)}
     assert bad[f"{photos}/caf\\xe9.png"] == "its name is not UTF-8: rename it"
     assert "matches no file" in bad[str(tmp_path / "*.nothing")]
@@ -336,13 +406,17 @@ def test_names_that_cannot_be_used_are_told_and_the_rest_is_done(photos: Path, t
     assert names == ["0000.png", "0002.png", "loop.png", "gone.png"]
 
 
-def test_sources_of_every_kind_and_each_picture_once(photos: Path, tmp_path: Path) -> None:
+def test_sources_of_every_kind_and_each_image_once(photos: Path, tmp_path: Path) -> None:
     (tmp_path / "list.csv").write_text("path,prompt\np/0000.png,a dog\np/0000.png,a cat\np/0001.png,\n")
-    parts = list(open_images([str(photos), str(photos / "0000.png"), str(tmp_path / "p" / "*1.png")]))
-    assert [Path(one.name).name for one in gather(parts)] == ["0000.png", "0001.png", "0002.png"]
-    listed = list(gather(open_images([str(tmp_path / "list.csv")], keep=["prompt"]), asked=prompts_of("prompt")))
-    assert [one.key.rpartition("/")[2] for one in listed] == ["0000.png: a dog", "0000.png: a cat", "0001.png"]
-    assert [one.asked for one in listed if isinstance(one, Item)] == [{"prompt": "a dog"}, {"prompt": "a cat"}, {}]
+    mixed = open_items([str(photos), str(photos / "0000.png"), str(tmp_path / "p" / "*1.png")])
+    assert [Path(item.name).name for item in mixed] == ["0000.png", "0001.png", "0002.png"]
+    files = open_items([str(photos / "0001.png"), str(photos / "0000.png"), f"{photos}/./0001.png"], base=str(tmp_path))
+    assert [(item.key, item.index) for item in files] == [("p/0001.png", 0), ("p/0000.png", 1)]
+    listed = list(
+        open_items([str(tmp_path / "list.csv")], columns=["prompt"], fields_of=partial(prompt_fields, "prompt"))
+    )
+    assert [item.key.rpartition("/")[2] for item in listed] == ["0000.png: a dog", "0000.png: a cat", "0001.png"]
+    assert [item.fields for item in listed if isinstance(item, Item)] == [{"prompt": "a dog"}, {"prompt": "a cat"}, {}]
     empty = tmp_path / "empty"
     (empty / "below").mkdir(parents=True)
     pictures(empty / "below", 1)
@@ -354,12 +428,12 @@ def test_sources_of_every_kind_and_each_picture_once(photos: Path, tmp_path: Pat
 
 
 def test_a_text_never_leaves_the_folder_it_is_to_go_to(photos: Path, tmp_path: Path) -> None:
-    (item, *_) = gather(list(open_images([str(photos)])))
+    (item, *_) = open_items([str(photos)])
     assert isinstance(item, Item)
     sink = open_sink("sidecar", SinkOptions(str(tmp_path / "out")))
     for inside in ("../a.jpg", "x/../../a.jpg", "/a.jpg"):
         with pytest.raises(InputError, match="outside"):
-            sink.target(replace(item, inside=inside))
+            sink.target(replace(item, inner_path=inside))
     for ext in ("txt", ".", ".jpg", "./x"):
         with pytest.raises(OpenBlipError):
             open_sink("sidecar", SinkOptions(ext=ext))
@@ -370,7 +444,7 @@ def test_a_frame_of_an_animation(tmp_path: Path) -> None:
     first, *rest = (Image.new("RGB", (9, 9), colour) for colour in colours)
     first.save(tmp_path / "a.gif", save_all=True, append_images=rest)
     first.save(tmp_path / "still.png")
-    moving, still = (one for one in gather(list(open_images([str(tmp_path)]))) if isinstance(one, Item))
+    moving, still = (item for item in open_items([str(tmp_path)]) if isinstance(item, Item))
     for number, colour in enumerate(colours):
         assert load_image(moving.source(number)).getpixel((4, 4)) == colour
     with pytest.raises(ImageError, match="3 frames"):

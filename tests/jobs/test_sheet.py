@@ -11,10 +11,9 @@ import pytest
 from openblip.errors import JobError
 from openblip.jobs import sheet
 from openblip.jobs.edits import FIELDS, apply_edits
-from openblip.jobs.run import Outcome
 from openblip.jobs.sinks import open_sink
 from tests.jobs.cli import pictures
-from tests.jobs.test_run import Runner, change
+from tests.jobs.test_run import JobRunner, change
 
 
 class Page(HTMLParser):
@@ -51,15 +50,15 @@ def photos(tmp_path: Path) -> Path:
     return tmp_path / "p"
 
 
-def sheet_of(run: Runner, path: Path) -> Page:
+def sheet_of(run: JobRunner, path: Path) -> Page:
     run()
-    sheet.write_sheet(path, run.seen, open_sink(run.to, run.writing))
+    sheet.write_sheet(path, run.statuses, open_sink(run.to, run.options))
     return Page(path)
 
 
 def test_the_page_needs_nothing_else_and_shows_every_picture(photos: Path, tmp_path: Path) -> None:
     (photos / "bad.png").write_bytes(b"no picture")
-    page = sheet_of(Runner(photos, "sidecar"), tmp_path / "sheet.html")
+    page = sheet_of(JobRunner(photos, "sidecar"), tmp_path / "sheet.html")
     assert len(page.all("article")) == 4
     assert len(page.all("img")) == 3
     assert all(image["src"].startswith("data:image/jpeg;base64,") for image in page.all("img"))
@@ -80,7 +79,7 @@ def test_nothing_from_outside_becomes_markup(tmp_path: Path) -> None:
     made.rename(folder / name)
     (folder / name).with_suffix(".txt").write_text(nasty)
     (folder / "bad<b>.png").write_bytes(b"")
-    page = sheet_of(Runner(folder, "sidecar", existing="append"), tmp_path / "s.html")
+    page = sheet_of(JobRunner(folder, "sidecar", existing="append"), tmp_path / "s.html")
     assert page.texts == [f"\n{nasty}\n{Path(name).stem} v1"]
     assert page.all("textarea")[0]["data-was"] == page.texts[0].removeprefix("\n")
     assert len(page.all("script")) == 1
@@ -93,7 +92,7 @@ def test_pages_of_a_limited_size_that_lead_to_each_other(
 ) -> None:
     assert sheet.PER_PAGE == 500
     monkeypatch.setattr(sheet, "PER_PAGE", 2)
-    first = sheet_of(Runner(photos, "sidecar"), tmp_path / "s.html")
+    first = sheet_of(JobRunner(photos, "sidecar"), tmp_path / "s.html")
     second = Page(tmp_path / "s-2.html")
     assert [len(page.all("article")) for page in (first, second)] == [2, 1]
     assert [link["href"] for link in first.all("a")] == ["s-2.html"]
@@ -103,7 +102,7 @@ def test_pages_of_a_limited_size_that_lead_to_each_other(
 @pytest.mark.parametrize("to", ["sidecar", "jsonl", "csv", "imagefolder", "kohya", "metadata"])
 def test_edits_are_written_back_once_and_never_over_others(photos: Path, tmp_path: Path, to: str) -> None:
     out = tmp_path / f"list.{to}" if to in ("jsonl", "csv") else None
-    run = Runner(photos, to, out)
+    run = JobRunner(photos, to, out)
     fields = sheet_of(run, tmp_path / "s.html").all("textarea")
     names = [name for name in FIELDS if name != "text"]
     kept = {name: [field[f"data-{name}"] for field in fields] for name in names}
@@ -116,9 +115,9 @@ def test_edits_are_written_back_once_and_never_over_others(photos: Path, tmp_pat
     assert journal.read_bytes() == told
     again = sheet_of(run, tmp_path / "s.html").all("textarea")
     assert [field["data-was"] for field in again] == ["edited 0", "edited 1", "0002 v1"]
-    assert vars(run()) == vars(Outcome(done=3)), "the job knows of them"
-    assert run.told.notes == []
-    assert vars(run(restart=True)) == vars(Outcome(computed=1, edited=2)), "and does not take what a person wrote away"
+    assert run() == {"done": 3}, "the job knows of them"
+    assert run.edited == []
+    assert run(restart=True) == {"computed": 1, "edited": 2}, "and does not take what a person wrote away"
     (tmp_path / "edits.jsonl").write_text(json.dumps(edits[0] | {"text": "too late"}) + "\n")
     done, notes = apply_edits([tmp_path / "edits.jsonl"])
     assert (done, len(notes)) == (0, 1)
@@ -126,22 +125,22 @@ def test_edits_are_written_back_once_and_never_over_others(photos: Path, tmp_pat
 
 
 def test_an_edit_that_was_written_back_is_restored_and_an_unknown_one_is_told(photos: Path, tmp_path: Path) -> None:
-    run = Runner(photos, "sidecar", existing="append")
+    run = JobRunner(photos, "sidecar", existing="append")
     (photos / "0000.txt").write_text("old\n")
     fields = sheet_of(run, tmp_path / "s.html").all("textarea")
     first = {name: fields[0][f"data-{name}"] for name in FIELDS if name != "text"}
     for was, text in (("old\n0000 v1", "second"), ("second", "third")):
         (tmp_path / "edits.jsonl").write_text(json.dumps(first | {"was": was, "text": text}) + "\n")
         assert apply_edits([tmp_path / "edits.jsonl"]) == (1, [])
-    assert run().done == 3
+    assert run()["done"] == 3
     (photos / "0000.txt").unlink()
-    assert run().done == 3
+    assert run()["done"] == 3
     assert (photos / "0000.txt").read_text() == "third\n"
     (photos / "0000.txt").write_text("by another hand\n")
-    assert vars(run()) == vars(Outcome(done=2, edited=1))
+    assert run() == {"done": 2, "edited": 1}
     change(photos / "0000.png")
     (photos / "0000.txt").write_text("third\n")
-    assert vars(run()) == vars(Outcome(done=2, edited=1)), "of a picture that is another now"
+    assert run() == {"done": 2, "edited": 1}, "of a picture that is another now"
 
 
 @pytest.mark.parametrize("line", ["{", "[]", '{"path": "a.jpg", "text": "x"}', '{"path": 1}'])

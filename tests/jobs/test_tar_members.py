@@ -16,7 +16,7 @@ from openblip.data.tasks import CaptioningTask
 from openblip.errors import ImageError
 from openblip.preprocess.image import load_image
 from tests.jobs.cli import pictures
-from tests.jobs.test_run import Runner
+from tests.jobs.test_run import JobRunner
 from tests.toys import toy_tokenizer
 
 
@@ -26,8 +26,8 @@ def test_pictures_of_a_tar_are_read_again_from_the_list_of_their_texts(tmp_path:
     with tarfile.open(tmp_path / "shard.tar", "w") as tar:
         for path in photos:
             tar.add(path, f"in/{path.name}")
-    run = Runner(tmp_path / "shard.tar", "jsonl", tmp_path / "lists" / "out.jsonl")
-    assert run().computed == 3
+    run = JobRunner(tmp_path / "shard.tar", "jsonl", tmp_path / "lists" / "out.jsonl")
+    assert run()["computed"] == 3
     source = open_source(str(tmp_path / "lists" / "out.jsonl"))
     assert isinstance(source, Source)
     batches = Loader(source, CaptioningTask(tokenizer=toy_tokenizer()), batch=3, seed=0)

@@ -14,7 +14,7 @@ from PIL import Image, ImageCms
 
 from openblip.errors import ImageError
 from openblip.jobs.xmp import read_description, read_packet, with_description
-from tests.jobs.test_run import Runner
+from tests.jobs.test_run import JobRunner
 from tests.preprocess.odd_images import encoded, photo
 
 TEXT = "a dog, \u201cbrown\u201d & <white>, \u72ac \U0001f415"
@@ -150,13 +150,14 @@ def test_a_job_describes_pictures_once(tmp_path: Path) -> None:
     (folder / "moving.gif").write_bytes(encoded(photo(), "GIF"))
     (folder / "told.jpg").write_bytes(with_description(made("JPEG"), "told by somebody"))
     times = {path.name: path.stat().st_mtime_ns for path in folder.iterdir()}
-    run = Runner(folder, "metadata")
+    run = JobRunner(folder, "metadata")
     first = run()
-    assert (first.computed, first.there, first.failed) == (3, 1, 1)
-    assert "JPEG, PNG and WebP" in run.told.bads[0][1]
+    assert first == {"computed": 3, "existing": 1, "failed": 1}
+    assert "JPEG, PNG and WebP" in run.errors["moving.gif"]
     assert {path.name: path.stat().st_mtime_ns for path in folder.iterdir() if path.name in times} == times
     again = run()
-    assert (again.done, again.there, run.computed) == (3, 1, [])
+    assert again == {"done": 3, "existing": 1, "failed": 1}
+    assert run.computed == []
     assert read_description((folder / "jpeg.jpeg").read_bytes()) == "jpeg v1"
     (folder / "png.png").write_bytes(with_description((folder / "png.png").read_bytes(), "edited by somebody"))
-    assert (run().edited, run.computed) == (1, [])
+    assert (run()["edited"], run.computed) == (1, [])

@@ -2,18 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from openblip.cli import options as o
 from openblip.cli.command import command, decoding_option, input_option
-from openblip.cli.jobs import Job, lines_of
+from openblip.cli.jobs import ImageJob, read_texts
 from openblip.cli.options import InputOptions, ModelOptions, OutputOptions
-
-if TYPE_CHECKING:
-    from openblip.jobs.items import Item
-    from openblip.jobs.run import Result
 
 
 @command(example='openblip ask cat.jpg -q "what animal is it?" -q "is it asleep?" --answers "yes|no"')
@@ -40,43 +34,23 @@ def ask(
     model: ModelOptions,
 ) -> None:
     """Answer questions about each image. In Python: openblip.load(MODEL).ask(IMAGE, QUESTIONS)."""
-    job = Job("ask", images, input, output, model)
-    asked = lines_of("--question", questions, question)
-    closed = [answer.strip() for answer in answers.split("|")] if answers is not None else None
+    from openblip.jobs.answers import AnswerAnnotator
 
-    def work(items: Iterator[Item]) -> Iterator[Result]:
-        from openblip.jobs.answers import answers_of
-
-        found = answers_of(
-            job.blip,
-            items,
-            asked,
-            frame=input.frame,
-            answers=closed,
-            n=num,
-            num_beams=num_beams,
-            max_new_tokens=max_new_tokens,
-        )
-        for result in found:
-            if not isinstance(result, list):
-                yield result
-                continue
-            yield [
-                {"rank": rank if num > 1 else None, "question": q, "text": one.text, "probability": one.probability}
-                for q, best in zip(asked, result, strict=True)
-                for rank, one in enumerate((best, *best.alternatives))
-            ]
-
-    job.run(
-        work,
-        tasks=("vqa",),
-        options={
-            "questions": asked,
-            "answers": closed,
-            "n": num,
-            "num_beams": num_beams,
-            "max_new_tokens": max_new_tokens,
-        },
-        table={"question": "question", "answer": "text", "probability": "probability"},
-        concerns=lambda row: row.get("question") in asked or ("question" not in row and "error" in row),
+    all_questions = read_texts("--question", question, questions)
+    choices = [answer.strip() for answer in answers.split("|")] if answers is not None else None
+    job = ImageJob(
+        "ask",
+        images,
+        input,
+        output,
+        model,
+        columns={"question": "question", "answer": "text", "probability": "probability"},
+        belongs=lambda row: row.get("question") in all_questions or ("question" not in row and "error" in row),
     )
+    items = job.open_items()
+    options = {"answers": choices, "n": num, "num_beams": num_beams, "max_new_tokens": max_new_tokens}
+    with job.open_run(items, {model.model: ["vqa"]}, {"questions": all_questions, **options}) as run:
+        annotator = AnswerAnnotator(model.load(), input.frame, all_questions, options) if run.has_work else None
+        for status in run.run(annotator):
+            job.show(status)
+    job.finish(run)

@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from openblip.cli import options as o
 from openblip.cli.command import command, decoding_option, input_option, output_option
 from openblip.cli.console import finish
-from openblip.cli.jobs import Job
+from openblip.cli.jobs import ImageJob
 from openblip.cli.options import InputOptions, ModelOptions, OutputOptions
+
+if TYPE_CHECKING:
+    from openblip.tasks import TaskName
 
 FORMATS = ("sidecar", *o.LISTS, "imagefolder", "kohya", "metadata")
 FIELDS_OF_OTHERS = {"question", "expression", "label", "words", "embedding"}  # rows of other commands in a shared list
+PLAIN_TEXT = {"template": "{caption}", "prefix": "", "suffix": ""}
 
 
 @command(example="openblip caption photos --recursive --to sidecar --existing skip --report sheet.html")
@@ -113,45 +120,76 @@ def caption(
     Prints the captions, and writes them where --to is given. Run the same command again to resume an interrupted job.
     """
     if apply:
-        from openblip.jobs.edits import apply_edits
-
-        count, notes = apply_edits(apply)
-        for note in notes:
-            click.echo(f"error: {note}", err=True)
-        if not output.quiet:
-            click.echo(f"{count} edits written", err=True)
-        finish(len(notes), count + len(notes))
+        write_edits(apply, quiet=output.quiet)
         return
     if best_of and num > best_of:
         raise click.UsageError(f"--num must not exceed --best-of {best_of}, got {num}")
-    from openblip.jobs.captions import Wording, prompts_of, work
+    from openblip.jobs.captions import CaptionAnnotator, CaptionTemplate, prompt_fields
 
-    job = Job("caption", images, input, output, model)
-    wording = Wording(template, prefix, suffix)
-    scoring = bool(score or best_of or scorer)
     if best_of and not do_sample:
         num_beams = max(num_beams or 3, best_of)
-    decoding = {
-        "prompt": prompt, "num_beams": num_beams, "n": best_of or num,
-        "min_new_tokens": min_new_tokens, "max_new_tokens": max_new_tokens, "length_penalty": length_penalty,
-        "repetition_penalty": repetition_penalty, "no_repeat_ngram_size": no_repeat_ngram_size, "do_sample": do_sample,
-        "top_p": top_p, "top_k": top_k, "temperature": temperature, "seed": seed,
-        "forbid": forbid, "require": [alternatives.split("|") for alternatives in require], "trim": trim,
-    }  # fmt: skip
-    matcher = (lambda: model.load(scorer)) if scorer else lambda: job.blip
-    task = work(
-        lambda: job.blip, decoding, wording, keep=num, frame=input.frame, own_prompts=prompt_column is not None,
-        scorer=matcher if scoring else None,
-    )  # fmt: skip
-    job.run(
-        task,
-        tasks=("caption", "retrieval") if scoring and not scorer else ("caption",),
-        options=decoding | {"keep": num, "scoring": scoring, "prompt_column": prompt_column, "wording": vars(wording)},
-        table={"caption": "text", "logprob": "logprob"} | ({"probability": "probability"} if scoring else {}),
-        models={scorer: ("retrieval",)} if scorer else None,
-        keep=[prompt_column] if prompt_column else [],
-        asks=("prompt", prompts_of(prompt_column or "")),
+    generation = {
+        "prompt": prompt,
+        "num_beams": num_beams,
+        "n": best_of or num,
+        "min_new_tokens": min_new_tokens,
+        "max_new_tokens": max_new_tokens,
+        "length_penalty": length_penalty,
+        "repetition_penalty": repetition_penalty,
+        "no_repeat_ngram_size": no_repeat_ngram_size,
+        "do_sample": do_sample,
+        "top_p": top_p,
+        "top_k": top_k,
+        "temperature": temperature,
+        "seed": seed,
+        "forbid": forbid,
+        "require": [words.split("|") for words in require],
+        "trim": trim,
+    }
+    texts = {"template": template, "prefix": prefix, "suffix": suffix}
+    caption_template = None if texts == PLAIN_TEXT else CaptionTemplate(**texts)
+    columns = {"caption": "text", "logprob": "logprob"}
+    models: dict[str, tuple[TaskName, ...]] = {model.model: ("caption",)}
+    use_matcher = bool(score or best_of or scorer)
+    if use_matcher:
+        columns["probability"] = "probability"
+        matcher_name = scorer or model.model
+        models[matcher_name] = (*models.get(matcher_name, ()), "retrieval")
+
+    job = ImageJob(
+        "caption",
+        images,
+        input,
+        output,
+        model,
+        columns=columns,
+        belongs=lambda row: not FIELDS_OF_OTHERS & row.keys(),
+        key_fields=["prompt"],
         ext=ext,
         separator=separator.replace("\\n", "\n"),
-        concerns=lambda row: not FIELDS_OF_OTHERS & row.keys(),
     )
+    fields_of = partial(prompt_fields, prompt_column) if prompt_column else None
+    items = job.open_items(columns=[prompt_column] if prompt_column else [], fields_of=fields_of)
+    options = {**generation, **texts, "num": num, "score": use_matcher, "prompt_column": prompt_column}
+    with job.open_run(items, models, options | {"ext": ext, "separator": separator}) as run:
+        annotator = None
+        if run.has_work:
+            blip = model.load()
+            matcher = (model.load(scorer) if scorer else blip) if use_matcher else None
+            item_prompts = prompt_column is not None
+            annotator = CaptionAnnotator(blip, input.frame, generation, num, item_prompts, caption_template, matcher)
+        for status in run.run(annotator):
+            job.show(status)
+    job.finish(run)
+
+
+def write_edits(files: Sequence[Path], *, quiet: bool) -> None:
+    """Write back the edits of contact sheets, and exit with the code of the outcome."""
+    from openblip.jobs.edits import apply_edits
+
+    count, notes = apply_edits(files)
+    for note in notes:
+        click.echo(f"error: {note}", err=True)
+    if not quiet:
+        click.echo(f"{count} edits written", err=True)
+    finish(len(notes), count + len(notes))

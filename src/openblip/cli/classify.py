@@ -2,20 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 import click
 
 from openblip.cli import options as o
 from openblip.cli.command import command, input_option
-from openblip.cli.jobs import Job
+from openblip.cli.jobs import ImageJob
 from openblip.cli.options import InputOptions, ModelOptions, OutputOptions
-from openblip.errors import OpenBlipError
-
-if TYPE_CHECKING:
-    from openblip.jobs.items import Item
-    from openblip.jobs.run import Result
 
 
 @command(example='openblip classify photos/*.jpg -l "cat|dog|rocket" -n 3')
@@ -50,24 +44,22 @@ def classify(
 
     The model needs no training for the labels: each becomes a text, and the best matching text wins.
     """
-    job = Job("classify", images, input, output, model)
+    from openblip.jobs.matches import ClassifyAnnotator
+
     choices = [label.strip() for label in labels.split("|")]
-
-    def work(items: Iterator[Item]) -> Iterator[Result]:
-        pictures = (item.source(input.frame) for item in items)
-        for found in job.blip.classify(pictures, choices, template=template, by=by, n=num, on_error="return"):
-            if isinstance(found, OpenBlipError):
-                yield found
-                continue
-            yield [
-                {"rank": rank if num > 1 else None, "label": one.text, "probability": one.probability}
-                for rank, one in enumerate(found.labels)
-            ]
-
-    job.run(
-        work,
-        tasks=("retrieval",),
-        options={"labels": choices, "n": num, "template": template, "by": by},
-        table={"label": "label", "probability": "probability"},
-        concerns=lambda row: "label" in row or "error" in row,
+    job = ImageJob(
+        "classify",
+        images,
+        input,
+        output,
+        model,
+        columns={"label": "label", "probability": "probability"},
+        belongs=lambda row: "label" in row or "error" in row,
     )
+    items = job.open_items()
+    options = {"labels": choices, "n": num, "template": template, "by": by}
+    with job.open_run(items, {model.model: ["retrieval"]}, options) as run:
+        annotator = ClassifyAnnotator(model.load(), input.frame, choices, template, by, num) if run.has_work else None
+        for status in run.run(annotator):
+            job.show(status)
+    job.finish(run)

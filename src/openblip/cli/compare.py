@@ -2,19 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import TYPE_CHECKING
-
 import click
 
 from openblip.cli import options as o
 from openblip.cli.command import argument, command, input_option
-from openblip.cli.jobs import Job
+from openblip.cli.jobs import ImageJob
 from openblip.cli.options import InputOptions, ModelOptions, OutputOptions
-
-if TYPE_CHECKING:
-    from openblip.jobs.items import Item
-    from openblip.jobs.run import Result
 
 
 @command(example='openblip compare one.jpg two.jpg -t "both images show a dog" --model base')
@@ -46,22 +39,27 @@ def compare(
     Prints the probability that each statement is true (NLVR2). A list names the images of a pair in the columns left
     and right, or as a list of two, and may hold a statement in the column text. The model must serve nlvr.
     """
-    job = Job("compare", images, input, output, model, pairs=True)
     from openblip.data.sources.images import path_kinds
-    from openblip.jobs.matches import comparisons, statements_of
+    from openblip.jobs.matches import CompareAnnotator, statement_fields
 
-    if not text and "image" in path_kinds(job.paths):
-        raise click.UsageError("--text is required to compare two images")
-
-    def work(items: Iterator[Item]) -> Iterator[Result]:
-        for result in comparisons(job.blip, items, text or None, frame=input.frame):
-            yield [{"text": said, **one.to_dict()} for said, one in result] if isinstance(result, list) else result
-
-    job.run(
-        work,
-        tasks=("nlvr",),
-        options={"texts": list(text)},
-        table={"text": "text", "true": "label", "probability": "probability"},
-        concerns=lambda row: not text or row.get("text") in text or "error" in row,
-        asks=None if text else ("text", statements_of),
+    job = ImageJob(
+        "compare",
+        images,
+        input,
+        output,
+        model,
+        columns={"text": "text", "true": "label", "probability": "probability"},
+        belongs=lambda row: not text or row.get("text") in text or "error" in row,
+        key_fields=[] if text else ["text"],
     )
+    kinds = path_kinds(job.paths)
+    if "image" in kinds and kinds != ["image", "image"]:
+        raise click.UsageError("name two images, or lists of pairs")
+    if "image" in kinds and not text:
+        raise click.UsageError("--text is required to compare two images")
+    items = job.open_items(fields_of=None if text else statement_fields, pairs=True)
+    with job.open_run(items, {model.model: ["nlvr"]}, {"texts": list(text)}) as run:
+        annotator = CompareAnnotator(model.load(), input.frame, text) if run.has_work else None
+        for status in run.run(annotator):
+            job.show(status)
+    job.finish(run)

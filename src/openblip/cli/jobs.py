@@ -1,263 +1,271 @@
-"""The way of a command over images from what it names to what is printed or written."""
+"""The input and the output of the commands over images."""
 
 from __future__ import annotations
 
 import os
 import sys
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from functools import cached_property
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from openblip.cli import options as o
-from openblip.cli.console import finish, print_json, print_table
+from openblip.cli.command import FAILED, SOME_FAILED
+from openblip.cli.console import print_json, print_table
 from openblip.cli.options import InputOptions, ModelOptions, OutputOptions
-from openblip.errors import JobError
-from openblip.tasks import TaskName
+from openblip.errors import InputError, JobError
 
 if TYPE_CHECKING:
-    from openblip.blip import Blip
-    from openblip.data.problems import Problem
-    from openblip.data.sources.images import RootedSource
-    from openblip.jobs.items import Asked, Item, Unusable
+    from openblip.jobs.decisions import Decision
+    from openblip.jobs.drawings import Drawings
+    from openblip.jobs.items import FieldsOf
     from openblip.jobs.journal import Identity
-    from openblip.jobs.records import Row
-    from openblip.jobs.run import Outcome, Seen, Work
+    from openblip.jobs.reporting import JobProgress
+    from openblip.jobs.run import Items, ItemStatus, Outcome, Run, SinkRun
     from openblip.jobs.sinks import Sink
+    from openblip.tasks import TaskName
+
+SUMMARY: dict[Outcome, str] = {
+    "computed": "written",
+    "done": "done before",
+    "existing": "with an existing result",
+    "edited": "edited since and kept",
+    "failed": "failed",
+}
+PLAN = {
+    "Compute": "would be computed",
+    "Restore": "would be written from the journal",
+    "Fail": "cannot be computed",
+    "done": "is done",
+    "existing": "has a result",
+    "edited": "was edited since",
+}
 
 
-class Job:
-    """One call of a command over images."""
+class ImageJob:
+    """The input and the output of one call of a command over images.
+
+    Args:
+        command: Name of the command.
+        images: Paths that the user named.
+        input: How the images are found and read.
+        output: What is printed and written.
+        model: The model.
+        columns: Columns of the printed table after the image, with the field of the records that each shows; or the
+            names of the columns only, for a command that passes its own lines to `show`.
+        belongs: Return whether a row of an existing list belongs to this job, rather than to other questions or labels.
+        key_fields: Fields that, with the path, identify an item in a list.
+        ext: Suffix of sidecar files.
+        separator: Text between several results in one file.
+    """
 
     def __init__(
         self,
-        name: str,
+        command: str,
         images: Sequence[str],
         input: InputOptions,
         output: OutputOptions,
         model: ModelOptions,
-        pairs: bool = False,
-    ) -> None:
-        self.name, self.images, self.pairs = name, images, pairs
-        self.input, self.output, self.model = input, output, model
-        if not images:
-            raise click.UsageError("name some pictures, or a folder of them")
-        output.check()
-        o.prepare(offline=model.offline)
-
-    @cached_property
-    def paths(self) -> list[str]:
-        """What was named, in its order, standard input read."""
-        return list(_paths(self.images))
-
-    @property
-    def lone(self) -> bool:
-        """Whether one picture was named, and nothing that could hold more."""
-        from openblip.data.sources.images import path_kinds
-
-        return path_kinds(self.paths) == ["image"]
-
-    @cached_property
-    def blip(self) -> Blip:
-        """The model, loaded when first asked for."""
-        return self.model.load()
-
-    def shrink(self) -> bool:
-        """Halve the batches, if they can be."""
-        self.blip.batch_size, before = max(1, self.blip.batch_size // 2), self.blip.batch_size
-        return self.blip.batch_size < before
-
-    def run(
-        self,
-        work: Work,
         *,
-        tasks: Sequence[TaskName],
-        options: Mapping[str, Any],
-        table: Mapping[str, str],
-        models: Mapping[str, Sequence[TaskName]] | None = None,
-        lines: Callable[[Row], Iterable[Sequence[object]]] | None = None,
-        concerns: Callable[[Mapping[str, Any]], bool] = lambda row: True,
-        keep: Sequence[str] = (),
-        asks: tuple[str, Asked] | None = None,
-        each: Callable[[Item], None] | None = None,
+        columns: Mapping[str, str] | Sequence[str],
+        belongs: Callable[[Mapping[str, Any]], bool] = lambda row: True,
+        key_fields: Sequence[str] = (),
         ext: str = ".txt",
         separator: str = "\n",
     ) -> None:
-        """Do the job: print, or write and go on where it was stopped.
+        if not images:
+            raise click.UsageError("name at least one image or folder")
+        output.check()
+        self.command = command
+        self.paths = list(read_paths(images)) if "-" in images else images
+        self.input, self.output, self.model = input, output, model
+        self.sink: Sink | None = None
+        self._columns = ["image", *columns]
+        self._lines: list[Sequence[object]] = []
+        self._fields = list(columns.values()) if isinstance(columns, Mapping) else []
+        self._statuses: list[ItemStatus] = []
+        self._progress: JobProgress | None = None
+        if output.to is not None:
+            from openblip.jobs.items import common_folder
+            from openblip.jobs.sinks import SinkOptions, open_sink
 
-        ``options`` are the command's own that change what is written, ``models`` further models and what they serve.
-        ``table`` maps the columns that are printed to fields of the records, or names the columns of ``lines``, which
-        makes them of a record. ``keep`` names columns of lists that the command looks at; ``asks`` is the field in
-        which a list asks something of a picture alone, and what takes it from there. ``each`` is shown every item, in
-        order, before it is its turn. Raises :class:`click.Exit` with 3 if some pictures failed, 1 if all did.
+            out = None if output.out is None else str(output.out)
+            home = common_folder(self.paths)
+            options = SinkOptions(out, home, command, output.existing, ext, separator, belongs, key_fields)
+            self.sink = open_sink(output.to, options)
+
+    def open_items(
+        self, *, columns: Sequence[str] = (), fields_of: FieldsOf | None = None, pairs: bool = False
+    ) -> Items:
+        """Return the items that the user named; see [`open_items`][openblip.jobs.items.open_items]."""
+        from openblip.jobs.items import open_items
+
+        base = None if self.sink is None else self.sink.base
+        recursive, images_folder = self.input.recursive, self.input.images_folder
+        return open_items(
+            self.paths,
+            recursive=recursive,
+            images_folder=images_folder,
+            columns=columns,
+            fields_of=fields_of,
+            base=base,
+            pairs=pairs,
+        )
+
+    def open_drawings(self, path: Path | None, *, per_item: int = 1) -> Drawings | None:
+        """Return the output for drawings, if `path` names one."""
+        if path is None:
+            return None
+        from openblip.data.sources.images import path_kinds
+        from openblip.jobs.drawings import Drawings
+
+        try:
+            return Drawings(path, single=path_kinds(self.paths) == ["image"], per_item=per_item)
+        except InputError as error:
+            raise click.UsageError(str(error)) from error
+
+    @contextmanager
+    def open_run(
+        self, items: Items, models: Mapping[str, Sequence[TaskName]], options: Mapping[str, Any]
+    ) -> Iterator[Run | SinkRun]:
+        """Start the run, or print its plan and exit for `--dry-run`.
+
+        Args:
+            items: The items.
+            models: The tasks of each model that computes results, by the model's name.
+            options: Options of the command that change the results.
         """
-        from openblip.jobs.items import gather, nothing_more, streamed
-        from openblip.jobs.reporting import ConsoleReporter
-        from openblip.jobs.run import Job
+        from openblip.jobs.run import Run, open_sink_run, plan_run
 
-        s = self.output
-        parts = self._parts(keep)
-        sink = identity = None
-        if s.to is not None:
-            sink = self._sink(s.to, concerns, [asks[0]] if asks else [], ext, separator)
-            identity = self._identity(tasks, models or {}, {"ext": ext, "separator": separator, **options})
-        base, asked = sink.base if sink else None, asks[1] if asks else nothing_more
-        items = _shown_to(each, gather(parts, base=base, asked=asked, pairs=self.pairs))
-        shown = _Shown(s, table, lines, sink)
-        job = Job(
-            items if streamed(parts) else list(items), work, sink, identity, self.model.model, s.restart, s.strict,
-            ConsoleReporter(quiet=s.quiet, lines=sink is not None), shown.see, self.shrink,
-        )  # fmt: skip
-        if s.dry_run:
-            self._plan(job.plan(), sink)
-            return
-        outcome = job.run()
-        shown.finish(outcome)
-        finish(outcome.failed, outcome.total)
+        output, restart = self.output, self.output.restart
+        run: Run | SinkRun
+        with ExitStack() as stack:
+            if self.sink is None:
+                run = Run(items, self.model.model)
+                if output.dry_run:
+                    self._print_plan(run.plan())
+            else:
+                identity = self._identify(models, options)
+                if output.dry_run:
+                    self._print_plan(plan_run(items, self.sink, identity, restart=restart))
+                opened = open_sink_run(items, self.sink, identity, model=self.model.model, restart=restart)
+                run = stack.enter_context(opened)
+            total = len(items) if isinstance(items, Sequence) else None
+            if total != 1 and not output.quiet:
+                from openblip.jobs.reporting import report_progress
 
-    def _parts(self, keep: Sequence[str]) -> list[RootedSource | Problem]:
-        """Where the pictures come from."""
-        from openblip.data.sources import open_source
-        from openblip.data.sources.images import RootedSource, open_images, path_kinds
+                self._progress = stack.enter_context(report_progress(total, lines=self.sink is not None))
+            yield run
 
-        if self.pairs and "image" in (named := path_kinds(self.paths)):
-            if named != ["image", "image"]:
-                raise click.UsageError("name two pictures, or lists of pairs")
-            return [RootedSource(open_source([{"image": self.paths}]), None)]
-        folder = self.input.images_folder
-        return list(open_images(self.paths, recursive=self.input.recursive, images=folder, keep=keep))
+    def show(self, status: ItemStatus, lines: Iterable[Sequence[object]] | None = None) -> None:
+        """Print the status of an item, or keep it for the table and the report.
 
-    def _sink(
-        self, to: str, concerns: Callable[[Mapping[str, Any]], bool], asked: Sequence[str], ext: str, separator: str
-    ) -> Sink:
-        from openblip.jobs.items import home
-        from openblip.jobs.sinks import SinkOptions, open_sink
+        Args:
+            status: The status.
+            lines: Cells of the item's lines in the table, after the image; by default the fields of `columns`.
 
-        out = None if self.output.out is None else str(self.output.out)
-        existing = self.output.existing
-        return open_sink(to, SinkOptions(out, home(self.paths), self.name, existing, ext, separator, concerns, asked))
+        Raises:
+            JobError: The item failed, with `--strict`.
+        """
+        item, output = status.item, self.output
+        if self._progress is not None:
+            self._progress.advance(failed=status.error is not None)
+        if output.report is not None:
+            self._statuses.append(status)
+        if status.error is not None:
+            self._print_line(f"error: {item.name}: {status.error.removeprefix(f'cannot read {item.name}: ')}")
+        elif status.outcome == "edited" and not output.quiet:
+            self._print_line(f"note: {item.name}: its output was edited since, and is kept")
+        if self.sink is None and output.json:
+            print_records(status)
+        elif self.sink is None:
+            if lines is None:
+                lines = [[row.get(name) for name in self._fields] for row in status.records]
+            self._lines += [[item.name, *map(format_cell, line)] for line in lines]
+        if output.strict and status.error is not None:
+            raise JobError(f"stopped at {item.name}, which failed (--strict)")
 
-    def _identity(
-        self, tasks: Sequence[TaskName], models: Mapping[str, Sequence[TaskName]], options: Mapping[str, Any]
-    ) -> Identity:
-        from openblip.checkpoints.fingerprint import fingerprint
-        from openblip.jobs.identity import told
-        from openblip.jobs.journal import Identity
+    def finish(self, run: Run | SinkRun) -> None:
+        """Print the table or the summary, write the report, and exit with the code of the run.
 
-        s, m = self.output, self.model
-        model = fingerprint(m.model, tasks, offline=m.offline or None)
-        for name, served in models.items():
-            model |= {f"{name}/{t}": v for t, v in fingerprint(name, served, offline=m.offline or None).items()}
-        common = {"to": s.to, "existing": s.existing, "frame": self.input.frame}
-        common |= {"engine": m.engine, "precision": m.precision}
-        return Identity(self.name, model, told(common | dict(options)))
-
-    def _plan(self, seen: Iterator[Seen], sink: Sink | None) -> None:
-        from openblip.jobs.items import Item
-
-        words = {
-            "compute": "would be done", "done": "is done", "restore": "would be written from the journal",
-            "there": "has a result already", "edited": "was edited since", "failed": "cannot be done",
-        }  # fmt: skip
-        counts: dict[str, int] = {}
-        for one in seen:
-            counts[one.action] = counts.get(one.action, 0) + 1
-            where = f" -> {sink.target(one.item)}" if sink and isinstance(one.item, Item) and not one.error else ""
-            why = f" ({one.error})" if one.error else ""
-            click.echo(f"{one.item.name}{where}: {words[one.action]}{why}")
-        if not self.output.quiet:
-            click.echo(", ".join(f"{count} {words[action]}" for action, count in counts.items()) or "nothing", err=True)
-
-
-class _Shown:
-    """What is printed of a job, as it runs and at its end, and what its page is made of."""
-
-    def __init__(
-        self,
-        output: OutputOptions,
-        table: Mapping[str, str],
-        lines: Callable[[Row], Iterable[Sequence[object]]] | None,
-        sink: Sink | None,
-    ) -> None:
-        self.output, self.table, self.sink = output, table, sink
-        self._cells = lines or (lambda row: [[row.get(field) for field in table.values()]])
-        self._lines: list[list[object]] = []
-        self._page: list[Seen] = []
-
-    def see(self, seen: Seen) -> None:
-        """One item is through."""
-        if self.output.report is not None:
-            self._page.append(seen)
-        if self.sink is not None:
-            return
-        name, index = seen.item.name, seen.item.index
-        if self.output.json:
-            rows = [{"error": seen.error}] if seen.error is not None else seen.records
-            for row in rows:
-                print_json({"path": _path(seen.item), "index": index, **_printed(row)})
-            sys.stdout.flush()
-        elif seen.error is None:
-            self._lines += [[name, *map(_cell, line)] for row in seen.records for line in self._cells(row)]
-
-    def finish(self, outcome: Outcome) -> None:
-        """The table, the page, and the summary of what was written."""
+        Raises:
+            click.exceptions.Exit: Some items failed (exit code 3), or all (1).
+        """
+        output, counts = self.output, run.counts
         if self._lines:
-            print_table(["image", *self.table], self._lines)
-        if self.output.report is not None:
+            print_table(self._columns, self._lines)
+        if output.report is not None:
             from openblip.jobs.sheet import write_sheet
 
-            pages = write_sheet(self.output.report, self._page, self.sink)
-            if not self.output.quiet:
-                click.echo(f"{self.output.report}: {len(self._page)} pictures on {pages} pages", err=True)
-        if self.sink is not None and self.output.json:
-            print_json(vars(outcome))
-        elif self.sink is not None and not self.output.quiet:
-            click.echo(_summary(outcome), err=True)
+            pages = write_sheet(output.report, self._statuses, self.sink)
+            if not output.quiet:
+                images = plural(len(self._statuses), "image")
+                click.echo(f"{output.report}: {images} on {plural(pages, 'page')}", err=True)
+        if self.sink is not None and output.json:
+            print_json({outcome: counts[outcome] for outcome in SUMMARY})
+        elif self.sink is not None and not output.quiet:
+            parts = [f"{counts[outcome]} {words}" for outcome, words in SUMMARY.items() if counts[outcome]]
+            click.echo(", ".join(parts) or "there was nothing to do", err=True)
+        if counts["failed"]:
+            raise click.exceptions.Exit(FAILED if counts["failed"] == counts.total() else SOME_FAILED)
+
+    def _identify(self, models: Mapping[str, Sequence[TaskName]], options: Mapping[str, Any]) -> Identity:
+        from openblip.checkpoints.fingerprint import fingerprint
+        from openblip.jobs.journal import Identity
+
+        output, model = self.output, self.model
+        hashes: dict[str, str] = {}
+        for name, tasks in models.items():
+            for task, value in fingerprint(name, tasks, offline=model.offline or None).items():
+                hashes[task if name == model.model else f"{name}/{task}"] = value
+        all_options = {
+            "to": output.to,
+            "existing": output.existing,
+            "frame": self.input.frame,
+            "engine": model.engine,
+            "precision": model.precision,
+            **options,
+        }
+        # Options that are not set are left out, so that a new option does not change the identity of older jobs.
+        set_options = {
+            name: value
+            for name, value in all_options.items()
+            if value is not None and value is not False and value not in ("", [], ())
+        }
+        return Identity(self.command, hashes, set_options)
+
+    def _print_plan(self, decisions: Iterator[Decision]) -> None:
+        """Print what a run would do about each item, and exit."""
+        from openblip.jobs.decisions import Fail, Skip
+        from openblip.jobs.items import Item
+
+        counts: Counter[str] = Counter()
+        for decision in decisions:
+            words = PLAN[decision.reason if isinstance(decision, Skip) else type(decision).__name__]
+            counts[words] += 1
+            target = ""
+            if self.sink is not None and isinstance(decision.item, Item) and not isinstance(decision, Fail):
+                target = f" -> {self.sink.target(decision.item)}"
+            reason = f" ({decision.error})" if isinstance(decision, Fail) else ""
+            click.echo(f"{decision.item.name}{target}: {words}{reason}")
+        if not self.output.quiet:
+            click.echo(", ".join(f"{count} {words}" for words, count in counts.items()) or "nothing", err=True)
+        raise click.exceptions.Exit(0)
+
+    def _print_line(self, text: str) -> None:
+        """Print one line on standard error, above the progress bar."""
+        line = " ".join(text.splitlines())
+        if self._progress is not None:
+            self._progress.print(line)
+        else:
+            click.echo(line, err=True)
 
 
-def _summary(outcome: Outcome) -> str:
-    counts = (
-        (outcome.computed, "written"), (outcome.done, "done before"), (outcome.there, "with a result already"),
-        (outcome.edited, "edited since and left alone"), (outcome.failed, "failed"),
-    )  # fmt: skip
-    return ", ".join(f"{count} {words}" for count, words in counts if count) or "there was nothing to do"
-
-
-def _printed(row: Mapping[str, Any]) -> dict[str, Any]:
-    from openblip.jobs.records import unpack_embedding
-
-    return {name: unpack_embedding(v).tolist() if name == "embedding" else v for name, v in row.items()}
-
-
-def _path(item: Item | Unusable) -> str | list[str]:
-    from openblip.jobs.items import Item
-
-    return item.path(None) if isinstance(item, Item) else item.name
-
-
-def _shown_to(each: Callable[[Item], None] | None, items: Iterator[Item | Unusable]) -> Iterator[Item | Unusable]:
-    """The items, each shown to ``each`` on its way."""
-    from openblip.jobs.items import Item
-
-    for item in items:
-        if each is not None and isinstance(item, Item):
-            each(item)
-        yield item
-
-
-def _cell(value: Any) -> object:
-    if isinstance(value, bool):
-        return "true" if value else "false"
-    if isinstance(value, float):
-        return f"{value:.2g}" if 0 < abs(value) < 0.001 else f"{value:.3f}"  # of a box: four numbers at once
-    return "" if value is None else value
-
-
-def _paths(given: Sequence[str]) -> Iterator[str]:
-    """The paths on the command line; ``-`` stands for those on standard input, one in each line."""
-    for path in given:
+def read_paths(paths: Iterable[str]) -> Iterator[str]:
+    """Yield the paths, with the lines of standard input in place of "-"."""
+    for path in paths:
         if path == "-":
             lines = (os.fsdecode(line.rstrip(b"\r\n")) for line in sys.stdin.buffer)
             yield from (line for line in lines if line)
@@ -265,17 +273,51 @@ def _paths(given: Sequence[str]) -> Iterator[str]:
             yield path
 
 
-def lines_of(option: str, path: Path | None, given: Sequence[str] | None) -> list[str]:
-    """Texts given one by one and in a file, one in each line; at least one."""
-    found = list(given or ())
+def read_texts(option: str, texts: Sequence[str], path: Path | None) -> list[str]:
+    """Return the texts of an option and of a file with one text per line.
+
+    Raises:
+        click.UsageError: There is no text.
+        JobError: The file cannot be read.
+    """
+    lines = list(texts)
     if path is not None:
         try:
-            text = path.read_text(encoding="utf-8-sig")
+            content = path.read_text(encoding="utf-8-sig")
         except OSError as error:
             raise JobError(f"cannot read {path}: {error.strerror}") from error
         except UnicodeDecodeError as error:
-            raise JobError(f"{path} is not UTF-8") from error
-        found += [line.strip() for line in text.splitlines() if line.strip()]
-    if not found:
-        raise click.UsageError(f"give {option}")
-    return found
+            raise JobError(f"{path} must be UTF-8") from error
+        lines += [line.strip() for line in content.splitlines() if line.strip()]
+    if not lines:
+        raise click.UsageError(f"{option} is required")
+    return lines
+
+
+def print_records(status: ItemStatus) -> None:
+    """Print the records of an item, or its error, as JSON lines."""
+    from openblip.jobs.items import Item
+    from openblip.jobs.records import order_fields, unpack_embedding
+
+    item = status.item
+    head = {"path": item.paths_from(None) if isinstance(item, Item) else item.name, "index": item.index}
+    for record in [{"error": status.error}] if status.error is not None else status.records:
+        row = order_fields(record)
+        if "embedding" in row:
+            row["embedding"] = unpack_embedding(row["embedding"]).tolist()
+        print_json({**head, **row})
+    sys.stdout.flush()
+
+
+def format_cell(value: object) -> object:
+    """Return a value as the table shows it."""
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, float):
+        return f"{value:.2g}" if 0 < abs(value) < 0.001 else f"{value:.3f}"  # a box's probability is a product of four
+    return "" if value is None else value
+
+
+def plural(count: int, noun: str) -> str:
+    """Return a count with its noun."""
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"

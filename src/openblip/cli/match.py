@@ -2,20 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import click
 
 from openblip.cli import options as o
 from openblip.cli.command import command, input_option
-from openblip.cli.jobs import Job, lines_of
+from openblip.cli.jobs import ImageJob, read_texts
 from openblip.cli.options import InputOptions, ModelOptions, OutputOptions
-
-if TYPE_CHECKING:
-    from openblip.jobs.items import Item
-    from openblip.jobs.run import Result
 
 
 @command(example='openblip match cat.jpg -t "a cat" -t "a rocket on its launch pad"')
@@ -39,25 +33,27 @@ def match(
 
     Prints the probability that image and text belong together (ITM) and the cosine of their embeddings (ITC).
     """
-    job = Job("match", images, input, output, model)
     if sidecar is not None and (text or texts):
         raise click.UsageError("--sidecar reads the texts from files: remove --text and --texts")
-    said = None if sidecar else lines_of("--text", texts, text)
+    from openblip.jobs.matches import MatchAnnotator, SidecarMatchAnnotator
 
-    def work(items: Iterator[Item]) -> Iterator[Result]:
-        from openblip.jobs.matches import matches, matches_beside
-
-        if said is not None:
-            found = matches(job.blip, items, said, frame=input.frame)
-        else:
-            found = matches_beside(job.blip, items, str(sidecar), frame=input.frame)
-        for result in found:
-            yield [{"text": t, **one.to_dict()} for t, one in result] if isinstance(result, list) else result
-
-    job.run(
-        work,
-        tasks=("retrieval",),
-        options={"texts": said, "sidecar": sidecar},
-        table={"text": "text", "probability": "probability", "similarity": "similarity"},
-        concerns=lambda row: said is None or row.get("text") in said or "error" in row,
+    all_texts = None if sidecar else read_texts("--text", text, texts)
+    job = ImageJob(
+        "match",
+        images,
+        input,
+        output,
+        model,
+        columns={"text": "text", "probability": "probability", "similarity": "similarity"},
+        belongs=lambda row: all_texts is None or row.get("text") in all_texts or "error" in row,
     )
+    items = job.open_items()
+    with job.open_run(items, {model.model: ["retrieval"]}, {"texts": all_texts, "sidecar": sidecar}) as run:
+        annotator: MatchAnnotator | SidecarMatchAnnotator | None = None
+        if run.has_work and all_texts is not None:
+            annotator = MatchAnnotator(model.load(), input.frame, all_texts)
+        elif run.has_work:
+            annotator = SidecarMatchAnnotator(model.load(), input.frame, str(sidecar))
+        for status in run.run(annotator):
+            job.show(status)
+    job.finish(run)

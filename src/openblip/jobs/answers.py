@@ -1,51 +1,112 @@
-"""Answers about a job's items: a picture is opened and encoded once, however many questions there are."""
+"""Answers and boxes of a job's items. An image is read and encoded once, for any number of questions or expressions."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from itertools import islice
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import tee
+from typing import Any
 
-from openblip.errors import OpenBlipError
+from openblip.drawing import draw_boxes
+from openblip.errors import ImageError, OpenBlipError
+from openblip.jobs.annotator import BlipAnnotator, iter_batches
+from openblip.jobs.drawings import Drawings
 from openblip.jobs.items import Item
-
-if TYPE_CHECKING:
-    from openblip.blip import Blip
-    from openblip.results import Answer, Box
-
-Call: TypeAlias = Callable[[Any, "str | list[str]"], Any]
+from openblip.jobs.records import Row
+from openblip.jobs.run import Result
+from openblip.preprocess.image import load_image
+from openblip.results import Answer, Box
 
 
-def answers_of(
-    blip: Blip, items: Iterator[Item], questions: Sequence[str], *, frame: int = 0, **options: Any
-) -> Iterator[list[Answer] | OpenBlipError]:
-    """For each item, for each question, its answer with its alternatives. ``options`` are those of :meth:`Blip.ask`."""
+@dataclass
+class AnswerAnnotator(BlipAnnotator):
+    """Answers to questions about every item.
 
-    def call(images: Any, texts: str | list[str]) -> Any:
-        return blip.ask(images, texts, on_error="return", **options)
+    Attributes:
+        questions: The questions.
+        options: Keyword arguments of [`Blip.ask`][openblip.Blip.ask].
+    """
 
-    return _each(blip, items, questions, "vqa", call, frame)
+    questions: Sequence[str] = ()
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+    def run(self, items: Iterator[Item]) -> Iterator[Result]:
+        for answers in self._ask(items):
+            if isinstance(answers, OpenBlipError):
+                yield answers
+                continue
+            records: list[Row] = []
+            for question, best in zip(self.questions, answers, strict=True):
+                for rank, answer in enumerate((best, *best.alternatives)):
+                    record = {"question": question, "text": answer.text, "probability": answer.probability}
+                    records.append(record | {"rank": rank} if self.options.get("n", 1) > 1 else record)
+            yield records
+
+    def _ask(self, items: Iterator[Item]) -> Iterator[Sequence[Answer] | OpenBlipError]:
+        """Yield the answers to all questions about each item."""
+        if len(self.questions) == 1:
+            sources = (item.source(self.frame) for item in items)
+            for answer in self.blip.ask(sources, self.questions[0], on_error="return", **self.options):
+                yield answer if isinstance(answer, OpenBlipError) else [answer]
+            return
+        for batch in iter_batches(items, self.blip.batch_size):
+            images = [item.source(self.frame) for item in batch]
+            for image in self.blip.encode_images(images, task="vqa", on_error="return"):
+                if isinstance(image, OpenBlipError):
+                    yield image
+                else:
+                    yield self.blip.ask(image, list(self.questions), on_error="return", **self.options)
 
 
-def boxes_of(
-    blip: Blip, items: Iterator[Item], expressions: Sequence[str], *, frame: int = 0
-) -> Iterator[list[Box] | OpenBlipError]:
-    """For each item, for each expression, where that is."""
+@dataclass
+class BoxAnnotator(BlipAnnotator):
+    """Boxes of expressions in every item.
 
-    def call(images: Any, texts: str | list[str]) -> Any:
-        return blip.ground(images, texts, on_error="return")
+    Attributes:
+        expressions: The expressions.
+        drawings: Where to draw the boxes.
+    """
 
-    return _each(blip, items, expressions, "grounding", call, frame)
+    expressions: Sequence[str] = ()
+    drawings: Drawings | None = None
 
+    def run(self, items: Iterator[Item]) -> Iterator[Result]:
+        items, located = tee(items)
+        for item, boxes in zip(items, self._ground(located), strict=True):
+            if isinstance(boxes, OpenBlipError):
+                yield boxes
+                continue
+            drawing = {}
+            if self.drawings is not None:
+                try:
+                    image = draw_boxes(
+                        load_image(item.source(self.frame)), [box.edges for box in boxes], list(self.expressions)
+                    )
+                except ImageError as error:  # the file is gone
+                    yield error
+                    continue
+                drawing = {"drawing": str(self.drawings.save(item, image))}
+            yield [
+                {
+                    "expression": expression,
+                    "bbox": [box.left, box.top, box.right - box.left, box.bottom - box.top],
+                    "probability": box.probability,
+                    **drawing,
+                }
+                for expression, box in zip(self.expressions, boxes, strict=True)
+            ]
 
-def _each(
-    blip: Blip, items: Iterator[Item], texts: Sequence[str], task: Literal["vqa", "grounding"], call: Call, frame: int
-) -> Iterator[Any]:
-    """For each item the results of ``call`` about all texts, or an error."""
-    if len(texts) == 1:  # the way that streams
-        for found in call((item.source(frame) for item in items), texts[0]):
-            yield found if isinstance(found, OpenBlipError) else [found]
-        return
-    while batch := list(islice(items, blip.batch_size)):
-        for image in blip.encode_images([item.source(frame) for item in batch], task=task, on_error="return"):
-            yield image if isinstance(image, OpenBlipError) else call(image, list(texts))
+    def _ground(self, items: Iterator[Item]) -> Iterator[Sequence[Box] | OpenBlipError]:
+        """Yield the boxes of all expressions in each item."""
+        if len(self.expressions) == 1:
+            sources = (item.source(self.frame) for item in items)
+            for box in self.blip.ground(sources, self.expressions[0], on_error="return"):
+                yield box if isinstance(box, OpenBlipError) else [box]
+            return
+        for batch in iter_batches(items, self.blip.batch_size):
+            images = [item.source(self.frame) for item in batch]
+            for image in self.blip.encode_images(images, task="grounding", on_error="return"):
+                if isinstance(image, OpenBlipError):
+                    yield image
+                else:
+                    yield self.blip.ground(image, list(self.expressions), on_error="return")

@@ -1,17 +1,19 @@
-"""Captions of a job's items: searched for or drawn, scored by a matcher, and put into words as the user wants them."""
+"""Captions of a job's items: generated, ranked by a matching model, and put into a template."""
 
 from __future__ import annotations
 
 import os
 import string
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
-from itertools import islice, tee
-from typing import TYPE_CHECKING, Any, TypeAlias
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from itertools import tee
+from typing import TYPE_CHECKING, Any
 
 from openblip.data.records import Record
 from openblip.errors import InputError, OpenBlipError
-from openblip.jobs.items import Asked, Item
+from openblip.jobs.annotator import BlipAnnotator, iter_batches
+from openblip.jobs.items import Fields, Item
+from openblip.jobs.matches import match_own_texts
 from openblip.jobs.records import Row
 from openblip.jobs.run import Result
 from openblip.results import Caption
@@ -19,12 +21,19 @@ from openblip.results import Caption
 if TYPE_CHECKING:
     from openblip.blip import Blip
 
-Scored: TypeAlias = "list[tuple[Caption, dict[str, float]]]"
-
 
 @dataclass(frozen=True)
-class Wording:
-    """How a caption becomes the text that is written: ``template`` may name {caption}, {name} and {folder}."""
+class CaptionTemplate:
+    """The text to write for a caption.
+
+    Attributes:
+        template: Text in which {caption}, {name} (of the file) and {folder} are filled in.
+        prefix: Text before the caption.
+        suffix: Text after the caption.
+
+    Raises:
+        InputError: The template is malformed or has other fields.
+    """
 
     template: str = "{caption}"
     prefix: str = ""
@@ -34,126 +43,85 @@ class Wording:
         try:
             parts = list(string.Formatter().parse(self.template))
         except ValueError as error:
-            raise InputError(f"--template {self.template!r}: {error}") from error
-        for _, field, form, conversion in parts:
-            if field is not None and (field not in ("caption", "name", "folder") or form or conversion):
-                raise InputError(f"--template may name {{caption}}, {{name}} and {{folder}}, not {{{field}}}")
+            raise InputError(f"--template {self.template!r} is malformed: {error}") from error
+        for _, name, format_spec, conversion in parts:
+            if name is not None and (name not in ("caption", "name", "folder") or format_spec or conversion):
+                raise InputError(f"--template may contain {{caption}}, {{name}} and {{folder}}, got {{{name}}}")
 
-    def __call__(self, item: Item, text: str) -> str:
-        folder, name = os.path.split(item.file or item.inside)
+    def fill(self, item: Item, caption: str) -> str:
+        """Return the text to write for a caption of an item."""
+        folder, name = os.path.split(item.file or item.inner_path)
         return self.template.format(
-            caption=self.prefix + text + self.suffix,
+            caption=self.prefix + caption + self.suffix,
             name=os.path.splitext(name)[0],  # noqa: PTH122
             folder=os.path.basename(os.path.abspath(folder) if item.file else folder),  # noqa: PTH100, PTH119
         )
 
 
-def captions(
-    blip: Blip,
-    items: Iterator[Item],
-    decoding: Mapping[str, Any],
-    *,
-    frame: int = 0,
-    own_prompts: bool = False,
-    scorer: Callable[[], Blip] | None = None,
-) -> Iterator[Scored | OpenBlipError]:
-    """For each item its captions with their scores, the best first: by the scorer if there is one, else by the search.
+@dataclass
+class CaptionAnnotator(BlipAnnotator):
+    """Captions for every item.
 
-    ``decoding`` is what :meth:`Blip.caption` takes; with ``own_prompts`` items may have their own (:func:`prompts_of`).
+    Attributes:
+        options: Keyword arguments of [`Blip.caption`][openblip.Blip.caption].
+        keep: Number of captions per image to keep, the best ones.
+        item_prompts: Use the field "prompt" of the items, where they have one.
+        template: Text to write for a caption, if not the caption itself.
+        matcher: Model that ranks the captions by how well they match the image.
     """
-    items, pictures, prompted = tee(items, 3)
-    default = decoding.get("prompt")
-    prompts = (item.asked.get("prompt", default) for item in prompted) if own_prompts else default
-    options = {**decoding, "prompt": prompts}
-    found = blip.caption((item.source(frame) for item in pictures), on_error="return", **options)
-    results = zip(items, map(_listed, found), strict=True)
-    if scorer is None:
-        for _, result in results:
-            yield result if isinstance(result, OpenBlipError) else [(one, {}) for one in result]
-        return
-    matcher = scorer()
-    while batch := list(islice(results, blip.batch_size)):
-        yield from _scored(matcher, batch, frame)
 
+    options: Mapping[str, Any] = field(default_factory=dict)
+    keep: int = 1
+    item_prompts: bool = False
+    template: CaptionTemplate | None = None
+    matcher: Blip | None = None
 
-def _scored(
-    matcher: Blip, batch: list[tuple[Item, list[Caption] | OpenBlipError]], frame: int
-) -> Iterator[Scored | OpenBlipError]:
-    """The captions of a batch in the order that the matcher likes them; each picture is seen once."""
-    good = [item for item, found in batch if isinstance(found, list)]
-    seen: dict[Item, Any] = dict(
-        zip(
-            good,
-            matcher.encode_images([i.source(frame) for i in good], task="retrieval", on_error="return"),
-            strict=True,
-        )
-    )
-    pairs = [
-        (seen[item], one.text)
-        for item, found in batch
-        if isinstance(found, list) and not isinstance(seen[item], OpenBlipError)
-        for one in found
-    ]
-    judged = iter(matcher.match([p for p, _ in pairs], [t for _, t in pairs], paired=True) if pairs else [])
-    for item, found in batch:
-        if not isinstance(found, list):
-            yield found
-        elif isinstance(seen[item], OpenBlipError):
-            yield seen[item]
-        else:
-            scores = [next(judged) for _ in found]
-            rows = [
-                (one, {"probability": s.probability, "similarity": s.similarity})
-                for one, s in zip(found, scores, strict=True)
-            ]
-            yield sorted(rows, key=lambda row: -row[1]["probability"])
-
-
-def record(wording: Wording, item: Item, one: Caption, scores: Mapping[str, float], **more: Any) -> Row:
-    """The record of a caption; what is ``None`` will not be in it."""
-    text = wording(item, one.text)
-    return {
-        **more, "text": text, "generated": one.text if text != one.text else None, "logprob": one.logprob,
-        "finished": one.finished, "unmet": one.unmet or None, **scores,
-    }  # fmt: skip
-
-
-def work(
-    blip: Callable[[], Blip],
-    decoding: Mapping[str, Any],
-    wording: Wording,
-    *,
-    keep: int = 1,
-    frame: int = 0,
-    own_prompts: bool = False,
-    scorer: Callable[[], Blip] | None = None,
-) -> Callable[[Iterator[Item]], Iterator[Result]]:
-    """The command of a captioning job: of each item's captions the best ``keep``, as records."""
-
-    def run(items: Iterator[Item]) -> Iterator[Result]:
-        items, asked = tee(items)
-        found = captions(blip(), asked, decoding, frame=frame, own_prompts=own_prompts, scorer=scorer)
-        for item, result in zip(items, found, strict=True):
-            if isinstance(result, OpenBlipError):
-                yield result
+    def run(self, items: Iterator[Item]) -> Iterator[Result]:
+        items, sources, prompted = tee(items, 3)
+        options = dict(self.options)
+        if self.item_prompts:
+            options["prompt"] = (item.fields.get("prompt", self.options.get("prompt")) for item in prompted)
+        captions = self.blip.caption((item.source(self.frame) for item in sources), on_error="return", **options)
+        if self.matcher is not None:
+            yield from self._run_ranked(self.matcher, zip(items, captions, strict=True))
+            return
+        for item, caption in zip(items, captions, strict=True):
+            if isinstance(caption, OpenBlipError):
+                yield caption
                 continue
-            yield [
-                record(wording, item, one, scores, rank=rank if keep > 1 else None)
-                for rank, (one, scores) in enumerate(result[:keep])
-            ]
+            candidates = [caption, *caption.alternatives][: self.keep]
+            yield [self._to_record(item, candidate, rank) for rank, candidate in enumerate(candidates)]
 
-    return run
+    def _run_ranked(self, matcher: Blip, captioned: Iterator[tuple[Item, Caption | OpenBlipError]]) -> Iterator[Result]:
+        """Yield the records of captioned items, with the captions that match best first."""
+        for batch in iter_batches(captioned, self.blip.batch_size):
+            candidates = {item: [c, *c.alternatives] for item, c in batch if not isinstance(c, OpenBlipError)}
+            texts = {item: [caption.text for caption in captions] for item, captions in candidates.items()}
+            matches = match_own_texts(matcher, texts, self.frame)
+            for item, caption in batch:
+                result = caption if isinstance(caption, OpenBlipError) else matches[item]
+                if isinstance(result, OpenBlipError):
+                    yield result
+                    continue
+                scored = sorted(zip(candidates[item], result, strict=True), key=lambda pair: -pair[1].probability)
+                yield [
+                    self._to_record(item, candidate, rank) | match.to_dict()
+                    for rank, (candidate, match) in enumerate(scored[: self.keep])
+                ]
+
+    def _to_record(self, item: Item, caption: Caption, rank: int) -> Row:
+        text = caption.text if self.template is None else self.template.fill(item, caption.text)
+        return {
+            "rank": rank if self.keep > 1 else None,
+            "text": text,
+            "generated": caption.text if text != caption.text else None,
+            "logprob": caption.logprob,
+            "finished": caption.finished,
+            "unmet": caption.unmet or None,
+        }
 
 
-def prompts_of(column: str) -> Asked:
-    """What a list asks of its pictures that names prompts in this column; without one the job's own prompt counts."""
-
-    def asked(record: Record) -> Iterable[Mapping[str, str]]:
-        given = record.extra.get(column)
-        return ({},) if given is None or given == "" else ({"prompt": str(given)},)
-
-    return asked
-
-
-def _listed(found: Any) -> list[Caption] | OpenBlipError:
-    return found if isinstance(found, OpenBlipError) else [found, *found.alternatives]
+def prompt_fields(column: str, record: Record) -> Iterable[Fields]:
+    """Return the prompt in a column of a list as the field of one item; an empty cell leaves the command's prompt."""
+    prompt = record.extra.get(column)
+    return ({},) if prompt is None or prompt == "" else ({"prompt": str(prompt)},)

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 from openblip.errors import JobError, OpenBlipError
-from openblip.jobs.items import stamp
+from openblip.jobs.items import file_stamp
 from openblip.jobs.journal import Edit, Journal
 from openblip.jobs.sinks import SINKS, SinkOptions, open_sink
 
@@ -52,12 +52,12 @@ def apply_edits(files: Iterable[Path]) -> tuple[int, list[str]]:
                 notes.append(f"{edit['path']}: the text in {edit['place']} was changed since; edit not applied")
                 continue
             applied += 1
-            written = stamp(edit["place"]) if sink.writes_images else ""
+            written = file_stamp(edit["place"]) if sink.writes_images else ""
             entry = Edit(edit["was"], edit["text"], written)
             journal_edits.setdefault(edit["journal"], []).append((edit["item"], entry))
         sink.close()
         for journal, entries in journal_edits.items():
-            Journal.tell(journal, entries)
+            Journal.add_edits(journal, entries)
     return applied, notes
 
 

@@ -1,41 +1,62 @@
-"""Where the model looked, for each of a job's items."""
+"""Heat maps of a job's items (Grad-CAM)."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
 
-from openblip.errors import ImageError, InputError, OpenBlipError
+from openblip.drawing import draw_explanation
+from openblip.errors import ImageError, OpenBlipError
+from openblip.jobs.annotator import BlipAnnotator
+from openblip.jobs.drawings import Drawings
 from openblip.jobs.items import Item
 from openblip.jobs.records import Row
+from openblip.jobs.run import Result
+from openblip.preprocess.image import load_image
+from openblip.results import Explanation
 
-if TYPE_CHECKING:
-    from openblip.blip import Blip
-    from openblip.results import Explanation
 
+@dataclass
+class ExplainAnnotator(BlipAnnotator):
+    """Explanations of texts, of the model's caption, or of answers, for every item.
 
-def explanations(
-    blip: Blip, items: Iterator[Item], texts: Sequence[str] | None, *, frame: int = 0, **options: Any
-) -> Iterator[list[Explanation] | OpenBlipError]:
-    """For each item one explanation per text, or that of the model's own caption.
-
-    ``options`` are those of :meth:`Blip.explain`; those that cannot work end the job before the first picture.
+    Attributes:
+        texts: Texts, captions or questions; without any, the model's caption is explained.
+        options: Keyword arguments of [`Blip.explain`][openblip.Blip.explain].
+        drawings: Where to draw the heat maps.
     """
-    list(blip.explain(iter(()), on_error="return", **options))
 
-    def explain(item: Item) -> list[Explanation] | OpenBlipError:
-        try:
-            found = blip.explain(item.source(frame), None if texts is None else list(texts), **options)
-        except (ImageError, InputError) as error:
-            return error
-        return [found] if texts is None else list(found)
+    texts: Sequence[str] = ()
+    options: Mapping[str, Any] = field(default_factory=dict)
+    drawings: Drawings | None = None
 
-    return map(explain, items)
+    def run(self, items: Iterator[Item]) -> Iterator[Result]:
+        list(self.blip.explain(iter(()), on_error="return", **self.options))  # wrong options end the job here
+        for item in items:
+            yield self._explain(item)
+
+    def _explain(self, item: Item) -> Result:
+        source = item.source(self.frame)
+        texts = list(self.texts) if self.texts else None
+        explained = self.blip.explain(source, texts, on_error="return", **self.options)
+        if isinstance(explained, OpenBlipError):
+            return explained
+        explanations = [explained] if isinstance(explained, Explanation) else explained
+        records = [to_record(explanation) for explanation in explanations]
+        if self.drawings is not None:
+            try:
+                image = load_image(source)
+            except ImageError as error:  # the file is gone
+                return error
+            for number, (record, explanation) in enumerate(zip(records, explanations, strict=True)):
+                record["drawing"] = str(self.drawings.save(item, draw_explanation(image, explanation), number))
+        return records
 
 
-def record(one: Explanation) -> Row:
-    """The record of an explanation: of an answer it holds question and answer as those of answers do."""
-    told = one.to_dict()
-    if "answer" in told:
-        told = {"question": told.pop("text"), "text": told.pop("answer"), **told}
-    return told
+def to_record(explanation: Explanation) -> Row:
+    """Return the record of an explanation. A question and its answer have the fields of an answer's record."""
+    values = explanation.to_dict()
+    if "answer" in values:
+        values = {"question": values.pop("text"), "text": values.pop("answer"), **values}
+    return values

@@ -1,4 +1,4 @@
-"""The pictures of a job, in a fixed order, each under a name that stays the same from run to run."""
+"""The items of a job: images, or pairs of images, in a fixed order and with keys that are equal in every run."""
 
 from __future__ import annotations
 
@@ -12,66 +12,80 @@ from typing import Any, TypeAlias
 from PIL import Image
 
 from openblip.data.files import is_local
-from openblip.data.images import FileImage, ImageRef, MemoryImage
+from openblip.data.images import IMAGE_SUFFIXES, FileImage, ImageRef, MemoryImage
 from openblip.data.problems import Problem
 from openblip.data.records import Record
+from openblip.data.sources import open_source
 from openblip.data.sources.base import Stream
 from openblip.data.sources.hub import PREFIX
-from openblip.data.sources.images import RootedSource, glob_root
+from openblip.data.sources.images import RootedSource, glob_root, open_images, path_kinds
 from openblip.errors import ImageError, InputError
 from openblip.preprocess.image import MAX_PIXELS
 from openblip.preprocess.web import download
 
+Fields: TypeAlias = Mapping[str, str]
+FieldsOf: TypeAlias = Callable[[Record], Iterable[Fields]]
+
 
 @dataclass(frozen=True, eq=False)
 class Item:
-    """One picture, or one pair of them, to work on.
+    """One image, or one pair of images, to compute results for.
 
-    ``name`` is what the user called it and ``key`` what the output calls it (:func:`keyed`). ``inside`` is its path
-    below the folder, glob or tar it came from, for trees of side-cars. ``asked`` is what a list asks of this picture
-    alone, its prompt or a statement, as fields of the record.
+    Attributes:
+        key: Name of the item in the output and the journal.
+        name: Name to show to the user.
+        index: Position in the input, from 0.
+        images: The image, or the two images of a pair.
+        inner_path: Path below the folder, glob or tar that the image came from; trees of sidecars mirror it.
+        fields: Fields of the record that a list sets for this item alone, such as its prompt or its statement.
     """
 
     key: str
     name: str
     index: int
-    pictures: tuple[ImageRef, ...]
-    inside: str
-    asked: Mapping[str, str] = field(default_factory=dict)
+    images: tuple[ImageRef, ...]
+    inner_path: str
+    fields: Fields = field(default_factory=dict)
 
     @property
     def file(self) -> str | None:
-        """The picture's own file on this machine, if it has one."""
-        first = self.pictures[0]
-        alone = len(self.pictures) == 1 and isinstance(first, FileImage) and is_local(first.path)
-        return first.path if alone and isinstance(first, FileImage) else None
+        """The path of the image's own file on this machine, if it has one."""
+        image = self.images[0]
+        if len(self.images) == 1 and isinstance(image, FileImage) and is_local(image.path):
+            return image.path
+        return None
 
-    def path(self, base: str | None) -> str | list[str]:
-        """What a record in the folder ``base`` calls it: :func:`place` of the picture, or of both of a pair."""
-        places = [place(picture.address, base) for picture in self.pictures]
-        return places[0] if len(places) == 1 else places
+    def paths_from(self, base: str | None) -> str | list[str]:
+        """Return the path that a record in the folder `base` stores: one path, or two for a pair."""
+        paths = [path_from(image.address, base) for image in self.images]
+        return paths[0] if len(paths) == 1 else paths
 
     def signature(self) -> str:
-        """Equal as long as the picture is unchanged: size and time of its file, or a hash of what is in memory.
+        """Return a text that changes when an image changes, or "" if changes cannot be detected (images on the web).
 
-        Empty if that cannot be told, as of a picture on the web.
+        It holds the size and time of a file, or a hash of an image in memory.
         """
-        found = [_signature(picture) for picture in self.pictures]
-        return " ".join(found) if all(found) else ""
+        signatures = [_signature(image) for image in self.images]
+        return " ".join(signatures) if all(signatures) else ""
 
-    def source(self, frame: int = 0) -> Any:
-        """What :class:`~openblip.blip.Blip` takes: read when it is opened, which its threads do ahead of the model."""
-        return _source(self.pictures[0], frame)
+    def source(self, frame: int = 0, index: int = 0) -> Any:
+        """Return an image as [`Blip`][openblip.Blip] takes it; it is read when the model needs it.
 
-    def pair(self, frame: int = 0) -> tuple[Any, Any]:
-        """Both of a pair, in the same way."""
-        left, right = self.pictures
-        return _source(left, frame), _source(right, frame)
+        Args:
+            frame: Frame of an animation.
+            index: 1 for the second image of a pair.
+        """
+        image = self.images[index]
+        if frame == 0 and isinstance(image, MemoryImage):
+            return image.value
+        if frame == 0 and isinstance(image, FileImage) and ("://" not in image.path or image.path.startswith("http")):
+            return image.path
+        return DeferredImage(image, frame)
 
 
 @dataclass(frozen=True)
-class Unusable:
-    """What stands in the place of an item that cannot even be tried."""
+class UnusableItem:
+    """An entry of the input that is no image, and the reason."""
 
     key: str
     name: str
@@ -79,202 +93,234 @@ class Unusable:
     reason: str
 
 
-Asked: TypeAlias = Callable[[Record], Iterable[Mapping[str, str]]]
-
-
-def nothing_more(record: Record) -> Iterable[Mapping[str, str]]:
-    """Every picture is one item, of which the command asks what it asks of all."""
-    return ({},)
-
-
-def gather(
-    parts: Iterable[RootedSource | Problem],
+def open_items(
+    paths: Sequence[str],
     *,
+    recursive: bool = False,
+    images_folder: str | None = None,
+    columns: Sequence[str] = (),
+    fields_of: FieldsOf | None = None,
     base: str | None = None,
-    asked: Asked = nothing_more,
     pairs: bool = False,
-) -> Iterator[Item | Unusable]:
-    """The items of what :func:`~openblip.data.sources.images.open_images` found, single pictures or ``pairs``.
+) -> Sequence[Item | UnusableItem] | Iterator[Item | UnusableItem]:
+    """Return the items that `paths` name, each once.
 
-    ``base`` is the folder that keys are told from. ``asked`` says what a record asks of its picture: each is an item.
-    What comes again is passed over.
+    Args:
+        paths: Images, folders, globs, tars, lists and addresses, as
+            [`open_images`][openblip.data.sources.images.open_images] takes them. With `pairs`, two images or lists of
+            pairs.
+        recursive: Search the subfolders of folders too.
+        images_folder: Folder that relative paths in lists start from.
+        columns: Extra columns of lists that `fields_of` reads.
+        fields_of: Return for a record of a list the fields of each item that it holds; by default one item without
+            fields.
+        base: Folder of the output, which item keys are relative to.
+        pairs: Items are pairs of images.
+
+    Returns:
+        A sequence, or an iterator if one of the sources is a stream.
+
+    Raises:
+        InputError: `pairs` with image files that are not two.
     """
-    seen: set[str] = set()
-    index = 0
-    for part in parts:
-        root = part.root if isinstance(part, RootedSource) else None
-        for record in _records(part):
-            for found in _items(record, root, base, asked, 2 if pairs else 1):
-                if isinstance(found, Item):
-                    if found.key in seen:
-                        continue
-                    seen.add(found.key)
-                yield replace(found, index=index)
-                index += 1
+    if not pairs and all(_names_image_file(path) for path in paths):
+        files: dict[str, Item] = {}
+        for path in paths:
+            key = path if base is None else path_from(path, base)
+            files.setdefault(key, Item(key, path, len(files), (FileImage(path),), os.path.basename(path)))  # noqa: PTH119
+        return list(files.values())
+    if pairs and "image" in (kinds := path_kinds(paths)):
+        if kinds != ["image", "image"]:
+            raise InputError("expected two images, or lists of pairs")
+        sources: list[RootedSource | Problem] = [RootedSource(open_source([{"image": list(paths)}]), None)]
+    else:
+        sources = list(open_images(paths, recursive=recursive, images=images_folder, keep=columns))
+    items = _iter_items(sources, base, fields_of, 2 if pairs else 1)
+    streams = any(isinstance(rooted, RootedSource) and isinstance(rooted.source, Stream) for rooted in sources)
+    return items if streams else list(items)
 
 
-def streamed(parts: Iterable[RootedSource | Problem]) -> bool:
-    """Whether the pictures of one of these can only be had one after another."""
-    return any(isinstance(part, RootedSource) and isinstance(part.source, Stream) for part in parts)
-
-
-def home(paths: Iterable[str]) -> str:
-    """The folder that what ``paths`` name has in common: that of the output of jobs that write beside pictures."""
+def common_folder(paths: Iterable[str]) -> str:
+    """Return the folder that all local `paths` share, for the journal of formats that write next to images."""
     folders = []
     for path in paths:
         if is_local(path) and not path.startswith(PREFIX):
-            whole = os.path.abspath(glob_root(path))  # noqa: PTH100
-            folders.append(whole if os.path.isdir(whole) else os.path.dirname(whole))  # noqa: PTH112, PTH120
+            full_path = os.path.abspath(glob_root(path))  # noqa: PTH100
+            folders.append(full_path if os.path.isdir(full_path) else os.path.dirname(full_path))  # noqa: PTH112, PTH120
     shared = os.path.commonpath(folders) if folders else os.getcwd()  # noqa: PTH109
-    return shared if os.access(shared, os.W_OK) and os.path.dirname(shared) != shared else folders[0]  # noqa: PTH120
+    is_root = os.path.dirname(shared) == shared  # noqa: PTH120
+    return folders[0] if folders and (is_root or not os.access(shared, os.W_OK)) else shared
 
 
-def place(address: str, base: str | None) -> str:
-    """What an output in the folder ``base`` calls a picture: its path from there if it lies below, else the whole path.
+def path_from(address: str, base: str | None) -> str:
+    """Return the path that an output in the folder `base` stores for an image.
 
-    Without a base, and for what is not on this machine, it is the address itself.
+    It is relative to `base` for images below it, and absolute for other files on this machine. Without a base, and for
+    images elsewhere, it is the address.
     """
     if base is None or not is_local(address):
         return address
-    whole, home = os.path.abspath(address), os.path.abspath(base)  # noqa: PTH100 (links stay what they are)
-    below = whole.startswith(home.rstrip(os.sep) + os.sep)
-    return os.path.relpath(whole, home).replace(os.sep, "/") if below else whole
+    full_path, full_base = os.path.abspath(address), os.path.abspath(base)  # noqa: PTH100 (links stay as they are)
+    is_below = full_path.startswith(full_base.rstrip(os.sep) + os.sep)
+    return os.path.relpath(full_path, full_base).replace(os.sep, "/") if is_below else full_path
 
 
-def keyed(path: str | Sequence[str], asked: Mapping[str, Any]) -> str:
-    """The key of an item: its path, those of a pair side by side, and what is asked of it."""
-    return ": ".join([path if isinstance(path, str) else " | ".join(path), *map(str, asked.values())])
+def item_key(paths: str | Sequence[str], fields: Mapping[str, Any]) -> str:
+    """Return the key of an item: its path or both paths of a pair, and its fields."""
+    return ": ".join([paths if isinstance(paths, str) else " | ".join(paths), *map(str, fields.values())])
 
 
-def stamp(path: str) -> str:
-    """Size and time of a file as one word; empty if there is none."""
+def file_stamp(path: str) -> str:
+    """Return size and time of a file as one word, or "" if there is no file."""
     try:
-        found = os.stat(path)  # noqa: PTH116 (a hundred thousand of them)
+        status = os.stat(path)  # noqa: PTH116 (a hundred thousand files)
     except OSError:
         return ""
-    return f"{found.st_size}:{found.st_mtime_ns}"
+    return f"{status.st_size}:{status.st_mtime_ns}"
 
 
-def readable(name: str) -> str:
-    """A file name as text that any terminal and any file can take; bytes that are no UTF-8 come out as ``\\xff``."""
-    return os.fsencode(name).decode("utf-8", "backslashreplace") if _surrogates(name) else name
+def printable(name: str) -> str:
+    """Return a file name as text that every terminal and file can hold: bytes that are not UTF-8 become `\\xff`."""
+    has_raw_bytes = any("\ud800" <= letter <= "\udfff" for letter in name)
+    return os.fsencode(name).decode("utf-8", "backslashreplace") if has_raw_bytes else name
 
 
-def _surrogates(name: str) -> bool:
-    return any("\ud800" <= letter <= "\udfff" for letter in name)
+def _names_image_file(path: str) -> bool:
+    suffix = os.path.splitext(path)[1].lower()  # noqa: PTH122
+    return suffix in IMAGE_SUFFIXES and os.path.isfile(path) and printable(path) == path  # noqa: PTH113
 
 
-def _records(part: RootedSource | Problem) -> Iterator[Record | Problem]:
-    if isinstance(part, Problem):
-        yield part
-    elif isinstance(part.source, Stream):
-        for shard in range(part.source.shards):
-            yield from part.source.read(shard)
+def _iter_items(
+    sources: Iterable[RootedSource | Problem], base: str | None, fields_of: FieldsOf | None, count: int
+) -> Iterator[Item | UnusableItem]:
+    """Yield the items of all sources, each key once, numbered from 0."""
+    keys: set[str] = set()
+    index = 0
+    for rooted in sources:
+        root = rooted.root if isinstance(rooted, RootedSource) else None
+        for record in _iter_records(rooted):
+            for item in _items_of(record, root, base, fields_of, count):
+                if isinstance(item, Item):
+                    if item.key in keys:
+                        continue
+                    keys.add(item.key)
+                yield replace(item, index=index)
+                index += 1
+
+
+def _iter_records(rooted: RootedSource | Problem) -> Iterator[Record | Problem]:
+    if isinstance(rooted, Problem):
+        yield rooted
+    elif isinstance(rooted.source, Stream):
+        for shard in range(rooted.source.shards):
+            yield from rooted.source.read(shard)
     else:
-        yield from part.source.problems
-        yield from part.source
+        yield from rooted.source.problems
+        yield from rooted.source
 
 
-def _items(
-    record: Record | Problem, root: str | None, base: str | None, asked: Asked, count: int
-) -> Iterator[Item | Unusable]:
+def _items_of(
+    record: Record | Problem, root: str | None, base: str | None, fields_of: FieldsOf | None, count: int
+) -> Iterator[Item | UnusableItem]:
+    """Yield the items of one record, whose index is not known yet."""
     if isinstance(record, Problem):
-        name = readable(record.address)
-        yield Unusable(name, name, 0, record.reason.removeprefix(f"{record.address}: "))
+        name = printable(record.address)
+        yield UnusableItem(name, name, 0, record.reason.removeprefix(f"{record.address}: "))
         return
-    addresses = [picture.address for picture in record.images]
-    names = [readable(address) for address in addresses]
+    addresses = [image.address for image in record.images]
+    names = [printable(address) for address in addresses]
     name = " | ".join(names)
+    items_fields: list[Fields] = [{}] if fields_of is None else list(fields_of(record))
     if len(names) != count:
-        reason = "it is one picture, not a pair" if count == 2 else f"it is {len(names)} pictures, not one"
-        yield Unusable(name, name, 0, reason)
+        reason = "expected a pair of images, got one" if count == 2 else f"expected one image, got {len(names)}"
+        yield UnusableItem(name, name, 0, reason)
     elif names != addresses:
-        yield Unusable(name, name, 0, "its name is not UTF-8: rename it")
-    elif not (asks := list(asked(record))):
-        yield Unusable(name, name, 0, "the list asks nothing of it")
+        yield UnusableItem(name, name, 0, "its name is not UTF-8: rename it")
+    elif not items_fields:
+        yield UnusableItem(name, name, 0, "the list has no text for it")
     else:
-        places, inside = [place(address, base) for address in addresses], _inside(record.images[0], root)
-        yield from (Item(keyed(places, one), name, 0, record.images, inside, one) for one in asks)
+        paths = [path_from(address, base) for address in addresses]
+        inner_path = _inner_path(record.images[0], root)
+        for fields in items_fields:
+            yield Item(item_key(paths, fields), name, 0, record.images, inner_path, fields)
 
 
-def _signature(picture: ImageRef) -> str:
-    path = getattr(picture, "path", None)
+def _signature(image: ImageRef) -> str:
+    path = getattr(image, "path", None)
     if isinstance(path, str) and is_local(path):
-        return stamp(path)
-    if isinstance(picture, MemoryImage) and isinstance(picture.value, (bytes, bytearray)):
-        return blake2b(picture.value, digest_size=12).hexdigest()
+        return file_stamp(path)
+    if isinstance(image, MemoryImage) and isinstance(image.value, (bytes, bytearray)):
+        return blake2b(image.value, digest_size=12).hexdigest()
     return ""
 
 
-def _source(picture: ImageRef, frame: int) -> Any:
-    if not frame and isinstance(picture, MemoryImage):
-        return picture.value
-    path = getattr(picture, "path", "")
-    if not frame and isinstance(picture, FileImage) and (is_local(path) or path.startswith("http")):
-        return path
-    return _Later(picture, frame)
-
-
-def _inside(picture: ImageRef, root: str | None) -> str:
-    """The picture's path below ``root``; its bare name if it lies elsewhere."""
-    if not isinstance(picture, FileImage):
-        path = getattr(picture, "path", None)
-        member = picture.address.removeprefix(f"{path}:") if path else picture.address.rpartition(":")[2]
+def _inner_path(image: ImageRef, root: str | None) -> str:
+    """Return the image's path below `root`, or its file name if it is elsewhere."""
+    if not isinstance(image, FileImage):
+        path = getattr(image, "path", None)
+        member = image.address.removeprefix(f"{path}:") if path else image.address.rpartition(":")[2]
         return member.replace(" ", "_") if member.startswith("row ") else member
-    path = picture.path
-    if root and is_local(path):
-        home = root.rstrip("/") + "/"
-        if path.startswith(home):
-            return path.removeprefix(home)
-    return os.path.basename(path.partition("?")[0])  # noqa: PTH119
+    if root and is_local(image.path):
+        prefix = root.rstrip("/") + "/"
+        if image.path.startswith(prefix):
+            return image.path.removeprefix(prefix)
+    return os.path.basename(image.path.partition("?")[0])  # noqa: PTH119
 
 
 @dataclass(frozen=True)
-class _Later:
-    """A picture as the file object that :func:`~openblip.preprocess.image.load_image` reads, once it is its turn."""
+class DeferredImage:
+    """A file object that reads an image, or one frame of it, when the model needs it."""
 
-    picture: ImageRef
+    image: ImageRef
     frame: int = 0
 
     @property
     def name(self) -> str:
-        return self.picture.address
+        """The image's address."""
+        return self.image.address
 
     def seekable(self) -> bool:
+        """Return False: the image is read once."""
         return False
 
     def read(self) -> bytes:
-        value = self.picture.read()
+        """Return the encoded image.
+
+        Raises:
+            ImageError: The image cannot be read, or has no such frame.
+            InputError: The reference is not an image file.
+        """
+        value = self.image.read()
         if hasattr(value, "read"):
             value = value.read()
         if isinstance(value, (str, os.PathLike)):
             path = os.fspath(value)
-            value = _file(path) if is_local(path) else download(path)
+            value = _read_file(path) if is_local(path) else download(path)
         if isinstance(value, (bytes, bytearray, memoryview)):
-            return _frame(bytes(value), self.frame, self.name) if self.frame else bytes(value)
-        raise InputError(f"{self.name} is no picture file, but {type(value).__name__}")
+            return encode_frame(bytes(value), self.frame, self.name) if self.frame else bytes(value)
+        raise InputError(f"{self.name} must be an image file, got {type(value).__name__}")
 
 
-def _file(path: str) -> bytes:
+def _read_file(path: str) -> bytes:
     if not os.path.isfile(path):  # noqa: PTH113
-        raise ImageError(f"cannot read {path}: no such file, or no regular one")
+        raise ImageError(f"cannot read {path}: no such file, or not a regular file")
     with open(path, "rb") as file:  # noqa: PTH123
         return file.read()
 
 
-def _frame(data: bytes, number: int, name: str) -> bytes:
-    """One frame of an animation or page of a file as a picture file of its own, its pixels as they were."""
+def encode_frame(data: bytes, frame: int, name: str) -> bytes:
+    """Return one frame of an animation, or one page of a file, as an image file with equal pixels."""
     with Image.open(io.BytesIO(data)) as image:
         count = getattr(image, "n_frames", 1)
         if count == 1:
             return data
-        if number >= count:
-            raise ImageError(f"cannot read {name}: it has {count} frames, none of number {number}")
+        if frame >= count:
+            raise ImageError(f"cannot read {name}: --frame must be below its {count} frames, got {frame}")
         if image.width * image.height > MAX_PIXELS:
-            return data  # refused where pictures are opened
-        image.seek(number)
+            return data  # the loader refuses it
+        image.seek(frame)
         image.load()
         out = io.BytesIO()
-        plain = image.mode in ("1", "L", "LA", "P", "RGB", "RGBA", "I;16")
-        image.copy().save(out, "PNG" if plain else "TIFF", exif=image.getexif())
+        fits_png = image.mode in ("1", "L", "LA", "P", "RGB", "RGBA", "I;16")
+        image.copy().save(out, "PNG" if fits_png else "TIFF", exif=image.getexif())
         return out.getvalue()

@@ -1,45 +1,49 @@
-"""The journal of a job: one JSON object per line, beside the output, so that a stopped job goes on where it was.
+"""The journal of a job: a file of JSON lines next to its output, from which a stopped job resumes.
 
-A line is written before what it tells of is done (write-ahead), so after a crash the next run finds every result either
-nowhere, and computes it, or here, and sees to it that it is in the output exactly once. Kinds of lines:
+A line is written before the output that it describes (write-ahead). After a crash, the next run therefore finds a
+result either nowhere, and computes it, or in the journal, and writes it to the output exactly once. Kinds of lines:
 
-- ``{"job": "9f2c...", "command": "caption", "model": ..., "options": {...}, "started": ...}`` begins a job, or goes on
-  with it; the lines below are its own. ``"restart": true`` takes all its earlier lines for out of date.
-- ``{"item": "a.jpg", "picture": "48211:1718...", "before": ..., "records": [...]}`` is a result: ``picture`` is size
-  and time of the file it was computed from, ``before`` what stood in its place in the output. ``written``, for results
-  that go into the picture itself, is what ``picture`` becomes by that.
-- ``{"item": "b.jpg", "picture": ..., "before": ..., "error": "cannot read ...", "kind": "ImageError"}`` is a failure.
-- ``{"edit": "a.jpg", "was": "a dog", "text": "our dog", "written": ...}`` is an edit of a contact sheet that was
-  written back: what stands there since is no surprise to the job. ``written`` as above. This line alone is written
-  after what it tells of; one that a crash loses comes when the edits are applied again.
-- ``{"finished": ..., "done": 498, "failed": 2}`` ends a run that went through everything.
+- `{"job": "9f2c...", "command": "caption", "model": ..., "options": {...}, "started": ...}` starts or resumes a job.
+  The lines below belong to it. `"restart": true` invalidates its earlier lines.
+- `{"item": "a.jpg", "picture": "48211:1718...", "before": ..., "records": [...]}` is a result. `picture` is the
+  signature (size and time) of the image that it was computed from, `before` the content of the output before the job.
+  For results that are written into the image, `written` is the signature of the image afterwards.
+- `{"item": "b.jpg", "picture": ..., "before": ..., "error": "cannot read ...", "kind": "ImageError"}` is a failure.
+- `{"edit": "a.jpg", "was": "a dog", "text": "our dog", "written": ...}` is an edit of a contact sheet that was written
+  to the output. Only this line is written after what it describes; an edit whose line is lost is applied again.
+- `{"finished": ..., "done": 498, "failed": 2}` ends a run that reached the last item.
 
-A last line that a crash cut short is dropped.
+A partial last line, which a crash leaves, is dropped.
 """
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from hashlib import blake2b
+from pathlib import Path
 from typing import Any
 
-from openblip.errors import JobError
-from openblip.jobs.records import Row
+import filelock
 
-try:
-    import fcntl
-except ImportError:  # Windows: two jobs on one output are then the user's own care
-    fcntl = None  # type: ignore[assignment]
+from openblip.errors import JobError
+from openblip.io import jsonlines
+from openblip.jobs.records import Row
 
 
 @dataclass(frozen=True)
 class Identity:
-    """What makes a job the same job: its command, its models, and every option that changes what is written."""
+    """The command, the models and the options of a job. Runs with equal values are runs of one job.
+
+    Attributes:
+        command: Name of the command.
+        model: Hash of each model by task.
+        options: Options that change what is written.
+    """
 
     command: str
     model: Mapping[str, str]
@@ -47,233 +51,279 @@ class Identity:
 
     @property
     def id(self) -> str:
-        """A short name for it."""
-        told = json.dumps([self.command, dict(self.model), dict(self.options)], sort_keys=True, default=str)
-        return blake2b(told.encode("utf-8", "surrogatepass"), digest_size=8).hexdigest()
+        """A short hash of all values."""
+        values = json.dumps([self.command, dict(self.model), dict(self.options)], sort_keys=True, default=str)
+        return blake2b(values.encode("utf-8", "surrogatepass"), digest_size=8).hexdigest()
 
 
 @dataclass(frozen=True)
 class Edit:
-    """A text that was changed by hand in a contact sheet and written back. ``written`` is that of :class:`Entry`."""
+    """A text that was changed in a contact sheet and written to the output.
 
-    was: str
-    text: str
-    written: str = ""
+    Attributes:
+        old: The text before.
+        new: The text after.
+        written_signature: Signature of the image afterwards, if the text is stored in the image.
+    """
+
+    old: str
+    new: str
+    written_signature: str = ""
 
 
 @dataclass(frozen=True)
 class Entry:
-    """What the journal knows about an item. ``stale`` entries tell only what stood in the output before the job.
+    """What the journal holds about an item.
 
-    ``written`` is what ``picture`` becomes where the result is written into the picture itself. ``edits`` were written
-    back since, in this order.
+    Attributes:
+        signature: Signature of the image that the result was computed from.
+        previous: Content of the output before the job.
+        records: Results.
+        error: Reason of a failure.
+        kind: Class of the error.
+        written_signature: Signature of the image afterwards, if the result is stored in the image.
+        stale: The result is invalid; only `previous` still counts.
+        edits: Edits that were written to the output since, in order.
     """
 
-    picture: str
-    before: Any = None
+    signature: str
+    previous: Any = None
     records: tuple[Row, ...] = ()
     error: str | None = None
     kind: str = ""
-    written: str = ""
+    written_signature: str = ""
     stale: bool = False
     edits: tuple[Edit, ...] = ()
 
 
 class Journal:
-    """The journal at ``path`` of the job ``identity``; held by one process at a time.
+    """The journal of one job, open for writing. Only one process at a time can open it.
 
-    Raises :class:`JobError` if another process holds it, or if it cannot be read or written.
+    Args:
+        path: The file.
+        identity: The job.
+        restart: Treat all results as invalid.
+
+    Raises:
+        JobError: Another process has opened the journal, or it cannot be read or written.
     """
 
     def __init__(self, path: str, identity: Identity, *, restart: bool = False) -> None:
         self.path = path
         self.identity = identity
-        self.entries: dict[str, Entry] = {}
-        self.finished = False
-        with _telling(path):
-            os.makedirs(os.path.dirname(path) or ".", exist_ok=True)  # noqa: PTH103, PTH120
-            self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
-        try:
-            self._lock()
-            with _telling(path):
-                self.entries, self.finished, whole = _read(path, identity.id)
-                os.truncate(self._file, whole)
-        except BaseException:
-            self.close()
-            raise
+        with _as_job_error(path):
+            Path(path).parent.mkdir(parents=True, exist_ok=True)
+            self._lock = _acquire_lock(path)
+            try:
+                self.entries, self.finished, end = read_journal(path, identity.id)
+                self._file = open(path, "ab", buffering=0)  # noqa: PTH123, SIM115 (any bytes may be in its name)
+                self._file.truncate(end)
+            except BaseException:
+                _release_lock(self._lock)
+                raise
         if restart:
-            self.entries = {key: _outdated(entry) for key, entry in self.entries.items()}
-        self._begun = False
+            self.entries = invalidate(self.entries)
+        self._has_header = False
         self._restart = restart and bool(self.entries)
 
     @staticmethod
-    def look(path: str, identity: Identity, *, restart: bool = False) -> dict[str, Entry]:
-        """What the journal at ``path`` knows, if there is one, without taking it."""
-        try:
-            entries, _, _ = _read(path, identity.id)
-        except FileNotFoundError:
-            return {}
-        except OSError as error:
-            raise JobError(f"cannot read {path}: {error.strerror or error}") from error
-        return {key: _outdated(entry) for key, entry in entries.items()} if restart else entries
+    def read(path: str, identity: Identity, *, restart: bool = False) -> dict[str, Entry]:
+        """Return the entries of a job without opening its journal for writing.
+
+        Args:
+            path: The file, which may be missing.
+            identity: The job.
+            restart: Treat all results as invalid.
+
+        Raises:
+            JobError: The journal cannot be read.
+        """
+        with _as_job_error(path, "read"):
+            entries, _, _ = read_journal(path, identity.id)
+        return invalidate(entries) if restart else entries
 
     @staticmethod
-    def tell(path: str, edits: Iterable[tuple[str, Edit]]) -> None:
-        """Add edits that were written back, each with the key of its item, to the journal at ``path`` if there is one.
+    def add_edits(path: str, edits: Iterable[tuple[str, Edit]]) -> None:
+        """Add edits, each with the key of its item, to the journal at `path`, if there is one.
 
-        Those that it ends with already are passed over. Raises :class:`JobError` if another process holds it.
+        Edits that the journal ends with already are skipped.
+
+        Raises:
+            JobError: Another process has opened the journal, or it cannot be read or written.
         """
         if not os.path.exists(path):  # noqa: PTH110
             return
         journal = Journal(path, Identity("", {}, {}))
         try:
-            known = _edits(path)
-            lines = [{"edit": key, **_told(edit)} for key, edit in edits if known.get(key) != edit]
+            latest = _latest_edits(path)
+            lines = [_edit_to_json(key, edit) for key, edit in edits if latest.get(key) != edit]
             if lines:
                 journal._append(lines)
         finally:
             journal.close()
 
     def add(self, entries: Iterable[tuple[str, Entry]]) -> None:
-        """Write down results, safe on the disk when this returns."""
-        lines: list[Mapping[str, Any]] = []
+        """Add results, each with the key of its item; they are on the disk when this returns.
+
+        Raises:
+            JobError: The journal cannot be written.
+        """
+        lines = []
         for key, entry in entries:
             self.entries[key] = entry
-            lines.append(_line(key, entry))
+            lines.append(_entry_to_json(key, entry))
         if lines:
-            self._write(lines)
+            self._append_with_header(lines)
 
     def finish(self, done: int, failed: int) -> None:
-        """Write down that the job went through everything."""
-        if not (self.finished and not self._begun):  # a run that found nothing to do leaves the journal as it is
-            self._write([{"finished": _now(), "done": done, "failed": failed}])
+        """Add the end of a run that reached the last item. A run that changed nothing adds no line.
+
+        Args:
+            done: Items with a result.
+            failed: Items without one.
+        """
+        if self._has_header or not self.finished:
+            self._append_with_header([{"finished": _now(), "done": done, "failed": failed}])
         self.finished = True
 
     def close(self) -> None:
-        """Let others have it."""
-        if self._file >= 0:
-            os.close(self._file)
-            self._file = -1
+        """Close the journal, so that other processes can open it."""
+        if not self._file.closed:
+            self._file.close()
+            _release_lock(self._lock)
 
-    def _write(self, lines: list[Mapping[str, Any]]) -> None:
-        if not self._begun:
-            head: dict[str, Any] = {"job": self.identity.id, "command": self.identity.command}
-            head |= {"model": dict(self.identity.model), "options": dict(self.identity.options), "started": _now()}
-            lines = [head | ({"restart": True} if self._restart else {}), *lines]
-            self._begun = True
+    def _append_with_header(self, lines: list[dict[str, Any]]) -> None:
+        if not self._has_header:
+            identity = self.identity
+            header: dict[str, Any] = {"job": identity.id, "command": identity.command, "model": dict(identity.model)}
+            header |= {"options": dict(identity.options), "started": _now()}
+            lines = [header | ({"restart": True} if self._restart else {}), *lines]
+            self._has_header = True
         self._append(lines)
 
     def _append(self, lines: Iterable[Mapping[str, Any]]) -> None:
-        data = b"".join(_encode(line) for line in lines)
-        with _telling(self.path):
-            end = os.fstat(self._file).st_size
-            try:
-                while data:
-                    data = data[os.write(self._file, data) :]
-                os.fsync(self._file)
-            except OSError:
-                os.ftruncate(self._file, end)  # the part of a line that still fitted on the disk
-                raise
-
-    def _lock(self) -> None:
-        if fcntl is not None:
-            try:
-                fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                raise JobError(f"another job is writing there (it holds {self.path}): wait for it, or end it") from None
-            except OSError:  # a file system without locks
-                pass
+        with _as_job_error(self.path):
+            jsonlines.append(self._file, lines, sync=True)
 
 
-def _read(path: str, job: str) -> tuple[dict[str, Entry], bool, int]:
-    """The entries of a job, whether it finished, and how many bytes of the file are whole lines."""
+def read_journal(path: str, job: str) -> tuple[dict[str, Entry], bool, int]:
+    """Return the entries of a job by item key, whether its last run finished, and the length of all complete lines.
+
+    Args:
+        path: The file, which may be missing.
+        job: `id` of the job's identity.
+
+    Raises:
+        OSError: The file cannot be read.
+        JobError: The file is no journal, or it is damaged before its last line.
+    """
     entries: dict[str, Entry] = {}
-    whole, own, finished = 0, False, False
-    with open(path, "rb") as file:  # noqa: PTH123 (any bytes may be in its name)
+    end, is_own, finished = 0, False, False
+    for line, line_end in _iter_lines(path):
+        end = line_end
+        if "job" in line:
+            is_own = line["job"] == job
+            if is_own and line.get("restart"):
+                entries = invalidate(entries)
+        elif is_own and "item" in line:
+            entries[line["item"]] = _entry_from_json(line)
+        elif "edit" in line:  # also from other jobs with the same output
+            entry = entries.get(line["edit"])
+            if entry is not None:
+                entries[line["edit"]] = replace(entry, edits=(*entry.edits, _edit_from_json(line)))
+            continue
+        if is_own:
+            finished = "finished" in line
+    return entries, finished, end
+
+
+def invalidate(entries: Mapping[str, Entry]) -> dict[str, Entry]:
+    """Return the entries as stale ones."""
+    return {key: replace(entry, stale=True) for key, entry in entries.items()}
+
+
+def _iter_lines(path: str) -> Iterator[tuple[dict[str, Any], int]]:
+    """Yield the complete lines of a journal, each with its end in bytes."""
+    if not os.path.exists(path):  # noqa: PTH110
+        return
+    with open(path, "rb") as file:  # noqa: PTH123
+        end = 0
         for raw in file:
-            line = _decode(raw)
-            if line is None:
+            line: Any = None
+            if raw.endswith(b"\n"):
+                with suppress(ValueError):
+                    line = jsonlines.decode(raw)
+            if not isinstance(line, dict):
                 break
-            whole += len(raw)
-            if "job" in line:
-                own = line["job"] == job
-                if own and line.get("restart"):
-                    entries = {key: _outdated(entry) for key, entry in entries.items()}
-            elif own and "item" in line:
-                entries[line["item"]] = _entry(line)
-            elif "edit" in line:  # whichever job wrote what was edited
-                if (entry := entries.get(line["edit"])) is not None:
-                    entries[line["edit"]] = replace(entry, edits=(*entry.edits, _edit(line)))
-                continue
-            if own:
-                finished = "finished" in line
-        if file.read():  # a torn line is the last one; anything else is no journal, or a damaged one
-            raise JobError(f"{path} is no journal, or damaged at byte {whole}: move it away")
-    return entries, finished, whole
+            end += len(raw)
+            yield line, end
+        if file.read():  # only the last line can be partial
+            raise JobError(f"{path} is not a journal, or it is damaged at byte {end}: move it elsewhere")
 
 
-def _line(key: str, entry: Entry) -> dict[str, Any]:
-    line: dict[str, Any] = {"item": key, "picture": entry.picture}
-    if entry.before is not None:
-        line["before"] = entry.before
-    if entry.written:
-        line["written"] = entry.written
+def _latest_edits(path: str) -> dict[str, Edit]:
+    """Return the last edit of every item that has not been computed again since."""
+    edits: dict[str, Edit] = {}
+    for line, _ in _iter_lines(path):
+        if "edit" in line:
+            edits[line["edit"]] = _edit_from_json(line)
+        elif "item" in line:
+            edits.pop(line["item"], None)
+    return edits
+
+
+def _entry_to_json(key: str, entry: Entry) -> dict[str, Any]:
+    line: dict[str, Any] = {"item": key, "picture": entry.signature}
+    if entry.previous is not None:
+        line["before"] = entry.previous
+    if entry.written_signature:
+        line["written"] = entry.written_signature
     return line | ({"error": entry.error, "kind": entry.kind} if entry.error else {"records": list(entry.records)})
 
 
-def _entry(line: Mapping[str, Any]) -> Entry:
+def _entry_from_json(line: Mapping[str, Any]) -> Entry:
     return Entry(
-        line.get("picture", ""), line.get("before"), tuple(line.get("records", ())), line.get("error"),
-        line.get("kind", ""), line.get("written", ""),
-    )  # fmt: skip
+        signature=line.get("picture", ""),
+        previous=line.get("before"),
+        records=tuple(line.get("records", ())),
+        error=line.get("error"),
+        kind=line.get("kind", ""),
+        written_signature=line.get("written", ""),
+    )
 
 
-def _edit(line: Mapping[str, Any]) -> Edit:
+def _edit_to_json(key: str, edit: Edit) -> dict[str, Any]:
+    written = {"written": edit.written_signature} if edit.written_signature else {}
+    return {"edit": key, "was": edit.old, "text": edit.new, **written}
+
+
+def _edit_from_json(line: Mapping[str, Any]) -> Edit:
     return Edit(line.get("was", ""), line.get("text", ""), line.get("written", ""))
 
 
-def _told(edit: Edit) -> dict[str, Any]:
-    return {"was": edit.was, "text": edit.text} | ({"written": edit.written} if edit.written else {})
-
-
-def _edits(path: str) -> dict[str, Edit]:
-    """The last edit of every item that has not been written anew since."""
-    found: dict[str, Edit] = {}
-    with open(path, "rb") as file:  # noqa: PTH123
-        for line in map(_decode, file):
-            if line is not None and "edit" in line:
-                found[line["edit"]] = _edit(line)
-            elif line is not None and "item" in line:
-                found.pop(line["item"], None)
-    return found
-
-
-def _outdated(entry: Entry) -> Entry:
-    return replace(entry, stale=True)
-
-
-def _encode(line: Mapping[str, Any]) -> bytes:
+def _acquire_lock(path: str) -> filelock.BaseFileLock:
+    lock = filelock.FileLock(f"{path}.lock")
     try:
-        return json.dumps(line, ensure_ascii=False).encode() + b"\n"
-    except UnicodeEncodeError:  # bytes of a file that are no UTF-8
-        return json.dumps(line).encode() + b"\n"
+        with suppress(NotImplementedError):  # a file system without locks
+            lock.acquire(timeout=0)
+    except filelock.Timeout:
+        raise JobError(f"another job is writing to this output ({path}): wait for it, or stop it") from None
+    return lock
 
 
-def _decode(raw: bytes) -> dict[str, Any] | None:
-    if not raw.endswith(b"\n"):
-        return None
-    with contextlib.suppress(ValueError):
-        line = json.loads(raw)
-        return line if isinstance(line, dict) else None
-    return None
+def _release_lock(lock: filelock.BaseFileLock) -> None:
+    with suppress(OSError):
+        Path(lock.lock_file).unlink()  # before the release: a process that opens the old file sees that it is gone
+    lock.release()
 
 
-@contextlib.contextmanager
-def _telling(path: str) -> Any:
+@contextmanager
+def _as_job_error(path: str, action: str = "write") -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise JobError(f"cannot write {path}: {error.strerror or error}; the job goes on when run again") from error
+        hint = "; run the command again to resume the job" if action == "write" else ""
+        raise JobError(f"cannot {action} {path}: {error.strerror or error}{hint}") from error
 
 
 def _now() -> str:

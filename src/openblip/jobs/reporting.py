@@ -1,104 +1,69 @@
-"""What a person sees while a job runs, on standard error: a bar on a terminal, a line now and then elsewhere."""
+"""Progress of a job on standard error: a bar on a terminal, otherwise a line every few seconds."""
 
 from __future__ import annotations
 
-import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
 
-EVERY = 10.0  # seconds between two lines where there is no terminal
+from openblip.io import progress
 
-
-class Reporter:
-    """Says nothing. The base of those that do."""
-
-    @contextmanager
-    def running(self, total: int | None) -> Iterator[None]:
-        """Around the whole run, over ``total`` items if that is known."""
-        yield
-
-    def advance(self) -> None:
-        """One item is through."""
-
-    def bad(self, name: str, reason: str) -> None:
-        """The one line that a bad item gets."""
-
-    def note(self, text: str) -> None:
-        """Something else worth a line."""
+SECONDS_PER_LINE = 10.0
 
 
-class ConsoleReporter(Reporter):
-    """Pictures per second, time left and failures. ``quiet`` leaves only the lines of bad items.
+class JobProgress:
+    """Images per second, remaining time and failures of a job.
 
-    ``lines`` says whether to give account where there is no terminal.
+    Args:
+        bar: The bar to update.
+        total: Number of items, if it is known.
+        lines: Print a line from time to time where no bar is visible.
     """
 
-    def __init__(self, *, quiet: bool = False, lines: bool = True) -> None:
-        self.quiet, self.lines = quiet, lines
-        self._bar: Any = None
-        self._task: Any = None
-        self._total: int | None = None
-        self._count = self._failed = 0
-        self._began = self._said = time.monotonic()
-
-    @contextmanager
-    def running(self, total: int | None) -> Iterator[None]:
+    def __init__(self, bar: progress.Bar, total: int | None, *, lines: bool) -> None:
+        self._bar = bar
         self._total = total
-        self._began = self._said = time.monotonic()
-        if self.quiet or not sys.stderr.isatty() or (total is not None and total < 2):
-            yield
-            return
-        from rich.console import Console
-        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+        self._lines = lines
+        self._done = self._failed = 0
+        self._start = self._last_line = time.monotonic()
 
-        rate = TextColumn("{task.fields[rate]:.1f}/s")
-        failures = TextColumn("{task.fields[failed]}")
-        columns = (BarColumn(), MofNCompleteColumn(), rate, TimeRemainingColumn(), failures)
-        with Progress(*columns, console=Console(stderr=True), transient=True) as self._bar:
-            self._task = self._bar.add_task("", total=total, rate=0.0, failed="")
-            try:
-                yield
-            finally:
-                self._bar, bar = None, self._bar
-                bar.refresh()
-
-    def advance(self) -> None:
-        self._count += 1
+    def advance(self, *, failed: bool = False) -> None:
+        """Count one item."""
         now = time.monotonic()
-        if self._count == 1:
-            self._began = now  # what came before was the model being loaded
-        rate = (self._count - 1) / max(now - self._began, 1e-9)
-        if self._bar is not None:
-            failed = f"{self._failed} failed" if self._failed else ""
-            self._bar.update(self._task, advance=1, rate=rate, failed=failed)
-        elif self.lines and not self.quiet and self._count > 9 and now - self._said >= EVERY:
-            self._said = now
-            of = f" of {self._total}" if self._total is not None else ""
-            left = f", {_span((self._total - self._count) / rate)} left" if self._total is not None else ""
-            failed = f", {self._failed} failed" if self._failed else ""
-            self._line(f"{self._count}{of} pictures, {rate:.1f}/s{left}{failed}")
+        self._done += 1
+        self._failed += failed
+        if self._done == 1:
+            self._start = now  # the time before was spent on loading the model
+        rate = (self._done - 1) / max(now - self._start, 1e-9)
+        failures = f", {self._failed} failed" if self._failed else ""
+        self._bar.advance(status=f"{rate:.1f}/s{failures}")
+        if self._lines and not self._bar.visible and self._done > 9 and now - self._last_line >= SECONDS_PER_LINE:
+            self._last_line = now
+            of_total = remaining = ""
+            if self._total is not None:
+                of_total = f" of {self._total}"
+                remaining = f", {format_duration((self._total - self._done) / rate)} left"
+            self.print(f"{self._done}{of_total} images, {rate:.1f}/s{remaining}{failures}")
 
-    def bad(self, name: str, reason: str) -> None:
-        self._failed += 1
-        self._line(f"error: {name}: {reason.removeprefix(f'cannot read {name}: ')}")
-
-    def note(self, text: str) -> None:
-        if not self.quiet:
-            self._line(f"note: {text}")
-
-    def _line(self, text: str) -> None:
-        text = " ".join(text.splitlines())
-        if self._bar is not None:
-            from rich.text import Text
-
-            self._bar.console.print(Text(text), soft_wrap=True)
-        else:
-            print(text, file=sys.stderr, flush=True)
+    def print(self, text: str) -> None:
+        """Print a line above the bar."""
+        self._bar.print(text)
 
 
-def _span(seconds: float) -> str:
+@contextmanager
+def report_progress(total: int | None, *, lines: bool) -> Iterator[JobProgress]:
+    """Show the progress of a job while the block runs.
+
+    Args:
+        total: Number of items, if it is known.
+        lines: Print a line from time to time where there is no terminal.
+    """
+    with progress.bar(total=total) as bar:
+        yield JobProgress(bar, total, lines=lines)
+
+
+def format_duration(seconds: float) -> str:
+    """Return a duration as m:ss or h:mm:ss."""
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"

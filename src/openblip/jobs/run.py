@@ -1,398 +1,350 @@
-"""The run of a job: what is done is skipped, what is left is computed and written, and failures are told."""
+"""The run of a job over its items, with or without an output to resume from."""
 
 from __future__ import annotations
 
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
-from itertools import chain
-from typing import Any, Literal, TypeAlias
+from itertools import chain, islice
+from typing import Any, Literal, Protocol, TypeAlias
 
-from openblip.data.images import open_image
 from openblip.errors import ImageError, JobError, OpenBlipError
-from openblip.jobs.items import Item, Unusable
+from openblip.jobs.decisions import Compute, Decision, Fail, Restore, Skip, decide
+from openblip.jobs.items import Item, UnusableItem
 from openblip.jobs.journal import Entry, Identity, Journal
+from openblip.jobs.memory import out_of_memory
 from openblip.jobs.records import Row, order_fields
-from openblip.jobs.reporting import Reporter
 from openblip.jobs.sinks.base import Sink
 
+Items: TypeAlias = "Sequence[Item | UnusableItem] | Iterator[Item | UnusableItem]"
 Result: TypeAlias = "Sequence[Row] | OpenBlipError"
-Work: TypeAlias = Callable[[Iterator[Item]], Iterator[Result]]
-Action = Literal["compute", "done", "restore", "there", "edited", "failed"]
+Outcome: TypeAlias = Literal["computed", "done", "existing", "edited", "failed"]
 
-_NO_MEMORY = (
-    "can't allocate memory", "not enough memory", "out of memory", "CUBLAS_STATUS_ALLOC_FAILED", "bad_alloc",
-)  # fmt: skip
-TOGETHER, SECONDS = 4, 0.5  # results are written in groups of this many, or as many as came in this time
+FLUSH_COUNT, FLUSH_SECONDS = 4, 0.5  # results are written in groups of this size or age
+
+
+class Annotator(Protocol):
+    """Computes the results of items, at most `batch_size` of them at once."""
+
+    batch_size: int
+
+    def run(self, items: Iterator[Item]) -> Iterator[Result]:
+        """Yield for each item, in order, the records of its results, or its error."""
 
 
 @dataclass(frozen=True)
-class Seen:
-    """What became of an item, for printing and for the sheet: its records, or why there are none."""
+class ItemStatus:
+    """What a run did about an item.
 
-    item: Item | Unusable
-    action: Action
+    Attributes:
+        item: The item.
+        outcome: "computed" by this run, "done" by an earlier run, "existing" before the job, "edited" since an earlier
+            run, or "failed".
+        records: Results of the item.
+        error: Reason for which the item has no result.
+        text: Stored text, where `records` do not hold it.
+    """
+
+    item: Item | UnusableItem
+    outcome: Outcome
     records: Sequence[Row] = ()
     error: str | None = None
-    text: str | None = None  # what stands in its place, where no record tells
+    text: str | None = None
 
 
 @dataclass
-class Outcome:
-    """How many items were computed, found done, found there before, left alone as edited, and failed."""
+class Run:
+    """A run that computes every item and stores nothing.
 
-    computed: int = 0
-    done: int = 0
-    there: int = 0
-    edited: int = 0
-    failed: int = 0
+    Attributes:
+        items: The items, in order.
+        model: Name of the model, for the records.
+        counts: Number of items by outcome.
+        has_work: Whether any item must be computed.
+    """
+
+    items: Items
+    model: str
+    counts: Counter[Outcome] = field(default_factory=Counter)
+    has_work: bool = True
+
+    def plan(self) -> Iterator[Decision]:
+        """Yield what to do about each item: compute it if it is an image."""
+        for item in self.items:
+            yield Compute(item) if isinstance(item, Item) else Fail(item, item.reason)
+
+    def run(self, annotator: Annotator | None) -> Iterator[ItemStatus]:
+        """Compute the items, and yield the status of each, in order.
+
+        Args:
+            annotator: Computes the results.
+        """
+        for decision, result in compute(annotator, self.plan()):
+            if isinstance(decision, Fail):
+                status = ItemStatus(decision.item, "failed", error=decision.error)
+            elif isinstance(result, OpenBlipError):
+                status = ItemStatus(decision.item, "failed", error=str(result))
+            else:
+                records = [{**decision.item.fields, **row, "model": self.model} for row in result or ()]
+                status = ItemStatus(decision.item, "computed", records)
+            self.counts[status.outcome] += 1
+            yield status
+
+
+@contextmanager
+def open_sink_run(
+    items: Items, sink: Sink, identity: Identity, *, model: str, restart: bool = False
+) -> Iterator[SinkRun]:
+    """Start or resume the run of a job with an output. All results are written at the end of the block.
+
+    Args:
+        items: The items, in order.
+        sink: Output to write to.
+        identity: Command, models and options of the job.
+        model: Name of the model, for the records.
+        restart: Compute the results of earlier runs again.
+
+    Raises:
+        JobError: Two items share an output, or another process is writing to it.
+    """
+    check_targets(items, sink)
+    journal = Journal(sink.journal_path, identity, restart=restart)
+    try:
+        run = SinkRun(items, model, sink, journal)
+        try:
+            yield run
+        finally:
+            run.flush()
+    finally:
+        journal.close()
+
+
+class SinkRun:
+    """A run that writes results to a sink, and resumes what earlier runs have done.
+
+    Every result is added to the journal before it is written to the sink. After a crash, the next run finds it either
+    nowhere, and computes it, or in the journal, and writes it exactly once.
+
+    Attributes:
+        items: The items, in order.
+        model: Name of the model, for the records.
+        counts: Number of items by outcome.
+    """
+
+    def __init__(self, items: Items, model: str, sink: Sink, journal: Journal) -> None:
+        self.items = items
+        self.model = model
+        self.counts: Counter[Outcome] = Counter()
+        self._sink = sink
+        self._journal = journal
+        self._decisions = self._decide_all()
+        self._unwritten: list[tuple[Item, Entry, Any]] = []
+        self._last_flush = time.monotonic()
 
     @property
-    def total(self) -> int:
-        return self.computed + self.done + self.there + self.edited + self.failed
+    def has_work(self) -> bool:
+        """Whether any item must be computed."""
+        leading: list[Decision] = []
+        for decision in self._decisions:
+            leading.append(decision)
+            if isinstance(decision, Compute):
+                break
+        self._decisions = chain(leading, self._decisions)
+        return bool(leading) and isinstance(leading[-1], Compute)
 
+    def run(self, annotator: Annotator | None) -> Iterator[ItemStatus]:
+        """Do what is left to do, and yield the status of every item, in order.
 
-@dataclass
-class Job:
-    """One command over many pictures.
+        Args:
+            annotator: Computes the results. `None` if the run has no work.
 
-    ``work`` is the command: it takes items, and gives for each, in order, the records of its results or an error. It is
-    first called when there is something to compute, so it is the place to load a model in. ``identity`` and ``sink``
-    say where results go and what tells this job from others; without a sink nothing is written. ``see`` is shown every
-    item, in order. ``shrink`` makes the batches of the model smaller, and tells whether they could be.
-    """
+        Raises:
+            JobError: The output cannot be written.
+        """
+        for decision, result in compute(annotator, self._decisions):
+            status = self._carry_out(decision, result)
+            self.counts[status.outcome] += 1
+            yield status
+        self.flush()
+        self._sink.close()
+        self._journal.finish(self.counts["computed"] + self.counts["done"], self.counts["failed"])
 
-    items: Iterable[Item | Unusable]
-    work: Work
-    sink: Sink | None = None
-    identity: Identity | None = None
-    model: str | None = None
-    restart: bool = False
-    strict: bool = False
-    report: Reporter = field(default_factory=Reporter)
-    see: Callable[[Seen], None] = lambda seen: None
-    shrink: Callable[[], bool] = lambda: False
+    def flush(self) -> None:
+        """Write the results that are not written yet: first to the journal, then to the sink.
 
-    def run(self) -> Outcome:
-        """Do what is left of it. Raises :class:`JobError`, or the first bad item's error if ``strict``."""
-        if self.sink is None:
-            return _Run(self, None).go()
-        assert self.identity is not None
-        check_targets(self.items, self.sink)
-        journal = Journal(self.sink.journal_path, self.identity, restart=self.restart)
-        try:
-            return _Run(self, journal).go()
-        finally:
-            journal.close()
+        Raises:
+            JobError: The journal or the output cannot be written.
+        """
+        group, self._unwritten, self._last_flush = self._unwritten, [], time.monotonic()
+        self._journal.add((item.key, entry) for item, entry, _ in group)
+        for item, entry, content in group:
+            if content is not None and not self._sink.equal(content, entry.previous):
+                self._sink.write(item, content)
 
-    def plan(self) -> Iterator[Seen]:
-        """What a run would do, item by item, without doing any of it."""
-        if self.sink is not None:
-            assert self.identity is not None
-            check_targets(self.items, self.sink)
-            known = Journal.look(self.sink.journal_path, self.identity, restart=self.restart)
-        else:
-            known = {}
+    def _decide_all(self) -> Iterator[Decision]:
+        targets = Targets(self._sink)
         for item in self.items:
-            yield decide(item, self.sink, known)[0]
+            if not isinstance(self.items, Sequence):
+                targets.claim(item)
+            yield decide(item, self._sink, self._journal.entries)
+
+    def _carry_out(self, decision: Decision, result: Result | None) -> ItemStatus:
+        if isinstance(decision, Compute):
+            return self._store(decision, [] if result is None else result)
+        if isinstance(decision, Skip):
+            return ItemStatus(decision.item, decision.reason, decision.records, text=decision.text)
+        if isinstance(decision, Restore):
+            self._sink.write(decision.item, decision.content)
+            return ItemStatus(decision.item, "done", decision.records, text=decision.text)
+        if isinstance(decision.item, Item):
+            self._list_failure(decision.item, decision)
+        return ItemStatus(decision.item, "failed", error=decision.error)
+
+    def _store(self, decision: Compute, result: Result) -> ItemStatus:
+        """Add a result, or an error, to the group that `flush` writes."""
+        item, previous = decision.item, decision.previous
+        error = result if isinstance(result, OpenBlipError) else None
+        if not isinstance(result, OpenBlipError):
+            entry = Entry(decision.signature, previous, tuple(self._complete(item, row) for row in result))
+            try:
+                content = self._sink.merge(item, previous, entry.records)
+                entry = replace(entry, written_signature=self._sink.signature_after(item, content))
+            except JobError:
+                raise
+            except OpenBlipError as sink_error:
+                error = sink_error
+        if error is not None:
+            entry = Entry(decision.signature, previous, error=str(error), kind=type(error).__name__)
+            content = self._sink.merge(item, previous, [self._complete(item, {"error": str(error)})])
+        self._unwritten.append((item, entry, content))
+        if len(self._unwritten) >= FLUSH_COUNT or time.monotonic() - self._last_flush > FLUSH_SECONDS:
+            self.flush()
+        return ItemStatus(item, "failed" if entry.error is not None else "computed", entry.records, entry.error)
+
+    def _list_failure(self, item: Item, decision: Fail) -> None:
+        """Write the failure of an earlier run to a list that lacks it."""
+        with suppress(OpenBlipError):
+            content = self._sink.merge(item, decision.previous, [self._complete(item, {"error": decision.error})])
+            if content is not None and not self._sink.equal(content, self._sink.read(item)):
+                self._sink.write(item, content)
+
+    def _complete(self, item: Item, row: Row) -> Row:
+        """Return a record with the fields of its item and the name of the model."""
+        return order_fields({**item.fields, **row, "model": self.model})
 
 
-def check_targets(items: Iterable[Item | Unusable], sink: Sink) -> None:
-    """:class:`JobError` if two items would be written to one place; known before anything is written.
-
-    Items of a stream are not known yet; they are looked at when they come.
-    """
-    if isinstance(items, Sequence):
-        places = _Places(sink)
-        for item in items:
-            places.take(item)
-
-
-class _Places:
-    """The places that items have taken so far."""
+class Targets:
+    """The output locations of the items of a job, which must differ."""
 
     def __init__(self, sink: Sink) -> None:
         self.sink = sink
-        self._taken: dict[str, str] = {}
+        self._names: dict[str, str] = {}
 
-    def take(self, item: Item | Unusable) -> None:
-        if isinstance(item, Unusable):
+    def claim(self, item: Item | UnusableItem) -> None:
+        """Raise `JobError` if another item has the same location."""
+        if isinstance(item, UnusableItem):
             return
         try:
             target = self.sink.target(item)
         except OpenBlipError:
-            return  # told when it is its turn
-        if (other := self._taken.setdefault(target, item.name)) is not item.name:
+            return  # reported as the item's error
+        name = self._names.setdefault(target, item.name)
+        if name is not item.name:
             raise JobError(
-                f"{other} and {item.name} would both be written to {target}: rename one, or use a list (--to jsonl)"
+                f"{name} and {item.name} would both be written to {target}: rename one, or write a list (--to jsonl)"
             )
 
 
-def decide(item: Item | Unusable, sink: Sink | None, known: dict[str, Entry]) -> tuple[Seen, Any, str]:
-    """What is to be done about an item, what stood in its place before the job, and the picture's signature."""
-    if isinstance(item, Unusable):
-        return Seen(item, "failed", error=item.reason), None, ""
-    if sink is None:
-        return Seen(item, "compute"), None, ""
-    try:
-        return _decide(item, sink, known.get(item.key))
-    except JobError:
-        raise
-    except OpenBlipError as error:
-        return Seen(item, "failed", error=str(error)), None, ""
-
-
-def _decide(item: Item, sink: Sink, entry: Entry | None) -> tuple[Seen, Any, str]:
-    signature = item.signature()
-    sink.target(item)
-    if entry is None:
-        current = sink.read(item)
-        if sink.options.existing == "skip" and sink.has_result(current):
-            return Seen(item, "there", text=_told(current)), current, signature
-        return Seen(item, "compute"), current, signature
-    unchanged = entry.picture == signature and not entry.stale
-    if entry.error is not None:
-        again = not unchanged or not signature or (entry.kind == ImageError.__name__ and _opens(item))
-        return Seen(item, "compute" if again else "failed", error=entry.error), entry.before, signature
-    after, written, by_hand = expected(item, sink, entry)
-    if signature and signature == written and not by_hand:
-        return Seen(item, "compute" if entry.stale else "done", entry.records), entry.before, signature
-    unchanged = unchanged or (bool(signature) and signature == written and not entry.stale)
-    current = sink.read(item)
-    if current is None or sink.equal(current, entry.before):
-        action: Action = "restore" if unchanged else "compute"
-    elif not sink.equal(current, after) or (by_hand and not unchanged):
-        return Seen(item, "edited", text=_told(current)), entry.before, signature
-    else:
-        action = "done" if unchanged else "compute"
-    if by_hand and unchanged:  # the records say what the model said
-        return Seen(item, action, text=_told(after)), entry.before, signature
-    return Seen(item, action, entry.records), entry.before, signature
-
-
-def expected(item: Item, sink: Sink, entry: Entry) -> tuple[Any, str, bool]:
-    """What the job and the edits written back since have left in an item's place, the signature of its picture if that
-    was written into, and whether an edit has a part in it."""
-    content, written, by_hand = sink.merge(item, entry.before, entry.records), entry.written, False
-    for edit in entry.edits:
-        if (new := sink.apply_edit(content, edit.was, edit.text)) is not None:
-            content, written, by_hand = new, edit.written or written, True
-    return content, written, by_hand
-
-
-def _told(content: Any) -> str | None:
-    if isinstance(content, list):
-        return "\n".join(str(row["text"]) for row in content if "text" in row) or None
-    return None if content is None else str(content)
-
-
-def _opens(item: Item) -> bool:
-    """Whether a picture that could not be opened can be now, as HEIC can once its library is there."""
-    try:
-        for picture in item.pictures:
-            open_image(picture)
-    except OpenBlipError:
-        return False
-    return True
-
-
-class _Run:
-    """One run of a job."""
-
-    def __init__(self, job: Job, journal: Journal | None) -> None:
-        self.job, self.sink, self.journal = job, job.sink, journal
-        self.outcome = Outcome()
-        self._places = _Places(job.sink) if job.sink and not isinstance(job.items, Sequence) else None
-        self._waiting: deque[_Queued] = deque()  # decided, in order; those to compute are with the command
-        self._written: list[tuple[Item, Entry, Any]] = []  # results not yet on the disk
-        self._since = time.monotonic()
-
-    def go(self) -> Outcome:
-        job = self.job
-        total = len(job.items) if isinstance(job.items, Sequence) else None
-        with job.report.running(total):
-            try:
-                left = self._left()
-                first = next(left, None)
-                if first is not None:
-                    self._compute(chain([first], left))
-                self._pass_on()
-            finally:
-                self._flush()
-            if self.sink is not None and self.journal is not None:
-                self.sink.close()
-                self.journal.finish(self.outcome.computed + self.outcome.done, self.outcome.failed)
-        return self.outcome
-
-    def _left(self) -> Iterator[Item]:
-        """The items to compute; all others are settled on the way, and shown when it is their turn."""
-        known = self.journal.entries if self.journal else {}
-        for item in self.job.items:
-            if self._places is not None:
-                self._places.take(item)
-            seen, before, signature = decide(item, self.sink, known)
-            self._waiting.append(_Queued(seen, before, signature))
-            if seen.action == "compute":
-                assert isinstance(item, Item)
-                yield item
-            elif not any(queued.seen.action == "compute" for queued in self._waiting):
-                self._pass_on()
-
-    def _compute(self, left: Iterator[Item]) -> None:
-        """Let the command work; where memory runs out, with smaller batches, from the first item that has no result."""
-        results = self.job.work(left)
-        while True:
-            try:
-                result = next(results, None)
-            except Exception as error:
-                if not out_of_memory(error):
-                    raise
-                results = self._again(left, error)
-                continue
-            if result is None:
-                return
-            self._take(result)
-
-    def _again(self, left: Iterator[Item], error: Exception) -> Iterator[Result]:
-        if not self.job.shrink():
-            told = next(iter(str(error).splitlines()), type(error).__name__)  # Python's own says nothing
-            self._take(ImageError(f"it needs more memory than there is ({told})"))
-        handed = [q.seen.item for q in self._waiting if q.seen.action == "compute"]
-        return self.job.work(chain((item for item in handed if isinstance(item, Item)), left))
-
-    def _take(self, result: Result) -> None:
-        """The result of the first item that waits for one."""
-        self._pass_on()
-        queued = self._waiting.popleft()
-        item = queued.seen.item
-        assert isinstance(item, Item)
-        if isinstance(result, OpenBlipError):
-            entry = Entry(queued.signature, queued.before, error=str(result), kind=type(result).__name__)
-        else:
-            entry = Entry(queued.signature, queued.before, tuple(self._row(item, row) for row in result))
-        if self.sink is not None:
-            try:
-                self._store(item, entry)
-            except JobError:
-                raise
-            except OpenBlipError as error:  # this one place cannot be written
-                entry = Entry(queued.signature, queued.before, error=str(error), kind=type(error).__name__)
-                self._store(item, entry)
-        if entry.error is None:
-            self.outcome.computed += 1
-        self._show(Seen(item, "compute", entry.records, entry.error))
-        self._pass_on()
-
-    def _store(self, item: Item, entry: Entry) -> None:
-        assert self.sink is not None
-        records: Sequence[Row] = entry.records
-        if entry.error is not None:
-            records = [self._row(item, {"error": entry.error})]
-        content = self.sink.merge(item, entry.before, records)
-        if entry.error is None:
-            entry = replace(entry, written=self.sink.signature_after(item, content))
-        self._written.append((item, entry, content))
-        if len(self._written) >= TOGETHER or time.monotonic() - self._since > SECONDS:
-            self._flush()
-
-    def _row(self, item: Item, row: Row) -> Row:
-        return order_fields({**item.asked, **row, "model": self.job.model})
-
-    def _flush(self) -> None:
-        """Write results: first into the journal, then into their places."""
-        group, self._written, self._since = self._written, [], time.monotonic()
-        if not group or self.journal is None or self.sink is None:
-            return
-        self.journal.add((item.key, entry) for item, entry, _ in group)
-        for item, entry, content in group:
-            if content is not None and not self.sink.equal(content, entry.before):
-                self.sink.write(item, content)
-
-    def _pass_on(self) -> None:
-        """Show the items at the head that wait for no result."""
-        while self._waiting and self._waiting[0].seen.action != "compute":
-            queued = self._waiting.popleft()
-            seen = queued.seen
-            if seen.action == "restore":
-                assert isinstance(seen.item, Item)
-                assert self.sink is not None
-                self.sink.write(seen.item, self._expected(seen.item))
-                self.outcome.done += 1
-            elif seen.action == "done":
-                self.outcome.done += 1
-            elif seen.action == "there":
-                self.outcome.there += 1
-            elif seen.action == "edited":
-                self.outcome.edited += 1
-            elif self.sink is not None and isinstance(seen.item, Item):
-                self._settle_failure(seen, queued)
-            self._show(seen)
-
-    def _expected(self, item: Item) -> Any:
-        assert self.sink is not None
-        assert self.journal is not None
-        return expected(item, self.sink, self.journal.entries[item.key])[0]
-
-    def _settle_failure(self, seen: Seen, queued: _Queued) -> None:
-        """See to it that a list tells of a failure that an earlier run met."""
-        assert isinstance(seen.item, Item)
-        assert self.sink is not None
-        with suppress(OpenBlipError):
-            row = self._row(seen.item, {"error": seen.error})
-            content = self.sink.merge(seen.item, queued.before, [row])
-            if content is not None and not self.sink.equal(content, self.sink.read(seen.item)):
-                self.sink.write(seen.item, content)
-
-    def _show(self, seen: Seen) -> None:
-        self.job.report.advance()
-        if seen.error is not None:
-            self.outcome.failed += 1
-            self.job.report.bad(seen.item.name, seen.error)
-        elif seen.action == "edited":
-            self.job.report.note(f"{seen.item.name}: what was written for it was edited since, and is left as it is")
-        self.job.see(seen)
-        if seen.error is not None and self.job.strict:
-            raise JobError(f"stopped at the first bad picture, {seen.item.name}, as --strict asks")
-
-
-@dataclass(frozen=True)
-class _Queued:
-    seen: Seen
-    before: Any
-    signature: str
-
-
-def batched(function: Callable[[list[Item]], Sequence[Result]], size: int = 32) -> Work:
-    """A command that is a function of a batch, as one of a stream."""
-
-    def work(items: Iterator[Item]) -> Iterator[Result]:
-        batch: list[Item] = []
+def check_targets(items: Items, sink: Sink) -> None:
+    """Raise `JobError` if two items would be written to one location. Items of a stream are checked as they come."""
+    if isinstance(items, Sequence):
+        targets = Targets(sink)
         for item in items:
-            batch.append(item)
-            if len(batch) == size:
-                yield from function(batch)
-                batch = []
-        if batch:
-            yield from function(batch)
-
-    return work
+            targets.claim(item)
 
 
-def out_of_memory(error: Exception) -> bool:
-    """Whether an error, or what it came from, says that memory, of the machine or of a GPU, ran out.
+def plan_run(items: Items, sink: Sink, identity: Identity, *, restart: bool = False) -> Iterator[Decision]:
+    """Yield what a run would do about each item, without doing it.
 
-    The words are those of torch's allocators on Linux and macOS, on Windows, of CUDA and MPS, of cuBLAS, and of the C++
-    library, whose error OpenVINO passes on.
+    Args:
+        items: The items, in order.
+        sink: Output that would be written to.
+        identity: Command, models and options of the job.
+        restart: Compute the results of earlier runs again.
+
+    Raises:
+        JobError: Two items share an output, or the output cannot be read.
     """
-    seen: list[BaseException] = []
-    cause: BaseException | None = error
-    while cause is not None and cause not in seen:
-        if isinstance(cause, MemoryError) or type(cause).__name__ == "OutOfMemoryError":
-            return True
-        if isinstance(cause, RuntimeError) and any(words in str(cause) for words in _NO_MEMORY):
-            return True
-        seen.append(cause)
-        cause = cause.__cause__
-    return False
+    check_targets(items, sink)
+    entries = Journal.read(sink.journal_path, identity, restart=restart)
+    for item in items:
+        yield decide(item, sink, entries)
+
+
+def compute(annotator: Annotator | None, decisions: Iterable[Decision]) -> Iterator[tuple[Decision, Result | None]]:
+    """Yield every decision, in order; with a result where the item is to be computed.
+
+    Where memory runs out, the batch size is halved, and the items without a result are computed again.
+
+    Args:
+        annotator: Computes the results. `None` if nothing is to be computed.
+        decisions: The decisions, in order.
+    """
+    if annotator is None:
+        for decision in decisions:
+            yield decision, None
+        return
+    waiting: deque[Decision] = deque()
+    remaining: Iterator[Decision] = iter(decisions)
+    results = annotator.run(_items_to_compute(remaining, waiting))
+    while True:
+        retry = False
+        try:
+            result = next(results, None)
+        except Exception as error:
+            if not out_of_memory(error):
+                raise
+            retry, result = True, None
+            if annotator.batch_size > 1:
+                annotator.batch_size //= 2
+            else:
+                reason = next(iter(str(error).splitlines()), type(error).__name__)
+                result = ImageError(f"the image needs more memory than there is ({reason})")
+        while waiting and not isinstance(waiting[0], Compute):
+            yield waiting.popleft(), None
+        if result is not None:
+            yield waiting.popleft(), result
+        elif not retry:
+            return
+        if retry:
+            remaining = chain(tuple(waiting), remaining)
+            waiting.clear()
+            results = annotator.run(_items_to_compute(remaining, waiting))
+
+
+def _items_to_compute(decisions: Iterable[Decision], waiting: deque[Decision]) -> Iterator[Item]:
+    """Yield the items to compute; every decision is appended to `waiting` first."""
+    for decision in decisions:
+        waiting.append(decision)
+        if isinstance(decision, Compute):
+            yield decision.item
+
+
+class BatchAnnotator:
+    """An annotator made of a function from a list of items to their results.
+
+    Args:
+        function: Return the result of each item.
+        batch_size: Number of items to pass at once.
+    """
+
+    def __init__(self, function: Callable[[list[Item]], Sequence[Result]], batch_size: int = 32) -> None:
+        self.function = function
+        self.batch_size = batch_size
+
+    def run(self, items: Iterator[Item]) -> Iterator[Result]:
+        """Yield the result of each item, in order."""
+        while batch := list(islice(items, self.batch_size)):
+            yield from self.function(batch)

@@ -23,7 +23,7 @@ from openblip.io.templates import render_html
 from openblip.jobs.files import replace_file
 from openblip.jobs.items import Item
 from openblip.jobs.records import Row
-from openblip.jobs.run import Seen
+from openblip.jobs.run import ItemStatus
 from openblip.jobs.sinks import Sink
 from openblip.jobs.sinks.base import TextSink
 
@@ -85,7 +85,7 @@ class Card:
     entries: Sequence[CardEntry]
 
 
-def write_sheet(path: Path, statuses: Sequence[Seen], sink: Sink | None) -> int:
+def write_sheet(path: Path, statuses: Sequence[ItemStatus], sink: Sink | None) -> int:
     """Write a contact sheet: `path` and, for further pages, `path` with -2, -3, ... added to its name.
 
     Args:
@@ -121,19 +121,19 @@ def write_sheet(path: Path, statuses: Sequence[Seen], sink: Sink | None) -> int:
     return len(pages)
 
 
-def _make_card(status: Seen, sink: Sink | None) -> Card:
+def _make_card(status: ItemStatus, sink: Sink | None) -> Card:
     images: Sequence[ImageRef] = ()
     drawings = dict.fromkeys(str(row["drawing"]) for row in status.records if "drawing" in row)
     if drawings:
         images = [FileImage(drawing) for drawing in drawings]
     elif isinstance(status.item, Item):
-        images = status.item.pictures
+        images = status.item.images
     thumbnails = [thumbnail for thumbnail in map(_encode_thumbnail, images) if thumbnail is not None]
     entries = list(_make_entries(status, sink)) if status.error is None else []
     return Card(status.item.name, thumbnails, status.error, entries)
 
 
-def _make_entries(status: Seen, sink: Sink | None) -> Iterator[CardEntry]:
+def _make_entries(status: ItemStatus, sink: Sink | None) -> Iterator[CardEntry]:
     """Yield an entry for each result. A text that is stored as a whole is one field, whatever the number of results."""
     item = status.item
     assert isinstance(item, Item)
@@ -149,8 +149,8 @@ def _make_entries(status: Seen, sink: Sink | None) -> Iterator[CardEntry]:
     for row in status.records:
         headings = [_format_value(row[name]) for name in _HEADINGS if name in row]
         field = None
-        if "text" in item.asked:  # the list's own text, which is no result
-            headings.append(item.asked["text"])
+        if "text" in item.fields:  # the list's own text, which is no result
+            headings.append(item.fields["text"])
         elif "text" in row:
             field = _make_field(item, sink, str(row["text"]), str(row.get("question", "caption")))
         yield CardEntry(headings, field, _format_scores(row))

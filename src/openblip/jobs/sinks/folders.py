@@ -9,7 +9,7 @@ from typing import IO, ClassVar
 
 from openblip.errors import InputError, JobError
 from openblip.jobs.files import replace_file
-from openblip.jobs.items import Item, place
+from openblip.jobs.items import Item, path_from
 from openblip.jobs.records import Row
 from openblip.jobs.sinks.base import SinkOptions, TextSink
 
@@ -83,7 +83,7 @@ class ImageFolderSink(FolderSink):
     file_name = "metadata.jsonl"
 
     def target(self, item: Item) -> str:
-        key = place(item.pictures[0].address, self.base)
+        key = path_from(item.images[0].address, self.base)
         if item.file is None or os.path.isabs(key):  # noqa: PTH117
             raise InputError(f"the image must be below {self.base} to be listed in its metadata.jsonl")
         return key
@@ -115,7 +115,7 @@ class KohyaSink(FolderSink):
     def target(self, item: Item) -> str:
         if item.file is None:
             raise InputError("the image has no file of its own, which kohya's scripts need")
-        key = place(item.pictures[0].address, self.base)
+        key = path_from(item.images[0].address, self.base)
         return key if os.path.isabs(key) else os.path.splitext(key)[0]  # noqa: PTH117, PTH122
 
     def parse(self, text: str) -> dict[str, Row]:

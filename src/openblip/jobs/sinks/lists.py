@@ -16,7 +16,7 @@ import numpy as np
 from openblip.data.files import require
 from openblip.errors import JobError
 from openblip.jobs.files import replace_file
-from openblip.jobs.items import Item, keyed
+from openblip.jobs.items import Item, item_key
 from openblip.jobs.records import Row, column_names, order_fields, pack_embedding, unpack_embedding
 from openblip.jobs.sinks.base import BaseSink, SinkOptions, output_file
 
@@ -74,7 +74,7 @@ class ListSink(BaseSink[list[Row]]):
         if previous and all("error" in row for row in records):
             return previous  # a previous result is better than a failure
         existing = self.options.existing
-        location = {"path": item.path(self.base), "index": item.index}
+        location = {"path": item.paths_from(self.base), "index": item.index}
         new_rows = [self.normalize(order_fields({**row, **location})) for row in records]
         old_rows = []
         if existing in ("append", "prepend"):
@@ -246,7 +246,7 @@ def _group_by_key(rows: Iterable[Row], key_fields: Sequence[str]) -> dict[str, l
     """Return rows by item key: the path and the values of ``key_fields``."""
     groups: dict[str, list[Row]] = {}
     for row in rows:
-        key = keyed(_parse_path(row.get("path", "")), {name: row[name] for name in key_fields if row.get(name)})
+        key = item_key(_parse_path(row.get("path", "")), {name: row[name] for name in key_fields if row.get(name)})
         groups.setdefault(key, []).append(row)
     return groups
 

@@ -35,7 +35,7 @@ class SidecarSink(TextSink):
             if item.file is None:
                 raise InputError("the image has no file of its own: use --out FOLDER to write the texts elsewhere")
             return os.path.splitext(item.file)[0] + self.options.ext  # noqa: PTH122
-        inside = item.inside.replace("\\", "/")
+        inside = item.inner_path.replace("\\", "/")
         if inside.startswith("/") or ".." in inside.split("/"):
             raise InputError(f"the text would be written outside {self.options.out}")
         return os.path.join(self.options.out, os.path.splitext(inside)[0] + self.options.ext)  # noqa: PTH118, PTH122

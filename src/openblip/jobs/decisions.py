@@ -1,0 +1,165 @@
+"""Decisions about the items of a job: skip an item, compute it, restore its output, or report its failure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, TypeAlias
+
+from openblip.data.images import open_image
+from openblip.errors import ImageError, JobError, OpenBlipError
+from openblip.jobs.items import Item, UnusableItem
+from openblip.jobs.journal import Entry
+from openblip.jobs.records import Row
+from openblip.jobs.sinks.base import Sink
+
+
+@dataclass(frozen=True)
+class Compute:
+    """The item has no valid result.
+
+    Attributes:
+        previous: Content that was stored for the item before the job started.
+        signature: Signature of the image that the result will belong to.
+    """
+
+    item: Item
+    previous: Any = None
+    signature: str = ""
+
+
+@dataclass(frozen=True)
+class Skip:
+    """The output of the item stays as it is.
+
+    Attributes:
+        reason: "done" by an earlier run of the job, "existing" before the job, or "edited" since.
+        records: Results of the earlier run.
+        text: Stored text, where `records` do not hold it.
+    """
+
+    item: Item
+    reason: Literal["done", "existing", "edited"]
+    records: Sequence[Row] = ()
+    text: str | None = None
+
+
+@dataclass(frozen=True)
+class Restore:
+    """The item has a valid result in the journal, but its output is missing: write `content` again."""
+
+    item: Item
+    content: Any
+    records: Sequence[Row] = ()
+    text: str | None = None
+
+
+@dataclass(frozen=True)
+class Fail:
+    """The item cannot be computed, or failed in an earlier run for a reason that still holds.
+
+    Attributes:
+        previous: Content that was stored for the item before the job started.
+    """
+
+    item: Item | UnusableItem
+    error: str
+    previous: Any = None
+
+
+Decision: TypeAlias = "Compute | Skip | Restore | Fail"
+
+
+def decide(item: Item | UnusableItem, sink: Sink, entries: Mapping[str, Entry]) -> Decision:
+    """Decide what to do about an item.
+
+    Args:
+        item: The item.
+        sink: The output of the job.
+        entries: What the journal holds about the items of the job, by key.
+
+    Raises:
+        JobError: The output cannot be read.
+    """
+    if isinstance(item, UnusableItem):
+        return Fail(item, item.reason)
+    try:
+        signature = item.signature()
+        sink.target(item)
+        entry = entries.get(item.key)
+        if entry is None:
+            return _decide_new(item, sink, signature)
+        if entry.error is not None:
+            return _decide_failed(item, entry, signature)
+        return _decide_known(item, sink, entry, signature)
+    except JobError:
+        raise
+    except OpenBlipError as error:
+        return Fail(item, str(error))
+
+
+def _decide_new(item: Item, sink: Sink, signature: str) -> Decision:
+    content = sink.read(item)
+    if sink.options.existing == "skip" and sink.has_result(content):
+        return Skip(item, "existing", text=stored_text(content))
+    return Compute(item, content, signature)
+
+
+def _decide_failed(item: Item, entry: Entry, signature: str) -> Decision:
+    """Retry where the image changed, may have changed, or can be opened now (as HEIC with its library installed)."""
+    assert entry.error is not None
+    unchanged = signature == entry.signature and signature and not entry.stale
+    if unchanged and not (entry.kind == ImageError.__name__ and _can_open(item)):
+        return Fail(item, entry.error, entry.previous)
+    return Compute(item, entry.previous, signature)
+
+
+def _decide_known(item: Item, sink: Sink, entry: Entry, signature: str) -> Decision:
+    content, written_signature, was_edited = replay(item, sink, entry)
+    has_our_content = bool(signature) and signature == written_signature  # the result is inside the image file
+    if has_our_content and not was_edited:
+        return Compute(item, entry.previous, signature) if entry.stale else Skip(item, "done", entry.records)
+    unchanged = not entry.stale and (signature == entry.signature or has_our_content)
+    records, text = entry.records, None
+    if was_edited and unchanged:  # the records hold the model's text
+        records, text = (), stored_text(content)
+    current = sink.read(item)
+    if current is None or sink.equal(current, entry.previous):
+        if unchanged:
+            return Restore(item, content, records, text)
+    elif not sink.equal(current, content) or (was_edited and not unchanged):
+        return Skip(item, "edited", text=stored_text(current))
+    elif unchanged:
+        return Skip(item, "done", records, text)
+    return Compute(item, entry.previous, signature)
+
+
+def replay(item: Item, sink: Sink, entry: Entry) -> tuple[Any, str, bool]:
+    """Return what the job and the edits of its contact sheets have stored for an item.
+
+    Returns:
+        The content, the image's signature after it was written into the image (or ""), and whether an edit changed it.
+    """
+    content = sink.merge(item, entry.previous, entry.records)
+    written_signature, was_edited = entry.written_signature, False
+    for edit in entry.edits:
+        edited = sink.apply_edit(content, edit.old, edit.new)
+        if edited is not None:
+            content, written_signature, was_edited = edited, edit.written_signature or written_signature, True
+    return content, written_signature, was_edited
+
+
+def stored_text(content: Any) -> str | None:
+    """Return the text of an item's stored content, whose form depends on the format."""
+    if isinstance(content, list):
+        return "\n".join(str(row["text"]) for row in content if "text" in row) or None
+    return None if content is None else str(content)
+
+
+def _can_open(item: Item) -> bool:
+    try:
+        for image in item.images:
+            open_image(image)
+    except OpenBlipError:
+        return False
+    return True
