@@ -82,7 +82,6 @@ NO_TORCH = (
     "openblip.jobs.captions",
     "openblip.jobs.edits",
     "openblip.jobs.explanations",
-    "openblip.jobs.identity",
     "openblip.jobs.matches",
     "openblip.jobs.run",
     "openblip.jobs.sheet",
