@@ -17,7 +17,7 @@ from PIL import Image
 
 import openblip
 from openblip import Answer, Blip, Caption, ImageError, InputError, Match, UnsupportedTaskError
-from openblip.checkpoints import bundle, write
+from openblip.checkpoints import write
 from openblip.decoding import Decoding, generate
 from openblip.engine.protocols import Captions, TorchModel
 from openblip.model.answerer import Answerer
@@ -25,7 +25,7 @@ from openblip.model.captioner import Captioner
 from openblip.model.matcher import Matcher
 from openblip.preprocess.image import ImageSettings, load_image, resize, to_tensor
 from openblip.tasks import TaskName
-from tests.toys import SIZE, toy_image, toy_model, toy_tokenizer
+from tests.toys import SIZE, toy_bundle, toy_image, toy_model, toy_tokenizer
 
 TASKS: tuple[TaskName, ...] = ("caption", "vqa", "retrieval")
 IMAGES = [toy_image(seed) for seed in range(5)]
@@ -35,14 +35,7 @@ QUESTIONS = ["what is it?", "is there a cat sleeping on the bed near the window?
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    home = tmp_path_factory.mktemp("toy")
-    for task in TASKS:
-        write.save(
-            toy_model(task), home / task, tokenizer=toy_tokenizer(), image=ImageSettings(size=SIZE),
-            prompt="a picture of " if task == "caption" else None,
-        )  # fmt: skip
-    bundle.write(home, {task: home / task for task in TASKS})
-    return home
+    return toy_bundle(tmp_path_factory.mktemp("toy"), TASKS)
 
 
 @pytest.fixture(scope="module")

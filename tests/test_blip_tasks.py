@@ -26,7 +26,6 @@ from openblip import (
     Label,
     UnsupportedTaskError,
 )
-from openblip.checkpoints import bundle, write
 from openblip.engine.base import BaseEngine
 from openblip.engine.protocols import Comparisons, Grounding
 from openblip.model.comparer import Comparer
@@ -37,7 +36,7 @@ from openblip.tasks import TaskName
 from tests.checkpoints.checkpoint_toys import recorded
 from tests.conftest import GOLDEN
 from tests.test_blip import BAD, Forwards
-from tests.toys import SIZE, toy_image, toy_model, toy_tokenizer
+from tests.toys import SIZE, toy_bundle, toy_image, toy_model
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -50,13 +49,7 @@ LABELS = ["a cat", "dog", "a yellow school bus", "man", "train on the street"]
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    home = tmp_path_factory.mktemp("toy")
-    for task in TASKS:
-        prompt = "a picture of " if task == "caption" else None
-        image = ImageSettings(size=SIZE)
-        write.save(toy_model(task), home / task, tokenizer=toy_tokenizer(), image=image, prompt=prompt)
-    bundle.write(home, {task: home / task for task in TASKS})
-    return home
+    return toy_bundle(tmp_path_factory.mktemp("toy"), TASKS)
 
 
 @pytest.fixture(scope="module")

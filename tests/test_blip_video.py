@@ -16,13 +16,12 @@ from torch import Tensor
 
 import openblip
 from openblip import Blip, EncodedImage, UnsupportedTaskError, Video, VideoError
-from openblip.checkpoints import bundle, write
 from openblip.cli import app
 from openblip.preprocess.image import ImageSettings, resize, to_tensor
 from openblip.preprocess.video import sample_frames
 from openblip.tasks import TaskName
 from tests.test_blip import Forwards, close
-from tests.toys import SIZE, toy_image, toy_model, toy_tokenizer
+from tests.toys import SIZE, toy_bundle, toy_image, toy_tokenizer
 from tests.videos import all_frames, make_video
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -40,13 +39,7 @@ CALLS: list[Callable[..., Any]] = [
 
 @pytest.fixture(scope="module")
 def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    home = tmp_path_factory.mktemp("toy")
-    for task in TASKS:
-        write.save(
-            toy_model(task), home / task, tokenizer=toy_tokenizer(), image=ImageSettings(size=SIZE),
-            prompt="a picture of " if task == "caption" else None,
-        )  # fmt: skip
-    bundle.write(home, {task: home / task for task in TASKS})
+    home = toy_bundle(tmp_path_factory.mktemp("toy"), TASKS)
     for number, frames in enumerate((20, 3, 41)):
         make_video(home / f"{number}.mp4", frames, seed=number)
     return home

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -9,9 +10,12 @@ import torch
 from PIL import Image
 from torch import nn
 
+from openblip.checkpoints import bundle, write
 from openblip.model.build import build
 from openblip.model.config import ModelConfig, ModelKind, TextConfig, VisionConfig
+from openblip.preprocess.settings import ImageSettings
 from openblip.preprocess.text import Tokenizer
+from openblip.tasks import TaskName
 
 VOCABULARY = Path(__file__).parent / "golden" / "vocab.txt"
 SIZE = 32
@@ -44,6 +48,16 @@ def toy_model(task: ModelKind, *, seed: int = 0, image_size: int = SIZE) -> nn.M
             if parameter.ndim > 1:
                 parameter.copy_(torch.randn(parameter.shape, generator=generator) * 0.25)
     return model
+
+
+def toy_bundle(folder: Path, tasks: Sequence[TaskName]) -> Path:
+    """Write a bundle with a toy model for each task, and return its folder."""
+    for task in tasks:
+        prompt = "a picture of " if task == "caption" else None
+        image = ImageSettings(size=SIZE)
+        write.save(toy_model(task), folder / task, tokenizer=toy_tokenizer(), image=image, prompt=prompt)
+    bundle.write(folder, {task: folder / task for task in tasks})
+    return folder
 
 
 def toy_image(seed: int, width: int = 40, height: int = 30) -> Image.Image:

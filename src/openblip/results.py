@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import MISSING, dataclass, field, fields
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from numpy import float32
@@ -22,8 +22,20 @@ ImageLoader: TypeAlias = "Callable[[], Image.Image]"
 _PNG_SIZE = 1024  # pixels: drawings for notebooks are at most this wide and high
 
 
-@dataclass(frozen=True)
-class Caption:
+class _Result:
+    """A result that prints the fields that differ from their defaults."""
+
+    def __repr__(self) -> str:
+        values = []
+        for item in fields(self):  # type: ignore[arg-type]  # every subclass is a dataclass
+            value = getattr(self, item.name)
+            if item.repr and (item.default is MISSING or value != item.default):
+                values.append(f"{item.name}={value!r}")
+        return f"{type(self).__name__}({', '.join(values)})"
+
+
+@dataclass(frozen=True, repr=False)
+class Caption(_Result):
     """A description of an image.
 
     Attributes:
@@ -51,8 +63,8 @@ class Caption:
         return _with_alternatives(values, self.alternatives)
 
 
-@dataclass(frozen=True)
-class Answer:
+@dataclass(frozen=True, repr=False)
+class Answer(_Result):
     """An answer to a question about an image.
 
     Attributes:
@@ -70,8 +82,8 @@ class Answer:
         return _with_alternatives({"text": self.text, "probability": self.probability}, self.alternatives)
 
 
-@dataclass(frozen=True)
-class Match:
+@dataclass(frozen=True, repr=False)
+class Match(_Result):
     """How well a text fits an image.
 
     Attributes:
@@ -87,8 +99,8 @@ class Match:
         return {"probability": self.probability, "similarity": self.similarity}
 
 
-@dataclass(frozen=True)
-class Label:
+@dataclass(frozen=True, repr=False)
+class Label(_Result):
     """A label of a closed list.
 
     Attributes:
@@ -104,8 +116,8 @@ class Label:
         return {"text": self.text, "probability": self.probability}
 
 
-@dataclass(frozen=True)
-class Classification:
+@dataclass(frozen=True, repr=False)
+class Classification(_Result):
     """The most probable labels of an image.
 
     Attributes:
@@ -129,8 +141,8 @@ class Classification:
         return {"labels": [label.to_dict() for label in self.labels]}
 
 
-@dataclass(frozen=True)
-class Comparison:
+@dataclass(frozen=True, repr=False)
+class Comparison(_Result):
     """Whether a statement about two images is true.
 
     Attributes:
@@ -146,8 +158,8 @@ class Comparison:
         return {"label": self.label, "probability": self.probability}
 
 
-@dataclass(frozen=True)
-class Box:
+@dataclass(frozen=True, repr=False)
+class Box(_Result):
     """The region of an image that an expression names.
 
     In a notebook a box draws itself into its image.
@@ -192,8 +204,8 @@ class Box:
         return _png(drawing.draw_boxes(self.image(), [self.edges], [f"{self.probability:.2g}"]))
 
 
-@dataclass(frozen=True, eq=False)
-class Explanation:
+@dataclass(frozen=True, eq=False, repr=False)
+class Explanation(_Result):
     """Heat maps that show which parts of an image raise the score of each word (Grad-CAM).
 
     In a notebook an explanation draws itself: the image, all words, and one tile for each word.

@@ -22,7 +22,8 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import FSDPModule, fully_shard, register_fsdp_forward_method
 from torch.nn.parallel import DistributedDataParallel
 
-from openblip.errors import ConfigError, InputError
+from openblip.engine.device import resolve_device
+from openblip.errors import ConfigError
 from openblip.model.text import TextLayer
 from openblip.model.vision import Block
 from openblip.training.momentum import MomentumTwin
@@ -92,9 +93,9 @@ def start(device: str = "auto", timeout_minutes: float = 120.0) -> Iterator[Plac
     """
     size = int(os.environ.get("WORLD_SIZE", "1"))
     if size == 1:
-        yield Place(_device(device))
+        yield Place(resolve_device(device))
         return
-    kind = _device(device).type
+    kind = resolve_device(device).type
     here = torch.device(kind, int(os.environ["LOCAL_RANK"])) if kind == "cuda" else torch.device(kind)
     if kind == "cuda":
         torch.cuda.set_device(here)
@@ -104,17 +105,6 @@ def start(device: str = "auto", timeout_minutes: float = 120.0) -> Iterator[Plac
         yield Place(here, dist.get_rank(), size)
     finally:
         dist.destroy_process_group()
-
-
-def _device(name: str) -> torch.device:
-    if name != "auto":
-        try:
-            return torch.device(name)
-        except RuntimeError as error:
-            raise InputError(f"there is no device {name!r}: auto, cpu, cuda, cuda:1 or mps") from error
-    if torch.cuda.is_available():
-        return torch.device("cuda")
-    return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
 
 
 # --- features of all processes ------------------------------------------------------------------------------------
