@@ -32,7 +32,6 @@ from openblip.defaults import Decode, EngineName, Precision
 from openblip.engine.create import check_engine, create_engine, default_batch_size
 from openblip.engine.device import resolve_device
 from openblip.errors import InputError, OpenBlipError, UnsupportedTaskError
-from openblip.io.cache import cache_folder
 from openblip.model.config import ModelConfig, ModelKind
 from openblip.pipelines.base import TEXT_ROWS, Batching, TaskModel, iter_chunks
 from openblip.pipelines.caption import CaptionPipeline
@@ -64,7 +63,7 @@ from openblip.pipelines.vqa import VqaPipeline
 from openblip.preprocess.image import ImageSource, load_image, resize, to_tensor
 from openblip.preprocess.text import Tokenizer
 from openblip.results import Answer, Box, Caption, Classification, Comparison, Explanation, Match
-from openblip.tasks import TASKS, TaskName, serving
+from openblip.tasks import SERVED_TASKS, TASKS, TaskName
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -102,7 +101,8 @@ class _Loader:
 
     def load(self, source: str | Path, task: ModelKind | None) -> TaskModel:
         """Load one model."""
-        path = resolve(source, offline=self.offline)
+        local = self.bundled and isinstance(source, Path)  # a member of a bundle, which was checked
+        path = Path(source) if local else resolve(source, offline=self.offline)
         checkpoint = read.load(path, task=task, config=self.config, tokenizer=self.tokenizer)
         pixels = None
         if self.calibration:
@@ -114,7 +114,6 @@ class _Loader:
             self.device,
             checkpoint.model,
             checkpoint.config,
-            cache=cache_folder() / "openvino",
             key=partial(weights_digest, Path(checkpoint.source)),
             calibration=pixels,
             bundled=self.bundled,
@@ -197,12 +196,13 @@ def load(
     loaders: dict[TaskName, Callable[[], TaskModel]] = {}
     if bundle is None:
         load_model = cache(partial(loader.load, name_or_path, task))
-        loaders = dict.fromkeys(serving(load_model().config.task), load_model)
+        loaders = dict.fromkeys(SERVED_TASKS.get(load_model().config.task, ()), load_model)
     else:
         for network in bundle.models if task is None else (task,):
-            source = bundle.models.get(network) or bundle.locate(network)  # which raises the error of a missing task
+            # For a task without a model, `locate` raises the error.
+            source = bundle.models.get(cast("TaskName", network)) or bundle.locate(network)
             load_model = cache(partial(loader.load, source, network))
-            for served in serving(network):
+            for served in SERVED_TASKS[network]:
                 if served == network or served not in loaders:
                     loaders[served] = load_model
     return Blip(str(name_or_path), loaders, batching=batching, engine=engine, precision=precision)

@@ -10,31 +10,23 @@ To add a task, see "Adding a task" in `CONTRIBUTING.md`.
 from __future__ import annotations
 
 import difflib
-import importlib
+import pkgutil
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal, cast
+from typing import Literal, cast
 
 from openblip.errors import InputError
 
 TaskName = Literal["caption", "vqa", "retrieval", "nlvr", "grounding", "visdial", "pretrain"]
 
 
-@dataclass(frozen=True)
-class Reference:
-    """The address of a class or table of another layer."""
+class Reference(str):
+    """The address of a class or table of another layer, as in `"openblip.model.captioner:Captioner"`.
 
-    address: str
-    """Module and name, `"openblip.model.captioner:Captioner"`."""
+    Its method `resolve()` imports the module and returns the object, whose type is known to the layer that uses it.
+    """
 
-    def resolve(self) -> Any:
-        """Import the module and return the object.
-
-        Returns:
-            The object. Its type is known to the layer that asks for it.
-        """
-        module, _, name = self.address.partition(":")
-        return getattr(importlib.import_module(module), name)
+    resolve = pkgutil.resolve_name
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -204,6 +196,12 @@ TASK_NAMES: tuple[TaskName, ...] = tuple(TASKS)
 NETWORKS: tuple[TaskName, ...] = tuple(spec.name for spec in TASKS.values() if spec.networks[0] == spec.name)
 """The tasks with a network of their own: what checkpoints, bundles and saved configurations are of."""
 
+SERVED_TASKS: Mapping[str, tuple[TaskName, ...]] = {
+    network: tuple(spec.name for spec in TASKS.values() if network in spec.networks and spec.pipeline is not None)
+    for network in NETWORKS
+}
+"""For each network, the tasks with a pipeline that it serves. Hub architectures that serve no task are not in it."""
+
 
 def find(name: str) -> TaskSpec:
     """Return the task of a name or alias. Capitals and the difference between `-`, `_` and space do not matter.
@@ -241,18 +239,6 @@ def check(name: str, choices: Iterable[str] = TASK_NAMES, *, label: str = "task"
     if name not in names:
         raise InputError(f"{label} must be one of {', '.join(names)}, got {name!r}{did_you_mean(name, names)}")
     return cast(TaskName, name)
-
-
-def serving(network: str) -> tuple[TaskName, ...]:
-    """Return the tasks with a pipeline that a network serves, its own first.
-
-    Args:
-        network: The name of a network, or of a hub architecture that serves no task.
-
-    Returns:
-        The names of the tasks.
-    """
-    return tuple(spec.name for spec in TASKS.values() if network in spec.networks and spec.pipeline is not None)
 
 
 def did_you_mean(name: str, choices: Iterable[str] = TASK_NAMES) -> str:

@@ -34,11 +34,11 @@ class Bundle:
 
     Attributes:
         name: The name or folder of the bundle.
-        models: For each task, the absolute path or the published name of its model.
+        models: For each task, the absolute path of its model, or a published name or hub id.
     """
 
     name: str
-    models: Mapping[TaskName, str]
+    models: Mapping[TaskName, str | Path]
 
     def locate(self, task: ModelKind, *, offline: bool | None = None) -> Path:
         """Return the local files of a task's model, downloaded if necessary.
@@ -111,7 +111,7 @@ def read(path: Path) -> Bundle:
         raise CheckpointError(f"{file} is not JSON: {error}") from error
     if not isinstance(entries, dict) or not entries:
         raise CheckpointError(f'{file} must map tasks to models, as in {{"caption": "folder"}}')
-    models: dict[TaskName, str] = {}
+    models: dict[TaskName, str | Path] = {}
     for task, model in entries.items():
         if task not in NETWORKS:
             names = ", ".join(NETWORKS)
@@ -120,7 +120,7 @@ def read(path: Path) -> Bundle:
             raise CheckpointError(f"{file}: the model of {task!r} must be a name or path, got {model!r}")
         member = file.parent / Path(model).expanduser()
         if member.exists():
-            models[task] = str(member.resolve())
+            models[task] = member.resolve()
             try:
                 _check_member(member)
             except (OSError, ValueError) as error:

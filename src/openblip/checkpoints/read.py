@@ -129,7 +129,16 @@ def load(
         if tensor.is_floating_point():  # no copy, if the type and the layout in memory are right
             tensors[name] = tensor.to(dtype).contiguous()
     model.load_state_dict(tensors, strict=True, assign=True)
-    settings, image_notes = _image_settings(raw, model_config, image)
+    image_notes: tuple[str, ...] = ()
+    size = model_config.vision.image_size
+    try:
+        settings = image or ImageSettings.from_folder(raw.settings, default_size=size)
+    except ConfigError as error:
+        raise CheckpointError(f"{raw.path}: {error}. To prepare images in another way, give image=...") from error
+    if settings.size != size and model_config.task != "text":
+        source = "image=" if image else "the image processor of the folder"
+        image_notes = (f"{source} says {settings.size} pixels per side; the model needs {size}, which is used",)
+        settings = dataclasses.replace(settings, size=size)
     return LoadedModel(
         model=model.eval(),
         config=model_config,
@@ -322,35 +331,6 @@ def _load_tokenizer(
         )
     special = {name: getattr(tokenizer, name) for name in ("pad_id", "cls_id", "sep_id", "dec_id", "enc_id")}
     return tokenizer, dataclasses.replace(config, text=dataclasses.replace(config.text, **special))
-
-
-def _image_settings(
-    raw: RawCheckpoint, config: ModelConfig, image: ImageSettings | None
-) -> tuple[ImageSettings, list[str]]:
-    """Return how images are prepared, at the size of the model: as the caller or the folder's processor says.
-
-    A `processor_config.json` of before `transformers` 5 describes the tokenizer only.
-    """
-    size = config.vision.image_size
-    combined, plain = raw.settings.get("processor_config.json"), raw.settings.get("preprocessor_config.json")
-    name = "preprocessor_config.json"
-    if combined is not None and (plain is None or "image_processor" in combined):
-        name = "processor_config.json"
-    try:
-        if image is not None:
-            settings, name = image, "image="
-        elif name in raw.settings:
-            settings = ImageSettings.from_processor_config(raw.settings[name])
-        else:
-            return ImageSettings(size=size), []
-    except ConfigError as error:
-        raise CheckpointError(
-            f"{raw.path / name}: {error}. To prepare images in another way, give image=..."
-        ) from error
-    if settings.size == size or config.task == "text":
-        return settings, []
-    note = f"{name} says {settings.size} pixels per side; the model needs {size}, which is used"
-    return dataclasses.replace(settings, size=size), [note]
 
 
 def _family(layout: Table, raw: RawCheckpoint) -> Family:

@@ -17,6 +17,7 @@ from openblip.engine.eager import EagerEngine
 from openblip.engine.openvino import CAPABILITIES, OpenVinoEngine
 from openblip.engine.protocols import Engine
 from openblip.errors import InputError
+from openblip.io.cache import cache_folder
 from openblip.model.config import ModelConfig
 from openblip.model.precision import DTYPES
 
@@ -63,7 +64,7 @@ def create_engine(
     model: nn.Module,
     config: ModelConfig,
     *,
-    cache: Path,
+    cache: Path | None = None,
     key: Callable[[], str],
     calibration: Tensor | None = None,
     bundled: bool = False,
@@ -76,7 +77,7 @@ def create_engine(
         device: Device to run on.
         model: The model.
         config: Its configuration.
-        cache: Folder of models converted to OpenVINO.
+        cache: Folder of models converted to OpenVINO. The default is in OpenBLIP's cache.
         key: Function that returns a name of the model's weights in the cache; called only if needed.
         calibration: Pixels (I, 3, S, S) of typical images, to quantize the image encoder.
         bundled: Whether the engine was chosen for a bundle. Models of a bundle that OpenVINO does not support then run
@@ -94,6 +95,7 @@ def create_engine(
     elif engine == "auto":
         engine = "openvino" if calibration is not None else choose_engine(precision, device, config)
     if engine == "openvino":
+        cache = cache or cache_folder() / "openvino"
         return OpenVinoEngine(model, config, precision, cache=cache, key=key(), calibration=calibration)
     if engine == "compiled":
         return CompiledEngine(model, device, DTYPES[precision])

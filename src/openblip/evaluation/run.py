@@ -234,7 +234,7 @@ def checkpoint_name(blip: Blip, preset: Preset) -> str:
     model_bundle = bundle.find(blip.name)
     name = blip.name
     if model_bundle is not None:
-        name = model_bundle.models.get(tasks.find(preset.task).networks[0], blip.name)
+        name = str(model_bundle.models.get(tasks.find(preset.task).networks[0], blip.name))
     path = Path(name).expanduser()
     entry = published.identify(path) if path.exists() else published.find(name)
     return entry.name if entry is not None else blip.name

@@ -81,6 +81,34 @@ class ImageSettings:
             (std[0] / scale, std[1] / scale, std[2] / scale),
         )
 
+    @classmethod
+    def from_folder(cls, files: Mapping[str, Mapping[str, Any]], *, default_size: int) -> ImageSettings:
+        """Return the settings of a hub folder.
+
+        They are in `processor_config.json` if it has an image processor (that of `transformers` 4 has only the
+        tokenizer), otherwise in `preprocessor_config.json`.
+
+        Args:
+            files: The content of the folder's JSON files, by name.
+            default_size: Image size if the folder has no image processor.
+
+        Returns:
+            The settings.
+
+        Raises:
+            ConfigError: If the file asks for a transform that is not supported. The message names the file.
+        """
+        name = "preprocessor_config.json"
+        combined = files.get("processor_config.json")
+        if combined is not None and ("image_processor" in combined or name not in files):
+            name = "processor_config.json"
+        if name not in files:
+            return cls(size=default_size)
+        try:
+            return cls.from_processor_config(files[name])
+        except ConfigError as error:
+            raise ConfigError(f"{name}: {error}") from error
+
     def to_processor_config(self) -> dict[str, Any]:
         """Return the `preprocessor_config.json` from which transformers 4 and 5 build the same transform."""
         return {

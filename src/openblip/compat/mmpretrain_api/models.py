@@ -22,7 +22,7 @@ from openblip.model.config import preset
 from openblip.pipelines.base import TaskModel
 from openblip.preprocess.settings import ImageSettings
 from openblip.preprocess.text import Tokenizer
-from openblip.tasks import TaskName, serving
+from openblip.tasks import SERVED_TASKS, TaskName
 
 # What that library calls the tasks, and which of ours serves each.
 TASKS: Mapping[str, TaskName] = {
@@ -113,4 +113,4 @@ def _fresh(entry: published.Published, place: str) -> Blip:
     image = ImageSettings(size=config.vision.image_size)
     loaded = LoadedModel(build(config), config, tokenizer, image, prompt, entry.family, entry.name)
     model = TaskModel(loaded, EagerEngine(loaded.model, resolve_device(place), torch.float32))
-    return Blip(entry.name, dict.fromkeys(serving(entry.task), lambda: model))
+    return Blip(entry.name, dict.fromkeys(SERVED_TASKS[entry.task], lambda: model))
