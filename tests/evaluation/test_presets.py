@@ -15,8 +15,8 @@ from openblip.evaluation import protocols, two_stage
 from openblip.evaluation.evaluators.caption import CaptionEvaluator
 from openblip.evaluation.evaluators.vqa import VqaEvaluator, clean
 from openblip.evaluation.protocols.base import PRESET_NAMES, CaptionPreset, Item, RetrievalPreset, Split, VqaPreset
-from openblip.evaluation.protocols.builders import PROMPT
 from openblip.evaluation.run import run_benchmark
+from openblip.model.config import CAPTION_PROMPT
 from tests.evaluation import evaluation_toys as toys
 
 TXT_IMG = ("txt_r1", "txt_r5", "txt_r10", "img_r1", "img_r5", "img_r10")
@@ -191,16 +191,16 @@ def test_captions_start_as_the_preset_states() -> None:
         for preset_name in PRESET_NAMES:
             preset = protocols.find(name).preset(preset_name)
             assert isinstance(preset, CaptionPreset)
-            assert preset.prompt == PROMPT == "a picture of "
+            assert preset.prompt == CAPTION_PROMPT == "a picture of "
     assert CaptionPreset(split=Split("own", (), 1)).prompt is None  # the checkpoint's own
 
 
 @pytest.mark.parametrize(
     ("prompt", "text", "caption"),
     [
-        (PROMPT, "a picture of a dog", "a dog"),
-        (PROMPT, "a picture of", ""),
-        (PROMPT, "a picture of's", "'s"),
+        (CAPTION_PROMPT, "a picture of a dog", "a dog"),
+        (CAPTION_PROMPT, "a picture of", ""),
+        (CAPTION_PROMPT, "a picture of's", "'s"),
         (None, "a picture of a dog", "a picture of a dog"),  # the model generated it
         ("", "a dog", "a dog"),
     ],

@@ -26,7 +26,7 @@ from openblip.checkpoints.layouts.hub_config import ParsedConfig
 from openblip.checkpoints.match import MatchedCheckpoint, check, describe_names, match
 from openblip.errors import CheckpointError, ConfigError
 from openblip.model.build import build
-from openblip.model.config import MODEL_KINDS, ModelConfig, ModelKind
+from openblip.model.config import CAPTION_PROMPT, MODEL_KINDS, ModelConfig, ModelKind
 from openblip.model.vision import resize_positions
 from openblip.preprocess.settings import ImageSettings
 from openblip.preprocess.text import Tokenizer
@@ -288,7 +288,7 @@ def _trained_prompt(raw: RawCheckpoint) -> str:
     for section in (settings, settings.get("model") if isinstance(settings, Mapping) else None):
         if isinstance(section, Mapping) and isinstance(section.get("prompt"), str):
             return cast(str, section["prompt"])
-    return hub_config.DEFAULT_PROMPT
+    return CAPTION_PROMPT
 
 
 def _resize_positions(matched: MatchedCheckpoint, config: ModelConfig) -> list[str]:

@@ -26,6 +26,7 @@ from openblip.data.images import open_image
 from openblip.data.records import Record
 from openblip.data.visdial import dialog_ids
 from openblip.errors import InputError
+from openblip.model.config import CAPTION_PROMPT
 from openblip.preprocess.image import resize
 from openblip.preprocess.text import Tokenizer, clean_caption, clean_expression, clean_question
 
@@ -139,7 +140,7 @@ class CaptioningTask(_CaptionTask):
     ``captions`` as in pretraining: None makes every caption a sample, n gives n of them with every picture.
     """
 
-    prompt: str = "a picture of "
+    prompt: str = CAPTION_PROMPT
     max_tokens: int = 40
 
     @property

@@ -16,6 +16,9 @@ ModelKind: TypeAlias = TaskName | Literal["two_tower", "text", "vision"]
 MODEL_KINDS: tuple[ModelKind, ...] = (*NETWORKS, "two_tower", "text", "vision")
 """The networks of tasks, and the hub's architectures that serve no task."""
 
+CAPTION_PROMPT = "a picture of "
+"""The prompt that the published captioners were trained with."""
+
 BoxReading = Literal["likeliest", "median"]
 
 Activation = Literal["gelu", "gelu_tanh", "quick_gelu", "relu", "silu"]

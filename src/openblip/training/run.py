@@ -17,7 +17,7 @@ from openblip.checkpoints.resolve import resolve
 from openblip.data.problems import Report
 from openblip.errors import CheckpointError, ConfigError
 from openblip.model.build import build
-from openblip.model.config import ModelConfig
+from openblip.model.config import CAPTION_PROMPT, ModelConfig
 from openblip.preprocess.settings import ImageSettings
 from openblip.preprocess.text import Tokenizer
 from openblip.training.config import MODELS, LoraSettings, Recipe, check_same_run, read_recipe, write_recipe
@@ -28,7 +28,6 @@ from openblip.training.reports import JsonLines, LossCurve, Reporter, TensorBoar
 from openblip.training.speed import compile_layers, keep_memory, recompute_vision
 from openblip.training.state import Checkpoints, average, seed_everything
 from openblip.training.tasks import (
-    DEFAULT_PROMPT,
     PARTS,
     data_task,
     make_objective,
@@ -148,7 +147,7 @@ def begin(recipe: Recipe) -> Begun:
     config = _with_tokens(recipe.model.config(recipe.task), tokenizer)
     model = build(config)
     notes, fresh = _fill(model, places)
-    prompt = DEFAULT_PROMPT if recipe.data.prompt is None else recipe.data.prompt
+    prompt = CAPTION_PROMPT if recipe.data.prompt is None else recipe.data.prompt
     return Begun(model, tokenizer, ImageSettings(config.vision.image_size), prompt, notes, fresh)
 
 
@@ -163,7 +162,7 @@ def _from_start(recipe: Recipe, places: list[Path]) -> Begun:
     model = build(config)
     report = initialize(model, source)
     notes = (f"{source.source}: {report}", *source.notes)
-    prompt = next(p for p in (recipe.data.prompt, source.prompt, DEFAULT_PROMPT) if p is not None)
+    prompt = next(p for p in (recipe.data.prompt, source.prompt, CAPTION_PROMPT) if p is not None)
     image = replace(source.image, size=config.vision.image_size)
     return Begun(model, source.tokenizer, image, prompt, notes, tuple(report.fresh))
 

@@ -47,8 +47,6 @@ from openblip.training.objectives.grounding import Grounding, GroundingBatch
 from openblip.training.objectives.pretraining import Pretraining, PretrainingBatch
 from openblip.training.objectives.retrieval import Retrieval, RetrievalBatch
 
-DEFAULT_PROMPT = "a picture of "
-
 
 @dataclass(frozen=True)
 class Parts:

@@ -13,11 +13,19 @@ from typing import Any, cast
 
 from openblip.checkpoints.published import Published
 from openblip.errors import CheckpointError
-from openblip.model.config import MODEL_KINDS, Activation, BoxReading, ModelConfig, ModelKind, TextConfig, VisionConfig
+from openblip.model.config import (
+    CAPTION_PROMPT,
+    MODEL_KINDS,
+    Activation,
+    BoxReading,
+    ModelConfig,
+    ModelKind,
+    TextConfig,
+    VisionConfig,
+)
 from openblip.tasks import NETWORKS, TASKS
 
 FORMAT_VERSION = 1
-DEFAULT_PROMPT = "a picture of "  # the published captioners were trained with it
 
 Fields = Mapping[str, tuple[str, int | float | str]]
 """Our fields to the hub's keys and their defaults in `transformers` (BlipTextConfig, BlipVisionConfig, BlipConfig)."""
@@ -196,7 +204,7 @@ def parse_config(
         text = TextConfig(**fields, **enc, cls_id=our_values["cls_id"], merge_from=our_values["merge_from"])
     if not ours and (published or tuned_from):
         vision, text = _correct_published(vision, text, published, tuned_from, notes)
-    prompt = ours.get("prompt", DEFAULT_PROMPT if kind == "caption" else None)
+    prompt = ours.get("prompt", CAPTION_PROMPT if kind == "caption" else None)
     if not isinstance(prompt, str | None):
         raise CheckpointError(f"the prompt of config.json must be a text, got {prompt!r}")
     memory_width = None
@@ -235,7 +243,7 @@ def write_config(
     kind, text, vision = config.task, config.text, config.vision
     ours: dict[str, Any] = {"format_version": FORMAT_VERSION, "task": kind}
     if kind == "caption":
-        ours["prompt"] = DEFAULT_PROMPT if prompt is None else prompt
+        ours["prompt"] = CAPTION_PROMPT if prompt is None else prompt
     elif prompt is not None:
         ours["prompt"] = prompt
     if temperature is not None:

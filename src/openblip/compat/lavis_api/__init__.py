@@ -1,8 +1,8 @@
-"""The entry points of LAVIS for BLIP, over our models: thin names, the same tensors in and out.
+"""Drop-in API for the BLIP models of LAVIS: the same classes, functions and tensors.
 
-They do with one item what version 1.0.2 does; each difference has a name, a test, and a line in
-``docs/differences.md``. ``lavis`` itself is not needed. ``from lavis.models import ...``, ``from lavis.processors
-import ...``, ``compute_gradcam`` and ``getAttMap`` are all found here.
+Results of one item equal version 1.0.2; each difference has a name, a test, and a row in `docs/differences.md`. `lavis`
+is not required. This module contains the names of `lavis.models` and `lavis.processors`, `compute_gradcam` and
+`getAttMap`.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""Where a match was found, as LAVIS's ``compute_gradcam`` gives it and ``getAttMap`` draws it."""
+"""Grad-CAM heat maps of matches: `compute_gradcam` and `getAttMap` of LAVIS."""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import torch
@@ -14,9 +14,11 @@ from openblip.compat.lavis_api.models import MATCH_TOKENS, BlipITM
 from openblip.engine.protocols import Explanations
 from openblip.errors import InputError
 
-_BLUR = 0.02  # of the longer side: the deviation of the blur
-_OPACITY = 0.7  # the power of the heat that is its opacity
-_JET = (  # places in 0..1 and what red, green and blue are there, straight in between
+FloatArray: TypeAlias = NDArray[np.floating[Any]]
+
+_BLUR = 0.02  # standard deviation of the blur, as a fraction of the longer edge
+_OPACITY_EXPONENT = 0.7  # opacity = heat ** exponent
+_JET = (  # matplotlib's "jet": positions and values of red, green and blue, linear between them
     ((0.0, 0.35, 0.66, 0.89, 1.0), (0.0, 0.0, 1.0, 1.0, 0.5)),
     ((0.0, 0.125, 0.375, 0.64, 0.91, 1.0), (0.0, 0.0, 1.0, 1.0, 0.0, 0.0)),
     ((0.0, 0.11, 0.34, 0.65, 1.0), (0.5, 1.0, 1.0, 0.0, 0.0)),
@@ -26,55 +28,74 @@ _JET = (  # places in 0..1 and what red, green and blue are there, straight in b
 def compute_gradcam(
     model: BlipITM, visual_input: Tensor, text_input: Any, tokenized_text: Any, block_num: int = 6
 ) -> tuple[list[Tensor], Tensor]:
-    """Heat maps (T + 1, G, G) of every image with its text, and the ITM logits (B, 2).
+    """Compute where images match their texts.
 
-    Row 0 is [ENC], row 1 the mean over word pieces, then come the tokens after [ENC]; those of padding are zero.
-    ``tokenized_text`` is what ``model.tokenizer`` made of the texts: its length is that of the maps.
+    Args:
+        model: The matching model.
+        visual_input: Images (B, 3, S, S).
+        text_input: One text per image.
+        tokenized_text: Output of `model.tokenizer` for the texts; its length T is the length of the maps.
+        block_num: Layer whose cross-attention is used.
+
+    Returns:
+        Heat maps (T + 1, G, G) for each image and its text, and the ITM logits (B, 2). Map 0 belongs to [ENC], map 1 is
+        the mean over word pieces, the others belong to the tokens after [ENC]. Maps of padding are zero.
     """
     texts = [text_input] if isinstance(text_input, str) else list(text_input)
-    part, grid = model.part, model.part.config.vision.grid
+    task_model = model.task_model
+    engine, grid = task_model.engine, task_model.config.vision.grid
     length = int(torch.as_tensor(tokenized_text["attention_mask"]).shape[-1])
     maps = []
     for image, text in zip(visual_input, texts, strict=True):
-        states = part.engine.encode_images(image[None])
-        tokens = part.tokenizer.encode([text], "enc", max_length=MATCH_TOKENS)
-        heat = part.engine.require(Explanations).explain_match(tokens.ids, tokens.mask, states, block_num)[0][0].cpu()
+        states = engine.encode_images(image[None])
+        tokens = task_model.tokenizer.encode([text], "enc", max_length=MATCH_TOKENS)
+        heat = engine.require(Explanations).explain_match(tokens.ids, tokens.mask, states, block_num)[0][0].cpu()
         heat = heat.reshape(-1, grid, grid)
-        words = heat[1:-1].mean(0, keepdim=True)
+        mean = heat[1:-1].mean(0, keepdim=True)
         padding = heat.new_zeros(max(0, length - len(heat)), grid, grid)
-        maps.append(torch.cat([heat[:1], words, heat[1:], padding]))
+        maps.append(torch.cat([heat[:1], mean, heat[1:], padding]))
     return maps, model({"image": visual_input, "text_input": texts}, match_head="itm")
 
 
-def getAttMap(img: ArrayLike, attMap: ArrayLike, blur: bool = True, overlap: bool = True) -> NDArray[Any]:  # noqa: N802, N803 (names of LAVIS)
-    """A picture (H, W, 3) of floats in 0..1 under a heat map (h, w): floats (H, W, 3).
+def getAttMap(img: ArrayLike, attMap: ArrayLike, blur: bool = True, overlap: bool = True) -> FloatArray:  # noqa: N802, N803 (names of LAVIS)
+    """Draw a heat map over an image.
 
-    Heat counts from the least to the greatest in the map. ``blur`` smooths it; without ``overlap`` it comes alone, as
-    floats (H, W) in 0..1. Neither argument is changed. Raises :class:`InputError` for other shapes.
+    Args:
+        img: Image (H, W, 3) of floats between 0 and 1.
+        attMap: Heat map (h, w) of any size. Its minimum is transparent, its maximum red.
+        blur: Smooth the heat map.
+        overlap: Draw over the image; otherwise return the heat map.
+
+    Returns:
+        Floats (H, W, 3), or (H, W) without `overlap`, between 0 and 1.
+
+    Raises:
+        InputError: If an argument has another shape.
     """
-    picture, heat = np.asarray(img, np.float64), np.asarray(attMap, np.float32)
-    if picture.ndim != 3 or picture.shape[2] != 3 or heat.ndim != 2:
-        raise InputError(f"a picture is (H, W, 3) and a heat map (h, w), not {picture.shape} and {heat.shape}")
-    size = (picture.shape[1], picture.shape[0])
-    large = Image.fromarray(_stretched(heat)).resize(size, Image.Resampling.BICUBIC)
-    level = np.asarray(large, np.float64).clip(0, 1)
+    image, heat = np.asarray(img, np.float64), np.asarray(attMap, np.float32)
+    if image.ndim != 3 or image.shape[2] != 3 or heat.ndim != 2:
+        raise InputError(f"img must be (H, W, 3) and attMap (h, w), got {image.shape} and {heat.shape}")
+    size = (image.shape[1], image.shape[0])
+    enlarged = Image.fromarray(_normalize(heat)).resize(size, Image.Resampling.BICUBIC)
+    level = np.asarray(enlarged, np.float64).clip(0, 1)
     if blur:
-        level = _stretched(_blurred(_blurred(level, _BLUR * max(size)).T, _BLUR * max(size)).T)
+        deviation = _BLUR * max(size)
+        level = _normalize(_blur_columns(_blur_columns(level, deviation).T, deviation).T)
     if not overlap:
         return level
-    colours = np.stack([np.interp(level, places, values) for places, values in _JET], -1)
-    opacity = level[..., None] ** _OPACITY
-    return picture * (1 - opacity) + colours * opacity
+    colors = np.stack([np.interp(level, positions, values) for positions, values in _JET], -1)
+    opacity = level[..., None] ** _OPACITY_EXPONENT
+    return image * (1 - opacity) + colors * opacity
 
 
-def _stretched(heat: NDArray[Any]) -> NDArray[Any]:
-    """Heat from 0 to 1; all zero if it is the same everywhere."""
-    above = heat - heat.min()
-    return above / above.max() if above.max() > 0 else above
+def _normalize(heat: FloatArray) -> FloatArray:
+    """Scale to the range 0 to 1. A constant map becomes 0."""
+    shifted = heat - heat.min()
+    return shifted / shifted.max() if shifted.max() > 0 else shifted
 
 
-def _blurred(heat: NDArray[Any], deviation: float) -> NDArray[Any]:
-    """Every column under a Gaussian, cut at four deviations, the map mirrored at its edges."""
+def _blur_columns(heat: FloatArray, deviation: float) -> FloatArray:
+    """Convolve columns with a Gaussian, cut off at four standard deviations. Edges are mirrored."""
     radius = int(4 * deviation + 0.5)
     weights = np.exp(-0.5 * (np.arange(-radius, radius + 1) / deviation) ** 2)
     padded = np.pad(heat, ((radius, radius), (0, 0)), mode="symmetric")

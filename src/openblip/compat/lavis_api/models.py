@@ -1,13 +1,13 @@
-"""The model classes of LAVIS: tensors (B, 3, S, S) and texts as processors gave them, in dicts of samples.
+"""The model classes of LAVIS. Inputs are dicts with images (B, 3, S, S) and texts as processors return them.
 
-Shapes: B samples, T tokens, N patches, D widths, E the width of ITC embeddings.
+Shapes: B samples, T tokens, N patches, D width, E width of ITC embeddings.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -25,87 +25,105 @@ from openblip.preprocess.text import FirstToken, Tokens
 
 QUESTION_TOKENS = MATCH_TOKENS = 35
 SMOOTHING = 0.1
-NUCLEUS_PENALTY, NUCLEUS_TOP_K = 1.1, 50  # fixed in that library's sampling
-LEFT_OUT = -100.0
+NUCLEUS_PENALTY, NUCLEUS_TOP_K = 1.1, 50  # constants of LAVIS
+EXCLUDED_SCORE = -100.0
+
+
+ModelT = TypeVar("ModelT", bound="BaseModel")
 
 
 class LavisTokenizer(BlipTokenizer):
-    """The tokenizer of a model, which also says the ids of [ENC] and [DEC]."""
+    """A tokenizer that also has the ids of [ENC] and [DEC]."""
 
     @property
     def enc_token_id(self) -> int:
-        """The first token of a text that is read with its image."""
+        """The id of [ENC], the first token of image-grounded texts."""
         return self.core.enc_id
 
     @property
     def bos_token_id(self) -> int:
-        """[DEC], the first token of a text that is written."""
+        """The id of [DEC], the first token of decoded texts."""
         return self.core.dec_id
 
 
 class BaseModel:
-    """What all models have. ``part`` is ours at work, ``module`` the ``nn.Module``."""
+    """Base class of the models.
 
-    def __init__(self, part: TaskModel) -> None:
-        self.part = part
-        self.tokenizer = LavisTokenizer(part.tokenizer)
+    Args:
+        task_model: The model as pipelines use it.
+    """
+
+    def __init__(self, task_model: TaskModel) -> None:
+        self.task_model = task_model
+        self.tokenizer = LavisTokenizer(task_model.tokenizer)
 
     @property
     def module(self) -> nn.Module:
-        """The network."""
-        found: nn.Module = self.part.module
-        return found
+        """The PyTorch module."""
+        module: nn.Module = self.task_model.module
+        return module
 
     @property
     def device(self) -> torch.device:
-        """Where it is."""
-        return self.part.engine.device
+        """The device of the model."""
+        return self.task_model.engine.device
 
-    def to(self, device: str | torch.device) -> Any:
-        """Move it."""
-        self.part.engine = self.part.engine.require(TorchModel).to(torch.device(device))
+    def to(self: ModelT, device: str | torch.device) -> ModelT:
+        """Move the model to a device.
+
+        Args:
+            device: The device.
+
+        Returns:
+            The model.
+        """
+        self.task_model.engine = self.task_model.engine.require(TorchModel).to(torch.device(device))
         return self
 
-    def eval(self) -> Any:
-        """It already is."""
+    def eval(self: ModelT) -> ModelT:
+        """Return the model, which is always in evaluation mode."""
         return self
 
     def parameters(self) -> Iterator[nn.Parameter]:
-        """Those of the network."""
+        """Yield the parameters of the PyTorch module."""
         return self.module.parameters()
 
     def __call__(self, *args: Any, **options: Any) -> Any:
         return self.forward(*args, **options)
 
-    def forward(self, *args: Any, **options: Any) -> Any:
-        """Losses: not here."""
+    def forward(self, *args: Any, **options: Any) -> object:
+        """Raise an error: losses are computed by `openblip.training`.
+
+        Raises:
+            UnsupportedTaskError: Always.
+        """
         raise UnsupportedTaskError(
-            f"{type(self).__name__} gives no losses here: train with `openblip train`, or openblip.training.objectives"
+            f"{type(self).__name__} does not compute losses: train with `openblip train` or openblip.training"
         )
 
-    def _states(self, image: Tensor) -> Tensor:
-        size = self.part.image_settings.size
+    def _encode_images(self, image: Tensor) -> Tensor:
+        size = self.task_model.image_settings.size
         if not isinstance(image, Tensor) or image.ndim != 4 or tuple(image.shape[1:]) != (3, size, size):
             shape = tuple(image.shape) if isinstance(image, Tensor) else type(image).__name__
-            raise InputError(f"images are tensors (B, 3, {size}, {size}) from the eval processor, not {shape}")
-        return self.part.engine.encode_images(image)
+            raise InputError(f"images must be a tensor (B, 3, {size}, {size}) from the eval processor, got {shape}")
+        return self.task_model.engine.encode_images(image)
 
-    def _encode(self, texts: Sequence[str], first: FirstToken, limit: int | None = None) -> Tokens:
-        return self.part.tokenizer.encode(texts, first, max_length=limit)
+    def _encode_texts(self, texts: Sequence[str], first: FirstToken, max_length: int | None = None) -> Tokens:
+        return self.task_model.tokenizer.encode(texts, first, max_length=max_length)
 
 
-class _WithTemperature(BaseModel):
-    """What models trained by ITC have."""
+class _ContrastiveModel(BaseModel):
+    """Base class of models that were trained with ITC."""
 
     @property
     def temp(self) -> Tensor:
-        """What ITC cosines are divided by, a scalar on the model's device."""
-        found: Tensor = self.part.module.temperature
-        return found
+        """The temperature of ITC, a scalar on the model's device."""
+        temperature: Tensor = self.task_model.module.temperature
+        return temperature
 
 
 class BlipCaption(BaseModel):
-    """Captions."""
+    """Image captioning."""
 
     def generate(
         self,
@@ -118,21 +136,38 @@ class BlipCaption(BaseModel):
         repetition_penalty: float = 1.0,
         num_captions: int = 1,
     ) -> list[str]:
-        """``num_captions`` captions of each image of ``samples["image"]``, one image's side by side.
+        """Generate captions.
 
-        Lengths count [DEC] and the prompt. With a beam search they are the best ones, at most ``num_beams``.
+        Args:
+            samples: `image`: images (B, 3, S, S).
+            use_nucleus_sampling: Sample instead of a beam search.
+            num_beams: Number of beams.
+            max_length: Maximum number of tokens, including [DEC] and the prompt.
+            min_length: Minimum number of tokens, including [DEC] and the prompt.
+            top_p: Probability mass to sample from.
+            repetition_penalty: Penalty for repeated tokens in the beam search.
+            num_captions: Number of captions per image; at most `num_beams` for a beam search.
+
+        Returns:
+            `num_captions` captions of the first image, then those of the second image, and so on.
+
+        Raises:
+            InputError: If the images have a wrong shape, or options exclude each other.
         """
-        states, tokenizer = self._states(samples["image"]), self.part.tokenizer
-        prompt = tokenizer.encode_prompt(self.part.prompt)
+        states, tokenizer = self._encode_images(samples["image"]), self.task_model.tokenizer
+        prompt = tokenizer.encode_prompt(self.task_model.prompt)
         if max_length <= len(prompt):
-            raise InputError(f"max_length {max_length} leaves no room after the prompt's {len(prompt)} tokens")
+            raise InputError(f"max_length must be greater than the prompt's {len(prompt)} tokens, got {max_length}")
         options: dict[str, Any] = {"num_beams": num_beams, "repetition_penalty": repetition_penalty}
         if use_nucleus_sampling:
             options = {"do_sample": True, "top_p": top_p, "top_k": NUCLEUS_TOP_K, "repetition_penalty": NUCLEUS_PENALTY}
         pipeline = CaptionPipeline(
-            self.part, n=num_captions, max_new_tokens=max_length - len(prompt),
-            min_new_tokens=max(0, min_length - len(prompt)), **options,
-        )  # fmt: skip
+            self.task_model,
+            n=num_captions,
+            max_new_tokens=max_length - len(prompt),
+            min_new_tokens=max(0, min_length - len(prompt)),
+            **options,
+        )
         batch = [Prepared(OpenedImage(image_states), Prompt(prompt, None)) for image_states in states]
         captions = []
         for best in pipeline.postprocess(pipeline.forward(batch), batch):
@@ -141,7 +176,7 @@ class BlipCaption(BaseModel):
 
 
 class BlipVQA(BaseModel):
-    """Answers."""
+    """Visual question answering."""
 
     def predict_answers(
         self,
@@ -154,52 +189,83 @@ class BlipVQA(BaseModel):
         answer_list: Sequence[str] | None = None,
         **unused: Any,
     ) -> list[str]:
-        """An answer to each question of ``samples["text_input"]`` about its image.
+        """Answer a question about each image.
 
-        "rank" chooses from ``answer_list`` in two steps, the first of which keeps ``num_ans_candidates``; "generate"
-        writes one. Lengths count [DEC].
+        Args:
+            samples: `image`: images (B, 3, S, S); `text_input`: one question per image.
+            num_beams: Number of beams when answers are generated.
+            inference_method: "rank" to choose from `answer_list`, or "generate".
+            max_len: Maximum number of tokens of generated answers, including [DEC].
+            min_len: Minimum number of tokens of generated answers, including [DEC].
+            num_ans_candidates: Number of answers that the first step of ranking selects.
+            answer_list: Answers to choose from.
+            **unused: Further arguments, which are ignored.
+
+        Returns:
+            One answer per image.
+
+        Raises:
+            InputError: If the images have a wrong shape, or options are invalid.
         """
-        questions = samples["text_input"]
-        questions = [questions] if isinstance(questions, str) else list(questions)
+        questions = _list_texts(samples["text_input"])
         if inference_method not in ("rank", "generate"):
-            raise InputError(f"inference_method is 'rank' or 'generate', not {inference_method!r}")
+            raise InputError(f"inference_method must be 'rank' or 'generate', got {inference_method!r}")
         if inference_method == "rank" and not answer_list:
-            raise InputError("ranking needs an answer_list; or give inference_method='generate'")
-        text = self._encode(questions, "enc", QUESTION_TOKENS)
-        heard = self.part.engine.require(Answers).encode_questions(text.ids, text.mask, self._states(samples["image"]))
+            raise InputError("inference_method='rank' needs an answer_list; otherwise use 'generate'")
+        text = self._encode_texts(questions, "enc", QUESTION_TOKENS)
+        states = self._encode_images(samples["image"])
+        question_states = self.task_model.engine.require(Answers).encode_questions(text.ids, text.mask, states)
         if inference_method == "rank" and answer_list is not None:
             shortlist = min(num_ans_candidates, len(answer_list))
-            ranking = VqaPipeline(self.part, answers=answer_list, shortlist=shortlist, smoothing=SMOOTHING)
-            return [answer.text for answer in ranking.rank(heard, text.mask)]
-        generation = VqaPipeline(
-            self.part, num_beams=num_beams, max_new_tokens=max_len - 1, min_new_tokens=max(0, min_len - 1)
+            pipeline = VqaPipeline(self.task_model, answers=answer_list, shortlist=shortlist, smoothing=SMOOTHING)
+            return [answer.text for answer in pipeline.rank(question_states, text.mask)]
+        pipeline = VqaPipeline(
+            self.task_model, num_beams=num_beams, max_new_tokens=max_len - 1, min_new_tokens=max(0, min_len - 1)
         )
-        return [answer.text for answer in generation.generate(heard, text.mask)]
+        return [answer.text for answer in pipeline.generate(question_states, text.mask)]
 
 
 class BlipITM(BaseModel):
-    """Match scores."""
+    """Image-text matching."""
 
     def forward(self, samples: Mapping[str, Any], match_head: str = "itm") -> Tensor:
-        """By "itm" logits (B, 2) of each image with its text; by "itc" cosines (images, texts)."""
-        states = self._states(samples["image"])
-        texts = samples["text_input"]
-        texts = [texts] if isinstance(texts, str) else list(texts)
+        """Score images and texts.
+
+        Args:
+            samples: `image`: images (B, 3, S, S); `text_input`: texts.
+            match_head: "itm" or "itc".
+
+        Returns:
+            ITM logits (B, 2) of each image with its text, or ITC cosine similarities (images, texts).
+
+        Raises:
+            InputError: If the images have a wrong shape, or the numbers of images and texts differ for "itm".
+        """
+        states = self._encode_images(samples["image"])
+        texts = _list_texts(samples["text_input"])
         if match_head == "itc":
-            text = self._encode(texts, "cls", MATCH_TOKENS)
-            engine = self.part.engine.require(Embeddings)
+            text = self._encode_texts(texts, "cls", MATCH_TOKENS)
+            engine = self.task_model.engine.require(Embeddings)
             return engine.embed_images(states) @ engine.embed_texts(text.ids, text.mask).T
         if match_head != "itm":
-            raise InputError(f"match_head is 'itm' or 'itc', not {match_head!r}")
+            raise InputError(f"match_head must be 'itm' or 'itc', got {match_head!r}")
         if len(texts) != len(states):
-            raise InputError(f"by itm {len(states)} images take {len(states)} texts, not {len(texts)}")
-        text = self._encode(texts, "enc", MATCH_TOKENS)
-        return self.part.engine.require(MatchLogits).match_logits(text.ids, text.mask, states)
+            raise InputError(f"match_head='itm' needs one text for each of {len(states)} images, got {len(texts)}")
+        text = self._encode_texts(texts, "enc", MATCH_TOKENS)
+        return self.task_model.engine.require(MatchLogits).match_logits(text.ids, text.mask, states)
 
 
 @dataclass(frozen=True, eq=False)
 class BlipOutputFeatures:
-    """Features, by attribute or by key; what was not asked for is ``None`` and no key."""
+    """Features by attribute or by key. Features that were not computed are `None`, and are not keys.
+
+    Attributes:
+        image_embeds: Image states (B, N + 1, D).
+        image_embeds_proj: Projected and normalized image states (B, N + 1, E).
+        text_embeds: Text states (B, T, D).
+        text_embeds_proj: Projected and normalized text states (B, T, E).
+        multimodal_embeds: States (B, T, D) of image-grounded texts.
+    """
 
     image_embeds: Tensor | None = None
     image_embeds_proj: Tensor | None = None
@@ -208,110 +274,134 @@ class BlipOutputFeatures:
     multimodal_embeds: Tensor | None = None
 
     def keys(self) -> list[str]:
-        """The names of what is there."""
+        """Return the names of the computed features."""
         return [name for name, value in vars(self).items() if value is not None]
 
     def __getitem__(self, name: str) -> Tensor:
         if name not in self.keys():
             raise KeyError(name)
-        found: Tensor = getattr(self, name)
-        return found
+        feature: Tensor = getattr(self, name)
+        return feature
 
 
-class BlipFeatureExtractor(_WithTemperature):
-    """Features of images, of texts, and of both together."""
+class BlipFeatureExtractor(_ContrastiveModel):
+    """Features of images, texts, and image-text pairs."""
 
     def extract_features(self, samples: Mapping[str, Any], mode: str = "multimodal") -> BlipOutputFeatures:
-        """``mode`` "image": (B, N + 1, D) and, projected, (B, N + 1, E); "text": (B, T, D) and (B, T, E).
+        """Compute features. Position 0 of the states represents the image or text.
 
-        "multimodal": (B, T, D) of texts that read their images, and the images' own. Position 0 stands for the whole.
-        Projections are normalised at every position.
+        Args:
+            samples: `image`: images (B, 3, S, S); `text_input`: texts.
+            mode: "image", "text", or "multimodal" for image states and the states of image-grounded texts.
+
+        Returns:
+            The features.
+
+        Raises:
+            InputError: If the mode is unknown or its inputs are missing.
         """
         if mode not in ("image", "text", "multimodal"):
-            raise InputError(f"mode is 'image', 'text' or 'multimodal', not {mode!r}")
+            raise InputError(f"mode must be 'image', 'text' or 'multimodal', got {mode!r}")
         for name in {"image": ["image"], "text": ["text_input"]}.get(mode, ["image", "text_input"]):
             if samples.get(name) is None:
                 raise InputError(f"mode {mode!r} needs samples[{name!r}]")
+        module = self.task_model.module
         with torch.inference_mode():
             if mode == "image":
-                return self._image(self._states(samples["image"]))
-            texts = samples["text_input"]
-            texts = [texts] if isinstance(texts, str) else list(texts)
+                states = self._encode_images(samples["image"])
+                projected = F.normalize(module.vision_proj(states), dim=-1)
+                return BlipOutputFeatures(image_embeds=states, image_embeds_proj=projected)
+            texts = _list_texts(samples["text_input"])
             if mode == "text":
-                return self._text(self._encode(texts, "cls").to(self.device))
-            text, states = self._encode(texts, "enc").to(self.device), self._states(samples["image"])
-            read = self.part.module.text.encode_grounded(text.ids, text.mask, states)
-            return BlipOutputFeatures(image_embeds=states, multimodal_embeds=read)
+                text = self._encode_texts(texts, "cls").to(self.device)
+                states = module.text.encode(text.ids, text.mask)
+                projected = F.normalize(module.text_proj(states), dim=-1)
+                return BlipOutputFeatures(text_embeds=states, text_embeds_proj=projected)
+            text = self._encode_texts(texts, "enc").to(self.device)
+            states = self._encode_images(samples["image"])
+            grounded = module.text.encode_grounded(text.ids, text.mask, states)
+            return BlipOutputFeatures(image_embeds=states, multimodal_embeds=grounded)
 
     def forward(self, samples: Mapping[str, Any], mode: str = "multimodal") -> BlipOutputFeatures:
-        """As :meth:`extract_features`, from when that library called it so."""
+        """Compute features; the name of `extract_features` in earlier versions of LAVIS.
+
+        Args:
+            samples: Inputs of `extract_features`.
+            mode: Mode of `extract_features`.
+        """
         return self.extract_features(samples, mode)
-
-    def _image(self, states: Tensor) -> BlipOutputFeatures:
-        projected = F.normalize(self.part.module.vision_proj(states), dim=-1)
-        return BlipOutputFeatures(image_embeds=states, image_embeds_proj=projected)
-
-    def _text(self, text: Tokens) -> BlipOutputFeatures:
-        states = self.part.module.text.encode(text.ids, text.mask)
-        projected = F.normalize(self.part.module.text_proj(states), dim=-1)
-        return BlipOutputFeatures(text_embeds=states, text_embeds_proj=projected)
 
 
 class BlipNLVR(BaseModel):
-    """Verdicts on statements about two images."""
+    """Statements about two images."""
 
     def predict(self, samples: Mapping[str, Any]) -> dict[str, Any]:
-        """``predictions``: logits (B, 2), the second one for "true"; ``targets``: the labels as given."""
-        texts = samples["text_input"]
-        text = self._encode([texts] if isinstance(texts, str) else list(texts), "enc")
-        first, second = self._states(samples["image0"]), self._states(samples["image1"])
-        logits = self.part.engine.require(Comparisons).compare_logits(text.ids, text.mask, first, second)
+        """Judge statements.
+
+        Args:
+            samples: `image0`, `image1`: images (B, 3, S, S); `text_input`: one statement per pair; `label`: optional.
+
+        Returns:
+            `predictions`: logits (B, 2), column 1 for "true"; `targets`: the labels.
+        """
+        text = self._encode_texts(_list_texts(samples["text_input"]), "enc")
+        left, right = self._encode_images(samples["image0"]), self._encode_images(samples["image1"])
+        logits = self.task_model.engine.require(Comparisons).compare_logits(text.ids, text.mask, left, right)
         return {"predictions": logits, "targets": samples.get("label")}
 
 
-class BlipPretrain(_WithTemperature):
-    """The pretraining model: its weights, for what one builds on them."""
+class BlipPretrain(_ContrastiveModel):
+    """The pretraining model: its weights, without methods of a task."""
 
 
-class BlipRetrieval(_WithTemperature):
-    """Retrieval in two steps: a shortlist by ITC, scored anew by ITM."""
+class BlipRetrieval(_ContrastiveModel):
+    """Retrieval in two steps: ITC selects candidates, ITM scores them."""
 
     def compute_sim_matrix(
         self, data_loader: Any, task_cfg: Mapping[str, Any] | Any = None, **options: Any
     ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        """Score matrices (images, texts) and (texts, images).
+        """Score all images and texts.
 
-        ``data_loader.dataset.text`` lists the texts; the loader gives batches with ``image``. The ``k_test`` best of
-        each row by cosine get ITM logit plus cosine, all others -100.
+        The `k_test` most similar entries of each row get the sum of ITM logit and ITC similarity, all others -100.
+
+        Args:
+            data_loader: Yields batches with `image`; its `dataset.text` lists the texts.
+            task_cfg: Mapping or object with `k_test`.
+            **options: `k_test`, which overrides `task_cfg`.
+
+        Returns:
+            Scores (images, texts) and (texts, images).
+
+        Raises:
+            InputError: If `k_test` is missing or invalid.
         """
-        k = options.get("k_test", _setting(task_cfg, "k_test"))
-        texts = [text for chunk in iter_chunks(data_loader.dataset.text, TEXT_ROWS) for text in self._rows(chunk)]
-        states = torch.cat([self._states(batch["image"]) for batch in data_loader])
-        engine = self.part.engine.require(Embeddings)
-        parts = [engine.embed_texts(*self.part.pad(chunk)) for chunk in iter_chunks(texts, TEXT_ROWS)]
-        cosines = (engine.embed_images(states) @ torch.cat(parts).T).cpu()
-        grounded = [[self.part.tokenizer.enc_id, *ids[1:]] for ids in texts]
-        i2t, t2i = torch.full_like(cosines, LEFT_OUT), torch.full_like(cosines.T, LEFT_OUT)
+        k_test = task_cfg.get("k_test") if isinstance(task_cfg, Mapping) else getattr(task_cfg, "k_test", None)
+        if not isinstance(k_test, int) or k_test < 1:
+            raise InputError(f"k_test of task_cfg must be a positive number of candidates, got {k_test!r}")
+        k_test = options.get("k_test", k_test)
+        model = self.task_model
+        rows = [model.token_ids(text, "cls", MATCH_TOKENS) for text in data_loader.dataset.text]
+        states = torch.cat([self._encode_images(batch["image"]) for batch in data_loader])
+        engine = model.engine.require(Embeddings)
+        text_embeds = torch.cat([engine.embed_texts(*model.pad(batch)) for batch in iter_chunks(rows, TEXT_ROWS)])
+        cosines = (engine.embed_images(states) @ text_embeds.T).cpu()
+        rows = [[model.tokenizer.enc_id, *ids[1:]] for ids in rows]
+        image_to_text = torch.full_like(cosines, EXCLUDED_SCORE)
         for image, row in enumerate(cosines):
-            best = row.topk(min(k, len(row))).indices
-            for some in torch.split(best, TEXT_ROWS):
-                scores = self._itm([grounded[i] for i in some.tolist()], states[image, None])
-                i2t[image, some] = scores + row[some]
+            for texts in torch.split(row.topk(min(k_test, len(row))).indices, TEXT_ROWS):
+                logits = self._match_logits([rows[text] for text in texts.tolist()], states[image, None])
+                image_to_text[image, texts] = logits + row[texts]
+        text_to_image = torch.full_like(cosines.T, EXCLUDED_SCORE)
         for text, row in enumerate(cosines.T):
-            best = row.topk(min(k, len(row))).indices
-            for some in torch.split(best, TEXT_ROWS):
-                t2i[text, some] = self._itm([grounded[text]] * len(some), states[some.to(states.device)]) + row[some]
-        return i2t.numpy(), t2i.numpy()
+            for images in torch.split(row.topk(min(k_test, len(row))).indices, TEXT_ROWS):
+                logits = self._match_logits([rows[text]] * len(images), states[images.to(states.device)])
+                text_to_image[text, images] = logits + row[images]
+        return image_to_text.numpy(), text_to_image.numpy()
 
-    def _rows(self, texts: Sequence[str]) -> list[list[int]]:
-        return [self._encode([text], "cls", MATCH_TOKENS).ids[0].tolist() for text in texts]
-
-    def _itm(self, rows: list[list[int]], states: Tensor) -> Tensor:
-        return self.part.engine.require(MatchLogits).match_logits(*self.part.pad(rows), states)[:, 1].cpu()
+    def _match_logits(self, rows: list[list[int]], states: Tensor) -> Tensor:
+        ids, mask = self.task_model.pad(rows)
+        return self.task_model.engine.require(MatchLogits).match_logits(ids, mask, states)[:, 1].cpu()
 
 
-def _setting(settings: Any, name: str) -> int:
-    found = settings.get(name) if isinstance(settings, Mapping) else getattr(settings, name, None)
-    if not isinstance(found, int) or found < 1:
-        raise InputError(f"task_cfg says {name}, how many candidates are scored anew, not {found!r}")
-    return found
+def _list_texts(texts: str | Sequence[str]) -> list[str]:
+    return [texts] if isinstance(texts, str) else list(texts)

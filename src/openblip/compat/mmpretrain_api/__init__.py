@@ -1,7 +1,7 @@
-"""The entry points of ``mmpretrain`` for BLIP, over our models: thin names, the same inputs and result fields.
+"""Drop-in API for the BLIP models of `mmpretrain`: the same functions, inputs and result fields.
 
-They do with one item what version 1.2 does; each difference has a name, a test, and a line in
-``docs/differences.md``. ``mmpretrain``, ``mmcv`` and ``mmengine`` are not needed.
+Results of one item equal version 1.2; each difference has a name, a test, and a row in `docs/differences.md`.
+`mmpretrain`, `mmcv` and `mmengine` are not required.
 """
 
 from __future__ import annotations

@@ -1,10 +1,10 @@
-"""What all inferencers share: models by name, inputs to lists, results as dicts or samples, pictures to look at."""
+"""The base class of inferencers, and helpers for their inputs and drawings."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeAlias
 
 import numpy as np
 import torch
@@ -16,23 +16,29 @@ from openblip.errors import InputError
 from openblip.pipelines.base import TaskModel, iter_chunks
 from openblip.preprocess.image import load_image
 
+Result: TypeAlias = dict[str, Any] | list[dict[str, Any]]
+
 
 class DataSample:
-    """Fields by attribute or by ``get``: what ``return_datasamples=True`` gives."""
+    """A result with `return_datasamples=True`: fields as attributes.
+
+    Args:
+        **fields: The fields.
+    """
 
     def __init__(self, **fields: Any) -> None:
         self.__dict__.update(fields)
 
     def get(self, name: str, default: Any = None) -> Any:
-        """A field, or ``default`` if there is none of that name."""
+        """Return the field called `name`, or `default`."""
         return self.__dict__.get(name, default)
 
     def keys(self) -> list[str]:
-        """The names of the fields."""
+        """Return the names of the fields."""
         return list(self.__dict__)
 
     def to_dict(self) -> dict[str, Any]:
-        """All fields."""
+        """Return all fields."""
         return dict(self.__dict__)
 
     def __contains__(self, name: object) -> bool:
@@ -43,10 +49,17 @@ class DataSample:
 
 
 class BaseInferencer:
-    """One task of a model. ``model`` is a name, a :class:`Model` or a path; ``pretrained`` a file of weights for it.
+    """One task of a model.
 
-    A subclass says how inputs are computed (:meth:`infer`), what a sample comes to (:meth:`result`) and how it is
-    drawn (:meth:`draw`).
+    Args:
+        model: Published name, path or model.
+        pretrained: Load the published weights, or the weights of a file.
+        device: Device to run on; by default a GPU if there is one.
+        **unknown: Settings of `mmpretrain`'s configuration files, which are rejected.
+
+    Raises:
+        CheckpointError: If there is no such model.
+        UnsupportedTaskError: If the model does not support the task.
     """
 
     task: ClassVar[str]
@@ -60,88 +73,116 @@ class BaseInferencer:
         **unknown: Any,
     ) -> None:
         self.model = model if isinstance(model, Model) else get_model(model, pretrained, device, **unknown)
-        self.part: TaskModel = self.model.part(TASKS[self.task])
-        self.tokenizer = self.part.tokenizer
+        self.task_model: TaskModel = self.model.task_model(TASKS[self.task])
+        self.tokenizer = self.task_model.tokenizer
 
     def _call(
         self, inputs: Sequence[Any], return_datasamples: bool, batch_size: int, options: Mapping[str, Any]
     ) -> list[Any]:
-        """All inputs, ``batch_size`` at a time; drawings are shown or written as ``options`` ask."""
-        if unknown := options.keys() - self.visual:
-            raise InputError(f"unknown argument {', '.join(sorted(unknown))}; one of {', '.join(sorted(self.visual))}")
-        samples = [sample for chunk in iter_chunks(inputs, batch_size) for sample in self.infer(chunk)]
-        self._look(inputs, samples, options)
+        """Return the results of all inputs; show or save drawings as `options` require."""
+        unknown = options.keys() - self.visual
+        if unknown:
+            raise InputError(f"unknown argument {', '.join(sorted(unknown))}; use {', '.join(sorted(self.visual))}")
+        samples = []
+        for batch in iter_chunks(inputs, batch_size):
+            samples += self.infer(batch)
+        self._visualize(inputs, samples, options)
         topk = {"topk": options["topk"]} if "topk" in options else {}
-        return samples if return_datasamples else [self.result(sample, **topk) for sample in samples]
+        return samples if return_datasamples else [self.format_result(sample, **topk) for sample in samples]
 
     def infer(self, inputs: list[Any]) -> list[DataSample]:
-        """The samples of a batch."""
+        """Return the samples of a batch of inputs."""
         raise NotImplementedError
 
-    def result(self, sample: DataSample) -> Any:
-        """What is given back for a sample."""
+    def format_result(self, sample: DataSample) -> Result:
+        """Return the result of a sample with `return_datasamples=False`."""
         raise NotImplementedError
 
-    def draw(self, given: Any, sample: DataSample, options: Mapping[str, Any]) -> Image.Image:
-        """The picture of an input with its result."""
+    def draw(self, entry: Any, sample: DataSample, options: Mapping[str, Any]) -> Image.Image:
+        """Return a drawing of an input with its result.
+
+        Args:
+            entry: The input.
+            sample: Its result.
+            options: Visual options of the call.
+        """
         raise NotImplementedError
 
-    def _look(self, inputs: Sequence[Any], samples: Sequence[DataSample], options: Mapping[str, Any]) -> None:
+    def _visualize(self, inputs: Sequence[Any], samples: Sequence[DataSample], options: Mapping[str, Any]) -> None:
         folder = options.get("show_dir")
         if folder is None and not options.get("show"):
             return
-        for number, (given, sample) in enumerate(zip(inputs, samples, strict=True)):
-            drawn = self.draw(given, sample, options)
+        for index, (entry, sample) in enumerate(zip(inputs, samples, strict=True)):
+            drawing = self.draw(entry, sample, options)
             if folder is not None:
                 Path(folder).mkdir(parents=True, exist_ok=True)
-                drawn.save(Path(folder) / f"{self._name(given, number)}.png")
+                drawing.save(Path(folder) / f"{self._drawing_name(entry, index)}.png")
             if options.get("show"):
-                drawn.show()
+                drawing.show()
 
-    def _name(self, given: Any, number: int) -> str:
-        image = given["img"] if isinstance(given, Mapping) else given
-        return Path(image).stem if isinstance(image, str | Path) else str(number)
+    def _drawing_name(self, entry: Any, index: int) -> str:
+        image = entry["img"] if isinstance(entry, Mapping) else entry
+        return Path(image).stem if isinstance(image, str | Path) else str(index)
 
     @classmethod
     def list_models(cls, pattern: str | None = None) -> list[str]:
-        """The published names for this task."""
+        """Return the names of published models for this task.
+
+        Args:
+            pattern: Wildcard pattern that names must start with.
+        """
         return list_models(pattern, task=cls.task)
 
 
-def picture(image: Any) -> Image.Image:
-    """A picture from a path or address, PIL, or an array, whose colours are blue, green, red as everywhere in mmcv.
+def load_bgr_image(image: Any) -> Image.Image:
+    """Load an image.
 
-    Arrays are (H, W, 3), (H, W, 4), whose last channel is alpha, or grey (H, W).
+    Args:
+        image: Path, URL, PIL image, or array: (H, W, 3) with the channels blue, green, red as in mmcv, (H, W, 4) with
+            alpha as the last channel, or gray (H, W).
+
+    Raises:
+        ImageError: If the image cannot be read.
     """
     if isinstance(image, np.ndarray) and image.ndim == 3 and image.shape[2] in (3, 4):
         image = np.ascontiguousarray(image[..., [2, 1, 0, 3][: image.shape[2]]])
     return load_image(image)
 
 
-def listed(inputs: Any) -> list[Any]:
-    """Inputs as a list; a folder is the files in it, in the order of their names."""
+def list_inputs(inputs: Any) -> list[Any]:
+    """Return inputs as a list. A folder stands for the files in it, sorted by name."""
     if isinstance(inputs, str | Path) and "://" not in str(inputs) and Path(inputs).is_dir():
         return [str(path) for path in sorted(Path(inputs).iterdir()) if path.is_file()]
     return list(inputs) if isinstance(inputs, list | tuple) else [inputs]
 
 
-def paired(images: Any, texts: Any, name: str) -> list[dict[str, Any]]:
-    """One image with its text, or as many of each."""
+def pair_inputs(images: Any, texts: Any, name: str) -> list[dict[str, Any]]:
+    """Return a dict with `img` and `name` for each image and its text.
+
+    Args:
+        images: One image, or a list of images.
+        texts: One text, or a list of texts.
+        name: Key of the text.
+
+    Raises:
+        InputError: If there is not one text for each image.
+    """
     if not isinstance(images, list | tuple):
         images, texts = [images], [texts]
     if isinstance(texts, str) or len(images) != len(texts) or not all(isinstance(text, str) for text in texts):
-        raise InputError(f"give one {name} for each image: a string for one, a list of strings for a list")
+        raise InputError(f"each image needs one {name}: a string for one image, a list of strings for a list of images")
     return [{"img": image, name: text} for image, text in zip(images, texts, strict=True)]
 
 
-def resized(image: Image.Image, options: Mapping[str, Any]) -> tuple[Image.Image, float]:
-    """The picture with ``resize`` pixels on its short edge, if that is asked for, and the factor."""
-    if not (short := options.get("resize")):
+def resize_drawing(image: Image.Image, options: Mapping[str, Any]) -> tuple[Image.Image, float]:
+    """Return the image with its short edge as long as the option `resize`, if set, and the scale factor."""
+    short_edge = options.get("resize")
+    if not short_edge:
         return image, 1.0
-    factor = short / min(image.size)
+    factor = short_edge / min(image.size)
     return image.resize((round(image.width * factor), round(image.height * factor))), factor
 
 
-def lettered(image: Image.Image, lines: Sequence[str], options: Mapping[str, Any]) -> Image.Image:
-    """The picture over lines of text."""
-    return titled(resized(image, options)[0], lines)
+def draw_lines(image: Image.Image, lines: Sequence[str], options: Mapping[str, Any]) -> Image.Image:
+    """Return the image with lines of text."""
+    return titled(resize_drawing(image, options)[0], lines)

@@ -1,14 +1,13 @@
-"""``inference_model``: one call, whichever task the model is for."""
+"""`inference_model`: inference in one call, for a model of any task."""
 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
 from inspect import signature
 from pathlib import Path
 from typing import Any
 
-from openblip.compat.mmpretrain_api.base import BaseInferencer
+from openblip.compat.mmpretrain_api.base import BaseInferencer, Result
 from openblip.compat.mmpretrain_api.inferencers import (
     ImageCaptionInferencer,
     NLVRInferencer,
@@ -29,37 +28,43 @@ INFERENCERS: tuple[type[BaseInferencer], ...] = (
 )
 
 
-def inference_model(model: str | Path | Model, *args: Any, **kwargs: Any) -> Any:
-    """The result for the first input.
+def inference_model(model: str | Path | Model, *args: Any, **kwargs: Any) -> Result:
+    """Return the result for the first input, from the inferencer of the model's task.
 
-    The inferencer is that of the model's task; keyword arguments build it (``prototype``, ``device`` ...) or call it.
-    A retrieval model serves two tasks: the first input decides, an image looks for texts and a text for images.
+    Retrieval models have two inferencers. The first input decides: a text retrieves images, an image retrieves texts.
+
+    Args:
+        model: Published name, path or model.
+        *args: Inputs of the inferencer.
+        **kwargs: Arguments of the inferencer's constructor (`prototype`, `device`, ...) or call.
+
+    Raises:
+        UnsupportedTaskError: If there is no inferencer for the model.
+        InputError: If the model has several tasks, or an input does not fit.
     """
-    made = (
-        model
-        if isinstance(model, Model)
-        else get_model(model, kwargs.pop("pretrained", True), kwargs.pop("device", None))
-    )
-    inferencer = _inferencer(made, args)
-    building = {name: kwargs.pop(name) for name in list(kwargs) if name in signature(inferencer).parameters}
-    built: Any = inferencer(made, **building)
-    return built(*args, **kwargs)[0]
+    if not isinstance(model, Model):
+        model = get_model(model, kwargs.pop("pretrained", True), kwargs.pop("device", None))
+    inferencer_class = _choose_inferencer(model, args)
+    parameters = signature(inferencer_class).parameters
+    constructor_kwargs = {name: kwargs.pop(name) for name in list(kwargs) if name in parameters}
+    inferencer: Any = inferencer_class(model, **constructor_kwargs)
+    result: Result = inferencer(*args, **kwargs)[0]
+    return result
 
 
-def _inferencer(model: Model, args: tuple[Any, ...]) -> type[BaseInferencer]:
-    fitting = [one for one in INFERENCERS if TASKS[one.task] in model.blip.tasks]
-    if not fitting:
-        raise UnsupportedTaskError(f"{model.name} serves {', '.join(model.blip.tasks)}: no inferencer is for that")
-    if len({TASKS[one.task] for one in fitting}) > 1:
-        raise InputError(f"{model.name} serves several tasks: use one of {_names(fitting)} directly")
-    if len(fitting) == 1:
-        return fitting[0]
-    first = args[0][0] if args and isinstance(args[0], list | tuple) and args[0] else args[0] if args else None
-    is_text = isinstance(first, str) and "://" not in first and not Path(first).exists()
+def _choose_inferencer(model: Model, args: tuple[Any, ...]) -> type[BaseInferencer]:
+    candidates = [inferencer for inferencer in INFERENCERS if TASKS[inferencer.task] in model.blip.tasks]
+    names = ", ".join(inferencer.__name__ for inferencer in candidates)
+    if not candidates:
+        raise UnsupportedTaskError(f"there is no inferencer for {model.name} ({', '.join(model.blip.tasks)})")
+    if len({TASKS[inferencer.task] for inferencer in candidates}) > 1:
+        raise InputError(f"{model.name} has several tasks: create one of {names}")
+    if len(candidates) == 1:
+        return candidates[0]
+    query = args[0] if args else None
+    if isinstance(query, list | tuple) and query:
+        query = query[0]
+    is_text = isinstance(query, str) and "://" not in query and not Path(query).exists()
     chosen = TextToImageRetrievalInferencer if is_text else ImageToTextRetrievalInferencer
-    warnings.warn(f"the model serves two tasks: {chosen.__name__} is taken, of {_names(fitting)}", stacklevel=3)
+    warnings.warn(f"the model has two tasks: using {chosen.__name__} of {names}", stacklevel=3)
     return chosen
-
-
-def _names(inferencers: Sequence[type[BaseInferencer]]) -> str:
-    return ", ".join(one.__name__ for one in inferencers)

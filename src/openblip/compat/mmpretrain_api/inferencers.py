@@ -1,4 +1,4 @@
-"""Captions, answers, boxes and verdicts: the inferencers whose inputs are whole."""
+"""Inferencers for captions, answers, boxes and statements about image pairs."""
 
 from __future__ import annotations
 
@@ -10,46 +10,75 @@ from typing import Any
 import torch
 from PIL import Image
 
-from openblip.compat.mmpretrain_api.base import BaseInferencer, DataSample, lettered, listed, paired, picture, resized
+from openblip.compat.mmpretrain_api.base import (
+    BaseInferencer,
+    DataSample,
+    Result,
+    draw_lines,
+    list_inputs,
+    load_bgr_image,
+    pair_inputs,
+    resize_drawing,
+)
 from openblip.compat.mmpretrain_api.models import Model
 from openblip.drawing import beside, draw_boxes
 from openblip.engine.protocols import Comparisons
 from openblip.errors import InputError
 from openblip.preprocess.text import clean_expression
 
-CANDIDATES, SMOOTHING = 128, 0.1  # of ranking, as that library's configuration has them
+# Settings of mmpretrain's configuration files.
+RANKING_CANDIDATES, RANKING_SMOOTHING = 128, 0.1
 STATEMENT_TOKENS = 35
 
 
 class ImageCaptionInferencer(BaseInferencer):
-    """Describes images: ``{'pred_caption': str}`` each.
+    """Captions images. Each result is `{'pred_caption': str}`.
 
-    >>> inferencer = ImageCaptionInferencer("blip-base_3rdparty_caption")  # doctest: +SKIP
-    >>> inferencer("demo/cat-dog.png")[0]  # doctest: +SKIP
+    Example:
+        >>> inferencer = ImageCaptionInferencer("blip-base_3rdparty_caption")  # doctest: +SKIP
+        >>> inferencer("demo/cat-dog.png")[0]  # doctest: +SKIP
     """
 
     task = "Image Caption"
 
     def __call__(self, images: Any, return_datasamples: bool = False, batch_size: int = 1, **options: Any) -> list[Any]:
-        """``images`` is a path, an address, an array (BGR), a list of those, or a folder."""
-        return self._call(listed(images), return_datasamples, batch_size, options)
+        """Caption images.
+
+        Args:
+            images: Path, URL or array (BGR), a list of these, or a folder.
+            return_datasamples: Return `DataSample` objects rather than dicts.
+            batch_size: Number of images per batch.
+            **options: Visual options: `show`, `show_dir`, `resize`, `wait_time`.
+
+        Returns:
+            One result per image.
+        """
+        return self._call(list_inputs(images), return_datasamples, batch_size, options)
 
     def infer(self, inputs: list[Any]) -> list[DataSample]:
-        found = self.model.blip.caption([picture(one) for one in inputs], min_new_tokens=0)
-        return [DataSample(pred_caption=one.text) for one in found]
+        captions = self.model.blip.caption([load_bgr_image(image) for image in inputs], min_new_tokens=0)
+        return [DataSample(pred_caption=caption.text) for caption in captions]
 
-    def result(self, sample: DataSample) -> Any:
+    def format_result(self, sample: DataSample) -> Result:
         return {"pred_caption": sample.get("pred_caption")}
 
-    def draw(self, given: Any, sample: DataSample, options: Mapping[str, Any]) -> Image.Image:
-        return lettered(picture(given), [sample.get("pred_caption")], options)
+    def draw(self, entry: Any, sample: DataSample, options: Mapping[str, Any]) -> Image.Image:
+        return draw_lines(load_bgr_image(entry), [sample.get("pred_caption")], options)
 
 
 class VisualQuestionAnsweringInferencer(BaseInferencer):
-    """Answers questions: ``{'question': str, 'pred_answer': str}`` each.
+    """Answers questions about images. Each result is `{'question': str, 'pred_answer': str}`.
 
-    Answers are generated or, with ``answer_list`` (strings, or a JSON file of them), ranked as that library does with
-    the list it downloads.
+    Args:
+        model: Published name, path or model.
+        pretrained: Load the published weights, or the weights of a file.
+        device: Device to run on; by default a GPU if there is one.
+        answer_list: Answers to rank, or a JSON file with a list of answers. Without it, answers are generated.
+            `mmpretrain` downloads its list.
+        **unknown: Settings of `mmpretrain`'s configuration files, which are rejected.
+
+    Raises:
+        InputError: If the file is not a list of answers.
     """
 
     task = "Visual Question Answering"
@@ -63,9 +92,9 @@ class VisualQuestionAnsweringInferencer(BaseInferencer):
         **unknown: Any,
     ) -> None:
         super().__init__(model, pretrained, device, **unknown)
-        self.answers: Sequence[str] | None = (
-            _answers(answer_list) if isinstance(answer_list, str | Path) else answer_list
-        )
+        if isinstance(answer_list, str | Path):
+            answer_list = _read_answers(answer_list)
+        self.answers: Sequence[str] | None = answer_list
 
     def __call__(
         self,
@@ -76,32 +105,49 @@ class VisualQuestionAnsweringInferencer(BaseInferencer):
         objects: None = None,
         **options: Any,
     ) -> list[Any]:
-        """One image and its question, or as many of each. ``objects`` are for OFA, and refused."""
+        """Answer one question per image.
+
+        Args:
+            images: Path, URL or array (BGR), or a list of these.
+            questions: A question, or a list with one per image.
+            return_datasamples: Return `DataSample` objects rather than dicts.
+            batch_size: Number of images per batch.
+            objects: Must be `None`; for OFA models only.
+            **options: Visual options: `show`, `show_dir`, `resize`, `wait_time`.
+
+        Returns:
+            One result per image.
+
+        Raises:
+            InputError: If there is not one question per image, or `objects` is given.
+        """
         if objects is not None:
-            raise InputError("objects are for OFA models; BLIP reads the image and the question alone")
-        return self._call(paired(images, questions, "question"), return_datasamples, batch_size, options)
+            raise InputError("objects must be None for BLIP: only OFA models use it")
+        return self._call(pair_inputs(images, questions, "question"), return_datasamples, batch_size, options)
 
     def infer(self, inputs: list[Any]) -> list[DataSample]:
-        pictures = [picture(one["img"]) for one in inputs]
-        questions = [clean_expression(one["question"]) for one in inputs]
-        ranked: dict[str, Any] = {"min_new_tokens": 0}
+        images = [load_bgr_image(entry["img"]) for entry in inputs]
+        questions = [clean_expression(entry["question"]) for entry in inputs]
+        options: dict[str, Any] = {"min_new_tokens": 0}
         if self.answers is not None:
-            ranked = {"answers": self.answers, "shortlist": min(CANDIDATES, len(self.answers)), "smoothing": SMOOTHING}
-        found = self.model.blip.ask(pictures, questions, **ranked)
-        return [
-            DataSample(question=question, pred_answer=one.text) for question, one in zip(questions, found, strict=True)
-        ]
+            shortlist = min(RANKING_CANDIDATES, len(self.answers))
+            options = {"answers": self.answers, "shortlist": shortlist, "smoothing": RANKING_SMOOTHING}
+        answers = self.model.blip.ask(images, questions, **options)
+        samples = []
+        for question, answer in zip(questions, answers, strict=True):
+            samples.append(DataSample(question=question, pred_answer=answer.text))
+        return samples
 
-    def result(self, sample: DataSample) -> Any:
+    def format_result(self, sample: DataSample) -> Result:
         return {"question": sample.get("question"), "pred_answer": sample.get("pred_answer")}
 
-    def draw(self, given: Any, sample: DataSample, options: Mapping[str, Any]) -> Image.Image:
+    def draw(self, entry: Any, sample: DataSample, options: Mapping[str, Any]) -> Image.Image:
         lines = [f"Q: {sample.get('question')}", f"A: {sample.get('pred_answer')}"]
-        return lettered(picture(given["img"]), lines, options)
+        return draw_lines(load_bgr_image(entry["img"]), lines, options)
 
 
 class VisualGroundingInferencer(BaseInferencer):
-    """Finds what texts name: ``{'pred_bboxes': tensor (1, 4)}`` each, x y x y in pixels of the image."""
+    """Locates what a text describes. Each result is `{'pred_bboxes': tensor (1, 4)}`: left, top, right, bottom."""
 
     task = "Visual Grounding"
     visual = BaseInferencer.visual | {"line_width", "bbox_color"}
@@ -109,57 +155,86 @@ class VisualGroundingInferencer(BaseInferencer):
     def __call__(
         self, images: Any, texts: Any, return_datasamples: bool = False, batch_size: int = 1, **options: Any
     ) -> list[Any]:
-        """One image and its text, or as many of each."""
-        return self._call(paired(images, texts, "text"), return_datasamples, batch_size, options)
+        """Locate one text per image.
+
+        Args:
+            images: Path, URL or array (BGR), or a list of these.
+            texts: A text, or a list with one per image.
+            return_datasamples: Return `DataSample` objects rather than dicts.
+            batch_size: Number of images per batch.
+            **options: Visual options: `show`, `show_dir`, `resize`, `wait_time`, `line_width`, `bbox_color`.
+
+        Returns:
+            One result per image.
+
+        Raises:
+            InputError: If there is not one text per image.
+        """
+        return self._call(pair_inputs(images, texts, "text"), return_datasamples, batch_size, options)
 
     def infer(self, inputs: list[Any]) -> list[DataSample]:
-        pictures = [picture(one["img"]) for one in inputs]
-        found = self.model.blip.ground(pictures, [one["text"] for one in inputs])
-        return [
-            DataSample(text=one["text"], pred_bboxes=torch.tensor([[box.left, box.top, box.right, box.bottom]]))
-            for one, box in zip(inputs, found, strict=True)
-        ]
+        images = [load_bgr_image(entry["img"]) for entry in inputs]
+        boxes = self.model.blip.ground(images, [entry["text"] for entry in inputs])
+        samples = []
+        for entry, box in zip(inputs, boxes, strict=True):
+            edges = torch.tensor([[box.left, box.top, box.right, box.bottom]])
+            samples.append(DataSample(text=entry["text"], pred_bboxes=edges))
+        return samples
 
-    def result(self, sample: DataSample) -> Any:
+    def format_result(self, sample: DataSample) -> Result:
         return {"pred_bboxes": sample.get("pred_bboxes")}
 
-    def draw(self, given: Any, sample: DataSample, options: Mapping[str, Any]) -> Image.Image:
-        image, factor = resized(picture(given["img"]), options)
+    def draw(self, entry: Any, sample: DataSample, options: Mapping[str, Any]) -> Image.Image:
+        image, factor = resize_drawing(load_bgr_image(entry["img"]), options)
         left, top, right, bottom = (sample.get("pred_bboxes")[0] * factor).tolist()
-        colour = options.get("bbox_color", "green")
-        colour = colour if isinstance(colour, str) else tuple(colour)
-        boxes, names = [(left, top, right, bottom)], [given["text"]]
-        return draw_boxes(image, boxes, names, colours=[colour], width=options.get("line_width", 3))
+        color = options.get("bbox_color", "green")
+        color = color if isinstance(color, str) else tuple(color)
+        boxes, names = [(left, top, right, bottom)], [entry["text"]]
+        return draw_boxes(image, boxes, names, colours=[color], width=options.get("line_width", 3))
 
 
 class NLVRInferencer(BaseInferencer):
-    """Judges statements about two images: ``{'pred_scores': array (2,), 'pred_label': int, 'pred_score': float}`` each.
+    """Decides whether statements about two images are true.
 
-    As in that library the text begins with [CLS] and is not cleaned; ``Blip.compare`` does what the model was trained
-    for.
+    Each result is `{'pred_scores': array (2,), 'pred_label': int, 'pred_score': float}`. As in `mmpretrain`, the text
+    starts with [CLS] and is not cleaned; `Blip.compare` encodes texts as in training.
     """
 
     task = "NLVR"
     visual = BaseInferencer.visual | {"draw_score"}
 
     def __call__(self, inputs: Any, return_datasamples: bool = False, batch_size: int = 1, **options: Any) -> list[Any]:
-        """A tuple (left image, right image, text), or a list of them."""
+        """Judge statements.
+
+        Args:
+            inputs: A tuple (left image, right image, text), or a list of such tuples.
+            return_datasamples: Return `DataSample` objects rather than dicts.
+            batch_size: Number of statements per batch.
+            **options: Visual options: `show`, `show_dir`, `resize`, `wait_time`, `draw_score`.
+
+        Returns:
+            One result per statement.
+
+        Raises:
+            InputError: If an input is not such a tuple.
+        """
         inputs = [inputs] if isinstance(inputs, tuple) else inputs
-        if not isinstance(inputs, list) or not all(isinstance(one, tuple) and len(one) == 3 for one in inputs):
-            raise InputError("give a tuple (left image, right image, text), or a list of such tuples")
+        if not isinstance(inputs, list) or not all(isinstance(entry, tuple) and len(entry) == 3 for entry in inputs):
+            raise InputError("inputs must be a tuple (left image, right image, text), or a list of such tuples")
         return self._call(inputs, return_datasamples, batch_size, options)
 
     def infer(self, inputs: list[Any]) -> list[DataSample]:
-        left, right = (
-            self.part.encode_images([self.part.open_image(picture(one[side])) for one in inputs]) for side in (0, 1)
-        )
-        text = self.tokenizer.encode([one[2] for one in inputs], "cls", max_length=STATEMENT_TOKENS)
-        scores = (
-            self.part.engine.require(Comparisons).compare_logits(text.ids, text.mask, left, right).softmax(-1).cpu()
-        )
-        return [DataSample(text=one[2], pred_score=row) for one, row in zip(inputs, scores, strict=True)]
+        model = self.task_model
+        states = []
+        for side in (0, 1):
+            images = [model.open_image(load_bgr_image(entry[side])) for entry in inputs]
+            states.append(model.encode_images(images))
+        text = self.tokenizer.encode([entry[2] for entry in inputs], "cls", max_length=STATEMENT_TOKENS)
+        logits = model.engine.require(Comparisons).compare_logits(text.ids, text.mask, *states)
+        scores = logits.softmax(-1).cpu()
+        return [DataSample(text=entry[2], pred_score=row) for entry, row in zip(inputs, scores, strict=True)]
 
-    def result(self, sample: DataSample) -> Any:
+    def format_result(self, sample: DataSample) -> Result:
         scores = sample.get("pred_score")
         return {
             "pred_scores": scores.numpy(),
@@ -167,23 +242,23 @@ class NLVRInferencer(BaseInferencer):
             "pred_score": float(scores.max()),
         }
 
-    def draw(self, given: Any, sample: DataSample, options: Mapping[str, Any]) -> Image.Image:
-        pair = beside([resized(picture(image), options)[0] for image in given[:2]])
+    def draw(self, entry: Any, sample: DataSample, options: Mapping[str, Any]) -> Image.Image:
+        pair = beside([resize_drawing(load_bgr_image(image), options)[0] for image in entry[:2]])
         scores = sample.get("pred_score")
         verdict = f"{bool(scores.argmax() == 1)}"
         if options.get("draw_score", True):
             verdict += f" ({float(scores.max()):.2f})"
-        return lettered(pair, [given[2], verdict], {})
+        return draw_lines(pair, [entry[2], verdict], {})
 
-    def _name(self, given: Any, number: int) -> str:
-        return str(number)
+    def _drawing_name(self, entry: Any, index: int) -> str:
+        return str(index)
 
 
-def _answers(path: str | Path) -> list[str]:
+def _read_answers(path: str | Path) -> list[str]:
     try:
-        found = json.loads(Path(path).read_text(encoding="utf-8"))
+        answers = json.loads(Path(path).read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise InputError(f"cannot read the answer list {path}: {error}") from error
-    if not isinstance(found, list):
-        raise InputError(f"the answer list {path} is not a JSON list of strings")
-    return found
+    if not isinstance(answers, list):
+        raise InputError(f"answer_list must be a JSON list of strings, got {path}")
+    return answers

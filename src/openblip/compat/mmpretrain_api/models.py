@@ -1,4 +1,4 @@
-"""``get_model`` and ``list_models``: the five published names, and everything else that ``openblip.load`` takes."""
+"""`get_model` and `list_models`: the published names, and all other checkpoints that `openblip.load` accepts."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from openblip.engine.device import resolve_device
 from openblip.engine.eager import EagerEngine
 from openblip.errors import InputError
 from openblip.model.build import build
-from openblip.model.config import preset
+from openblip.model.config import CAPTION_PROMPT, preset
 from openblip.pipelines.base import TaskModel
 from openblip.preprocess.settings import ImageSettings
 from openblip.preprocess.text import Tokenizer
 from openblip.tasks import SERVED_TASKS, TaskName
 
-# What that library calls the tasks, and which of ours serves each.
+# Task names of mmpretrain, and the task of OpenBLIP for each.
 TASKS: Mapping[str, TaskName] = {
     "Image Caption": "caption",
     "Visual Question Answering": "vqa",
@@ -36,7 +36,12 @@ TASKS: Mapping[str, TaskName] = {
 
 
 class Model:
-    """A model that inferencers take: ``blip`` is ours, ``module(task)`` its ``nn.Module``."""
+    """A model for inferencers.
+
+    Attributes:
+        name: Name or path of the model.
+        blip: The model as `openblip.load` returns it.
+    """
 
     def __init__(self, name: str, blip: Blip) -> None:
         self.name = name
@@ -44,73 +49,98 @@ class Model:
 
     @property
     def tasks(self) -> list[str]:
-        """That library's names of what it serves."""
+        """The tasks that the model supports, under their names in `mmpretrain`."""
         return [name for name, task in TASKS.items() if task in self.blip.tasks]
 
-    def part(self, task: TaskName) -> TaskModel:
-        """The model of one of our tasks; :class:`UnsupportedTaskError` names another checkpoint if it has none."""
+    def task_model(self, task: TaskName) -> TaskModel:
+        """Return the model of one of OpenBLIP's tasks.
+
+        Raises:
+            UnsupportedTaskError: If the model does not support the task.
+        """
         return self.blip.pipeline(task).model
 
     def module(self, task: TaskName | None = None) -> nn.Module:
-        """The network, of the only task if none is named."""
+        """Return the PyTorch module.
+
+        Args:
+            task: A task of OpenBLIP; by default the model's only task.
+
+        Raises:
+            InputError: If the model has several tasks and none is given.
+        """
         if task is None and len(self.blip.tasks) > 1:
-            raise InputError(f"{self.name} serves {', '.join(self.blip.tasks)}: say which")
-        found: nn.Module = self.part(task or self.blip.tasks[0]).module
-        return found
+            raise InputError(f"task must be one of {', '.join(self.blip.tasks)} for {self.name}, got None")
+        module: nn.Module = self.task_model(task or self.blip.tasks[0]).module
+        return module
 
     def eval(self) -> Model:
-        """It already is."""
+        """Return the model, which is always in evaluation mode."""
         return self
 
 
 def list_models(
     pattern: str | None = None, exclude_patterns: Sequence[str] | None = None, task: str | None = None
 ) -> list[str]:
-    """The published names, sorted: those that begin as ``pattern`` (with wildcards), and serve ``task``.
+    """Return the sorted names of published models.
 
-    ``task`` is that library's name for one, as "Image Caption".
+    Args:
+        pattern: Wildcard pattern that names must start with.
+        exclude_patterns: Wildcard patterns that names must not start with.
+        task: Task under its name in `mmpretrain`, such as "Image Caption".
+
+    Raises:
+        InputError: If the task is unknown.
     """
     if task is not None and task not in TASKS:
-        raise InputError(f"unknown task {task!r}; one of {', '.join(TASKS)}")
-    names = {entry.name: entry.task for entry in published.PUBLISHED if entry.family == "mmpretrain"}
-    return sorted(
-        name
-        for name, serves in names.items()
-        if (pattern is None or fnmatch.fnmatch(name, f"{pattern}*"))
-        and not any(fnmatch.fnmatch(name, f"{left_out}*") for left_out in exclude_patterns or ())
-        and (task is None or TASKS[task] == serves)
-    )
+        raise InputError(f"task must be one of {', '.join(TASKS)}, got {task!r}")
+    names = []
+    for entry in published.PUBLISHED:
+        if entry.family != "mmpretrain" or (task is not None and TASKS[task] != entry.task):
+            continue
+        excluded = any(fnmatch.fnmatch(entry.name, f"{exclude}*") for exclude in exclude_patterns or ())
+        if not excluded and (pattern is None or fnmatch.fnmatch(entry.name, f"{pattern}*")):
+            names.append(entry.name)
+    return sorted(names)
 
 
 def get_model(
     model: str | Path, pretrained: bool | str | Path = False, device: str | torch.device | None = None, **unknown: Any
 ) -> Model:
-    """A model by name: with its published weights, those of a file, or, by default, fresh ones.
+    """Return a model.
 
-    ``model`` is a published name (case does not matter) or whatever :func:`openblip.load` takes; a file or folder of
-    one's own is loaded whatever ``pretrained`` says. Raises :class:`CheckpointError` for a name that means nothing,
-    and ``TypeError`` for settings of that library's configuration files.
+    Args:
+        model: Published name (in any case), or another checkpoint that `openblip.load` accepts.
+        pretrained: Load the published weights, or the weights of a file. With `False`, a published architecture has
+            random weights; other checkpoints are loaded.
+        device: Device to run on; by default a GPU if there is one.
+        **unknown: Settings of `mmpretrain`'s configuration files, which are rejected.
+
+    Returns:
+        The model, in evaluation mode.
+
+    Raises:
+        CheckpointError: If there is no such model.
+        TypeError: If there are unknown arguments.
     """
     if unknown:
-        raise TypeError(
-            f"get_model takes no {', '.join(unknown)}: those change configuration files, which we have none of"
-        )
-    place = "auto" if device is None else str(device)
+        raise TypeError(f"get_model has no argument {', '.join(unknown)}: models have no configuration files here")
+    device_name = "auto" if device is None else str(device)
     name = str(model)
     entry = published.find(name)
     if isinstance(pretrained, str | Path):
-        return Model(name, facade.load(pretrained, task=entry.task if entry else None, device=place))
+        return Model(name, facade.load(pretrained, task=entry.task if entry else None, device=device_name))
     if pretrained or entry is None or Path(name).exists() or bundle.find(name):
-        return Model(name, facade.load(model, device=place))
-    return Model(name, _fresh(entry, place))
+        return Model(name, facade.load(model, device=device_name))
+    return Model(name, _build_untrained(entry, device_name))
 
 
-def _fresh(entry: published.Published, place: str) -> Blip:
-    """The published architecture with the weights that training would begin with."""
+def _build_untrained(entry: published.Published, device: str) -> Blip:
+    """Return a published architecture with random weights."""
     config = preset(entry.task, entry.size, entry.image_size)
     tokenizer = Tokenizer.from_vocab(hub.bert_vocabulary())
-    prompt = "a picture of " if entry.task == "caption" else None
+    prompt = CAPTION_PROMPT if entry.task == "caption" else None
     image = ImageSettings(size=config.vision.image_size)
     loaded = LoadedModel(build(config), config, tokenizer, image, prompt, entry.family, entry.name)
-    model = TaskModel(loaded, EagerEngine(loaded.model, resolve_device(place), torch.float32))
+    model = TaskModel(loaded, EagerEngine(loaded.model, resolve_device(device), torch.float32))
     return Blip(entry.name, dict.fromkeys(SERVED_TASKS[entry.task], lambda: model))

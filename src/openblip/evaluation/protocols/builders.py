@@ -14,8 +14,8 @@ from openblip.evaluation.protocols.base import (
     Split,
     VqaPreset,
 )
+from openblip.model.config import CAPTION_PROMPT
 
-PROMPT = "a picture of "  # of published captioners
 PAPER_ONLY = "only the paper has this row"
 
 
@@ -39,13 +39,13 @@ def caption_presets(
     Returns:
         A preset per reference.
     """
-    paper = CaptionPreset(split=split, prompt=PROMPT, repetition_penalty=repetition_penalty)
+    paper = CaptionPreset(split=split, prompt=CAPTION_PROMPT, repetition_penalty=repetition_penalty)
     return _add_published(
         {
             "paper": paper,
             "lavis": replace(paper, repetition_penalty=1.15, note=lavis_note),
             "mmpretrain": CaptionPreset(
-                split=mmpretrain_split or split, prompt=PROMPT, min_length=2, scored_images="listed"
+                split=mmpretrain_split or split, prompt=CAPTION_PROMPT, min_length=2, scored_images="listed"
             ),
         },
         published,
