@@ -27,15 +27,16 @@ from openblip.cli import (
     recipe_test,
     train,
 )
-from openblip.cli.command import group
+from openblip.cli.command import Group
 
-
-@group("openblip", example="openblip caption photo.jpg", context_settings={"help_option_names": ["-h", "--help"]})
-@click.version_option(__version__, message="%(prog)s %(version)s", prog_name="openblip")
-def app() -> None:
-    """BLIP in full: captions, answers, matches and embeddings for images."""
-
-
+app = Group(
+    "openblip",
+    help="BLIP in full: captions, answers, matches and embeddings for images.",
+    example="openblip caption photo.jpg",
+    no_args_is_help=True,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+click.version_option(__version__, message="%(prog)s %(version)s", prog_name="openblip")(app)
 app.add_command(caption.caption)
 app.add_command(ask.ask)
 app.add_command(match.match)
@@ -52,7 +53,4 @@ app.add_command(train.app)
 app.add_command(eval.app)
 app.add_command(completion.completion)
 
-
-def main() -> None:
-    """Run the command line: the entry point of the `openblip` script."""
-    app()
+main = app  # the entry point of the `openblip` script

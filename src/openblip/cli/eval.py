@@ -258,9 +258,8 @@ def format_value(value: float | None) -> str:
 )
 @output_option(
     "--report",
-    type=o.PATH,
+    type=o.HtmlFile(),
     metavar="FILE.html",
-    callback=o.check_html,
     show_default="none",
     help="HTML page to write, which shows the items, worst first.",
 )

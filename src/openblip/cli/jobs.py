@@ -77,7 +77,8 @@ class ImageJob:
     ) -> None:
         if not images:
             raise click.UsageError("name at least one image or folder")
-        output.check()
+        if output.to is None and (output.out or output.restart or output.existing != "skip"):
+            raise click.UsageError("--out, --restart and --existing require --to, which names the format to write")
         self.command = command
         self.paths = list(read_paths(images)) if "-" in images else images
         self.input, self.output, self.model = input, output, model
@@ -140,16 +141,14 @@ class ImageJob:
         from openblip.jobs.run import Run, open_sink_run, plan_run
 
         output, restart = self.output, self.output.restart
+        identity = None if self.sink is None else self._identify(models, options)
+        if output.dry_run:
+            self._print_plan(plan_run(items, self.sink, identity, restart=restart))
         run: Run | SinkRun
         with ExitStack() as stack:
-            if self.sink is None:
+            if self.sink is None or identity is None:
                 run = Run(items, self.model.model)
-                if output.dry_run:
-                    self._print_plan(run.plan())
             else:
-                identity = self._identify(models, options)
-                if output.dry_run:
-                    self._print_plan(plan_run(items, self.sink, identity, restart=restart))
                 opened = open_sink_run(items, self.sink, identity, model=self.model.model, restart=restart)
                 run = stack.enter_context(opened)
             total = len(items) if isinstance(items, Sequence) else None

@@ -31,20 +31,27 @@ LISTS = ("jsonl", "csv", "parquet")
 EXISTING = ("skip", "overwrite", "append", "prepend")
 
 
-def parse_batch_size(ctx: click.Context, param: click.Parameter, value: str) -> int | None:
-    """Return `value` as a positive integer, or `None` for "auto"."""
-    if value == "auto":
-        return None
-    if not value.isdecimal() or int(value) < 1:
-        raise click.BadParameter(f"must be 'auto' or a positive integer, got {value!r}", ctx, param)
-    return int(value)
+class BatchSize(click.ParamType):  # type: ignore[type-arg]  # generic in recent releases of click only
+    """A positive integer, or "auto" (`None`)."""
+
+    name = "batch size"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int | None:
+        if value == "auto":
+            return None
+        if not str(value).isdecimal() or int(value) < 1:
+            self.fail(f"must be 'auto' or a positive integer, got {value!r}", param, ctx)
+        return int(value)
 
 
-def check_html(ctx: click.Context, param: click.Parameter, path: Path | None) -> Path | None:
-    """Return `path`, which must be that of an HTML file."""
-    if path is not None and path.suffix.lower() not in (".html", ".htm"):
-        raise click.BadParameter(f"must end in .html, got {path}", ctx, param)
-    return path
+class HtmlFile(click.Path):
+    """The path of an HTML file."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Path:
+        path = Path(value)
+        if path.suffix.lower() not in (".html", ".htm"):
+            self.fail(f"must end in .html, got {path}", param, ctx)
+        return path
 
 
 POSITIVE = click.IntRange(min=1)
@@ -65,8 +72,7 @@ draw_option = output_option(
 )
 report_option = output_option(
     "--report",
-    type=PATH,
-    callback=check_html,
+    type=HtmlFile(),
     metavar="FILE.html",
     help="Write an HTML page that shows every image with its results.",
 )
@@ -111,7 +117,7 @@ input_options = option_group(
 
 @dataclass(frozen=True)
 class OutputOptions:
-    """What a command prints and writes. `formats` are the values that the command accepts for `--to`."""
+    """What a command prints and writes."""
 
     json: bool
     to: str | None
@@ -122,14 +128,6 @@ class OutputOptions:
     dry_run: bool
     quiet: bool
     report: Path | None
-
-    def check(self) -> None:
-        """Raise `click.UsageError` for options that need `--to` where it is missing."""
-        if self.to is not None:
-            return
-        for name, is_set in (("--out", self.out), ("--restart", self.restart), ("--existing", self.existing != "skip")):
-            if is_set:
-                raise click.UsageError(f"{name} requires --to, which names the format to write")
 
 
 def output_options(formats: Sequence[str] = LISTS) -> Callable[[Function], Callable[..., Any]]:
@@ -177,7 +175,8 @@ class ModelOptions:
 
     def load(self, name: str | None = None) -> Blip:
         """Load the model, or another model `name` with the same options."""
-        prepare(threads=self.threads, offline=self.offline)
+        if self.threads is not None or self.offline:
+            prepare(threads=self.threads, offline=self.offline)
         from openblip import blip  # imports torch, which --help must not
 
         return blip.load(
@@ -213,9 +212,9 @@ model_options = option_group(
         precision_option,
         model_option(
             "--batch-size",
-            callback=parse_batch_size,
+            type=BatchSize(),
             metavar="auto|N",
-            default="auto",
+            show_default="auto",
             help="Images to compute at once; results do not depend on it.",
         ),
         model_option(

@@ -123,7 +123,12 @@ def open_items(
     Raises:
         InputError: `pairs` with image files that are not two.
     """
-    if not pairs and all(_names_image_file(path) for path in paths):
+    if not pairs and all(
+        os.path.splitext(path)[1].lower() in IMAGE_SUFFIXES  # noqa: PTH122
+        and os.path.isfile(path)  # noqa: PTH113
+        and (path.isascii() or path == printable(path))
+        for path in paths
+    ):
         files: dict[str, Item] = {}
         for path in paths:
             key = path if base is None else path_from(path, base)
@@ -183,11 +188,6 @@ def printable(name: str) -> str:
     """Return a file name as text that every terminal and file can hold: bytes that are not UTF-8 become `\\xff`."""
     has_raw_bytes = any("\ud800" <= letter <= "\udfff" for letter in name)
     return os.fsencode(name).decode("utf-8", "backslashreplace") if has_raw_bytes else name
-
-
-def _names_image_file(path: str) -> bool:
-    suffix = os.path.splitext(path)[1].lower()  # noqa: PTH122
-    return suffix in IMAGE_SUFFIXES and os.path.isfile(path) and printable(path) == path  # noqa: PTH113
 
 
 def _iter_items(

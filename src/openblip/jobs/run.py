@@ -70,18 +70,14 @@ class Run:
     counts: Counter[Outcome] = field(default_factory=Counter)
     has_work: bool = True
 
-    def plan(self) -> Iterator[Decision]:
-        """Yield what to do about each item: compute it if it is an image."""
-        for item in self.items:
-            yield Compute(item) if isinstance(item, Item) else Fail(item, item.reason)
-
     def run(self, annotator: Annotator | None) -> Iterator[ItemStatus]:
         """Compute the items, and yield the status of each, in order.
 
         Args:
             annotator: Computes the results.
         """
-        for decision, result in compute(annotator, self.plan()):
+        decisions = (Compute(item) if isinstance(item, Item) else Fail(item, item.reason) for item in self.items)
+        for decision, result in compute(annotator, decisions):
             if isinstance(decision, Fail):
                 status = ItemStatus(decision.item, "failed", error=decision.error)
             elif isinstance(result, OpenBlipError):
@@ -265,18 +261,24 @@ def check_targets(items: Items, sink: Sink) -> None:
             targets.claim(item)
 
 
-def plan_run(items: Items, sink: Sink, identity: Identity, *, restart: bool = False) -> Iterator[Decision]:
+def plan_run(
+    items: Items, sink: Sink | None, identity: Identity | None, *, restart: bool = False
+) -> Iterator[Decision]:
     """Yield what a run would do about each item, without doing it.
 
     Args:
         items: The items, in order.
-        sink: Output that would be written to.
-        identity: Command, models and options of the job.
+        sink: Output that would be written to, if any.
+        identity: Command, models and options of the job; required with a sink.
         restart: Compute the results of earlier runs again.
 
     Raises:
         JobError: Two items share an output, or the output cannot be read.
     """
+    if sink is None or identity is None:
+        for item in items:
+            yield Compute(item) if isinstance(item, Item) else Fail(item, item.reason)
+        return
     check_targets(items, sink)
     entries = Journal.read(sink.journal_path, identity, restart=restart)
     for item in items:
