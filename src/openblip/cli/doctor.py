@@ -15,15 +15,14 @@ from openblip.cli.command import FAILED, command
 from openblip.cli.console import print_json, print_table
 from openblip.cli.options import json_option
 
-# The optional libraries: the extra that installs each, and its purpose.
-OPTIONAL = {
-    "pyarrow": ("data", "Parquet: --to parquet, lists and data sets in .parquet"),
-    "fsspec": ("data", "pictures, lists and tars at s3://, gs:// and the like"),
-    "datasets": ("data", "hub:NAME, data sets of the Hugging Face hub"),
-    "pillow-heif": ("heif", "HEIC pictures"),
-    "pyyaml": ("train", "openblip train run RECIPE.yaml"),
-    "tensorboard": ("train", "curves of training in TensorBoard"),
-    "matplotlib": ("train", "curves of training as pictures"),
+# The purpose of each extra.
+PURPOSES = {
+    "data": "Parquet, remote files and data sets of the Hugging Face hub",
+    "heif": "HEIC images",
+    "java": "METEOR and SPICE by their official programs",
+    "openvino": "--engine openvino, the fastest engine on a CPU",
+    "train": "openblip train: recipes, curves in TensorBoard and as images",
+    "video": "videos",
 }
 
 
@@ -92,9 +91,12 @@ def check_optional_libraries() -> Iterator[tuple[str, str, str]]:
     """Yield the version of each optional library, or the command that installs it."""
     from importlib.metadata import distributions  # 30 ms, which --help must not spend
 
+    from openblip.extras import install_hint, user_extras
+
     versions = {distribution.name.lower(): distribution.version for distribution in distributions()}
-    for library, (extra, purpose) in OPTIONAL.items():
-        if library in versions:
-            yield library, "ok", versions[library]
-        else:
-            yield library, "missing", f"for {purpose}: pip install 'openblip[{extra}]'"
+    for extra, libraries in user_extras().items():
+        for library in libraries:
+            if library.lower() in versions:
+                yield library, "ok", versions[library.lower()]
+            else:
+                yield library, "missing", f"for {PURPOSES.get(extra, extra)}: {install_hint(extra)}"

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from openblip.errors import InputError
+from openblip.extras import install_hint
 
 
 def is_local(address: str) -> bool:
@@ -45,7 +46,7 @@ def require(module: str, purpose: str) -> Any:
         return import_module(module)
     except ImportError as error:
         library = module.partition(".")[0]
-        raise InputError(f"{purpose} needs {library}, which is not installed: pip install 'openblip[data]'") from error
+        raise InputError(f"{purpose} needs {library}, which is not installed: {install_hint('data')}") from error
 
 
 def join(root: str, name: str) -> str:

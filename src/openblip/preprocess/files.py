@@ -12,6 +12,7 @@ from typing import IO, Any
 from PIL import Image, UnidentifiedImageError
 
 from openblip.errors import ImageError, InputError, OpenBlipError
+from openblip.extras import install_hint
 from openblip.preprocess.pixels import read_orientation, swaps_sides, to_upright_rgb
 
 MAX_PIXELS = 178_956_970
@@ -147,5 +148,5 @@ def _guess_kind(start: bytes) -> str:
         if text.startswith(prefix):
             return description
     if start[4:12] in _HEIF_BRANDS:
-        return "it is HEIC, or damaged; HEIC needs an extra: pip install 'openblip[heif]'"
+        return f"it is HEIC, or damaged; HEIC needs an extra: {install_hint('heif')}"
     return "it is damaged, or not in an image format that Pillow reads"

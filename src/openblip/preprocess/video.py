@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 from PIL import Image
 
 from openblip.errors import InputError, OpenBlipError, VideoError
+from openblip.extras import install_hint
 from openblip.preprocess.image import load_image
 
 if TYPE_CHECKING:
@@ -115,7 +116,7 @@ def _decode_frames(name: str, count: int) -> Iterator[Image.Image]:
     try:
         av = import_module("av")
     except ImportError as error:
-        raise InputError(f"reading {name} needs PyAV, which is not installed: pip install 'openblip[video]'") from error
+        raise InputError(f"reading {name} needs PyAV, which is not installed: {install_hint('video')}") from error
     if "://" in name:
         raise VideoError(f"cannot read {name}: videos must be local files; download it first")
     if not Path(name).is_file():

@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from openblip.errors import InputError
+from openblip.extras import install_hint
 from openblip.io import atomic
 
 Record = Mapping[str, Any]
@@ -80,7 +81,7 @@ class TensorBoard(Reporter):
         try:
             from torch.utils.tensorboard import SummaryWriter
         except ImportError as error:
-            raise InputError("TensorBoard logs need tensorboard: pip install 'openblip[train]'") from error
+            raise InputError(f"TensorBoard logs need tensorboard: {install_hint('train')}") from error
         self.folder = folder
         self._writer_class = SummaryWriter
 
@@ -148,7 +149,7 @@ def _figure_class() -> Any:
     try:
         from matplotlib.figure import Figure
     except ImportError as error:
-        raise InputError("the loss curve needs matplotlib: pip install 'openblip[train]'") from error
+        raise InputError(f"the loss curve needs matplotlib: {install_hint('train')}") from error
     return Figure
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar, Union, cast
 
 from openblip.errors import ConfigError, InputError
+from openblip.extras import install_hint
 
 T = TypeVar("T")
 
@@ -21,7 +22,7 @@ def read_yaml(text: str, source: str) -> Any:
     try:
         import yaml
     except ImportError as error:
-        raise InputError("recipes need PyYAML: pip install 'openblip[train]'") from error
+        raise InputError(f"recipes need PyYAML: {install_hint('train')}") from error
     try:
         return yaml.safe_load(text)
     except yaml.YAMLError as error:
@@ -33,7 +34,7 @@ def write_yaml(values: Mapping[str, Any]) -> str:
     try:
         import yaml
     except ImportError as error:
-        raise InputError("recipes need PyYAML: pip install 'openblip[train]'") from error
+        raise InputError(f"recipes need PyYAML: {install_hint('train')}") from error
     return yaml.safe_dump(dict(values), sort_keys=False, allow_unicode=True)
 
 

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from openblip.errors import InputError
+from openblip.extras import install_hint
 
 # Inference precision by our precision. Always set, because OpenVINO may otherwise round fp32 by itself.
 HINTS = {"fp32": "f32", "bf16": "bf16", "int8": "f32"}
@@ -124,4 +125,6 @@ def import_extra(module: str) -> Any:
     try:
         return import_module(module)
     except ImportError as error:
-        raise InputError("engine='openvino' needs an extra: pip install 'openblip[openvino]'") from error
+        raise InputError(
+            f"engine='openvino' needs {module}, which is not installed: {install_hint('openvino')}"
+        ) from error

@@ -7,6 +7,8 @@ import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
+from openblip.extras import install_hint
+
 PACKAGE = "pycocoevalcap"  # contains the two programs
 
 
@@ -50,7 +52,7 @@ def explain_unavailable(metric: str) -> str:
     """
     spec = importlib.util.find_spec(PACKAGE)
     if spec is None or not spec.submodule_search_locations:
-        return "needs its official program: pip install 'openblip[java]'"
+        return f"needs its official program: {install_hint('java')}"
     if shutil.which("java") is None:
         return "needs Java to run its official program: no `java` on the path"
     folder = Path(spec.submodule_search_locations[0])
