@@ -23,13 +23,13 @@ from benchmarks.materials import SCALES, Materials
 from benchmarks.measure import ratio
 from openblip.checkpoints import read
 from openblip.model.captioner import Captioner
-from openblip.training.config import AdamWSettings, LoopSettings
-from openblip.training.distributed import Alone, Place
-from openblip.training.loop import Trainer
-from openblip.training.objectives.captioning import Captioning, CaptioningBatch
-from openblip.training.reports import Record, Reporter
-from openblip.training.schedule import Schedule
-from openblip.training.state import Checkpoints
+from openblip.training.checkpointing import Checkpoints
+from openblip.training.config import AdamWSettings, EvaluateSettings, RunSettings, Schedule
+from openblip.training.objectives.caption import CaptionBatch, CaptionObjective
+from openblip.training.processes import ProcessGroupInfo
+from openblip.training.reporters import LogRecord, Reporter
+from openblip.training.strategies import SingleProcess
+from openblip.training.trainer import Trainer
 
 RATE = 1e-5
 TOLERANCE = {"fp32": 1e-4, "bf16": 2e-2}  # of the losses, relative
@@ -98,7 +98,7 @@ def read_options(arguments: Sequence[str] | None = None) -> argparse.Namespace:
 def train(options: argparse.Namespace) -> dict[str, Run]:
     """All of them, one step each in turn."""
     materials = Materials(options.work, SCALES[options.scale])
-    folder, place = materials.model("caption"), Place(torch.device(options.device))
+    folder, group = materials.model("caption"), ProcessGroupInfo(torch.device(options.device))
     model = cast(Captioner, read.load(folder).model)
     runs = {OURS: Run(), **{f"transformers {name}": Run() for name in options.peers}}
     peers = {f"transformers {name}": _peer(folder, PEERS[name], options) for name in options.peers}
@@ -106,10 +106,10 @@ def train(options: argparse.Namespace) -> dict[str, Run]:
     loader = Between(batches, peers, runs)
     losses = Losses()
     trainer = Trainer(
-        Alone(Captioning(model, prompt_length=1, smoothing=0.0).to(place.device)),
+        SingleProcess(CaptionObjective(model, prompt_length=1, smoothing=0.0).to(group.device), group),
         loader,
-        LoopSettings(precision=options.precision, log_every=1, evaluate_every=0),
-        place=place,
+        RunSettings(precision=options.precision, log_every=1),
+        EvaluateSettings(every_epochs=0),
         optimizer=AdamWSettings(),
         schedule=Schedule(kind="constant", lr=RATE),
         checkpoints=Nowhere(options.work),
@@ -124,7 +124,7 @@ class Between:
     """A loader that lets the peers take their step on the same batch, and times everyone, whenever ours is done."""
 
     def __init__(
-        self, batches: list[CaptioningBatch], peers: dict[str, Callable[[CaptioningBatch], float]], runs: dict[str, Run]
+        self, batches: list[CaptionBatch], peers: dict[str, Callable[[CaptionBatch], float]], runs: dict[str, Run]
     ) -> None:
         self.batches, self.peers, self.runs = batches, peers, runs
 
@@ -132,7 +132,7 @@ class Between:
     def steps_per_epoch(self) -> int:
         return len(self.batches)
 
-    def epoch(self, epoch: int, start_step: int = 0) -> Iterator[CaptioningBatch]:
+    def epoch(self, epoch: int, start_step: int = 0) -> Iterator[CaptionBatch]:
         for number, batch in enumerate(self.batches):
             for name, step in self.peers.items():
                 start = _now(batch)
@@ -152,7 +152,7 @@ class Losses(Reporter):
     def __init__(self) -> None:
         self.values: list[float] = []
 
-    def train(self, record: Record) -> None:
+    def train(self, record: LogRecord) -> None:
         self.values.append(record["loss"])
 
 
@@ -163,7 +163,7 @@ class Nowhere(Checkpoints):
         return self.folder
 
 
-def _peer(folder: Path, fused: bool, options: argparse.Namespace) -> Callable[[CaptioningBatch], float]:
+def _peer(folder: Path, fused: bool, options: argparse.Namespace) -> Callable[[CaptionBatch], float]:
     """A training step as `transformers` users write it."""
     import transformers
 
@@ -179,7 +179,7 @@ def _peer(folder: Path, fused: bool, options: argparse.Namespace) -> Callable[[C
     )  # fmt: skip
     dtype = DTYPES[options.precision]
 
-    def step(batch: CaptioningBatch) -> float:
+    def step(batch: CaptionBatch) -> float:
         labels = batch.ids.masked_fill(batch.mask == 0, -100)
         with torch.autocast(options.device, dtype=dtype, enabled=dtype is not torch.float32):
             loss = model(pixel_values=batch.pixels, input_ids=batch.ids, attention_mask=batch.mask, labels=labels).loss
@@ -191,7 +191,7 @@ def _peer(folder: Path, fused: bool, options: argparse.Namespace) -> Callable[[C
     return step
 
 
-def _batch(materials: Materials, model: nn.Module, options: argparse.Namespace, seed: int) -> CaptioningBatch:
+def _batch(materials: Materials, model: nn.Module, options: argparse.Namespace, seed: int) -> CaptionBatch:
     """Pictures of noise, and captions of 8 to 20 tokens behind [DEC], padded to the longest."""
     config = materials.scale.config("caption")
     generator = torch.Generator().manual_seed(seed)
@@ -206,10 +206,10 @@ def _batch(materials: Materials, model: nn.Module, options: argparse.Namespace, 
     def there(tensor: Tensor) -> Tensor:
         return tensor.to(options.device)
 
-    return CaptioningBatch(pixels=there(pixels), ids=there(ids * mask), mask=there(mask))
+    return CaptionBatch(pixels=there(pixels), ids=there(ids * mask), mask=there(mask))
 
 
-def _now(batch: CaptioningBatch) -> float:
+def _now(batch: CaptionBatch) -> float:
     if batch.pixels.is_cuda:
         torch.cuda.synchronize()
     return time.perf_counter()

@@ -38,11 +38,11 @@ from openblip.data.sources.base import Source
 from openblip.evaluation.metrics.boxes import iou
 from openblip.model.grounder import Grounder
 from openblip.preprocess.text import clean_expression
-from openblip.training.config import Recipe, from_table
-from openblip.training.reports import Record as LogRecord
-from openblip.training.reports import Reporter
+from openblip.training.config import Recipe, recipe_from_table
+from openblip.training.config.parsing import read_table
+from openblip.training.reporters import LogRecord as LogRecord
+from openblip.training.reporters import Reporter
 from openblip.training.run import run
-from openblip.training.settings import read_table
 
 RECIPE = Path(__file__).parents[1] / "recipes" / "pocket" / "grounding.yaml"
 HIT = 0.5  # IoU
@@ -105,7 +105,7 @@ def recipe(options: argparse.Namespace, seed: int, out: Path) -> Recipe:
     del table["data"]["val"]
     table["run"] = {"device": "cpu", "precision": "fp32" if options.fp32 else "bf16", "charts": False, "log_every": 50}
     table["evaluate"] = {"every": 0, "samples": 0}
-    return from_table(table)
+    return recipe_from_table(table)
 
 
 def measure(model: Path, asked: Sequence[Record]) -> tuple[float, float]:

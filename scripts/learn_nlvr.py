@@ -33,7 +33,7 @@ from openblip.model.comparer import Comparer
 from openblip.model.config import ModelConfig, TextConfig, VisionConfig
 from openblip.preprocess.image import ImageSettings, resize, to_tensor
 from openblip.preprocess.text import Tokenizer
-from openblip.training.objectives.comparing import Comparing, ComparingBatch
+from openblip.training.objectives.nlvr import NlvrBatch, NlvrObjective
 
 SIZE = 24
 COLOURS = {"red": (220, 40, 40), "green": (40, 170, 60), "blue": (50, 80, 220), "yellow": (230, 210, 50)}
@@ -80,7 +80,7 @@ def train(seed: int, steps: int, batch: int = 64, rate: float = 1e-3) -> tuple[C
     tokenizer = Tokenizer.from_vocab(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *WORDS])
     model = build(configuration(tokenizer))
     assert isinstance(model, Comparer)
-    objective = Comparing(model).train()
+    objective = NlvrObjective(model).train()
     optimiser = torch.optim.AdamW(model.parameters(), lr=rate, weight_decay=0.01)
     warmup = max(1, steps // 20)
     schedule = torch.optim.lr_scheduler.LambdaLR(
@@ -170,7 +170,7 @@ def picture(colour: str, rng: random.Random) -> Image.Image:
     return drawn
 
 
-def batch_of(samples: Sequence[Sample], tokenizer: Tokenizer) -> ComparingBatch:
+def batch_of(samples: Sequence[Sample], tokenizer: Tokenizer) -> NlvrBatch:
     """Tensors of samples."""
     settings = ImageSettings(size=SIZE)
     text = tokenizer.encode([sample.statement for sample in samples], "enc")
@@ -179,7 +179,7 @@ def batch_of(samples: Sequence[Sample], tokenizer: Tokenizer) -> ComparingBatch:
         for side in ("left", "right")
     )
     targets = torch.tensor([int(sample.true) for sample in samples])
-    return ComparingBatch(first=first, second=second, ids=text.ids, mask=text.mask, targets=targets)
+    return NlvrBatch(first=first, second=second, ids=text.ids, mask=text.mask, targets=targets)
 
 
 if __name__ == "__main__":

@@ -40,7 +40,7 @@ from openblip.model.pretrainer import Pretrainer
 from openblip.model.vision import VisionTransformer
 from openblip.preprocess.image import ImageSettings, to_tensor
 from openblip.preprocess.text import Tokenizer, clean_caption, clean_expression, clean_question
-from openblip.training.speed import keep_memory
+from openblip.training.speed import keep_freed_memory
 
 VOCABULARY = 3500
 BINS = 64  # of a coordinate; as in the published grounding model, each has a token of its own, after a start token
@@ -54,7 +54,7 @@ def main() -> None:
     torch.manual_seed(options.seed)
     torch.set_num_threads(options.threads)
     torch.set_flush_denormal(True)
-    keep_memory()
+    keep_freed_memory()
     options.out.mkdir(parents=True, exist_ok=True)
     train = _records(options.data / "train")
     extra = _records(options.data / "extra") if (options.data / "extra").is_dir() else []

@@ -106,7 +106,7 @@ LATE = {
     "openblip.compat.transformers_api": {"torch", "huggingface_hub"},  # a configuration alone needs neither
     "openblip.results": {"openblip"},  # drawing needs Pillow, and only notebooks draw
     "openblip.jobs.reporting": {"rich"},  # only on a terminal
-    "openblip.training.reports": {"torch"},  # its TensorBoard writer needs tensorboard, which is optional
+    "openblip.training.reporters": {"torch"},  # its TensorBoard writer needs tensorboard, which is optional
     # `--help` is instant; a command loads what it runs.
     "openblip.cli": {"openblip", "torch", "rich", "huggingface_hub", "importlib"},
 }

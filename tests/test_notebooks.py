@@ -13,7 +13,7 @@ from PIL import Image
 import openblip
 from openblip.checkpoints import write
 from openblip.preprocess.settings import ImageSettings
-from openblip.training.reports import read_log
+from openblip.training.reporters import read_log
 from tests.toys import SIZE, toy_model, toy_tokenizer
 
 ROOT = Path(__file__).parent.parent

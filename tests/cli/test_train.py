@@ -13,12 +13,12 @@ from openblip.checkpoints import bundle, read, write
 from openblip.cli import app
 from openblip.preprocess.settings import ImageSettings
 from openblip.training.config import read_recipe
-from openblip.training.reports import read_log
+from openblip.training.reporters import read_log
 from tests.toys import SIZE, toy_image, toy_model, toy_tokenizer
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
-QUIET = ("data.workers=0", "run.charts=false", "evaluate.samples=1")
+QUIET = ("data.num_workers=0", "run.charts=false", "evaluate.num_samples=1")
 
 
 def run(*arguments: str | Path) -> Result:
@@ -42,7 +42,7 @@ def test_own_data_with_lora_and_from_a_bundle(home: Path, tmp_path: Path) -> Non
     out = tmp_path / "out"
     result = run(
         "caption", "--data", home / "my.jsonl", "--from", home, "--val", home / "my.jsonl", "--lora",
-        "r=2,targets=qkv+value", "--epochs", "2", "--batch-size", "2", "--out", out, *QUIET, "run.log_every=1",
+        "r=2,target_modules=qkv+value", "--epochs", "2", "--batch-size", "2", "--out", out, *QUIET, "run.log_every=1",
     )  # fmt: skip
     assert result.exit_code == 0, result.output
     assert result.stdout.strip() == str(out / "model")
@@ -56,7 +56,7 @@ def test_own_data_with_lora_and_from_a_bundle(home: Path, tmp_path: Path) -> Non
     assert recipe.schedule.lr == pytest.approx(1e-4)
     assert (recipe.epochs, recipe.batch_size) == (2, 2)
     assert recipe.lora is not None
-    assert (recipe.lora.r, recipe.lora.targets) == (2, ("qkv", "value"))
+    assert (recipe.lora.r, recipe.lora.target_modules) == (2, ("qkv", "value"))
     assert {path.name for path in out.iterdir()} == {
         "adapter", "checkpoints", "log.jsonl", "model", "recipe.yaml",
     }  # fmt: skip
@@ -73,7 +73,7 @@ def test_a_recipe_with_overrides_and_going_on(home: Path, tmp_path: Path) -> Non
     assert first.exit_code == 0, first.output
     again = run("run", file, "epochs=1", f"out={out}", *QUIET)
     assert again.exit_code == 1
-    assert "holds a run already" in again.stderr
+    assert "already holds a run" in again.stderr
     more = run("run", file, "epochs=2", f"out={out}", *QUIET, "--resume")
     assert more.exit_code == 0, more.output
     assert [line["epoch"] for line in read_log(out / "log.jsonl") if line["kind"] == "evaluation"] == [1, 2]
@@ -86,10 +86,10 @@ def test_a_recipe_with_overrides_and_going_on(home: Path, tmp_path: Path) -> Non
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("caption", "--data", "x.jsonl", "--lora", "16"), "write r=16"),
-        (("caption", "--data", "x.jsonl", "--lora", "rank=16"), "no setting lora.rank; there are r, alpha"),
+        (("caption", "--data", "x.jsonl", "--lora", "16"), "must look like r=16"),
+        (("caption", "--data", "x.jsonl", "--lora", "rank=16"), "no setting lora.rank; settings are r, alpha"),
         (("caption", "--data", "x.jsonl", "schedule.rate=1"), "no setting schedule.rate"),
-        (("vqa", "--data", "x.jsonl", "--precision", "int8"), "run.precision is one of"),
+        (("vqa", "--data", "x.jsonl", "--precision", "int8"), "precision must be one of fp32"),
         (("run", "missing.yaml"), "missing.yaml cannot be read"),
     ],
 )

@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 from PIL import Image
 from safetensors.numpy import load_file
 
-from openblip.data.augment import GREY, RandAugment, TrainTransform, crop_box, swap_pair, warp
+from openblip.data.augment import TrainTransform, crop_box, swap_pair
+from openblip.data.randaugment import GRAY, RandAugment, warp
 from openblip.errors import ConfigError
 
 GOLDEN = Path(__file__).parents[1] / "golden"
@@ -88,7 +89,7 @@ def test_warp_is_bilinear_with_grey_outside() -> None:
 
     def at(row: int, column: int) -> NDArray[np.float64]:
         inside = 0 <= row < 7 and 0 <= column < 9
-        return pixels[row, column].astype(float) if inside else np.full(3, float(GREY))
+        return pixels[row, column].astype(float) if inside else np.full(3, float(GRAY))
 
     for y in range(7):
         for x in range(9):
@@ -105,8 +106,8 @@ def test_a_shift_by_whole_pixels_copies() -> None:
     pixels = np.random.default_rng(1).integers(0, 256, (6, 8, 3), dtype=np.uint8)
     moved = warp(pixels, (1, 0, 5, 0, 1, 0))
     np.testing.assert_array_equal(moved[:, :3], pixels[:, 5:])
-    assert (moved[:, 3:] == GREY).all()
-    assert (warp(pixels, (1, 0, 1000, 0, 1, -1000)) == GREY).all()
+    assert (moved[:, 3:] == GRAY).all()
+    assert (warp(pixels, (1, 0, 1000, 0, 1, -1000)) == GRAY).all()
 
 
 def test_without_overflow_the_operations_do_what_they_are_named_for() -> None:

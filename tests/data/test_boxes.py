@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from openblip.data.boxes import Box, ColorJitter, GroundingTransform, PlainBoxes
+from openblip.data.boxes import Box, ColorJitter, GroundingTransform, ResizeWithBoxes
 from openblip.errors import ConfigError
 
 ALONE = GroundingTransform(size=96, jitter=None)
@@ -44,7 +44,7 @@ def test_the_box_is_where_the_thing_is(
 ) -> None:
     left, top = int(size[0] * corner[0]), int(size[1] * corner[1])
     box = (left, top, left + int(size[0] * extent[0]), top + int(size[1] * extent[1]))
-    for transform in (ALONE, PlainBoxes(96)):
+    for transform in (ALONE, ResizeWithBoxes(96)):
         pixels, (moved,) = transform(with_box(*size, box), [box], random.Random(seed))
         assert pixels.shape == (96, 96, 3)
         assert moved == pytest.approx(found(pixels), abs=1.5)
@@ -73,7 +73,7 @@ def test_sides_and_places_are_the_published_ones_scaled() -> None:
 
 
 def test_a_crop_keeps_eighty_percent_of_each_side() -> None:
-    windows = [ALONE._window(Image.new("RGB", (100, 50)), [], random.Random(seed)) for seed in range(300)]
+    windows = [ALONE._draw_window(Image.new("RGB", (100, 50)), [], random.Random(seed)) for seed in range(300)]
     widths = [right - left for left, _, right, _ in windows]
     heights = [bottom - top for _, top, _, bottom in windows]
     assert (min(widths), max(widths)) == (80, 100)
@@ -110,7 +110,7 @@ def test_hue_alone_turns_the_circle() -> None:
 
 
 def test_what_cannot_be_is_refused() -> None:
-    with pytest.raises(ConfigError, match="crop is a share"):
+    with pytest.raises(ConfigError, match="crop must be in"):
         GroundingTransform(crop=0)
-    with pytest.raises(ConfigError, match="sides are between 1 and 384"):
+    with pytest.raises(ConfigError, match="sides must be between 1 and 384"):
         GroundingTransform(sides=(400,))

@@ -31,7 +31,7 @@ def test_its_code_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: 
 def test_its_table_is_the_schema() -> None:
     lines = re.findall(r"^\| (\w+) \| (.*?) \|", DOCUMENT.read_text(encoding="utf-8"), re.MULTILINE)
     told = {field: tuple(re.findall(r"`(\w+)`", names.partition("(")[0])) for field, names in lines}
-    assert {field: told[field] for field in schema._FIELDS} == dict(schema._FIELDS)
+    assert {field: told[field] for field in schema.FIELDS} == dict(schema.FIELDS)
     assert schema.__doc__ is not None
-    for names in schema._FIELDS.values():
+    for names in schema.FIELDS.values():
         assert all(name in schema.__doc__ for name in names)

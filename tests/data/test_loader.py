@@ -20,22 +20,27 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from openblip.data.augment import RandAugment, TrainTransform
+from openblip.data.augment import Resize, TrainTransform
 from openblip.data.loader import Loader
+from openblip.data.randaugment import RandAugment
 from openblip.data.records import Record
 from openblip.data.sampler import SPARES
 from openblip.data.sources import open_source
 from openblip.data.sources.base import Source
-from openblip.data.tasks import AnsweringTask, CaptioningTask, Plain, PretrainingTask, RetrievalTask, Task
+from openblip.data.tasks.base import TaskData
+from openblip.data.tasks.caption import CaptionData
+from openblip.data.tasks.pretrain import PretrainData
+from openblip.data.tasks.retrieval import RetrievalData
+from openblip.data.tasks.vqa import VqaData
 from openblip.errors import InputError
 from openblip.preprocess.settings import ImageSettings
 from tests.data.data_toys import SIZE, members, numbers_of, png, rows, write_images, write_jsonl, write_tar
 from tests.toys import toy_image, toy_tokenizer
 
-PLAIN = Plain(SIZE)
+PLAIN = Resize(SIZE)
 TRAIN = TrainTransform(ImageSettings(SIZE), randaugment=RandAugment())
 TOKENIZER = toy_tokenizer()
-CAPTIONING = CaptioningTask(tokenizer=TOKENIZER, transform=PLAIN, prompt="")
+CAPTIONING = CaptionData(tokenizer=TOKENIZER, transform=PLAIN, prompt="")
 
 
 def digest(batch: dict[str, Tensor]) -> str:
@@ -71,11 +76,15 @@ def noisy(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def training(folder: Path, form: str = "folder", **options: Any) -> Loader:
     """A loader with every random draw there is."""
-    task = PretrainingTask(tokenizer=TOKENIZER, transform=TRAIN, captions=2)
+    task = PretrainData(tokenizer=TOKENIZER, transform=TRAIN, texts_per_image=2)
     if form == "folder":
-        return Loader(open_source(folder), task, **{"batch": 4, **options})
+        return Loader(open_source(folder), task, **{"batch_size": 4, **options})
     source = open_source(str(folder / "{0..1}.tar"), stream=form == "stream")
-    return Loader(source, task, **{"batch": 4, "length": 23 if form == "stream" else None, "window": 6, **options})
+    return Loader(
+        source,
+        task,
+        **{"batch_size": 4, "samples_per_epoch": 23 if form == "stream" else None, "shuffle_window": 6, **options},
+    )
 
 
 # --- determinism --------------------------------------------------------------------------------------------------
@@ -88,7 +97,7 @@ def test_batches_do_not_depend_on_the_workers(noisy: Path, form: str) -> None:
     assert len(expected[0]) == alone.steps_per_epoch == 5
     assert len({*expected[0], *expected[1]}) == 10
     for workers, ahead in ((1, 1), (2, 5)):
-        loader = training(noisy, form, workers=workers, ahead=ahead)
+        loader = training(noisy, form, num_workers=workers, prefetch=ahead)
         assert [digests(loader, epoch) for epoch in range(2)] == expected
         assert digests(loader, 0, 3) == expected[0][3:]  # anywhere else, from new workers
         loader.close()
@@ -102,10 +111,10 @@ def test_resuming_gives_the_same_bits(noisy: Path, form: str) -> None:
 
 
 def test_a_record_looks_different_each_epoch_but_not_each_time(noisy: Path) -> None:
-    task = CaptioningTask(tokenizer=TOKENIZER, transform=TRAIN, captions=1)
+    task = CaptionData(tokenizer=TOKENIZER, transform=TRAIN, texts_per_image=1)
 
     def looks(epoch: int, seed: int = 42) -> dict[str, str]:
-        loader = Loader(open_source(noisy), task, batch=1, seed=seed)
+        loader = Loader(open_source(noisy), task, batch_size=1, seed=seed)
         return {str(batch["ids"].tolist()[0][2]): digest({"p": batch["pixels"]}) for batch in loader.epoch(epoch)}
 
     first, again, second, other = looks(0), looks(0), looks(1), looks(0, seed=1)
@@ -116,10 +125,10 @@ def test_a_record_looks_different_each_epoch_but_not_each_time(noisy: Path) -> N
 
 def test_the_order_of_batches_leaves_no_trace_in_samples(noisy: Path) -> None:
     """What a record's sample looks like depends on the record, not on its place in a batch or the batch's size."""
-    task = CaptioningTask(tokenizer=TOKENIZER, transform=TRAIN)
+    task = CaptionData(tokenizer=TOKENIZER, transform=TRAIN)
     found = []
     for batch, shuffle in ((1, True), (5, True), (23, False)):
-        loader = Loader(open_source(noisy), task, batch=batch, shuffle=shuffle, full=False)
+        loader = Loader(open_source(noisy), task, batch_size=batch, shuffle=shuffle, drop_last=False)
         found.append(sorted(digest({"p": pixels}) for made in loader.epoch(0) for pixels in made["pixels"]))
     assert len(found[0]) == 46
     assert found[0] == found[1] == found[2]
@@ -131,7 +140,7 @@ def test_the_global_generators_are_left_alone(noisy: Path) -> None:
 
     before = states()
     for workers in (0, 2):
-        loader = training(noisy, workers=workers)
+        loader = training(noisy, num_workers=workers)
         digests(loader)
         loader.close()
     assert states() == before
@@ -139,42 +148,42 @@ def test_the_global_generators_are_left_alone(noisy: Path) -> None:
 
 def test_ranks_see_their_own_share(tmp_path: Path) -> None:
     source = open_source(write_jsonl(tmp_path / "x.jsonl", rows(21, tmp_path)))
-    ranks = [loaded(Loader(source, CAPTIONING, batch=2, rank=rank, world=3)) for rank in range(3)]
+    ranks = [loaded(Loader(source, CAPTIONING, batch_size=2, rank=rank, world_size=3)) for rank in range(3)]
     assert [len(own) for own in ranks] == [3, 3, 3]
-    together = loaded(Loader(source, CAPTIONING, batch=6))
+    together = loaded(Loader(source, CAPTIONING, batch_size=6))
     assert [[*a, *b, *c] for a, b, c in zip(*ranks, strict=True)] == together
     assert len({number for own in together for number in own}) == 18
 
 
 def test_leaving_an_epoch_early_and_coming_back(noisy: Path) -> None:
     expected = digests(training(noisy))
-    loader = training(noisy, workers=1)
+    loader = training(noisy, num_workers=1)
     batches = loader.epoch(0)
     assert [digest(next(batches)) for _ in range(2)] == expected[:2]
     batches.close()  # type: ignore[attr-defined]  # as a loop that breaks does
-    running = loader._running
+    running = loader._run
     assert digests(loader, 0, 2) == expected[2:]
-    assert loader._running is running  # the same workers went on
+    assert loader._run is running  # the same workers went on
     assert digests(loader, 0, 1) == expected[1:]
-    assert loader._running is not running
+    assert loader._run is not running
     loader.close()
 
 
 def test_workers_go_on_into_the_next_epoch(noisy: Path) -> None:
-    loader = training(noisy, workers=2)
+    loader = training(noisy, num_workers=2)
     list(loader.epoch(0))
-    running = loader._running
+    running = loader._run
     list(loader.epoch(1))
-    assert loader._running is running
+    assert loader._run is running
     loader.close()
-    assert loader._running is None
+    assert loader._run is None
 
 
 def run_and_log(folder: Path, log: Path, form: str, workers: int) -> None:
     """A run that goes on where its log ends, and notes every batch once it has it."""
     done = [json.loads(line) for line in log.read_text().splitlines()] if log.exists() else []
     first = (done[-1]["epoch"], done[-1]["step"] + 1) if done else (0, 0)
-    loader = training(folder, form, workers=workers)
+    loader = training(folder, form, num_workers=workers)
     with log.open("a") as file:
         for epoch in range(first[0], 3):
             start = first[1] if epoch == first[0] else 0
@@ -241,7 +250,7 @@ def said(loader: Loader) -> dict[int, str]:
 @pytest.mark.parametrize("workers", [0, 2])
 def test_bad_records_are_replaced_and_reported(mixed: Path, workers: int, caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.WARNING, "openblip.data"):
-        loader = Loader(open_source(mixed), CAPTIONING, batch=7, workers=workers)
+        loader = Loader(open_source(mixed), CAPTIONING, batch_size=7, num_workers=workers)
         assert list(said(loader)) == [37, 36]  # what is known before any picture is opened
         batches = loaded(loader)
         loader.close()
@@ -249,19 +258,19 @@ def test_bad_records_are_replaced_and_reported(mixed: Path, workers: int, caplog
     found = said(loader)
     assert sorted(found) == list(range(31, 38))
     reasons = [found[line] for line in range(31, 38)]
-    expected = ["no such file", "it is empty", "not in an image format", "truncated", "empty once cleaned"]
-    expected += ["takes one picture and a caption", "caption is a text, not a number"]
+    expected = ["no such file", "it is empty", "not in an image format", "truncated", "empty after cleaning"]
+    expected += ["needs one image and a caption", "caption must be a text, got a number"]
     assert all(part in reason for part, reason in zip(expected, reasons, strict=True))
     for line in range(31, 36):
         assert f"mixed.jsonl:{line}" in caplog.text
     assert "2 bad records skipped" in caplog.text
     assert "after epoch 0: 7 bad records skipped" in caplog.text
-    again = Loader(open_source(mixed), CAPTIONING, batch=7)
+    again = Loader(open_source(mixed), CAPTIONING, batch_size=7)
     assert loaded(again) == batches
 
 
 def test_bad_records_are_counted_once(mixed: Path) -> None:
-    loader = Loader(open_source(mixed), CAPTIONING, batch=7)
+    loader = Loader(open_source(mixed), CAPTIONING, batch_size=7)
     for epoch in range(3):
         list(loader.epoch(epoch))
     assert len(loader.report) == 7
@@ -272,8 +281,8 @@ def test_other_records_of_the_batch_do_not_move(mixed: Path, tmp_path: Path) -> 
     write_images(tmp_path, 35)
     lines = mixed.read_text().splitlines()[:35]
     mixed.write_text("\n".join(lines))  # 35 lines that look right, of which 5 are bad
-    bad = loaded(Loader(open_source(mixed), CAPTIONING, batch=7))
-    good = loaded(Loader(open_source(whole), CAPTIONING, batch=7))
+    bad = loaded(Loader(open_source(mixed), CAPTIONING, batch_size=7))
+    good = loaded(Loader(open_source(whole), CAPTIONING, batch_size=7))
     moved = [
         (a, b) for ours, theirs in zip(bad, good, strict=True) for a, b in zip(ours, theirs, strict=True) if a != b
     ]
@@ -282,39 +291,39 @@ def test_other_records_of_the_batch_do_not_move(mixed: Path, tmp_path: Path) -> 
 
 
 def test_evaluation_leaves_bad_records_out(mixed: Path) -> None:
-    loader = Loader(open_source(mixed), CAPTIONING, batch=7, shuffle=False, full=False)
+    loader = Loader(open_source(mixed), CAPTIONING, batch_size=7, shuffle=False, drop_last=False)
     batches = loaded(loader)
     assert [number for batch in batches for number in batch] == list(range(30))
     assert [len(batch) for batch in batches] == [7, 7, 7, 7, 2]
     assert len(loader.report) == 7
     only_bad = open_source([{"image": "absent.png", "caption": "c"}, {"image": png(1), "caption": "c"}])
-    assert loaded(Loader(only_bad, CAPTIONING, batch=1, shuffle=False, full=False)) == [[1]]
+    assert loaded(Loader(only_bad, CAPTIONING, batch_size=1, shuffle=False, drop_last=False)) == [[1]]
 
 
 def test_too_many_bad_records(mixed: Path) -> None:
-    with pytest.raises(InputError, match="more than 1 bad records: 2 bad records skipped"):
-        Loader(open_source(mixed), CAPTIONING, batch=7, max_bad=1)
-    loader = Loader(open_source(mixed), CAPTIONING, batch=7, max_bad=6)
-    with pytest.raises(InputError, match="more than 6 bad records"):
+    with pytest.raises(InputError, match="at most 1 records may be bad, got 2 bad records skipped"):
+        Loader(open_source(mixed), CAPTIONING, batch_size=7, max_bad_records=1)
+    loader = Loader(open_source(mixed), CAPTIONING, batch_size=7, max_bad_records=6)
+    with pytest.raises(InputError, match="at most 6 records may be bad"):
         list(loader.epoch(0))
-    assert len(loaded(Loader(open_source(mixed), CAPTIONING, batch=7, max_bad=7))) == 5
+    assert len(loaded(Loader(open_source(mixed), CAPTIONING, batch_size=7, max_bad_records=7))) == 5
 
 
 @pytest.mark.parametrize("workers", [0, 1])
 def test_nothing_but_bad_records_is_an_error(tmp_path: Path, workers: int) -> None:
     listed = [{"image": f"absent-{number}.png", "caption": "c"} for number in range(100)]
-    loader = Loader(open_source(listed), CAPTIONING, batch=5, workers=workers)
+    loader = Loader(open_source(listed), CAPTIONING, batch_size=5, num_workers=workers)
     with pytest.raises(InputError, match=rf"{5 + SPARES} records in a row are bad:\n  rows\[\d+\]: .*no such file"):
         list(loader.epoch(0))
     assert len(loader.report) == 5 + SPARES
     captionless = open_source([{"image": png(0)}, {"image": png(1)}])
-    with pytest.raises(InputError, match="no record of rows has one picture and a caption"):
-        Loader(captionless, CAPTIONING, batch=1)
+    with pytest.raises(InputError, match="no record of rows has one image and a caption"):
+        Loader(captionless, CAPTIONING, batch_size=1)
 
 
 def test_a_few_good_records_among_many_bad_fill_a_batch() -> None:
     listed = [{"image": png(0) if number == 3 else "absent.png", "caption": "c"} for number in range(8)]
-    batches = loaded(Loader(open_source(listed), CAPTIONING, batch=4))
+    batches = loaded(Loader(open_source(listed), CAPTIONING, batch_size=4))
     assert batches == [[0] * 4] * 2
 
 
@@ -323,15 +332,15 @@ def test_bad_records_of_a_stream(tmp_path: Path, workers: int) -> None:
     found = {**members(range(20)), "a.png": b"no picture", "a.txt": b"c", "b.png": png(50), "c.txt": b"no picture"}
     found |= {"d.png": png(51), "d.json": b"{", **members(range(20, 30))}
     source = open_source(write_tar(tmp_path / "x.tar", found), stream=True)
-    loader = Loader(source, CAPTIONING, batch=4, workers=workers, length=32, window=5)
+    loader = Loader(source, CAPTIONING, batch_size=4, num_workers=workers, samples_per_epoch=32, shuffle_window=5)
     batches = loaded(loader)
     loader.close()
     assert [len(batch) for batch in batches] == [4] * 8
     assert {number for batch in batches for number in batch} <= set(range(30))
     reasons = {problem.address[-1]: problem.reason for problem in loader.report.problems}
     assert sorted(reasons) == ["a", "b", "c", "d"]
-    assert "not usable here, which takes one picture and a caption" in reasons["b"]
-    assert loaded(Loader(source, CAPTIONING, batch=4, length=32, window=5)) == batches
+    assert "not usable for this task, which needs one image and a caption" in reasons["b"]
+    assert loaded(Loader(source, CAPTIONING, batch_size=4, samples_per_epoch=32, shuffle_window=5)) == batches
 
 
 def test_a_transform_that_fails_is_reported(tmp_path: Path) -> None:
@@ -340,8 +349,8 @@ def test_a_transform_that_fails_is_reported(tmp_path: Path) -> None:
             raise ZeroDivisionError("odd picture")
         return PLAIN(image, rng)
 
-    task = CaptioningTask(tokenizer=TOKENIZER, transform=fragile)
-    loader = Loader(open_source(write_jsonl(tmp_path / "x.jsonl", rows(3, tmp_path))), task, batch=3)
+    task = CaptionData(tokenizer=TOKENIZER, transform=fragile)
+    loader = Loader(open_source(write_jsonl(tmp_path / "x.jsonl", rows(3, tmp_path))), task, batch_size=3)
     (batch,) = loaded(loader)
     assert set(batch) == {0, 2}
     assert [str(problem).rpartition("/")[2] for problem in loader.report.problems] == [
@@ -352,26 +361,12 @@ def test_a_transform_that_fails_is_reported(tmp_path: Path) -> None:
 # --- the rest -----------------------------------------------------------------------------------------------------
 
 
-def test_a_batch_is_finished_where_it_is_used(tmp_path: Path) -> None:
-    here: list[int] = []
-
-    def finish(tensors: dict[str, Tensor]) -> tuple[int, ...]:
-        here.append(os.getpid())
-        return tuple(tensors["pixels"].shape)
-
-    source = open_source(write_jsonl(tmp_path / "x.jsonl", rows(4, tmp_path)))
-    loader = Loader(source, CAPTIONING, batch=2, workers=1, finish=finish)
-    assert list(loader.epoch(0)) == [(2, SIZE, SIZE, 3)] * 2
-    loader.close()
-    assert here == [os.getpid()] * 2
-
-
 def test_every_caption_is_a_sample_and_ids_are_those_of_the_source(tmp_path: Path) -> None:
     write_images(tmp_path, 4)
     listed = [{"image": f"{number % 4:04d}.png", "caption": ["a", "b"][: 1 + number % 2]} for number in range(6)]
     source = open_source(write_jsonl(tmp_path / "x.jsonl", listed))
-    task = RetrievalTask(tokenizer=TOKENIZER, transform=PLAIN)
-    (batch,) = Loader(source, task, batch=9).epoch(0)
+    task = RetrievalData(tokenizer=TOKENIZER, transform=PLAIN)
+    (batch,) = Loader(source, task, batch_size=9).epoch(0)
     assert numbers_of(batch["pixels"]) == batch["image_ids"].tolist()
     assert sorted(batch["image_ids"].tolist()) == [0, 0, 1, 1, 1, 1, 2, 3, 3]
 
@@ -379,19 +374,19 @@ def test_every_caption_is_a_sample_and_ids_are_those_of_the_source(tmp_path: Pat
 def test_questions_of_a_shared_tar(tmp_path: Path) -> None:
     qa = [{"question": "what is it?", "answer": "a dog"}, {"question": "what colour?", "answer": "red"}]
     source = open_source(write_tar(tmp_path / "x.tar", members(range(3), qa=qa)))
-    task = AnsweringTask(tokenizer=TOKENIZER, transform=PLAIN)
-    loader = Loader(source, task, batch=2)
+    task = VqaData(tokenizer=TOKENIZER, transform=PLAIN)
+    loader = Loader(source, task, batch_size=2)
     assert loader.steps_per_epoch == 3
     assert sorted(number for batch in loaded(loader) for number in batch) == [0, 0, 1, 1, 2, 2]
 
 
 def test_a_stream_without_a_length(tmp_path: Path) -> None:
     source = open_source(write_tar(tmp_path / "x.tar", members(range(7))), stream=True)
-    loader = Loader(source, CAPTIONING, batch=2)
+    loader = Loader(source, CAPTIONING, batch_size=2)
     assert [len(batch) for batch in loaded(loader)] == [2, 2, 2]
-    with pytest.raises(InputError, match="is a stream: give length"):
+    with pytest.raises(InputError, match="is a stream: set samples_per_epoch"):
         _ = loader.steps_per_epoch
-    whole = Loader(source, CAPTIONING, batch=2, full=False)
+    whole = Loader(source, CAPTIONING, batch_size=2, drop_last=False)
     assert sorted(number for batch in loaded(whole) for number in batch) == list(range(7))
 
 
@@ -409,19 +404,19 @@ def test_an_error_of_the_source_reaches_the_caller(tmp_path: Path) -> None:
 
     for workers in (0, 1):
         with pytest.raises(RuntimeError, match="the disk is gone"):
-            list(Loader(Broken(), CAPTIONING, batch=1, workers=workers).epoch(0))
-    with pytest.raises(InputError, match="workers is a number"):
-        Loader(Broken(), CAPTIONING, batch=1, workers=-1)
+            list(Loader(Broken(), CAPTIONING, batch_size=1, num_workers=workers).epoch(0))
+    with pytest.raises(InputError, match="num_workers must be 0"):
+        Loader(Broken(), CAPTIONING, batch_size=1, num_workers=-1)
 
 
 def test_tasks_travel_to_spawned_workers(noisy: Path) -> None:
     import pickle
 
-    tasks: list[Task] = [CAPTIONING, PretrainingTask(tokenizer=TOKENIZER, transform=TRAIN, captions=2)]
+    tasks: list[TaskData[Any]] = [CAPTIONING, PretrainData(tokenizer=TOKENIZER, transform=TRAIN, texts_per_image=2)]
     for task in tasks:
         source = open_source(noisy)
         again, source_again = pickle.loads(pickle.dumps((task, source)))
-        assert digests(Loader(source_again, again, batch=5)) == digests(Loader(source, task, batch=5))
+        assert digests(Loader(source_again, again, batch_size=5)) == digests(Loader(source, task, batch_size=5))
 
 
 def test_iterating_gives_an_iterator(noisy: Path) -> None:

@@ -15,7 +15,16 @@ from hypothesis import strategies as st
 from openblip.data.prefetch import Prefetcher
 from openblip.data.problems import Problem
 from openblip.data.records import Record
-from openblip.data.sampler import SPARES, IndexedSampler, Sharding, StreamSampler, Unit, Work, permutation, shuffled
+from openblip.data.sampler import (
+    SPARES,
+    BatchPlan,
+    IndexedSampler,
+    SampleRef,
+    Sharding,
+    StreamSampler,
+    permutation,
+    shuffle_in_window,
+)
 from openblip.data.sources import open_source
 from openblip.data.sources.base import Source, Stream
 from openblip.data.sources.combined import RotatingSource
@@ -57,19 +66,21 @@ def stream_plan(stream: Stream, *, length: int | None = None, window: int = 10, 
     def parts(record: Record) -> int:
         return len(record.captions)
 
-    return StreamSampler(stream, parts, Sharding(**options), length=length, window=window)
+    return StreamSampler(stream, parts, Sharding(**options), samples_per_epoch=length, shuffle_window=window)
 
 
 def keys(units: Any) -> list[tuple[int, int]]:
-    return [(unit.number, unit.part) for unit in units]
+    return [(unit.record_number, unit.index) for unit in units]
 
 
-def batches(works: Iterator[Work]) -> list[list[tuple[int, int]]]:
-    return [keys(work.units) for work in works]
+def batches(works: Iterator[BatchPlan]) -> list[list[tuple[int, int]]]:
+    return [keys(work.samples) for work in works]
 
 
 sizes = st.lists(st.integers(0, 4), min_size=1, max_size=40).filter(lambda parts: sum(parts) >= 5)
-shardings = st.fixed_dictionaries({"batch": st.integers(1, 5), "world": st.integers(1, 4), "seed": st.integers(0, 9)})
+shardings = st.fixed_dictionaries(
+    {"batch_size": st.integers(1, 5), "world_size": st.integers(1, 4), "seed": st.integers(0, 9)}
+)
 quick = settings(max_examples=60, deadline=None)
 
 
@@ -79,25 +90,25 @@ quick = settings(max_examples=60, deadline=None)
 @quick
 @given(parts=sizes, cut=shardings, epoch=st.integers(0, 3), shuffle=st.booleans())
 def test_no_unit_comes_twice_and_few_are_left(parts: list[int], cut: dict[str, int], epoch: int, shuffle: bool) -> None:
-    plans = [plan_of(parts, **cut, rank=rank, shuffle=shuffle) for rank in range(cut["world"])]
-    works = [list(plan.works(epoch)) for plan in plans]
+    plans = [plan_of(parts, **cut, rank=rank, shuffle=shuffle) for rank in range(cut["world_size"])]
+    works = [list(plan.plans(epoch)) for plan in plans]
     assert len({len(own) for own in works}) == 1
-    used = [key for own in works for work in own for key in keys(work.units)]
+    used = [key for own in works for work in own for key in keys(work.samples)]
     every = {(number, part) for number, count in enumerate(parts) for part in range(count)}
     assert len(used) == len(set(used))
     assert set(used) <= every
-    size = plans[0].batch
-    assert all(len(work.units) == size for own in works for work in own)
-    assert len(every) - len(used) < size * cut["world"]
+    size = plans[0].batch_size
+    assert all(len(work.samples) == size for own in works for work in own)
+    assert len(every) - len(used) < size * cut["world_size"]
 
 
 @quick
 @given(parts=sizes, cut=shardings, epoch=st.integers(0, 3))
 def test_when_not_full_every_unit_comes_exactly_once(parts: list[int], cut: dict[str, int], epoch: int) -> None:
-    plans = [plan_of(parts, **cut, rank=rank, full=False) for rank in range(cut["world"])]
-    works = [list(plan.works(epoch)) for plan in plans]
-    assert [len(own) for own in works] == [plans[0].steps()] * cut["world"]
-    used = [key for own in works for work in own for key in keys(work.units)]
+    plans = [plan_of(parts, **cut, rank=rank, drop_last=False) for rank in range(cut["world_size"])]
+    works = [list(plan.plans(epoch)) for plan in plans]
+    assert [len(own) for own in works] == [plans[0].steps()] * cut["world_size"]
+    used = [key for own in works for work in own for key in keys(work.samples)]
     assert sorted(used) == [(number, part) for number, count in enumerate(parts) for part in range(count)]
     assert not any(work.spares for own in works for work in own)
 
@@ -106,7 +117,7 @@ def test_when_not_full_every_unit_comes_exactly_once(parts: list[int], cut: dict
 @given(parts=sizes, cut=shardings, epoch=st.integers(0, 3), start=st.integers(0, 60))
 def test_an_epoch_can_start_anywhere(parts: list[int], cut: dict[str, int], epoch: int, start: int) -> None:
     plan = plan_of(parts, **cut)
-    assert list(plan.works(epoch, start)) == list(plan.works(epoch))[start:]
+    assert list(plan.plans(epoch, start)) == list(plan.plans(epoch))[start:]
 
 
 @quick
@@ -114,20 +125,20 @@ def test_an_epoch_can_start_anywhere(parts: list[int], cut: dict[str, int], epoc
 def test_ranks_side_by_side_are_one_large_batch(parts: list[int], batch: int, world: int, seed: int) -> None:
     if sum(parts) < batch * world:
         parts = [*parts, batch * world]
-    plans = [plan_of(parts, batch=batch, world=world, rank=rank, seed=seed) for rank in range(world)]
-    alone = plan_of(parts, batch=batch * world, seed=seed)
+    plans = [plan_of(parts, batch_size=batch, world_size=world, rank=rank, seed=seed) for rank in range(world)]
+    alone = plan_of(parts, batch_size=batch * world, seed=seed)
     together = [
-        [key for rank in own for key in rank] for own in zip(*(batches(plan.works(1)) for plan in plans), strict=True)
+        [key for rank in own for key in rank] for own in zip(*(batches(plan.plans(1)) for plan in plans), strict=True)
     ]
-    assert together == batches(alone.works(1))
+    assert together == batches(alone.plans(1))
 
 
 @quick
 @given(parts=sizes, cut=shardings)
 def test_spares_are_of_no_batch_of_that_step_and_of_one_rank_alone(parts: list[int], cut: dict[str, int]) -> None:
-    plans = [plan_of(parts, **cut, rank=rank) for rank in range(cut["world"])]
-    for works in zip(*(plan.works(0) for plan in plans), strict=True):
-        used = [key for work in works for key in keys(work.units)]
+    plans = [plan_of(parts, **cut, rank=rank) for rank in range(cut["world_size"])]
+    for works in zip(*(plan.plans(0) for plan in plans), strict=True):
+        used = [key for work in works for key in keys(work.samples)]
         spare = [key for work in works for key in keys(work.spares)]
         assert len(spare) == len(set(spare))
         assert not set(spare) & set(used)
@@ -136,30 +147,30 @@ def test_spares_are_of_no_batch_of_that_step_and_of_one_rank_alone(parts: list[i
 
 def test_epochs_and_seeds_differ_and_repeat() -> None:
     def order(seed: int, epoch: int) -> list[list[tuple[int, int]]]:
-        return batches(plan_of([1] * 50, batch=10, seed=seed).works(epoch))
+        return batches(plan_of([1] * 50, batch_size=10, seed=seed).plans(epoch))
 
     assert order(1, 0) == order(1, 0)
     assert len({str(order(seed, epoch)) for seed in range(3) for epoch in range(3)}) == 9
-    assert batches(plan_of([2, 0, 1], batch=3, shuffle=False).works(0)) == [[(0, 0), (0, 1), (2, 0)]]
+    assert batches(plan_of([2, 0, 1], batch_size=3, shuffle=False).plans(0)) == [[(0, 0), (0, 1), (2, 0)]]
 
 
 def test_a_handful_of_records_makes_smaller_batches() -> None:
-    plan = plan_of([1] * 5, batch=32, world=2, rank=1)
-    assert plan.batch == 2
-    assert [len(work.units) for work in plan.works(0)] == [2]
-    with pytest.raises(InputError, match="1 samples to share among 2 processes"):
-        plan_of([1], batch=32, world=2)
-    with pytest.raises(InputError, match="batch of 0"):
-        plan_of([1], batch=0)
-    with pytest.raises(InputError, match="rank 2 of 2"):
-        plan_of([1], batch=1, rank=2, world=2)
+    plan = plan_of([1] * 5, batch_size=32, world_size=2, rank=1)
+    assert plan.batch_size == 2
+    assert [len(work.samples) for work in plan.plans(0)] == [2]
+    with pytest.raises(InputError, match="needs at least 2 samples, got 1"):
+        plan_of([1], batch_size=32, world_size=2)
+    with pytest.raises(InputError, match="batch_size must be at least 1"):
+        plan_of([1], batch_size=0)
+    with pytest.raises(InputError, match="rank must be between 0 and 1"):
+        plan_of([1], batch_size=1, rank=2, world_size=2)
 
 
 def test_a_rotating_source_gives_each_epoch_its_turn() -> None:
     source = RotatingSource([toy_source([1] * 4, "a"), toy_source([2] * 3, "b")], always=[toy_source([1] * 2, "x")])
-    plan = IndexedSampler(source, source.counts["captions"], Sharding(batch=3), source.period)
+    plan = IndexedSampler(source, source.counts["captions"], Sharding(batch_size=3), source.period)
     assert plan.steps() == 2  # six samples in even epochs, eight in odd ones: as many steps in each
-    even, odd = ({key for batch in batches(plan.works(epoch)) for key in batch} for epoch in (0, 1))
+    even, odd = ({key for batch in batches(plan.plans(epoch)) for key in batch} for epoch in (0, 1))
     assert even == {(number, 0) for number in range(6)}
     assert {number for number, _ in odd} <= {0, 1, 6, 7, 8}
 
@@ -197,35 +208,35 @@ streams = st.lists(st.integers(0, 12), min_size=1, max_size=6).filter(lambda sha
 @quick
 @given(shards=streams, captions=st.integers(1, 3), batch=st.integers(1, 4), window=st.integers(0, 20))
 def test_a_stream_read_once_gives_every_unit_once(shards: list[int], captions: int, batch: int, window: int) -> None:
-    plan = stream_plan(ToyStream(shards, captions), window=window, batch=batch, full=False)
-    used = [key for own in batches(plan.works(0)) for key in own]
+    plan = stream_plan(ToyStream(shards, captions), window=window, batch_size=batch, drop_last=False)
+    used = [key for own in batches(plan.plans(0)) for key in own]
     assert len(set(used)) == len(used) == sum(shards) * captions
 
 
 @quick
 @given(shards=streams, cut=shardings, start=st.integers(0, 10), epoch=st.integers(0, 2))
 def test_a_stream_can_start_anywhere(shards: list[int], cut: dict[str, int], start: int, epoch: int) -> None:
-    length = max(sum(shards), cut["batch"] * cut["world"])
+    length = max(sum(shards), cut["batch_size"] * cut["world_size"])
     plan = stream_plan(ToyStream(shards, 2), length=length, **cut)
-    same = _readable(lambda: list(plan.works(epoch, start)) == list(plan.works(epoch))[start:])
+    same = _readable(lambda: list(plan.plans(epoch, start)) == list(plan.plans(epoch))[start:])
     assert same is True or same is None
 
 
 @quick
 @given(shards=streams, cut=shardings)
 def test_ranks_share_a_stream(shards: list[int], cut: dict[str, int]) -> None:
-    world = cut["world"]
+    world = cut["world_size"]
     total = sum(shards)
-    lengths = total - total % (cut["batch"] * world)
+    lengths = total - total % (cut["batch_size"] * world)
     if not lengths:
         return
     plans = [stream_plan(ToyStream(shards), length=lengths, **cut, rank=rank) for rank in range(world)]
-    works = _readable(lambda: [list(plan.works(0)) for plan in plans])
+    works = _readable(lambda: [list(plan.plans(0)) for plan in plans])
     if works is None:
         return
     assert {len(own) for own in works} == {plans[0].steps()}
     laps = 1 << 32  # a rank whose share is used up starts again, with other numbers
-    first = [[key for work in own for key in keys(work.units) if key[0] < len(shards) * laps] for own in works]
+    first = [[key for work in own for key in keys(work.samples) if key[0] < len(shards) * laps] for own in works]
     used = [key for own in first for key in own]
     assert len(used) == len(set(used))
 
@@ -241,27 +252,27 @@ def _readable(check: Callable[[], Any]) -> Any:
 
 
 def test_a_stream_of_fewer_shards_than_ranks_is_shared_by_record() -> None:
-    plans = [stream_plan(ToyStream([12]), length=12, batch=3, world=4, rank=rank) for rank in range(4)]
-    used = [key for plan in plans for own in batches(plan.works(0)) for key in own]
+    plans = [stream_plan(ToyStream([12]), length=12, batch_size=3, world_size=4, rank=rank) for rank in range(4)]
+    used = [key for plan in plans for own in batches(plan.plans(0)) for key in own]
     assert sorted(used) == [(number, 0) for number in range(12)]
 
 
 def test_a_stream_is_read_again_until_the_epoch_is_long_enough() -> None:
     stream = ToyStream([2, 3])
-    plan = stream_plan(stream, length=12, batch=4)
+    plan = stream_plan(stream, length=12, batch_size=4)
     assert plan.steps() == 3
-    numbers = [number for own in batches(plan.works(0)) for number, _ in own]
+    numbers = [number for own in batches(plan.plans(0)) for number, _ in own]
     assert len(numbers) == len(set(numbers)) == 12  # each lap draws anew
     assert stream.reads == 6
 
 
 def test_streams_of_several_ranks_need_a_length() -> None:
-    with pytest.raises(InputError, match="give length"):
-        stream_plan(ToyStream([4]), batch=1, world=2)
-    with pytest.raises(InputError, match="does not fill"):
-        stream_plan(ToyStream([4]), batch=4, length=3)
+    with pytest.raises(InputError, match="set samples_per_epoch"):
+        stream_plan(ToyStream([4]), batch_size=1, world_size=2)
+    with pytest.raises(InputError, match="must be at least 4 to fill"):
+        stream_plan(ToyStream([4]), batch_size=4, length=3)
     with pytest.raises(InputError, match="has no records for rank 1"):
-        list(stream_plan(ToyStream([4, 0]), batch=1, world=2, rank=1, length=4, shuffle=False).works(0))
+        list(stream_plan(ToyStream([4, 0]), batch_size=1, world_size=2, rank=1, length=4, shuffle=False).plans(0))
 
 
 def test_what_cannot_be_used_keeps_its_place_in_a_stream() -> None:
@@ -271,19 +282,19 @@ def test_what_cannot_be_used_keeps_its_place_in_a_stream() -> None:
             yield Problem("broken", "it is broken")
             yield Record((), "fine", ("a", "b"))
 
-    plan = stream_plan(Mixed([3]), batch=2, shuffle=False)
-    first, second = (work.units for work in plan.works(0))
+    plan = stream_plan(Mixed([3]), batch_size=2, shuffle=False)
+    first, second = (work.samples for work in plan.plans(0))
     assert [unit.record for unit in first] == [
-        Problem("no caption", "nothing to train on"), Problem("broken", "it is broken")
+        Problem("no caption", "not usable"), Problem("broken", "it is broken")
     ]  # fmt: skip
     assert keys(second) == [(2, 0), (2, 1)]
-    assert [work.spares for work in plan.works(0)] == [(), tuple(first)]
+    assert [work.spares for work in plan.plans(0)] == [(), tuple(first)]
 
 
 @quick
 @given(count=st.integers(0, 60), window=st.integers(0, 30), seed=st.integers(0, 5))
 def test_a_window_shuffles_no_further_than_it_is_wide(count: int, window: int, seed: int) -> None:
-    found = list(shuffled(iter(range(count)), window, random.Random(seed)))
+    found = list(shuffle_in_window(iter(range(count)), window, random.Random(seed)))
     assert sorted(found) == list(range(count))
     assert all(item - place <= window for place, item in enumerate(found))
 
@@ -317,4 +328,4 @@ def test_reading_ahead_ends_when_closed() -> None:
     assert ahead._thread is not None
     assert not ahead._thread.is_alive()
     Prefetcher(iter(range(3)), depth=2).close()  # never started
-    assert Unit(1, 2) == Unit(1, 2)
+    assert SampleRef(1, 2) == SampleRef(1, 2)

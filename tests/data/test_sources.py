@@ -214,7 +214,7 @@ def test_hub_dataset_by_name(tmp_path: Path) -> None:
     assert [seen(record) for record in opened(f"hub:{tmp_path}", split="train")] == EXPECTED
     splits = datasets.DatasetDict({"train": hub_object(tmp_path), "test": hub_object(tmp_path).select([0])})
     assert len(opened(splits, split="test")) == 1
-    with pytest.raises(InputError, match=r"splits train, test; choose one with split="):
+    with pytest.raises(InputError, match=r"split must be one of train, test"):
         open_source(splits)
     with pytest.raises(InputError, match="cannot open the dataset"):
         open_source(f"hub:{tmp_path / 'absent'}")
@@ -348,10 +348,10 @@ def test_bad_lines_of_jsonl(tmp_path: Path) -> None:
     found = problems(source, tmp_path)
     assert list(found) == [f"/x.jsonl:{line}" for line in (3, 4, 5, 6, 7, 8, 9, 10)]
     assert [reason.partition("(")[0].strip() for reason in found.values()] == [
-        "the line is not JSON", "a record is a row of named fields, not a list", "there is no picture",
-        "caption is a text, not a number", "the line is not UTF-8",
-        "a picture is named by a path or an address, not None",
-        "a picture is named by a path or an address, not 'a\\x00'", "the line is not JSON",
+        "the line is not JSON", "a record must be a mapping of columns to values, got a list", "there is no image",
+        "caption must be a text, got a number", "the line is not UTF-8",
+        "an image must be given as a path, an address, bytes or an image, got None",
+        "an image must be given as a path, an address, bytes or an image, got 'a\\x00'", "the line is not JSON",
     ]  # fmt: skip
 
 
@@ -363,7 +363,7 @@ def test_bad_lines_of_csv(tmp_path: Path) -> None:
     assert problems(source, tmp_path) == {
         "/x.csv:3": "the row has more fields than the header's 2",
         "/x.csv:4": "the row is not UTF-8",
-        "/x.csv:5": "there is no picture",
+        "/x.csv:5": "there is no image",
     }
 
 
@@ -386,8 +386,8 @@ def test_bad_members_of_a_tar(tmp_path: Path, stream: bool) -> None:
     assert good == [("number 0",), ("number 5",)]
     found = problems(records, tmp_path)
     assert [f"{key.partition(':')[2]}: {reason.partition(' (')[0]}" for key, reason in found.items()] == [
-        "a: there is no picture", "b: its JSON cannot be read", "c: its JSON is not an object",
-        "d: its text is not UTF-8", "e: caption is a text, not a number",
+        "a: there is no image", "b: its JSON cannot be read", "c: its JSON is not an object",
+        "d: its text is not UTF-8", "e: caption must be a text, got a number",
     ]  # fmt: skip
 
 
@@ -438,12 +438,12 @@ class Interrupted(io.BytesIO):
 def test_a_broken_connection_goes_on_where_it_broke(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     content = write_tar(tmp_path / "x.tar", members(range(40))).read_bytes()
     breaks = [15_000, 45_000, len(content)]
-    monkeypatch.setattr(tars, "remote", lambda address: Interrupted(content, breaks.pop(0)))
+    monkeypatch.setattr(tars, "open_remote", lambda address: Interrupted(content, breaks.pop(0)))
     assert [seen(record)[0] for record in streamed("memory://x.tar")] == [(f"number {n}",) for n in range(40)]
     assert breaks == []
     breaks[:] = [15_000] * 9  # it breaks at the same place each time
     records = streamed("memory://x.tar")
-    assert len(breaks) == 9 - tars.RETRIES
+    assert len(breaks) == 9 - tars.MAX_RETRIES
     assert problems(records, tmp_path) == {"memory://x.tar": "the tar is damaged or cut short (connection reset)"}
 
 
@@ -504,7 +504,7 @@ def test_names_that_are_no_text(tmp_path: Path) -> None:
         (b"bytes", "cannot read data from bytes"),
         (
             [{"caption": "c"}],
-            r"rows has no record that can be used \(1 bad rows; the first: rows\[0\]: there is no picture",
+            r"rows has no record that can be used \(1 bad rows; the first: rows\[0\]: there is no image",
         ),
     ],
 )
@@ -520,15 +520,15 @@ def test_files_that_cannot_be_data(tmp_path: Path) -> None:
             open_source(tmp_path / name)
         return str(caught.value)
 
-    assert "cannot tell what" in said("data.docx", "")
+    assert "cannot be guessed by its suffix" in said("data.docx", "")
     assert "is not JSON" in said("data.json", "{")
-    assert "unknown layout; known: a list of rows" in said("other.json", '{"a": {}}')
+    assert "unknown layout; known layouts: a list of rows" in said("other.json", '{"a": {}}')
     assert "no record that can be used (0 bad rows)" in said("empty.jsonl", "")
     assert "no record that can be used" in said("empty.csv", "")
     (tmp_path / "deep").mkdir()
-    with pytest.raises(InputError, match="holds no pictures, tars or Parquet files"):
+    with pytest.raises(InputError, match="has no images, tars or Parquet files"):
         open_source(tmp_path / "deep")
-    with pytest.raises(InputError, match="csv and jsonl files: give a list"):
+    with pytest.raises(InputError, match="got csv and jsonl; use a list"):
         open_source(str(tmp_path / "empty.*"))
     tar = write_tar(tmp_path / "x.tar", members([0]))
     with pytest.raises(InputError, match="is a stream and"):
@@ -589,7 +589,7 @@ def test_pictures_that_cannot_be_opened(tmp_path: Path) -> None:
 
 
 def test_a_report_counts_each_record_once() -> None:
-    report = Report(kept=2)
+    report = Report(max_listed=2)
     assert str(report) == "no bad records"
     assert report.add(Problem("a.jsonl:1", "a.jsonl:1 is empty"))
     assert not report.add(Problem("a.jsonl:1", "again, in the next epoch"))

@@ -154,16 +154,16 @@ def test_a_dialog_as_one_text() -> None:
     history = [("is it sunny", "yes"), ("how many dogs", "two")]
     assert dialog_text(history, "why") == "q: is it sunny a: yes q: how many dogs a: two q: why a:"
     tokenizer = toy_tokenizer()
-    rows = dialog_ids(tokenizer.spell, history, "why", ["no", "a man"], first=9, last=8, most=99)
+    rows = dialog_ids(tokenizer.spell, history, "why", ["no", "a man"], first_id=9, last_id=8, max_tokens=99)
     complete = (
         tokenizer.encode(["q: is it sunny a: yes q: how many dogs a: two q: why a: a man"], "enc").ids[0].tolist()
     )
     assert rows[1] == [9, *complete[1:-1], 8]
-    short = dialog_ids(tokenizer.spell, history, "why", ["no", "a man"], first=9, last=8, most=10)
+    short = dialog_ids(tokenizer.spell, history, "why", ["no", "a man"], first_id=9, last_id=8, max_tokens=10)
     assert [len(row) for row in short] == [9, 10]
     assert short[1] == [9, *complete[1:-1][-8:], 8]  # the start is cut
     assert short[0][1:-2] == short[1][1:-3]  # equally for every answer
-    (row,) = dialog_ids(lambda text: [5] * len(text), [], "q", ["abcdefghijkl"], first=9, last=8, most=6)
+    (row,) = dialog_ids(lambda text: [5] * len(text), [], "q", ["abcdefghijkl"], first_id=9, last_id=8, max_tokens=6)
     assert row == [9, 5, 5, 5, 5, 8]
 
 

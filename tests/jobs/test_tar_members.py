@@ -12,7 +12,7 @@ from openblip.data.images import FileImage, open_image
 from openblip.data.loader import Loader
 from openblip.data.sources import open_source
 from openblip.data.sources.base import Source
-from openblip.data.tasks import CaptioningTask
+from openblip.data.tasks.caption import CaptionData
 from openblip.errors import ImageError
 from openblip.preprocess.image import load_image
 from tests.jobs.cli import pictures
@@ -30,7 +30,7 @@ def test_pictures_of_a_tar_are_read_again_from_the_list_of_their_texts(tmp_path:
     assert run()["computed"] == 3
     source = open_source(str(tmp_path / "lists" / "out.jsonl"))
     assert isinstance(source, Source)
-    batches = Loader(source, CaptioningTask(tokenizer=toy_tokenizer()), batch=3, seed=0)
+    batches = Loader(source, CaptionData(tokenizer=toy_tokenizer()), batch_size=3, seed=0)
     assert len(next(iter(batches.epoch(0)))) > 0
     assert not batches.report.problems
     for record, path in zip(source, photos, strict=True):

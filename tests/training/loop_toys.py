@@ -15,13 +15,13 @@ from openblip.model.build import build
 from openblip.model.captioner import Captioner
 from openblip.model.config import ModelConfig, ModelKind
 from openblip.model.pretrainer import Pretrainer
-from openblip.training.objectives.answering import Answering, AnsweringBatch
-from openblip.training.objectives.captioning import Captioning, CaptioningBatch
-from openblip.training.objectives.comparing import Comparing, ComparingBatch
-from openblip.training.objectives.gathering import Gather
-from openblip.training.objectives.grounding import Grounding, GroundingBatch
-from openblip.training.objectives.pretraining import Pretraining, PretrainingBatch
-from openblip.training.objectives.retrieval import Retrieval, RetrievalBatch
+from openblip.training.objectives.caption import CaptionBatch, CaptionObjective
+from openblip.training.objectives.gather import Gather
+from openblip.training.objectives.grounding import GroundingBatch, GroundingObjective
+from openblip.training.objectives.nlvr import NlvrBatch, NlvrObjective
+from openblip.training.objectives.pretrain import PretrainBatch, PretrainObjective
+from openblip.training.objectives.retrieval import RetrievalBatch, RetrievalObjective
+from openblip.training.objectives.vqa import VqaBatch, VqaObjective
 from tests.toys import toy_config
 
 WORDS = 100
@@ -46,22 +46,22 @@ def noisy(config: ModelConfig) -> ModelConfig:
     )
 
 
-def toy_captioning(*, dropout: bool = False, **options: Any) -> Captioning:
+def toy_captioning(*, dropout: bool = False, **options: Any) -> CaptionObjective:
     """A captioning objective around a toy model, the same at every call."""
     torch.manual_seed(7)
     config = small("caption", blocks=2)
     model = build(noisy(config) if dropout else config)
     assert isinstance(model, Captioner)
-    return Captioning(model, prompt_length=1, **options).train()
+    return CaptionObjective(model, prompt_length=1, **options).train()
 
 
-def toy_pretraining(*, dropout: bool = False, gather: Gather | None = None, **options: Any) -> Pretraining:
+def toy_pretraining(*, dropout: bool = False, gather: Gather | None = None, **options: Any) -> PretrainObjective:
     """A pretraining objective around a toy model, the same at every call."""
     torch.manual_seed(8)
     config = small("pretrain")
     model = build(noisy(config) if dropout else config)
     assert isinstance(model, Pretrainer)
-    return Pretraining(model, **{"queue_size": 24, "gather": gather, **options}).train()
+    return PretrainObjective(model, **{"queue_size": 24, "gather": gather, **options}).train()
 
 
 def texts(count: int, length: int, first: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
@@ -94,8 +94,8 @@ class ToyLoader:
         pixels = torch.randn(self.size, 3, 32, 32, generator=generator)
         ids, mask = texts(self.size, 8, 598 if self.kind == "caption" else 2, generator)
         if self.kind == "caption":
-            return CaptioningBatch(pixels=pixels, ids=ids, mask=mask)
-        return PretrainingBatch(pixels=pixels, ids=ids, mask=mask)
+            return CaptionBatch(pixels=pixels, ids=ids, mask=mask)
+        return PretrainBatch(pixels=pixels, ids=ids, mask=mask)
 
 
 def weights(module: nn.Module) -> dict[str, Tensor]:
@@ -124,27 +124,27 @@ def toy_batch(name: str, size: int = 8) -> Any:
         size, 8, {"caption": 598, "pretrain": 2, "retrieval": 2, "grounding": 2}.get(name, 599), generator
     )
     if name == "caption":
-        return CaptioningBatch(pixels=pixels, ids=ids, mask=mask)
+        return CaptionBatch(pixels=pixels, ids=ids, mask=mask)
     if name == "pretrain":
-        return PretrainingBatch(pixels=pixels, ids=ids, mask=mask)
+        return PretrainBatch(pixels=pixels, ids=ids, mask=mask)
     if name == "retrieval":
         owners = torch.tensor([0, 1, 2, 0, 3, 1, 4, 5])[:size]
         return RetrievalBatch(pixels=pixels, ids=ids, mask=mask, image_ids=owners)
     if name == "vqa":
         answer_ids, answer_mask = texts(2 * size, 5, 598, generator)
         owner, weights = torch.arange(size).repeat_interleave(2), torch.rand(2 * size, generator=generator)
-        return AnsweringBatch(
+        return VqaBatch(
             pixels=pixels,
             ids=ids,
             mask=mask,
             answer_ids=answer_ids,
             answer_mask=answer_mask,
-            owner=owner,
+            question_index=owner,
             weights=weights,
         )
     if name == "nlvr":
         second, targets = pixels.flip(0), torch.arange(size) % 2
-        return ComparingBatch(first=pixels, second=second, ids=ids, mask=mask, targets=targets)
+        return NlvrBatch(left_pixels=pixels, right_pixels=second, ids=ids, mask=mask, labels=targets)
     corner = torch.rand(size, 2, generator=generator) * 10
     boxes = torch.cat([corner, corner + 1 + torch.rand(size, 2, generator=generator) * 20], 1)
     return GroundingBatch(pixels=pixels, ids=ids, mask=mask, boxes=boxes, sizes=torch.full((size, 2), 32.0))
@@ -154,8 +154,8 @@ def half(batch: Any, which: int) -> Any:
     """The first or the second half of every tensor of a batch; answers are told their questions anew."""
     parts = {f.name: getattr(batch, f.name) for f in dataclasses.fields(batch)}
     parts = {name: value.chunk(2)[which] for name, value in parts.items() if isinstance(value, Tensor)}
-    if "owner" in parts:
-        parts["owner"] = parts["owner"] - parts["owner"].min()
+    if "question_index" in parts:
+        parts["question_index"] = parts["question_index"] - parts["question_index"].min()
     return dataclasses.replace(batch, **parts)
 
 
@@ -173,10 +173,10 @@ _MODELS: dict[str, ModelKind] = {
     "retrieval": "retrieval",
 }
 OBJECTIVES: dict[str, Callable[..., nn.Module]] = {
-    "caption": partial(Captioning, prompt_length=1),
-    "vqa": Answering,
-    "nlvr": Comparing,
-    "grounding": Grounding,
-    "pretrain": Pretraining,
-    "retrieval": Retrieval,
+    "caption": partial(CaptionObjective, prompt_length=1),
+    "vqa": VqaObjective,
+    "nlvr": NlvrObjective,
+    "grounding": GroundingObjective,
+    "pretrain": PretrainObjective,
+    "retrieval": RetrievalObjective,
 }

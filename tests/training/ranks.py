@@ -18,14 +18,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from openblip.training.config import AdamWSettings, LoopSettings, Recipe, from_table
-from openblip.training.distributed import Place, Strategy, share, start
-from openblip.training.loop import Evaluation, Progress, Trainer
-from openblip.training.objectives.gathering import Gather
+from openblip.training.checkpointing import Checkpoints
+from openblip.training.config import AdamWSettings, EvaluateSettings, Recipe, RunSettings, Schedule, recipe_from_table
+from openblip.training.config.run import Strategy
+from openblip.training.objectives.gather import Gather
+from openblip.training.processes import ProcessGroupInfo, join_processes
 from openblip.training.run import run as run_recipe
-from openblip.training.schedule import Schedule
-from openblip.training.shards import whole_state
-from openblip.training.state import Checkpoints
+from openblip.training.sharding import full_tensor
+from openblip.training.strategies import build_strategy
+from openblip.training.trainer import Evaluation, Progress, Trainer
 from tests.training.loop_toys import ToyLoader, half, toy_batch, toy_objective, toy_pretraining
 
 ROOT = Path(__file__).parents[2]
@@ -58,11 +59,11 @@ def free_ports() -> tuple[int, int]:
 
 
 def work(rank: int, folder: Path, ports: tuple[int, int]) -> None:
-    """One of the two processes, as ``torchrun`` would start it."""
+    """One of the two processes, as ``torchrun`` would join_processes it."""
     os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE="2", MASTER_ADDR="127.0.0.1")
     torch.set_num_threads(1)
     os.environ["MASTER_PORT"] = str(ports[0])
-    with start("cpu", timeout_minutes=2) as place:
+    with join_processes("cpu", timeout_minutes=2) as place:
         torch.save(dict(everything(place, folder)), folder / f"rank-{rank}.pt")
     os.environ["MASTER_PORT"] = str(ports[1])
     run_recipe(whole_run(folder, folder / "two", batch_size=2))
@@ -88,23 +89,23 @@ def start_both(folder: Path, patience: float = 150.0) -> list[tuple[int, str]] |
 
 def whole_run(folder: Path, out: Path, batch_size: int) -> Recipe:
     """A run on the data and from the model in a folder: batches of four pictures, however many processes make them."""
-    return from_table(
+    return recipe_from_table(
         {
             "task": "caption",
             "start": str(folder / "model"),
             "out": str(out),
             "epochs": 2,
             "batch_size": batch_size,
-            "data": {"train": str(folder / "data.jsonl"), "val": str(folder / "data.jsonl"), "workers": 0},
+            "data": {"train": str(folder / "data.jsonl"), "val": str(folder / "data.jsonl"), "num_workers": 0},
             "loss": {"token_mean": "all"},
             "schedule": {"lr": 1e-3},
             "run": {"device": "cpu", "log_every": 1, "charts": False, "timeout_minutes": 2.0},
-            "evaluate": {"samples": 2},
+            "evaluate": {"num_samples": 2},
         }
     )
 
 
-def everything(place: Place, folder: Path) -> Iterator[tuple[str, Any]]:
+def everything(place: ProcessGroupInfo, folder: Path) -> Iterator[tuple[str, Any]]:
     yield "gather", gathering(place)
     for strategy in STRATEGIES:
         for mode, cases in (("published", PUBLISHED), ("all", ALL), ("coco", COCO)):
@@ -114,7 +115,7 @@ def everything(place: Place, folder: Path) -> Iterator[tuple[str, Any]]:
         yield f"{strategy}/run", run(place, strategy, folder / strategy)
 
 
-def gathering(place: Place) -> dict[str, Tensor]:
+def gathering(place: ProcessGroupInfo) -> dict[str, Tensor]:
     """Rows of different numbers, with gradients; truth values; a mean and an agreement."""
     rows = torch.full((3 - place.rank, 2), float(place.rank + 1)).requires_grad_()
     everyone = place.gather(rows)
@@ -122,24 +123,24 @@ def gathering(place: Place) -> dict[str, Tensor]:
     torch.autograd.backward((everyone * weights).sum())
     assert rows.grad is not None
     truth = place.gather(torch.tensor([place.rank == 0]))
-    assert place.agree({"said": place.rank}) == {"said": 0}
+    assert place.broadcast({"rank": place.rank}) == {"rank": 0}
     assert place.collect(place.rank) == [0, 1]
     return {
         "rows": everyone.detach(),
         "gradient": rows.grad,
         "truth": truth,
-        "places": place.gather.places(rows.detach()),
+        "places": place.gather.own_indices(rows.detach()),
         "mean": place.mean(torch.tensor([float(place.rank)])),
     }
 
 
-def one_step(place: Place, strategy: Strategy, name: str, options: dict[str, Any]) -> dict[str, Any]:
+def one_step(place: ProcessGroupInfo, strategy: Strategy, name: str, options: dict[str, Any]) -> dict[str, Any]:
     """Losses, gradients, and everything the objective holds after a step of SGD."""
     takes_gather = name in ("caption", "pretrain", "retrieval")
     objective = toy_objective(name, **options, **({"gather": place.gather} if takes_gather else {}))
-    parallel = share(objective, place, strategy, some_unused=name == "grounding")
-    losses = parallel(half(toy_batch(name), place.rank))
-    return {"losses": detached(place, losses), **stepped(objective, losses, parallel.finish)}
+    strategy_ = build_strategy(objective, place, strategy)
+    losses = strategy_(half(toy_batch(name), place.rank))
+    return {"losses": detached(place, losses), **stepped(objective, losses, strategy_.finish_backward)}
 
 
 def stepped(objective: nn.Module, losses: dict[str, Tensor], finish: Callable[[], None]) -> dict[str, Any]:
@@ -155,25 +156,25 @@ def stepped(objective: nn.Module, losses: dict[str, Tensor], finish: Callable[[]
 
 
 def copied(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    return {name: tensor.detach().clone() for name, tensor in whole_state(tensors).items()}
+    return {name: full_tensor(tensor.detach()).clone() for name, tensor in tensors.items()}
 
 
-def detached(place: Place, losses: dict[str, Tensor]) -> dict[str, Tensor]:
+def detached(place: ProcessGroupInfo, losses: dict[str, Tensor]) -> dict[str, Tensor]:
     return {name: place.mean(loss.detach()) for name, loss in losses.items()}
 
 
-def accumulated(place: Place, strategy: Strategy) -> dict[str, Tensor]:
+def accumulated(place: ProcessGroupInfo, strategy: Strategy) -> dict[str, Tensor]:
     """Gradients of two batches that make one step."""
     objective = toy_objective("caption")
-    parallel = share(objective, place, strategy)
+    strategy_ = build_strategy(objective, place, strategy)
     for i in range(2):
-        with parallel.accumulating(last=i == 1):
-            torch.autograd.backward(parallel(half(half(toy_batch("caption"), place.rank), i))["lm"] / 2)
-    parallel.finish()
+        with strategy_.accumulation(is_last_batch=i == 1):
+            torch.autograd.backward(strategy_(half(half(toy_batch("caption"), place.rank), i))["lm"] / 2)
+    strategy_.finish_backward()
     return copied({n: p.grad for n, p in objective.named_parameters() if p.grad is not None})
 
 
-def run(place: Place, strategy: Strategy, folder: Path) -> dict[str, Any]:
+def run(place: ProcessGroupInfo, strategy: Strategy, folder: Path) -> dict[str, Any]:
     """A run of the loop, and one that is stopped in the middle of an epoch and goes on: both must end alike."""
     straight, _ = trainer(place, strategy, folder / "straight")
     straight.run()
@@ -206,11 +207,15 @@ class StoppingLoader(ToyLoader):
 
 
 def trainer(
-    place: Place, strategy: Strategy, folder: Path, stop_at: int = -1, seen: list[dict[str, Tensor]] | None = None
+    place: ProcessGroupInfo,
+    strategy: Strategy,
+    folder: Path,
+    stop_at: int = -1,
+    seen: list[dict[str, Tensor]] | None = None,
 ) -> tuple[Trainer, list[dict[str, Tensor]]]:
     """A run of one epoch of four batches, which saves after the third too; what its evaluations saw of the model."""
     seen = [] if seen is None else seen
-    objective = toy_pretraining(dropout=True, gather=place.gather if place.size > 1 else Gather())
+    objective = toy_pretraining(dropout=True, gather=place.gather if place.world_size > 1 else Gather())
     loader = StoppingLoader("pretrain", steps_per_epoch=4, size=2, rank=place.rank, draws=True)
     loader.stop_at = stop_at
 
@@ -220,10 +225,10 @@ def trainer(
         return Evaluation({"steps": float(progress.step)})
 
     made = Trainer(
-        share(objective, place, strategy),
+        build_strategy(objective, place, strategy),
         loader,
-        LoopSettings(epochs=1, save_every=3, log_every=2, metric="steps"),
-        place=place,
+        RunSettings(save_every=3, log_every=2),
+        EvaluateSettings(metric="steps"),
         optimizer=AdamWSettings(clip_norm=1.0),
         schedule=Schedule(kind="constant", lr=1e-3),
         checkpoints=Checkpoints(folder),

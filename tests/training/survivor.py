@@ -17,12 +17,12 @@ from typing import Any
 
 import torch
 
-from openblip.training.config import AdamWSettings, LoopSettings
-from openblip.training.distributed import Alone, Place
-from openblip.training.loop import Trainer
-from openblip.training.reports import JsonLines
-from openblip.training.schedule import Schedule
-from openblip.training.state import Checkpoints
+from openblip.training.checkpointing import Checkpoints
+from openblip.training.config import AdamWSettings, EvaluateSettings, RunSettings, Schedule
+from openblip.training.processes import ProcessGroupInfo
+from openblip.training.reporters import JsonLinesReporter
+from openblip.training.strategies import SingleProcess
+from openblip.training.trainer import Trainer
 from tests.training.loop_toys import ToyLoader, toy_pretraining
 
 EPOCHS, STEPS = 3, 5
@@ -36,17 +36,18 @@ def trainer(folder: Path, pause: float = 0.0) -> Trainer:
             time.sleep(pause)
             return super().batch(epoch, step)
 
-    place = Place(torch.device("cpu"))
+    objective = toy_pretraining(dropout=True, draw=lambda weights: torch.multinomial(weights, 1).squeeze(1))
     return Trainer(
-        Alone(toy_pretraining(dropout=True, draw=lambda weights: torch.multinomial(weights, 1).squeeze(1))),
+        SingleProcess(objective, ProcessGroupInfo(torch.device("cpu"))),
         Slow("pretrain", steps_per_epoch=2 * STEPS, size=2, draws=True),
-        LoopSettings(epochs=EPOCHS, accumulate=2, save_every=2, log_every=3, keep=2),
-        place=place,
+        RunSettings(save_every=2, log_every=3, keep_checkpoints=2),
+        EvaluateSettings(),
+        epochs=EPOCHS,
+        accumulate=2,
         optimizer=AdamWSettings(clip_norm=1.0),
         schedule=Schedule(kind="cosine_per_step", lr=1e-3, warmup_steps=4),
         checkpoints=Checkpoints(folder / "checkpoints", keep=2),
-        arguments=lambda progress, steps: {"alpha": 0.4 * min(1.0, (progress.epoch * steps + progress.batch) / steps)},
-        reporters=[JsonLines(folder / "log.jsonl")],
+        reporters=[JsonLinesReporter(folder / "log.jsonl")],
     )
 
 

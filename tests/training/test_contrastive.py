@@ -16,9 +16,9 @@ from torch import Tensor, nn
 from openblip.errors import ConfigError, InputError
 from openblip.training.momentum import FeatureQueue, MomentumTwin
 from openblip.training.objectives.contrastive import draw_negatives, hard_negative_weights
-from openblip.training.objectives.gathering import Gather
-from openblip.training.objectives.pretraining import Pretraining, PretrainingBatch
-from openblip.training.objectives.retrieval import Retrieval, RetrievalBatch
+from openblip.training.objectives.gather import Gather
+from openblip.training.objectives.pretrain import PretrainBatch, PretrainObjective
+from openblip.training.objectives.retrieval import RetrievalBatch, RetrievalObjective
 from tests.training.training_toys import CLS, DEC, ENC, alone, assert_same, gradients, images, texts, toy
 
 ROWS = [[10, 11, 12], [13], [14, 15, 16, 17, 18], [19, 20]]
@@ -33,9 +33,9 @@ def retrieval_batch(owners: list[int], rows: list[list[int]] = ROWS, length: int
     return RetrievalBatch(pixels=images(len(owners)), ids=ids, mask=mask, image_ids=torch.tensor(owners))
 
 
-def pretraining_batch(count: int = 4) -> PretrainingBatch:
+def pretraining_batch(count: int = 4) -> PretrainBatch:
     ids, mask = texts(ROWS[:count], CLS)
-    return PretrainingBatch(pixels=images(count), ids=ids, mask=mask)
+    return PretrainBatch(pixels=images(count), ids=ids, mask=mask)
 
 
 def total(losses: dict[str, Tensor]) -> Tensor:
@@ -49,7 +49,7 @@ def total(losses: dict[str, Tensor]) -> Tensor:
 class Plain:
     """One step in loops over single pairs, without padding, on copies of the objective's state."""
 
-    objective: Pretraining | Retrieval
+    objective: PretrainObjective | RetrievalObjective
     alpha: float
     slow: nn.Module = field(init=False)
     drawn: list[list[int]] = field(default_factory=list)
@@ -65,7 +65,7 @@ class Plain:
         self.queue_ids = self.objective.queue.ids[0].tolist()
 
     def losses(self, pixels: Tensor, ids: Tensor, mask: Tensor, pair_ids: list[int]) -> dict[str, Tensor]:
-        model, pretraining = self.objective.model, isinstance(self.objective, Pretraining)
+        model, pretraining = self.objective.model, isinstance(self.objective, PretrainObjective)
         count, temperature = len(ids), model.temperature
         tokens = [model.encode_image(pixels[i : i + 1]) for i in range(count)]
         image = [unit(model.vision_proj(t[0, 0])) for t in tokens]
@@ -142,7 +142,9 @@ def plain_lm(model: Any, tokens: list[Tensor], rows: list[Tensor], smoothing: fl
     return torch.stack(each).mean()
 
 
-def check_against_plain(objective: Pretraining | Retrieval, batch: Any, pair_ids: list[int], alpha: float) -> None:
+def check_against_plain(
+    objective: PretrainObjective | RetrievalObjective, batch: Any, pair_ids: list[int], alpha: float
+) -> None:
     before = int(objective.queue.pointer)
     plain = Plain(objective, alpha)
     expected = plain.losses(batch.pixels, batch.ids, batch.mask, pair_ids)
@@ -157,14 +159,14 @@ def check_against_plain(objective: Pretraining | Retrieval, batch: Any, pair_ids
     for i in range(len(batch.ids)):
         place = (before + i) % size
         plain.queue[0][:, place], plain.queue[1][:, place] = plain.image_m[i], plain.text_m[i]
-        plain.queue_ids[place] = pair_ids[i] if isinstance(objective, Retrieval) else -100
+        plain.queue_ids[place] = pair_ids[i] if isinstance(objective, RetrievalObjective) else -100
     torch.testing.assert_close(objective.queue.image, plain.queue[0])
     torch.testing.assert_close(objective.queue.text, plain.queue[1])
     assert objective.queue.ids[0].tolist() == plain.queue_ids
     assert objective.queue.pointer.item() == (before + len(batch.ids)) % size
 
 
-def drift(objective: Pretraining | Retrieval) -> None:
+def drift(objective: PretrainObjective | RetrievalObjective) -> None:
     """Let model and twin differ, as after some steps."""
     with torch.no_grad():
         for parameter in objective.model.parameters():
@@ -173,14 +175,14 @@ def drift(objective: Pretraining | Retrieval) -> None:
 
 
 def test_pretraining_is_the_plain_computation() -> None:
-    objective = Pretraining(toy("pretrain"), queue_size=6, draw=hardest)
+    objective = PretrainObjective(toy("pretrain"), queue_size=6, draw=hardest)
     for step in range(2):  # in the second the queue wraps around
         drift(objective)
         check_against_plain(objective, pretraining_batch(), list(range(4)), 0.3 * step)
 
 
 def test_retrieval_is_the_plain_computation() -> None:
-    objective = Retrieval(toy("retrieval"), queue_size=6, draw=hardest)
+    objective = RetrievalObjective(toy("retrieval"), queue_size=6, draw=hardest)
     for owners in ([7, 3, 7, 5], [5, 7, 2, 2]):  # repeated within the batch, and in the queue
         drift(objective)
         check_against_plain(objective, retrieval_batch(owners), owners, 0.4)
@@ -192,20 +194,20 @@ def test_retrieval_is_the_plain_computation() -> None:
 @pytest.mark.parametrize("count", [1, 3])
 def test_small_and_last_batches(count: int) -> None:
     """A batch of one has no negative: ITM is its match alone. Any batch up to the queue's size fits."""
-    objective = Pretraining(toy("pretrain"), queue_size=4, draw=hardest)
+    objective = PretrainObjective(toy("pretrain"), queue_size=4, draw=hardest)
     for _ in range(3):
         drift(objective)
         check_against_plain(objective, pretraining_batch(count), list(range(count)), 0.4)
-    with pytest.raises(InputError, match="does not fit a queue of 2"):
-        Pretraining(toy("pretrain"), queue_size=2)(pretraining_batch(3))
+    with pytest.raises(InputError, match="queue_size must be at least the batch of 3, got 2"):
+        PretrainObjective(toy("pretrain"), queue_size=2)(pretraining_batch(3))
 
 
 @pytest.mark.parametrize("owners", [[5], [5, 5, 5, 5], [5, 5, 5, 2]])
 def test_texts_of_one_image(owners: list[int]) -> None:
     """They are no negatives of each other, by any draw."""
     batch = retrieval_batch(owners)
-    check_against_plain(Retrieval(toy("retrieval"), queue_size=8, draw=hardest), batch, owners, 0.4)
-    objective = Retrieval(toy("retrieval"), queue_size=8)  # the multinomial draw
+    check_against_plain(RetrievalObjective(toy("retrieval"), queue_size=8, draw=hardest), batch, owners, 0.4)
+    objective = RetrievalObjective(toy("retrieval"), queue_size=8)  # the multinomial draw
     losses = objective(batch)
     assert all(torch.isfinite(loss) for loss in losses.values())
     assert all(torch.isfinite(g).all() for g in gradients(objective.model, total(losses)).values())
@@ -215,12 +217,12 @@ def test_losses_do_not_depend_on_padding() -> None:
     batch = retrieval_batch([1, 2, 3, 3])
     ids, mask = texts(ROWS, CLS, 35)
     padded = RetrievalBatch(pixels=batch.pixels, ids=ids, mask=mask, image_ids=batch.image_ids)
-    objective = Retrieval(toy("retrieval"), queue_size=8, draw=hardest).eval()
+    objective = RetrievalObjective(toy("retrieval"), queue_size=8, draw=hardest).eval()
     for name, loss in objective(batch).items():
         torch.testing.assert_close(loss, objective(padded)[name])
-    pretraining = Pretraining(toy("pretrain"), queue_size=8, draw=hardest).eval()
-    short = pretraining(PretrainingBatch(pixels=batch.pixels, ids=batch.ids, mask=batch.mask))
-    long = pretraining(PretrainingBatch(pixels=batch.pixels, ids=ids, mask=mask))
+    pretraining = PretrainObjective(toy("pretrain"), queue_size=8, draw=hardest).eval()
+    short = pretraining(PretrainBatch(pixels=batch.pixels, ids=batch.ids, mask=batch.mask))
+    long = pretraining(PretrainBatch(pixels=batch.pixels, ids=ids, mask=mask))
     for name, loss in short.items():
         torch.testing.assert_close(loss, long[name])
 
@@ -228,12 +230,12 @@ def test_losses_do_not_depend_on_padding() -> None:
 def test_empty_text() -> None:
     """[CLS] [SEP] alone: embedded, matched, and one token to learn."""
     ids, mask = texts([[], [10, 11]], CLS)
-    batch = PretrainingBatch(pixels=images(2), ids=ids, mask=mask)
-    check_against_plain(Pretraining(toy("pretrain"), queue_size=4, draw=hardest), batch, [0, 1], 0.4)
+    batch = PretrainBatch(pixels=images(2), ids=ids, mask=mask)
+    check_against_plain(PretrainObjective(toy("pretrain"), queue_size=4, draw=hardest), batch, [0, 1], 0.4)
 
 
 def test_evaluation_changes_nothing() -> None:
-    objective = Pretraining(toy("pretrain"), queue_size=8, draw=hardest)
+    objective = PretrainObjective(toy("pretrain"), queue_size=8, draw=hardest)
     drift(objective)
     with torch.no_grad():
         objective.model.temperature.fill_(0.9)  # beyond what training holds it to
@@ -244,7 +246,7 @@ def test_evaluation_changes_nothing() -> None:
     objective.train()(pretraining_batch())
     assert objective.model.temperature.item() == 0.5
     assert objective.queue.pointer.item() == 4
-    free = Pretraining(toy("pretrain"), queue_size=8, temperature_range=None)
+    free = PretrainObjective(toy("pretrain"), queue_size=8, temperature_range=None)
     with torch.no_grad():
         free.model.temperature.fill_(0.9)
     free(pretraining_batch())
@@ -256,8 +258,8 @@ def test_several_lm_texts_per_image() -> None:
     model = toy("pretrain")
     batch = pretraining_batch(2)
     ids, mask = texts([[10, 11], [12], [13, 14, 15], [16, 17]], DEC)
-    many = PretrainingBatch(pixels=batch.pixels, ids=batch.ids, mask=batch.mask, lm_ids=ids, lm_mask=mask)
-    objective = Pretraining(model, queue_size=8, draw=hardest).eval()
+    many = PretrainBatch(pixels=batch.pixels, ids=batch.ids, mask=batch.mask, lm_ids=ids, lm_mask=mask)
+    objective = PretrainObjective(model, queue_size=8, draw=hardest).eval()
     one, all_of_them = objective(batch), objective(many)
     assert one["itc"].equal(all_of_them["itc"])
     assert one["itm"].equal(all_of_them["itm"])
@@ -269,7 +271,7 @@ def test_several_lm_texts_per_image() -> None:
 def test_retrieval_learns_the_temperature_of_a_matcher() -> None:
     model = toy("retrieval")
     names = model.state_dict().keys()
-    objective = Retrieval(model, queue_size=8)
+    objective = RetrievalObjective(model, queue_size=8)
     assert isinstance(model.temperature, nn.Parameter)
     assert model.state_dict().keys() == names  # saved under the name it had
     losses = objective(retrieval_batch([0, 1, 2, 3]))
@@ -278,8 +280,8 @@ def test_retrieval_learns_the_temperature_of_a_matcher() -> None:
 
 
 def test_retrieval_refuses_ids_that_mean_nothing() -> None:
-    with pytest.raises(InputError, match="count from 0"):
-        Retrieval(toy("retrieval"), queue_size=8)(retrieval_batch([0, -100]))
+    with pytest.raises(InputError, match="must be 0 or more"):
+        RetrievalObjective(toy("retrieval"), queue_size=8)(retrieval_batch([0, -100]))
 
 
 @pytest.mark.parametrize("floor", [0.0, 1e-4])
@@ -314,7 +316,7 @@ def test_negatives_are_drawn_by_weight() -> None:
 
 
 def test_half_precision_stays_near() -> None:
-    objective = Retrieval(toy("retrieval"), queue_size=8, draw=hardest).eval()
+    objective = RetrievalObjective(toy("retrieval"), queue_size=8, draw=hardest).eval()
     batch = retrieval_batch([0, 1, 2, 2])
     whole = objective(batch)
     with torch.autocast("cpu", torch.bfloat16):
@@ -335,7 +337,7 @@ def test_queue_wraps_and_keeps_ids() -> None:
     assert queue.text[0].tolist() == [15, 11, 12, 13, 14]
     assert queue.ids[0].tolist() == [5, 1, 2, 3, 4]
     assert queue.pointer.item() == 1
-    with pytest.raises(ConfigError, match="at least one"):
+    with pytest.raises(ConfigError, match="at least 1"):
         FeatureQueue(3, 0)
 
 
@@ -410,7 +412,7 @@ def test_two_ranks_with_everything_shared_equal_one_global_batch(kind: str) -> N
     batch: Any = pretraining_batch() if pretraining else retrieval_batch([4, 2, 4, 9])
     model = toy("pretrain" if pretraining else "retrieval")
     options = {"queue_size": 6, "draw": hardest, **GLOBAL, **({"token_mean": "all"} if pretraining else {})}
-    whole: Any = (Pretraining if pretraining else Retrieval)(model, **options)
+    whole: Any = (PretrainObjective if pretraining else RetrievalObjective)(model, **options)
     drift(whole)
     ranks = [copy.deepcopy(whole) for _ in range(2)]
     expected = whole(batch)
@@ -439,12 +441,12 @@ def test_two_ranks_with_everything_shared_equal_one_global_batch(kind: str) -> N
 
 def test_two_ranks_as_published_keep_to_their_own_batch_but_share_the_queue() -> None:
     batch = retrieval_batch([4, 2, 4, 9])
-    base = Retrieval(toy("retrieval"), queue_size=6, draw=hardest)
+    base = RetrievalObjective(toy("retrieval"), queue_size=6, draw=hardest)
     singles = [copy.deepcopy(base)(part(batch, rank)) for rank in range(2)]
     ranks: list[Any] = [None, None]
 
     def work(gather: Exchange) -> dict[str, Tensor]:
-        ranks[gather.rank] = Retrieval(copy.deepcopy(base.model), queue_size=6, draw=hardest, gather=gather)
+        ranks[gather.rank] = RetrievalObjective(copy.deepcopy(base.model), queue_size=6, draw=hardest, gather=gather)
         ranks[gather.rank].load_state_dict(base.state_dict())
         return ranks[gather.rank](part(batch, gather.rank))
 
@@ -459,11 +461,11 @@ def test_two_ranks_as_published_keep_to_their_own_batch_but_share_the_queue() ->
 def test_negatives_of_all_ranks_reach_a_rank_that_has_none() -> None:
     """A lone pair gets its negatives from the other process, and that process's image tower a gradient for it."""
     batch = retrieval_batch([4, 2, 4, 9])
-    base = Retrieval(toy("retrieval"), queue_size=6)
+    base = RetrievalObjective(toy("retrieval"), queue_size=6)
     models = [copy.deepcopy(base.model) for _ in range(2)]
 
     def work(gather: Exchange) -> dict[str, Tensor]:
-        objective = Retrieval(models[gather.rank], queue_size=6, draw=hardest, negatives="all", gather=gather)
+        objective = RetrievalObjective(models[gather.rank], queue_size=6, draw=hardest, negatives="all", gather=gather)
         objective.queue.load_state_dict(base.queue.state_dict())
         return objective(part(batch, gather.rank))
 

@@ -11,15 +11,16 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from openblip.data.collate import normalised
+from openblip.data.augment import Resize
+from openblip.data.collate import normalize_batch
 from openblip.data.images import MemoryImage
 from openblip.data.records import Question, Record
 from openblip.data.sources import open_source
 from openblip.data.sources.base import Source
-from openblip.data.tasks import DialogTask, Plain
+from openblip.data.tasks.visdial import VisdialData
 from openblip.errors import InputError
 from openblip.preprocess.settings import ImageSettings
-from openblip.training.objectives.dialogs import DialogBatch, Dialogs
+from openblip.training.objectives.visdial import VisdialBatch, VisdialObjective
 from tests.evaluation import evaluation_toys
 from tests.toys import SIZE, toy_image, toy_tokenizer
 from tests.training.training_toys import CLS, ENC, alone, assert_same, gradients, images, texts, toy
@@ -56,7 +57,7 @@ def test_pictures_to_train_on_are_coco_s(tmp_path: Path) -> None:
     assert [one.images[0].address for one in source] == [str(tmp_path / "images/val2014/COCO_val2014_000000185565.jpg")]
     (problem,) = source.problems
     assert problem.address.endswith("[1]")
-    assert "gt_index 3 is not the place of its answer" in problem.reason
+    assert "gt_index must be the index of the answer among the options, got 3" in problem.reason
 
 
 RECORD = Record(
@@ -72,10 +73,10 @@ RECORD = Record(
 
 def test_a_round_is_a_sample_of_its_answer_and_a_wrong_one() -> None:
     tokenizer = toy_tokenizer()
-    task = DialogTask(tokenizer=tokenizer, transform=Plain(SIZE), draw=False)
-    assert task.parts(RECORD.counts()) == 2
-    samples = [task.sample(RECORD, part, random.Random(0)) for part in range(2)]
-    batch = DialogBatch(**normalised(task.batch(samples), ImageSettings(SIZE)))
+    task = VisdialData(tokenizer=tokenizer, transform=Resize(SIZE), draw=False)
+    assert task.count_samples(RECORD) == 2
+    samples = [task.make_sample(RECORD, part, random.Random(0)) for part in range(2)]
+    batch = VisdialBatch(**normalize_batch(task.make_batch(samples), ImageSettings(SIZE)))
     assert batch.pixels.shape == (2, 3, SIZE, SIZE)
     wanted = [
         "q: is it sunny a: yes", "q: is it sunny a: no",
@@ -85,27 +86,27 @@ def test_a_round_is_a_sample_of_its_answer_and_a_wrong_one() -> None:
     assert torch.equal(batch.ids, told.ids)
     assert torch.equal(batch.mask, told.mask)
     assert torch.equal(batch.caption_ids, tokenizer.encode(["two dogs"] * 2, "cls").ids)
-    assert batch.targets.tolist() == [1, 0, 1, 0]
-    drawn = DialogTask(tokenizer=tokenizer, transform=Plain(SIZE))
-    found = {tuple(drawn.sample(RECORD, 0, random.Random(seed)).rows[1]) for seed in range(20)}
+    assert batch.labels.tolist() == [1, 0, 1, 0]
+    drawn = VisdialData(tokenizer=tokenizer, transform=Resize(SIZE))
+    found = {tuple(drawn.make_sample(RECORD, 0, random.Random(seed)).dialogs[1]) for seed in range(20)}
     assert len(found) == 2
 
 
 def test_a_round_needs_wrong_answers() -> None:
-    task = DialogTask(tokenizer=toy_tokenizer(), transform=Plain(SIZE))
+    task = VisdialData(tokenizer=toy_tokenizer(), transform=Resize(SIZE))
     bare = Record(RECORD.images, "x", ("a",), (Question("why", ("yes",)),))
-    with pytest.raises(InputError, match="'why' has no wrong answers"):
-        task.sample(bare, 0, random.Random(0))
-    assert task.parts(Record(RECORD.images, "x", (), RECORD.questions).counts()) == 0
+    with pytest.raises(InputError, match="'why' needs wrong answers"):
+        task.make_sample(bare, 0, random.Random(0))
+    assert task.count_samples(Record(RECORD.images, "x", (), RECORD.questions)) == 0
 
 
-def dialog_batch(length: int = 0) -> DialogBatch:
+def dialog_batch(length: int = 0) -> VisdialBatch:
     ids, mask = texts([[10, 11], [12, 13, 14, 15], [16], [17, 18]], ENC, length)
     caption_ids, caption_mask = texts([[20, 21, 22], [23]], CLS, length)
     torch.manual_seed(3)
-    return DialogBatch(
+    return VisdialBatch(
         pixels=images(2), caption_ids=caption_ids, caption_mask=caption_mask, ids=ids, mask=mask,
-        targets=torch.tensor([1, 0, 1, 0]),
+        labels=torch.tensor([1, 0, 1, 0]),
     )  # fmt: skip
 
 
@@ -117,9 +118,9 @@ def test_dialogs_are_the_plain_computation() -> None:
         seen = model.encode_image(batch.pixels[image : image + 1])
         caption = model.text.encode(alone(batch.caption_ids, batch.caption_mask, image))
         states = model.text.encode_grounded(alone(batch.ids, batch.mask, row), None, torch.cat([seen, caption], 1))
-        each.append(F.cross_entropy(model.itm_head(states[:, 0]), batch.targets[row : row + 1]))
+        each.append(F.cross_entropy(model.itm_head(states[:, 0]), batch.labels[row : row + 1]))
     expected = torch.stack(each).mean()
-    loss = Dialogs(model)(batch)["itm"]
+    loss = VisdialObjective(model)(batch)["itm"]
     torch.testing.assert_close(loss, expected)
     assert_same(gradients(model, loss), gradients(model, expected))
-    torch.testing.assert_close(Dialogs(model)(dialog_batch(20))["itm"], loss)
+    torch.testing.assert_close(VisdialObjective(model)(dialog_batch(20))["itm"], loss)

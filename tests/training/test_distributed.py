@@ -15,11 +15,13 @@ from openblip.checkpoints.read import load
 from openblip.checkpoints.write import save
 from openblip.errors import ConfigError, InputError
 from openblip.preprocess.settings import ImageSettings
-from openblip.training.distributed import Alone, Place, Replicated, Strategy, share, start
-from openblip.training.objectives.gathering import Gather
-from openblip.training.reports import read_log
+from openblip.training.checkpointing import Checkpoints, read_state
+from openblip.training.config.run import Strategy
+from openblip.training.objectives.gather import Gather
+from openblip.training.processes import ProcessGroupInfo, join_processes
+from openblip.training.reporters import read_log
 from openblip.training.run import run
-from openblip.training.state import Checkpoints, read_state
+from openblip.training.strategies import DDP, SingleProcess, build_strategy
 from tests.toys import SIZE, toy_image, toy_model, toy_tokenizer
 from tests.training import ranks
 from tests.training.loop_toys import half, toy_batch, toy_objective, toy_pretraining
@@ -215,8 +217,8 @@ def test_both_strategies_train_the_same(found: Found) -> None:
 def test_one_process_goes_on_with_what_two_began(strategy: Strategy, found: Found, folder: Path) -> None:
     newest = Checkpoints(folder / strategy / "straight").latest()
     assert newest is not None
-    trainer, _ = ranks.trainer(Place(torch.device("cpu")), strategy, folder / strategy / "straight")
-    trainer._restore(read_state(newest))
+    trainer, _ = ranks.trainer(ProcessGroupInfo(torch.device("cpu")), strategy, folder / strategy / "straight")
+    trainer.restore(read_state(newest))
     assert trainer.progress.epoch == 1
     final = found[0][f"{strategy}/run"]["straight"]
     assert all(torch.equal(tensor, final[name]) for name, tensor in trainer.objective.state_dict().items())
@@ -244,20 +246,20 @@ def test_a_whole_run_is_the_same_on_one_process_and_on_two(found: Found, folder:
 
 def test_without_torchrun_a_process_is_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("WORLD_SIZE", raising=False)
-    with start("cpu") as place:
-        assert (place.rank, place.size, place.is_first) == (0, 1, True)
+    with join_processes("cpu") as place:
+        assert (place.rank, place.world_size, place.is_main) == (0, 1, True)
         assert type(place.gather) is Gather
-        assert place.agree("x") == "x"
+        assert place.broadcast("x") == "x"
         assert place.collect(1) == [1]
         objective = toy_objective("caption")
         for strategy in ranks.STRATEGIES:
-            parallel = share(objective, place, strategy)
-            assert type(parallel) is Alone
-            assert not isinstance(parallel, Replicated)
+            parallel = build_strategy(objective, place, strategy)
+            assert type(parallel) is SingleProcess
+            assert not isinstance(parallel, DDP)
 
 
 def test_wrong_names_are_refused() -> None:
-    with pytest.raises(InputError, match="no device"), start("gpu"):
+    with pytest.raises(InputError, match="device must be"), join_processes("gpu"):
         pass
     with pytest.raises(ConfigError, match="ddp or fsdp"):
-        share(toy_objective("caption"), Place(torch.device("cpu")), "zero")  # type: ignore[arg-type]
+        build_strategy(toy_objective("caption"), ProcessGroupInfo(torch.device("cpu")), "zero")  # type: ignore[arg-type]

@@ -15,9 +15,10 @@ from openblip.checkpoints.read import load
 from openblip.checkpoints.write import save
 from openblip.model.config import ModelKind
 from openblip.preprocess.settings import ImageSettings
+from openblip.tasks import TaskName
 from openblip.training import run as runs
-from openblip.training.config import Name, Recipe, from_table
-from openblip.training.reports import read_log
+from openblip.training.config import Recipe, recipe_from_table
+from openblip.training.reporters import read_log
 from tests.toys import SIZE, toy_image, toy_model, toy_tokenizer
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -52,21 +53,21 @@ def dataset(folder: Path, captions: list[list[str]]) -> Path:
     return path
 
 
-def recipe(name: Name, data: Path, out: Path, models: Path, **values: Any) -> Recipe:
+def recipe(name: TaskName, data: Path, out: Path, models: Path, **values: Any) -> Recipe:
     table: dict[str, Any] = {
         "task": name,
         "start": str(models / STARTS[name]),
         "out": str(out),
         "epochs": 1,
         "batch_size": 4,
-        "data": {"train": str(data), "val": str(data), "workers": 0},
+        "data": {"train": str(data), "val": str(data), "num_workers": 0},
         "schedule": {"lr": 1e-3},
         "run": {"device": "cpu", "log_every": 1, "charts": False},
-        "evaluate": {"samples": 1},
+        "evaluate": {"num_samples": 1},
     }
     if name in ("pretrain", "retrieval"):
         table["loss"] = {"queue_size": 8}
-    return from_table(table | values)
+    return recipe_from_table(table | values)
 
 
 def losses(out: Path) -> list[float]:
@@ -74,7 +75,7 @@ def losses(out: Path) -> list[float]:
 
 
 @pytest.mark.parametrize("name", ["caption", "pretrain", "retrieval", "vqa"])
-def test_texts_of_500_words_are_cut_and_empty_ones_are_reported(name: Name, models: Path, tmp_path: Path) -> None:
+def test_texts_of_500_words_are_cut_and_empty_ones_are_reported(name: TaskName, models: Path, tmp_path: Path) -> None:
     data = dataset(tmp_path, [[LONG], ["a dog"], ["..."], ["a cat on a table"], ["", "a dog in the snow"]])
     result = runs.run(recipe(name, data, tmp_path / "out", models, batch_size=2))
     assert losses(tmp_path / "out"), "steps were taken"
@@ -83,12 +84,12 @@ def test_texts_of_500_words_are_cut_and_empty_ones_are_reported(name: Name, mode
         assert len(result.report) == 0
     else:  # "..." is no caption, and an empty one is as if it were not there
         assert len(result.report) == 1
-        assert "empty once cleaned" in str(result.report)
+        assert "empty after cleaning" in str(result.report)
 
 
 @pytest.mark.parametrize("name", ["caption", "pretrain", "retrieval", "vqa"])
 @pytest.mark.parametrize("size", [1, 4])
-def test_a_dataset_of_one_picture(name: Name, size: int, models: Path, tmp_path: Path) -> None:
+def test_a_dataset_of_one_picture(name: TaskName, size: int, models: Path, tmp_path: Path) -> None:
     """A batch of one, and a batch that asks for more than there is: ITM has no negative then, all else goes on."""
     data = dataset(tmp_path, [["a dog"]])
     result = runs.run(recipe(name, data, tmp_path / "out", models, epochs=2, batch_size=size))
@@ -141,7 +142,7 @@ def test_a_run_compiles_its_layers_if_it_is_told_to(
     ],
 )
 def test_transformers_loads_what_was_trained_and_computes_the_same(
-    name: Name, theirs: str, models: Path, tmp_path: Path
+    name: TaskName, theirs: str, models: Path, tmp_path: Path
 ) -> None:
     data = dataset(tmp_path, [["a dog"], ["a cat"], ["a man"], ["a car"]])
     folder = runs.run(recipe(name, data, tmp_path / "out", models, epochs=2)).model
@@ -173,7 +174,7 @@ def test_bfloat16_trains_on_a_cpu_and_leaves_full_precision_behind(models: Path,
     settings = {"device": "cpu", "log_every": 1, "charts": False, "precision": "bf16"}
     given = recipe(
         "caption", data, tmp_path / "out", models, batch_size=2, epochs=3, run=settings,
-        schedule={"kind": "constant", "lr": 3e-3}, loss={"smoothing": 0.0}, evaluate={"every": 0},
+        schedule={"kind": "constant", "lr": 3e-3}, loss={"smoothing": 0.0}, evaluate={"every_epochs": 0},
         augment={"min_scale": 1.0, "flip": 0.0, "randaugment": False},
     )  # fmt: skip
     given = dataclasses.replace(given, data=dataclasses.replace(given.data, train=(str(data),) * 10))

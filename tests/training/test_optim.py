@@ -8,8 +8,8 @@ from torch import nn
 
 from openblip.errors import CheckpointError, ConfigError
 from openblip.training.config import AdamWSettings
-from openblip.training.optim import adamw, load_optimizer_state, optimizer_state
-from openblip.training.shards import clip_gradients
+from openblip.training.optim import build_adamw, full_optimizer_state, load_optimizer_state
+from openblip.training.sharding import clip_gradients
 from tests.training.loop_toys import OBJECTIVES, ToyLoader, toy_batch, toy_captioning, toy_objective, toy_pretraining
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -22,7 +22,7 @@ def decays(module: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, flo
 
 def test_published_groups_decay_everything_that_trains_and_nothing_else() -> None:
     objective = toy_pretraining()
-    found = decays(objective, adamw(objective, AdamWSettings(weight_decay=0.05)))
+    found = decays(objective, build_adamw(objective, AdamWSettings(weight_decay=0.05)))
     assert set(found.values()) == {0.05}
     assert found.keys() == {name for name, _ in objective.named_parameters() if name.startswith("model.")}
     assert "model.temperature" in found
@@ -31,7 +31,7 @@ def test_published_groups_decay_everything_that_trains_and_nothing_else() -> Non
 
 def test_lavis_groups_spare_vectors_and_scalars() -> None:
     objective = toy_pretraining()
-    found = decays(objective, adamw(objective, AdamWSettings(groups="lavis")))
+    found = decays(objective, build_adamw(objective, AdamWSettings(groups="lavis")))
     spared = {name for name, decay in found.items() if decay == 0.0}
     assert spared == {
         name for name in found if name.endswith("bias") or ".norm" in name or "_norm" in name or "temperature" in name
@@ -42,7 +42,7 @@ def test_lavis_groups_spare_vectors_and_scalars() -> None:
 def test_one_step_is_adamw_as_its_paper_writes_it() -> None:
     layer = nn.Linear(3, 2)
     settings = AdamWSettings(weight_decay=0.1, beta1=0.8, beta2=0.9, eps=1e-6)
-    optimizer = adamw(layer, settings)
+    optimizer = build_adamw(layer, settings)
     optimizer.param_groups[0]["lr"] = 0.01
     before = {name: p.detach().clone() for name, p in layer.named_parameters()}
     layer(torch.randn(4, 3)).pow(2).sum().backward()
@@ -57,7 +57,7 @@ def test_one_step_is_adamw_as_its_paper_writes_it() -> None:
 def test_nothing_to_train_is_an_error() -> None:
     layer = nn.Linear(2, 2).requires_grad_(False)
     with pytest.raises(ConfigError, match="frozen"):
-        adamw(layer, AdamWSettings())
+        build_adamw(layer, AdamWSettings())
 
 
 def test_state_goes_by_name_into_other_groups_and_continues_the_same() -> None:
@@ -65,11 +65,11 @@ def test_state_goes_by_name_into_other_groups_and_continues_the_same() -> None:
     results = []
     for regroup in (False, True):
         objective = toy_captioning()
-        optimizer = adamw(objective, AdamWSettings(weight_decay=0.0))
+        optimizer = build_adamw(objective, AdamWSettings(weight_decay=0.0))
         for step in range(3):
             if regroup and step == 2:
-                state = optimizer_state(objective, optimizer)
-                optimizer = adamw(objective, AdamWSettings(weight_decay=0.0, groups="lavis"))
+                state = full_optimizer_state(objective, optimizer)
+                optimizer = build_adamw(objective, AdamWSettings(weight_decay=0.0, groups="lavis"))
                 load_optimizer_state(objective, optimizer, state)
             optimizer.zero_grad()
             torch.autograd.backward(objective(batches.batch(0, step))["lm"])
@@ -82,22 +82,22 @@ def test_state_goes_by_name_into_other_groups_and_continues_the_same() -> None:
 def test_every_objective_takes_its_state_back(name: str) -> None:
     """Also those that leave parameters without a gradient: grounding's text encoder, whose cross-attention is idle."""
     objective = toy_objective(name)
-    optimizer = adamw(objective, AdamWSettings())
+    optimizer = build_adamw(objective, AdamWSettings())
     sum(value for value in objective(toy_batch(name)).values() if value.requires_grad).backward()
     optimizer.step()
-    state = optimizer_state(objective, optimizer)
+    state = full_optimizer_state(objective, optimizer)
     assert any(not kept for kept in state.values()) == (name == "grounding")
-    fresh = adamw(objective, AdamWSettings())
+    fresh = build_adamw(objective, AdamWSettings())
     load_optimizer_state(objective, fresh, state)
-    again = optimizer_state(objective, fresh)
+    again = full_optimizer_state(objective, fresh)
     assert state.keys() == again.keys()
     assert all(torch.equal(state[name][key], again[name][key]) for name in state for key in state[name])
 
 
 def test_state_of_other_parameters_is_refused() -> None:
     objective = toy_captioning()
-    optimizer = adamw(objective, AdamWSettings())
-    with pytest.raises(CheckpointError, match="does not belong"):
+    optimizer = build_adamw(objective, AdamWSettings())
+    with pytest.raises(CheckpointError, match="is of other parameters"):
         load_optimizer_state(objective, optimizer, {"model.unknown": {"step": torch.zeros(())}})
 
 

@@ -11,13 +11,13 @@ import torch
 from torch import Tensor, nn
 
 from openblip.model.text import Memory
-from openblip.training.objectives.answering import Answering, AnsweringBatch
-from openblip.training.objectives.captioning import Captioning, CaptioningBatch
-from openblip.training.objectives.comparing import Comparing, ComparingBatch
+from openblip.training.objectives.caption import CaptionBatch, CaptionObjective
 from openblip.training.objectives.contrastive import Features
-from openblip.training.objectives.grounding import Grounding, GroundingBatch, box_bins
-from openblip.training.objectives.pretraining import Pretraining, PretrainingBatch
-from openblip.training.objectives.retrieval import Retrieval, RetrievalBatch
+from openblip.training.objectives.grounding import GroundingBatch, GroundingObjective, box_bins
+from openblip.training.objectives.nlvr import NlvrBatch, NlvrObjective
+from openblip.training.objectives.pretrain import PretrainBatch, PretrainObjective
+from openblip.training.objectives.retrieval import RetrievalBatch, RetrievalObjective
+from openblip.training.objectives.vqa import VqaBatch, VqaObjective
 from tests.training.training_toys import CLS, DEC, ENC, SEP, images, texts, toy
 
 CAPTIONS = [[10, 11, 12], [10, 13, 14, 15], [16, 11], [17, 10, 18, 12]]
@@ -55,9 +55,9 @@ def written(model: Any, memory: Memory, prompt: list[int]) -> list[int]:
 
 def test_captioning() -> None:
     model = toy("caption")
-    objective, pixels = Captioning(model, prompt_length=2, smoothing=0.0), images(4)
+    objective, pixels = CaptionObjective(model, prompt_length=2, smoothing=0.0), images(4)
     ids, mask = texts([[9, *caption] for caption in CAPTIONS], DEC)  # [DEC] 9 is the prompt
-    batch = CaptioningBatch(pixels=pixels, ids=ids, mask=mask)
+    batch = CaptionBatch(pixels=pixels, ids=ids, mask=mask)
     assert fit(objective, 80, lambda: objective(batch))["lm"] < 0.1
     for i, caption in enumerate(CAPTIONS):
         memory = model.decoder.project(model.encode_image(pixels[i : i + 1]))
@@ -66,13 +66,13 @@ def test_captioning() -> None:
 
 def test_answering() -> None:
     model = toy("vqa")
-    objective, pixels = Answering(model, smoothing=0.0), images(2)
+    objective, pixels = VqaObjective(model, smoothing=0.0), images(2)
     ids, mask = texts([[10, 11], [12], [10, 11], [12]], ENC)
     answers = [[30], [31, 32], [33, 34], [30, 35]]  # two questions about each of two images
     answer_ids, answer_mask = texts(answers, DEC)
-    batch = AnsweringBatch(
+    batch = VqaBatch(
         pixels=pixels, ids=ids, mask=mask, answer_ids=answer_ids, answer_mask=answer_mask,
-        owner=torch.arange(4), weights=torch.ones(4),
+        question_index=torch.arange(4), weights=torch.ones(4),
     )  # fmt: skip
     assert fit(objective, 100, lambda: objective(batch))["vqa"] < 0.1
     states = model.encode_question(ids, mask, model.encoder.project(model.encode_image(pixels)))
@@ -100,14 +100,14 @@ def test_retrieval() -> None:
     model, pixels, owners = toy("retrieval"), images(3), [0, 0, 1, 1, 2, 2]
     ids, mask = texts([*CAPTIONS, [19], [20, 21]], CLS)
     batch = RetrievalBatch(pixels=pixels[owners], ids=ids, mask=mask, image_ids=torch.tensor(owners))
-    objective = Retrieval(model, queue_size=6, momentum=0.5)
+    objective = RetrievalObjective(model, queue_size=6, momentum=0.5)
     losses = fit(objective, 70, lambda: objective(batch, alpha=0.0))
     assert losses["itm"] < 0.05
     assert losses["itc"] - math.log(4) < 0.05
     check_matches(model, pixels, ids, mask, owners)
 
 
-class OtherPairs(Pretraining):
+class OtherPairs(PretrainObjective):
     """With a queue that keeps the random features it began with, as if they were of other pictures.
 
     Fed one batch over and over, it would fill with these same pairs, which ITC could only tell from themselves by age.
@@ -120,7 +120,7 @@ class OtherPairs(Pretraining):
 def test_pretraining() -> None:
     model, pixels = toy("pretrain"), images(4)
     ids, mask = texts(CAPTIONS, CLS)
-    batch = PretrainingBatch(pixels=pixels, ids=ids, mask=mask)
+    batch = PretrainBatch(pixels=pixels, ids=ids, mask=mask)
     objective = OtherPairs(model, queue_size=16, momentum=0.5, smoothing=0.0)
     losses = fit(objective, 80, lambda: objective(batch, alpha=0.0))
     assert all(loss < 0.1 for loss in losses.values()), losses
@@ -134,17 +134,17 @@ def test_comparing() -> None:
     """The same statement is true of a pair and false of the pair turned round."""
     model, first, second = toy("nlvr"), images(2), images(2)
     ids, mask = texts([[10, 11], [12], [10, 11], [12]], ENC)
-    batch = ComparingBatch(
-        first=torch.cat([first, second]),
-        second=torch.cat([second, first]),
+    batch = NlvrBatch(
+        left_pixels=torch.cat([first, second]),
+        right_pixels=torch.cat([second, first]),
         ids=ids,
         mask=mask,
-        targets=torch.tensor([1, 0, 0, 1]),
+        labels=torch.tensor([1, 0, 0, 1]),
     )
-    objective = Comparing(model)
+    objective = NlvrObjective(model)
     assert fit(objective, 60, lambda: objective(batch))["nlvr"] < 0.05
-    pair = (model.encode_image(batch.first), model.encode_image(batch.second))
-    assert model.logits(ids, mask, pair).argmax(1).equal(batch.targets)
+    pair = (model.encode_image(batch.left_pixels), model.encode_image(batch.right_pixels))
+    assert model.logits(ids, mask, pair).argmax(1).equal(batch.labels)
 
 
 def test_grounding() -> None:
@@ -155,8 +155,8 @@ def test_grounding() -> None:
         [[0.0, 0.0, 10.0, 30.0], [5.0, 5.0, 30.0, 9.0], [20.0, 1.0, 31.0, 31.0], [8.0, 8.0, 20.0, 20.0]]
     )
     sizes, image = torch.full((4, 2), 32.0), torch.tensor([0, 0, 1, 1])
-    batch = GroundingBatch(pixels=pixels, ids=ids, mask=mask, boxes=boxes, sizes=sizes, image=image)
-    objective = Grounding(model)
+    batch = GroundingBatch(pixels=pixels, ids=ids, mask=mask, boxes=boxes, sizes=sizes, image_index=image)
+    objective = GroundingObjective(model)
     assert fit(objective, 70, lambda: objective(batch))["box"] < 0.05
     memory = model.read(ids, mask, model.encode_image(pixels), image)
     found = torch.full((4, 1), 39)

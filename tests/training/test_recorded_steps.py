@@ -6,15 +6,15 @@ import pytest
 import torch
 from torch import Tensor
 
-from openblip.training.objectives.answering import Answering, AnsweringBatch
-from openblip.training.objectives.captioning import Captioning, CaptioningBatch
-from openblip.training.objectives.comparing import Comparing, ComparingBatch
+from openblip.training.objectives.caption import CaptionBatch, CaptionObjective
 from openblip.training.objectives.contrastive import ContrastiveObjective, Features, Negatives
-from openblip.training.objectives.gathering import Scope
-from openblip.training.objectives.grounding import Grounding, GroundingBatch, box_bins
+from openblip.training.objectives.gather import Scope
+from openblip.training.objectives.grounding import GroundingBatch, GroundingObjective, box_bins
 from openblip.training.objectives.language import lm_loss, lm_targets
-from openblip.training.objectives.pretraining import Pretraining, PretrainingBatch
-from openblip.training.objectives.retrieval import Retrieval, RetrievalBatch
+from openblip.training.objectives.nlvr import NlvrBatch, NlvrObjective
+from openblip.training.objectives.pretrain import PretrainBatch, PretrainObjective
+from openblip.training.objectives.retrieval import RetrievalBatch, RetrievalObjective
+from openblip.training.objectives.vqa import VqaBatch, VqaObjective
 from tests.training.training_toys import Recording
 
 
@@ -76,9 +76,9 @@ def pretrain() -> Recording:
 
 def test_pretraining_step(pretrain: Recording) -> None:
     model, draw, io, said = pretrain.model, Drawn(), pretrain.io, pretrain.json
-    objective = Pretraining(model, queue_size=said["queue_size"], momentum=said["momentum"], draw=draw)
+    objective = PretrainObjective(model, queue_size=said["queue_size"], momentum=said["momentum"], draw=draw)
     restore(objective, pretrain)
-    batch = PretrainingBatch(pixels=io["pixel_values"], ids=io["input_ids"], mask=io["attention_mask"])
+    batch = PretrainBatch(pixels=io["pixel_values"], ids=io["input_ids"], mask=io["attention_mask"])
     losses = objective(batch, alpha=said["alpha"])
     close(losses["itc"], io["loss_ita"])
     close(losses["itm"], io["loss_itm"])
@@ -90,7 +90,7 @@ def test_pretraining_step(pretrain: Recording) -> None:
     check_state(objective, pretrain)
 
     draw.drawn.clear()
-    turned = PretrainingBatch(pixels=batch.pixels.flip(0), ids=batch.ids.flip(0), mask=batch.mask.flip(0))
+    turned = PretrainBatch(pixels=batch.pixels.flip(0), ids=batch.ids.flip(0), mask=batch.mask.flip(0))
     losses, second = objective(turned, alpha=0.0), said["second_step"]
     for ours, recorded in (("itc", "loss_ita"), ("itm", "loss_itm"), ("lm", "loss_lm")):
         close(losses[ours].detach(), second[recorded])
@@ -119,7 +119,7 @@ def test_pretraining_lm(pretrain: Recording) -> None:
 def test_retrieval_step(negatives: Scope) -> None:
     recording, draw = Recording("retrieval_train", "retrieval", weights="retrieval"), Drawn()
     model, io, said = recording.model, recording.io, recording.json
-    objective = Retrieval(
+    objective = RetrievalObjective(
         model, queue_size=said["queue_size"], momentum=said["momentum"], negatives=negatives, draw=draw
     )
     restore(objective, recording)
@@ -156,8 +156,8 @@ def test_caption_step() -> None:
     model, io = recording.model, recording.io
     prompt = recording.json["prompt_length"]
     assert lm_targets(io["input_ids"], io["attention_mask"], prompt).equal(io["labels"])
-    batch = CaptioningBatch(pixels=io["pixel_values"], ids=io["input_ids"], mask=io["attention_mask"])
-    loss = Captioning(model, prompt_length=prompt)(batch)["lm"]
+    batch = CaptionBatch(pixels=io["pixel_values"], ids=io["input_ids"], mask=io["attention_mask"])
+    loss = CaptionObjective(model, prompt_length=prompt)(batch)["lm"]
     close(loss, io["loss"])
     loss.backward()
     recording.check_gradients()
@@ -168,16 +168,16 @@ def test_caption_step() -> None:
 def test_answer_step() -> None:
     recording = Recording("vqa", "vqa")
     model, io = recording.model, recording.io
-    batch = AnsweringBatch(
+    batch = VqaBatch(
         pixels=io["pixel_values"],
         ids=io["question_ids"],
         mask=io["question_mask"],
         answer_ids=io["answer_ids"],
         answer_mask=io["answer_mask"],
-        owner=torch.arange(len(io["n"])).repeat_interleave(io["n"]),
+        question_index=torch.arange(len(io["n"])).repeat_interleave(io["n"]),
         weights=io["weights"],
     )
-    loss = Answering(model)(batch)["vqa"]
+    loss = VqaObjective(model)(batch)["vqa"]
     close(loss, io["loss"])
     loss.backward()
     recording.check_gradients()
@@ -187,10 +187,10 @@ def test_nlvr_step() -> None:
     recording = Recording("nlvr", "nlvr")
     model, io = recording.model, recording.io
     first, second = io["pixel_values"].chunk(2)
-    batch = ComparingBatch(
-        first=first, second=second, ids=io["input_ids"], mask=io["attention_mask"], targets=io["targets"]
+    batch = NlvrBatch(
+        left_pixels=first, right_pixels=second, ids=io["input_ids"], mask=io["attention_mask"], labels=io["targets"]
     )
-    loss = Comparing(model)(batch)["nlvr"]
+    loss = NlvrObjective(model)(batch)["nlvr"]
     close(loss, io["loss"])
     loss.backward()
     recording.check_gradients()
@@ -206,7 +206,7 @@ def test_grounding_step() -> None:
     )
     first = said["tokens"]["first_bin"]
     assert (box_bins(batch.boxes, sizes, said["image_res"]) + first).equal(io["decoder_input_ids"][:, 1:])
-    losses = Grounding(model, log_weighted=True)(batch)
+    losses = GroundingObjective(model, log_weighted=True)(batch)
     close(losses["box"], io["loss.loss_seq_init"])
     close(losses["box"], io["token_losses"].mean())
     torch.testing.assert_close(losses["box_weighted"], io["loss.loss_seq"].reshape(()), atol=1e-4, rtol=1e-5)
@@ -218,7 +218,7 @@ def test_grounding_step() -> None:
 def test_features_and_negatives_are_what_they_say() -> None:
     """The two records that objectives hand from step to step hold one row per pair."""
     recording = Recording("retrieval_train", "retrieval", weights="retrieval")
-    objective, io = Retrieval(recording.model, queue_size=24), recording.io
+    objective, io = RetrievalObjective(recording.model, queue_size=24), recording.io
     tokens = objective.model.encode_image(io["pixel_values"])
     features = objective.features(io["pixel_values"], tokens, io["input_ids"], io["attention_mask"])
     assert isinstance(features, Features)

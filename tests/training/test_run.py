@@ -11,17 +11,18 @@ import pytest
 import torch
 from torch import nn
 
+from openblip.checkpoints.adapter import load_adapter
 from openblip.checkpoints.read import load
 from openblip.checkpoints.write import save
 from openblip.errors import CheckpointError, ConfigError, InputError
 from openblip.model.config import ModelKind
 from openblip.preprocess.settings import ImageSettings
-from openblip.training.config import MODELS, NAMES, Name, Recipe, from_table
-from openblip.training.loop import Evaluation, Progress
-from openblip.training.lora import load_adapter
-from openblip.training.reports import Record, Reporter, Sample, read_log
+from openblip.tasks import TASK_NAMES, TASKS, TaskName
+from openblip.training.checkpointing import Checkpoints, read_state
+from openblip.training.config import Recipe, recipe_from_table
+from openblip.training.reporters import LogRecord, Reporter, SampleRow, read_log
 from openblip.training.run import run
-from openblip.training.state import Checkpoints, read_state
+from openblip.training.trainer import Evaluation, Progress
 from tests.toys import SIZE, VOCABULARY, toy_image, toy_model, toy_tokenizer
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -72,7 +73,7 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def recipe(name: Name, photos: Path, out: Path, **values: Any) -> Recipe:
+def recipe(name: TaskName, photos: Path, out: Path, **values: Any) -> Recipe:
     """A recipe for toys; what is given replaces its sections' values."""
     file = str(photos / ("pairs.jsonl" if name == "nlvr" else "data.jsonl"))
     table: dict[str, Any] = {
@@ -80,30 +81,30 @@ def recipe(name: Name, photos: Path, out: Path, **values: Any) -> Recipe:
         "out": str(out),
         "epochs": 2,
         "batch_size": 3,
-        "data": {"train": file, "val": file, "workers": 0},
+        "data": {"train": file, "val": file, "num_workers": 0},
         "schedule": {"lr": 1e-3},
         "run": {"device": "cpu", "log_every": 2, "charts": False},
-        "evaluate": {"samples": 2},
+        "evaluate": {"num_samples": 2},
     }
     if name in ("pretrain", "retrieval"):
         table["loss"] = {"queue_size": 24}
     for key, value in values.items():
         table[key] = {**table[key], **value} if isinstance(table.get(key), dict) else value
-    return from_table(table)
+    return recipe_from_table(table)
 
 
 # --- every task ---------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_every_task_goes_from_a_start_to_a_model(name: Name, data: Path, models: Path, tmp_path: Path) -> None:
-    more = {"more": {"box_start_id": 400, "box_bins": 50}} if name == "grounding" else {}
+@pytest.mark.parametrize("name", TASK_NAMES)
+def test_every_task_goes_from_a_start_to_a_model(name: TaskName, data: Path, models: Path, tmp_path: Path) -> None:
+    extra = {"extra": {"box_start_id": 400, "box_bins": 50}} if name == "grounding" else {}
     notes: list[str] = []
-    given = recipe(name, data, tmp_path / "out", start=str(models / "pretrain"), model=more, epochs=1)
+    given = recipe(name, data, tmp_path / "out", start=str(models / "pretrain"), model=extra, epochs=1)
     result = run(given, notify=notes.append)
     assert "tensors derived" in notes[0]
     loaded = load(result.model)
-    assert loaded.config.task == MODELS[name]
+    assert loaded.config.task == TASKS[name].networks[0]
     assert loaded.image.size == SIZE
     assert loaded.prompt == ("a picture of " if name == "caption" else None)
     assert loaded.config.vision.drop_path == (0.1 if name in ("vqa", "nlvr") else 0.0)
@@ -125,7 +126,7 @@ def test_a_model_from_nothing_has_the_sizes_and_the_vocabulary_it_is_told(data: 
         "image_size": 32,
         "vision": {"width": 32, "depth": 1, "heads": 2, "mlp_width": 32},
         "text": {"width": 32, "depth": 1, "heads": 2, "mlp_width": 32, "max_positions": 48},
-        "more": {"embed_width": 8},
+        "extra": {"embed_width": 8},
     }
     given = recipe("pretrain", data, tmp_path / "out", model=sizes, tokenizer=str(VOCABULARY), epochs=1)
     loaded = load(run(given).model)
@@ -142,8 +143,8 @@ def test_the_start_lends_its_prompt_and_takes_another_size(data: Path, models: P
 def test_a_handful_of_pictures_is_learned_by_heart(data: Path, models: Path, tmp_path: Path) -> None:
     given = recipe(
         "caption", data, tmp_path / "out", start=str(models / "caption"), epochs=10, batch_size=6,
-        data={"train": [str(data / "data.jsonl")] * 9, "prompt": "", "texts": 2}, loss={"smoothing": 0.0},
-        schedule={"kind": "cosine_per_step", "lr": 5e-3}, evaluate={"samples": 6, "every": 10},
+        data={"train": [str(data / "data.jsonl")] * 9, "prompt": "", "texts_per_image": 2}, loss={"smoothing": 0.0},
+        schedule={"kind": "cosine_per_step", "lr": 5e-3}, evaluate={"num_samples": 6, "every_epochs": 10},
         augment={"min_scale": 1.0, "flip": 0.0, "randaugment": False},
     )  # fmt: skip
     result = run(given)
@@ -165,13 +166,13 @@ class StopAt(Reporter):
     def __init__(self, step: int) -> None:
         self.step = step
 
-    def tick(self, step: int) -> None:
+    def on_step(self, step: int) -> None:
         if step == self.step:
             raise KeyboardInterrupt
 
 
 @pytest.mark.parametrize("name", ["retrieval", "vqa"])
-def test_a_run_goes_on_bit_for_bit(name: Name, data: Path, models: Path, tmp_path: Path) -> None:
+def test_a_run_goes_on_bit_for_bit(name: TaskName, data: Path, models: Path, tmp_path: Path) -> None:
     def given(out: str) -> Recipe:
         text = {"dropout": 0.1, "attention_dropout": 0.1}
         start = str(models / "pretrain")
@@ -180,7 +181,7 @@ def test_a_run_goes_on_bit_for_bit(name: Name, data: Path, models: Path, tmp_pat
     straight = run(given("straight"))
     with pytest.raises(KeyboardInterrupt):
         run(given("stopped"), reporters=[StopAt(straight.progress.step - 2)])
-    with pytest.raises(ConfigError, match="resume it"):
+    with pytest.raises(ConfigError, match="pass --resume"):
         run(given("stopped"))
     run(given("stopped"), resume=True)
     states = [
@@ -191,7 +192,7 @@ def test_a_run_goes_on_bit_for_bit(name: Name, data: Path, models: Path, tmp_pat
     assert all(torch.equal(states[0][key], states[1][key]) for key in states[0])
     again = run(given("stopped"), resume=True)
     assert again.progress == straight.progress, "a run that is over stays so, and leaves its model once more"
-    assert load(again.model).config.task == MODELS[name]
+    assert load(again.model).config.task == TASKS[name].networks[0]
 
 
 def test_a_run_goes_on_only_as_it_began(data: Path, models: Path, tmp_path: Path) -> None:
@@ -234,7 +235,12 @@ def test_lora_trains_new_heads_whole(data: Path, models: Path, tmp_path: Path) -
 def test_the_average_of_the_last_checkpoints(data: Path, models: Path, tmp_path: Path) -> None:
     start = str(models / "caption")
     given = recipe(
-        "caption", data, tmp_path / "out", start=start, epochs=3, evaluate={"final": "average", "average": 2}
+        "caption",
+        data,
+        tmp_path / "out",
+        start=start,
+        epochs=3,
+        evaluate={"final": "average", "average_checkpoints": 2},
     )
     result = run(given)
     states = [read_state(path)["objective"] for path in Checkpoints(tmp_path / "out" / "checkpoints").files()]
@@ -265,7 +271,7 @@ def test_the_best_by_a_metric_that_is_handed_in(data: Path, models: Path, tmp_pa
 
 def test_a_metric_that_nobody_measures_is_an_error(data: Path, models: Path, tmp_path: Path) -> None:
     given = recipe("caption", data, tmp_path, start=str(models / "caption"), evaluate={"metric": "bleu"})
-    with pytest.raises(ConfigError, match="measures val_loss, not 'bleu'"):
+    with pytest.raises(ConfigError, match=r"must be one of val_loss, got 'bleu'"):
         run(given)
 
 
@@ -276,14 +282,14 @@ def test_everything_at_once(data: Path, models: Path, tmp_path: Path) -> None:
     """Half precision, recomputed blocks, clipping, accumulation, jitter, sources in turn, samples of given pictures."""
     file = str(data / "data.jsonl")
     given = recipe(
-        "pretrain", data, tmp_path / "out", start=str(models / "pretrain"), batch_size=2, total_batch=4,
-        data={"rotate": [file, file], "texts": 2}, augment={"jitter": 0.3}, optimizer={"clip_norm": 1.0},
-        run={"precision": "bf16", "recompute": 1, "charts": True}, evaluate={"images": [str(data / "5.png")]},
+        "pretrain", data, tmp_path / "out", start=str(models / "pretrain"), batch_size=2, total_batch_size=4,
+        data={"rotate": [file, file], "texts_per_image": 2}, augment={"jitter": 0.3}, optimizer={"clip_norm": 1.0},
+        run={"precision": "bf16", "recompute_blocks": 1, "charts": True}, evaluate={"images": [str(data / "5.png")]},
     )  # fmt: skip
-    reports: list[tuple[Record, Sequence[Sample]]] = []
+    reports: list[tuple[LogRecord, Sequence[SampleRow]]] = []
 
     class Listen(Reporter):
-        def evaluation(self, record: Record, samples: Sequence[Sample]) -> None:
+        def on_evaluation(self, record: LogRecord, samples: Sequence[SampleRow]) -> None:
             reports.append((record, samples))
 
     result = run(given, reporters=[Listen()])
@@ -309,13 +315,13 @@ def test_bad_records_are_reported_and_do_not_end_the_run(data: Path, models: Pat
 
 
 def test_wrong_beginnings_are_refused(data: Path, models: Path, tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="start is one checkpoint"):
+    with pytest.raises(ConfigError, match="start must be one checkpoint"):
         run(recipe("caption", data, tmp_path / "a"))
-    with pytest.raises(ConfigError, match="nothing to train on"):
+    with pytest.raises(ConfigError, match=r"data\.train must name"):
         run(recipe("caption", data, tmp_path / "b", start=str(models / "caption"), data={"train": []}))
     with pytest.raises(CheckpointError, match="no rule leads"):
         run(recipe("vqa", data, tmp_path / "c", start=str(models / "caption")))
-    with pytest.raises(ConfigError, match=r"data\.texts does not go with nlvr"):
-        run(recipe("nlvr", data, tmp_path / "d", start=str(models / "pretrain"), data={"texts": 2}))
+    with pytest.raises(ConfigError, match=r"data\.texts_per_image does not apply to nlvr"):
+        run(recipe("nlvr", data, tmp_path / "d", start=str(models / "pretrain"), data={"texts_per_image": 2}))
     with pytest.raises(InputError, match="no file or folder"):
         run(recipe("caption", data, tmp_path / "e", start=str(models / "caption"), data={"train": "missing.jsonl"}))

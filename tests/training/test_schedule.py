@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from openblip.errors import ConfigError
-from openblip.training.schedule import Schedule
+from openblip.training.config import Schedule
 
 STEPS, EPOCHS = 10, 5
 

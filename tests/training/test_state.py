@@ -16,26 +16,21 @@ import pytest
 import torch
 
 from openblip.errors import CheckpointError, TrainingError
-from openblip.training.config import AdamWSettings, LoopSettings, Precision
-from openblip.training.distributed import Alone, Place
-from openblip.training.loop import Evaluation, Progress, Trainer
-from openblip.training.reports import JsonLines, Record, Sample, read_log
-from openblip.training.schedule import Schedule
-from openblip.training.state import (
-    Checkpoints,
-    average,
-    random_state,
-    read_state,
-    same_random_state,
-    seed_everything,
-    set_random_state,
-)
+from openblip.training.checkpointing import Checkpoints, average_weights, read_state
+from openblip.training.config import AdamWSettings, EvaluateSettings, RunSettings, Schedule
+from openblip.training.config.run import Precision
+from openblip.training.processes import ProcessGroupInfo
+from openblip.training.random_state import get_random_state, preserve_random_state, seed_everything, set_random_state
+from openblip.training.reporters import JsonLinesReporter, LogRecord, SampleRow, read_log
+from openblip.training.strategies import SingleProcess
+from openblip.training.trainer import Evaluation, Progress, Trainer
 from tests.training import survivor
 from tests.training.loop_toys import ToyLoader, toy_captioning, weights
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 CPU = torch.device("cpu")
+GROUP = ProcessGroupInfo(CPU)
 ROOT = Path(__file__).parents[2]
 
 
@@ -62,7 +57,7 @@ def without_clocks(log: Path) -> list[dict[str, object]]:
 def survived(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[tuple[int, ...]]]:
     """The folder of the runs that were killed, and for each how often it died and how often it went on."""
     folder = tmp_path_factory.mktemp("survived")
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    environment = {**os.environ, "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'src'}", "OMP_NUM_THREADS": "1"}
     command = [sys.executable, "-m", "tests.training.survivor", str(folder), "11"]
     done = subprocess.run(command, env=environment, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
@@ -102,7 +97,7 @@ def test_checkpoints_are_whole_or_not_there(tmp_path: Path, monkeypatch: pytest.
     newest = checkpoints.latest()
     assert newest is not None
     assert read_state(newest) == {"step": 10}
-    monkeypatch.setattr("openblip.training.state.torch.save", lambda *_: 1 / 0)
+    monkeypatch.setattr("openblip.training.checkpointing.torch.save", lambda *_: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         checkpoints.save({"step": 11}, 11)
     assert checkpoints.latest() == newest
@@ -121,12 +116,12 @@ def test_averages_are_means_of_the_model_alone(tmp_path: Path) -> None:
     for step in range(1, 4):
         state = {"model.w": torch.full((2,), float(step)), "model.n": torch.tensor(step), "twin.w": torch.zeros(2)}
         checkpoints.save({"objective": state}, step)
-    found = average(checkpoints.files()[-2:], "model.")
+    found = average_weights(checkpoints.files()[-2:], "model.")
     assert found.keys() == {"w", "n"}
     assert found["w"].tolist() == [2.5, 2.5]
     assert found["n"].dtype == torch.int64
-    with pytest.raises(CheckpointError, match="no checkpoint"):
-        average([], "model.")
+    with pytest.raises(CheckpointError, match="at least one checkpoint"):
+        average_weights([], "model.")
 
 
 # --- random states ------------------------------------------------------------------------------------------------
@@ -145,7 +140,7 @@ def draws() -> list[float]:
 def test_random_states_come_back_through_a_file(tmp_path: Path) -> None:
     seed_everything(3)
     draws()  # leaves a second gaussian number waiting in python and numpy
-    path = Checkpoints(tmp_path).save({"random": random_state(CPU)}, 1)
+    path = Checkpoints(tmp_path).save({"random": get_random_state(CPU)}, 1)
     expected = draws()
     draws()
     set_random_state(read_state(path)["random"], CPU)
@@ -156,7 +151,7 @@ def test_a_block_that_draws_leaves_no_trace() -> None:
     seed_everything(4)
     expected = draws()
     seed_everything(4)
-    with same_random_state(CPU):
+    with preserve_random_state(CPU):
         draws()
     assert draws() == expected
 
@@ -164,15 +159,21 @@ def test_a_block_that_draws_leaves_no_trace() -> None:
 # --- the loop -----------------------------------------------------------------------------------------------------
 
 
-def trainer(folder: Path, settings: LoopSettings, loader: ToyLoader | None = None, **more: object) -> Trainer:
-    options: dict[str, object] = {"schedule": Schedule(kind="constant", lr=1e-3), "optimizer": AdamWSettings(), **more}
+def trainer(
+    folder: Path,
+    run: RunSettings | None = None,
+    evaluation: EvaluateSettings | None = None,
+    loader: ToyLoader | None = None,
+    **options: Any,
+) -> Trainer:
+    defaults: dict[str, Any] = {"schedule": Schedule(kind="constant", lr=1e-3), "optimizer": AdamWSettings()}
     return Trainer(
-        Alone(toy_captioning(dropout=True)),
+        SingleProcess(toy_captioning(dropout=True), GROUP),
         loader or ToyLoader(),
-        settings,
-        place=Place(CPU),
+        run or RunSettings(),
+        evaluation or EvaluateSettings(),
         checkpoints=Checkpoints(folder),
-        **options,  # type: ignore[arg-type]
+        **(defaults | options),
     )
 
 
@@ -193,16 +194,17 @@ def test_accumulated_batches_are_one_large_step(tmp_path: Path) -> None:
     found = []
     for loader, accumulate in ((Equal(steps_per_epoch=3), 2), (Joined(steps_per_epoch=2), 1)):
         made = Trainer(
-            Alone(toy_captioning()),
+            SingleProcess(toy_captioning(), GROUP),
             loader,
-            LoopSettings(accumulate=accumulate),
-            place=Place(CPU),
+            RunSettings(),
+            EvaluateSettings(),
+            accumulate=accumulate,
             checkpoints=Checkpoints(tmp_path / str(accumulate)),
             optimizer=AdamWSettings(),
             schedule=Schedule(kind="constant", lr=1e-3),
         )
         assert made.steps_per_epoch == 2
-        made._step([loader.batch(0, i) for i in range(accumulate)])
+        made._train_step([loader.batch(0, i) for i in range(accumulate)])
         found.append(weights(made.objective))
         assert made.run().step == 2, "the last step of an epoch makes do with fewer batches"
     for name in found[0]:
@@ -213,9 +215,9 @@ def test_precisions_train_nearly_the_same(tmp_path: Path) -> None:
     losses = {}
     precisions: tuple[Precision, ...] = ("fp32", "bf16", "fp16")
     for precision in precisions:
-        settings = LoopSettings(epochs=2, log_every=8, precision=precision)
+        settings = RunSettings(log_every=8, precision=precision)
         log = tmp_path / precision / "log.jsonl"
-        made = trainer(tmp_path / precision, settings, reporters=[JsonLines(log)])
+        made = trainer(tmp_path / precision, settings, epochs=2, reporters=[JsonLinesReporter(log)])
         assert made.scaler.is_enabled() is (precision == "fp16")
         made.run()
         assert {p.dtype for p in made.objective.parameters()} == {torch.float32}
@@ -237,15 +239,16 @@ def test_evaluation_keeps_the_best_and_stops_early(tmp_path: Path) -> None:
         kept.append(0.0)
         return Evaluation({"score": next(values)}, [{"image": "a.jpg", "caption": "a dog"}])
 
-    settings = LoopSettings(epochs=9, metric="score", patience=2)
+    settings = EvaluateSettings(metric="score", patience=2)
     best: list[int] = []
     log = tmp_path / "log.jsonl"
     made = trainer(
         tmp_path,
-        settings,
+        evaluation=settings,
+        epochs=9,
         evaluate=evaluate,
         keep_best=lambda model: best.append(len(kept)),
-        reporters=[JsonLines(log)],
+        reporters=[JsonLinesReporter(log)],
     )
     progress = made.run()
     assert seen == [(4, False), (8, False), (12, False), (16, False)]
@@ -254,14 +257,19 @@ def test_evaluation_keeps_the_best_and_stops_early(tmp_path: Path) -> None:
     evaluations = [record for record in read_log(log) if record["kind"] == "evaluation"]
     assert [record["score"] for record in evaluations] == [0.2, 0.5, 0.4, 0.3]
     assert evaluations[0]["samples"] == [{"image": "a.jpg", "caption": "a dog"}]
-    again = trainer(tmp_path, settings, evaluate=evaluate)
+    again = trainer(tmp_path, evaluation=settings, epochs=9, evaluate=evaluate)
     assert again.run(resume=True) == progress, "a run that has stopped stays so"
 
 
 def test_the_least_can_be_the_best(tmp_path: Path) -> None:
     values = iter([3.0, 1.0, 2.0])
-    settings = LoopSettings(epochs=3, metric="loss", goal="min")
-    made = trainer(tmp_path, settings, evaluate=lambda model, progress: Evaluation({"loss": next(values)}))
+    settings = EvaluateSettings(metric="loss", goal="min")
+    made = trainer(
+        tmp_path,
+        evaluation=settings,
+        epochs=3,
+        evaluate=lambda model, progress: Evaluation({"loss": next(values)}),
+    )
     assert made.run().best == 1.0
 
 
@@ -272,22 +280,27 @@ def test_evaluations_within_an_epoch(tmp_path: Path) -> None:
         seen.append(progress.step)
         return Evaluation()
 
-    trainer(tmp_path, LoopSettings(epochs=2, evaluate_every=0, evaluate_steps=3), evaluate=evaluate).run()
+    settings = EvaluateSettings(every_epochs=0, every_steps=3)
+    trainer(tmp_path, evaluation=settings, epochs=2, evaluate=evaluate).run()
     assert seen == [3, 6]
 
 
 def test_death_between_the_last_report_of_an_epoch_and_its_checkpoint(tmp_path: Path) -> None:
     """Where a checkpoint within epochs would fall on an epoch's end, nothing is reported twice."""
 
-    class Deadly(JsonLines):
-        def evaluation(self, record: Record, samples: Sequence[Sample]) -> None:
+    class Deadly(JsonLinesReporter):
+        def on_evaluation(self, record: LogRecord, samples: Sequence[SampleRow]) -> None:
             raise KeyboardInterrupt
 
-    settings = LoopSettings(epochs=2, log_every=4, save_every=2, evaluate_steps=4)
-    options: dict[str, Any] = {"evaluate": lambda model, progress: Evaluation()}
+    settings = RunSettings(log_every=4, save_every=2)
+    options: dict[str, Any] = {
+        "evaluation": EvaluateSettings(every_steps=4),
+        "epochs": 2,
+        "evaluate": lambda model, progress: Evaluation(),
+    }
     with pytest.raises(KeyboardInterrupt):
         trainer(tmp_path, settings, reporters=[Deadly(tmp_path / "log.jsonl")], **options).run()
-    trainer(tmp_path, settings, reporters=[JsonLines(tmp_path / "log.jsonl")], **options).run(resume=True)
+    trainer(tmp_path, settings, reporters=[JsonLinesReporter(tmp_path / "log.jsonl")], **options).run(resume=True)
     log = [(record["kind"], record["step"]) for record in read_log(tmp_path / "log.jsonl")]
     assert log == [("train", 4), ("evaluation", 4), ("train", 8), ("evaluation", 8)]
 
@@ -298,28 +311,28 @@ def test_a_loss_that_is_no_number_ends_the_run(tmp_path: Path) -> None:
             made = super().batch(epoch, step)
             return dataclasses.replace(made, pixels=made.pixels * (float("nan") if step == 2 else 1.0))
 
-    with pytest.raises(TrainingError, match="no longer a number at step 3"):
-        trainer(tmp_path, LoopSettings(log_every=1), Broken()).run()
+    with pytest.raises(TrainingError, match=r"must be finite, got .* at step 3"):
+        trainer(tmp_path, RunSettings(log_every=1), loader=Broken()).run()
 
 
 def test_a_checkpoint_of_another_model_is_refused(tmp_path: Path) -> None:
-    made = trainer(tmp_path, LoopSettings())
+    made = trainer(tmp_path, RunSettings())
     made.run()
     state = read_state(made.checkpoints.files()[-1])
     state["objective"]["model.vision.norm.weight"] = torch.zeros(3)
-    with pytest.raises(CheckpointError, match=r"vision\.norm\.weight has the shape"):
-        made._restore(state)
+    with pytest.raises(CheckpointError, match=r"vision\.norm\.weight must have the shape"):
+        made.restore(state)
     with pytest.raises(CheckpointError, match="another model"):
-        made._restore({**state, "objective": {}})
+        made.restore({**state, "objective": {}})
     with pytest.raises(CheckpointError, match="format"):
-        made._restore({})
+        made.restore({})
 
 
 def test_another_number_of_processes_goes_on_only_between_epochs(tmp_path: Path) -> None:
-    made = trainer(tmp_path, LoopSettings(save_every=3, keep=9))
+    made = trainer(tmp_path, RunSettings(save_every=3, keep_checkpoints=9))
     made.run()
     within, end = (read_state(path) for path in made.checkpoints.files())
     with pytest.raises(CheckpointError, match="on 2 processes"):
-        made._restore({**within, "processes": 2})
-    made._restore({**end, "processes": 2})
+        made.restore({**within, "world_size": 2})
+    made.restore({**end, "world_size": 2})
     assert made.progress.epoch == 1

@@ -13,20 +13,20 @@ from torch import Tensor
 from openblip.errors import ConfigError, InputError
 from openblip.model.layers import Trace
 from openblip.preprocess.text import Tokenizer, clean_caption
-from openblip.training.objectives.answering import Answering, AnsweringBatch
-from openblip.training.objectives.captioning import Captioning, CaptioningBatch
-from openblip.training.objectives.comparing import Comparing, ComparingBatch
-from openblip.training.objectives.gathering import Gather
+from openblip.training.objectives.caption import CaptionBatch, CaptionObjective
+from openblip.training.objectives.gather import Gather
 from openblip.training.objectives.grounding import (
-    LOOKING,
-    Grounding,
+    ATTENTION_LAYERS,
     GroundingBatch,
+    GroundingObjective,
     box_bins,
-    centred,
-    corners,
-    generalised_iou,
+    generalized_iou,
+    to_center,
+    to_corners,
 )
-from openblip.training.objectives.language import IGNORED, lm_loss, lm_targets, with_first
+from openblip.training.objectives.language import IGNORED, lm_loss, lm_targets, with_first_token
+from openblip.training.objectives.nlvr import NlvrBatch, NlvrObjective
+from openblip.training.objectives.vqa import VqaBatch, VqaObjective
 from tests.conftest import GOLDEN
 from tests.training.training_toys import (
     CLS,
@@ -59,9 +59,9 @@ def token_losses(logits: Tensor, ids: Tensor, given: int, smoothing: float) -> l
 # --- captioning ---------------------------------------------------------------------------------------------------
 
 
-def captioning_batch(length: int = 0, image: Tensor | None = None) -> CaptioningBatch:
+def captioning_batch(length: int = 0, image: Tensor | None = None) -> CaptionBatch:
     ids, mask = texts(CAPTIONS, DEC, length)
-    return CaptioningBatch(pixels=images(2), ids=ids, mask=mask, image=image)
+    return CaptionBatch(pixels=images(2), ids=ids, mask=mask, image_index=image)
 
 
 @pytest.mark.parametrize("smoothing", [0.1, 0.0])
@@ -76,17 +76,17 @@ def test_captioning_is_the_plain_computation(image: list[int] | None, smoothing:
         each += token_losses(logits, ids, 3, smoothing)
     assert len(each) == 4 + 2 + 1 + 5
     expected = torch.stack(each).mean()
-    loss = Captioning(model, prompt_length=3, smoothing=smoothing)(batch)["lm"]
+    loss = CaptionObjective(model, prompt_length=3, smoothing=smoothing)(batch)["lm"]
     torch.testing.assert_close(loss, expected)
     assert_same(gradients(model, loss), gradients(model, expected))
 
 
 def test_captioning_does_not_depend_on_padding() -> None:
-    objective = Captioning(toy("caption"), prompt_length=3)
+    objective = CaptionObjective(toy("caption"), prompt_length=3)
     short = captioning_batch()
     ids, mask = texts(CAPTIONS, DEC, 40)
     ids[mask == 0] = 33  # whatever stands there
-    long = CaptioningBatch(pixels=short.pixels, ids=ids, mask=mask)
+    long = CaptionBatch(pixels=short.pixels, ids=ids, mask=mask)
     one, other = objective(short)["lm"], objective(long)["lm"]
     torch.testing.assert_close(one, other)
     assert_same(gradients(objective.model, one), gradients(objective.model, other), 1e-6)
@@ -97,7 +97,7 @@ def test_the_prompt_is_given_and_dec_comes_first() -> None:
     assert lm_targets(ids, mask, 3).tolist() == [[IGNORED] * 3 + [20, SEP, IGNORED, IGNORED]]
     assert lm_targets(ids, mask).tolist() == [[DEC, 10, 11, 20, SEP, IGNORED, IGNORED]]
     cls_ids, _ = texts([[10, 11, 20]], CLS, 7)
-    assert with_first(cls_ids, DEC).equal(ids)
+    assert with_first_token(cls_ids, DEC).equal(ids)
     assert int(cls_ids[0, 0]) == CLS  # the caller's ids are left alone
 
 
@@ -105,11 +105,11 @@ def test_captions_with_nothing_to_learn() -> None:
     """An empty caption teaches its end; a batch whose captions are all cut off inside the prompt, nothing at all."""
     model = toy("caption")
     ids, mask = texts([[10, 11]], DEC)
-    batch = CaptioningBatch(pixels=images(1), ids=ids, mask=mask)
+    batch = CaptionBatch(pixels=images(1), ids=ids, mask=mask)
     logits = model.logits(ids, mask, model.encode_image(batch.pixels))
-    torch.testing.assert_close(Captioning(model, prompt_length=3)(batch)["lm"], smoothed(logits[0, 2], SEP, 0.1))
-    cut = CaptioningBatch(pixels=batch.pixels, ids=ids[:, :3], mask=mask[:, :3])
-    loss = Captioning(model, prompt_length=3)(cut)["lm"]
+    torch.testing.assert_close(CaptionObjective(model, prompt_length=3)(batch)["lm"], smoothed(logits[0, 2], SEP, 0.1))
+    cut = CaptionBatch(pixels=batch.pixels, ids=ids[:, :3], mask=mask[:, :3])
+    loss = CaptionObjective(model, prompt_length=3)(cut)["lm"]
     assert loss.item() == 0.0
     assert all((g == 0).all() for g in gradients(model, loss).values())
 
@@ -120,11 +120,11 @@ def test_a_caption_of_500_words_is_cut_by_the_tokenizer() -> None:
     tokens = tokenizer.encode(["a picture of " + clean_caption(words, 500), "a picture of a dog"], "dec", 40)
     assert tokens.ids.shape == (2, 40)
     model = toy("caption")
-    batch = CaptioningBatch(pixels=images(2), ids=tokens.ids % 60, mask=tokens.mask)  # the toy knows 60 words
-    assert torch.isfinite(Captioning(model, prompt_length=4)(batch)["lm"])
+    batch = CaptionBatch(pixels=images(2), ids=tokens.ids % 60, mask=tokens.mask)  # the toy knows 60 words
+    assert torch.isfinite(CaptionObjective(model, prompt_length=4)(batch)["lm"])
     ids, mask = texts([[20] * 500], DEC)
     with pytest.raises(InputError, match="502 tokens does not fit"):
-        Captioning(model, prompt_length=4)(CaptioningBatch(pixels=images(1), ids=ids, mask=mask))
+        CaptionObjective(model, prompt_length=4)(CaptionBatch(pixels=images(1), ids=ids, mask=mask))
 
 
 def test_token_mean_over_all_processes() -> None:
@@ -135,8 +135,8 @@ def test_token_mean_over_all_processes() -> None:
             return torch.cat([rows, torch.full_like(rows, 3)])
 
     model, batch = toy("caption"), captioning_batch()
-    here = Captioning(model, prompt_length=3, gather=Two())(batch)["lm"]
-    shared = Captioning(model, prompt_length=3, token_mean="all", gather=Two())(batch)["lm"]
+    here = CaptionObjective(model, prompt_length=3, gather=Two())(batch)["lm"]
+    shared = CaptionObjective(model, prompt_length=3, token_mean="all", gather=Two())(batch)["lm"]
     torch.testing.assert_close(shared, here * 12 / 7.5)
 
 
@@ -161,18 +161,18 @@ OWNERS = [0, 0, 1, 2, 2]
 WEIGHTS = [0.7, 0.3, 1.0, 0.2, 0.5]
 
 
-def answering_batch(image: list[int] | None = None, questions: int = 0, answers: int = 0) -> AnsweringBatch:
+def answering_batch(image: list[int] | None = None, questions: int = 0, answers: int = 0) -> VqaBatch:
     ids, mask = texts(QUESTIONS, ENC, questions)
     answer_ids, answer_mask = texts(ANSWERS, DEC, answers)
     torch.manual_seed(3)
-    return AnsweringBatch(
+    return VqaBatch(
         pixels=images(3 if image is None else 2),
-        image=None if image is None else torch.tensor(image),
+        image_index=None if image is None else torch.tensor(image),
         ids=ids,
         mask=mask,
         answer_ids=answer_ids,
         answer_mask=answer_mask,
-        owner=torch.tensor(OWNERS),
+        question_index=torch.tensor(OWNERS),
         weights=torch.tensor(WEIGHTS),
     )
 
@@ -188,13 +188,13 @@ def test_answering_is_the_plain_computation(image: list[int] | None) -> None:
         ids = alone(batch.answer_ids, batch.answer_mask, row)
         each = token_losses(model.logits(ids, None, states), ids, 1, 0.1)
         expected = expected + weight * torch.stack(each).sum() / len(QUESTIONS)
-    loss = Answering(model)(batch)["vqa"]
+    loss = VqaObjective(model)(batch)["vqa"]
     torch.testing.assert_close(loss, expected)
     assert_same(gradients(model, loss), gradients(model, expected))
 
 
 def test_answering_does_not_depend_on_padding() -> None:
-    objective = Answering(toy("vqa"))
+    objective = VqaObjective(toy("vqa"))
     one, other = objective(answering_batch())["vqa"], objective(answering_batch(None, 20, 12))["vqa"]
     torch.testing.assert_close(one, other)
 
@@ -203,23 +203,27 @@ def test_answering_one_question_and_an_empty_answer() -> None:
     model = toy("vqa")
     ids, mask = texts([[10]], ENC)
     answer_ids, answer_mask = texts([[]], DEC)
-    batch = AnsweringBatch(
+    batch = VqaBatch(
         pixels=images(1), ids=ids, mask=mask, answer_ids=answer_ids, answer_mask=answer_mask,
-        owner=torch.tensor([0]), weights=torch.tensor([1.0]),
+        question_index=torch.tensor([0]), weights=torch.tensor([1.0]),
     )  # fmt: skip
     states = model.encode_question(ids, None, model.encode_image(batch.pixels))
     logits = model.logits(answer_ids, None, states)
-    torch.testing.assert_close(Answering(model)(batch)["vqa"], smoothed(logits[0, 0], SEP, 0.1))
+    torch.testing.assert_close(VqaObjective(model)(batch)["vqa"], smoothed(logits[0, 0], SEP, 0.1))
 
 
 # --- NLVR2 --------------------------------------------------------------------------------------------------------
 
 
-def comparing_batch(count: int, length: int = 0) -> ComparingBatch:
+def comparing_batch(count: int, length: int = 0) -> NlvrBatch:
     ids, mask = texts([[10, 11], [12, 13, 14, 15], [16]][:count], ENC, length)
     torch.manual_seed(5)
-    return ComparingBatch(
-        first=images(count), second=images(count), ids=ids, mask=mask, targets=torch.tensor([1, 0, 1][:count])
+    return NlvrBatch(
+        left_pixels=images(count),
+        right_pixels=images(count),
+        ids=ids,
+        mask=mask,
+        labels=torch.tensor([1, 0, 1][:count]),
     )
 
 
@@ -228,14 +232,14 @@ def test_comparing_is_the_plain_computation(count: int) -> None:
     model, batch = toy("nlvr"), comparing_batch(count)
     each = []
     for row in range(count):
-        pair = tuple(model.encode_image(part[row : row + 1]) for part in (batch.first, batch.second))
+        pair = tuple(model.encode_image(part[row : row + 1]) for part in (batch.left_pixels, batch.right_pixels))
         logits = model.logits(alone(batch.ids, batch.mask, row), None, pair)[0]
-        each.append(logits.exp().sum().log() - logits[batch.targets[row]])
+        each.append(logits.exp().sum().log() - logits[batch.labels[row]])
     expected = torch.stack(each).mean()
-    loss = Comparing(model)(batch)["nlvr"]
+    loss = NlvrObjective(model)(batch)["nlvr"]
     torch.testing.assert_close(loss, expected)
     assert_same(gradients(model, loss), gradients(model, expected))
-    torch.testing.assert_close(Comparing(model)(comparing_batch(count, 30))["nlvr"], loss)
+    torch.testing.assert_close(NlvrObjective(model)(comparing_batch(count, 30))["nlvr"], loss)
 
 
 # --- grounding ----------------------------------------------------------------------------------------------------
@@ -257,7 +261,7 @@ def grounding_batch(image: list[int] | None = None, length: int = 0, count: int 
         mask=mask,
         boxes=BOXES[:count],
         sizes=SIZES[:count],
-        image=None if image is None else torch.tensor(image),
+        image_index=None if image is None else torch.tensor(image),
     )
 
 
@@ -286,11 +290,11 @@ def test_grounding_is_the_plain_computation(image: list[int] | None, count: int)
         logits = logits + torch.tensor([-10000.0 if word in outside else 0.0 for word in range(60)])
         each += [smoothed(logits[place], ids[place + 1], 0.0) for place in range(4)]
     expected = torch.stack(each).mean()
-    loss = Grounding(model)(batch)["box"]
+    loss = GroundingObjective(model)(batch)["box"]
     torch.testing.assert_close(loss, expected)
     assert_same(gradients(model, loss), gradients(model, expected))
     padded = grounding_batch(image, 30, count)
-    torch.testing.assert_close(Grounding(model)(padded)["box"], loss)
+    torch.testing.assert_close(GroundingObjective(model)(padded)["box"], loss)
 
 
 def test_bins_are_whole_shares_of_the_picture() -> None:
@@ -308,21 +312,24 @@ def test_a_box_inside_out_is_refused(box: list[float]) -> None:
 
 
 def test_a_vocabulary_without_box_tokens_is_refused() -> None:
-    with pytest.raises(ConfigError, match="no room for box tokens up to id 60"):
-        Grounding(toy("grounding", box_bins=20, box_start_id=39))
+    with pytest.raises(ConfigError, match="must hold box tokens up to id 60"):
+        GroundingObjective(toy("grounding", box_bins=20, box_start_id=39))
 
 
 def test_generalised_iou() -> None:
-    torch.testing.assert_close(corners(centred(BOXES)), BOXES)
+    torch.testing.assert_close(to_corners(to_center(BOXES)), BOXES)
     here = torch.tensor([[0.0, 0.0, 2.0, 2.0]]).expand(3, 4)
     there = torch.tensor([[0.0, 0.0, 2.0, 2.0], [1.0, 0.0, 3.0, 2.0], [4.0, 0.0, 6.0, 2.0]])
     # the same; a third shared and no gap; nothing shared, and a third of the hull empty
-    torch.testing.assert_close(generalised_iou(here, there), torch.tensor([1.0, 1 / 3, -1 / 3]))
+    torch.testing.assert_close(generalized_iou(here, there), torch.tensor([1.0, 1 / 3, -1 / 3]))
 
 
 def test_the_logged_weighted_loss_has_no_gradient() -> None:
     model = grounder()
-    plain, both = Grounding(model)(grounding_batch()), Grounding(model, log_weighted=True)(grounding_batch())
+    plain, both = (
+        GroundingObjective(model)(grounding_batch()),
+        GroundingObjective(model, log_weighted=True)(grounding_batch()),
+    )
     assert plain.keys() == {"box"}
     assert not both["box_weighted"].requires_grad
     assert both["box_weighted"] > 0
@@ -343,21 +350,23 @@ def test_targets_that_spread_over_the_bins_beside() -> None:
             math.exp(-((place - int(targets[row, coordinate])) ** 2) / (2 * 1.5**2)) for place in range(bins + 1)
         ]
         losses.append(-sum(h * lp for h, lp in zip(heights, logprobs[row, coordinate], strict=True)) / sum(heights))
-    torch.testing.assert_close(Grounding(model, spread=1.5)(batch)["box"], torch.stack(losses).mean())
-    torch.testing.assert_close(Grounding(model, spread=0.05)(batch)["box"], Grounding(model)(batch)["box"])
+    torch.testing.assert_close(GroundingObjective(model, spread=1.5)(batch)["box"], torch.stack(losses).mean())
+    torch.testing.assert_close(
+        GroundingObjective(model, spread=0.05)(batch)["box"], GroundingObjective(model)(batch)["box"]
+    )
     with pytest.raises(ConfigError, match="0 or more"):
-        Grounding(model, spread=-1)
+        GroundingObjective(model, spread=-1)
 
 
 def test_words_learn_to_look_into_their_boxes() -> None:
     """Against every patch, head and word written out; the boxes' own loss stays what it was."""
     model, batch = grounder(), grounding_batch()
-    losses = Grounding(model, attention=0.5)(batch)
-    torch.testing.assert_close(losses["box"], Grounding(model)(batch)["box"])
+    losses = GroundingObjective(model, attention=0.5)(batch)
+    torch.testing.assert_close(losses["box"], GroundingObjective(model)(batch)["box"])
     trace, side = Trace(attention=True), 2
     model.fuse(batch.ids, batch.mask, model.encode_image(batch.pixels), trace=trace)
     found = []
-    for weights, row in itertools.product(trace.cross_weights[-LOOKING:], range(len(batch.boxes))):
+    for weights, row in itertools.product(trace.cross_weights[-ATTENTION_LAYERS:], range(len(batch.boxes))):
         x0, y0, x1, y1 = (batch.boxes[row] / batch.sizes[row].repeat(2) * side).tolist()
         for head, word in itertools.product(range(weights.shape[1]), range(int(batch.mask[row].sum()))):
             share = sum(
@@ -369,7 +378,7 @@ def test_words_learn_to_look_into_their_boxes() -> None:
             found.append(-math.log(max(share, 1e-4)))
     torch.testing.assert_close(losses["attention"], torch.tensor(0.5 * sum(found) / len(found)))
     assert gradients(model, losses["attention"])
-    padded = Grounding(model, attention=0.5)(grounding_batch(None, 30))
+    padded = GroundingObjective(model, attention=0.5)(grounding_batch(None, 30))
     torch.testing.assert_close(padded["attention"], losses["attention"])
 
 

@@ -20,10 +20,13 @@ from torch import Tensor, nn
 
 from openblip import tasks
 from openblip.checkpoints import bundle, hub, published, sizes
+from openblip.checkpoints.adapter import CONFIG as ADAPTER_CONFIG
+from openblip.checkpoints.adapter import Adapter, load_adapter, read_adapter
 from openblip.checkpoints.containers import INDEX, PICKLE, SAFETENSORS, read_folder, read_weight_file
 from openblip.checkpoints.layouts import TABLES, Family, Table, hub_config, nearest
 from openblip.checkpoints.layouts.hub_config import ParsedConfig
 from openblip.checkpoints.match import MatchedCheckpoint, check, describe_names, match
+from openblip.checkpoints.resolve import resolve
 from openblip.errors import CheckpointError, ConfigError
 from openblip.model.build import build
 from openblip.model.config import CAPTION_PROMPT, MODEL_KINDS, ModelConfig, ModelKind
@@ -91,10 +94,10 @@ def load(
     dtype: torch.dtype = torch.float32,
     training: bool = False,
 ) -> LoadedModel:
-    """Load a hub folder, a `.pth` of any family, a weight file, or one model of a bundle.
+    """Load a hub folder, a `.pth` of any family, a weight file, one model of a bundle, or a LoRA adapter on its base.
 
     Args:
-        path: The file or folder.
+        path: The file or folder. An adapter in the format of PEFT names its base model, and is merged into it.
         task: Kind of the model, if the file fits several or is a bundle.
         config: A complete configuration, or the values to change, such as
             `{"text": {"heads": 4}, "vision": {"heads": 4}, "image_size": 480}`. Another image size resizes the position
@@ -114,7 +117,18 @@ def load(
         CheckpointError: If something is missing, unknown or misshapen.
         InputError: If `task` is not a kind of model.
     """
-    raw = read_raw(Path(path), task)
+    folder = Path(path).expanduser()
+    if (folder / ADAPTER_CONFIG).is_file():
+        return _load_adapted(
+            read_adapter(folder),
+            task=task,
+            config=config,
+            tokenizer=tokenizer,
+            image=image,
+            published_eps=published_eps,
+            dtype=dtype,
+        )
+    raw = read_raw(folder, task)
     matched, parsed = interpret(raw, task, config, published_eps)
     model = build(parsed.config, device="meta")
     shapes = {name: tensor.shape for name, tensor in model.state_dict().items()}
@@ -150,6 +164,24 @@ def load(
         notes=(*parsed.notes, *notes, *image_notes),
         training=matched.training if training else {},
     )
+
+
+def _load_adapted(adapter: Adapter, *, task: ModelKind | None, **options: Any) -> LoadedModel:
+    """Load the base of an adapter and merge the adapter into it."""
+    kind = task or adapter.task
+    base = bundle.find(adapter.base)
+    if base is None:
+        path = resolve(adapter.base)
+    elif kind is None:
+        raise CheckpointError(
+            f"the base of {adapter.source} is the bundle {adapter.base}: choose a model with task=..."
+        )
+    else:
+        path = base.locate(kind)
+    loaded = load(path, task=kind, **options)
+    load_adapter(loaded.model, adapter)
+    notes = (*loaded.notes, f"the adapter {adapter.source} is merged into {adapter.base}")
+    return dataclasses.replace(loaded, source=str(adapter.source), notes=notes)
 
 
 def read_raw(path: Path, task: ModelKind | None = None) -> RawCheckpoint:

@@ -39,7 +39,7 @@ def compare(
     Prints the probability that each statement is true (NLVR2). A list names the images of a pair in the columns left
     and right, or as a list of two, and may hold a statement in the column text. The model must serve nlvr.
     """
-    from openblip.data.sources.images import path_kinds
+    from openblip.data.sources.images import path_kind
     from openblip.jobs.matches import CompareAnnotator, statement_fields
 
     job = ImageJob(
@@ -52,7 +52,7 @@ def compare(
         belongs=lambda row: not text or row.get("text") in text or "error" in row,
         key_fields=[] if text else ["text"],
     )
-    kinds = path_kinds(job.paths)
+    kinds = [path_kind(path) for path in job.paths]
     if "image" in kinds and kinds != ["image", "image"]:
         raise click.UsageError("name two images, or lists of pairs")
     if "image" in kinds and not text:

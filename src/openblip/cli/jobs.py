@@ -119,11 +119,11 @@ class ImageJob:
         """Return the output for drawings, if `path` names one."""
         if path is None:
             return None
-        from openblip.data.sources.images import path_kinds
+        from openblip.data.sources.images import path_kind
         from openblip.jobs.drawings import Drawings
 
         try:
-            return Drawings(path, single=path_kinds(self.paths) == ["image"], per_item=per_item)
+            return Drawings(path, single=[path_kind(path) for path in self.paths] == ["image"], per_item=per_item)
         except InputError as error:
             raise click.UsageError(str(error)) from error
 

@@ -1,63 +1,69 @@
-"""Parts of batches: pictures side by side, texts padded, numbers as tensors; and pixels as the model reads them."""
+"""Parts of batches: stacked images, tokenized texts, numbers as tensors, and normalized pixels."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from openblip.data.samples import Sample
 from openblip.preprocess.image import to_tensor
 from openblip.preprocess.settings import ImageSettings
 from openblip.preprocess.text import FirstToken, Tokenizer
 
-if TYPE_CHECKING:
-    from openblip.data.tasks import Sample
-
-PICTURES = ("pixels", "first", "second")
+IMAGE_FIELDS = ("pixels", "left_pixels", "right_pixels")
 
 
-def stack_images(samples: Sequence[Sample], number: int = 0) -> Tensor:
-    """ImageRef ``number`` of each sample, as bytes (B, S, S, 3)."""
-    return torch.from_numpy(np.stack([sample.pixels[number] for sample in samples]))
+def stack_images(samples: Sequence[Sample], index: int = 0) -> Tensor:
+    """Return image `index` of each sample as bytes (B, S, S, 3)."""
+    return torch.from_numpy(np.stack([sample.images[index] for sample in samples]))
 
 
-def tokens(
+def tokenize(
     tokenizer: Tokenizer,
     texts: Sequence[str],
-    first: FirstToken,
-    max_length: int | None,
+    first_token: FirstToken,
+    max_tokens: int | None,
     pad_to: Literal["longest"] | int = "longest",
     prefix: str = "",
 ) -> dict[str, Tensor]:
-    """``ids`` and ``mask`` (B, T) of texts."""
-    found = tokenizer.encode(texts, first, max_length, pad_to)
-    return {f"{prefix}ids": found.ids, f"{prefix}mask": found.mask}
+    """Return the token `ids` and the attention `mask` (B, T) of texts, with `prefix` before both names."""
+    encoded = tokenizer.encode(texts, first_token, max_tokens, pad_to)
+    return {f"{prefix}ids": encoded.ids, f"{prefix}mask": encoded.mask}
 
 
-def padded(rows: Sequence[Sequence[int]], pad_id: int) -> dict[str, Tensor]:
-    """``ids`` and ``mask`` (B, T) of rows of ids."""
+def pad_rows(rows: Sequence[Sequence[int]], pad_id: int) -> dict[str, Tensor]:
+    """Return padded `ids` and their attention `mask` (B, T) for rows of token ids."""
     ids = np.full((len(rows), max(map(len, rows))), pad_id, np.int64)
     mask = np.zeros_like(ids)
-    for place, row in enumerate(rows):
-        ids[place, : len(row)], mask[place, : len(row)] = row, 1
+    for index, row in enumerate(rows):
+        ids[index, : len(row)], mask[index, : len(row)] = row, 1
     return {"ids": torch.from_numpy(ids), "mask": torch.from_numpy(mask)}
 
 
-def numbers(values: Sequence[int] | Sequence[float] | Sequence[Sequence[float]]) -> Tensor:
-    """Whole numbers as int64, others as float32."""
+def as_tensor(values: Sequence[int] | Sequence[float] | Sequence[Sequence[float]]) -> Tensor:
+    """Return whole numbers as int64, and other numbers as float32."""
     array = np.asarray(values)
     return torch.from_numpy(array.astype(np.int64 if array.dtype.kind in "iu" else np.float32))
 
 
-def normalised(
+def normalize_batch(
     batch: Mapping[str, Tensor], settings: ImageSettings, device: torch.device | str | None = None
 ) -> dict[str, Tensor]:
-    """The batch on a device, its pictures as normalised floats (B, 3, S, S).
+    """Move a batch to a device and normalize its pixels there.
 
-    Bytes travel, a quarter of what floats would; the arithmetic is done where they arrive.
+    Pixels travel as bytes, which take a quarter of the size of floats.
+
+    Args:
+        batch: Tensors by name; images are bytes (B, S, S, 3).
+        settings: Mean and standard deviation of the model's pixels.
+        device: Target device; `None` keeps each tensor on its device.
+
+    Returns:
+        The same names; images are floats (B, 3, S, S).
     """
     moved = {name: tensor.to(device, non_blocking=True) for name, tensor in batch.items()}
-    return {name: to_tensor(tensor, settings) if name in PICTURES else tensor for name, tensor in moved.items()}
+    return {name: to_tensor(tensor, settings) if name in IMAGE_FIELDS else tensor for name, tensor in moved.items()}

@@ -13,27 +13,32 @@ from openblip.extras import install_hint
 
 
 def is_local(address: str) -> bool:
-    """Whether an address is a path and not ``scheme://...``."""
+    """Return whether an address is a path rather than `scheme://...`."""
     return "://" not in address
 
 
 def read_bytes(address: str) -> bytes:
-    """All of a file, local or at any address that fsspec knows; ``OSError`` if it cannot be had."""
+    """Read a file, local or remote; raises `OSError` if it cannot be read."""
     if is_local(address):
         return Path(address).read_bytes()
-    with remote(address) as file:
+    with open_remote(address) as file:
         data: bytes = file.read()
         return data
 
 
-def remote(address: str) -> Any:
-    """An open file at an fsspec address; whatever goes wrong is an ``OSError`` or an :class:`InputError`."""
+def open_remote(address: str) -> Any:
+    """Open a file at an fsspec address for reading bytes.
+
+    Raises:
+        OSError: If the file cannot be opened.
+        InputError: If fsspec, or the library of the address's scheme, is missing.
+    """
     fsspec = require("fsspec", f"reading {address}")
     try:
         return fsspec.open(address, "rb").open()
     except OSError:
         raise
-    except ImportError as error:  # the scheme's own library, such as s3fs, is missing
+    except ImportError as error:  # the library of the scheme, such as s3fs
         raise InputError(f"cannot read {address}: {error}") from error
     except Exception as error:
         raise OSError(f"{type(error).__name__}: {error}") from error
@@ -41,7 +46,7 @@ def remote(address: str) -> Any:
 
 @functools.cache
 def require(module: str, purpose: str) -> Any:
-    """An optional dependency, or an error that says how to get it."""
+    """Import an optional dependency; raises `InputError` with the install command if it is missing."""
     try:
         return import_module(module)
     except ImportError as error:
@@ -50,7 +55,7 @@ def require(module: str, purpose: str) -> Any:
 
 
 def join(root: str, name: str) -> str:
-    """``name`` below ``root``; an absolute path or an address of its own stays what it is."""
+    """Return `name` below `root`; an absolute path or an address is returned unchanged."""
     if not is_local(name):
         return name.removeprefix("file://")
     if not root or os.path.isabs(name):  # noqa: PTH117 (str in, str out: names may hold undecodable bytes)
@@ -59,5 +64,5 @@ def join(root: str, name: str) -> str:
 
 
 def parent(address: str) -> str:
-    """The folder that a file, local or remote, lies in."""
+    """Return the folder of a file, local or remote."""
     return os.path.dirname(address) if is_local(address) else address.rpartition("/")[0]  # noqa: PTH120

@@ -26,28 +26,38 @@ IMAGE_SUFFIXES = frozenset(
 
 
 class ImageRef(Protocol):
-    """Where a picture is. Small, picklable, and opened by whoever needs the pixels."""
+    """A reference to an image."""
 
     @property
     def address(self) -> str:
-        """What a person needs to find it; equal for the same picture."""
+        """Where a person finds the image; equal for the same image."""
 
     def read(self) -> ImageSource:
-        """What :func:`openblip.preprocess.image.load_image` takes; raises ``OSError`` or ``ImageError``."""
+        """Return a value for `load_image`; raises `OSError` or `ImageError`."""
 
 
-def open_image(picture: ImageRef) -> Image.Image:
-    """The picture, upright RGB; raises :class:`ImageError`, whatever is wrong with it."""
+def open_image(ref: ImageRef) -> Image.Image:
+    """Open an image.
+
+    Args:
+        ref: Reference to the image.
+
+    Returns:
+        The image, upright and in RGB.
+
+    Raises:
+        ImageError: If the image cannot be read or decoded.
+    """
     try:
-        source = picture.read()
+        source = ref.read()
     except OSError as error:
-        raise ImageError(f"cannot read {picture.address}: {error.strerror or error}") from error
+        raise ImageError(f"cannot read {ref.address}: {error.strerror or error}") from error
     return load_image(source)
 
 
 @dataclass(frozen=True)
 class FileImage:
-    """A picture in a file of its own: a path, an ``https`` address, or any address that fsspec knows."""
+    """An image in its own file: a path, an `https` address, or any address that fsspec supports."""
 
     path: str
 
@@ -62,7 +72,7 @@ class FileImage:
 
 @dataclass(frozen=True)
 class SpanImage:
-    """A picture that lies uncompressed inside a larger local file, as a member of a tar does."""
+    """An image stored uncompressed inside a larger local file, such as a member of an indexed tar."""
 
     path: str
     member: str
@@ -81,7 +91,7 @@ class SpanImage:
 
 @dataclass(frozen=True)
 class MemberImage:
-    """A member of a local tar that is known by name only, as results of a job call the pictures of a tar."""
+    """A member of a local tar, known by name only. Job results name the images of a tar this way."""
 
     path: str
     member: str
@@ -91,34 +101,33 @@ class MemberImage:
         return f"{self.path}:{self.member}"
 
     def read(self) -> ImageSource:
-        changed = Path(self.path).stat().st_mtime_ns
-        span = _spans(self.path, changed).get(self.member)
+        span = _member_spans(self.path, Path(self.path).stat().st_mtime_ns).get(self.member)
         if span is None:
             raise ImageError(f"cannot read {self.address}: {self.path} has no such member")
         return SpanImage(self.path, self.member, *span).read()
 
 
 @functools.lru_cache(maxsize=64)
-def _spans(path: str, changed: int) -> dict[str, tuple[int, int]]:
-    """Where the members of a tar lie: offset and size by name, up to where it is damaged.
+def _member_spans(path: str, modified: int) -> dict[str, tuple[int, int]]:
+    """Return offset and size of each member of a tar, up to the first damage.
 
-    ``changed``, its time, parts it from what it was.
+    `modified`, the time of the last change, keeps an old index from being used for a changed file.
     """
-    found: dict[str, tuple[int, int]] = {}
+    spans: dict[str, tuple[int, int]] = {}
     try:
         with tarfile.open(path, "r:") as tar:
             for info in tar:
                 if info.isreg():
-                    found[info.name] = (info.offset_data, info.size)
+                    spans[info.name] = (info.offset_data, info.size)
     except (tarfile.TarError, EOFError) as error:
-        if not found:
+        if not spans:
             raise ImageError(f"cannot read {path}: the tar is damaged or cut short ({error})") from error
-    return found
+    return spans
 
 
 @dataclass(frozen=True)
 class MemoryImage:
-    """A picture that is in memory already: encoded bytes, a PIL image, an array."""
+    """An image in memory: encoded bytes, a PIL image or an array."""
 
     value: ImageSource
     address: str
@@ -128,34 +137,37 @@ class MemoryImage:
 
 
 class Locator:
-    """Makes a picture of what a row has in its place: a path or an address (below ``root`` if it is relative), a member
-    of a tar (``shard.tar:in/a.jpg``), encoded bytes, a PIL image, an array, or the hub's ``{"bytes", "path"}``."""
+    """Makes image references of the values in a row.
+
+    A value is a path or an address, a member of a tar (`shard.tar:in/a.jpg`), encoded bytes, a PIL image, an array,
+    or the hub's `{"bytes", "path"}`. Relative paths are resolved against `root`.
+    """
 
     def __init__(self, root: str = "") -> None:
         self.root = root
 
-    def __call__(self, ref: Any, address: str) -> ImageRef:
-        """The picture of the record at ``address``; ``InputError`` if ``ref`` is none of these."""
-        if isinstance(ref, Mapping):
-            ref = ref.get("bytes") or ref.get("path")
-        if isinstance(ref, os.PathLike):
-            ref = os.fspath(ref)
-        if isinstance(ref, str) and ref and "\0" not in ref:
-            return _named(join(self.root, ref))
-        if isinstance(ref, (bytes, bytearray)) or hasattr(ref, "convert") or hasattr(ref, "__array_interface__"):
-            return MemoryImage(ref, f"{address}/image")
-        raise InputError(f"a picture is named by a path or an address, not {ref!r}")
+    def __call__(self, value: Any, address: str) -> ImageRef:
+        """Return the reference for a value of the record at `address`; raises `InputError` for any other value."""
+        if isinstance(value, Mapping):
+            value = value.get("bytes") or value.get("path")
+        if isinstance(value, os.PathLike):
+            value = os.fspath(value)
+        if isinstance(value, str) and value and "\0" not in value:
+            return _ref_by_name(join(self.root, value))
+        if isinstance(value, (bytes, bytearray)) or hasattr(value, "convert") or hasattr(value, "__array_interface__"):
+            return MemoryImage(value, f"{address}/image")
+        raise InputError(f"an image must be given as a path, an address, bytes or an image, got {value!r}")
 
 
 _MEMBER = re.compile(r"(.+\.(?:tar|tar\.gz|tgz|tar\.bz2|tar\.xz|tar\.zst)):(.+)", re.IGNORECASE | re.DOTALL)
 
 
-def _named(path: str) -> ImageRef:
-    """The picture in a file of its own, or in the tar before the colon."""
-    found = _MEMBER.fullmatch(path) if ":" in path else None
-    if found is None or (is_local(path) and os.path.lexists(path)):
+def _ref_by_name(path: str) -> ImageRef:
+    """Return a reference to an image file, or to a member of the tar before the colon."""
+    match = _MEMBER.fullmatch(path) if ":" in path else None
+    if match is None or (is_local(path) and os.path.lexists(path)):
         return FileImage(path)
-    tar, member = found.groups()
+    tar, member = match.groups()
     if not is_local(tar) or not tar.lower().endswith(".tar"):
-        raise InputError(f"{path} lies in a compressed or remote tar, which can only be read whole: unpack it")
+        raise InputError(f"members can only be read from a local, uncompressed tar, got {path}; unpack the tar")
     return MemberImage(tar, member)

@@ -1,4 +1,4 @@
-"""An iterator read ahead by a thread (no torch)."""
+"""An iterator that a thread reads ahead of (no torch)."""
 
 from __future__ import annotations
 
@@ -6,42 +6,37 @@ import queue
 import threading
 from collections.abc import Iterator
 from contextlib import suppress
-from dataclasses import dataclass, field
-from typing import Generic, TypeVar
+from typing import Generic, Literal, TypeVar, cast
 
 Item = TypeVar("Item")
 
 
-@dataclass
-class Prefetcher(Generic[Item]):
-    """An iterator that a thread keeps up to ``depth`` items ahead of; an error is raised where it belongs."""
+class Prefetcher(Iterator[Item], Generic[Item]):
+    """Reads up to `depth` items of an iterator ahead in a thread, and raises an error after the items before it."""
 
-    source: Iterator[Item]
-    depth: int
-    _queue: queue.Queue[tuple[str, object]] = field(init=False)
-    _stopped: threading.Event = field(default_factory=threading.Event, init=False)
-    _thread: threading.Thread | None = field(default=None, init=False)
-
-    def __post_init__(self) -> None:
-        self._queue = queue.Queue(self.depth)
+    def __init__(self, source: Iterator[Item], depth: int) -> None:
+        self._source = source
+        self._queue: queue.Queue[tuple[Literal["item", "error", "end"], object]] = queue.Queue(depth)
+        self._stopped = threading.Event()
+        self._thread: threading.Thread | None = None
 
     def __iter__(self) -> Prefetcher[Item]:
         return self
 
     def __next__(self) -> Item:
-        if self._thread is None:  # not before: worker processes must be forked while no other thread runs
-            self._thread = threading.Thread(target=self._run, daemon=True, name="openblip-read-ahead")
+        if self._thread is None:  # not earlier: worker processes must fork before any other thread runs
+            self._thread = threading.Thread(target=self._run, daemon=True, name="openblip-prefetch")
             self._thread.start()
-        kind, item = self._queue.get()
+        kind, value = self._queue.get()
         if kind == "item":
-            return item  # type: ignore[return-value]
-        self._queue.put((kind, item))  # for whoever asks again
+            return cast(Item, value)
+        self._queue.put((kind, value))  # for the next call
         if kind == "error":
-            raise item  # type: ignore[misc]
+            raise cast(BaseException, value)
         raise StopIteration
 
     def close(self) -> None:
-        """Let the thread end."""
+        """Stop the thread."""
         self._stopped.set()
         while self._thread is not None and self._thread.is_alive():
             with suppress(queue.Empty):
@@ -49,11 +44,11 @@ class Prefetcher(Generic[Item]):
 
     def _run(self) -> None:
         try:
-            for item in self.source:
+            for item in self._source:
                 self._queue.put(("item", item))
                 if self._stopped.is_set():
                     return
-        except BaseException as error:  # it is raised in the thread that asks
+        except BaseException as error:  # raised in the consumer's thread
             self._queue.put(("error", error))
         else:
             self._queue.put(("end", None))

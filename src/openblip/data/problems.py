@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import ClassVar
+
+_SUMMARY_LINES = 5
 
 
 @dataclass(frozen=True)
 class Problem:
-    """A record that could not be used: where it is and why."""
+    """The address of a record that could not be used, and the reason."""
 
     address: str
     reason: str
@@ -21,36 +22,41 @@ class Problem:
 
 @dataclass
 class Report:
-    """The bad records met so far. Each is counted once, however often it comes; the first ``kept`` are listed."""
+    """Counts bad records. Each record counts once.
+
+    Attributes:
+        problems: The first `max_listed` problems.
+        max_listed: Number of problems to list.
+        reasons: Number of records by reason.
+    """
 
     problems: list[Problem] = field(default_factory=list)
-    kept: int = 1000
+    max_listed: int = 1000
     reasons: Counter[str] = field(default_factory=Counter)
-    _known: set[str] = field(default_factory=set)
-    LINES: ClassVar[int] = 5
+    _addresses: set[str] = field(default_factory=set)
 
     def add(self, problem: Problem) -> bool:
-        """Count a bad record; False if it was known already."""
-        if problem.address in self._known:
+        """Count a bad record; return `False` if it was counted already."""
+        if problem.address in self._addresses:
             return False
-        self._known.add(problem.address)
+        self._addresses.add(problem.address)
         self.reasons[problem.reason.replace(problem.address, "it")] += 1
-        if len(self.problems) < self.kept:
+        if len(self.problems) < self.max_listed:
             self.problems.append(problem)
         return True
 
     def extend(self, problems: Iterable[Problem]) -> None:
-        """Count several."""
+        """Count several bad records."""
         for problem in problems:
             self.add(problem)
 
     def __len__(self) -> int:
-        return len(self._known)
+        return len(self._addresses)
 
     def __str__(self) -> str:
-        """A few lines for a person: how many, the commonest reasons, the first addresses."""
-        if not self._known:
+        """Return a summary: the number of bad records, the commonest reasons, and the first addresses."""
+        if not self._addresses:
             return "no bad records"
-        common = ", ".join(f"{times} x {reason}" for reason, times in self.reasons.most_common(self.LINES))
-        lines = [f"{len(self)} bad records skipped: {common}", *map(str, self.problems[: self.LINES])]
-        return "\n  ".join(lines + (["..."] if len(self) > self.LINES else []))
+        common = ", ".join(f"{count} x {reason}" for reason, count in self.reasons.most_common(_SUMMARY_LINES))
+        lines = [f"{len(self)} bad records skipped: {common}", *map(str, self.problems[:_SUMMARY_LINES])]
+        return "\n  ".join(lines + (["..."] if len(self) > _SUMMARY_LINES else []))

@@ -5,18 +5,23 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-if TYPE_CHECKING:
-    from openblip.data.images import ImageRef
+from openblip.data.images import ImageRef
+from openblip.data.samples import Box
 
 
 @dataclass(frozen=True)
 class Question:
-    """A question and what people answered, one entry for each person; equal answers repeat.
+    """A question with its answers.
 
-    ``source`` is the data set named in the row ("vqa" or "vg" in the published files). ``auto`` marks a question that a
-    rule made: fit for training, not for reporting. ``wrong`` holds answers that were offered and are not right.
+    Attributes:
+        text: The question.
+        answers: One entry per person; equal answers repeat.
+        source: Data set named in the row ("vqa" or "vg" in the published files).
+        id: The question's id in its file.
+        auto: Whether a rule made the question: fit for training, not for reporting.
+        wrong: Answers that were offered and are not right.
     """
 
     text: str
@@ -27,31 +32,48 @@ class Question:
     wrong: tuple[str, ...] = ()
 
     def weighted_answers(self, vg_weight: float = 0.2) -> dict[str, float]:
-        """Each distinct answer, in the order given, with its share of all.
+        """Return each distinct answer, in order, with its share of all answers.
 
-        The paper's code gives the single answers of Visual Genome (``source`` "vg") 0.2, LAVIS gives them 1.0.
+        Args:
+            vg_weight: Weight of an answer from Visual Genome (`source` "vg"): 0.2 in the paper's code, 1.0 in LAVIS.
+
+        Returns:
+            Weights by answer.
         """
         if self.source == "vg":
             return dict.fromkeys(self.answers, vg_weight)
-        return {answer: times / len(self.answers) for answer, times in Counter(self.answers).items()}
+        return {answer: count / len(self.answers) for answer, count in Counter(self.answers).items()}
 
 
 @dataclass(frozen=True)
 class Expression:
-    """Words that name one thing in the picture, and its box (left, top, right, bottom) in pixels of that picture."""
+    """A text that names one thing in an image, and the thing's box.
+
+    Attributes:
+        text: The expression.
+        box: Left, top, right and bottom in pixels of the image.
+        auto: Whether a rule made the expression.
+    """
 
     text: str
-    box: tuple[float, float, float, float]
+    box: Box
     auto: bool = False
 
 
 @dataclass(frozen=True)
 class Record:
-    """One picture, or a pair of them, with its texts.
+    """One image, or a pair of images, with its annotations.
 
-    ``captions`` holds the statement of a pair too, and ``label`` whether it is true (NLVR2). ``image_id`` is equal for
-    records of one picture and only for those: dense from 0 in a source that knows its length, else a 63-bit hash.
-    ``extra`` holds the columns that the caller asked to keep.
+    Attributes:
+        images: References to one image, or to the left and the right image of a pair.
+        address: Where the record comes from (file and line, tar and member), to report and find it.
+        captions: Captions of an image, or the statement about a pair.
+        questions: Questions about the image; the rounds of a dialog, in order.
+        expressions: Expressions with boxes.
+        label: Whether the statement about a pair is true (1) or false (0).
+        image_id: Equal for records of one image, and only for those: counted from 0 in an indexed source, a 63-bit
+            hash in a stream.
+        extra: Columns that the caller asked to keep.
     """
 
     images: tuple[ImageRef, ...]
@@ -64,7 +86,7 @@ class Record:
     extra: Mapping[str, Any] = field(default_factory=dict)
 
     def counts(self) -> dict[str, int]:
-        """How many of each there are; ``answered`` counts the questions that have an answer."""
+        """Return the number of images and annotations by kind; `answered` counts questions with an answer."""
         return {
             "images": len(self.images),
             "captions": len(self.captions),

@@ -1,29 +1,29 @@
-"""The record schema: the names that a row of JSON, JSONL, CSV, Parquet, a tar's JSON or a hub dataset may use.
+"""The record schema: column names and values of a row in JSON, JSONL, CSV, Parquet, a tar's JSON or a hub dataset.
 
-Every row is a mapping. A name may be missing, or its value null, NaN or an empty text, which is the same. In a CSV file
-a list is written as JSON. Other columns are ignored, unless the caller keeps them.
+A row is a mapping. A missing column, null, NaN and an empty text mean the same. In a CSV file a list is written as
+JSON. Columns that are not in the schema are ignored, unless the caller keeps them.
 
 =============  ===============================================  ==================================================
-field          names, the first that is there counts            value
+field          column names; the first present one counts       value
 =============  ===============================================  ==================================================
-picture        image, images, file_name, path, image_path,      path from the images folder, absolute path, address;
+image          image, images, file_name, path, image_path,      path below the images folder, absolute path, address;
                filepath, filename, url                          a list of two for a pair
-pair           left, right                                      a picture each, where none is named as above
+pair           left, right                                      an image each, if no column above is present
 captions       captions, caption, text, sentence, sentences     a text or a list of texts; {"raw" | "caption": text}
 question       question (question_id, dataset, auto, wrong)     a text; wrong lists answers that are not right
-answers        answers, answer, direct_answers,                 a text or a list, one for each person; {"answer": text}
+answers        answers, answer, direct_answers,                 a text or a list, one per person; {"answer": text}
                multiple_choice_answer
 questions      qa, questions                                    a list of rows with question and answers
 box            expression, bbox                                 a text; [left, top, width, height] in pixels
 boxes          refs                                             a list of rows with expression and bbox
 label          label                                            True, False, 0, 1, "True", "False": a pair's statement
-image id       image_id                                         anything: equal for rows of one embedded picture
+image id       image_id                                         anything: equal for rows of one embedded image
 error          error                                            a text: the job that wrote the row failed; skipped
 =============  ===============================================  ==================================================
 
-This covers the layouts of the published annotation files and of this program's own results (``path``, ``text``; the
-``text`` of a row that has a ``question`` and no answer by another name is the answer).
-``columns`` maps a field's first name to the column that a user's file has instead, such as ``{"caption": "title"}``.
+The schema covers the published annotation files and the results of OpenBLIP's own jobs (`path`, `text`; in a row with
+a `question` and no answer under another name, `text` is the answer). `columns` maps a field's first name to the
+column of a user's file, such as `{"caption": "title"}`.
 """
 
 from __future__ import annotations
@@ -37,18 +37,18 @@ from openblip.data.records import Expression, Question
 from openblip.errors import InputError
 
 Columns: TypeAlias = Mapping[str, str | Sequence[str]]
-Made = TypeVar("Made")
+Item = TypeVar("Item")
 
-PICTURE = ("image", "images", "file_name", "path", "image_path", "filepath", "filename", "url")
-_CAPTIONS = ("captions", "caption", "text", "sentence", "sentences")
-_ANSWERS = ("answers", "answer", "direct_answers", "multiple_choice_answer")
-_QUESTIONS = ("qa", "questions")
-_FIELDS = {
-    "image": PICTURE,
-    "caption": _CAPTIONS,
+IMAGE_COLUMNS = ("image", "images", "file_name", "path", "image_path", "filepath", "filename", "url")
+_CAPTION_COLUMNS = ("captions", "caption", "text", "sentence", "sentences")
+_ANSWER_COLUMNS = ("answers", "answer", "direct_answers", "multiple_choice_answer")
+_QUESTIONS_COLUMNS = ("qa", "questions")
+FIELDS: Mapping[str, tuple[str, ...]] = {
+    "image": IMAGE_COLUMNS,
+    "caption": _CAPTION_COLUMNS,
     "question": ("question",),
-    "answer": _ANSWERS,
-    "qa": _QUESTIONS,
+    "answer": _ANSWER_COLUMNS,
+    "qa": _QUESTIONS_COLUMNS,
     "expression": ("expression",),
     "bbox": ("bbox",),
     "refs": ("refs",),
@@ -60,7 +60,7 @@ _LABELS = {"true": 1, "false": 0, "1": 1, "0": 0}
 
 @dataclass(frozen=True)
 class ParsedRow:
-    """What a row says, apart from the pictures themselves: ``pictures`` holds their names as they stand in the row."""
+    """The content of a row; `images` holds the values of the image column, not yet resolved."""
 
     images: tuple[Any, ...] = ()
     captions: tuple[str, ...] = ()
@@ -72,154 +72,165 @@ class ParsedRow:
 
 
 def check_columns(columns: Columns) -> None:
-    """``InputError`` if a key is no field of the schema."""
-    if unknown := sorted(set(columns) - set(_FIELDS)):
-        raise InputError(f"columns name unknown fields {unknown}; fields are {', '.join(_FIELDS)}")
+    """Raise `InputError` if `columns` maps a name that is not a field of the schema."""
+    if unknown := sorted(set(columns) - set(FIELDS)):
+        raise InputError(f"columns must map fields of the schema ({', '.join(FIELDS)}), got {', '.join(unknown)}")
 
 
-def parse(row: Mapping[str, Any], columns: Columns | None = None, keep: Iterable[str] = ()) -> ParsedRow:
-    """Read one row; ``InputError`` that says what is wrong with it, else whatever of the schema is there."""
+def parse_row(row: Mapping[str, Any], columns: Columns | None = None, keep: Iterable[str] = ()) -> ParsedRow:
+    """Parse one row.
+
+    Args:
+        row: Values by column.
+        columns: The column of a field, by the field's first name, where it differs from the schema.
+        keep: Further columns to keep in `extra`.
+
+    Returns:
+        The fields present in the row.
+
+    Raises:
+        InputError: If the row is not a mapping, records a failure, lacks a mapped column, or holds a wrong value.
+    """
     if not isinstance(row, Mapping):
-        raise InputError(f"a record is a row of named fields, not {_kind(row)}")
+        raise InputError(f"a record must be a mapping of columns to values, got {_describe_type(row)}")
     extra = {name: row[name] for name in keep if name in row}
-    row = _named(row, columns or {})
-    if (error := _first(row, ("error",))) is not None:
+    row = _rename_columns(row, columns or {})
+    if (error := _first_present(row, ("error",))) is not None:
         raise InputError(f"the row records a failure: {error}")
-    image_id = _first(row, ("image_id",))
-    images = _several(_first(row, PICTURE)) or _pair(row)
+    image_id = _first_present(row, ("image_id",))
+    images = _as_tuple(_first_present(row, IMAGE_COLUMNS))
+    if not images:
+        pair = tuple(_first_present(row, (side,)) for side in ("left", "right"))
+        images = () if None in pair else pair
+    captions: tuple[str, ...] = ()
+    if not _text_is_answer(row):
+        captions = _parse_texts(_first_present(row, _CAPTION_COLUMNS), "caption", ("raw", "caption", "text"))
     return ParsedRow(
         images=images,
-        captions=() if _answers_itself(row) else _texts(_first(row, _CAPTIONS), "caption", ("raw", "caption", "text")),
-        questions=_questions(row),
-        expressions=_expressions(row),
-        label=_label(_first(row, ("label",)), len(images)),
+        captions=captions,
+        questions=_parse_questions(row),
+        expressions=_parse_expressions(row),
+        label=_parse_label(_first_present(row, ("label",)), len(images)),
         image_id="" if image_id is None else str(image_id),
         extra=extra,
     )
 
 
-# --- fields -------------------------------------------------------------------------------------------------------
+def _parse_questions(row: Mapping[str, Any]) -> tuple[Question, ...]:
+    listed = _parse_rows(row, _QUESTIONS_COLUMNS, _parse_question)
+    return listed if _first_present(row, ("question",)) is None else (*listed, _parse_question(row))
 
 
-def _pair(row: Mapping[str, Any]) -> tuple[Any, ...]:
-    """The two images of a row that names them one by one."""
-    images = tuple(_first(row, (side,)) for side in ("left", "right"))
-    return () if None in images else images
-
-
-def _questions(row: Mapping[str, Any]) -> tuple[Question, ...]:
-    asked = _rows(row, _QUESTIONS, _question)
-    return asked if _first(row, ("question",)) is None else (*asked, _question(row))
-
-
-def _question(row: Mapping[str, Any]) -> Question:
-    number = _first(row, ("question_id",))
+def _parse_question(row: Mapping[str, Any]) -> Question:
+    question_id = _first_present(row, ("question_id",))
+    answers = _first_present(row, ("text",) if _text_is_answer(row) else _ANSWER_COLUMNS)
     return Question(
-        text=_text(_first(row, ("question",)), "question"),
-        answers=_texts(_first(row, ("text",) if _answers_itself(row) else _ANSWERS), "answer", ("answer",)),
-        source=str(_first(row, ("dataset",)) or ""),
-        id=number if number is None or isinstance(number, int) else str(number),
-        auto=_true(row.get("auto")),
-        wrong=_texts(_first(row, ("wrong",)), "answer", ("answer",)),
+        text=_parse_text(_first_present(row, ("question",)), "question"),
+        answers=_parse_texts(answers, "answer", ("answer",)),
+        source=str(_first_present(row, ("dataset",)) or ""),
+        id=question_id if question_id is None or isinstance(question_id, int) else str(question_id),
+        auto=_is_true(row.get("auto")),
+        wrong=_parse_texts(_first_present(row, ("wrong",)), "answer", ("answer",)),
     )
 
 
-def _answers_itself(row: Mapping[str, Any]) -> bool:
-    """Whether it is a row of our own results: a question whose answer is its text."""
-    alone = _first(row, _ANSWERS) is None and _first(row, _CAPTIONS[:2]) is None
-    return alone and _first(row, ("question",)) is not None and isinstance(row.get("text"), str)
+def _text_is_answer(row: Mapping[str, Any]) -> bool:
+    """Return whether the row is a result of `openblip ask`: a question whose answer is its text."""
+    has_text = _first_present(row, _ANSWER_COLUMNS) is None and _first_present(row, _CAPTION_COLUMNS[:2]) is None
+    return has_text and _first_present(row, ("question",)) is not None and isinstance(row.get("text"), str)
 
 
-def _expressions(row: Mapping[str, Any]) -> tuple[Expression, ...]:
-    listed = _rows(row, ("refs",), _ref)
-    return listed if _first(row, ("expression",)) is None else (*listed, _ref(row))
+def _parse_expressions(row: Mapping[str, Any]) -> tuple[Expression, ...]:
+    listed = _parse_rows(row, ("refs",), _parse_expression)
+    return listed if _first_present(row, ("expression",)) is None else (*listed, _parse_expression(row))
 
 
-def _ref(row: Mapping[str, Any]) -> Expression:
-    expression = _text(_first(row, ("expression",)), "expression")
-    box = _first(row, ("bbox",))
+def _parse_expression(row: Mapping[str, Any]) -> Expression:
+    text = _parse_text(_first_present(row, ("expression",)), "expression")
+    bbox = _first_present(row, ("bbox",))
     try:
-        left, top, width, height = (float(number) for number in box)
+        x, y, width, height = (float(number) for number in bbox)
     except (TypeError, ValueError):
-        raise InputError(f"bbox is [left, top, width, height], four numbers, not {box!r}") from None
-    if not all(map(math.isfinite, (left, top, width, height))) or width <= 0 or height <= 0:
-        raise InputError(f"bbox is [left, top, width, height] with a positive size, not {box!r}")
-    return Expression(expression, (left, top, left + width, top + height), _true(row.get("auto")))
+        raise InputError(f"bbox must be four numbers, [left, top, width, height], got {bbox!r}") from None
+    if not all(map(math.isfinite, (x, y, width, height))) or width <= 0 or height <= 0:
+        raise InputError(f"bbox must be [left, top, width, height] with a positive size, got {bbox!r}")
+    return Expression(text, (x, y, x + width, y + height), _is_true(row.get("auto")))
 
 
-def _label(value: Any, pictures: int) -> int | None:
+def _parse_label(value: Any, num_images: int) -> int | None:
     label = None if value is None else _LABELS.get(str(value).strip().lower())
-    if label is None and value is not None and pictures == 2:  # any other data set's "label" means something else
-        raise InputError(f"label is True or False, 1 or 0, not {value!r}")
+    if label is None and value is not None and num_images == 2:  # a single image's "label" has another meaning
+        raise InputError(f"label must be True or False, 1 or 0, got {value!r}")
     return label
 
 
-# --- values -------------------------------------------------------------------------------------------------------
-
-
-def _named(row: Mapping[str, Any], columns: Columns) -> Mapping[str, Any]:
-    """The row with the user's columns under the schema's names, which hides what else stood under these."""
+def _rename_columns(row: Mapping[str, Any], columns: Columns) -> Mapping[str, Any]:
+    """Return the row with the user's columns under the schema's names, and without those they replace."""
     if not columns:
         return row
-    wanted = [name for given in columns.values() for name in ([given] if isinstance(given, str) else given)]
-    if missing := [name for name in wanted if name not in row]:
-        raise InputError(f"the row has no {missing[0]!r}; it has {', '.join(map(str, row)) or 'nothing'}")
-    hidden = {name for key in columns for name in _FIELDS[key]}
-    renamed = {name: value for name, value in row.items() if name not in hidden}
-    for key, given in columns.items():
-        renamed[_FIELDS[key][0]] = row[given] if isinstance(given, str) else [row[name] for name in given]
+    for names in columns.values():
+        for name in [names] if isinstance(names, str) else names:
+            if name not in row:
+                raise InputError(f"the row has no {name!r}; it has {', '.join(map(str, row)) or 'nothing'}")
+    replaced = {name for key in columns for name in FIELDS[key]}
+    renamed = {name: value for name, value in row.items() if name not in replaced}
+    for key, names in columns.items():
+        renamed[FIELDS[key][0]] = row[names] if isinstance(names, str) else [row[name] for name in names]
     return renamed
 
 
-def _first(row: Mapping[str, Any], names: Iterable[str]) -> Any:
+def _first_present(row: Mapping[str, Any], names: Iterable[str]) -> Any:
     for name in names:
         value = row.get(name)
-        if not _absent(value):
-            return value
+        if value is None or (isinstance(value, float) and math.isnan(value)):
+            continue
+        if isinstance(value, (str, list, tuple)) and not value:
+            continue
+        return value
     return None
 
 
-def _absent(value: Any) -> bool:
-    empty = isinstance(value, (str, list, tuple)) and not value
-    return value is None or empty or (isinstance(value, float) and math.isnan(value))
-
-
-def _rows(
-    row: Mapping[str, Any], names: tuple[str, ...], read: Callable[[Mapping[str, Any]], Made]
-) -> tuple[Made, ...]:
-    listed = _first(row, names)
+def _parse_rows(
+    row: Mapping[str, Any], names: tuple[str, ...], parse: Callable[[Mapping[str, Any]], Item]
+) -> tuple[Item, ...]:
+    listed = _first_present(row, names)
     if listed is None:
         return ()
-    if not isinstance(listed, list) or not all(isinstance(one, Mapping) for one in listed):
-        raise InputError(f"{names[0]} is a list of rows, not {_kind(listed)}")
-    return tuple(read(one) for one in listed)
+    if not isinstance(listed, list) or not all(isinstance(entry, Mapping) for entry in listed):
+        raise InputError(f"{names[0]} must be a list of rows, got {_describe_type(listed)}")
+    return tuple(parse(entry) for entry in listed)
 
 
-def _texts(value: Any, what: str, keys: tuple[str, ...]) -> tuple[str, ...]:
-    """One or several texts; blank ones are left out."""
-    given = [_first(one, keys) if isinstance(one, Mapping) else one for one in _several(value)]
-    texts = [_text(one, what) for one in given if one is not None]
+def _parse_texts(value: Any, kind: str, keys: tuple[str, ...]) -> tuple[str, ...]:
+    """Return one or several texts, without blank ones."""
+    texts = []
+    for entry in _as_tuple(value):
+        text = _first_present(entry, keys) if isinstance(entry, Mapping) else entry
+        if text is not None:
+            texts.append(_parse_text(text, kind))
     return tuple(text for text in texts if text.strip())
 
 
-def _text(value: Any, what: str) -> str:
-    if what == "answer" and isinstance(value, int) and not isinstance(value, bool):
+def _parse_text(value: Any, kind: str) -> str:
+    if kind == "answer" and isinstance(value, int) and not isinstance(value, bool):
         return str(value)
+    if value is None:
+        raise InputError(f"there is no {kind}")
     if not isinstance(value, str):
-        raise InputError(f"{what} is a text, not {_kind(value)}" if value is not None else f"there is no {what}")
+        raise InputError(f"{kind} must be a text, got {_describe_type(value)}")
     return value
 
 
-def _several(value: Any) -> tuple[Any, ...]:
+def _as_tuple(value: Any) -> tuple[Any, ...]:
     if value is None:
         return ()
     return tuple(value) if isinstance(value, (list, tuple)) else (value,)
 
 
-def _true(value: Any) -> bool:
+def _is_true(value: Any) -> bool:
     return _LABELS.get(str(value).strip().lower()) == 1
 
 
-def _kind(value: Any) -> str:
+def _describe_type(value: Any) -> str:
     names = {"dict": "a mapping", "list": "a list", "int": "a number", "float": "a number", "str": "a text"}
     return names.get(type(value).__name__, f"a {type(value).__name__}")

@@ -1,9 +1,9 @@
-"""Dialogs about pictures, as VisDial v1.0 has them, and how they become one text (no torch).
+"""VisDial v1.0: its file layout, and dialogs as texts (no torch).
 
-The layout is that of visualdialog.org/data (read there by visdialch/data/readers.py of the challenge's starter code):
-``{"split", "data": {"questions": [texts], "answers": [texts], "dialogs": [{"image_id", "caption", "dialog":
-[{"question", "answer", "answer_options", "gt_index"}]}]}}``, where questions, answers and the 100 options of a round
-are numbers of texts.
+The layout is documented at visualdialog.org/data, and read by `visdialch/data/readers.py` of the challenge's starter
+code: `{"split", "data": {"questions": [texts], "answers": [texts], "dialogs": [{"image_id", "caption", "dialog":
+[{"question", "answer", "answer_options", "gt_index"}]}]}}`. Questions, answers and the 100 options of a round are
+indices into the lists of texts.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from openblip.errors import InputError
 
 @dataclass(frozen=True)
 class Round:
-    """A question with its ``answer`` and the ``options`` to rank, of which number ``right`` is the answer."""
+    """A question with its answer, and the options to rank; option number `right` is the answer."""
 
     question: str
     answer: str
@@ -27,7 +27,7 @@ class Round:
 
 @dataclass(frozen=True)
 class Dialog:
-    """A picture's caption, and what was asked about it, round after round."""
+    """The caption of an image, and the rounds of a dialog about it."""
 
     image_id: int
     caption: str
@@ -35,84 +35,104 @@ class Dialog:
 
 
 def is_visdial(content: Any) -> bool:
-    """Whether a JSON file's content has the layout of VisDial."""
+    """Return whether the content of a JSON file has the layout of VisDial."""
     data = content.get("data") if isinstance(content, Mapping) else None
     return isinstance(data, Mapping) and isinstance(data.get("dialogs"), list)
 
 
 def image_names(split: str, image_id: int) -> tuple[str, ...]:
-    """The files that may be the picture of a dialog: COCO's to train on, those taken for VisDial else."""
+    """Return the possible files of a dialog's image: COCO's for training, VisDial's own for the other splits."""
     number = f"{image_id:012d}.jpg"
     if split.startswith("train"):
-        return tuple(f"{part}/COCO_{part}_{number}" for part in ("train2014", "val2014"))
-    part = f"VisualDialog_{split.removesuffix('2018')}2018"
-    return (f"{part}/{part}_{number}",)
+        return tuple(f"{folder}/COCO_{folder}_{number}" for folder in ("train2014", "val2014"))
+    folder = f"VisualDialog_{split.removesuffix('2018')}2018"
+    return (f"{folder}/{folder}_{number}",)
 
 
 def read_dialogs(content: Any) -> Iterator[Dialog | InputError]:
-    """The dialogs of a VisDial file in their order, or what is wrong with one of them.
+    """Yield the dialogs of a VisDial file in order.
 
-    Raises :class:`InputError` for content of another layout.
+    Args:
+        content: The parsed JSON of the file.
+
+    Yields:
+        Each dialog, or the error of a dialog that cannot be used.
+
+    Raises:
+        InputError: If the content has another layout.
     """
     if not is_visdial(content):
-        raise InputError('not the layout of VisDial, {"data": {"questions", "answers", "dialogs"}}')
+        raise InputError('the file must have the layout of VisDial, {"data": {"questions", "answers", "dialogs"}}')
     data = content["data"]
     for name in ("questions", "answers"):
         if not isinstance(data.get(name), list) or not all(isinstance(text, str) for text in data[name]):
-            raise InputError(f"{name!r} is not a list of texts")
-    yield from (_dialog_or_error(entry, data["questions"], data["answers"]) for entry in data["dialogs"])
+            raise InputError(f"{name!r} must be a list of texts")
+    for entry in data["dialogs"]:
+        image_id = entry.get("image_id") if isinstance(entry, Mapping) else None
+        try:
+            yield _parse_dialog(entry, data["questions"], data["answers"])
+        except (KeyError, TypeError) as error:
+            yield InputError(f"the dialog of image_id {image_id} has a missing or malformed field: {error}")
+        except InputError as error:
+            yield InputError(f"the dialog of image_id {image_id}: {error}")
 
 
-def _dialog_or_error(entry: Any, questions: Sequence[str], answers: Sequence[str]) -> Dialog | InputError:
-    image = entry.get("image_id") if isinstance(entry, Mapping) else None
-    try:
-        return _dialog(entry, questions, answers)
-    except (KeyError, TypeError) as error:
-        return InputError(f"the dialog of image_id {image} lacks something, or has another form: {error}")
-    except InputError as error:
-        return InputError(f"the dialog of image_id {image}: {error}")
-
-
-def _dialog(entry: Any, questions: Sequence[str], answers: Sequence[str]) -> Dialog:
+def _parse_dialog(entry: Any, questions: Sequence[str], answers: Sequence[str]) -> Dialog:
     rounds = []
-    for number, one in enumerate(entry["dialog"], 1):
-        if "answer_options" not in one or "gt_index" not in one:
+    for number, fields in enumerate(entry["dialog"], 1):
+        if "answer_options" not in fields or "gt_index" not in fields:
             raise InputError(f"round {number} has no answer to rank, as in the test split")
-        options = tuple(_text(answers, place) for place in one["answer_options"])
-        answer, right = _text(answers, one["answer"]), one["gt_index"]
+        options = tuple(_lookup(answers, index) for index in fields["answer_options"])
+        answer, right = _lookup(answers, fields["answer"]), fields["gt_index"]
         if not isinstance(right, int) or not 0 <= right < len(options) or options[right] != answer:
-            raise InputError(f"round {number}: gt_index {right} is not the place of its answer among the options")
-        rounds.append(Round(_text(questions, one["question"]), answer, options, right))
+            raise InputError(f"round {number}: gt_index must be the index of the answer among the options, got {right}")
+        rounds.append(Round(_lookup(questions, fields["question"]), answer, options, right))
     if not isinstance(entry["image_id"], int) or not isinstance(entry["caption"], str):
-        raise InputError("'image_id' is a number and 'caption' a text")
+        raise InputError("'image_id' must be a number and 'caption' a text")
     return Dialog(entry["image_id"], entry["caption"], tuple(rounds))
 
 
-def _text(texts: Sequence[str], place: Any) -> str:
-    if not isinstance(place, int) or not 0 <= place < len(texts):
-        raise InputError(f"there is no text of number {place}")
-    return texts[place]
-
-
-# --- as texts -----------------------------------------------------------------------------------------------------
+def _lookup(texts: Sequence[str], index: Any) -> str:
+    if not isinstance(index, int) or not 0 <= index < len(texts):
+        raise InputError(f"there is no text of number {index}")
+    return texts[index]
 
 
 def dialog_text(history: Sequence[tuple[str, str]], question: str) -> str:
-    """All rounds before, and the question, up to its answer: "q: ... a: ... q: ... a:", as LAVIS joins a dialog."""
-    return " ".join([*(f"q: {asked} a: {said}" for asked, said in history), f"q: {question} a:"])
+    """Join the previous rounds and a question as LAVIS does: "q: ... a: ... q: ... a:"."""
+    rounds = [f"q: {previous} a: {answer}" for previous, answer in history]
+    return " ".join([*rounds, f"q: {question} a:"])
 
 
 def dialog_ids(
-    spell: Callable[[str], Sequence[int]], history: Sequence[tuple[str, str]], question: str,
-    answers: Sequence[str], *, first: int, last: int, most: int,
-) -> list[list[int]]:  # fmt: skip
-    """A row of ids for each answer to a question: ``first``, the dialog with that answer, ``last``.
+    tokenize: Callable[[str], Sequence[int]],
+    history: Sequence[tuple[str, str]],
+    question: str,
+    answers: Sequence[str],
+    *,
+    first_id: int,
+    last_id: int,
+    max_tokens: int,
+) -> list[list[int]]:
+    """Return token ids of a dialog once for each answer to its last question.
 
-    ``spell`` gives a text's ids. A dialog that is too long for ``most`` loses its beginning, equally for all answers;
-    an answer that is too long by itself its end.
+    A dialog that is too long loses its beginning, equally for all answers; an answer that is too long by itself loses
+    its end.
+
+    Args:
+        tokenize: Returns the token ids of a text, without special tokens.
+        history: Questions and answers of the previous rounds.
+        question: The question of this round.
+        answers: Answers to append.
+        first_id: First token of every row.
+        last_id: Last token of every row.
+        max_tokens: Length of a row, special tokens included.
+
+    Returns:
+        A row of ids for each answer.
     """
-    said = [list(spell(answer))[: most - 2] for answer in answers]
-    before = list(spell(dialog_text(history, question)))
-    room = most - 2 - max(map(len, said), default=0)
-    before = before[-room:] if room > 0 else []
-    return [[first, *before, *answer, last] for answer in said]
+    answer_ids = [list(tokenize(answer))[: max_tokens - 2] for answer in answers]
+    context_ids = list(tokenize(dialog_text(history, question)))
+    room = max_tokens - 2 - max(map(len, answer_ids), default=0)
+    context_ids = context_ids[-room:] if room > 0 else []
+    return [[first_id, *context_ids, *ids, last_id] for ids in answer_ids]

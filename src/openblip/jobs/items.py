@@ -16,9 +16,9 @@ from openblip.data.images import IMAGE_SUFFIXES, FileImage, ImageRef, MemoryImag
 from openblip.data.problems import Problem
 from openblip.data.records import Record
 from openblip.data.sources import open_source
+from openblip.data.sources.addresses import HUB_PREFIX
 from openblip.data.sources.base import Stream
-from openblip.data.sources.hub import PREFIX
-from openblip.data.sources.images import RootedSource, glob_root, open_images, path_kinds
+from openblip.data.sources.images import RootedSource, glob_root, open_images, path_kind
 from openblip.errors import ImageError, InputError
 from openblip.preprocess.image import MAX_PIXELS
 from openblip.preprocess.web import download
@@ -134,7 +134,7 @@ def open_items(
             key = path if base is None else path_from(path, base)
             files.setdefault(key, Item(key, path, len(files), (FileImage(path),), os.path.basename(path)))  # noqa: PTH119
         return list(files.values())
-    if pairs and "image" in (kinds := path_kinds(paths)):
+    if pairs and "image" in (kinds := [path_kind(path) for path in paths]):
         if kinds != ["image", "image"]:
             raise InputError("expected two images, or lists of pairs")
         sources: list[RootedSource | Problem] = [RootedSource(open_source([{"image": list(paths)}]), None)]
@@ -149,7 +149,7 @@ def common_folder(paths: Iterable[str]) -> str:
     """Return the folder that all local `paths` share, for the journal of formats that write next to images."""
     folders = []
     for path in paths:
-        if is_local(path) and not path.startswith(PREFIX):
+        if is_local(path) and not path.startswith(HUB_PREFIX):
             full_path = os.path.abspath(glob_root(path))  # noqa: PTH100
             folders.append(full_path if os.path.isdir(full_path) else os.path.dirname(full_path))  # noqa: PTH112, PTH120
     shared = os.path.commonpath(folders) if folders else os.getcwd()  # noqa: PTH109

@@ -1,1 +1,1 @@
-"""Training: objectives, momentum features and what feeds them."""
+"""Training: one loop for all tasks, objectives, distributed strategies, LoRA and run reports."""

@@ -1,11 +1,8 @@
-"""LoRA (Hu et al. 2021): every weight stays as it is, and some linear layers learn a small correction beside it."""
+"""LoRA (Hu et al. 2021): the weights stay frozen, and some linear layers learn a low-rank addition."""
 
 from __future__ import annotations
 
-import json
 import math
-from collections.abc import Mapping
-from dataclasses import asdict
 from fnmatch import fnmatch
 from pathlib import Path
 
@@ -13,17 +10,20 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from openblip.checkpoints.containers import SAFETENSORS, read_json, read_safetensors, write_safetensors
-from openblip.errors import CheckpointError, ConfigError
-from openblip.io import atomic
-from openblip.training.config import LoraSettings
-from openblip.training.settings import build
-
-DESCRIPTION = "adapter.json"
+from openblip.checkpoints.adapter import LoraPair, write_adapter
+from openblip.errors import ConfigError
+from openblip.training.config.optim import LoraSettings
 
 
 class LoraLinear(nn.Linear):
-    """x W' + b + scale * (x A') B', with A (r, in) and B (out, r); B begins at 0, and so does the correction."""
+    """A linear layer with a low-rank addition: x W' + bias + scale * (x A') B', with A (r, in) and B (out, r).
+
+    B starts at 0, so the layer starts as the linear layer it replaces.
+
+    Args:
+        linear: The layer to replace.
+        settings: Rank, scale and dropout.
+    """
 
     def __init__(self, linear: nn.Linear, settings: LoraSettings) -> None:
         nn.Module.__init__(self)
@@ -39,75 +39,103 @@ class LoraLinear(nn.Linear):
         return super().forward(x) + self.scale * F.linear(F.linear(self.dropout(x), self.lora_a), self.lora_b)
 
     @torch.no_grad()
-    def merged(self) -> nn.Linear:
-        """The plain linear layer that computes the same."""
-        plain = nn.Linear(self.in_features, self.out_features, self.bias is not None, device="meta")
-        correction = self.scale * (self.lora_b.double() @ self.lora_a.double())
-        plain.weight = nn.Parameter((self.weight.double() + correction).to(self.weight.dtype))
-        plain.bias = self.bias
-        return plain
+    def merge(self) -> nn.Linear:
+        """Return a plain linear layer that computes the same."""
+        linear = nn.Linear(self.in_features, self.out_features, self.bias is not None, device="meta")
+        addition = self.scale * (self.lora_b.double() @ self.lora_a.double())
+        linear.weight = nn.Parameter((self.weight.double() + addition).to(self.weight.dtype))
+        linear.bias = self.bias
+        return linear
 
 
 def add_lora(model: nn.Module, settings: LoraSettings) -> list[str]:
-    """Freeze a model and give its target layers corrections to learn, in place; the names of those layers."""
-    targets = [name for name, module in model.named_modules() if _is_target(name, module, settings)]
+    """Freeze a model and add adapters to its target layers, in place.
+
+    Args:
+        model: The model.
+        settings: Target layers, and modules to train in full.
+
+    Returns:
+        The names of the adapted layers.
+
+    Raises:
+        ConfigError: If a target or a module does not exist.
+    """
+    trained = set()
+    for pattern in settings.modules_to_save:
+        names = {name for name, _ in model.named_parameters() if _is_inside(name, pattern)}
+        if not names:
+            raise ConfigError(f"lora.modules_to_save must name modules of the model, got {pattern!r}")
+        trained |= names
+    targets = [
+        name
+        for name, module in model.named_modules()
+        if isinstance(module, nn.Linear)
+        and name.rpartition(".")[2] in settings.target_modules
+        and f"{name}.weight" not in trained
+    ]
     if not targets:
-        raise ConfigError(f"no linear layer of this model is called {', '.join(settings.targets)}")
-    for pattern in settings.also:
-        if not any(fnmatch(name, pattern) for name, _ in model.named_parameters()):
-            raise ConfigError(f"no parameter of this model is called {pattern!r} (lora.also)")
+        names_in_words = ", ".join(settings.target_modules)
+        raise ConfigError(f"lora.target_modules must name linear layers of the model, got {names_in_words}")
     for name, parameter in model.named_parameters():
-        parameter.requires_grad_(any(fnmatch(name, pattern) for pattern in settings.also))
+        parameter.requires_grad_(name in trained)
     for name in targets:
-        model.set_submodule(name, LoraLinear(_linear(model, name), settings))
+        linear = model.get_submodule(name)
+        assert isinstance(linear, nn.Linear)
+        model.set_submodule(name, LoraLinear(linear, settings))
     return targets
 
 
+def _is_inside(parameter: str, pattern: str) -> bool:
+    """Return whether a parameter, or a module that contains it, matches a pattern."""
+    parts = parameter.split(".")
+    return any(fnmatch(".".join(parts[: i + 1]), pattern) for i in range(len(parts)))
+
+
 def merge_lora(model: nn.Module) -> nn.Module:
-    """Add the corrections into the weights, in place: a plain model again, with its plain names. The same model."""
+    """Merge the adapters into the weights, in place; the model gets its plain names back.
+
+    Args:
+        model: A model with adapters.
+
+    Returns:
+        The same model.
+    """
     for name, module in list(model.named_modules()):
         if isinstance(module, LoraLinear):
-            model.set_submodule(name, module.merged())
+            model.set_submodule(name, module.merge())
     return model
 
 
 def save_adapter(model: nn.Module, folder: Path, settings: LoraSettings, base: str) -> Path:
-    """Write what was trained, the corrections and what ``also`` names, apart from the frozen ``base``."""
-    trained = {name: p.detach().cpu() for name, p in model.named_parameters() if p.requires_grad}
-    with atomic.replace_folder(folder, last=DESCRIPTION) as fresh:
-        write_safetensors(fresh / SAFETENSORS, trained)
-        described = {"base": base, **asdict(settings)}
-        (fresh / DESCRIPTION).write_text(json.dumps(described, indent=2) + "\n", encoding="utf-8")
-    return folder
+    """Write the adapters, and the modules trained in full, in the format of PEFT.
 
+    `openblip.load`, `openblip convert` and the `start` of a recipe accept the folder, and so does
+    `peft.PeftModel.from_pretrained`.
 
-def load_adapter(model: nn.Module, folder: Path) -> LoraSettings:
-    """Give a plain model the corrections in ``folder``, unmerged. It must be the base they were trained on."""
-    described = read_json(folder / DESCRIPTION)
-    described.pop("base", None)
-    settings = build(LoraSettings, described)
-    add_lora(model, settings)
-    _load_trained(model, read_safetensors(folder / SAFETENSORS), folder)
-    return settings
+    Args:
+        model: A model with adapters.
+        folder: Folder to create, or whose files to replace.
+        settings: The settings that `add_lora` had.
+        base: Name or path of the model that the adapters were trained on.
 
-
-def _load_trained(model: nn.Module, tensors: Mapping[str, Tensor], folder: Path) -> None:
-    state = model.state_dict()
-    needed = {name for name, p in model.named_parameters() if p.requires_grad}
-    fits = needed <= tensors.keys() and all(
-        name in state and state[name].shape == t.shape for name, t in tensors.items()
+    Returns:
+        The folder.
+    """
+    pairs: dict[str, LoraPair] = {}
+    for name, module in model.named_modules():
+        if isinstance(module, LoraLinear):
+            pairs[name] = LoraPair(module.lora_a, module.lora_b, module.scale)
+    trained = [name for name, parameter in model.named_parameters() if parameter.requires_grad and ".lora_" not in name]
+    if Path(base).exists():
+        base = str(Path(base).absolute())
+    return write_adapter(
+        folder,
+        model,
+        pairs,
+        trained,
+        base=base,
+        rank=settings.r,
+        alpha=settings.effective_alpha,
+        dropout=settings.dropout,
     )
-    if not fits:
-        raise CheckpointError(f"{folder} holds an adapter for another model")
-    for name, tensor in tensors.items():
-        state[name].copy_(tensor)
-
-
-def _is_target(name: str, module: nn.Module, settings: LoraSettings) -> bool:
-    return isinstance(module, nn.Linear) and name.rpartition(".")[2] in settings.targets
-
-
-def _linear(model: nn.Module, name: str) -> nn.Linear:
-    module = model.get_submodule(name)
-    assert isinstance(module, nn.Linear)
-    return module

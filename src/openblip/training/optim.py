@@ -1,4 +1,4 @@
-"""AdamW over the trainable parameters, in the groups of one published code or the other; its state by name."""
+"""AdamW over the trainable parameters, grouped as in the published codes, and its state by parameter name."""
 
 from __future__ import annotations
 
@@ -10,17 +10,25 @@ from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
 from openblip.errors import CheckpointError, ConfigError
-from openblip.training.config import AdamWSettings
-from openblip.training.shards import like, whole_state
+from openblip.training.config.optim import AdamWSettings
+from openblip.training.sharding import full_tensor, shard_like
 
-Saved = Mapping[str, Mapping[str, Tensor]]
+OptimizerState = Mapping[str, Mapping[str, Tensor]]
 
 
-def adamw(module: nn.Module, settings: AdamWSettings) -> torch.optim.AdamW:
-    """The optimizer of a module's trainable parameters; momentum copies and frozen weights are left out."""
+def build_adamw(module: nn.Module, settings: AdamWSettings) -> torch.optim.AdamW:
+    """Return an optimizer of a module's trainable parameters, without momentum copies and frozen weights.
+
+    Args:
+        module: The module to train.
+        settings: Options of AdamW.
+
+    Raises:
+        ConfigError: If every parameter is frozen.
+    """
     trainable = {name: p for name, p in module.named_parameters() if p.requires_grad}
     if not trainable:
-        raise ConfigError("nothing is left to train: every parameter is frozen")
+        raise ConfigError("at least one parameter must be trainable; all are frozen")
     return torch.optim.AdamW(
         parameter_groups(trainable, settings),
         betas=(settings.beta1, settings.beta2),
@@ -30,7 +38,7 @@ def adamw(module: nn.Module, settings: AdamWSettings) -> torch.optim.AdamW:
 
 
 def parameter_groups(trainable: Mapping[str, Tensor], settings: AdamWSettings) -> list[dict[str, Any]]:
-    """Parameters with their weight decay. Sharded and whole ones lie apart, as one fused update cannot take both."""
+    """Group parameters by weight decay, and sharded ones apart, because one fused update cannot take both."""
     groups: dict[tuple[bool, bool], list[Tensor]] = {}
     for parameter in trainable.values():
         decays = settings.groups == "published" or parameter.ndim >= 2
@@ -41,30 +49,43 @@ def parameter_groups(trainable: Mapping[str, Tensor], settings: AdamWSettings) -
     ]
 
 
-def optimizer_state(module: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, dict[str, Tensor]]:
-    """What the optimizer remembers, whole, by the names of the parameters. Every process must ask for it.
+def full_optimizer_state(module: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, dict[str, Tensor]]:
+    """Return the full state of an optimizer by parameter name. Every process must call it.
 
-    A parameter that never had a gradient is there with nothing to remember: grounding's text encoder looks at no image,
-    so its cross-attention has none.
+    A parameter that never had a gradient has an empty state: grounding's text encoder attends to no image, so its
+    cross-attention has none. `torch.distributed.checkpoint` would fill such states by a step of its own.
     """
     trained = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
-    kept = {name: optimizer.state.get(p, {}) for name, p in module.named_parameters() if id(p) in trained}
-    flat = whole_state({f"{key} {name}": value for name, state in kept.items() for key, value in state.items()})
-    return {name: {key: flat[f"{key} {name}"].detach() for key in state} for name, state in kept.items()}
+    states: dict[str, dict[str, Tensor]] = {}
+    for name, parameter in module.named_parameters():
+        if id(parameter) in trained:
+            state = optimizer.state.get(parameter, {})
+            states[name] = {key: full_tensor(value).detach() for key, value in state.items()}
+    return states
 
 
-def load_optimizer_state(module: nn.Module, optimizer: torch.optim.Optimizer, saved: Saved) -> None:
-    """Put back what :func:`optimizer_state` gave, in whatever groups and shards the parameters lie now."""
+def load_optimizer_state(module: nn.Module, optimizer: torch.optim.Optimizer, saved: OptimizerState) -> None:
+    """Restore a state from `full_optimizer_state`, for any grouping and sharding of the parameters.
+
+    Args:
+        module: The module in training.
+        optimizer: Its optimizer.
+        saved: The full state.
+
+    Raises:
+        CheckpointError: If the state is of other parameters.
+    """
     names = {id(parameter): name for name, parameter in module.named_parameters()}
     members = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     trained = {names[id(parameter)] for parameter in members}
-    if saved and (strangers := trained ^ saved.keys()):
+    if saved and (differing := trained ^ saved.keys()):
         raise CheckpointError(
-            f"the optimizer's state does not belong to these parameters: {len(strangers)} differ ({min(strangers)}); "
-            "resume with the settings that the run began with"
+            f"the optimizer's state is of other parameters: {len(differing)} differ ({min(differing)}); resume with "
+            "the settings that the run started with"
         )
     for parameter in members:
         state = saved.get(names[id(parameter)], {})
         optimizer.state[parameter] = {
-            key: like(value, parameter) if value.ndim else value.to(parameter.device) for key, value in state.items()
+            key: shard_like(value, parameter) if value.ndim else value.to(parameter.device)
+            for key, value in state.items()
         }

@@ -1,4 +1,4 @@
-"""Memory and speed: activations computed again or memory kept, and layers compiled. No parameter changes its name."""
+"""Memory and speed: recomputed activations, compiled layers and freed memory. No parameter changes its name."""
 
 from __future__ import annotations
 
@@ -15,26 +15,43 @@ from openblip.model.base import ImageTextModel
 from openblip.model.text import TextLayer
 from openblip.model.vision import Block
 
+_MMAP_THRESHOLD, _TRIM_THRESHOLD, _TOP_PAD = -3, -1, -2  # parameters of mallopt, in glibc's malloc.h
+_LARGEST_THRESHOLD = 32 << 20  # bytes; the limit of glibc
+
 
 def recompute_vision(model: ImageTextModel, blocks: int) -> None:
-    """Keep no activations inside the last ``blocks`` of the image encoder, whose backward computes them again.
+    """Compute the activations of the image encoder's last blocks again in the backward pass, instead of storing them.
 
-    As published, a block's attention and its MLP are wrapped apart, so that only what lies between them is kept.
+    As published, attention and MLP of a block are wrapped separately, so that only the values between them are stored.
+
+    Args:
+        model: The model; it is modified in place.
+        blocks: Number of blocks.
+
+    Raises:
+        ConfigError: If the image encoder has fewer blocks.
     """
     layers = cast("list[Block]", list(model.vision.blocks))
     if not 0 <= blocks <= len(layers):
-        raise ConfigError(f"the image encoder has {len(layers)} blocks; {blocks} of them cannot be recomputed")
+        raise ConfigError(f"recompute_blocks must be between 0 and {len(layers)}, got {blocks}")
     for block in layers[len(layers) - blocks :]:
-        for part in (block.attn, block.mlp):
-            # The instance's own forward: a wrapping module would change the names of parameters.
-            cast(Any, part).forward = partial(checkpoint, part.forward, use_reentrant=False)
+        for module in (block.attn, block.mlp):
+            # Replace the forward of the instance: a wrapping module would change the names of parameters.
+            cast(Any, module).forward = partial(checkpoint, module.forward, use_reentrant=False)
 
 
 def compile_layers(model: nn.Module, backend: str = "inductor") -> int:
-    """Compile every layer of the image encoder and of the text transformers; how many there are.
+    """Compile every layer of the image encoder and of the text transformers.
 
-    Layers of one kind share their code, so that this compiles little, and what lies between them (draws of negatives,
-    texts of changing length) stays in Python.
+    Layers of one kind share their code, so little is compiled; the code between them (draws of negatives, texts of
+    varying length) stays in Python.
+
+    Args:
+        model: The model; it is modified in place.
+        backend: Backend of `torch.compile`.
+
+    Returns:
+        The number of layers.
     """
     layers = [module for module in model.modules() if isinstance(module, Block | TextLayer)]
     for layer in layers:
@@ -42,14 +59,14 @@ def compile_layers(model: nn.Module, backend: str = "inductor") -> int:
     return len(layers)
 
 
-_MMAP_THRESHOLD, _TRIM_THRESHOLD, _TOP_PAD = -3, -1, -2  # of mallopt, in glibc's malloc.h
+def keep_freed_memory() -> bool:
+    """Let this process keep freed memory for its next allocation, if the C library is glibc.
 
+    By default glibc requests memory from the system for each larger tensor and returns it at once, and the system
+    clears every page each time: on a CPU that took more than half of a training step.
 
-def keep_memory() -> bool:
-    """Let this process keep what it frees for its next allocation, where the C library is glibc; whether it does.
-
-    By default glibc asks the system for each tensor of some size and gives it back at once, and the system clears every
-    page again: on a CPU that took more than half of a training step.
+    Returns:
+        Whether the setting is in effect.
     """
     if not sys.platform.startswith("linux"):
         return False
@@ -57,7 +74,9 @@ def keep_memory() -> bool:
         mallopt = ctypes.CDLL("libc.so.6").mallopt
     except (OSError, AttributeError):  # another C library
         return False
-    most = 32 << 20  # the greatest threshold that glibc takes
-    return all(
-        mallopt(*pair) for pair in ((_MMAP_THRESHOLD, most), (_TRIM_THRESHOLD, 2**31 - 1), (_TOP_PAD, 16 * most))
+    options = (
+        (_MMAP_THRESHOLD, _LARGEST_THRESHOLD),
+        (_TRIM_THRESHOLD, 2**31 - 1),
+        (_TOP_PAD, 16 * _LARGEST_THRESHOLD),
     )
+    return all(mallopt(*option) for option in options)

@@ -11,7 +11,8 @@ from typing import Any, TypeVar
 import numpy as np
 from torch import Tensor
 
-from openblip.data.augment import RandAugment, TrainTransform
+from openblip.data.augment import TrainTransform
+from openblip.data.randaugment import RandAugment
 from openblip.errors import InputError
 from openblip.preprocess.image import ImageSettings, load_image, resize, to_tensor
 from openblip.preprocess.text import clean_caption, clean_question

@@ -1,4 +1,4 @@
-"""Sources of records: indexed, or read as a stream (no torch)."""
+"""The two kinds of sources: indexed, and read as a stream (no torch)."""
 
 from __future__ import annotations
 
@@ -16,11 +16,17 @@ Counts: TypeAlias = Mapping[str, NDArray[np.int32]]
 
 
 class Source(ABC):
-    """Records by number, in a fixed order. ``problems`` are the rows that could not become records."""
+    """Records by number, in a fixed order.
+
+    Attributes:
+        name: Where the records come from.
+        problems: The rows that could not become records.
+        period: Number of epochs after which `indices` repeats.
+    """
 
     name: str
     problems: Sequence[Problem] = ()
-    period = 1  # epochs after which `indices` repeats
+    period = 1
 
     @abstractmethod
     def __len__(self) -> int: ...
@@ -31,27 +37,39 @@ class Source(ABC):
     @property
     @abstractmethod
     def counts(self) -> Counts:
-        """For each record, how many it has of what :meth:`Record.counts` names: arrays (len(self),)."""
+        """`Record.counts` of every record, as arrays (len(self),)."""
 
     @property
     @abstractmethod
     def keys(self) -> NDArray[np.uint64]:
-        """A hash of each record's picture (len(self),), equal where records share one."""
+        """A hash of each record's image (len(self),), equal for records of one image."""
 
     def __iter__(self) -> Iterator[Record]:
         return (self[index] for index in range(len(self)))
 
     def indices(self, epoch: int) -> NDArray[np.int64]:
-        """The numbers of the records that belong to an epoch: all of them, unless the source rotates."""
+        """Return the numbers of the records in an epoch: all records, unless the source rotates."""
         return np.arange(len(self), dtype=np.int64)
 
 
 class Stream(ABC):
-    """Records that can only be read one after another, in ``shards`` that can be read in any order."""
+    """Records that can only be read in sequence, in shards that can be read in any order.
+
+    Attributes:
+        name: Where the records come from.
+        shards: Number of shards.
+    """
 
     name: str
     shards: int
 
     @abstractmethod
     def read(self, shard: int) -> Iterator[Record | Problem]:
-        """The records of one shard, in its own order; what cannot be read comes as a :class:`Problem` in its place."""
+        """Yield the records of one shard, with a `Problem` in place of each record that cannot be read."""
+
+
+def check_index(index: int, count: int) -> int:
+    """Return `index` counted from the front; raises `IndexError` if it is out of range."""
+    if not -count <= index < count:
+        raise IndexError(f"record {index} of {count}")
+    return index % count

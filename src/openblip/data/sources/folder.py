@@ -1,4 +1,4 @@
-"""A folder of pictures, with a text beside each or with one file of metadata."""
+"""A folder of images, with a text file next to each image, or with one file of metadata."""
 
 from __future__ import annotations
 
@@ -28,46 +28,61 @@ def open_folder(
     columns: Columns | None = None,
     keep: Sequence[str] = (),
 ) -> Source:
-    """Every picture below a folder, sorted by path; a record's address is the picture's path.
+    """Open a folder of images, sorted by path; a record's address is the path of its image.
 
-    ``photo.jpg`` has its captions in ``photo.txt`` or ``photo.caption``, one in each line. Where a folder has a
-    ``metadata.jsonl``, ``.csv`` or ``.parquet`` (``file_name``, ``text``), that file is the source instead. Hidden
-    files and linked folders are passed over. Without ``texts`` it is the pictures alone.
+    The captions of `photo.jpg` are the lines of `photo.txt` or `photo.caption`. A `metadata.jsonl`, `.csv` or
+    `.parquet` (`file_name`, `text`) replaces the images and texts next to it. Hidden files and linked folders are
+    skipped.
+
+    Args:
+        path: The folder.
+        recursive: Include the folders below it.
+        texts: Read captions and metadata; otherwise the records have images only.
+        sidecars: Suffixes of caption files, in order of preference.
+        columns: The column of a field in the metadata, where it differs from the schema.
+        keep: Further columns of the metadata to keep.
+
+    Returns:
+        The records of the folder.
+
+    Raises:
+        InputError: If a file of metadata is empty or cannot be read.
     """
     if not texts:
-        return _open_pictures(path, recursive, ())
-    if metadata := list(_metadata(path, recursive)):
-        parts: list[Source] = [_open_metadata(name, columns, keep) for name in metadata]
-        return parts[0] if len(parts) == 1 else ConcatSource(parts)
-    return _open_pictures(path, recursive, sidecars)
+        return _open_images(path, recursive, ())
+    metadata = [name for name in walk(path, recursive) if os.path.basename(name) in METADATA]  # noqa: PTH119
+    if metadata:
+        sources: list[Source] = [_open_metadata(name, columns, keep) for name in metadata]
+        return sources[0] if len(sources) == 1 else ConcatSource(sources)
+    return _open_images(path, recursive, sidecars)
 
 
 def walk(path: str, recursive: bool = True) -> Iterator[str]:
-    """All files below a folder that are not hidden, in sorted order; links to folders are not followed."""
+    """Yield the files below a folder in sorted order, without hidden files and linked folders."""
     for folder, folders, files in os.walk(path):
         folders[:] = sorted(name for name in folders if not name.startswith(".")) if recursive else []
         yield from (os.path.join(folder, name) for name in sorted(files) if not name.startswith("."))  # noqa: PTH118
 
 
-def _open_pictures(path: str, recursive: bool, sidecars: Sequence[str]) -> Table:
+def _open_images(path: str, recursive: bool, sidecars: Sequence[str]) -> Table:
     path = path.rstrip("/") if len(path) > 1 else path
     builder = TableBuilder(path, Locator())
     for name in walk(path, recursive):
         if os.path.splitext(name)[1].lower() not in IMAGE_SUFFIXES:  # noqa: PTH122 (Path costs ten times as much)
             continue
         try:
-            captions = _captions(name, sidecars)
+            captions = _read_captions(name, sidecars)
         except UnicodeDecodeError:
-            builder.reject(name.removeprefix(path), "the text beside it is not UTF-8")
+            builder.reject(name.removeprefix(path), "the caption file is not UTF-8")
         except OSError as error:
-            builder.reject(name.removeprefix(path), f"cannot read the text beside it: {error.strerror or error}")
+            builder.reject(name.removeprefix(path), f"cannot read the caption file: {error.strerror or error}")
         else:
             builder.add(name.removeprefix(path), {"captions": captions}, [name])
     return builder.build()
 
 
-def _captions(picture: str, sidecars: Sequence[str]) -> list[str]:
-    stem = os.path.splitext(picture)[0]  # noqa: PTH122
+def _read_captions(image: str, sidecars: Sequence[str]) -> list[str]:
+    stem = os.path.splitext(image)[0]  # noqa: PTH122
     for suffix in sidecars:
         try:
             text = Path(stem + suffix).read_bytes()
@@ -75,10 +90,6 @@ def _captions(picture: str, sidecars: Sequence[str]) -> list[str]:
             continue
         return [line.strip() for line in text.decode("utf-8-sig").splitlines() if line.strip()]
     return []
-
-
-def _metadata(path: str, recursive: bool) -> Iterator[str]:
-    return (name for name in walk(path, recursive) if os.path.basename(name) in METADATA)  # noqa: PTH119
 
 
 def _open_metadata(name: str, columns: Columns | None, keep: Sequence[str]) -> Source:

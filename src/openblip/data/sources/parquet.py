@@ -1,4 +1,4 @@
-"""Parquet files: pictures by path, or embedded as bytes in the way of the Hugging Face hub."""
+"""Parquet files: images by path, or embedded as bytes as on the Hugging Face hub."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from openblip.data.files import is_local, parent, remote, require
+from openblip.data.files import is_local, open_remote, parent, require
 from openblip.data.images import ImageRef, Locator
 from openblip.data.problems import Problem
 from openblip.data.records import Record
-from openblip.data.schema import PICTURE, Columns
+from openblip.data.schema import IMAGE_COLUMNS, Columns
 from openblip.data.sources.base import Stream
 from openblip.data.sources.table import Table, TableBuilder, read_record
 from openblip.errors import ImageError, InputError, OpenBlipError
@@ -19,36 +19,47 @@ from openblip.errors import ImageError, InputError, OpenBlipError
 if TYPE_CHECKING:
     from openblip.preprocess.image import ImageSource
 
-ROWS_AT_ONCE = 1000
+BATCH_ROWS = 1000
 
 
 def open_parquet(
     path: str, *, images: str | None = None, columns: Columns | None = None, keep: Sequence[str] = ()
 ) -> Table:
-    """A record for each row; its address is ``path:row 17``, counted from 0.
+    """Open a Parquet file, with a record per row; a record's address is `path:row 17`, counted from 0.
 
-    Embedded pictures stay in the file. One of them costs reading its row group, of which each process keeps a few: a
-    file with large row groups is better streamed.
+    Embedded images stay in the file. Reading one costs reading its row group, of which each process keeps a few, so
+    stream a file with large row groups.
+
+    Args:
+        path: The file, local or remote.
+        images: Folder for relative image paths; by default the folder of the file.
+        columns: The column of a field, where it differs from the schema.
+        keep: Further columns to keep.
+
+    Returns:
+        The records of the file.
+
+    Raises:
+        InputError: If the file cannot be read.
     """
     file = _open(path)
-    embedded = _embedded(file.schema_arrow, columns)
-    root = Locator(parent(path) if images is None else images)
-    texts = [name for name in file.schema_arrow.names if name not in embedded]
-    builder = TableBuilder(path, _Cell(path, root), _without(columns, embedded), keep)
-    row = 0
+    embedded = _embedded_columns(file.schema_arrow, columns)
+    text_columns = [name for name in file.schema_arrow.names if name not in embedded]
+    locate = _CellLocator(path, Locator(parent(path) if images is None else images))
+    builder = TableBuilder(path, locate, _without_images(columns, embedded), keep)
+    row_number = 0
     for group in range(file.num_row_groups):
-        last = row + file.metadata.row_group(group).num_rows
-        for batch in file.iter_batches(ROWS_AT_ONCE, row_groups=[group], columns=texts):
-            rows = batch.to_pylist() if texts else [{}] * batch.num_rows
-            for number, content in enumerate(rows, start=row):
-                at = number - last + file.metadata.row_group(group).num_rows
-                builder.add(f":row {number}", content, [(group, at, name) for name in embedded] or None)
-            row += len(rows)
+        start = row_number
+        for batch in file.iter_batches(BATCH_ROWS, row_groups=[group], columns=text_columns):
+            for row in batch.to_pylist() if text_columns else [{}] * batch.num_rows:
+                cells = [(group, row_number - start, name) for name in embedded]
+                builder.add(f":row {row_number}", row, cells or None)
+                row_number += 1
     return builder.build()
 
 
 class ParquetStream(Stream):
-    """Parquet files read from end to end, row group by row group, local or at any fsspec address; each is a shard."""
+    """Parquet files read in sequence, local or at any fsspec address; each file is a shard."""
 
     def __init__(
         self,
@@ -64,55 +75,57 @@ class ParquetStream(Stream):
         self._images, self._columns, self._keep = images, columns, keep
 
     def read(self, shard: int) -> Iterator[Record | Problem]:
-        """The records of one file, with embedded pictures in memory."""
         path = self.paths[shard]
         try:
             file = _open(path)
         except OpenBlipError as error:
             yield Problem(path, str(error))
             return
-        embedded = _embedded(file.schema_arrow, self._columns)
-        columns = _without(self._columns, embedded)
-        root = Locator(parent(path) if self._images is None else self._images)
+        embedded = _embedded_columns(file.schema_arrow, self._columns)
+        columns = _without_images(self._columns, embedded)
+        locate = Locator(parent(path) if self._images is None else self._images)
         number = 0
-        for batch in file.iter_batches(ROWS_AT_ONCE):
+        for batch in file.iter_batches(BATCH_ROWS):
             for row in batch.to_pylist():
                 address = f"{path}:row {number}"
-                refs = [row[name] for name in embedded] or None
-                yield read_record(row, address, path, root, refs=refs, columns=columns, keep=self._keep)
+                images = [row[name] for name in embedded] or None
+                yield read_record(row, address, path, locate, images=images, columns=columns, keep=self._keep)
                 number += 1
 
 
 @dataclass(frozen=True)
 class CellImage:
-    """A picture embedded in a row of a Parquet file."""
+    """An image embedded in a Parquet file; `row` counts within the row group."""
 
     path: str
     group: int
-    row: int  # in the group
+    row: int
     column: str
     address: str
-    root: Locator
+    locate: Locator
 
     def read(self) -> ImageSource:
-        return self.root(_row_group(self.path, self.group, self.column)[self.row].as_py(), self.address).read()
+        cell = _read_row_group(self.path, self.group, self.column)[self.row]
+        return self.locate(cell.as_py(), self.address).read()
 
 
-class _Cell:
-    def __init__(self, path: str, root: Locator) -> None:
-        self.path, self.root = path, root
+class _CellLocator:
+    """Makes references of (group, row, column) triples, and of values as `Locator` does."""
 
-    def __call__(self, ref: Any, address: str) -> ImageRef:
-        if not isinstance(ref, tuple):
-            return self.root(ref, address)
-        group, row, column = ref
-        return CellImage(self.path, group, row, column, f"{address}/{column}", self.root)
+    def __init__(self, path: str, locate: Locator) -> None:
+        self.path, self.locate = path, locate
+
+    def __call__(self, value: Any, address: str) -> ImageRef:
+        if not isinstance(value, tuple):
+            return self.locate(value, address)
+        group, row, column = value
+        return CellImage(self.path, group, row, column, f"{address}/{column}", self.locate)
 
 
 def _open(path: str) -> Any:
     pq = require("pyarrow.parquet", "reading Parquet")
     try:
-        return pq.ParquetFile(path if is_local(path) else remote(path))
+        return pq.ParquetFile(path if is_local(path) else open_remote(path))
     except OSError as error:
         raise InputError(f"cannot read {path}: {error}") from error
     except require("pyarrow", "reading Parquet").ArrowException as error:
@@ -120,28 +133,28 @@ def _open(path: str) -> Any:
 
 
 @functools.lru_cache(maxsize=8)
-def _row_group(path: str, group: int, column: str) -> Any:
+def _read_row_group(path: str, group: int, column: str) -> Any:
     try:
         return _open(path).read_row_group(group, columns=[column]).column(column)
     except Exception as error:  # pyarrow's errors have no other common base
         raise ImageError(f"cannot read the row group: {error}") from error
 
 
-def _embedded(schema: Any, columns: Columns | None) -> list[str]:
-    """The columns that hold pictures rather than their names: binary, or {"bytes", "path"}."""
-    wanted = (columns or {}).get("image", PICTURE)
-    names = [wanted] if isinstance(wanted, str) else list(wanted)
-    found = [name for name in names if name in schema.names and _holds_bytes(schema.field(name).type)]
-    return found if columns and "image" in columns else found[:1]
+def _embedded_columns(schema: Any, columns: Columns | None) -> list[str]:
+    """Return the columns that hold images rather than their names: binary, or {"bytes", "path"}."""
+    mapped = (columns or {}).get("image", IMAGE_COLUMNS)
+    names = [mapped] if isinstance(mapped, str) else list(mapped)
+    embedded = [name for name in names if name in schema.names and _holds_bytes(schema.field(name).type)]
+    return embedded if columns and "image" in columns else embedded[:1]
 
 
-def _holds_bytes(kind: Any) -> bool:
+def _holds_bytes(dtype: Any) -> bool:
     types = require("pyarrow", "reading Parquet").types
-    if types.is_struct(kind):
-        return any(kind.field(i).name == "bytes" for i in range(kind.num_fields))
-    return bool(types.is_binary(kind) or types.is_large_binary(kind))
+    if types.is_struct(dtype):
+        return any(dtype.field(i).name == "bytes" for i in range(dtype.num_fields))
+    return bool(types.is_binary(dtype) or types.is_large_binary(dtype))
 
 
-def _without(columns: Columns | None, embedded: Sequence[str]) -> Columns | None:
-    """The columns that :func:`~openblip.data.schema.parse` is to look for, once the pictures have been taken out."""
+def _without_images(columns: Columns | None, embedded: Sequence[str]) -> Columns | None:
+    """Return the column mapping without images, if these are read separately."""
     return {key: name for key, name in (columns or {}).items() if key != "image"} if embedded else columns

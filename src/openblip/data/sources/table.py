@@ -18,15 +18,24 @@ from numpy.typing import NDArray
 from openblip.data.images import ImageRef
 from openblip.data.problems import Problem
 from openblip.data.records import Expression, Question, Record
-from openblip.data.schema import Columns, ParsedRow, parse
-from openblip.data.sources.base import Counts, Source
+from openblip.data.schema import Columns, ParsedRow, parse_row
+from openblip.data.sources.base import Counts, Source, check_index
 from openblip.errors import InputError, OpenBlipError
 
 Locate: TypeAlias = Callable[[Any, str], ImageRef]
 
 
 class Table(Source):
-    """Records in memory, packed. ``locate`` makes a picture of a reference in a row and the record's address."""
+    """Packed records. `TableBuilder` makes one.
+
+    Args:
+        name: Where the records come from.
+        locate: Makes an image reference of a value in a row and the record's address.
+        packed: Bytes of all records, and the end of each record in them.
+        counts: `Record.counts` of every record.
+        keys: A hash of each record's image.
+        problems: The rows that could not become records.
+    """
 
     def __init__(
         self,
@@ -42,16 +51,16 @@ class Table(Source):
         self._locate = locate
         self._bytes, self._ends = packed
         self._counts, self._keys = counts, keys
-        self._ids = dense(keys)
+        self._image_ids = number_keys(keys)
 
     def __len__(self) -> int:
         return len(self._ends)
 
     def __getitem__(self, index: int) -> Record:
-        index = _checked(index, len(self))
+        index = check_index(index, len(self))
         start = int(self._ends[index - 1]) if index else 0
-        row = pickle.loads(self._bytes[start : self._ends[index]].tobytes())
-        return _unpack(row, self.name, self._locate, int(self._ids[index]))
+        packed = pickle.loads(self._bytes[start : self._ends[index]].tobytes())
+        return _unpack(packed, self.name, self._locate, int(self._image_ids[index]))
 
     @property
     def counts(self) -> Counts:
@@ -63,7 +72,14 @@ class Table(Source):
 
 
 class TableBuilder:
-    """Rows in, :class:`Table` out; a row that is no record becomes one of its problems."""
+    """Builds a `Table` from rows; a row that cannot become a record becomes a problem.
+
+    Args:
+        name: Start of every record's address.
+        locate: Makes an image reference of a value in a row and the record's address.
+        columns: The column of a field, where it differs from the schema.
+        keep: Further columns to keep.
+    """
 
     def __init__(self, name: str, locate: Locate, columns: Columns | None = None, keep: Sequence[str] = ()) -> None:
         self.name = name
@@ -75,39 +91,42 @@ class TableBuilder:
         self._counts = array("i")
         self._problems: list[Problem] = []
 
-    def add(self, where: str, row: Mapping[str, Any], pictures: Sequence[Any] | None = None) -> None:
-        """Add the row at ``where`` (what follows the source's name in its address).
+    def add(self, position: str, row: Mapping[str, Any], images: Sequence[Any] | None = None) -> None:
+        """Add a row.
 
-        ``pictures`` are its references where the row itself does not name them.
+        Args:
+            position: End of the record's address, after the name of the table.
+            row: Values by column.
+            images: Values for `locate`, if the row itself does not name the images.
         """
         try:
-            written = parse(row, self.columns, self._keep)
-            refs = written.images if pictures is None else tuple(pictures)
-            packed = _pack(written, refs, where)
+            parsed = parse_row(row, self.columns, self._keep)
+            values = parsed.images if images is None else tuple(images)
+            packed = _pack(parsed, values, position)
             record = _unpack(packed, self.name, self._locate, 0)
-            if not refs:
-                raise InputError("there is no picture")
+            if not values:
+                raise InputError("there is no image")
         except OpenBlipError as error:
-            self.reject(where, str(error))
+            self.reject(position, str(error))
             return
         self._packed += pickle.dumps(packed, protocol=pickle.HIGHEST_PROTOCOL)
         self._ends.append(len(self._packed))
-        self._keys.append(picture_key(record, written.image_id, self.name))
+        self._keys.append(image_key(record, parsed.image_id, self.name))
         self._counts.extend(record.counts().values())
 
-    def reject(self, where: str, reason: str) -> None:
-        """Note a row that is no record."""
-        self._problems.append(Problem(self.name + where, reason))
+    def reject(self, position: str, reason: str) -> None:
+        """Add a problem in place of a record."""
+        self._problems.append(Problem(self.name + position, reason))
 
     def build(self) -> Table:
-        """The table so far."""
+        """Return the table of all rows added so far."""
         names = list(Record((), "").counts())
-        counted = np.array(self._counts, np.int32).reshape(-1, len(names)).T
+        columns = np.array(self._counts, np.int32).reshape(-1, len(names)).T
         return Table(
             self.name,
             self._locate,
             (np.array(self._packed, np.uint8), np.array(self._ends, np.int64)),
-            {name: np.ascontiguousarray(column) for name, column in zip(names, counted, strict=True)},
+            {name: np.ascontiguousarray(column) for name, column in zip(names, columns, strict=True)},
             np.array(self._keys, np.uint64),
             self._problems,
         )
@@ -119,69 +138,79 @@ def read_record(
     source: str,
     locate: Locate,
     *,
-    refs: Sequence[Any] | None = None,
+    images: Sequence[Any] | None = None,
     columns: Columns | None = None,
     keep: Sequence[str] = (),
 ) -> Record | Problem:
-    """A row of a stream as a record. Its image id is a hash, as no one knows yet how many pictures there are.
+    """Make a record of a stream's row. Its image id is a hash, because the number of images is unknown.
 
-    ``refs`` are its pictures where the row itself does not name them.
+    Args:
+        row: Values by column.
+        address: Address of the record.
+        source: Name of the stream.
+        locate: Makes an image reference of a value in a row and the record's address.
+        images: Values for `locate`, if the row itself does not name the images.
+        columns: The column of a field, where it differs from the schema.
+        keep: Further columns to keep.
+
+    Returns:
+        The record, or the reason why there is none.
     """
     try:
-        written = parse(row, columns, keep)
-        pictures = tuple(locate(ref, address) for ref in (written.images if refs is None else refs))
-        if not pictures:
-            raise InputError("there is no picture")
+        parsed = parse_row(row, columns, keep)
+        refs = tuple(locate(value, address) for value in (parsed.images if images is None else images))
+        if not refs:
+            raise InputError("there is no image")
     except OpenBlipError as error:
         return Problem(address, str(error))
     record = Record(
-        pictures, address, written.captions, written.questions, written.expressions, written.label, 0, written.extra
+        images=refs,
+        address=address,
+        captions=parsed.captions,
+        questions=parsed.questions,
+        expressions=parsed.expressions,
+        label=parsed.label,
+        extra=parsed.extra,
     )
-    return replace(record, image_id=picture_key(record, written.image_id, source) >> 1)
+    return replace(record, image_id=image_key(record, parsed.image_id, source) >> 1)
 
 
-def picture_key(record: Record, image_id: str, source: str) -> int:
-    """64 bits that are equal for records of one picture.
+def image_key(record: Record, image_id: str, source: str) -> int:
+    """Return 64 bits that are equal for records of one image.
 
-    A picture is known by its file; one embedded in a row is known by the row's ``image_id``, or else by the row.
+    A file is identified by its address. An embedded image is identified by the row's `image_id`, or else by its row.
     """
-    addresses = [picture.address for picture in record.images]
+    addresses = [image.address for image in record.images]
     embedded = all(address.startswith(record.address) for address in addresses)
     name = f"{source}#{image_id}" if embedded and image_id else "\n".join(addresses)
     return int.from_bytes(hashlib.blake2b(name.encode("utf-8", "surrogateescape"), digest_size=8).digest(), "big")
 
 
-def dense(keys: NDArray[np.uint64]) -> NDArray[np.int64]:
-    """Numbers from 0 for keys (N,), equal for equal keys, in the order in which these first appear."""
-    _, first, group = np.unique(keys, return_index=True, return_inverse=True)
-    rank = np.empty(len(first), np.int64)
-    rank[np.argsort(first)] = np.arange(len(first))
+def number_keys(keys: NDArray[np.uint64]) -> NDArray[np.int64]:
+    """Number keys (N,) from 0 in the order of their first appearance; equal keys get equal numbers."""
+    _, first_index, group = np.unique(keys, return_index=True, return_inverse=True)
+    rank = np.empty(len(first_index), np.int64)
+    rank[np.argsort(first_index)] = np.arange(len(first_index))
     return rank[group.reshape(-1)]
 
 
-def _pack(written: ParsedRow, refs: Sequence[Any], where: str) -> tuple[Any, ...]:
-    """Plain tuples: a third of what the objects would take."""
-    questions = [(q.text, q.answers, q.source, q.id, q.auto, q.wrong) for q in written.questions]
-    boxes = [(ref.text, ref.box, ref.auto) for ref in written.expressions]
-    return tuple(refs), where, written.captions, questions, boxes, written.label, dict(written.extra)
+def _pack(parsed: ParsedRow, images: Sequence[Any], position: str) -> tuple[Any, ...]:
+    """Return plain tuples, which take a third of the memory of the objects."""
+    questions = [(q.text, q.answers, q.source, q.id, q.auto, q.wrong) for q in parsed.questions]
+    expressions = [(expression.text, expression.box, expression.auto) for expression in parsed.expressions]
+    return tuple(images), position, parsed.captions, questions, expressions, parsed.label, dict(parsed.extra)
 
 
-def _unpack(row: tuple[Any, ...], name: str, locate: Locate, image_id: int) -> Record:
-    refs, where, captions, questions, boxes, label, extra = row
-    address = name + where
+def _unpack(packed: tuple[Any, ...], name: str, locate: Locate, image_id: int) -> Record:
+    images, position, captions, questions, expressions, label, extra = packed
+    address = name + position
     return Record(
-        tuple(locate(ref, address) for ref in refs),
+        tuple(locate(value, address) for value in images),
         address,
         captions,
-        tuple(Question(*question) for question in questions),
-        tuple(Expression(*box) for box in boxes),
+        tuple(Question(*fields) for fields in questions),
+        tuple(Expression(*fields) for fields in expressions),
         label,
         image_id,
         extra,
     )
-
-
-def _checked(index: int, count: int) -> int:
-    if not -count <= index < count:
-        raise IndexError(f"record {index} of {count}")
-    return index % count

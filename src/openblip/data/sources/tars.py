@@ -1,7 +1,8 @@
-"""WebDataset tars: members that share a name up to its first dot are one record (photo.jpg, photo.json, photo.txt).
+"""WebDataset tars: members whose names agree up to the first dot form one record (photo.jpg, photo.json, photo.txt).
 
-Local tars are indexed once and read at random, so that they shuffle as well as any list; others are streamed. Python's
-``tarfile`` reads both: the webdataset library tells no offsets of members, and its shuffles depend on the workers.
+Local tars are indexed once and read at random, so they shuffle as well as any list; other tars are streamed. Python's
+`tarfile` reads both, because the webdataset library reports no offsets of members and its shuffles depend on the number
+of workers.
 """
 
 from __future__ import annotations
@@ -14,38 +15,44 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from openblip.data.files import is_local, remote
+from openblip.data.files import is_local, open_remote
 from openblip.data.images import IMAGE_SUFFIXES, ImageRef, MemoryImage, SpanImage
 from openblip.data.problems import Problem
 from openblip.data.records import Record
-from openblip.data.schema import Columns, parse
+from openblip.data.schema import Columns, parse_row
 from openblip.data.sources.base import Stream
 from openblip.data.sources.table import Table, TableBuilder, read_record
 from openblip.errors import InputError
 
-RETRIES = 3
-_TEXTS = ("json", "txt", "caption")
-_BROKEN = (tarfile.TarError, OSError, EOFError)
+MAX_RETRIES = 3
+_TEXT_SUFFIXES = ("json", "txt", "caption")
+_TAR_ERRORS = (tarfile.TarError, OSError, EOFError)
 
 
 def open_tar(path: str, *, columns: Columns | None = None, keep: Sequence[str] = ()) -> Table:
-    """A local, uncompressed tar, indexed. A record's address is ``path:key``.
+    """Index a local, uncompressed tar; a record's address is `path:key`.
 
-    A tar that is cut short gives the records before the cut, and a problem.
+    Args:
+        path: The tar.
+        columns: The column of a field in the JSON members, where it differs from the schema.
+        keep: Further columns to keep.
+
+    Returns:
+        The records of the tar. A tar that is cut short gives the records before the cut, and a problem.
     """
-    builder = TableBuilder(path, _Span(path), columns, keep)
+    builder = TableBuilder(path, _SpanLocator(path), columns, keep)
     try:
-        with tarfile.open(path, "r:", tarinfo=_Header) as tar:
+        with tarfile.open(path, "r:", tarinfo=_StrictHeader) as tar:
             for group in _groups(_members(tar, _is_text, Path(path).stat().st_size)):
-                _index(builder, group)
-    except _BROKEN as error:
-        builder.reject("", _broken(error))
+                _add_group(builder, group)
+    except _TAR_ERRORS as error:
+        builder.reject("", _describe(error))
     return builder.build()
 
 
-def _index(builder: TableBuilder, group: _Group) -> None:
+def _add_group(builder: TableBuilder, group: _Group) -> None:
     try:
-        row = _row(group, builder.columns)
+        row = _read_row(group, builder.columns)
     except InputError as error:
         builder.reject(f":{group.key}", str(error))
     else:
@@ -53,9 +60,9 @@ def _index(builder: TableBuilder, group: _Group) -> None:
 
 
 class TarStream(Stream):
-    """Tars read from end to end, local or at any fsspec address, compressed or not; each is one shard.
+    """Tars read in sequence, local or at any fsspec address, compressed or not; each tar is a shard.
 
-    An interrupted connection is opened again, up to three times in a row, and goes on where it broke.
+    An interrupted connection is opened again and continued, up to three times in a row.
     """
 
     def __init__(self, paths: Sequence[str], *, columns: Columns | None = None, keep: Sequence[str] = ()) -> None:
@@ -65,58 +72,54 @@ class TarStream(Stream):
         self._columns, self._keep = columns, keep
 
     def read(self, shard: int) -> Iterator[Record | Problem]:
-        """The records of one tar, each with its pictures in memory."""
-        path, given, failures = self.paths[shard], 0, 0
+        path, num_yielded, failures = self.paths[shard], 0, 0
         while True:
             number = 0
             try:
-                for group in self._open(path):
+                for group in self._read_groups(path):
                     number += 1
-                    if number > given:
-                        given, failures = number, 0
-                        yield self._record(path, group)
-            except _BROKEN as error:
+                    if number > num_yielded:
+                        num_yielded, failures = number, 0
+                        yield self._read_record(path, group)
+            except _TAR_ERRORS as error:
                 failures += 1
-                if failures < RETRIES and not is_local(path) and not isinstance(error, FileNotFoundError):
+                if failures < MAX_RETRIES and not is_local(path) and not isinstance(error, FileNotFoundError):
                     continue
-                yield Problem(path, _broken(error))
+                yield Problem(path, _describe(error))
             return
 
-    def _open(self, path: str) -> Iterator[_Group]:
+    def _read_groups(self, path: str) -> Iterator[_Group]:
         if is_local(path):
-            with tarfile.open(path, "r|*", tarinfo=_Header) as tar:
+            with tarfile.open(path, "r|*", tarinfo=_StrictHeader) as tar:
                 yield from _groups(_members(tar, _is_read))
         else:
-            with remote(path) as file, tarfile.open(fileobj=file, mode="r|*", tarinfo=_Header) as tar:
+            with open_remote(path) as file, tarfile.open(fileobj=file, mode="r|*", tarinfo=_StrictHeader) as tar:
                 yield from _groups(_members(tar, _is_read))
 
-    def _record(self, path: str, group: _Group) -> Record | Problem:
+    def _read_record(self, path: str, group: _Group) -> Record | Problem:
         address = f"{path}:{group.key}"
         try:
-            row = _row(group, self._columns)
+            row = _read_row(group, self._columns)
         except InputError as error:
             return Problem(address, str(error))
 
-        def held(member: _Member, address: str) -> ImageRef:
+        def locate(member: _Member, address: str) -> ImageRef:
             return MemoryImage(member.data or b"", f"{path}:{member.name}")
 
-        return read_record(row, address, path, held, refs=group.images, columns=self._columns, keep=self._keep)
+        return read_record(row, address, path, locate, images=group.images, columns=self._columns, keep=self._keep)
 
 
-def _broken(error: Exception) -> str:
+def _describe(error: Exception) -> str:
     if isinstance(error, OSError) and error.strerror:
         return f"cannot read the tar: {error.strerror}"
     return f"the tar is damaged or cut short ({error})"
 
 
-# --- members ------------------------------------------------------------------------------------------------------
-
-
-class _Header(tarfile.TarInfo):
-    """A header that must be whole: tarfile itself takes a broken one, or the file's end, for the end of the archive."""
+class _StrictHeader(tarfile.TarInfo):
+    """A header that must be complete; `tarfile` itself accepts a broken header as the end of the archive."""
 
     @classmethod
-    def fromtarfile(cls, tarfile_: tarfile.TarFile) -> _Header:
+    def fromtarfile(cls, tarfile_: tarfile.TarFile) -> _StrictHeader:
         try:
             return super().fromtarfile(tarfile_)
         except tarfile.HeaderError as error:
@@ -128,7 +131,7 @@ class _Header(tarfile.TarInfo):
 @dataclass
 class _Member:
     name: str
-    suffix: str  # all after the first dot, in lower case
+    suffix: str  # everything after the first dot, in lower case
     offset: int
     size: int
     data: bytes | None
@@ -136,43 +139,45 @@ class _Member:
 
 @dataclass
 class _Group:
-    """The members of one record, which lie side by side."""
+    """The members of one record, which are adjacent in the tar."""
 
     key: str
     members: list[_Member] = field(default_factory=list)
 
     @property
     def images(self) -> list[_Member]:
-        """The pictures, in the order of their suffixes: ``img0.png`` before ``img1.png``."""
-        found = [m for m in self.members if _is_picture(m.name)]
-        return sorted(found, key=lambda member: member.suffix)
+        """The images in order of their suffixes: `img0.png` before `img1.png`."""
+        images = [member for member in self.members if _is_image(member.name)]
+        return sorted(images, key=lambda member: member.suffix)
 
 
-class _Span:
+class _SpanLocator:
+    """Makes references of (name, offset, size) triples."""
+
     def __init__(self, path: str) -> None:
         self.path = path
 
-    def __call__(self, ref: Any, address: str) -> ImageRef:
-        name, offset, size = ref
+    def __call__(self, value: Any, address: str) -> ImageRef:
+        name, offset, size = value
         return SpanImage(self.path, name, offset, size)
 
 
-def _is_picture(name: str) -> bool:
+def _is_image(name: str) -> bool:
     return os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES  # noqa: PTH122
 
 
 def _is_text(suffix: str) -> bool:
-    return suffix in _TEXTS
+    return suffix in _TEXT_SUFFIXES
 
 
 def _is_read(suffix: str) -> bool:
-    return suffix in _TEXTS or _is_picture("picture." + suffix)
+    return suffix in _TEXT_SUFFIXES or _is_image("image." + suffix)
 
 
-def _members(tar: tarfile.TarFile, wanted: Callable[[str], bool], total: int | None = None) -> Iterator[_Member]:
-    """The files of a tar of ``total`` bytes, with their content where it is ``wanted``."""
+def _members(tar: tarfile.TarFile, is_read: Callable[[str], bool], total: int | None = None) -> Iterator[_Member]:
+    """Yield the files of a tar, with the content of those whose suffix `is_read`; `total` is the size of the tar."""
     while (info := tar.next()) is not None:
-        tar.members.clear()  # type: ignore[attr-defined]  # tarfile keeps every header it has seen
+        tar.members.clear()  # type: ignore[attr-defined]  # tarfile keeps every header
         if not info.isreg():
             continue
         base = info.name.rpartition("/")[2]
@@ -183,7 +188,7 @@ def _members(tar: tarfile.TarFile, wanted: Callable[[str], bool], total: int | N
         data = None
         if total is not None and info.offset_data + info.size > total:
             raise tarfile.ReadError("unexpected end of data")
-        if wanted(suffix):
+        if is_read(suffix):
             stream = tar.extractfile(info)
             data = stream.read() if stream else b""
             if len(data) != info.size:
@@ -192,8 +197,9 @@ def _members(tar: tarfile.TarFile, wanted: Callable[[str], bool], total: int | N
 
 
 def _groups(members: Iterator[_Member]) -> Iterator[_Group]:
+    """Yield adjacent members of one key together; an error of the tar is raised after the last complete group."""
     group: _Group | None = None
-    broken: Exception | None = None
+    failure: Exception | None = None
     try:
         for member in members:
             key = member.name[: len(member.name) - len(member.suffix) - 1] if member.suffix else member.name
@@ -202,17 +208,17 @@ def _groups(members: Iterator[_Member]) -> Iterator[_Group]:
                     yield group
                 group = _Group(key)
             group.members.append(member)
-    except _BROKEN as error:
-        broken = error
-    if group is not None:  # also where the tar breaks behind it
+    except _TAR_ERRORS as error:
+        failure = error
+    if group is not None:
         yield group
-    if broken is not None:
-        raise broken
+    if failure is not None:
+        raise failure
 
 
-def _row(group: _Group, columns: Columns | None) -> dict[str, Any]:
-    """What the texts of a group say: its JSON, and the caption of its ``.txt`` if the JSON has none."""
-    texts = {member.suffix: member.data or b"" for member in group.members if member.suffix in _TEXTS}
+def _read_row(group: _Group, columns: Columns | None) -> dict[str, Any]:
+    """Return the JSON of a group, with the captions of its text file if the JSON has none."""
+    texts = {member.suffix: member.data or b"" for member in group.members if member.suffix in _TEXT_SUFFIXES}
     try:
         row = json.loads(texts["json"]) if "json" in texts else {}
         plain = next((texts[suffix].decode("utf-8-sig") for suffix in ("txt", "caption") if suffix in texts), "")
@@ -223,6 +229,6 @@ def _row(group: _Group, columns: Columns | None) -> dict[str, Any]:
     if not isinstance(row, dict):
         raise InputError("its JSON is not an object")
     lines = [line.strip() for line in plain.splitlines() if line.strip()]
-    if lines and not (columns and "caption" in columns) and not parse(row).captions:
+    if lines and not (columns and "caption" in columns) and not parse_row(row).captions:
         row["captions"] = lines
     return row

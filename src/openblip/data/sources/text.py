@@ -1,4 +1,4 @@
-"""Annotation files of text: JSON in the published layouts, JSONL, CSV and TSV."""
+"""Annotation files in text formats: JSON in the published layouts, JSONL, CSV and TSV."""
 
 from __future__ import annotations
 
@@ -23,13 +23,24 @@ LAYOUTS = (
     'or {"images": [{"id", "file_name"}], "annotations": [{"image_id", "caption"}]} (COCO), '
     'or {"data": {"questions", "answers", "dialogs"}} (VisDial)'
 )
+_LARGEST_CELL = 2**27  # bytes; the default of `csv` is 2**17
 
 
 def open_jsonl(
     path: str, *, images: str | None = None, columns: Columns | None = None, keep: Sequence[str] = ()
 ) -> Table:
-    """One JSON object for each line; blank lines are passed over. A record's address is ``path:line``."""
-    builder = TableBuilder(path, Locator(_root(path, images)), columns, keep)
+    """Open a file with one JSON object per line; a record's address is `path:line`.
+
+    Args:
+        path: The file, local or remote.
+        images: Folder for relative image paths; by default the folder of the file.
+        columns: The column of a field, where it differs from the schema.
+        keep: Further columns to keep.
+
+    Returns:
+        The records of the file; blank lines are skipped.
+    """
+    builder = TableBuilder(path, Locator(_image_root(path, images)), columns, keep)
     for number, line in enumerate(io.BytesIO(read_bytes(path)), start=1):
         if not line.strip():
             continue
@@ -47,20 +58,30 @@ def open_jsonl(
 def open_csv(
     path: str, *, images: str | None = None, columns: Columns | None = None, keep: Sequence[str] = ()
 ) -> Table:
-    """A table with a header, split at commas (tabs in ``.tsv``). A record's address is ``path:line``."""
-    builder = TableBuilder(path, Locator(_root(path, images)), columns, keep)
-    # Undecodable bytes come through as surrogates, so that one of them costs its row and not the file.
+    """Open a table with a header, split at commas (at tabs in `.tsv`); a record's address is `path:line`.
+
+    Args:
+        path: The file, local or remote.
+        images: Folder for relative image paths; by default the folder of the file.
+        columns: The column of a field, where it differs from the schema.
+        keep: Further columns to keep.
+
+    Returns:
+        The records of the file.
+    """
+    builder = TableBuilder(path, Locator(_image_root(path, images)), columns, keep)
+    # Undecodable bytes become surrogates, so that they cost one row rather than the file.
     text = read_bytes(path).decode("utf-8-sig", "surrogateescape").replace("\0", "\ufffd")
     rows = csv.DictReader(io.StringIO(text, newline=""), delimiter="\t" if path.lower().endswith(".tsv") else ",")
-    csv.field_size_limit(max(csv.field_size_limit(), 2**27))
+    csv.field_size_limit(max(csv.field_size_limit(), _LARGEST_CELL))
     for row in rows:
-        where = f":{rows.line_num}"
+        position = f":{rows.line_num}"
         if None in row:
-            builder.reject(where, f"the row has more fields than the header's {len(rows.fieldnames or ())}")
+            builder.reject(position, f"the row has more fields than the header's {len(rows.fieldnames or ())}")
         elif any("\udc80" <= letter <= "\udcff" for value in row.values() for letter in value or ""):
-            builder.reject(where, "the row is not UTF-8")
+            builder.reject(position, "the row is not UTF-8")
         else:
-            builder.add(where, {name: _cell(value) for name, value in row.items()})
+            builder.add(position, {name: _parse_cell(value) for name, value in row.items()})
     return builder.build()
 
 
@@ -72,17 +93,28 @@ def open_json(
     keep: Sequence[str] = (),
     split: str | None = None,
 ) -> Table:
-    """A published annotation file. A record's address is ``path[number]``.
+    """Open a published annotation file; a record's address is `path[number]`.
 
-    ``split`` takes one split of a Karpathy file; its "train" includes "restval", as the paper trains on both.
+    Args:
+        path: The file, local or remote.
+        images: Folder for relative image paths; by default the folder of the file.
+        columns: The column of a field, where it differs from the schema.
+        keep: Further columns to keep.
+        split: A split of a Karpathy file; "train" includes "restval", as in the paper.
+
+    Returns:
+        The records of the file.
+
+    Raises:
+        InputError: If the file is not JSON, or has an unknown layout.
     """
     try:
         content = json.loads(read_bytes(path).decode("utf-8-sig"))
     except (ValueError, RecursionError) as error:
         raise InputError(f"{path} is not JSON: {error}") from error
-    builder = TableBuilder(path, Locator(_root(path, images)), columns, keep)
+    builder = TableBuilder(path, Locator(_image_root(path, images)), columns, keep)
     if is_visdial(content):
-        _add_dialogs(builder, content, _root(path, images))
+        _add_dialogs(builder, content, _image_root(path, images))
         return builder.build()
     for number, row in _rows(path, content, split):
         builder.add(f"[{number}]", row)
@@ -90,23 +122,28 @@ def open_json(
 
 
 def _add_dialogs(builder: TableBuilder, content: Any, root: str) -> None:
-    """A row for each dialog: a question for each of its rounds, in their order."""
+    """Add a row per dialog, with a question per round, in order."""
     split = str(content.get("split", ""))
     for number, dialog in enumerate(read_dialogs(content)):
         if isinstance(dialog, InputError):
             builder.reject(f"[{number}]", str(dialog))
             continue
         names = image_names(split, dialog.image_id)
-        there = (name for name in names if is_local(root) and os.path.exists(join(root, name)))  # noqa: PTH110
-        asked = [
+        existing = (name for name in names if is_local(root) and os.path.exists(join(root, name)))  # noqa: PTH110
+        questions = [
             {
-                "question": one.question,
-                "answers": [one.answer],
-                "wrong": [text for place, text in enumerate(one.options) if place != one.right],
+                "question": turn.question,
+                "answers": [turn.answer],
+                "wrong": [text for index, text in enumerate(turn.options) if index != turn.right],
             }
-            for one in dialog.rounds
+            for turn in dialog.rounds
         ]
-        row = {"image": next(there, names[0]), "captions": [dialog.caption], "qa": asked, "image_id": dialog.image_id}
+        row = {
+            "image": next(existing, names[0]),
+            "captions": [dialog.caption],
+            "qa": questions,
+            "image_id": dialog.image_id,
+        }
         builder.add(f"[{number}]", row)
 
 
@@ -114,35 +151,35 @@ def _rows(path: str, content: Any, split: str | None) -> Iterator[tuple[int, Any
     if isinstance(content, list):
         yield from enumerate(content)
         return
-    listed = content.get("images") if isinstance(content, dict) else None
-    if not isinstance(listed, list) or not all(isinstance(entry, dict) for entry in listed):
-        raise InputError(f"{path} has an unknown layout; known: {LAYOUTS}")
+    images = content.get("images") if isinstance(content, dict) else None
+    if not isinstance(images, list) or not all(isinstance(entry, dict) for entry in images):
+        raise InputError(f"{path} has an unknown layout; known layouts: {LAYOUTS}")
     if isinstance(annotations := content.get("annotations"), list):
         captions = defaultdict[Any, list[Any]](list)
         for annotation in annotations:
             if isinstance(annotation, dict):
                 captions[annotation.get("image_id")].append(annotation.get("caption"))
-        for number, entry in enumerate(listed):
+        for number, entry in enumerate(images):
             name = entry.get("file_name") or entry.get("coco_url")
             yield number, {"image": name, "captions": captions[entry.get("id")], "image_id": entry.get("id")}
         return
-    wanted = {"train": ("train", "restval")}.get(split or "", (split,))
-    for number, entry in enumerate(listed):
-        if split is None or entry.get("split") in wanted:
+    splits = ("train", "restval") if split == "train" else (split,)
+    for number, entry in enumerate(images):
+        if split is None or entry.get("split") in splits:
             name = "/".join(filter(None, (entry.get("filepath"), entry.get("filename"))))
             yield number, {**entry, "image": name}
 
 
-def _cell(value: str | None) -> Any:
-    """A cell of CSV; a list is written as JSON."""
+def _parse_cell(value: str | None) -> Any:
+    """Return a cell of a CSV file, with a list parsed from JSON."""
     if value is not None and value.startswith("[") and value.endswith("]"):
         try:
-            listed = json.loads(value, parse_constant=lambda name: math.nan)
+            parsed = json.loads(value, parse_constant=lambda name: math.nan)
         except (ValueError, RecursionError):
             return value
-        return listed if isinstance(listed, list) else value
+        return parsed if isinstance(parsed, list) else value
     return value
 
 
-def _root(path: str, images: str | None) -> str:
+def _image_root(path: str, images: str | None) -> str:
     return parent(path) if images is None else images

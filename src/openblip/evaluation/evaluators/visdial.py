@@ -51,9 +51,9 @@ class VisdialPipeline(Pipeline[tuple[ImageInput, Sequence[DialogItem]], DialogTo
         """Return the opened image and the token ids of the dialog."""
         image, rounds = item
         tokenizer = self.model.tokenizer
-        ends = {"first": tokenizer.enc_id, "last": tokenizer.sep_id}
+        ends = {"first_id": tokenizer.enc_id, "last_id": tokenizer.sep_id}
         rows = [
-            dialog_ids(tokenizer.spell, turn.history, turn.question, turn.answers, **ends, most=self.max_tokens)
+            dialog_ids(tokenizer.spell, turn.history, turn.question, turn.answers, **ends, max_tokens=self.max_tokens)
             for turn in rounds
         ]
         caption = self.model.token_ids(rounds[0].texts[0], "cls", self.max_tokens)

@@ -1,1 +1,1 @@
-"""One file per objective; each is a module whose ``forward`` takes a batch and returns named losses."""
+"""One objective per task: its batch, its losses, and its quick evaluation during training."""

@@ -7,154 +7,219 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
+from openblip.data.tasks.grounding import GroundingData
+from openblip.decoding import decode_boxes
+from openblip.decoding.boxes import COORDINATES
+from openblip.engine.eager import EagerSession
 from openblip.errors import ConfigError, InputError
 from openblip.model.grounder import Grounder
 from openblip.model.layers import Trace
+from openblip.training.config.loss import GroundingLoss
+from openblip.training.objectives.base import Batch, ImageBatch, Objective
+from openblip.training.objectives.gather import Gather
 
-LOOKING = 2  # last layers of the fusion encoder that learn where to look
+ATTENTION_LAYERS = 2  # the attention loss trains the last layers of the fusion encoder
+IOU_THRESHOLD = 0.5
 
 
 @dataclass(frozen=True, kw_only=True)
-class GroundingBatch:
+class GroundingBatch(ImageBatch):
     """B expressions about I images.
 
-    ``pixels`` (I, 3, S, S); ``ids`` and ``mask`` (B, T), first token [CLS]; ``boxes`` (B, 4), left, top, right and
-    bottom in pixels of a picture whose width and height are ``sizes`` (B, 2). ``image`` (B,) is the image of each
-    expression; without it there is one expression per image.
+    Attributes:
+        pixels: Images (I, 3, S, S).
+        ids: Token ids (B, T), first token [CLS].
+        mask: Attention mask (B, T).
+        boxes: Left, top, right and bottom (B, 4) in pixels of images of width and height `sizes`.
+        sizes: Width and height (B, 2).
+        image_index: Image (B,) of each expression; by default one expression per image.
     """
 
-    pixels: Tensor
-    ids: Tensor
-    mask: Tensor
     boxes: Tensor
     sizes: Tensor
-    image: Tensor | None = None
+    image_index: Tensor | None = None
 
 
-class Grounding(nn.Module):
-    """Mean cross-entropy of the four coordinates, each among the bins alone.
+class GroundingObjective(Objective[Grounder, GroundingBatch, GroundingLoss, GroundingData]):
+    """Mean cross-entropy of the four coordinates, each among the box tokens alone.
 
-    The published code adds -10000 to the logits of all other tokens, which comes to the same. It also sums a second,
-    weighted loss into what it reports, but computes that without gradient: it trains on the plain loss alone.
-    ``log_weighted`` adds that value as ``box_weighted``, for comparison with its logs.
+    The published code adds -10000 to the logits of all other tokens, which has the same effect. It also adds a second,
+    weighted loss to the value it reports, but computes that without gradient: it trains on the plain loss alone.
 
-    Two options are ours, for few boxes, and 0 as published. ``spread`` (bins) lets each target be a bell over the bins,
-    of this standard deviation: bins near the right one are nearly right. ``attention`` is the weight of a second loss,
-    named so: the negative logarithm of the share of the box in what the words look at (:func:`looking_away`).
+    `spread` and `attention` are options of OpenBLIP for data with few boxes; 0 is the published training.
+
+    Args:
+        model: The grounder.
+        log_weighted: Report the published weighted loss as `box_weighted`, for comparison with mmpretrain's logs.
+        spread: Standard deviation, in bins, of a bell over the bins around each target.
+        attention: Weight of a second loss, `attention`: the negative logarithm of the share of the box in what the
+            words attend to (`attention_loss`).
+
+    Raises:
+        ConfigError: If `spread` is negative, or the vocabulary has too few tokens.
     """
+
+    batch_class: ClassVar[type[Batch]] = GroundingBatch
+    has_unused_parameters: ClassVar[bool] = True  # the cross-attention of the text encoder
 
     def __init__(
         self, model: Grounder, *, log_weighted: bool = False, spread: float = 0.0, attention: float = 0.0
     ) -> None:
-        super().__init__()
         if spread < 0:
-            raise ConfigError(f"spread is a standard deviation in bins, 0 or more, not {spread}")
-        last = model.config.box_start_id + 1 + model.config.box_bins
-        if last >= (words := model.config.text.vocab_size):
-            raise ConfigError(f"a vocabulary of {words} tokens has no room for box tokens up to id {last}")
-        self.model = model
+            raise ConfigError(f"spread must be 0 or more bins, got {spread}")
+        last_id = model.config.box_start_id + 1 + model.config.box_bins
+        vocab_size = model.config.text.vocab_size
+        if last_id >= vocab_size:
+            raise ConfigError(f"the vocabulary must hold box tokens up to id {last_id}, got {vocab_size} tokens")
+        super().__init__(model)
         self.log_weighted = log_weighted
         self.spread = spread
         self.attention = attention
 
+    @classmethod
+    def from_settings(
+        cls, model: Grounder, loss: GroundingLoss, data: GroundingData, gather: Gather
+    ) -> GroundingObjective:
+        return cls(model, log_weighted=loss.log_weighted, spread=loss.spread, attention=loss.attention)
+
     def forward(self, batch: GroundingBatch) -> dict[str, Tensor]:
-        """The loss ``box`` of one batch, and ``attention`` and ``box_weighted`` if asked for."""
+        """Return the loss `box` of one batch, and the optional `attention` and `box_weighted`."""
         model, bins = self.model, self.model.config.box_bins
         trace = Trace(attention=True) if self.attention else None
         tokens = model.encode_image(batch.pixels)
-        memory = model.read(batch.ids, batch.mask, tokens, batch.image, trace=trace)
-        places = model.box_ids(batch.ids.device)
+        memory = model.read(batch.ids, batch.mask, tokens, batch.image_index, trace=trace)
+        box_ids = model.box_ids(batch.ids.device)
         targets = box_bins(batch.boxes, batch.sizes, bins)
         start = batch.ids.new_full((len(targets), 1), model.config.box_start_id)
-        fed = torch.cat([start, places[targets[:, :3]]], dim=1)  # the last coordinate is only predicted
-        logits = model.logits(fed, memory)[..., places].float()  # (B, 4, bins + 1)
-        wanted = bells(targets, bins, self.spread).transpose(1, 2) if self.spread else targets
-        each = F.cross_entropy(logits.transpose(1, 2), wanted, reduction="none")  # (B, 4)
-        losses = {"box": each.mean()}
+        input_ids = torch.cat([start, box_ids[targets[:, :3]]], dim=1)  # the last coordinate is only predicted
+        logits = model.logits(input_ids, memory)[..., box_ids].float()  # (B, 4, bins + 1)
+        labels = bell_targets(targets, bins, self.spread).transpose(1, 2) if self.spread else targets
+        token_losses = F.cross_entropy(logits.transpose(1, 2), labels, reduction="none")  # (B, 4)
+        losses = {"box": token_losses.mean()}
         if trace is not None:
-            inside = covered(batch.boxes / batch.sizes.repeat(1, 2), math.isqrt(tokens.shape[1] - 1))
-            away = [looking_away(weights, inside, batch.mask) for weights in trace.cross_weights[-LOOKING:]]
-            losses["attention"] = self.attention * torch.stack(away).mean()
+            inside = patch_coverage(batch.boxes / batch.sizes.repeat(1, 2), math.isqrt(tokens.shape[1] - 1))
+            layers = trace.cross_weights[-ATTENTION_LAYERS:]
+            layer_losses = [attention_loss(weights, inside, batch.mask) for weights in layers]
+            losses["attention"] = self.attention * torch.stack(layer_losses).mean()
         if self.log_weighted:
-            guess = logits.argmax(-1) / bins
-            losses["box_weighted"] = _weighted(each, guess, centred(batch.boxes / batch.sizes.repeat(1, 2)))
+            predicted = logits.argmax(-1) / bins
+            centered = to_center(batch.boxes / batch.sizes.repeat(1, 2))
+            losses["box_weighted"] = _weighted_loss(token_losses, predicted, centered)
         return losses
+
+    @torch.no_grad()
+    def correct(self, batch: GroundingBatch) -> Tensor:
+        """Return which expressions (B,) get a box whose IoU with the true box is at least 0.5."""
+        model = self.model
+        memory = model.read(batch.ids, batch.mask, model.encode_image(batch.pixels), batch.image_index)
+        session = EagerSession(model.decoder, model.lm_head, memory, COORDINATES)
+        start = batch.ids.new_full((len(batch.ids), 1), model.config.box_start_id)
+        bins, _ = decode_boxes(session, start, model.box_ids(batch.ids.device), model.config.box_reading)
+        predicted = to_corners(bins.float() / model.config.box_bins) * batch.sizes.repeat(1, 2)
+        intersection, union = _intersection_and_union(predicted, batch.boxes)
+        return intersection >= IOU_THRESHOLD * union
 
 
 def box_bins(boxes: Tensor, sizes: Tensor, bins: int) -> Tensor:
-    """Bins (B, 4) of centre x, centre y, width and height of ``boxes`` (B, 4), corners in pixels of ``sizes`` (B, 2).
+    """Return the bins of boxes: floor(share of the image * bins).
 
-    Each is floor(share of the picture * bins). What a box outside its picture would get beyond 0 and ``bins`` is held
-    to them; the published code would train on tokens that stand for no bin. Raises :class:`InputError` for a box whose
-    corners are not in order.
+    Boxes that reach outside their image are clamped to 0 and `bins`; the published code would train on tokens that
+    stand for no bin.
+
+    Args:
+        boxes: Corners (B, 4) in pixels.
+        sizes: Width and height (B, 2) of the images.
+        bins: Number of bins.
+
+    Returns:
+        Bins (B, 4) of center x, center y, width and height.
+
+    Raises:
+        InputError: If the corners of a box are not in order.
     """
     if bool((boxes[:, 2:] < boxes[:, :2]).any()):
-        raise InputError("a box is left, top, right, bottom; one has its right or bottom before its left or top")
-    scaled = centred(boxes) * bins / sizes.repeat(1, 2)  # divided last: what falls on the edge of a bin stays in it
+        raise InputError("a box must be left, top, right, bottom; got one with right < left or bottom < top")
+    scaled = to_center(boxes) * bins / sizes.repeat(1, 2)  # divide last: a value on the edge of a bin stays in the bin
     return scaled.floor().long().clamp(0, bins)
 
 
-def bells(targets: Tensor, bins: int, spread: float) -> Tensor:
-    """Shares (..., bins + 1) of normal densities around ``targets`` (...), cut off at the first and the last bin."""
-    away = torch.arange(bins + 1, device=targets.device) - targets[..., None]
-    return (-0.5 * (away / spread).square()).softmax(-1)
+def bell_targets(targets: Tensor, bins: int, spread: float) -> Tensor:
+    """Return normal densities (..., bins + 1) around `targets` (...), cut off at the outer bins and normalized."""
+    distance = torch.arange(bins + 1, device=targets.device) - targets[..., None]
+    return (-0.5 * (distance / spread).square()).softmax(-1)
 
 
-def looking_away(weights: Tensor, inside: Tensor, mask: Tensor) -> Tensor:
-    """Mean over words and heads of -log of the share of attention that falls into the box.
+def attention_loss(weights: Tensor, inside: Tensor, mask: Tensor) -> Tensor:
+    """Return the mean, over words and heads, of -log of the share of attention inside the box.
 
-    ``weights`` (B, H, T, N + 1) to the image's tokens, the class token first; ``inside`` (B, N) the share of each patch
-    that is; ``mask`` (B, T).
+    Args:
+        weights: Attention (B, H, T, N + 1) to the image tokens, class token first.
+        inside: Share (B, N) of each patch inside the box.
+        mask: Attention mask (B, T).
     """
     shares = (weights[..., 1:].float() * inside[:, None, None]).sum(-1)  # (B, H, T)
     words = mask[:, None].expand_as(shares).to(shares.dtype)
     return -(shares.clamp(min=1e-4).log() * words).sum() / words.sum()
 
 
-def covered(boxes: Tensor, side: int) -> Tensor:
-    """The share (B, side * side) of each patch, row by row, that lies in ``boxes`` (B, 4), in shares of the picture."""
+def patch_coverage(boxes: Tensor, side: int) -> Tensor:
+    """Return the share (B, side * side) of each patch, row by row, inside `boxes` (B, 4) in shares of the image."""
     edges = torch.arange(side, device=boxes.device)
     low, high = boxes[:, :2, None] * side, boxes[:, 2:, None] * side
-    across, down = (torch.minimum(high, edges + 1) - torch.maximum(low, edges)).clamp(min=0).unbind(1)
-    return (down[:, :, None] * across[:, None, :]).flatten(1)
+    columns, rows = (torch.minimum(high, edges + 1) - torch.maximum(low, edges)).clamp(min=0).unbind(1)
+    return (rows[:, :, None] * columns[:, None, :]).flatten(1)
 
 
-def centred(boxes: Tensor) -> Tensor:
-    """Corners (B, 4) to centre x, centre y, width, height."""
+def to_center(boxes: Tensor) -> Tensor:
+    """Convert corners (B, 4) to center x, center y, width and height."""
     low, high = boxes[:, :2], boxes[:, 2:]
     return torch.cat([(low + high) / 2, high - low], dim=1)
 
 
-def corners(boxes: Tensor) -> Tensor:
-    """Centre x, centre y, width, height (B, 4) to left, top, right, bottom."""
-    centre, half = boxes[:, :2], boxes[:, 2:] / 2
-    return torch.cat([centre - half, centre + half], dim=1)
+def to_corners(boxes: Tensor) -> Tensor:
+    """Convert center x, center y, width and height (B, 4) to left, top, right and bottom."""
+    center, half = boxes[:, :2], boxes[:, 2:] / 2
+    return torch.cat([center - half, center + half], dim=1)
 
 
-def generalised_iou(a: Tensor, b: Tensor) -> Tensor:
-    """GIoU (B,) of corner boxes (B, 4), pairwise (Rezatofighi et al. 2019): IoU less the empty share of their hull."""
+def generalized_iou(a: Tensor, b: Tensor) -> Tensor:
+    """Return the pairwise GIoU (B,) of corner boxes (B, 4): IoU minus the empty share of their hull.
 
-    def area(low: Tensor, high: Tensor) -> Tensor:
-        return (high - low).clamp(min=0).prod(-1)
+    Source: Rezatofighi et al. 2019.
+    """
+    intersection, union = _intersection_and_union(a, b)
+    hull = _area(torch.minimum(a[:, :2], b[:, :2]), torch.maximum(a[:, 2:], b[:, 2:]))
+    return intersection / union - (hull - union) / hull
 
-    shared = area(torch.maximum(a[:, :2], b[:, :2]), torch.minimum(a[:, 2:], b[:, 2:]))
-    hull = area(torch.minimum(a[:, :2], b[:, :2]), torch.maximum(a[:, 2:], b[:, 2:]))
-    union = area(a[:, :2], a[:, 2:]) + area(b[:, :2], b[:, 2:]) - shared
-    return shared / union - (hull - union) / hull
+
+def _area(low: Tensor, high: Tensor) -> Tensor:
+    return (high - low).clamp(min=0).prod(-1)
+
+
+def _intersection_and_union(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the areas (B,) of intersection and union of corner boxes (B, 4)."""
+    intersection = _area(torch.maximum(a[:, :2], b[:, :2]), torch.minimum(a[:, 2:], b[:, 2:]))
+    return intersection, _area(a[:, :2], a[:, 2:]) + _area(b[:, :2], b[:, 2:]) - intersection
 
 
 @torch.no_grad()
-def _weighted(each: Tensor, guess: Tensor, truth: Tensor) -> Tensor:
-    """Token losses (B, 4) times 4 |error of the coordinate| and 2 (1 - GIoU) of the box, averaged.
+def _weighted_loss(token_losses: Tensor, predicted: Tensor, truth: Tensor) -> Tensor:
+    """Return the mean of token losses times 4 |error of the coordinate| and 2 (1 - GIoU) of the box.
 
     As logged by mmpretrain, whose shapes (B, 1, 4) and (B, 4) broadcast: every expression's losses are weighted by
-    every box. ``guess`` and ``truth`` (B, 4) are centred boxes in shares of the picture.
+    every box.
+
+    Args:
+        token_losses: Loss (B, 4) of each coordinate.
+        predicted: Centered boxes (B, 4) in shares of the image.
+        truth: Centered boxes (B, 4) in shares of the image.
     """
-    by_coordinate = 4.0 * (guess - truth).abs().clamp(0, 5)
-    by_box = 2.0 * (1.0 - generalised_iou(corners(guess), corners(truth)))
-    return (each[:, None] * by_coordinate * by_box[:, None]).mean()
+    coordinate_weights = 4.0 * (predicted - truth).abs().clamp(0, 5)
+    box_weights = 2.0 * (1.0 - generalized_iou(to_corners(predicted), to_corners(truth)))
+    return (token_losses[:, None] * coordinate_weights * box_weights[:, None]).mean()

@@ -9,19 +9,19 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from openblip.training.objectives.gathering import Gather, mean_count
+from openblip.training.objectives.gather import Gather, mean_count
 
 IGNORED = -100
-_ALONE = Gather()
+_SINGLE_PROCESS = Gather()
 
 
-def with_first(ids: Tensor, first: int) -> Tensor:
-    """A copy of ids (B, T) with another first token: [ENC] to judge a text, [DEC] to write it."""
-    return torch.cat([torch.full_like(ids[:, :1], first), ids[:, 1:]], dim=1)
+def with_first_token(ids: Tensor, token_id: int) -> Tensor:
+    """Return a copy of ids (B, T) with another first token: [ENC] to judge a text, [DEC] to generate it."""
+    return torch.cat([torch.full_like(ids[:, :1], token_id), ids[:, 1:]], dim=1)
 
 
 def lm_targets(ids: Tensor, mask: Tensor, prompt_length: int = 0) -> Tensor:
-    """Labels (B, T) of ids (B, T): padding and the first ``prompt_length`` positions are ignored."""
+    """Return labels (B, T) of ids (B, T); padding and the first `prompt_length` positions are ignored."""
     labels = ids.masked_fill(mask == 0, IGNORED)
     labels[:, :prompt_length] = IGNORED
     return labels
@@ -33,13 +33,18 @@ def lm_loss(
     to_logits: Callable[[Tensor], Tensor],
     smoothing: float = 0.1,
     reduction: Literal["mean", "none"] = "mean",
-    gather: Gather = _ALONE,
+    gather: Gather = _SINGLE_PROCESS,
 ) -> Tensor:
-    """Loss of decoder states (B, T, D) at each position against the label (B, T) after it.
+    """Return the loss of decoder states at each position against the label at the next one.
 
-    ``mean`` averages over scored tokens, and is 0 where there is none; ``none`` sums over the tokens of each text (B,),
-    as VQA weighs its answers. ``to_logits`` is the language head; it runs only where there is something to predict.
-    With a ``gather``, ``mean`` divides by the mean number of scored tokens of all processes.
+    Args:
+        states: Decoder states (B, T, D).
+        labels: Token ids to predict (B, T).
+        to_logits: The language head; it runs only at positions with a label.
+        smoothing: Label smoothing.
+        reduction: "mean" averages over the scored tokens and is 0 if there are none; "none" sums over the tokens of
+            each text (B,), because VQA weights its answers.
+        gather: "mean" divides by the mean number of scored tokens of all processes that it gathers from.
     """
     targets = labels[:, 1:]
     scored = targets != IGNORED

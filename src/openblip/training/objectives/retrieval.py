@@ -1,51 +1,79 @@
-"""Image-text retrieval: ITC + ITM that know which texts belong to one image (paper section 5.1)."""
+"""Image-text retrieval: ITC and ITM that know which texts belong to one image (paper section 5.1)."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from torch import Tensor
 
+from openblip.data.tasks.retrieval import RetrievalData
 from openblip.errors import InputError
+from openblip.model.matcher import Matcher
+from openblip.training.config.loss import RetrievalLoss
+from openblip.training.objectives.base import Batch, ImageBatch
 from openblip.training.objectives.contrastive import ContrastiveObjective, Features
-from openblip.training.objectives.language import with_first
+from openblip.training.objectives.gather import Gather
+from openblip.training.objectives.language import with_first_token
 
 
 @dataclass(frozen=True, kw_only=True)
-class RetrievalBatch:
-    """B pairs: ``pixels`` (B, 3, S, S), ``ids`` and ``mask`` (B, T), first token [CLS], and the images' ids (B,), >= 0.
+class RetrievalBatch(ImageBatch):
+    """B pairs of an image and a text. An image may occur several times, with another text (and crop) each time.
 
-    An image may come more than once, with another text (and crop) each time.
+    Attributes:
+        pixels: Images (B, 3, S, S).
+        ids: Token ids (B, T), first token [CLS].
+        mask: Attention mask (B, T).
+        image_ids: Ids (B,) of the images, 0 or more.
     """
 
-    pixels: Tensor
-    ids: Tensor
-    mask: Tensor
     image_ids: Tensor
 
 
-class Retrieval(ContrastiveObjective):
-    """The objective, its momentum twin and its queues.
+class RetrievalObjective(ContrastiveObjective[Matcher, RetrievalBatch, RetrievalLoss, RetrievalData]):
+    """ITC and ITM with momentum twin and queues.
 
-    It differs from pretraining in four things: pairs of one image are positives of each other, in the batch and in the
-    queue; a negative is never of the same image; negatives are weighed by the model's own features, and with no floor.
-    ``negatives="all"`` draws them from all processes (published for COCO; "rank" for Flickr30k). A batch whose texts
-    all belong to one image, where the published code fails, trains ITM on its matches alone.
+    Differences from pretraining: pairs of one image are positives of each other, in the batch and in the queue; a
+    negative never has the same image; negatives are weighted by the model's own features, without a floor. With
+    `negatives="all"` they come from all processes (published for COCO; "rank" for Flickr30k). A batch whose texts all
+    belong to one image, where the published code fails, trains ITM on its matches alone.
     """
 
-    def forward(self, batch: RetrievalBatch, alpha: float = 0.4) -> dict[str, Tensor]:
-        """Losses ``itc`` and ``itm`` of one batch; ``alpha`` is the weight of the momentum targets.
+    batch_class: ClassVar[type[Batch]] = RetrievalBatch
 
-        In training mode a call has the side effects of pretraining: temperature, twin and queues.
+    @classmethod
+    def from_settings(
+        cls, model: Matcher, loss: RetrievalLoss, data: RetrievalData, gather: Gather
+    ) -> RetrievalObjective:
+        return cls(
+            model,
+            queue_size=loss.queue_size,
+            momentum=loss.momentum,
+            alpha=loss.alpha,
+            alpha_epochs=loss.alpha_epochs,
+            negatives=loss.negatives,
+            itc_columns=loss.itc_columns,
+            gather=gather,
+        )
+
+    def forward(self, batch: RetrievalBatch, alpha: float = 0.4) -> dict[str, Tensor]:
+        """Return the losses `itc` and `itm` of one batch.
+
+        In training mode a call clamps the temperature to [0.001, 0.5], moves the twin and advances the queues.
+
+        Args:
+            batch: Images and texts.
+            alpha: Weight of the momentum targets.
         """
         if bool((batch.image_ids < 0).any()):
-            raise InputError("image ids count from 0: -100 marks the unused places of the queue")
+            raise InputError("image_ids must be 0 or more, because -100 marks unused entries of the queue")
         model = self.model
         tokens = model.encode_image(batch.pixels)
         features = self.features(batch.pixels, tokens, batch.ids, batch.mask)
         itc = self.itc(features, batch.image_ids, alpha)
         negatives = self.negatives(batch.image_ids, features, (features.image, features.text), floor=0.0)
-        enc_ids = with_first(batch.ids, model.config.text.enc_id)
+        enc_ids = with_first_token(batch.ids, model.config.text.enc_id)
         itm = self.itm(tokens, model.text.project(tokens), enc_ids, batch.mask, negatives)
         return {"itc": itc, "itm": itm}
 

@@ -1,21 +1,27 @@
-"""What a run tells of itself: the log and its repair, TensorBoard, the loss curve, the bar."""
+"""What a run tells of itself: the log and its repair, TensorBoardReporter, the loss curve, the bar."""
 
 from __future__ import annotations
 
 import builtins
-import io
 from pathlib import Path
 from typing import Any
 
 import pytest
 from PIL import Image
-from rich.console import Console
 from tensorboard.backend.event_processing.event_accumulator import (  # type: ignore[import-untyped]
     EventAccumulator,
 )
 
 from openblip.errors import InputError
-from openblip.training.reports import Bar, JsonLines, LossCurve, Reporter, TensorBoard, draw_losses, read_log
+from openblip.training.reporters import (
+    BarReporter,
+    JsonLinesReporter,
+    LossCurveReporter,
+    Reporter,
+    TensorBoardReporter,
+    draw_losses,
+    read_log,
+)
 
 
 def record(step: int, loss: float = 2.0) -> dict[str, Any]:
@@ -24,38 +30,38 @@ def record(step: int, loss: float = 2.0) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def tell(reporter: Reporter, start: int = 0, stop: int = 4) -> None:
+def send_reports(reporter: Reporter, start: int = 0, stop: int = 4) -> None:
     """A run of ``stop`` steps, evaluated after the last."""
-    reporter.begin(start, 4, 2)
+    reporter.on_start(start, 4, 2)
     for step in range(start + 1, stop + 1):
-        reporter.tick(step)
-        reporter.train(record(step, 4.0 / step))
-    reporter.evaluation({"step": stop, "epoch": 2, "val_loss": 1.5}, [{"image": "a.jpg", "caption": "a [red] dog"}])
+        reporter.on_step(step)
+        reporter.on_losses(record(step, 4.0 / step))
+    reporter.on_evaluation({"step": stop, "epoch": 2, "val_loss": 1.5}, [{"image": "a.jpg", "caption": "a [red] dog"}])
 
 
 def test_the_log_has_every_report(tmp_path: Path) -> None:
-    log = JsonLines(tmp_path / "runs" / "log.jsonl")
-    tell(log)
+    log = JsonLinesReporter(tmp_path / "runs" / "log.jsonl")
+    send_reports(log)
     found = read_log(log.path)
     assert found[:4] == [{"kind": "train", **record(step, 4.0 / step)} for step in (1, 2, 3, 4)]
     assert found[4]["samples"] == [{"image": "a.jpg", "caption": "a [red] dog"}]
 
 
 def test_a_resumed_log_forgets_what_came_after(tmp_path: Path) -> None:
-    log = JsonLines(tmp_path / "log.jsonl")
-    tell(log)
+    log = JsonLinesReporter(tmp_path / "log.jsonl")
+    send_reports(log)
     with log.path.open("a") as file:
         file.write('{"kind": "train", "st')
-    log.begin(2, 4, 2)
+    log.on_start(2, 4, 2)
     assert [line["step"] for line in read_log(log.path)] == [1, 2]
-    log.begin(0, 4, 2)
+    log.on_start(0, 4, 2)
     assert read_log(log.path) == []
 
 
 def test_tensorboard_has_the_curves_and_the_samples(tmp_path: Path) -> None:
-    board = TensorBoard(tmp_path)
-    tell(board)
-    board.close()
+    board = TensorBoardReporter(tmp_path)
+    send_reports(board)
+    board.on_end()
     events = EventAccumulator(str(tmp_path)).Reload()
     assert [(event.step, event.value) for event in events.Scalars("train/loss")] == [
         (step, pytest.approx(4.0 / step)) for step in (1, 2, 3, 4)
@@ -69,9 +75,9 @@ def test_tensorboard_has_the_curves_and_the_samples(tmp_path: Path) -> None:
 
 
 def test_the_curve_is_a_picture_that_follows_the_log(tmp_path: Path) -> None:
-    log = JsonLines(tmp_path / "log.jsonl")
-    tell(log)
-    LossCurve(log.path, tmp_path / "loss.png").close()
+    log = JsonLinesReporter(tmp_path / "log.jsonl")
+    send_reports(log)
+    LossCurveReporter(log.path, tmp_path / "loss.png").on_end()
     with Image.open(tmp_path / "loss.png") as picture:
         assert picture.format == "PNG"
         tall = picture.height
@@ -82,30 +88,29 @@ def test_the_curve_is_a_picture_that_follows_the_log(tmp_path: Path) -> None:
     assert (tmp_path / "loss.png").read_bytes() != (tmp_path / "short.png").read_bytes()
 
 
-def test_the_bar_prints_lines_where_there_is_no_terminal() -> None:
-    out = io.StringIO()
-    bar = Bar(Console(file=out, width=200))
-    tell(bar)
-    bar.note("done [well]")
-    bar.close()
-    lines = out.getvalue().splitlines()
+def test_the_bar_prints_lines_without_a_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    bar = BarReporter(visible=False)
+    send_reports(bar)
+    bar.print("done [well]")
+    bar.on_end()
+    lines = capsys.readouterr().err.splitlines()
     assert lines[0] == "step 1/4  loss 4  12.3 images/s  lr 0.0001  0:01:15 left"
     assert lines[-3:] == ["epoch 2, step 4: val_loss 1.5", "  a.jpg | a [red] dog", "done [well]"]
 
 
-def test_the_bar_is_a_bar_on_a_terminal() -> None:
-    out = io.StringIO()
-    bar = Bar(Console(file=out, width=100, force_terminal=True))
-    tell(bar, start=1, stop=3)
-    bar.close()
-    shown = out.getvalue()
-    assert "3/4" in shown
-    assert "loss 1.33" in shown
-    assert "images/s" in shown
-    assert "step 2/4" not in shown
+def test_the_bar_is_a_bar_on_a_terminal(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "100")
+    bar = BarReporter(visible=True)
+    send_reports(bar, start=1, stop=3)
+    bar.on_end()
+    output = capsys.readouterr().err
+    assert "3/4" in output
+    assert "loss 1.33" in output
+    assert "images/s" in output
+    assert "step 2/4" not in output
 
 
-@pytest.mark.parametrize(("module", "make"), [("tensorboard", TensorBoard), ("matplotlib", None)])
+@pytest.mark.parametrize(("module", "make"), [("tensorboard", TensorBoardReporter), ("matplotlib", None)])
 def test_a_missing_library_is_said_before_the_run(
     module: str, make: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -118,4 +123,4 @@ def test_a_missing_library_is_said_before_the_run(
 
     monkeypatch.setattr(builtins, "__import__", without)
     with pytest.raises(InputError, match=r"openblip\[train\]"):
-        _ = make(tmp_path) if make else LossCurve(tmp_path / "log.jsonl", tmp_path / "loss.png")
+        _ = make(tmp_path) if make else LossCurveReporter(tmp_path / "log.jsonl", tmp_path / "loss.png")

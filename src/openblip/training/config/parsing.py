@@ -1,4 +1,4 @@
-"""Frozen dataclasses from YAML and from ``key=value``: strict about names and types (no torch here)."""
+"""Frozen dataclasses from YAML and from `key=value`, strict about names and types (no torch)."""
 
 from __future__ import annotations
 
@@ -18,7 +18,19 @@ T = TypeVar("T")
 
 
 def read_yaml(text: str, source: str) -> Any:
-    """The value that a piece of YAML stands for."""
+    """Parse YAML.
+
+    Args:
+        text: The YAML.
+        source: Name of the file or assignment, for errors.
+
+    Returns:
+        The parsed value.
+
+    Raises:
+        InputError: If PyYAML is missing.
+        ConfigError: If the text is not YAML.
+    """
     try:
         import yaml
     except ImportError as error:
@@ -30,7 +42,7 @@ def read_yaml(text: str, source: str) -> Any:
 
 
 def write_yaml(values: Mapping[str, Any]) -> str:
-    """A table as YAML, in its own order."""
+    """Return a table as YAML, in the order of its keys; raises `InputError` if PyYAML is missing."""
     try:
         import yaml
     except ImportError as error:
@@ -39,57 +51,80 @@ def write_yaml(values: Mapping[str, Any]) -> str:
 
 
 def read_table(path: Path) -> dict[str, Any]:
-    """A YAML file that holds a table."""
+    """Read a table from a YAML file; raises `ConfigError` if the file cannot be read or holds no table."""
     try:
         text = path.read_text(encoding="utf-8")
     except OSError as error:
         raise ConfigError(f"{path} cannot be read: {error.strerror or error}") from error
     values = read_yaml(text, str(path))
     if not isinstance(values, dict):
-        raise ConfigError(f"{path} does not hold a table of settings")
+        raise ConfigError(f"{path} must hold a table of settings")
     return values
 
 
 def override(values: Mapping[str, Any], assignments: Iterable[str]) -> dict[str, Any]:
-    """``values`` with ``a.b=value`` assignments applied, each value read as YAML. ``a.b=`` (nothing) means null."""
+    """Apply assignments to a table.
+
+    Args:
+        values: The table; it is not modified.
+        assignments: `a.b=value` each, with the value in YAML; `a.b=` means null.
+
+    Returns:
+        The changed table.
+
+    Raises:
+        ConfigError: If an assignment is malformed, or goes through a value that is not a table.
+    """
     changed = dict(values)
     for assignment in assignments:
         key, separator, text = assignment.partition("=")
         if not separator or not all(key.split(".")):
-            raise ConfigError(f"{assignment!r} is no setting: write key=value, as in schedule.lr=1e-5")
-        _put(changed, key.split("."), read_yaml(text, assignment), key)
+            raise ConfigError(f"a setting must have the form key=value, such as schedule.lr=1e-5, got {assignment!r}")
+        _assign(changed, key.split("."), read_yaml(text, assignment), key)
     return changed
 
 
-def _put(table: dict[str, Any], path: list[str], value: Any, key: str) -> None:
+def _assign(table: dict[str, Any], path: list[str], value: Any, key: str) -> None:
     name, *rest = path
     if not rest:
         table[name] = value
         return
     inner = table.get(name)
     if inner is not None and not isinstance(inner, Mapping):
-        raise ConfigError(f"{key}: {name} is a single value, {inner!r}")
+        raise ConfigError(f"{key}: {name} must be a table, got {inner!r}")
     table[name] = dict(inner or {})
-    _put(table[name], rest, value, key)
+    _assign(table[name], rest, value, key)
 
 
 def build(kind: type[T], values: Mapping[str, Any], where: str = "") -> T:
-    """A dataclass from a table; :class:`ConfigError` for an unknown name, a wrong type, or what the class refuses."""
+    """Build a dataclass from a table.
+
+    Args:
+        kind: The dataclass.
+        values: Values by field name.
+        where: Prefix of the names in errors.
+
+    Returns:
+        An instance of `kind`.
+
+    Raises:
+        ConfigError: If a name is unknown, a value has the wrong type, a field is missing, or the class refuses a value.
+    """
     hints = _hints(cast(type, kind))
-    given: dict[str, Any] = {}
+    arguments: dict[str, Any] = {}
     for name, value in values.items():
         if name not in hints:
             raise ConfigError(f"there is no setting {where}{name}{_suggest(str(name), hints)}")
-        given[name] = convert(value, hints[name], f"{where}{name}")
+        arguments[name] = convert(value, hints[name], f"{where}{name}")
     missing = [
         field.name
         for field in dataclasses.fields(cast(Any, kind))
-        if field.name not in given and field.default is field.default_factory is dataclasses.MISSING
+        if field.name not in arguments and field.default is field.default_factory is dataclasses.MISSING
     ]
     if missing:
         raise ConfigError(f"the setting {where}{missing[0]} is missing")
     try:
-        return kind(**given)
+        return kind(**arguments)
     except ConfigError as error:
         raise ConfigError(f"{where}{error}" if where else str(error)) from error
 
@@ -100,14 +135,16 @@ def _hints(kind: type) -> dict[str, Any]:
     return {field.name: hints[field.name] for field in dataclasses.fields(kind)}
 
 
-def _suggest(name: str, known: Iterable[str]) -> str:
-    known = list(known)
-    close = difflib.get_close_matches(name, known, n=1)
-    return f"; did you mean {close[0]}?" if close else f"; there are {', '.join(known)}"
+def _suggest(name: str, names: Iterable[str]) -> str:
+    names = list(names)
+    close = difflib.get_close_matches(name, names, n=1)
+    return f"; did you mean {close[0]}?" if close else f"; settings are {', '.join(names)}"
 
 
 def convert(value: Any, hint: Any, where: str) -> Any:
-    """``value``, as YAML gives it, as the type that ``hint`` asks for."""
+    """Convert a value from YAML to the type `hint`; raises `ConfigError`, with the name `where`, if it cannot."""
+    if dataclasses.is_dataclass(value):
+        return value
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
     if origin in (Union, types.UnionType):
         if value is None and type(None) in arguments:
@@ -117,28 +154,28 @@ def convert(value: Any, hint: Any, where: str) -> Any:
     if origin is Literal:
         if value in arguments:
             return value
-        raise ConfigError(f"{where} is one of {', '.join(map(str, arguments))}, not {value!r}")
+        raise ConfigError(f"{where} must be one of {', '.join(map(str, arguments))}, got {value!r}")
     if dataclasses.is_dataclass(hint):
-        return build(cast(type, hint), _table(value, where), f"{where}.")
+        return build(cast(type, hint), _as_mapping(value, where), f"{where}.")
     if origin is tuple:
         items = [value] if isinstance(value, str | int | float) else value
         if not isinstance(items, list | tuple):
-            raise ConfigError(f"{where} is a list, not {value!r}")
+            raise ConfigError(f"{where} must be a list, got {value!r}")
         return tuple(convert(item, arguments[0], where) for item in items)
     if origin is not None and issubclass(origin, Mapping):
-        return dict(_table(value, where))
-    return _plain(value, hint, where)
+        return dict(_as_mapping(value, where))
+    return _convert_scalar(value, hint, where)
 
 
-def _table(value: Any, where: str) -> Mapping[str, Any]:
+def _as_mapping(value: Any, where: str) -> Mapping[str, Any]:
     if value is None:
         return {}
     if not isinstance(value, Mapping):
-        raise ConfigError(f"{where} is a table of settings, not {value!r}")
+        raise ConfigError(f"{where} must be a table of settings, got {value!r}")
     return value
 
 
-def _plain(value: Any, hint: Any, where: str) -> Any:
+def _convert_scalar(value: Any, hint: Any, where: str) -> Any:
     if hint is bool and isinstance(value, bool):
         return value
     if hint is str and isinstance(value, str):
@@ -146,38 +183,38 @@ def _plain(value: Any, hint: Any, where: str) -> Any:
     if hint is int and type(value) is int:
         return value
     if hint in (int, float) and not isinstance(value, bool):
-        try:  # YAML takes 1e-5 for a word
+        try:  # YAML parses 1e-5 as a text
             number = float(value) if isinstance(value, str | int | float) else None
         except ValueError:
             number = None
         if number is not None and (hint is float or number.is_integer()):
             return hint(number)
-    named = {bool: "true or false", str: "text", int: "a whole number", float: "a number"}
-    raise ConfigError(f"{where} is {named.get(hint, hint)}, not {value!r}")
+    types_in_words = {bool: "true or false", str: "a text", int: "a whole number", float: "a number"}
+    raise ConfigError(f"{where} must be {types_in_words.get(hint, hint)}, got {value!r}")
 
 
 def as_table(settings: Any) -> dict[str, Any]:
-    """A dataclass as the table it could be read from; tuples become lists."""
-    return {field.name: _plain_value(getattr(settings, field.name)) for field in dataclasses.fields(settings)}
+    """Return a dataclass as a table for YAML; tuples become lists."""
+    return {field.name: _to_yaml(getattr(settings, field.name)) for field in dataclasses.fields(settings)}
 
 
-def _plain_value(value: Any) -> Any:
+def _to_yaml(value: Any) -> Any:
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return as_table(value)
     if isinstance(value, tuple | list):
-        return [_plain_value(item) for item in value]
+        return [_to_yaml(item) for item in value]
     if isinstance(value, Mapping):
-        return {key: _plain_value(item) for key, item in value.items()}
+        return {key: _to_yaml(item) for key, item in value.items()}
     return value
 
 
-def differences(one: Mapping[str, Any], other: Mapping[str, Any], where: str = "") -> list[str]:
-    """The dotted names under which two tables differ."""
-    found = []
-    for name in [*one, *(name for name in other if name not in one)]:
-        a, b = one.get(name), other.get(name)
-        if isinstance(a, Mapping) and isinstance(b, Mapping):
-            found += differences(a, b, f"{where}{name}.")
-        elif a != b:
-            found.append(f"{where}{name}")
-    return found
+def differences(a: Mapping[str, Any], b: Mapping[str, Any], prefix: str = "") -> list[str]:
+    """Return the dotted names at which two tables differ, each after `prefix`."""
+    names: list[str] = []
+    for name in [*a, *(name for name in b if name not in a)]:
+        value_a, value_b = a.get(name), b.get(name)
+        if isinstance(value_a, Mapping) and isinstance(value_b, Mapping):
+            names += differences(value_a, value_b, f"{prefix}{name}.")
+        elif value_a != value_b:
+            names.append(f"{prefix}{name}")
+    return names

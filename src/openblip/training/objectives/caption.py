@@ -1,0 +1,90 @@
+"""Captioning: the LM loss of captions after a prompt that is given, not learned (paper section 5.2)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from openblip.data.tasks.caption import CaptionData
+from openblip.model.captioner import Captioner
+from openblip.preprocess.text import Tokenizer
+from openblip.training.config.loss import CaptionLoss
+from openblip.training.objectives.base import Batch, ImageBatch, Objective, PreviewImage, generate_captions
+from openblip.training.objectives.gather import Gather, Scope
+from openblip.training.objectives.language import lm_loss, lm_targets
+
+
+@dataclass(frozen=True, kw_only=True)
+class CaptionBatch(ImageBatch):
+    """C captions of I images, each of which is encoded once.
+
+    Attributes:
+        pixels: Images (I, 3, S, S).
+        ids: Token ids (C, T): [DEC], the prompt, the caption, [SEP].
+        mask: Attention mask (C, T).
+        image_index: Image (C,) of each caption; by default C / I captions per image, in order of images.
+    """
+
+    image_index: Tensor | None = None
+
+
+class CaptionObjective(Objective[Captioner, CaptionBatch, CaptionLoss, CaptionData]):
+    """Mean cross-entropy over the tokens after the prompt, [SEP] included.
+
+    Args:
+        model: The captioner.
+        prompt_length: Tokens that are given, [DEC] included: 4 for "a picture of ", 1 for no prompt.
+        smoothing: Label smoothing; 0.1 in all published code except transformers, which has none.
+        token_mean: Average over the tokens of this process ("rank", as published) or of all processes.
+        gather: Gathers tensors of all processes.
+    """
+
+    batch_class: ClassVar[type[Batch]] = CaptionBatch
+    has_previews: ClassVar[bool] = True
+
+    def __init__(
+        self,
+        model: Captioner,
+        *,
+        prompt_length: int,
+        smoothing: float = 0.1,
+        token_mean: Scope = "rank",
+        gather: Gather | None = None,
+    ) -> None:
+        super().__init__(model)
+        self.prompt_length = prompt_length
+        self.smoothing = smoothing
+        self.gather = gather if gather is not None and token_mean == "all" else Gather()
+
+    @classmethod
+    def from_settings(cls, model: Captioner, loss: CaptionLoss, data: CaptionData, gather: Gather) -> CaptionObjective:
+        return cls(
+            model,
+            prompt_length=data.prompt_length,
+            smoothing=loss.smoothing,
+            token_mean=loss.token_mean,
+            gather=gather,
+        )
+
+    def forward(self, batch: CaptionBatch) -> dict[str, Tensor]:
+        """Return the loss `lm` of one batch; 0 if no caption has a token to score."""
+        model = self.model
+        memory = model.decoder.project(model.encode_image(batch.pixels))
+        if batch.image_index is not None:
+            memory = memory.select(batch.image_index)
+        states = model.decoder.decode(batch.ids, batch.mask, memory)
+        labels = lm_targets(batch.ids, batch.mask, self.prompt_length)
+        return {"lm": lm_loss(states, labels, model.to_logits, self.smoothing, gather=self.gather)}
+
+    @classmethod
+    def describe(
+        cls, model: Captioner, tokenizer: Tokenizer, images: Sequence[PreviewImage], prompt: str
+    ) -> list[Mapping[str, str]]:
+        """Caption each image."""
+        pixels = torch.stack([image.pixels for image in images])
+        captions = generate_captions(model, model.decoder, tokenizer, pixels, prompt)
+        return [{"image": image.name, "caption": caption} for image, caption in zip(images, captions, strict=True)]
