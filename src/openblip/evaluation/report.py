@@ -1,4 +1,4 @@
-"""The report of an evaluation: one HTML file with pictures, predictions and references, worst first (no torch)."""
+"""The report of an evaluation: an HTML page with images, predictions and references, worst items first."""
 
 from __future__ import annotations
 
@@ -6,19 +6,21 @@ import base64
 import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from html import escape
 from pathlib import Path
-from typing import cast
 
 from openblip.drawing import Edges, draw_boxes
 from openblip.errors import ImageError
 from openblip.evaluation.files import write_text
+from openblip.io.templates import render_html
 from openblip.preprocess.image import load_image
 from openblip.preprocess.video import is_video, load_frames
 
-SIDE = 320  # pixels of a thumbnail
-MOST = 300  # items shown; the numbers are of all
-COLOURS = ("#d55e00", "#0072b2")  # of boxes; told apart by the colour-blind too
+THUMBNAIL_SIZE = 320
+"""Longest edge of a thumbnail, in pixels."""
+MAX_ITEMS = 300
+"""Most items on the page. Metrics are those of all items."""
+BOX_COLORS = ("#d55e00", "#0072b2")
+"""Colors of the predicted and the reference box. Color-blind readers can distinguish them."""
 
 
 @dataclass(frozen=True)
@@ -26,12 +28,12 @@ class ReportItem:
     """One item of the report.
 
     Attributes:
-        id: The id of the item.
-        image: The path of its image or video.
+        id: Id of the item.
+        image: Path of its image or video.
         lines: Pairs of name and text.
-        score: The score, which orders items, lowest first; ``None`` for an item that failed.
-        second_image: The path of the second image of a pair.
-        metric: The name of the score.
+        score: The score, which orders items, lowest first; `None` for an item that failed.
+        second_image: Path of the second image of a pair.
+        metric: Name of the score.
         boxes: Boxes to draw in the image, by name: left, top, right and bottom in pixels.
         by_server: Whether only the official server can score the item.
     """
@@ -46,59 +48,72 @@ class ReportItem:
     by_server: bool = False
 
 
+@dataclass(frozen=True)
+class Thumbnail:
+    """A small image: its path and the JPEG file in base64, or the reason why it cannot be read."""
+
+    path: str
+    data: str = ""
+    error: str = ""
+
+
+@dataclass(frozen=True)
+class Card:
+    """An item on the page, with its thumbnails and the text of its score."""
+
+    item: ReportItem
+    images: Sequence[Thumbnail]
+    score: str
+
+
 def write_report(
     path: Path, title: str, metrics: Mapping[str, float | None], notes: Sequence[str], items: Sequence[ReportItem]
 ) -> None:
-    """Write the report. All text is escaped; pictures are part of the file, and one that cannot be read says so."""
-    ordered = sorted(items, key=lambda one: float("-inf") if one.score is None else one.score)
-    shown = ordered[:MOST]
-    rows = "".join(f"<tr><td>{escape(name)}</td><td>{_number(value)}</td></tr>" for name, value in metrics.items())
-    said = "".join(f"<p>{escape(note)}</p>" for note in notes)
-    more = f"<p>The worst {len(shown)} of {len(ordered)}.</p>" if len(shown) < len(ordered) else ""
-    cards = "\n".join(map(_card, shown))
-    write_text(
-        path,
-        f"<!doctype html>\n<html lang=en><meta charset=utf-8><title>{escape(title)}</title>\n<style>{_STYLE}</style>\n"
-        f"<h1>{escape(title)}</h1>\n<table>{rows}</table>\n{said}{more}\n<main>\n{cards}\n</main>\n</html>\n",
+    """Write the report as one self-contained file.
+
+    Args:
+        path: The file to write.
+        title: Title of the page.
+        metrics: Metrics of the evaluation; `None` for one that was not computed.
+        notes: Paragraphs below the metrics.
+        items: The items. Those without a score come first, then the lowest scores.
+
+    Raises:
+        EvaluationError: If the file cannot be written.
+    """
+    ranked = sorted(items, key=lambda item: float("-inf") if item.score is None else item.score)
+    cards = []
+    for item in ranked[:MAX_ITEMS]:
+        images = [_make_thumbnail(image, item.boxes) for image in (item.image, item.second_image) if image]
+        score = "the server scores it" if item.by_server else "no result"
+        if item.score is not None:
+            score = f"{item.metric} {item.score:.3f}".strip()
+        cards.append(Card(item, images, score))
+    html = render_html(
+        "openblip.evaluation",
+        "report.html",
+        title=title,
+        metrics=metrics,
+        notes=notes,
+        cards=cards,
+        total=len(ranked),
     )
+    write_text(path, html)
 
 
-def _card(item: ReportItem) -> str:
-    lines = "".join(f"<dt>{escape(name)}</dt><dd>{escape(text)}</dd>" for name, text in item.lines)
-    score = "the server scores it" if item.by_server else "no result"
-    if item.score is not None:
-        score = escape(f"{item.metric} {item.score:.3f}".strip())
-    head = f"<p class=id><b>{score}</b> <span>{escape(str(item.id))}</span></p>"
-    pictures = "".join(_picture(path, item.boxes) for path in (item.image, item.second_image) if path)
-    return f"<section><div class=pictures>{pictures}</div>{head}<dl>{lines}</dl></section>"
-
-
-def _picture(path: str, boxes: Mapping[str, Sequence[float]]) -> str:
+def _make_thumbnail(path: str, boxes: Mapping[str, Sequence[float]]) -> Thumbnail:
     try:
-        picture = next(load_frames(path)) if is_video(path) else load_image(path)
+        image = next(load_frames(path)) if is_video(path) else load_image(path)
     except ImageError as error:
-        return f"<p class=bad>{escape(str(error))}</p>"
-    whole = picture.size
-    picture.thumbnail((SIDE, SIDE))
+        return Thumbnail(path, error=str(error))
+    width, height = image.size
+    image.thumbnail((THUMBNAIL_SIZE, THUMBNAIL_SIZE))
     if boxes:
-        shares = [side / of for side, of in zip(picture.size, whole, strict=True)] * 2
-        places = [tuple(edge * share for edge, share in zip(box, shares, strict=True)) for box in boxes.values()]
-        picture = draw_boxes(picture, cast("list[Edges]", places), list(boxes), colours=COLOURS)
-    out = io.BytesIO()
-    picture.save(out, "JPEG", quality=80)
-    data = base64.b64encode(out.getvalue()).decode("ascii")
-    return f'<img src="data:image/jpeg;base64,{data}" alt="" title="{escape(path, quote=True)}">'
-
-
-def _number(value: float | None) -> str:
-    return "–" if value is None else f"{value:.4f}"  # noqa: RUF001 (a dash is meant)
-
-
-_STYLE = (
-    "body{font:15px/1.45 system-ui,sans-serif;margin:2rem;color:#222}table{border-collapse:collapse}"
-    "td{padding:.15rem 1rem .15rem 0}main{display:grid;grid-template-columns:repeat(auto-fill,minmax(340px,1fr));"
-    "gap:1.2rem}section{border:1px solid #ddd;border-radius:6px;padding:.7rem;overflow-wrap:anywhere}dt{color:#666;"
-    "font-size:.85em}dd{margin:0 0 .4rem}.bad{color:#a00}.id{margin:.4rem 0}.id span{color:#666;font-size:.85em}"
-    ".pictures{display:flex;gap:4px;align-items:flex-start}.pictures>*{min-width:0;flex:0 1 auto;max-width:100%}"
-    "dl{margin:0}"
-)
+        x_scale, y_scale = image.width / width, image.height / height
+        scaled: list[Edges] = []
+        for left, top, right, bottom in boxes.values():
+            scaled.append((left * x_scale, top * y_scale, right * x_scale, bottom * y_scale))
+        image = draw_boxes(image, scaled, list(boxes), colours=BOX_COLORS)
+    buffer = io.BytesIO()
+    image.save(buffer, "JPEG", quality=80)
+    return Thumbnail(path, base64.b64encode(buffer.getvalue()).decode("ascii"))
