@@ -209,12 +209,12 @@ def test_convert_refuses_what_it_cannot_do(toys: Path, tmp_path: Path) -> None:
         tmp_path / "there.pth", tokenizer=VOCABULARY, config={"text": {"heads": 4}, "vision": {"heads": 4}}
     )
     bundled = run("convert", toys, tmp_path / "x")
-    assert (bundled.exit_code, "say which one with --task" in bundled.stderr) == (1, True)
+    assert (bundled.exit_code, "choose one with --task" in bundled.stderr) == (1, True)
     assert run("convert", toys / "caption", tmp_path / "x", "--to", "onnx").exit_code == 2
     assert run("convert", toys / "caption", tmp_path / "x", "--task", "sing").exit_code == 2
     for broken in ("{", "[]"):
         assert run("convert", toys / "caption", tmp_path / "x", "--config", broken).exit_code == 2
     headless = run("convert", tmp_path / "there.pth", tmp_path / "x", "--to", "salesforce")
-    assert (headless.exit_code, "say how many heads it has" in headless.stderr) == (1, True)
+    assert (headless.exit_code, "state the number of heads" in headless.stderr) == (1, True)
     assert run("convert", tmp_path / "gone", tmp_path / "x").exit_code == 1
     assert not (tmp_path / "x").exists()

@@ -15,6 +15,8 @@ from click.testing import CliRunner, Result
 
 from openblip.checkpoints import bundle, write
 from openblip.cli import app
+from openblip.cli.doctor import PURPOSES
+from openblip.extras import user_extras
 from openblip.preprocess.image import ImageSettings
 from openblip.tasks import TaskName
 from tests.preprocess.odd_images import bad, good
@@ -235,6 +237,9 @@ def test_doctor_says_what_is_there_and_what_is_missing() -> None:
     assert {line["state"] for line in checks.values()} <= {"ok", "missing"}
     for line in checks.values():
         assert line["state"] == "ok" or "pip install" in line["detail"] or "writable" in line["detail"]
+    libraries = {library for extra in user_extras().values() for library in extra}
+    assert {"openvino", "nncf", "av", "pycocoevalcap", "pillow-heif", "datasets"} <= libraries <= set(checks)
+    assert set(PURPOSES) == set(user_extras()), "doctor says what each extra is for"
 
 
 def test_shells_complete_commands() -> None:

@@ -1,4 +1,4 @@
-"""``openblip convert``: a checkpoint of any family, written as any other."""
+"""`openblip convert`: write a checkpoint in the format of another library."""
 
 from __future__ import annotations
 
@@ -13,18 +13,19 @@ from openblip.cli.command import argument, command, option
 from openblip.cli.options import PATH, offline_option, prepare
 from openblip.errors import CheckpointError
 from openblip.model.config import MODEL_KINDS, ModelKind
+from openblip.tasks import did_you_mean
 
 
 @command(example="openblip convert model_base_caption_capfilt_large.pth my-captioner --to hub")
 @argument("source", metavar="SRC", help="Folder, .pth file, hub id or published name to read.")
 @argument("destination", type=PATH, metavar="DST", help="Folder (hub) or .pth file (other formats) to write.")
-@option("--to", metavar="FORMAT", default="hub", help="Format to write: hub, salesforce, lavis or mmpretrain.")
+@option("--to", metavar="FORMAT", default="hub", help=f"Format to write: {', '.join(FAMILIES)}.")
 @option(
     "--task",
     default="",
     metavar="TASK",
     show_default="the source's task",
-    help="Task to take the model of from a bundle.",
+    help="Task whose model to take from a bundle, or task of a file that fits several.",
 )
 @option(
     "--tokenizer",
@@ -53,36 +54,40 @@ def convert(
 ) -> None:
     """Convert a checkpoint to the format of another library."""
     if to not in FAMILIES:
-        raise click.UsageError(f"--to is one of {', '.join(FAMILIES)}, not {to!r}")
+        raise click.UsageError(f"--to must be one of {', '.join(FAMILIES)}, got {to!r}")
     if task and task not in MODEL_KINDS:
-        raise click.UsageError(f"--task is one of {', '.join(MODEL_KINDS)}, not {task!r}")
-    given = _object("--config", config) if config else None
+        names = ", ".join(MODEL_KINDS)
+        raise click.UsageError(f"--task must be one of {names}, got {task!r}{did_you_mean(task, MODEL_KINDS)}")
+    overrides = _parse_object("--config", config) if config else None
     if not overwrite and (destination.is_file() or (destination.is_dir() and any(destination.iterdir()))):
-        raise CheckpointError(f"{destination} is already there; give another place, or --overwrite")
+        raise CheckpointError(f"{destination} exists; choose another destination, or pass --overwrite")
     prepare(offline=offline)
 
     from openblip.checkpoints import bundle, read, write
     from openblip.checkpoints.resolve import resolve
 
-    wanted = cast("ModelKind", task) or None
-    found = bundle.find(source)
-    if found and wanted is None:
-        raise CheckpointError(f"{source} is a bundle of {', '.join(found.models)}: say which one with --task")
-    place = found.locate(wanted) if found and wanted else resolve(source)
-    # A .pth holds no vocabulary, so from one to another none has to be found.
+    kind = cast("ModelKind", task) or None
+    source_bundle = bundle.find(source)
+    if source_bundle is None:
+        path = resolve(source)
+    elif kind is None:
+        raise CheckpointError(f"{source} is a bundle of {', '.join(source_bundle.models)}: choose one with --task")
+    else:
+        path = source_bundle.locate(kind)
+    # A .pth holds no vocabulary, so converting one to another needs none.
     vocabulary = tokenizer or (None if to == "hub" else False)
-    loaded = read.load(place, task=wanted, config=given, tokenizer=vocabulary)
-    write.save(loaded, destination, to=to)
-    for note in loaded.notes:
+    model = read.load(path, task=kind, config=overrides, tokenizer=vocabulary)
+    write.save(model, destination, to=to)
+    for note in model.notes:
         click.echo(f"note: {note}", err=True)
-    click.echo(f"{destination}: the {loaded.config.task} model of {source}, from {loaded.family} to {to}")
+    click.echo(f"{destination}: the {model.config.task} model of {source}, from {model.family} to {to}")
 
 
-def _object(option: str, text: str) -> dict[str, Any]:
+def _parse_object(option: str, text: str) -> dict[str, Any]:
     try:
-        found = json.loads(text)
+        value = json.loads(text)
     except ValueError as error:
-        raise click.UsageError(f"{option} is not JSON: {error}") from error
-    if not isinstance(found, dict):
-        raise click.UsageError(f"{option} is not a JSON object: {text}")
-    return found
+        raise click.UsageError(f"{option} must be a JSON object: {error}") from error
+    if not isinstance(value, dict):
+        raise click.UsageError(f"{option} must be a JSON object, got {text}")
+    return value

@@ -1,12 +1,14 @@
-"""``openblip models``: what was published, by whom, and under which names."""
+"""`openblip models`: list the published checkpoints."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict
+from typing import get_args
 
 import click
 
-from openblip.checkpoints.published import FAMILIES, PUBLISHED, Published
+from openblip.checkpoints.published import FAMILIES, PUBLISHED, Published, Size
 from openblip.cli.command import argument, command, option
 from openblip.cli.console import print_json, print_table
 from openblip.cli.options import json_option
@@ -21,15 +23,15 @@ from openblip.tasks import NETWORKS
     show_default="all",
     help=f"List only this task: {', '.join(NETWORKS[:-1])} or {NETWORKS[-1]}.",
 )
-@option("--family", default="", show_default="all", help="List only this family: hub, salesforce, lavis or mmpretrain.")
+@option("--family", default="", show_default="all", help=f"List only this family: {', '.join(FAMILIES)}.")
 @option("--size", default="", show_default="all", help="List only checkpoints with this image encoder: base or large.")
 @json_option
 def models(pattern: str, task: str, family: str, size: str, json: bool) -> None:
     """List the published checkpoints, each with the names that other libraries use. `--model` takes any of them."""
-    _known("--task", task, set(NETWORKS))
-    _known("--family", family, set(FAMILIES))
-    _known("--size", size, {entry.size for entry in PUBLISHED})
-    chosen = [
+    _check_choice("--task", task, NETWORKS)
+    _check_choice("--family", family, FAMILIES)
+    _check_choice("--size", size, get_args(Size))
+    entries = [
         entry
         for entry in PUBLISHED
         if task in ("", entry.task)
@@ -38,15 +40,15 @@ def models(pattern: str, task: str, family: str, size: str, json: bool) -> None:
         and any(pattern.casefold() in name.casefold() for name in entry.names)
     ]
     if json:
-        for entry in chosen:
+        for entry in entries:
             print_json(_record(entry))
     else:
-        print_table(("name", "task", "size", "px", "family", "trained on", "also called"), map(_row, chosen))
+        print_table(("name", "task", "size", "px", "family", "trained on", "also called"), map(_row, entries))
 
 
-def _known(option: str, value: str, choices: set[str]) -> None:
+def _check_choice(option: str, value: str, choices: Sequence[str]) -> None:
     if value and value not in choices:
-        raise click.UsageError(f"{option} is one of {', '.join(sorted(choices))}, not {value!r}")
+        raise click.UsageError(f"{option} must be one of {', '.join(choices)}, got {value!r}")
 
 
 def _record(entry: Published) -> dict[str, object]:
@@ -54,6 +56,5 @@ def _record(entry: Published) -> dict[str, object]:
 
 
 def _row(entry: Published) -> tuple[object, ...]:
-    known = {entry.name, entry.file, entry.address}
-    others = ", ".join(name for name in entry.names if name not in known)
-    return entry.name, entry.task, entry.size, entry.image_size, entry.family, entry.data, others
+    aliases = [name for name in entry.names if name not in (entry.name, entry.file, entry.address)]
+    return entry.name, entry.task, entry.size, entry.image_size, entry.family, entry.data, ", ".join(aliases)
