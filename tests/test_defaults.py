@@ -16,7 +16,7 @@ from openblip import Blip, InputError, defaults
 from openblip.cli import app
 from openblip.engine.device import resolve_device
 
-VERBS = {
+VERBS: dict[str, Any] = {
     "caption": Blip.caption, "ask": Blip.ask, "match": Blip.match, "classify": Blip.classify, "ground": Blip.ground,
     "compare": Blip.compare, "explain": Blip.explain, "embed": Blip.embed_images,
 }  # fmt: skip

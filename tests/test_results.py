@@ -7,6 +7,7 @@ import io
 import json
 import pickle
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -109,7 +110,7 @@ def decode(png: bytes | None) -> Image.Image:
 def test_a_box_draws_itself(blip: Blip, source: str, tmp_path: Path) -> None:
     picture = Image.new("RGB", (300, 200), "white")
     picture.save(tmp_path / "white.png")
-    image = {
+    image: Any = {
         "path": tmp_path / "white.png", "image": picture, "encoded": blip.encode_images(picture, task="grounding"),
     }[source]  # fmt: skip
     box = dataclasses.replace(blip.ground(image, "a cat"), left=50.0, top=60.0, right=250.0, bottom=160.0)

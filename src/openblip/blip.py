@@ -50,9 +50,13 @@ from openblip.pipelines.nlvr import NlvrPipeline
 from openblip.pipelines.retrieval import ClassifyPipeline, Embedding, EmbedPipeline, RetrievalPipeline
 from openblip.pipelines.shapes import (
     ImageInputs,
+    ImageList,
+    ImageStream,
     OnError,
     Output,
     Progress,
+    TextList,
+    Texts,
     add_right_images,
     grouped_inputs,
     paired_inputs,
@@ -76,7 +80,6 @@ if TYPE_CHECKING:
         ExplainOptions,
         Raise,
         Return,
-        SharedOptions,
         VqaPipelineOptions,
     )
 
@@ -198,9 +201,8 @@ def load(
         load_model = cache(partial(loader.load, name_or_path, task))
         loaders = dict.fromkeys(SERVED_TASKS.get(load_model().config.task, ()), load_model)
     else:
-        for network in bundle.models if task is None else (task,):
-            # For a task without a model, `locate` raises the error.
-            source = bundle.models.get(cast("TaskName", network)) or bundle.locate(network)
+        for network in cast("Iterable[TaskName]", bundle.models if task is None else (task,)):
+            source = bundle.models.get(network) or bundle.locate(network)  # `locate` raises for an absent task
             load_model = cache(partial(loader.load, source, network))
             for served in SERVED_TASKS[network]:
                 if served == network or served not in loaders:
@@ -276,32 +278,26 @@ class Blip:
     def caption(
         self, images: ImageInput, *, on_error: Raise = "raise", **options: Unpack[CaptionOptions]
     ) -> Caption: ...
-
     @overload
     def caption(
         self, images: ImageInput, *, on_error: Return, **options: Unpack[CaptionOptions]
     ) -> Caption | OpenBlipError: ...
-
     @overload
     def caption(
-        self, images: Sequence[ImageInput], *, on_error: Raise = "raise", **options: Unpack[CaptionOptions]
+        self, images: ImageList, *, on_error: Raise = "raise", **options: Unpack[CaptionOptions]
     ) -> list[Caption]: ...
-
     @overload
     def caption(
-        self, images: Sequence[ImageInput], *, on_error: Return, **options: Unpack[CaptionOptions]
+        self, images: ImageList, *, on_error: Return, **options: Unpack[CaptionOptions]
     ) -> list[Caption | OpenBlipError]: ...
-
     @overload
     def caption(
-        self, images: Iterator[ImageInput], *, on_error: Raise = "raise", **options: Unpack[CaptionOptions]
+        self, images: ImageStream, *, on_error: Raise = "raise", **options: Unpack[CaptionOptions]
     ) -> Iterator[Caption]: ...
-
     @overload
     def caption(
-        self, images: Iterator[ImageInput], *, on_error: Return, **options: Unpack[CaptionOptions]
+        self, images: ImageStream, *, on_error: Return, **options: Unpack[CaptionOptions]
     ) -> Iterator[Caption | OpenBlipError]: ...
-
     def caption(
         self,
         images: ImageInputs,
@@ -389,62 +385,34 @@ class Blip:
     def ask(
         self, images: ImageInput, questions: str, *, on_error: Raise = "raise", **options: Unpack[AskOptions]
     ) -> Answer: ...
-
     @overload
     def ask(
         self, images: ImageInput, questions: str, *, on_error: Return, **options: Unpack[AskOptions]
     ) -> Answer | OpenBlipError: ...
-
     @overload
     def ask(
-        self, images: ImageInput, questions: Sequence[str], *, on_error: Raise = "raise", **options: Unpack[AskOptions]
+        self, images: ImageInput, questions: TextList, *, on_error: Raise = "raise", **options: Unpack[AskOptions]
     ) -> list[Answer]: ...
-
     @overload
     def ask(
-        self, images: ImageInput, questions: Sequence[str], *, on_error: Return, **options: Unpack[AskOptions]
+        self, images: ImageInput, questions: TextList, *, on_error: Return, **options: Unpack[AskOptions]
     ) -> list[Answer] | OpenBlipError: ...
-
     @overload
     def ask(
-        self,
-        images: Sequence[ImageInput],
-        questions: str | Sequence[str],
-        *,
-        on_error: Raise = "raise",
-        **options: Unpack[AskOptions],
+        self, images: ImageList, questions: str | TextList, *, on_error: Raise = "raise", **options: Unpack[AskOptions]
     ) -> list[Answer]: ...
-
     @overload
     def ask(
-        self,
-        images: Sequence[ImageInput],
-        questions: str | Sequence[str],
-        *,
-        on_error: Return,
-        **options: Unpack[AskOptions],
+        self, images: ImageList, questions: str | TextList, *, on_error: Return, **options: Unpack[AskOptions]
     ) -> list[Answer | OpenBlipError]: ...
-
     @overload
     def ask(
-        self,
-        images: Iterator[ImageInput],
-        questions: str | Iterable[str],
-        *,
-        on_error: Raise = "raise",
-        **options: Unpack[AskOptions],
+        self, images: ImageStream, questions: str | Texts, *, on_error: Raise = "raise", **options: Unpack[AskOptions]
     ) -> Iterator[Answer]: ...
-
     @overload
     def ask(
-        self,
-        images: Iterator[ImageInput],
-        questions: str | Iterable[str],
-        *,
-        on_error: Return,
-        **options: Unpack[AskOptions],
+        self, images: ImageStream, questions: str | Texts, *, on_error: Return, **options: Unpack[AskOptions]
     ) -> Iterator[Answer | OpenBlipError]: ...
-
     def ask(
         self,
         images: ImageInputs,
@@ -508,174 +476,128 @@ class Blip:
         *,
         paired: bool = False,
         on_error: Raise = "raise",
-        **options: Unpack[SharedOptions],
+        progress: Progress = False,
     ) -> Match: ...
-
     @overload
     def match(
-        self,
-        images: ImageInput,
-        texts: str,
-        *,
-        paired: bool = False,
-        on_error: Return,
-        **options: Unpack[SharedOptions],
+        self, images: ImageInput, texts: str, *, paired: bool = False, on_error: Return, progress: Progress = False
     ) -> Match | OpenBlipError: ...
-
     @overload
     def match(
         self,
         images: ImageInput,
-        texts: Sequence[str],
+        texts: TextList,
         *,
         paired: Literal[False] = False,
         on_error: Raise = "raise",
-        **options: Unpack[SharedOptions],
+        progress: Progress = False,
     ) -> list[Match]: ...
-
     @overload
     def match(
         self,
         images: ImageInput,
-        texts: Sequence[str],
+        texts: TextList,
         *,
         paired: Literal[False] = False,
         on_error: Return,
-        **options: Unpack[SharedOptions],
+        progress: Progress = False,
     ) -> list[Match] | OpenBlipError: ...
-
     @overload
     def match(
         self,
-        images: Sequence[ImageInput],
+        images: ImageList,
         texts: str,
         *,
         paired: bool = False,
         on_error: Raise = "raise",
-        **options: Unpack[SharedOptions],
+        progress: Progress = False,
     ) -> list[Match]: ...
-
     @overload
     def match(
-        self,
-        images: Sequence[ImageInput],
-        texts: str,
-        *,
-        paired: bool = False,
-        on_error: Return,
-        **options: Unpack[SharedOptions],
+        self, images: ImageList, texts: str, *, paired: bool = False, on_error: Return, progress: Progress = False
     ) -> list[Match | OpenBlipError]: ...
-
     @overload
     def match(
         self,
-        images: Sequence[ImageInput],
-        texts: Sequence[str],
+        images: ImageList,
+        texts: TextList,
         *,
         paired: Literal[False] = False,
         on_error: Raise = "raise",
-        **options: Unpack[SharedOptions],
+        progress: Progress = False,
     ) -> list[list[Match]]: ...
-
     @overload
     def match(
         self,
-        images: Sequence[ImageInput],
-        texts: Sequence[str],
+        images: ImageList,
+        texts: TextList,
         *,
         paired: Literal[False] = False,
         on_error: Return,
-        **options: Unpack[SharedOptions],
+        progress: Progress = False,
     ) -> list[list[Match] | OpenBlipError]: ...
-
     @overload
     def match(
         self,
-        images: Sequence[ImageInput],
-        texts: Sequence[str],
+        images: ImageList,
+        texts: TextList,
         *,
         paired: Literal[True],
         on_error: Raise = "raise",
-        **options: Unpack[SharedOptions],
+        progress: Progress = False,
     ) -> list[Match]: ...
-
     @overload
     def match(
-        self,
-        images: Sequence[ImageInput],
-        texts: Sequence[str],
-        *,
-        paired: Literal[True],
-        on_error: Return,
-        **options: Unpack[SharedOptions],
+        self, images: ImageList, texts: TextList, *, paired: Literal[True], on_error: Return, progress: Progress = False
     ) -> list[Match | OpenBlipError]: ...
-
     @overload
     def match(
         self,
-        images: Iterator[ImageInput],
+        images: ImageStream,
         texts: str,
         *,
         paired: bool = False,
         on_error: Raise = "raise",
-        **options: Unpack[SharedOptions],
+        progress: Progress = False,
     ) -> Iterator[Match]: ...
-
     @overload
     def match(
-        self,
-        images: Iterator[ImageInput],
-        texts: str,
-        *,
-        paired: bool = False,
-        on_error: Return,
-        **options: Unpack[SharedOptions],
+        self, images: ImageStream, texts: str, *, paired: bool = False, on_error: Return, progress: Progress = False
     ) -> Iterator[Match | OpenBlipError]: ...
-
     @overload
     def match(
         self,
-        images: Iterator[ImageInput],
-        texts: Sequence[str],
+        images: ImageStream,
+        texts: TextList,
         *,
         paired: Literal[False] = False,
         on_error: Raise = "raise",
-        **options: Unpack[SharedOptions],
+        progress: Progress = False,
     ) -> Iterator[list[Match]]: ...
-
     @overload
     def match(
         self,
-        images: Iterator[ImageInput],
-        texts: Sequence[str],
+        images: ImageStream,
+        texts: TextList,
         *,
         paired: Literal[False] = False,
         on_error: Return,
-        **options: Unpack[SharedOptions],
+        progress: Progress = False,
     ) -> Iterator[list[Match] | OpenBlipError]: ...
-
     @overload
     def match(
         self,
-        images: Iterator[ImageInput],
-        texts: Iterable[str],
+        images: ImageStream,
+        texts: Texts,
         *,
         paired: Literal[True],
         on_error: Raise = "raise",
-        **options: Unpack[SharedOptions],
+        progress: Progress = False,
     ) -> Iterator[Match]: ...
-
     @overload
     def match(
-        self,
-        images: Iterator[ImageInput],
-        texts: Iterable[str],
-        *,
-        paired: Literal[True],
-        on_error: Return,
-        **options: Unpack[SharedOptions],
+        self, images: ImageStream, texts: Texts, *, paired: Literal[True], on_error: Return, progress: Progress = False
     ) -> Iterator[Match | OpenBlipError]: ...
-
     def match(
         self,
         images: ImageInputs,
@@ -716,59 +638,28 @@ class Blip:
 
     @overload
     def classify(
-        self,
-        images: ImageInput,
-        labels: Sequence[str],
-        *,
-        on_error: Raise = "raise",
-        **options: Unpack[ClassifyOptions],
+        self, images: ImageInput, labels: TextList, *, on_error: Raise = "raise", **options: Unpack[ClassifyOptions]
     ) -> Classification: ...
-
     @overload
     def classify(
-        self, images: ImageInput, labels: Sequence[str], *, on_error: Return, **options: Unpack[ClassifyOptions]
+        self, images: ImageInput, labels: TextList, *, on_error: Return, **options: Unpack[ClassifyOptions]
     ) -> Classification | OpenBlipError: ...
-
     @overload
     def classify(
-        self,
-        images: Sequence[ImageInput],
-        labels: Sequence[str],
-        *,
-        on_error: Raise = "raise",
-        **options: Unpack[ClassifyOptions],
+        self, images: ImageList, labels: TextList, *, on_error: Raise = "raise", **options: Unpack[ClassifyOptions]
     ) -> list[Classification]: ...
-
     @overload
     def classify(
-        self,
-        images: Sequence[ImageInput],
-        labels: Sequence[str],
-        *,
-        on_error: Return,
-        **options: Unpack[ClassifyOptions],
+        self, images: ImageList, labels: TextList, *, on_error: Return, **options: Unpack[ClassifyOptions]
     ) -> list[Classification | OpenBlipError]: ...
-
     @overload
     def classify(
-        self,
-        images: Iterator[ImageInput],
-        labels: Sequence[str],
-        *,
-        on_error: Raise = "raise",
-        **options: Unpack[ClassifyOptions],
+        self, images: ImageStream, labels: TextList, *, on_error: Raise = "raise", **options: Unpack[ClassifyOptions]
     ) -> Iterator[Classification]: ...
-
     @overload
     def classify(
-        self,
-        images: Iterator[ImageInput],
-        labels: Sequence[str],
-        *,
-        on_error: Return,
-        **options: Unpack[ClassifyOptions],
+        self, images: ImageStream, labels: TextList, *, on_error: Return, **options: Unpack[ClassifyOptions]
     ) -> Iterator[Classification | OpenBlipError]: ...
-
     def classify(
         self,
         images: ImageInputs,
@@ -810,69 +701,36 @@ class Blip:
 
     @overload
     def ground(
-        self, images: ImageInput, expressions: str, *, on_error: Raise = "raise", **options: Unpack[SharedOptions]
+        self, images: ImageInput, expressions: str, *, on_error: Raise = "raise", progress: Progress = False
     ) -> Box: ...
-
     @overload
     def ground(
-        self, images: ImageInput, expressions: str, *, on_error: Return, **options: Unpack[SharedOptions]
+        self, images: ImageInput, expressions: str, *, on_error: Return, progress: Progress = False
     ) -> Box | OpenBlipError: ...
-
     @overload
     def ground(
-        self,
-        images: ImageInput,
-        expressions: Sequence[str],
-        *,
-        on_error: Raise = "raise",
-        **options: Unpack[SharedOptions],
+        self, images: ImageInput, expressions: TextList, *, on_error: Raise = "raise", progress: Progress = False
     ) -> list[Box]: ...
-
     @overload
     def ground(
-        self, images: ImageInput, expressions: Sequence[str], *, on_error: Return, **options: Unpack[SharedOptions]
+        self, images: ImageInput, expressions: TextList, *, on_error: Return, progress: Progress = False
     ) -> list[Box] | OpenBlipError: ...
-
     @overload
     def ground(
-        self,
-        images: Sequence[ImageInput],
-        expressions: str | Sequence[str],
-        *,
-        on_error: Raise = "raise",
-        **options: Unpack[SharedOptions],
+        self, images: ImageList, expressions: str | TextList, *, on_error: Raise = "raise", progress: Progress = False
     ) -> list[Box]: ...
-
     @overload
     def ground(
-        self,
-        images: Sequence[ImageInput],
-        expressions: str | Sequence[str],
-        *,
-        on_error: Return,
-        **options: Unpack[SharedOptions],
+        self, images: ImageList, expressions: str | TextList, *, on_error: Return, progress: Progress = False
     ) -> list[Box | OpenBlipError]: ...
-
     @overload
     def ground(
-        self,
-        images: Iterator[ImageInput],
-        expressions: str | Iterable[str],
-        *,
-        on_error: Raise = "raise",
-        **options: Unpack[SharedOptions],
+        self, images: ImageStream, expressions: str | Texts, *, on_error: Raise = "raise", progress: Progress = False
     ) -> Iterator[Box]: ...
-
     @overload
     def ground(
-        self,
-        images: Iterator[ImageInput],
-        expressions: str | Iterable[str],
-        *,
-        on_error: Return,
-        **options: Unpack[SharedOptions],
+        self, images: ImageStream, expressions: str | Texts, *, on_error: Return, progress: Progress = False
     ) -> Iterator[Box | OpenBlipError]: ...
-
     def ground(
         self,
         images: ImageInputs,
@@ -916,86 +774,66 @@ class Blip:
         statements: str,
         *,
         on_error: Raise = "raise",
-        **options: Unpack[SharedOptions],
+        progress: Progress = False,
     ) -> Comparison: ...
-
     @overload
     def compare(
-        self,
-        left: ImageInput,
-        right: ImageInput,
-        statements: str,
-        *,
-        on_error: Return,
-        **options: Unpack[SharedOptions],
+        self, left: ImageInput, right: ImageInput, statements: str, *, on_error: Return, progress: Progress = False
     ) -> Comparison | OpenBlipError: ...
-
     @overload
     def compare(
         self,
         left: ImageInput,
         right: ImageInput,
-        statements: Sequence[str],
+        statements: TextList,
         *,
         on_error: Raise = "raise",
-        **options: Unpack[SharedOptions],
+        progress: Progress = False,
     ) -> list[Comparison]: ...
-
     @overload
     def compare(
-        self,
-        left: ImageInput,
-        right: ImageInput,
-        statements: Sequence[str],
-        *,
-        on_error: Return,
-        **options: Unpack[SharedOptions],
+        self, left: ImageInput, right: ImageInput, statements: TextList, *, on_error: Return, progress: Progress = False
     ) -> list[Comparison] | OpenBlipError: ...
-
     @overload
     def compare(
         self,
-        left: Sequence[ImageInput],
-        right: Sequence[ImageInput],
-        statements: str | Sequence[str],
+        left: ImageList,
+        right: ImageList,
+        statements: str | TextList,
         *,
         on_error: Raise = "raise",
-        **options: Unpack[SharedOptions],
+        progress: Progress = False,
     ) -> list[Comparison]: ...
-
     @overload
     def compare(
         self,
-        left: Sequence[ImageInput],
-        right: Sequence[ImageInput],
-        statements: str | Sequence[str],
+        left: ImageList,
+        right: ImageList,
+        statements: str | TextList,
         *,
         on_error: Return,
-        **options: Unpack[SharedOptions],
+        progress: Progress = False,
     ) -> list[Comparison | OpenBlipError]: ...
-
     @overload
     def compare(
         self,
-        left: Iterator[ImageInput],
-        right: Iterator[ImageInput],
-        statements: str | Iterable[str],
+        left: ImageStream,
+        right: ImageStream,
+        statements: str | Texts,
         *,
         on_error: Raise = "raise",
-        **options: Unpack[SharedOptions],
+        progress: Progress = False,
     ) -> Iterator[Comparison]: ...
-
     @overload
     def compare(
         self,
-        left: Iterator[ImageInput],
-        right: Iterator[ImageInput],
-        statements: str | Iterable[str],
+        left: ImageStream,
+        right: ImageStream,
+        statements: str | Texts,
         *,
         on_error: Return,
-        **options: Unpack[SharedOptions],
+        progress: Progress = False,
     ) -> Iterator[Comparison | OpenBlipError]: ...
-
     def compare(
         self,
         left: ImageInputs,
@@ -1039,62 +877,54 @@ class Blip:
         on_error: Raise = "raise",
         **options: Unpack[ExplainOptions],
     ) -> Explanation: ...
-
     @overload
     def explain(
         self, images: ImageInput, texts: str | None = None, *, on_error: Return, **options: Unpack[ExplainOptions]
     ) -> Explanation | OpenBlipError: ...
-
     @overload
     def explain(
-        self, images: ImageInput, texts: Sequence[str], *, on_error: Raise = "raise", **options: Unpack[ExplainOptions]
+        self, images: ImageInput, texts: TextList, *, on_error: Raise = "raise", **options: Unpack[ExplainOptions]
     ) -> list[Explanation]: ...
-
     @overload
     def explain(
-        self, images: ImageInput, texts: Sequence[str], *, on_error: Return, **options: Unpack[ExplainOptions]
+        self, images: ImageInput, texts: TextList, *, on_error: Return, **options: Unpack[ExplainOptions]
     ) -> list[Explanation] | OpenBlipError: ...
-
     @overload
     def explain(
         self,
-        images: Sequence[ImageInput],
-        texts: str | Sequence[str] | None = None,
+        images: ImageList,
+        texts: str | TextList | None = None,
         *,
         on_error: Raise = "raise",
         **options: Unpack[ExplainOptions],
     ) -> list[Explanation]: ...
-
     @overload
     def explain(
         self,
-        images: Sequence[ImageInput],
-        texts: str | Sequence[str] | None = None,
+        images: ImageList,
+        texts: str | TextList | None = None,
         *,
         on_error: Return,
         **options: Unpack[ExplainOptions],
     ) -> list[Explanation | OpenBlipError]: ...
-
     @overload
     def explain(
         self,
-        images: Iterator[ImageInput],
-        texts: str | Iterable[str] | None = None,
+        images: ImageStream,
+        texts: str | Texts | None = None,
         *,
         on_error: Raise = "raise",
         **options: Unpack[ExplainOptions],
     ) -> Iterator[Explanation]: ...
-
     @overload
     def explain(
         self,
-        images: Iterator[ImageInput],
-        texts: str | Iterable[str] | None = None,
+        images: ImageStream,
+        texts: str | Texts | None = None,
         *,
         on_error: Return,
         **options: Unpack[ExplainOptions],
     ) -> Iterator[Explanation | OpenBlipError]: ...
-
     def explain(
         self,
         images: ImageInputs,
@@ -1149,34 +979,28 @@ class Blip:
 
     @overload
     def embed_images(
-        self, images: ImageInput, *, on_error: Raise = "raise", **options: Unpack[SharedOptions]
+        self, images: ImageInput, *, on_error: Raise = "raise", progress: Progress = False
     ) -> Embedding: ...
-
     @overload
     def embed_images(
-        self, images: ImageInput, *, on_error: Return, **options: Unpack[SharedOptions]
+        self, images: ImageInput, *, on_error: Return, progress: Progress = False
     ) -> Embedding | OpenBlipError: ...
-
     @overload
     def embed_images(
-        self, images: Sequence[ImageInput], *, on_error: Raise = "raise", **options: Unpack[SharedOptions]
+        self, images: ImageList, *, on_error: Raise = "raise", progress: Progress = False
     ) -> Embedding: ...
-
     @overload
     def embed_images(
-        self, images: Sequence[ImageInput], *, on_error: Return, **options: Unpack[SharedOptions]
+        self, images: ImageList, *, on_error: Return, progress: Progress = False
     ) -> list[Embedding | OpenBlipError]: ...
-
     @overload
     def embed_images(
-        self, images: Iterator[ImageInput], *, on_error: Raise = "raise", **options: Unpack[SharedOptions]
+        self, images: ImageStream, *, on_error: Raise = "raise", progress: Progress = False
     ) -> Iterator[Embedding]: ...
-
     @overload
     def embed_images(
-        self, images: Iterator[ImageInput], *, on_error: Return, **options: Unpack[SharedOptions]
+        self, images: ImageStream, *, on_error: Return, progress: Progress = False
     ) -> Iterator[Embedding | OpenBlipError]: ...
-
     def embed_images(
         self, images: ImageInputs, *, on_error: OnError = "raise", progress: Progress = False
     ) -> Output[Embedding]:
@@ -1209,10 +1033,8 @@ class Blip:
 
     @overload
     def embed_texts(self, texts: Iterator[str], *, progress: Progress = False) -> Iterator[Embedding]: ...
-
     @overload
-    def embed_texts(self, texts: str | Sequence[str], *, progress: Progress = False) -> Embedding: ...
-
+    def embed_texts(self, texts: str | TextList, *, progress: Progress = False) -> Embedding: ...
     def embed_texts(self, texts: str | Iterable[str], *, progress: Progress = False) -> Embedding | Iterator[Embedding]:
         """Embed texts for the contrastive loss (ITC), in the space of `embed_images`.
 
@@ -1249,59 +1071,33 @@ class Blip:
 
     @overload
     def encode_images(
-        self,
-        images: ImageInput,
-        *,
-        task: TaskName | None = None,
-        on_error: Raise = "raise",
-        **options: Unpack[SharedOptions],
+        self, images: ImageInput, *, task: TaskName | None = None, on_error: Raise = "raise", progress: Progress = False
     ) -> EncodedImage: ...
-
     @overload
     def encode_images(
-        self, images: ImageInput, *, task: TaskName | None = None, on_error: Return, **options: Unpack[SharedOptions]
+        self, images: ImageInput, *, task: TaskName | None = None, on_error: Return, progress: Progress = False
     ) -> EncodedImage | OpenBlipError: ...
-
     @overload
     def encode_images(
-        self,
-        images: Sequence[ImageInput],
-        *,
-        task: TaskName | None = None,
-        on_error: Raise = "raise",
-        **options: Unpack[SharedOptions],
+        self, images: ImageList, *, task: TaskName | None = None, on_error: Raise = "raise", progress: Progress = False
     ) -> list[EncodedImage]: ...
-
     @overload
     def encode_images(
-        self,
-        images: Sequence[ImageInput],
-        *,
-        task: TaskName | None = None,
-        on_error: Return,
-        **options: Unpack[SharedOptions],
+        self, images: ImageList, *, task: TaskName | None = None, on_error: Return, progress: Progress = False
     ) -> list[EncodedImage | OpenBlipError]: ...
-
     @overload
     def encode_images(
         self,
-        images: Iterator[ImageInput],
+        images: ImageStream,
         *,
         task: TaskName | None = None,
         on_error: Raise = "raise",
-        **options: Unpack[SharedOptions],
+        progress: Progress = False,
     ) -> Iterator[EncodedImage]: ...
-
     @overload
     def encode_images(
-        self,
-        images: Iterator[ImageInput],
-        *,
-        task: TaskName | None = None,
-        on_error: Return,
-        **options: Unpack[SharedOptions],
+        self, images: ImageStream, *, task: TaskName | None = None, on_error: Return, progress: Progress = False
     ) -> Iterator[EncodedImage | OpenBlipError]: ...
-
     def encode_images(
         self,
         images: ImageInputs,
@@ -1340,22 +1136,16 @@ class Blip:
 
     @overload
     def pipeline(self, task: Literal["caption"], **options: Unpack[CaptionPipelineOptions]) -> CaptionPipeline: ...
-
     @overload
     def pipeline(self, task: Literal["vqa"], **options: Unpack[VqaPipelineOptions]) -> VqaPipeline: ...
-
     @overload
-    def pipeline(self, task: Literal["retrieval"], *, texts: Sequence[str] | None = None) -> RetrievalPipeline: ...
-
+    def pipeline(self, task: Literal["retrieval"], *, texts: TextList | None = None) -> RetrievalPipeline: ...
     @overload
     def pipeline(self, task: Literal["nlvr"]) -> NlvrPipeline: ...
-
     @overload
     def pipeline(self, task: Literal["grounding"]) -> GroundingPipeline: ...
-
     @overload
     def pipeline(self, task: TaskName) -> AnyPipeline: ...
-
     def pipeline(self, task: TaskName, **options: Any) -> AnyPipeline:
         """Return the pipeline of a task, for work below the level of the other methods.
 

@@ -18,8 +18,11 @@ Result = TypeVar("Result")
 
 OnError: TypeAlias = Literal["raise", "return"]
 Progress: TypeAlias = bool | Callable[[int, "int | None"], None]
-ImageInputs: TypeAlias = ImageInput | Sequence[ImageInput] | Iterator[ImageInput]
-Texts: TypeAlias = str | Iterable[str]
+ImageList: TypeAlias = Sequence[ImageInput]
+ImageStream: TypeAlias = Iterator[ImageInput]
+TextList: TypeAlias = Sequence[str]
+Texts: TypeAlias = Iterable[str]
+ImageInputs: TypeAlias = ImageInput | ImageList | ImageStream
 Output: TypeAlias = (
     Result
     | OpenBlipError
