@@ -23,7 +23,7 @@ def _written(config: Any, folder: Path) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_defaults_and_files_are_the_same(name: str, tmp_path: Path) -> None:
+def test_defaults_and_files_are_equal(name: str, tmp_path: Path) -> None:
     ours, theirs = getattr(Ours, name)(), getattr(Theirs, name)()
     assert _written(ours, tmp_path / "ours") == _written(theirs, tmp_path / "theirs")
     for folder in ("ours", "theirs"):
@@ -35,7 +35,7 @@ def test_defaults_and_files_are_the_same(name: str, tmp_path: Path) -> None:
             assert getattr(ours, field) == values[field]
 
 
-def test_changed_values_and_unknown_ones_survive(tmp_path: Path) -> None:
+def test_changed_and_unknown_values_are_preserved(tmp_path: Path) -> None:
     values = their_config().to_dict() | {"colour": "blue", "torch_dtype": "float16", "max_length": 30}
     ours, theirs = Ours.BlipConfig(**values), Theirs.BlipConfig(**values)
     assert _written(ours, tmp_path / "ours") == _written(theirs, tmp_path / "theirs")
@@ -45,7 +45,7 @@ def test_changed_values_and_unknown_ones_survive(tmp_path: Path) -> None:
     assert ours != Ours.BlipConfig()
 
 
-def test_parts_as_objects_dictionaries_or_nothing() -> None:
+def test_subconfigs_as_objects_dictionaries_or_none() -> None:
     text, vision = Ours.BlipTextConfig(hidden_size=48), Ours.BlipVisionConfig(hidden_size=96)
     whole = Ours.BlipConfig(text_config=text, vision_config=vision)
     assert whole.text_config is text
@@ -62,7 +62,7 @@ def test_parts_as_objects_dictionaries_or_nothing() -> None:
         Ours.BlipTextConfig(100, vocab_size=100)
 
 
-def test_a_part_is_read_from_a_whole(tmp_path: Path) -> None:
+def test_a_subconfig_loads_from_the_full_config(tmp_path: Path) -> None:
     their_config().save_pretrained(tmp_path)
     assert Ours.BlipTextConfig.from_pretrained(tmp_path).vocab_size == 60
     assert Ours.BlipVisionConfig.from_pretrained(tmp_path / "config.json").image_size == 32
@@ -97,7 +97,7 @@ def test_foreign_and_broken_files_are_refused(tmp_path: Path) -> None:
         ("text_config", {"tie_word_embeddings": False}),
     ],
 )
-def test_impossible_models_are_refused(part: str, change: dict[str, Any]) -> None:
+def test_invalid_models_are_refused(part: str, change: dict[str, Any]) -> None:
     config = our_config(their_config())
     getattr(config, part).update(change)
     with pytest.raises(ConfigError):

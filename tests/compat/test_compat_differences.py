@@ -15,7 +15,7 @@ def _tests() -> dict[str, set[str]]:
     """Difference -> the tests whose docstrings name it."""
     found: dict[str, set[str]] = {}
     for path in HERE.glob("test_*.py"):
-        pattern = r"def (test_\w+)\([^)]*\)[^:]*:\n    \"\"\"Difference ``([\w-]+)``"
+        pattern = r"def (test_\w+)\([^)]*\)[^:]*:\n    \"\"\"Difference `([\w-]+)`"
         for test, name in re.findall(pattern, path.read_text(), re.DOTALL):
             found.setdefault(name, set()).add(test)
     return found
@@ -28,7 +28,7 @@ def test_docs_and_tests_name_the_same_differences() -> None:
     assert documented == _tests()
 
 
-def test_transformers_is_never_imported() -> None:
+def test_transformers_is_not_imported() -> None:
     code = (
         "import sys, openblip.compat.transformers_api as api; api.BlipConfig(); "
         "print([name for name in sys.modules if name.split('.')[0] in ('transformers', 'torchvision')])"

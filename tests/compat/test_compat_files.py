@@ -31,7 +31,7 @@ def _inputs(name: str) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("name", CLASSES)
-def test_either_library_reads_what_the_other_wrote(name: str, tmp_path: Path) -> None:
+def test_each_library_reads_the_files_of_the_other(name: str, tmp_path: Path) -> None:
     theirs, ours = pair(name)
     expected = theirs(**_inputs(name))
     theirs.save_pretrained(tmp_path / "theirs")
@@ -52,7 +52,7 @@ def test_either_library_reads_what_the_other_wrote(name: str, tmp_path: Path) ->
 
 
 @pytest.mark.parametrize("name", WHOLE[:2])
-def test_other_ways_to_store(name: str, tmp_path: Path) -> None:
+def test_other_file_formats(name: str, tmp_path: Path) -> None:
     theirs, ours = pair(name)
     expected = theirs(**_inputs(name))
     theirs.save_pretrained(tmp_path / "shards", max_shard_size="20KB")
@@ -70,13 +70,13 @@ def test_other_ways_to_store(name: str, tmp_path: Path) -> None:
 
 
 def test_all_weights_go_into_one_file(tmp_path: Path) -> None:
-    """Difference ``one-file``: ``max_shard_size`` has no effect when ours writes; shards are read."""
+    """Difference `single-file`: ``max_shard_size`` has no effect when ours writes; shards are read."""
     _, ours = pair("BlipVisionModel")
     ours.save_pretrained(tmp_path, max_shard_size="1KB")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["config.json", "model.safetensors"]
 
 
-def test_saving_a_given_state_and_elsewhere_than_a_folder(tmp_path: Path) -> None:
+def test_saving_a_state_dict_and_to_invalid_folders(tmp_path: Path) -> None:
     _, ours = pair("BlipVisionModel")
     changed = {name: tensor * 2 for name, tensor in ours.state_dict().items()}
     ours.save_pretrained(tmp_path / "model", state_dict=changed)
@@ -120,7 +120,7 @@ def test_floating_types(stored: torch.dtype, tmp_path: Path) -> None:
     assert Ours.BlipForImageTextRetrieval.from_pretrained(tmp_path).dtype == stored
 
 
-def test_configuration_fields_and_other_arguments(tmp_path: Path) -> None:
+def test_configuration_fields_and_constructor_arguments(tmp_path: Path) -> None:
     theirs, _ = pair("BlipForConditionalGeneration")
     theirs.save_pretrained(tmp_path)
     read = Ours.BlipForConditionalGeneration.from_pretrained
@@ -144,14 +144,14 @@ def test_configuration_fields_and_other_arguments(tmp_path: Path) -> None:
             read(tmp_path, **options)
 
 
-def test_the_stored_eps_is_used(tmp_path: Path) -> None:
+def test_the_stored_layer_norm_eps_is_used(tmp_path: Path) -> None:
     theirs, _ = pair("BlipVisionModel")
     theirs.save_pretrained(tmp_path)
     assert Ours.BlipVisionModel.from_pretrained(tmp_path).model.norm.eps == theirs.post_layernorm.eps == 1e-5
 
 
-def test_parts_of_a_whole(tmp_path: Path) -> None:
-    """Difference ``part-of-a-whole``: 5.23 starts such a part from random weights, with a warning."""
+def test_submodels_load_from_the_full_model(tmp_path: Path) -> None:
+    """Difference `submodel-folder`: 5.23 starts such a part from random weights, with a warning."""
     theirs, ours = pair("BlipModel")
     theirs.save_pretrained(tmp_path / "towers")
     close(Ours.BlipVisionModel.from_pretrained(tmp_path / "towers")(pixels()), theirs.vision_model(pixels()))
@@ -165,7 +165,7 @@ def test_parts_of_a_whole(tmp_path: Path) -> None:
 
 
 def test_missing_and_unknown_weights_are_errors(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """Difference ``missing-weights``: 5.23 starts what is missing at random, drops what it does not know, and logs."""
+    """Difference `missing-weights`: 5.23 starts what is missing at random, drops what it does not know, and logs."""
     theirs, _ = pair("BlipForImageTextRetrieval")
     theirs.save_pretrained(tmp_path)
     with pytest.raises(CheckpointError) as caught:
@@ -201,7 +201,7 @@ def test_misshapen_weights_are_errors(tmp_path: Path) -> None:
         Ours.BlipModel.from_pretrained(tmp_path, ignore_mismatched_sizes=True)
 
 
-def test_our_own_folders(tmp_path: Path) -> None:
+def test_folders_of_openblip(tmp_path: Path) -> None:
     """What `openblip` itself writes and reads is the same folder; what only its part says is carried along."""
     for name, task in (
         ("BlipForConditionalGeneration", "caption"),
@@ -240,7 +240,7 @@ def test_old_files(tmp_path: Path) -> None:
     close(model(pixels(), ids()), theirs(pixels(), ids()))
 
 
-def test_damaged_and_absent_checkpoints(tmp_path: Path) -> None:
+def test_damaged_and_missing_checkpoints(tmp_path: Path) -> None:
     theirs, _ = pair("BlipForConditionalGeneration")
     read = Ours.BlipForConditionalGeneration.from_pretrained
     with pytest.raises(CheckpointError):
@@ -269,7 +269,7 @@ def test_hub_ids_need_the_network(monkeypatch: pytest.MonkeyPatch, tmp_path: Pat
             Ours.BlipForConditionalGeneration.from_pretrained("some-body/some-blip", **options)
 
 
-def test_tokenizer_and_images_beside_the_weights(tmp_path: Path) -> None:
+def test_processor_files_next_to_the_weights(tmp_path: Path) -> None:
     """One folder for all, written in either order."""
     _, ours = pair("BlipForConditionalGeneration")
     vocabulary = Path(__file__).parents[1] / "golden" / "vocab.txt"

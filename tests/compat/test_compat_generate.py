@@ -115,11 +115,11 @@ def test_beam_search(models: dict[str, list[tuple[Any, Any]]], beams: int, optio
 
 @pytest.mark.parametrize("options", SAMPLING, ids=_id)
 @pytest.mark.parametrize("name", [CAPTIONER, ANSWERER])
-def test_sampling_under_one_seed(models: dict[str, list[tuple[Any, Any]]], name: str, options: dict[str, Any]) -> None:
+def test_sampling_with_a_seed(models: dict[str, list[tuple[Any, Any]]], name: str, options: dict[str, Any]) -> None:
     _same(models[name][SAMPLING.index(options) % 2], _given(name, prompt=False), options)
 
 
-def test_rows_really_end_at_different_steps(models: dict[str, list[tuple[Any, Any]]]) -> None:
+def test_rows_end_at_different_steps(models: dict[str, list[tuple[Any, Any]]]) -> None:
     """What the tests above rest on: some rows end early, some late, and texts differ."""
     lengths, texts = set(), set()
     for both in models[CAPTIONER]:
@@ -141,7 +141,7 @@ def test_default_prompt_and_length(models: dict[str, list[tuple[Any, Any]]]) -> 
     assert found.shape == (2, 40)
 
 
-def test_prompts_as_lists_and_with_the_first_token_replaced(models: dict[str, list[tuple[Any, Any]]]) -> None:
+def test_prompts_as_lists_with_the_first_token_replaced(models: dict[str, list[tuple[Any, Any]]]) -> None:
     theirs, ours = models[CAPTIONER][0]
     prompt = ids(2, 4)
     found = ours.generate(pixels(), prompt.tolist())
@@ -152,7 +152,7 @@ def test_prompts_as_lists_and_with_the_first_token_replaced(models: dict[str, li
 
 @pytest.mark.parametrize("beams", [1, 3])
 def test_one_image_for_many_prompts(models: dict[str, list[tuple[Any, Any]]], beams: int) -> None:
-    """Difference ``one-for-many``: with beams, or one prompt for many images, 5.23 fails."""
+    """Difference `broadcasting`: with beams, or one prompt for many images, 5.23 fails."""
     theirs, ours = models[CAPTIONER][0]
     prompts = ids(3, 5)
     if beams == 1:
@@ -176,7 +176,7 @@ def test_other_image_sizes(models: dict[str, list[tuple[Any, Any]]]) -> None:
 
 
 @pytest.mark.parametrize("beams", [2, 4])
-def test_scores_of_a_search(models: dict[str, list[tuple[Any, Any]]], beams: int) -> None:
+def test_scores_of_a_beam_search(models: dict[str, list[tuple[Any, Any]]], beams: int) -> None:
     options = {"num_beams": beams, "num_return_sequences": 2, "return_dict_in_generate": True, "output_scores": True}
     for name, pairs in models.items():
         theirs, ours = pairs[0]
@@ -187,7 +187,7 @@ def test_scores_of_a_search(models: dict[str, list[tuple[Any, Any]]], beams: int
         assert list(ours.generate(**given, return_dict_in_generate=True)) == ["sequences"]
 
 
-def test_the_text_decoder_alone(models: dict[str, list[tuple[Any, Any]]]) -> None:
+def test_the_text_decoder_by_itself(models: dict[str, list[tuple[Any, Any]]]) -> None:
     theirs, ours = (model.text_decoder for model in models[CAPTIONER][0])
     states = torch.randn(2, 5, 32)
     for options in ({}, {"eos_token_id": SEP, "pad_token_id": PAD}, {"eos_token_id": 9, "num_beams": 2}):
@@ -214,7 +214,7 @@ def test_the_text_decoder_alone(models: dict[str, list[tuple[Any, Any]]]) -> Non
     ],
     ids=_id,
 )
-def test_both_refuse(models: dict[str, list[tuple[Any, Any]]], options: dict[str, Any]) -> None:
+def test_both_libraries_refuse(models: dict[str, list[tuple[Any, Any]]], options: dict[str, Any]) -> None:
     theirs, ours = models[CAPTIONER][0]
     for model, errors in ((ours, (ValueError, TypeError)), (theirs, Exception)):
         with pytest.raises(errors):
@@ -240,10 +240,10 @@ def test_both_refuse(models: dict[str, list[tuple[Any, Any]]], options: dict[str
     ],
     ids=lambda options: next(iter(options)),
 )
-def test_what_is_not_supported_is_refused_by_name(
+def test_unsupported_options_are_refused_by_name(
     models: dict[str, list[tuple[Any, Any]]], options: dict[str, Any]
 ) -> None:
-    """Difference ``generate-options``."""
+    """Difference `generate-options`."""
     _, ours = models[CAPTIONER][0]
     with pytest.raises(InputError, match="output_scores" if "output_scores" in options else next(iter(options))):
         ours.generate(pixels(), **options)
@@ -256,7 +256,7 @@ def test_what_is_not_supported_is_refused_by_name(
     [{"temperature": 0.5}, {"top_k": 3}, {"top_p": 0.5}, {"length_penalty": 2.0}, {"early_stopping": True}],
     ids=_id,
 )
-def test_what_has_no_effect_is_told(models: dict[str, list[tuple[Any, Any]]], options: dict[str, Any]) -> None:
+def test_options_without_effect_warn(models: dict[str, list[tuple[Any, Any]]], options: dict[str, Any]) -> None:
     both = models[CAPTIONER][0]
     plain = _same(both, {"pixel_values": pixels()}, {})
     with pytest.warns(UserWarning, match=f"{next(iter(options))}=.* has no effect"):
@@ -266,7 +266,7 @@ def test_what_has_no_effect_is_told(models: dict[str, list[tuple[Any, Any]]], op
 
 
 def test_generation_config(models: dict[str, list[tuple[Any, Any]]], tmp_path: Path) -> None:
-    """Difference ``generation-config``: 5.23 loads generation_config.json and then leaves it unread."""
+    """Difference `generation-config`: 5.23 loads generation_config.json and then leaves it unread."""
     theirs, _ = models[CAPTIONER][0]
     theirs.save_pretrained(tmp_path)
     values = json.loads((tmp_path / "generation_config.json").read_text()) | {"max_length": 7, "num_beams": 3}

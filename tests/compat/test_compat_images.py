@@ -116,7 +116,7 @@ def _same(ours: Any, theirs: Any) -> None:
 
 
 @pytest.mark.parametrize("name", INPUTS)
-def test_every_kind_of_picture(name: str) -> None:
+def test_every_kind_of_image(name: str) -> None:
     _same(BlipImageProcessor(size=SIZE)(INPUTS[name]), BlipImageProcessorPil(size=SIZE)(INPUTS[name]))
 
 
@@ -147,7 +147,7 @@ def test_options_at_construction(options: dict[str, Any]) -> None:
     _same(BlipImageProcessor(**stored)(PHOTO), BlipImageProcessorPil(**stored)(PHOTO))
 
 
-def test_path_is_turned_upright_as_there(tmp_path: Path) -> None:
+def test_an_image_file_is_rotated_upright(tmp_path: Path) -> None:
     path = tmp_path / "photo.png"
     image = Image.fromarray(PHOTO)
     exif = image.getexif()
@@ -190,14 +190,14 @@ def test_base64(tmp_path: Path) -> None:
         lambda p: p(RGBA.astype(np.float32)),
     ],
 )
-def test_both_refuse(call: Callable[[Any], object]) -> None:
+def test_both_libraries_refuse(call: Callable[[Any], object]) -> None:
     for processor in (BlipImageProcessor(), BlipImageProcessorPil()):
         with pytest.raises((ValueError, TypeError)):
             call(processor)
 
 
-def test_places_of_version_4() -> None:
-    """Difference ``positional-options``: 5.23 takes options by name only, 4.x by place too."""
+def test_argument_order_of_version_4() -> None:
+    """Difference `positional-options`: 5.23 takes options by name only, 4.x by place too."""
     ours = BlipImageProcessor().preprocess(PHOTO, True, SIZE, 0, True, 1 / 255, False)
     _same(
         ours,
@@ -209,8 +209,8 @@ def test_places_of_version_4() -> None:
         BlipImageProcessor().preprocess(PHOTO, True, SIZE, size=SIZE)
 
 
-def test_data_format_is_honoured() -> None:
-    """Difference ``data-format``: 5.23 accepts the option and ignores it; 4.x and we do not."""
+def test_data_format_is_applied() -> None:
+    """Difference `data-format`: 5.23 accepts the option and ignores it; 4.x and we do not."""
     last = BlipImageProcessor()(PHOTO, return_tensors="np", data_format="channels_last")["pixel_values"]
     first = BlipImageProcessorPil()(PHOTO, return_tensors="np", data_format="channels_last")["pixel_values"]
     assert last.shape == (1, 384, 384, 3)

@@ -162,7 +162,7 @@ def _run(code: str, library: str) -> str:
 
 @pytest.mark.usefixtures("_there")
 @pytest.mark.parametrize("code", [*VQA_CARD.values(), CAPTION_CODE, MATCH_CODE], ids=[*VQA_CARD, "caption", "match"])
-def test_code_prints_what_it_prints_there(code: str) -> None:
+def test_code_prints_the_same(code: str) -> None:
     ours = _run(code, OURS)
     assert ours.strip()
     assert ours == _run(code, "transformers")

@@ -56,7 +56,7 @@ def test_outputs(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", CLASSES)
-def test_records_and_tuples(name: str) -> None:
+def test_hidden_states_attentions_and_tuples(name: str) -> None:
     theirs, ours = pair(name)
     inputs = _inputs(name) | {"output_attentions": True, "output_hidden_states": True}
     close(ours(**inputs), theirs(**inputs))
@@ -66,7 +66,7 @@ def test_records_and_tuples(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", CLASSES)
-def test_configuration_asks_for_records(name: str) -> None:
+def test_the_configuration_requests_hidden_states_and_attentions(name: str) -> None:
     theirs, ours = pair(name)
     for model in (theirs, ours):
         for config in (model.config, *(getattr(model.config, n, None) for n in ("text_config", "vision_config"))):
@@ -77,7 +77,7 @@ def test_configuration_asks_for_records(name: str) -> None:
     close(ours(**_inputs(name)), theirs(**_inputs(name)))
 
 
-def test_outputs_by_attribute_name_and_place() -> None:
+def test_outputs_by_attribute_name_and_index() -> None:
     _, ours = pair("BlipForConditionalGeneration")
     output = ours(pixels(), ids())
     assert output.logits is output["logits"] is output[0] is output.decoder_logits
@@ -108,7 +108,7 @@ def test_other_image_sizes(size: int) -> None:
 
 
 def test_image_size_is_checked() -> None:
-    """Difference ``image-size``: 5.23 reads a smaller picture with the first of its positions, in silence."""
+    """Difference `image-size`: 5.23 reads a smaller picture with the first of its positions, in silence."""
     theirs, ours = pair("BlipVisionModel")
     assert theirs(pixels(size=16)).last_hidden_state.shape[1] == 2
     for size in (16, 64):
@@ -156,8 +156,8 @@ def test_text_model_other_inputs() -> None:
     assert bare(ids()).pooler_output is None
 
 
-def test_caller_tensors_stay_as_they_are() -> None:
-    """Difference ``in-place``: 5.23 adds positions to ``inputs_embeds`` and [DEC] to ``input_ids`` in place."""
+def test_caller_tensors_are_not_changed() -> None:
+    """Difference `caller-tensors`: 5.23 adds positions to ``inputs_embeds`` and [DEC] to ``input_ids`` in place."""
     theirs, ours = pair("BlipTextModel")
     states = torch.randn(2, 4, WIDTH)
     for model, kept in ((ours, True), (theirs, False)):
@@ -250,7 +250,7 @@ def test_losses_and_gradients(smoothing: float) -> None:
                 torch.testing.assert_close(parameter.grad, gradients[parameter_name], atol=1e-4, rtol=1e-3)
 
 
-def test_vqa_answers_given_apart() -> None:
+def test_vqa_decoder_input_ids_and_labels() -> None:
     theirs, ours = pair("BlipForQuestionAnswering")
     inputs = {"input_ids": ids(), "pixel_values": pixels(), "decoder_input_ids": ids(2, 3, seed=5)}
     close(ours(**inputs), theirs(**inputs))
@@ -262,8 +262,8 @@ def test_vqa_answers_given_apart() -> None:
             model(ids(), pixels())
 
 
-def test_vqa_ignored_labels_are_read_as_padding() -> None:
-    """Difference ``ignored-labels``: -100 in labels makes 5.23 fail, as it feeds them to the decoder."""
+def test_vqa_ignored_labels_become_padding() -> None:
+    """Difference `ignored-labels`: -100 in labels makes 5.23 fail, as it feeds them to the decoder."""
     theirs, ours = pair("BlipForQuestionAnswering")
     labels = ids(2, 5, seed=2)
     labels[1, 3:] = -100
@@ -304,7 +304,7 @@ def test_one_image_with_many_texts_and_one_text_with_many_images(counts: tuple[i
 
 
 @pytest.mark.parametrize("counts", [(2, 4), (4, 2), (2, 3)])
-def test_other_numbers_do_not_go_together(counts: tuple[int, int]) -> None:
+def test_other_batch_sizes_are_errors(counts: tuple[int, int]) -> None:
     for name in ("BlipForConditionalGeneration", "BlipForImageTextRetrieval"):
         theirs, ours = pair(name)
         for model, error in ((theirs, RuntimeError), (ours, ValueError)):
@@ -343,8 +343,8 @@ ORDERS_OF_4: dict[str, tuple[str, ...]] = {
 
 
 @pytest.mark.parametrize("name", ORDERS_OF_4)
-def test_places_of_version_4(name: str) -> None:
-    """Difference ``positional-order``: where the two orders can be told apart, ours understands both."""
+def test_argument_order_of_version_4(name: str) -> None:
+    """Difference `positional-order`: where the two orders can be told apart, ours understands both."""
     theirs, ours = pair(name)
     values: dict[str, Any] = {
         **_inputs(name),
@@ -371,7 +371,7 @@ def test_places_of_version_4(name: str) -> None:
         ours(*(values.get(key) for key in names), **{names[0]: None})
 
 
-def test_places_of_version_5() -> None:
+def test_argument_order_of_version_5() -> None:
     theirs, ours = pair("BlipForConditionalGeneration")
     for args in ((pixels(), ids(), MIXED, ids(), False, 0), (pixels(), ids(), None, None, True)):
         close(ours(*args), theirs(*args))
@@ -381,7 +381,7 @@ def test_places_of_version_5() -> None:
 
 
 def test_unknown_arguments_are_errors() -> None:
-    """Difference ``unknown-argument``: 5.23 swallows what it does not know."""
+    """Difference `unknown-argument`: 5.23 swallows what it does not know."""
     theirs, ours = pair("BlipForConditionalGeneration")
     theirs(pixels(), ids(), attention_maks=MIXED)
     with pytest.raises(TypeError, match="attention_maks"):
@@ -413,7 +413,7 @@ def test_names(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", WHOLE)
-def test_names_inside_another_module(name: str) -> None:
+def test_hub_names_inside_another_module(name: str) -> None:
     theirs, ours = pair(name)
     mine, yours = nn.ModuleDict({"blip": ours}), nn.ModuleDict({"blip": theirs})
     assert set(mine.state_dict()) == set(yours.state_dict())
@@ -429,7 +429,7 @@ def test_names_inside_another_module(name: str) -> None:
 
 @pytest.mark.parametrize("name", CLASSES)
 @pytest.mark.parametrize("assign", [False, True])
-def test_strict_loading_speaks_hub_names(name: str, assign: bool) -> None:
+def test_strict_loading_reports_hub_names(name: str, assign: bool) -> None:
     theirs, ours = pair(name)
     state = theirs.state_dict()
     first = next(iter(state))
@@ -449,7 +449,7 @@ def test_strict_loading_speaks_hub_names(name: str, assign: bool) -> None:
 
 
 def test_tied_names() -> None:
-    """Difference ``tied-copies``: 5.23 lets a repeat that differs overwrite the tensor it repeats, or unties it."""
+    """Difference `tied-weights`: 5.23 lets a repeat that differs overwrite the tensor it repeats, or unties it."""
     theirs, ours = pair("BlipForConditionalGeneration")
     state = theirs.state_dict()
     repeats = [name for name in state if ".predictions.decoder." in name]
@@ -489,7 +489,7 @@ def test_counts_of_the_published_sizes() -> None:
 
 
 def test_vqa_with_a_wider_image_encoder_is_refused() -> None:
-    """Difference ``vqa-width``: that library builds such a model, whose forward then fails in a matrix product."""
+    """Difference `vqa-width`: that library builds such a model, whose forward then fails in a matrix product."""
     theirs, ours = pair("BlipForQuestionAnswering", their_config(vision_width=48))
     assert ours.num_parameters() == theirs.num_parameters()
     inputs = {"input_ids": ids(), "pixel_values": pixels()}
@@ -538,7 +538,7 @@ def test_adapters_by_the_usual_target_names(name: str) -> None:
     assert not torch.allclose(adapted[0], plain, atol=1e-3)
 
 
-def test_additions_without_a_place_in_the_table_keep_their_names() -> None:
+def test_added_modules_keep_their_names() -> None:
     _, ours = pair("BlipForConditionalGeneration")
     ours.text_decoder.bert.model.layers[0].extra = nn.Linear(2, 2)
     names = [n for n in ours.state_dict() if "extra" in n]
@@ -593,8 +593,8 @@ def test_text_configuration_without_cross_attention() -> None:
         ours.get_multimodal_features(ids(), pixels())
 
 
-def test_random_start() -> None:
-    """Difference ``random-start``: 5.23 starts the image encoder at almost nothing (1e-10), ours as the paper."""
+def test_random_initialization() -> None:
+    """Difference `random-initialization`: 5.23 starts the image encoder at almost nothing (1e-10), ours as the paper."""
     config = their_config()
     theirs = Theirs.BlipForImageTextRetrieval(config)
     ours = Ours.BlipForImageTextRetrieval(our_config(config))
@@ -611,7 +611,7 @@ def test_random_start() -> None:
             assert not by_name[name].any()
 
 
-def test_parts_work_alone() -> None:
+def test_submodels_work_by_themselves() -> None:
     theirs, ours = pair("BlipForConditionalGeneration")
     image = theirs.vision_model(pixels())
     close(ours.vision_model(pixels()), image)

@@ -47,7 +47,7 @@ def _stripped(row: list[int], *, beams: int) -> list[int]:
 @pytest.mark.parametrize(
     "options", [{}, {"num_beams": 3}, {"num_beams": 2, "max_length": 15, "min_length": 9}], ids=str
 )
-def test_padding_of_every_row_counts_as_there(name: str, left: bool, options: dict[str, Any]) -> None:
+def test_common_padding_equals_transformers(name: str, left: bool, options: dict[str, Any]) -> None:
     rows, mask = padded([5, 5], 8, left=left)
     for seed in SEEDS:
         theirs, ours = pair(name, seed=seed, scale=LOUD)
@@ -63,7 +63,7 @@ def test_padding_of_every_row_counts_as_there(name: str, left: bool, options: di
 
 @pytest.mark.parametrize("penalty", [1.0, 1.6])
 @pytest.mark.parametrize("left", [False, True])
-def test_penalties_see_padding_as_there(left: bool, penalty: float) -> None:
+def test_penalties_with_padding_equal_transformers(left: bool, penalty: float) -> None:
     rows, mask = padded([5], 8, left=left)
     for seed in SEEDS:
         theirs, ours = pair(CAPTIONER, seed=seed, scale=LOUD)
@@ -79,8 +79,8 @@ def test_penalties_see_padding_as_there(left: bool, penalty: float) -> None:
 @pytest.mark.parametrize("common", [0, 2])
 @pytest.mark.parametrize("beams", [1, 3])
 @pytest.mark.parametrize("name", [CAPTIONER, ANSWERER])
-def test_batch_mates_change_nothing(name: str, beams: int, common: int, left: bool) -> None:
-    """Difference ``batch-padding``: each row of a mixed batch is what it is alone; there, rows change."""
+def test_results_do_not_depend_on_the_batch(name: str, beams: int, common: int, left: bool) -> None:
+    """Difference `batch-padding`: each row of a mixed batch is what it is alone; there, rows change."""
     rows, mask = padded(LENGTHS, max(LENGTHS) + common, left=left)
     images = pixels(len(rows))
     changed = 0
@@ -104,7 +104,7 @@ def test_batch_mates_change_nothing(name: str, beams: int, common: int, left: bo
     assert changed  # else the test could not tell the two apart
 
 
-def test_padding_is_found_without_a_mask() -> None:
+def test_padding_without_a_mask() -> None:
     """As that library, captioning takes padding ids for padding; VQA does not, and sees them as words."""
     theirs, ours = pair(CAPTIONER, seed=1, scale=LOUD)
     rows, mask = padded(LENGTHS, 7)
@@ -115,7 +115,7 @@ def test_padding_is_found_without_a_mask() -> None:
 
 
 @pytest.mark.parametrize("name", [CAPTIONER, ANSWERER])
-def test_order_and_company_do_not_matter(name: str) -> None:
+def test_order_and_batch_size_do_not_matter(name: str) -> None:
     _, ours = pair(name, seed=2, scale=LOUD)
     rows, mask = padded(LENGTHS, 7)
     images = pixels(len(rows))
@@ -140,7 +140,7 @@ def test_mixed_prompts_with_several_sequences_and_scores() -> None:
             close(mixed.sequences_scores[2 * row + place], alone.sequences_scores[place])
 
 
-def test_text_decoder_alone_follows_the_rule() -> None:
+def test_the_text_decoder_by_itself_ignores_padding() -> None:
     theirs, ours = (model.text_decoder for model in pair(CAPTIONER, seed=1, scale=LOUD))
     rows, mask = padded([5, 3], 5)
     states, seen = torch.randn(2, 6, 32), torch.tensor([[1, 1, 1, 1, 1, 1], [1, 1, 1, 0, 0, 0]])
@@ -179,7 +179,7 @@ def test_states_of_mixed_texts(left: bool, common: int) -> None:
                 close(found.pooler_output[row], alone.pooler_output[0])
 
 
-def test_positions_given_by_the_caller_are_kept() -> None:
+def test_positions_of_the_caller_are_used() -> None:
     theirs, ours = pair("BlipTextModel")
     rows, mask = padded(LENGTHS, 7, left=True)
     places = torch.arange(7)[None].expand(len(rows), -1)
@@ -217,7 +217,7 @@ def test_scores_of_mixed_texts(left: bool) -> None:
 @pytest.mark.parametrize("left", [False, True])
 @pytest.mark.parametrize("common", [0, 2])
 def test_vqa_loss_of_mixed_questions(left: bool, common: int) -> None:
-    """Difference ``question-mask``: 5.23 drops the mask of what cross-attention reads, so padded questions leak."""
+    """Difference `question-mask`: 5.23 drops the mask of what cross-attention reads, so padded questions leak."""
     theirs, ours = pair(ANSWERER)
     rows, mask = padded(LENGTHS, 7 + common, left=left)
     images, labels = pixels(len(rows)), ids(len(rows), 4, seed=9)
@@ -259,7 +259,7 @@ def test_incremental_decoding_of_mixed_texts(left: bool) -> None:
 
 
 def test_masks_are_checked() -> None:
-    """Difference ``mask-shape``: 5.23 also takes masks with four axes."""
+    """Difference `mask-shape`: 5.23 also takes masks with four axes."""
     _, ours = pair("BlipForImageTextRetrieval")
     with pytest.raises(InputError, match="row 1"):
         ours(ids(), pixels(), attention_mask=torch.tensor([[1] * 6, [0] * 6]))

@@ -114,7 +114,7 @@ def test_tokenizer_call(folder: Path, name: str) -> None:
     _equal(ours(TEXTS), theirs(TEXTS))
 
 
-def test_hub_files_of_2022(hub_folder: Path) -> None:
+def test_tokenizer_files_of_2022(hub_folder: Path) -> None:
     ours, theirs = BlipProcessor.from_pretrained(hub_folder), Theirs.BlipProcessor.from_pretrained(hub_folder)
     for options in ({}, {"padding": "max_length", "return_tensors": "pt"}, {"truncation": True}):
         _equal(ours(PHOTO, TEXTS, **options), theirs(PHOTO, TEXTS, **options))
@@ -194,7 +194,7 @@ def test_processor_call(folder: Path, name: str) -> None:
         lambda p: p.tokenizer("a", "b", truncation="only_second", max_length=4),
     ],
 )
-def test_both_refuse(folder: Path, call: Callable[[Any], object]) -> None:
+def test_both_libraries_refuse(folder: Path, call: Callable[[Any], object]) -> None:
     theirs = Theirs.BlipProcessor.from_pretrained(folder)
     for processor, errors in ((BlipProcessor.from_pretrained(folder), (ValueError, TypeError)), (theirs, Exception)):
         with pytest.raises(errors):
@@ -202,7 +202,7 @@ def test_both_refuse(folder: Path, call: Callable[[Any], object]) -> None:
 
 
 def test_unknown_options_are_errors(folder: Path) -> None:
-    """Difference ``unknown-argument``: 5.23 warns and goes on."""
+    """Difference `unknown-argument`: 5.23 warns and goes on."""
     processor = BlipProcessor.from_pretrained(folder)
     with pytest.raises(TypeError, match="paddding"):
         processor(IMAGE, "a", paddding=True)
@@ -211,14 +211,14 @@ def test_unknown_options_are_errors(folder: Path) -> None:
 
 
 def test_texts_are_not_split_into_windows(folder: Path) -> None:
-    """Difference ``tokenizer-windows``: 5.23 can return what was cut off as further rows."""
+    """Difference `tokenizer-windows`: 5.23 can return what was cut off as further rows."""
     tokenizer = BlipTokenizer.from_pretrained(folder)
     for options in ({"stride": 2}, {"return_overflowing_tokens": True}):
         with pytest.raises(ValueError, match="stride"):
             tokenizer("a cat on a mat", truncation=True, max_length=4, **options)
 
 
-def test_either_library_reads_what_the_other_wrote(folder: Path, tmp_path: Path) -> None:
+def test_each_library_reads_the_files_of_the_other(folder: Path, tmp_path: Path) -> None:
     processor = BlipProcessor.from_pretrained(folder, size=6, model_max_length=9)
     processor.save_pretrained(tmp_path)
     assert {"tokenizer.json", "vocab.txt", "processor_config.json", "preprocessor_config.json"} <= {
@@ -231,7 +231,7 @@ def test_either_library_reads_what_the_other_wrote(folder: Path, tmp_path: Path)
 
 
 def test_added_tokens_and_casing_come_from_the_files(folder: Path, tmp_path: Path) -> None:
-    """Difference ``vocabulary-size``: 5.23 leaves added tokens out of ``vocab_size`` (and counts them in ``len``)."""
+    """Difference `vocabulary-size`: 5.23 leaves added tokens out of ``vocab_size`` (and counts them in ``len``)."""
     for file in folder.iterdir():
         (tmp_path / file.name).write_text(file.read_text())
     config = json.loads((folder / "tokenizer_config.json").read_text())
@@ -244,7 +244,7 @@ def test_added_tokens_and_casing_come_from_the_files(folder: Path, tmp_path: Pat
     assert ours.vocab_size == len(ours) == len(theirs) == pieces + 2
 
 
-def test_parts_are_checked() -> None:
+def test_processor_arguments_are_checked() -> None:
     images, tokenizer = BlipImageProcessor(), BlipTokenizer(VOCABULARY)
     assert BlipProcessor(images, tokenizer)(text="a cat")["input_ids"] == [2, 5, 92, 3]
     with pytest.raises(TypeError, match="BlipImageProcessor"):

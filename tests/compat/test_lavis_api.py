@@ -39,8 +39,8 @@ def golden(name: str, kind: type[Kind], heads: int = 4) -> tuple[Kind, dict[str,
 
 
 @pytest.mark.parametrize("entry", [1, 4, 6])
-def test_captions_are_those_recorded(entry: int) -> None:
-    """Difference ``prompt-cut``: the text of the recorded ids after the prompt, not of what 13 characters leave."""
+def test_captions_equal_recorded_ones(entry: int) -> None:
+    """Difference `prompt-removal`: the text of the recorded ids after the prompt, not of what 13 characters leave."""
     model, seen, told = golden("caption", lavis.BlipCaption)
     asked = told["generation"][entry]
     options = {name: asked[name] for name in ("num_beams", "max_length", "min_length", "repetition_penalty")}
@@ -50,8 +50,8 @@ def test_captions_are_those_recorded(entry: int) -> None:
     assert said[3] != asked["texts"][3]
 
 
-def test_several_captions_are_different_ones() -> None:
-    """Difference ``num-captions``."""
+def test_captions_of_an_image_differ() -> None:
+    """Difference `num-captions`."""
     model, seen, _ = golden("caption", lavis.BlipCaption)
     images = {"image": seen["pixel_values"][:2]}
     several = model.generate(images, num_captions=2)
@@ -63,8 +63,8 @@ def test_several_captions_are_different_ones() -> None:
         model.generate(images, max_length=4)
 
 
-def test_answers_are_those_recorded() -> None:
-    """Difference ``question-padding``: the longest question is answered as recorded, all others as if alone."""
+def test_answers_equal_recorded_ones() -> None:
+    """Difference `question-padding`: the longest question is answered as recorded, all others as if alone."""
     model, seen, told = golden("vqa", lavis.BlipVQA)
     questions = told["questions"]
     said = model.predict_answers({"image": seen["pixel_values"], "text_input": questions}, inference_method="generate")
@@ -74,7 +74,7 @@ def test_answers_are_those_recorded() -> None:
         assert model.predict_answers(sample, inference_method="generate") == [said[number]]
 
 
-def test_ranked_answers_are_those_recorded() -> None:
+def test_ranked_answers_equal_recorded_ones() -> None:
     model, seen, told = golden("vqa", lavis.BlipVQA)
     ranked = told["rank"]
     samples = {"image": seen["pixel_values"], "text_input": told["questions"]}
@@ -86,7 +86,7 @@ def test_ranked_answers_are_those_recorded() -> None:
         model.predict_answers(samples, inference_method="guess")
 
 
-def test_match_scores_are_those_recorded() -> None:
+def test_match_scores_equal_recorded_ones() -> None:
     model, seen, told = golden("retrieval", lavis.BlipITM)
     samples = {"image": seen["pixel_values"], "text_input": told["texts"]}
     torch.testing.assert_close(model(samples, match_head="itc"), seen["itc_sim"], atol=1e-5, rtol=0)
@@ -97,7 +97,7 @@ def test_match_scores_are_those_recorded() -> None:
         model(samples)
 
 
-def test_retrieval_scores_are_those_recorded() -> None:
+def test_retrieval_scores_equal_recorded_ones() -> None:
     model, seen, told = golden("retrieval", lavis.BlipRetrieval)
 
     class Loader(list[dict[str, Tensor]]):
@@ -115,7 +115,7 @@ def test_retrieval_scores_are_those_recorded() -> None:
         model.compute_sim_matrix(loader, {})
 
 
-def test_verdicts_are_those_recorded() -> None:
+def test_nlvr_logits_equal_recorded_ones() -> None:
     model, seen, told = golden("nlvr", lavis.BlipNLVR)
     first, second = seen["pixel_values"].chunk(2)
     samples = {"image0": first, "image1": second, "text_input": told["texts"], "label": seen["targets"]}
@@ -124,7 +124,7 @@ def test_verdicts_are_those_recorded() -> None:
     assert found["targets"] is seen["targets"]
 
 
-def test_heat_is_that_recorded() -> None:
+def test_heat_maps_equal_recorded_ones() -> None:
     model, seen, told = golden("gradcam", lavis.BlipITM, heads=12)
     pixels = seen["pixel_values_48"].repeat_interleave(8, 2).repeat_interleave(8, 3)
     tokens = model.tokenizer(told["texts"], padding="longest", return_tensors="pt")
@@ -135,7 +135,7 @@ def test_heat_is_that_recorded() -> None:
         torch.testing.assert_close(heat, seen[f"gradcam{number}"], atol=1e-6, rtol=1e-4)
 
 
-def test_features_are_those_of_the_model() -> None:
+def test_features_equal_those_of_the_model() -> None:
     model, seen, _ = golden("pretrain", lavis.BlipFeatureExtractor)
     network: Any = model.module
     texts = ["a man", "two dogs on the beach", "a cat", "a bus"]
@@ -164,8 +164,8 @@ def test_features_are_those_of_the_model() -> None:
         model.extract_features({"image": seen["pixel_values"]}, mode="text")
 
 
-def test_models_give_no_losses() -> None:
-    """Difference ``training-mode``."""
+def test_models_do_not_compute_losses() -> None:
+    """Difference `training-mode`."""
     model, seen, _ = golden("caption", lavis.BlipCaption)
     with pytest.raises(UnsupportedTaskError, match="openblip train"):
         model({"image": seen["pixel_values"], "text_input": ["a man"]})
@@ -178,7 +178,7 @@ def test_models_give_no_losses() -> None:
 
 
 def test_processors() -> None:
-    """Difference ``train-draws``."""
+    """Difference `random-crops`."""
     picture = toy_image(1)
     plain = lavis.load_processor("blip_image_eval").build(image_size=48)(picture)
     pixels = to_tensor(resize(load_image(picture), 48)[None], ImageSettings(size=48))[0]
@@ -218,7 +218,7 @@ def test_processor_classes() -> None:
     assert lavis.BlipQuestionProcessor.from_config().max_words == 50
 
 
-def test_the_temperature_and_the_first_tokens() -> None:
+def test_temperature_and_special_tokens() -> None:
     for name, kind in (("pretrain", lavis.BlipFeatureExtractor), ("retrieval", lavis.BlipRetrieval)):
         model, _, _ = golden(name, kind)
         assert model.temp is model.task_model.module.temperature
@@ -241,8 +241,8 @@ def _smoothing(length: int, deviation: float = 0.02 * 60) -> NDArray[np.float64]
     return matrix / matrix.sum(1, keepdims=True)
 
 
-def test_heat_is_laid_over() -> None:
-    """Difference ``heat-edges``."""
+def test_heat_maps_are_drawn_over_images() -> None:
+    """Difference `heat-map`."""
     generator = np.random.default_rng(0)
     picture, heat = generator.random((40, 60, 3)), generator.random((3, 3)).astype(np.float32)
     kept = heat.copy()
@@ -267,8 +267,8 @@ def test_heat_is_laid_over() -> None:
         lavis.getAttMap(picture[..., 0], heat)
 
 
-def test_the_zoo_is_the_published_table() -> None:
-    """Difference ``one-architecture``."""
+def test_the_zoo_equals_the_published_table() -> None:
+    """Difference `blip-only`."""
     assert dict(lavis.model_zoo) == {
         "blip_caption": ["base_coco", "large_coco"],
         "blip_feature_extractor": ["base"],

@@ -73,8 +73,8 @@ def test_names_are_listed_by_pattern_and_task() -> None:
         mm.list_models(task="Dance")
 
 
-def test_models_come_by_name_with_weights_or_fresh(home: Path, model: mm.Model) -> None:
-    """Difference ``model-object``."""
+def test_models_by_name_pretrained_or_untrained(home: Path, model: mm.Model) -> None:
+    """Difference `model-object`."""
     captioner = mm.get_model("blip-base_3rdparty_caption", pretrained=home / "caption")
     assert captioner.tasks == ["Image Caption"]
     assert isinstance(captioner.module(), torch.nn.Module)
@@ -89,7 +89,7 @@ def test_models_come_by_name_with_weights_or_fresh(home: Path, model: mm.Model) 
 
 
 def test_unknown_settings_are_errors(home: Path, model: mm.Model) -> None:
-    """Difference ``config-settings``."""
+    """Difference `config-settings`."""
     with pytest.raises(TypeError, match="head"):
         mm.get_model(home, head={"inference_method": "generate"})
     with pytest.raises(InputError, match="unknown argument colour"):
@@ -151,8 +151,8 @@ def test_arrays_are_blue_green_red(home: Path) -> None:
         load_bgr_image(pixels[..., :2])
 
 
-def test_answers_are_ranked_if_a_list_is_given(home: Path, model: mm.Model) -> None:
-    """Difference ``answer-list``."""
+def test_answers_are_ranked_with_an_answer_list(home: Path, model: mm.Model) -> None:
+    """Difference `answer-list`."""
     images, asked = paths(home)[:2], ["What is it?", "Is it a cat, or a dog?"]
     clean = ["what is it", "is it a cat or a dog"]
     free = mm.VisualQuestionAnsweringInferencer(model)(images, asked)
@@ -169,7 +169,7 @@ def test_answers_are_ranked_if_a_list_is_given(home: Path, model: mm.Model) -> N
 
 
 def test_long_questions_are_cut(home: Path, model: mm.Model) -> None:
-    """Difference ``question-length``."""
+    """Difference `question-length`."""
     inferencer, question = mm.VisualQuestionAnsweringInferencer(model), "is it a cat " * 12
     (found,) = inferencer(paths(home)[0], question)
     assert found["pred_answer"] == inferencer(paths(home)[0], f"{question} or a dog")[0]["pred_answer"]
@@ -182,7 +182,7 @@ def test_boxes_are_tensors_in_pixels(home: Path, model: mm.Model) -> None:
         torch.testing.assert_close(one["pred_bboxes"], torch.tensor([box.edges]))
 
 
-def test_verdicts_begin_with_cls_and_are_not_cleaned(home: Path, model: mm.Model) -> None:
+def test_statements_start_with_cls_and_are_not_cleaned(home: Path, model: mm.Model) -> None:
     left, right = paths(home)[:2]
     text = "A dog. A cat!"
     (found,) = mm.NLVRInferencer(model)((left, right, text))
@@ -219,7 +219,7 @@ def test_verdicts_begin_with_cls_and_are_not_cleaned(home: Path, model: mm.Model
         lambda model, images: mm.inference_model(model, images[0]),
     ],
 )
-def test_wrong_inputs_are_named(home: Path, model: mm.Model, wrong: Callable[[mm.Model, list[str]], Any]) -> None:
+def test_invalid_inputs_are_errors(home: Path, model: mm.Model, wrong: Callable[[mm.Model, list[str]], Any]) -> None:
     with pytest.raises(InputError):
         wrong(model, paths(home))
 
@@ -227,7 +227,7 @@ def test_wrong_inputs_are_named(home: Path, model: mm.Model, wrong: Callable[[mm
 # --- retrieval ----------------------------------------------------------------------------------------------------
 
 
-def test_images_are_found_for_a_text(home: Path, model: mm.Model) -> None:
+def test_images_are_retrieved_by_text(home: Path, model: mm.Model) -> None:
     inferencer = mm.TextToImageRetrievalInferencer(model, prototype=str(home / "pictures"))
     (found,) = inferencer("A cat, on a bed!", topk=4)
     cosines = model.blip.embed_images(paths(home)) @ model.blip.embed_texts("a cat on a bed")
@@ -257,8 +257,8 @@ class _Flowing(IterableDataset[Any]):
         return iter(self.items)
 
 
-def test_a_prototype_is_a_dataset_too(home: Path, model: mm.Model) -> None:
-    """Difference ``prototype-dataset``."""
+def test_a_prototype_can_be_a_dataset(home: Path, model: mm.Model) -> None:
+    """Difference `prototype-dataset`."""
     images = paths(home)
     (expected,) = mm.TextToImageRetrievalInferencer(model, images)("a cat", topk=4)
     named = [{"img_path": path} for path in images]
@@ -281,8 +281,8 @@ def test_a_prototype_is_a_dataset_too(home: Path, model: mm.Model) -> None:
         assert [match["sample_idx"] for match in found] == [match["sample_idx"] for match in expected]
 
 
-def test_texts_are_found_for_an_image(home: Path, model: mm.Model) -> None:
-    """Difference ``plain-index``."""
+def test_texts_are_retrieved_by_image(home: Path, model: mm.Model) -> None:
+    """Difference `text-index`."""
     texts = ["cat", "dog", "a yellow bus", "man"]
     (home / "texts.txt").write_text("\n".join(texts) + "\n")
     cosines = model.blip.embed_texts(texts) @ model.blip.embed_images(paths(home)[1])
@@ -292,7 +292,7 @@ def test_texts_are_found_for_an_image(home: Path, model: mm.Model) -> None:
         assert all(type(match["sample_idx"]) is int for match in found)
 
 
-def test_without_fast_match_the_best_are_scored_anew(
+def test_without_fast_match_candidates_are_scored_by_itm(
     home: Path, model: mm.Model, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     texts = ["cat", "dog", "a yellow bus", "man"]
@@ -321,7 +321,7 @@ def test_without_fast_match_the_best_are_scored_anew(
             assert float(scores[i]) == pytest.approx(logit(*place) + row[i] if i in best else -100.0, abs=1e-4)
 
 
-def test_a_cache_is_read_again(home: Path, model: mm.Model, tmp_path: Path) -> None:
+def test_a_prototype_cache_is_used(home: Path, model: mm.Model, tmp_path: Path) -> None:
     cache = tmp_path / "images.pth"
     (first,) = mm.TextToImageRetrievalInferencer(model, str(home / "pictures"), prototype_cache=cache)("a cat")
     features = torch.load(cache, weights_only=True)
@@ -331,7 +331,7 @@ def test_a_cache_is_read_again(home: Path, model: mm.Model, tmp_path: Path) -> N
 
 
 def test_a_cache_of_another_prototype_is_refused(home: Path, model: mm.Model, tmp_path: Path) -> None:
-    """Difference ``cache-checked``."""
+    """Difference `prototype-cache`."""
     cache = tmp_path / "texts.pth"
     mm.ImageToTextRetrievalInferencer(model, ["cat", "dog"], prototype_cache=cache)
     with pytest.raises(InputError, match="another prototype"):
@@ -340,8 +340,8 @@ def test_a_cache_of_another_prototype_is_refused(home: Path, model: mm.Model, tm
         mm.TextToImageRetrievalInferencer(model, paths(home), prototype_cache=cache)
 
 
-def test_a_retrieval_model_goes_by_its_first_input(home: Path) -> None:
-    """Difference ``two-tasks``."""
+def test_the_first_input_decides_the_direction_of_retrieval(home: Path) -> None:
+    """Difference `retrieval-direction`."""
     with pytest.warns(UserWarning, match="using TextToImageRetrievalInferencer"):
         found = mm.inference_model(home / "retrieval", "a cat", prototype=paths(home), topk=2)
     assert [set(match) for match in found] == [{"match_score", "sample_idx", "sample"}] * 2
@@ -354,7 +354,7 @@ def test_a_retrieval_model_goes_by_its_first_input(home: Path) -> None:
 
 
 def test_drawings_are_written(home: Path, model: mm.Model, tmp_path: Path) -> None:
-    """Difference ``wait-time``."""
+    """Difference `wait-time`."""
     images = paths(home)
     look: dict[str, Any] = {"wait_time": 1, "resize": 60}
     mm.ImageCaptionInferencer(model)(images[:2], show_dir=tmp_path / "c", **look)
