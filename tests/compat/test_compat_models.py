@@ -594,7 +594,7 @@ def test_text_configuration_without_cross_attention() -> None:
 
 
 def test_random_initialization() -> None:
-    """Difference `random-initialization`: 5.23 starts the image encoder at almost nothing (1e-10), ours as the paper."""
+    """Difference `random-initialization`: 5.23 initializes the image encoder to almost zero (1e-10)."""
     config = their_config()
     theirs = Theirs.BlipForImageTextRetrieval(config)
     ours = Ours.BlipForImageTextRetrieval(our_config(config))
