@@ -14,7 +14,7 @@ import torch
 from PIL import Image
 
 from openblip.checkpoints import write
-from openblip.model.build import build
+from openblip.model.build import build_model
 from openblip.model.config import ModelConfig, ModelKind, preset
 from openblip.preprocess.settings import ImageSettings
 from openblip.preprocess.text import Tokenizer
@@ -71,7 +71,7 @@ class Materials:
         folder = self.folder / self.scale.name / task
         if not (folder / "config.json").is_file():
             config = self.scale.config(task)
-            model = build(config)
+            model = build_model(config)
             _draw(model, seed=TASKS.index(task))
             tokenizer = Tokenizer.from_vocab(self._vocabulary())
             write.save(model, folder, tokenizer=tokenizer, image=ImageSettings(config.vision.image_size), prompt="")

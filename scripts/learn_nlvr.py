@@ -28,7 +28,7 @@ from PIL import Image, ImageDraw
 
 import openblip
 from openblip.checkpoints import write
-from openblip.model.build import build, count_parameters
+from openblip.model.build import build_model, count_parameters
 from openblip.model.comparer import Comparer
 from openblip.model.config import ModelConfig, TextConfig, VisionConfig
 from openblip.preprocess.image import ImageSettings, resize, to_tensor
@@ -78,7 +78,7 @@ def train(seed: int, steps: int, batch: int = 64, rate: float = 1e-3) -> tuple[C
     torch.manual_seed(seed)
     rng = random.Random(seed)
     tokenizer = Tokenizer.from_vocab(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *WORDS])
-    model = build(configuration(tokenizer))
+    model = build_model(configuration(tokenizer))
     assert isinstance(model, Comparer)
     objective = NlvrObjective(model).train()
     optimiser = torch.optim.AdamW(model.parameters(), lr=rate, weight_decay=0.01)

@@ -34,7 +34,7 @@ from openblip.data.images import open_image
 from openblip.data.records import Record
 from openblip.data.sources import open_source
 from openblip.data.sources.base import Source
-from openblip.model.build import build, count_parameters
+from openblip.model.build import build_model, count_parameters
 from openblip.model.config import ModelConfig, TextConfig, VisionConfig
 from openblip.model.pretrainer import Pretrainer
 from openblip.model.vision import VisionTransformer
@@ -109,7 +109,7 @@ def _draw(tokenizer: Tokenizer) -> Pretrainer:
             memory_width=192, dropout=0.0, attention_dropout=0.0, **ids,
         ),
     )  # fmt: skip
-    model = build(config)
+    model = build_model(config)
     for name, parameter in model.named_parameters():
         if name.endswith("pos_embed"):
             nn.init.normal_(parameter, std=0.1)

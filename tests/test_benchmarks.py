@@ -17,7 +17,7 @@ from benchmarks.contestants import Entry, UnavailableError, parse
 from benchmarks.materials import BASE, TOY, Materials
 from benchmarks.measure import agreement, alternate, ratio
 from benchmarks.rows import ROWS
-from openblip.model.build import build
+from openblip.model.build import build_model
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -248,7 +248,7 @@ def test_the_floor_counts_what_a_profiler_counts() -> None:
     from torch.utils.flop_counter import FlopCounterMode
 
     config = TOY.config("caption")
-    model: Any = build(config)
+    model: Any = build_model(config)
     with FlopCounterMode(display=False) as counter, torch.inference_mode():
         states = model.encode_image(torch.zeros(3, 3, 32, 32))
     tokens = config.vision.tokens

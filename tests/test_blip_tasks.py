@@ -197,7 +197,7 @@ def test_a_memory_before_another_is_both_of_them() -> None:
     mask = torch.tensor([[1, 1, 1], [1, 1, 0], [1, 0, 0]] * 2)
     ids = torch.randint(5, 500, (6, 4))
     with torch.no_grad():
-        joined: Memory = text.project(states).before(text.project(more, mask))
+        joined: Memory = text.project(states).concatenate(text.project(more, mask))
         whole = torch.cat([states.repeat_interleave(3, 0), more], 1)
         seen = torch.cat([torch.ones(6, 5, dtype=torch.long), mask], 1)
         torch.testing.assert_close(text.decode(ids, None, joined), text.decode(ids, None, whole, seen))

@@ -20,7 +20,7 @@ from openblip.checkpoints import bundle, published
 from openblip.checkpoints.layouts import TABLES, hub_config
 from openblip.cli import app
 from openblip.errors import InputError
-from openblip.model.build import build
+from openblip.model.build import build_model
 from openblip.model.config import MODEL_KINDS, ModelConfig
 from openblip.tasks import NETWORKS, TASK_NAMES, TASKS, Reference, TaskSpec
 from tests.checkpoints.checkpoint_toys import toy_config
@@ -57,7 +57,7 @@ def test_the_registry_imports_no_layer() -> None:
 @pytest.mark.parametrize("name", NETWORKS)
 def test_networks_are_built_from_the_registry(name: tasks.TaskName) -> None:
     config: ModelConfig = toy_config(name)
-    assert type(build(config, device="meta")) is TASKS[name].model.resolve()
+    assert type(build_model(config, device="meta")) is TASKS[name].model.resolve()
     assert hub_config.ARCHITECTURES[name] == TASKS[name].architecture
 
 

@@ -11,7 +11,7 @@ from PIL import Image
 from torch import nn
 
 from openblip.checkpoints import bundle, write
-from openblip.model.build import build
+from openblip.model.build import build_model
 from openblip.model.config import ModelConfig, ModelKind, TextConfig, VisionConfig
 from openblip.preprocess.settings import ImageSettings
 from openblip.preprocess.text import Tokenizer
@@ -42,7 +42,7 @@ def toy_config(task: ModelKind, *, image_size: int = SIZE) -> ModelConfig:
 def toy_model(task: ModelKind, *, seed: int = 0, image_size: int = SIZE) -> nn.Module:
     """A model whose weights are drawn wide."""
     generator = torch.Generator().manual_seed(seed)
-    model = build(toy_config(task, image_size=image_size)).eval()
+    model = build_model(toy_config(task, image_size=image_size)).eval()
     with torch.no_grad():
         for parameter in model.parameters():
             if parameter.ndim > 1:

@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from openblip.checkpoints.read import LoadedModel, load
-from openblip.model.build import build
+from openblip.model.build import build_model
 from openblip.model.config import ModelConfig, ModelKind, TextConfig, VisionConfig
 from tests.conftest import GOLDEN
 
@@ -56,7 +56,7 @@ def toy_config(task: ModelKind, *, memory_width: int | None = None) -> ModelConf
 def toy_model(task: ModelKind, *, config: ModelConfig | None = None, seed: int = 0) -> nn.Module:
     """A model whose every tensor is drawn, so that no two are equal and none is at its default. Not to be changed."""
     generator = torch.Generator().manual_seed(seed)
-    model = build(config or toy_config(task)).eval()
+    model = build_model(config or toy_config(task)).eval()
     with torch.no_grad():
         for name, tensor in model.state_dict().items():
             drawn = torch.randn(tensor.shape, generator=generator) * (0.5 if tensor.ndim < 2 else 0.15)

@@ -171,7 +171,7 @@ def test_ground() -> None:
     real = seen["text_mask"].bool()
     close(model.text.encode(seen["text_ids"], seen["text_mask"])[real], seen["text_states"][real])
     close(model.fuse(seen["text_ids"], seen["text_mask"], image)[real], seen["multimodal_states"][real])
-    memory = model.read(seen["text_ids"], seen["text_mask"], image)
+    memory = model.make_memory(seen["text_ids"], seen["text_mask"], image)
     close(model.logits(seen["decoder_input_ids"], memory), seen["decoder_logits"])
 
 

@@ -18,7 +18,7 @@ from openblip.checkpoints.read import load
 from openblip.checkpoints.write import save
 from openblip.errors import CheckpointError
 from openblip.model.answerer import Answerer
-from openblip.model.build import build
+from openblip.model.build import build_model
 from openblip.model.captioner import Captioner
 from openblip.model.comparer import Comparer
 from openblip.model.config import ModelConfig, ModelKind
@@ -36,7 +36,7 @@ def fresh(task: ModelKind, like: ModelConfig | None = None, **changes: object) -
     """A new model of the toy sizes, or of those of another configuration."""
     config = dataclasses.replace(like or toy_config(task), task=task, decoder_memory_width=None, **changes)  # type: ignore[arg-type]
     torch.manual_seed(11)
-    return build(config).eval()
+    return build_model(config).eval()
 
 
 def complete(report: InitReport, model: nn.Module, before: nn.Module) -> None:

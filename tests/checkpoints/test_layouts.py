@@ -13,7 +13,7 @@ import torch
 from openblip.checkpoints import layouts
 from openblip.checkpoints.layouts import FAMILIES, TABLES, Family, hub, table
 from openblip.errors import CheckpointError
-from openblip.model.build import build
+from openblip.model.build import build_model
 from openblip.model.config import MODEL_KINDS, ModelKind, preset
 from tests.checkpoints.checkpoint_toys import toy_config
 
@@ -26,7 +26,7 @@ PAIRS = [(family, task) for family in FAMILIES for task in TABLES[family]]
 def shapes(task: ModelKind, size: Literal["toy", "base", "large"] = "toy") -> dict[str, torch.Size]:
     """Our names, and shapes, at toy or a published size; at either, two depths of NLVR2's layers merge or do not."""
     config = toy_config(task) if size == "toy" else preset(task, size, image_size=384)
-    return {name: tensor.shape for name, tensor in build(config, device="meta").state_dict().items()}
+    return {name: tensor.shape for name, tensor in build_model(config, device="meta").state_dict().items()}
 
 
 def test_tables_need_no_torch() -> None:
@@ -104,7 +104,7 @@ def test_hub_names_are_those_of_transformers(task: ModelKind) -> None:
             peer = classes[task](hf.BlipConfig(text_config=text, vision_config=vision, **more))
     theirs = {name: tensor.shape for name, tensor in peer.state_dict().items()}
     wanted = toy_config(task, memory_width=128) if task == "vqa" else sizes  # as that library builds it
-    ours = {name: tensor.shape for name, tensor in build(wanted, device="meta").state_dict().items()}
+    ours = {name: tensor.shape for name, tensor in build_model(wanted, device="meta").state_dict().items()}
     ours.pop("temperature", None)
     renamed = {hub.hub_name(task, name): shape for name, shape in ours.items()}
     tied = {alias: ours[name] for alias, name in hub.tied_names(task).items()}

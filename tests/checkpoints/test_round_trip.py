@@ -77,7 +77,7 @@ def test_how_boxes_are_read_is_kept(tmp_path: Path) -> None:
     told = json.loads((folder / "config.json").read_text())
     told["openblip"]["box_reading"] = "mean"
     (folder / "config.json").write_text(json.dumps(told))
-    with pytest.raises(CheckpointError, match="box_reading is likeliest or median, not 'mean'"):
+    with pytest.raises(CheckpointError, match="box_reading must be likeliest or median, got 'mean'"):
         load(folder, tokenizer=False)
 
 
@@ -230,7 +230,7 @@ def test_a_newer_format_is_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("section", "key", "value", "message"),
     [
-        ("text_config", "num_attention_heads", 5, "text width 64 does not divide into 5 heads"),
+        ("text_config", "num_attention_heads", 5, "the number of heads, got 64 and 5"),
         ("text_config", "hidden_size", "wide", "hidden_size of config.json must be one whole number, got 'wide'"),
         ("vision_config", "layer_norm_eps", "small", "layer_norm_eps of config.json must be a number, got 'small'"),
         ("openblip", "drop_path", [0.1], r"drop_path of config.json must be a number, got \[0.1\]"),

@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 
 from openblip.checkpoints import published, write
-from openblip.model.build import build
+from openblip.model.build import build_model
 from openblip.model.config import ModelConfig, TextConfig, VisionConfig
 from openblip.preprocess.vocabulary import read_vocab
 from tests.conftest import GOLDEN
@@ -52,7 +52,7 @@ def _model(entry: published.Published, seed: int) -> torch.nn.Module:
     if entry.task == "nlvr":
         config = replace(config, text=replace(text, merge_from=6, depth=7))
     generator = torch.Generator().manual_seed(seed)
-    model = build(config).eval()
+    model = build_model(config).eval()
     with torch.no_grad():
         for parameter in model.parameters():
             if parameter.ndim > 1:

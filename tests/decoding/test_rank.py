@@ -122,7 +122,7 @@ def test_lists_longer_than_the_positions_of_the_model() -> None:
         ([[DEC, 5, EOS]], {"shortlist": 0}, "shortlist must be at least 1, got 0"),
         ([[DEC, 5, EOS]], {"smoothing": 1.0}, "smoothing"),
         ([[DEC, 5, EOS]], {"chunk_size": 0}, "chunk_size"),
-        ([[DEC, *[5] * 40, EOS]], {}, "does not fit"),
+        ([[DEC, *[5] * 40, EOS]], {}, "at most 32 tokens, got 41"),
     ],
 )
 def test_bad_requests_raise(texts: list[list[int]], given: dict[str, float], says: str) -> None:

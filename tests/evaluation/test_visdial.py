@@ -212,4 +212,4 @@ def test_images_and_texts_must_have_one_width() -> None:
     )
     ids = torch.zeros(1, 3, dtype=torch.long)
     with pytest.raises(ConfigError, match="one width, not 16 and 32"):
-        Matcher(config).read_captioned(torch.zeros(1, 5, 16), ids, torch.ones_like(ids))
+        Matcher(config).project_captioned(torch.zeros(1, 5, 16), ids, torch.ones_like(ids))

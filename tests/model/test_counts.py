@@ -10,7 +10,7 @@ from torch import nn
 
 from openblip.errors import ConfigError
 from openblip.model.answerer import Answerer
-from openblip.model.build import build, count_parameters
+from openblip.model.build import build_model, count_parameters
 from openblip.model.config import ModelConfig, ModelKind, TextConfig, VisionConfig, preset
 
 Size = Literal["base", "large"]
@@ -38,7 +38,7 @@ Size = Literal["base", "large"]
     ],
 )
 def test_published_counts(task: ModelKind, size: Size, image_size: int, expected: int) -> None:
-    assert count_parameters(build(preset(task, size, image_size), "meta")) == expected
+    assert count_parameters(build_model(preset(task, size, image_size), "meta")) == expected
 
 
 @pytest.mark.parametrize(
@@ -47,7 +47,7 @@ def test_published_counts(task: ModelKind, size: Size, image_size: int, expected
 )
 def test_two_tower_counts(size: Size, image_size: int, expected: int) -> None:
     config = replace(preset("two_tower", size, image_size), embed_width=512)
-    assert count_parameters(build(config, "meta")) == expected
+    assert count_parameters(build_model(config, "meta")) == expected
 
 
 @pytest.mark.parametrize(
@@ -60,7 +60,7 @@ def test_two_tower_counts(size: Size, image_size: int, expected: int) -> None:
     ],
 )
 def test_counts_with_the_momentum_copies(task: ModelKind, size: Size, image_size: int, expected: int) -> None:
-    model = build(preset(task, size, image_size), "meta")
+    model = build_model(preset(task, size, image_size), "meta")
     twin = sum(count_parameters(part) for part in embedding_parts(preset("retrieval", size, image_size)))
     temperature = (
         1 if task == "retrieval" else 0
@@ -70,7 +70,7 @@ def test_counts_with_the_momentum_copies(task: ModelKind, size: Size, image_size
 
 def embedding_parts(config: ModelConfig) -> list[nn.Module]:
     """What ITC keeps a slow copy of: both encoders and both projections."""
-    model = build(config, "meta")
+    model = build_model(config, "meta")
     return [getattr(model, name) for name in ("vision", "text", "vision_proj", "text_proj")]
 
 
@@ -81,15 +81,15 @@ def embedding_parts(config: ModelConfig) -> list[nn.Module]:
 )  # fmt: skip
 def test_image_encoder_counts(size: Size, expected: dict[int, int]) -> None:
     for image_size, count in expected.items():
-        assert count_parameters(build(preset("vision", size, image_size), "meta")) == count
+        assert count_parameters(build_model(preset("vision", size, image_size), "meta")) == count
 
 
 def test_the_library_s_large_vqa_model_can_be_built_but_not_run() -> None:
     config = replace(preset("vqa", "large", 384), decoder_memory_width=1024)
-    model = build(config, "meta")
+    model = build_model(config, "meta")
     assert isinstance(model, Answerer)
     assert count_parameters(model) == 588_267_580
-    with pytest.raises(ConfigError, match="reads states 1024 wide"):
+    with pytest.raises(ConfigError, match="text width 768, got 1024"):
         model.encode_question(None, None, None)  # type: ignore[arg-type]
 
 

@@ -63,7 +63,7 @@ def test_a_trace_records_without_changing_the_result() -> None:
 
 def test_another_size_needs_to_be_asked_for() -> None:
     model = VisionTransformer(TOY)
-    with pytest.raises(InputError, match="32 x 32 pixels, not 48 x 40"):
+    with pytest.raises(InputError, match="32 x 32 pixels, got 48 x 40"):
         model(torch.randn(1, 3, 48, 40))
     assert model(torch.randn(1, 3, 48, 40), any_size=True).shape == (1, 6 * 5 + 1, 24)
 

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from openblip.model.build import build
+from openblip.model.build import build_model
 from openblip.model.captioner import Captioner
 from openblip.model.config import ModelConfig, ModelKind
 from openblip.model.pretrainer import Pretrainer
@@ -50,7 +50,7 @@ def toy_captioning(*, dropout: bool = False, **options: Any) -> CaptionObjective
     """A captioning objective around a toy model, the same at every call."""
     torch.manual_seed(7)
     config = small("caption", blocks=2)
-    model = build(noisy(config) if dropout else config)
+    model = build_model(noisy(config) if dropout else config)
     assert isinstance(model, Captioner)
     return CaptionObjective(model, prompt_length=1, **options).train()
 
@@ -59,7 +59,7 @@ def toy_pretraining(*, dropout: bool = False, gather: Gather | None = None, **op
     """A pretraining objective around a toy model, the same at every call."""
     torch.manual_seed(8)
     config = small("pretrain")
-    model = build(noisy(config) if dropout else config)
+    model = build_model(noisy(config) if dropout else config)
     assert isinstance(model, Pretrainer)
     return PretrainObjective(model, **{"queue_size": 24, "gather": gather, **options}).train()
 
@@ -106,7 +106,7 @@ def weights(module: nn.Module) -> dict[str, Tensor]:
 def toy_objective(name: str, **options: Any) -> nn.Module:
     """The objective of a task around a toy model, the same at every call; negatives are the hardest, not drawn."""
     torch.manual_seed(9)
-    model: Any = build(dataclasses.replace(small(_MODELS[name]), box_bins=20, box_start_id=400))
+    model: Any = build_model(dataclasses.replace(small(_MODELS[name]), box_bins=20, box_start_id=400))
     with torch.no_grad():
         for parameter in model.parameters():
             if parameter.ndim > 1:

@@ -13,7 +13,7 @@ from torch import nn
 
 from openblip.checkpoints.adapter import load_adapter
 from openblip.errors import CheckpointError, ConfigError
-from openblip.model.build import build
+from openblip.model.build import build_model
 from openblip.training.config import LoraSettings
 from openblip.training.lora import LoraLinear, add_lora, merge_lora, save_adapter
 from openblip.training.objectives.caption import CaptionObjective
@@ -100,7 +100,7 @@ def test_an_adapter_of_another_model_is_refused(tmp_path: Path) -> None:
     config = toy_config("caption")
     vision = dataclasses.replace(config.vision, mlp_width=32, width=16, heads=2)
     text = dataclasses.replace(config.text, memory_width=16)
-    narrow = build(dataclasses.replace(config, vision=vision, text=text))
+    narrow = build_model(dataclasses.replace(config, vision=vision, text=text))
     with pytest.raises(CheckpointError, match=r"another model: .* must have the shape"):
         load_adapter(narrow, tmp_path / "adapter")
 

@@ -158,7 +158,7 @@ def test_grounding() -> None:
     batch = GroundingBatch(pixels=pixels, ids=ids, mask=mask, boxes=boxes, sizes=sizes, image_index=image)
     objective = GroundingObjective(model)
     assert fit(objective, 70, lambda: objective(batch))["box"] < 0.05
-    memory = model.read(ids, mask, model.encode_image(pixels), image)
+    memory = model.make_memory(ids, mask, model.encode_image(pixels), image)
     found = torch.full((4, 1), 39)
     for _ in range(4):
         logits = model.logits(found, memory)[:, -1, model.box_ids()]

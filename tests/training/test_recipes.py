@@ -10,7 +10,7 @@ import pytest
 
 from openblip.checkpoints import bundle, read
 from openblip.errors import ConfigError
-from openblip.model.build import build, count_parameters
+from openblip.model.build import build_model, count_parameters
 from openblip.model.config import ModelConfig
 from openblip.tasks import TASK_NAMES, TASKS, TaskName
 from openblip.training.config import (
@@ -83,7 +83,7 @@ def test_no_recipe_is_without_its_row() -> None:
 def test_a_recipe_has_the_published_numbers_and_builds(name: str) -> None:
     recipe, published = read_recipe(RECIPES / f"{name}.yaml"), TABLE[name]
     config = config_of(recipe)
-    model = build(config, device="meta")
+    model = build_model(config, device="meta")
     found = Published(
         recipe.task,
         recipe.schedule.lr,
@@ -121,12 +121,14 @@ def test_the_recipes_of_pocket_make_what_is_bundled(name: str) -> None:
     start = dataclasses.replace(shipped["retrieval"], task="pretrain")
     found = config_of(recipe, start)
     if found.task not in shipped:  # pretraining itself, and what is not bundled
-        assert count_parameters(build(found, device="meta")) > 5e6
+        assert count_parameters(build_model(found, device="meta")) > 5e6
         return
     expected = shipped[found.task]
     told = dataclasses.replace(found, vision=dataclasses.replace(found.vision, drop_path=expected.vision.drop_path))
     for stored in (told, expected):
-        assert count_parameters(build(stored, device="meta")) == count_parameters(build(expected, device="meta"))
+        assert count_parameters(build_model(stored, device="meta")) == count_parameters(
+            build_model(expected, device="meta")
+        )
     assert (told.vision, told.text, told.box_bins) == (expected.vision, expected.text, expected.box_bins)
     if found.task == "grounding":
         assert found.box_start_id + 1 + found.box_bins < found.text.vocab_size

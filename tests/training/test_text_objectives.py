@@ -123,7 +123,7 @@ def test_a_caption_of_500_words_is_cut_by_the_tokenizer() -> None:
     batch = CaptionBatch(pixels=images(2), ids=tokens.ids % 60, mask=tokens.mask)  # the toy knows 60 words
     assert torch.isfinite(CaptionObjective(model, prompt_length=4)(batch)["lm"])
     ids, mask = texts([[20] * 500], DEC)
-    with pytest.raises(InputError, match="502 tokens does not fit"):
+    with pytest.raises(InputError, match="at most 48 tokens, got 502"):
         CaptionObjective(model, prompt_length=4)(CaptionBatch(pixels=images(1), ids=ids, mask=mask))
 
 
@@ -342,7 +342,7 @@ def test_targets_that_spread_over_the_bins_beside() -> None:
     bins, places = model.config.box_bins, model.box_ids(batch.ids.device)
     targets = box_bins(batch.boxes, batch.sizes, bins)
     fed = torch.cat([torch.full_like(targets[:, :1], model.config.box_start_id), places[targets[:, :3]]], 1)
-    memory = model.read(batch.ids, batch.mask, model.encode_image(batch.pixels))
+    memory = model.make_memory(batch.ids, batch.mask, model.encode_image(batch.pixels))
     logprobs = model.logits(fed, memory)[..., places].log_softmax(-1)
     losses = []
     for row, coordinate in itertools.product(range(len(targets)), range(4)):

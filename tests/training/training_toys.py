@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from openblip.checkpoints.layouts import table
 from openblip.checkpoints.read import load
-from openblip.model.build import build
+from openblip.model.build import build_model
 from openblip.model.config import ModelConfig, ModelKind, TextConfig, VisionConfig
 from tests.conftest import GOLDEN
 
@@ -75,7 +75,7 @@ def toy(task: ModelKind, **changes: Any) -> Any:
         embed_width=16,
         **changes,
     )  # fmt: skip
-    model = build(config).train()
+    model = build_model(config).train()
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             if "norm" not in name and name != "temperature":

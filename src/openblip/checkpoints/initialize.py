@@ -22,7 +22,7 @@ from openblip.checkpoints.match import check, match
 from openblip.checkpoints.read import LoadedModel, RawCheckpoint, interpret, read_raw
 from openblip.checkpoints.write import config_of
 from openblip.errors import CheckpointError
-from openblip.model.build import build
+from openblip.model.build import build_model
 from openblip.model.config import ModelKind
 from openblip.model.vision import resize_positions
 
@@ -99,7 +99,7 @@ def _source(
     if layout.family in ("timm", "bert") and distance * 2 < len(raw.tensors):
         return _start(raw, layout, report)
     matched, parsed = interpret(raw, config=None if raw.settings else _ANY_HEADS)
-    model = build(parsed.config, device="meta")  # a source must be as complete as a checkpoint that is loaded
+    model = build_model(parsed.config, device="meta")  # a source must be as complete as a checkpoint that is loaded
     check(matched, parsed.config, {name: tensor.shape for name, tensor in model.state_dict().items()})
     report.dropped += [matched.origin[ours] for ours in matched.training]
     return matched.tensors, matched.table.task, {"": str(raw.path), **matched.origin}

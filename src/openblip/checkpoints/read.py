@@ -28,7 +28,7 @@ from openblip.checkpoints.layouts.hub_config import ParsedConfig
 from openblip.checkpoints.match import MatchedCheckpoint, check, describe_names, match
 from openblip.checkpoints.resolve import resolve
 from openblip.errors import CheckpointError, ConfigError
-from openblip.model.build import build
+from openblip.model.build import build_model
 from openblip.model.config import CAPTION_PROMPT, MODEL_KINDS, ModelConfig, ModelKind
 from openblip.model.vision import resize_positions
 from openblip.preprocess.settings import ImageSettings
@@ -130,12 +130,12 @@ def load(
         )
     raw = read_raw(folder, task)
     matched, parsed = interpret(raw, task, config, published_eps)
-    model = build(parsed.config, device="meta")
+    model = build_model(parsed.config, device="meta")
     shapes = {name: tensor.shape for name, tensor in model.state_dict().items()}
     notes = check(matched, parsed.config, shapes, keeps_training=training)
     vocabulary, model_config = _load_tokenizer(tokenizer, raw, parsed.config)
     if model_config != parsed.config:  # the same shapes, but modules keep their configuration
-        model = build(model_config, device="meta")
+        model = build_model(model_config, device="meta")
     tensors = dict(matched.tensors)
     if model_config.task == "retrieval" and "temperature" not in tensors:
         tensors["temperature"] = torch.tensor(0.07 if parsed.temperature is None else parsed.temperature)

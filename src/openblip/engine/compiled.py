@@ -16,7 +16,7 @@ from openblip.engine.eager import EagerEngine
 from openblip.engine.parts import Step, flatten_memory
 from openblip.model.answerer import Answerer
 from openblip.model.captioner import Captioner
-from openblip.model.layers import causal_bias, unseen_bias
+from openblip.model.layers import causal_bias, hiding_bias
 from openblip.model.pretrainer import Pretrainer
 from openblip.model.text import Memory, TextTransformer, check_capacity
 
@@ -101,7 +101,7 @@ class StaticSession:
         new, capacity, device = ids.shape[1], self.keys.shape[3], self.keys.device
         end = self.length + new
         check_capacity(capacity, end)
-        hidden = unseen_bias(torch.arange(capacity, device=device) >= self.length, self.keys.dtype)
+        hidden = hiding_bias(torch.arange(capacity, device=device) >= self.length, self.keys.dtype)
         bias = torch.cat([hidden.expand(1, 1, new, capacity), causal_bias(new, self.keys.dtype, device)], 3)
         rows, total = self._rows(), self.keys.shape[1]
         padded = ids.new_zeros(total, new).index_copy_(0, rows, ids) if len(rows) < total else ids

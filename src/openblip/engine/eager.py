@@ -152,7 +152,7 @@ class EagerEngine(BaseEngine):
     def ground(self, ids: Tensor, mask: Tensor, states: Tensor) -> tuple[Tensor, Tensor]:
         model = cast(Grounder, self.model)
         ids, mask = ids.to(self.device), mask.to(self.device)
-        session = EagerSession(model.decoder, model.lm_head, model.read(ids, mask, states), COORDINATES)
+        session = EagerSession(model.decoder, model.lm_head, model.make_memory(ids, mask, states), COORDINATES)
         start = ids.new_full((len(ids), 1), model.config.box_start_id)
         numbers, logprob = decode_boxes(session, start, model.box_ids(self.device), model.config.box_reading)
         x, y, width, height = (numbers.float() / model.config.box_bins).unbind(1)
@@ -161,7 +161,7 @@ class EagerEngine(BaseEngine):
 
     @torch.inference_mode()
     def project_captioned_images(self, states: Tensor, ids: Tensor, mask: Tensor) -> Memory:
-        return cast(Matcher, self.model).read_captioned(states, ids.to(self.device), mask.to(self.device))
+        return cast(Matcher, self.model).project_captioned(states, ids.to(self.device), mask.to(self.device))
 
     # Explanations. Gradients are taken with respect to the embedded text, so no weight takes part and threads can share
     # the model. The methods of TextTransformer are called unbound, because a compiled method records no trace.

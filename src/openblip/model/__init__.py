@@ -1,1 +1,1 @@
-"""The model: tensors in, tensors out. It knows no files, no strings and no devices of its own."""
+"""The models: tensors in, tensors out. No module here reads files, handles strings or chooses devices."""

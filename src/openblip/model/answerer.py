@@ -11,7 +11,10 @@ from openblip.model.text import LanguageHead, Memory, TextTransformer
 
 
 class Answerer(ImageTextModel):
-    """Image and question to an answer. The decoder reads the question's states, not the image; nothing is shared."""
+    """Generates the answer to a question about an image.
+
+    The decoder attends to the states of the question, not to the image. Encoder and decoder share no weights.
+    """
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__(config)
@@ -20,23 +23,43 @@ class Answerer(ImageTextModel):
         self.lm_head = LanguageHead(config.text)
 
     def encode_question(self, ids: Tensor, mask: Tensor | None, memory: Tensor | Memory) -> Tensor:
-        """Question states (B, T, D), which the answer decoder reads; ``ids`` start with [ENC].
+        """Encode questions about images.
 
-        Raises :class:`ConfigError` if the answer decoder was built for states of another width.
+        Args:
+            ids: Questions (B, T), the first token [ENC].
+            mask: 1 for tokens, 0 for padding (B, T); `None` if there is no padding.
+            memory: Image states (I, N + 1, D_v), or their projection.
+
+        Returns:
+            Question states (B, T, D), the memory of the answer decoder.
+
+        Raises:
+            ConfigError: The answer decoder was built for states of another width.
         """
-        if (width := self.decoder.config.memory_width) != self.config.text.width:
+        width = self.decoder.config.memory_width
+        if width != self.config.text.width:
             raise ConfigError(
-                f"this answer decoder reads states {width} wide, but question states have {self.config.text.width}: "
-                "leave decoder_memory_width at the text width"
+                f"decoder_memory_width must be the text width {self.config.text.width}, got {width}: the answer "
+                "decoder cannot attend to question states"
             )
         return self.encoder.encode_grounded(ids, mask, memory)
 
     def logits(
         self, ids: Tensor, mask: Tensor | None, states: Tensor | Memory, states_mask: Tensor | None = None
     ) -> Tensor:
-        """Next-token logits (B, T, V) of answers ``ids`` (B, T), which start with [DEC], after question states."""
+        """Compute the logits of the next token at every position of answers.
+
+        Args:
+            ids: Answers (B, T'), the first token [DEC].
+            mask: 1 for tokens, 0 for padding (B, T'); `None` if there is no padding.
+            states: Question states (I, T, D), or their projection.
+            states_mask: 1 for tokens, 0 for padding of the questions (I, T).
+
+        Returns:
+            Logits (B, T', V).
+        """
         return self.to_logits(self.decoder.decode(ids, mask, states, states_mask))
 
     def to_logits(self, states: Tensor) -> Tensor:
-        """Logits (..., V) of decoder states (..., D)."""
+        """Return the logits (..., V) of decoder states (..., D)."""
         return self.lm_head(states, self.decoder.embeddings.word)

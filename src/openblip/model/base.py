@@ -1,4 +1,4 @@
-"""What every model of the house has: a configuration and an image encoder."""
+"""Base class of the models with an image encoder."""
 
 from __future__ import annotations
 
@@ -9,7 +9,11 @@ from openblip.model.vision import VisionTransformer
 
 
 class ImageTextModel(nn.Module):
-    """Base of the models that pair the image encoder with text."""
+    """A model that pairs the image encoder with text.
+
+    Args:
+        config: Configuration of the model.
+    """
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
@@ -17,5 +21,16 @@ class ImageTextModel(nn.Module):
         self.vision = VisionTransformer(config.vision)
 
     def encode_image(self, pixels: Tensor, *, any_size: bool = False) -> Tensor:
-        """Image tokens (B, N + 1, D_v) of normalised pixels (B, 3, S, S); see :class:`VisionTransformer`."""
+        """Encode a batch of images.
+
+        Args:
+            pixels: Normalized pixels (B, 3, S, S).
+            any_size: Whether to allow other image sizes, with interpolated position embeddings.
+
+        Returns:
+            Image states (B, N + 1, D_v), class token first.
+
+        Raises:
+            InputError: The images have another size than the configured one, without `any_size`.
+        """
         return self.vision(pixels, any_size=any_size)

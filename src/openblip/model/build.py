@@ -1,4 +1,4 @@
-"""From a configuration to its model."""
+"""Construction of a network from its configuration."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from openblip.model.vision import VisionTransformer
 from openblip.tasks import TASKS
 
 
-def build(config: ModelConfig, device: str | torch.device | None = None) -> nn.Module:
+def build_model(config: ModelConfig, device: str | torch.device | None = None) -> nn.Module:
     """Return the network of `config.task` with fresh weights.
 
     Args:
@@ -36,5 +36,5 @@ def build(config: ModelConfig, device: str | torch.device | None = None) -> nn.M
 
 
 def count_parameters(model: nn.Module) -> int:
-    """Distinct parameters, buffers left out: the figure that papers and model tables print."""
+    """Return the number of distinct parameters, without buffers, as papers and model tables count them."""
     return sum(parameter.numel() for parameter in model.parameters())

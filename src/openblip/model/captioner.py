@@ -1,4 +1,4 @@
-"""Captioning: the image encoder and a decoder that reads its tokens (paper section 5.2)."""
+"""Captioning: the image encoder and an image-grounded text decoder (paper section 5.2)."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from openblip.model.text import LanguageHead, Memory, TextTransformer
 
 
 class Captioner(ImageTextModel):
-    """Image to text, word by word."""
+    """Generates the text of an image token by token."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__(config)
@@ -18,9 +18,18 @@ class Captioner(ImageTextModel):
         self.lm_head = LanguageHead(config.text)
 
     def logits(self, ids: Tensor, mask: Tensor | None, memory: Tensor | Memory) -> Tensor:
-        """Next-token logits (B, T, V) at every position of ``ids`` (B, T), which start with [DEC]."""
+        """Compute the logits of the next token at every position.
+
+        Args:
+            ids: Token ids (B, T), the first token [DEC].
+            mask: 1 for tokens, 0 for padding (B, T); `None` if there is no padding.
+            memory: Image states (I, N + 1, D_v), or their projection.
+
+        Returns:
+            Logits (B, T, V).
+        """
         return self.to_logits(self.decoder.decode(ids, mask, memory))
 
     def to_logits(self, states: Tensor) -> Tensor:
-        """Logits (..., V) of decoder states (..., D)."""
+        """Return the logits (..., V) of decoder states (..., D)."""
         return self.lm_head(states, self.decoder.embeddings.word)

@@ -1,6 +1,6 @@
-"""Sizes of a BLIP model: frozen dataclasses, free of torch so that they load at once.
+"""Configuration of a BLIP model: frozen dataclasses, without torch, so that they load fast.
 
-The presets are those of the paper (section 4.1): ViT-B/16 and ViT-L/16 beside a BERT-base text transformer.
+The presets are the models of the paper (section 4.1): ViT-B/16 or ViT-L/16, and a BERT-base text transformer.
 """
 
 from __future__ import annotations
@@ -26,7 +26,20 @@ Activation = Literal["gelu", "gelu_tanh", "quick_gelu", "relu", "silu"]
 
 @dataclass(frozen=True, kw_only=True)
 class VisionConfig:
-    """The image encoder: a pre-norm ViT over square patches."""
+    """Configuration of the image encoder: a pre-norm ViT over square patches.
+
+    Attributes:
+        image_size: Side of the image in pixels.
+        patch_size: Side of a patch in pixels.
+        width: Width of the states.
+        depth: Number of blocks.
+        heads: Number of attention heads.
+        mlp_width: Width between the two linear layers of the MLP.
+        activation: Activation of the MLP.
+        layer_norm_eps: Epsilon of the layer norms.
+        attention_dropout: Dropout of attention probabilities in training.
+        drop_path: Stochastic depth of the last block in training; it increases linearly from 0 in the first block.
+    """
 
     image_size: int = 384
     patch_size: int = 16
@@ -40,29 +53,46 @@ class VisionConfig:
     drop_path: float = 0.0
 
     def __post_init__(self) -> None:
-        _divides("vision", self.width, self.heads)
+        _check_heads("vision", self.width, self.heads)
         if self.image_size < self.patch_size:
-            raise ConfigError(f"image_size {self.image_size} is smaller than one patch of {self.patch_size}")
+            raise ConfigError(f"image_size must be at least patch_size={self.patch_size}, got {self.image_size}")
 
     @property
     def grid(self) -> int:
-        """Patches along one side; as in a strided convolution, a remainder of the image is cut off."""
+        """Number of patches along one side. As in a strided convolution, a remainder of the image is cut off."""
         return self.image_size // self.patch_size
 
     @property
     def tokens(self) -> int:
-        """Length of the image sequence: the patches and one class token."""
+        """Number of image tokens: the patches and the class token."""
         return self.grid**2 + 1
 
 
 @dataclass(frozen=True, kw_only=True)
 class TextConfig:
-    """The MED text transformer: a post-norm BERT whose layers can also attend to an image.
+    """Configuration of the text transformer, MED: a post-norm BERT whose layers can also attend to an image.
 
-    ``memory_width`` is the width of what cross-attention reads; ``None`` leaves cross-attention out.
-    ``memories`` is 2 in the NLVR2 model, whose layers read two images, merged by a projection from layer
-    ``merge_from`` on and by the mean below it. ``shared_decoder`` gives every layer a second, causal self-attention,
-    which makes one stack both encoder and decoder: the parameter sharing of the paper (section 3.2, table 3).
+    Attributes:
+        vocab_size: Number of word pieces, [DEC] and [ENC] included.
+        width: Width of the states.
+        depth: Number of layers.
+        heads: Number of attention heads.
+        mlp_width: Width between the two linear layers of the MLP.
+        max_positions: Maximum number of tokens in a text.
+        memory_width: Width of the states that cross-attention attends to; `None` for no cross-attention.
+        memories: Number of images that a layer attends to; 2 in the NLVR2 model.
+        merge_from: First layer that merges two images by a projection; lower layers use the mean.
+        shared_decoder: Whether each layer has a second, causal self-attention, so that encoder and decoder share all
+            other weights (paper section 3.2, table 3).
+        activation: Activation of the MLP.
+        layer_norm_eps: Epsilon of the layer norms.
+        dropout: Dropout of states in training.
+        attention_dropout: Dropout of attention probabilities in training.
+        pad_id: Token id of [PAD].
+        cls_id: Token id of [CLS].
+        sep_id: Token id of [SEP].
+        dec_id: Token id of [DEC].
+        enc_id: Token id of [ENC].
     """
 
     vocab_size: int = 30524
@@ -86,20 +116,29 @@ class TextConfig:
     enc_id: int = 30523
 
     def __post_init__(self) -> None:
-        _divides("text", self.width, self.heads)
+        _check_heads("text", self.width, self.heads)
         if self.memories not in (1, 2):
-            raise ConfigError(f"memories is the number of images a layer reads, 1 or 2, not {self.memories}")
+            raise ConfigError(f"memories must be 1 or 2, the number of images of a layer, got {self.memories}")
 
 
 @dataclass(frozen=True, kw_only=True)
 class ModelConfig:
-    """A whole model: which task it serves, its two towers and the sizes of its heads.
+    """Configuration of a model.
 
-    ``decoder_memory_width`` is the width that the answer decoder's cross-attention reads (VQA only). The decoder reads
-    question states, so anything but ``text.width`` (the default) builds a model whose forward must fail.
-
-    ``box_reading`` says which number a coordinate's distribution stands for: the likeliest bin, as published, or the
-    median, for models that were trained towards bells over the bins (:func:`openblip.decoding.decode_boxes`).
+    Attributes:
+        task: Kind of the model.
+        vision: Configuration of the image encoder.
+        text: Configuration of the text transformer.
+        embed_width: Width of the ITC embedding space.
+        classes: Number of classes of the NLVR2 classifier.
+        box_bins: Number of bins of a coordinate, minus 1.
+        box_start_id: Token id that starts a box; the ids of the bins follow it.
+        box_reading: How a coordinate follows from the probabilities of its bins: the likeliest bin, as published, or
+            the median, for models that were trained with a bell curve over the bins. See
+            [`decode_boxes`][openblip.decoding.decode_boxes].
+        decoder_memory_width: Memory width of the answer decoder; the default is the text width. The decoder attends to
+            question states, so a model with another width can be loaded but not run.
+        logit_scale: Logarithm of the scale of similarities in the two-tower model.
     """
 
     task: ModelKind
@@ -115,18 +154,18 @@ class ModelConfig:
 
     def __post_init__(self) -> None:
         if self.task not in MODEL_KINDS:
-            raise ConfigError(f"unknown task {self.task!r}; one of {', '.join(MODEL_KINDS)}")
+            raise ConfigError(f"task must be one of {', '.join(MODEL_KINDS)}, got {self.task!r}")
         if self.box_reading not in get_args(BoxReading):
-            raise ConfigError(f"box_reading is {' or '.join(get_args(BoxReading))}, not {self.box_reading!r}")
+            raise ConfigError(f"box_reading must be {' or '.join(get_args(BoxReading))}, got {self.box_reading!r}")
         if self.task == "grounding" and self.vision.width != self.text.width:
             raise ConfigError(
-                "the grounding decoder reads image and text states side by side, so both must have one width, not "
-                f"{self.vision.width} and {self.text.width}"
+                "image and text must have the same width, to be concatenated for the grounding decoder, "
+                f"got {self.vision.width} and {self.text.width}"
             )
 
     @property
     def grounded_text(self) -> TextConfig:
-        """The text transformer that reads image tokens, as this task needs it."""
+        """Configuration of the text transformer that attends to images, as the task needs it."""
         return replace(
             self.text,
             memory_width=self.vision.width,
@@ -136,13 +175,13 @@ class ModelConfig:
 
     @property
     def answer_decoder(self) -> TextConfig:
-        """The answer decoder of VQA, which reads question states."""
+        """Configuration of the answer decoder of VQA, which attends to question states."""
         return replace(self.text, memory_width=self.decoder_memory_width or self.text.width)
 
 
-def _divides(part: str, width: int, heads: int) -> None:
+def _check_heads(name: str, width: int, heads: int) -> None:
     if heads < 1 or width % heads:
-        raise ConfigError(f"{part} width {width} does not divide into {heads} heads")
+        raise ConfigError(f"the {name} width must be a multiple of the number of heads, got {width} and {heads}")
 
 
 VISION_PRESETS: Mapping[str, VisionConfig] = {
@@ -152,11 +191,19 @@ VISION_PRESETS: Mapping[str, VisionConfig] = {
 
 
 def preset(task: ModelKind, size: Literal["base", "large"] = "base", image_size: int | None = None) -> ModelConfig:
-    """The published model of a task: ViT-B or ViT-L at the image size the checkpoint of that task was trained at.
+    """Return the configuration of the published model of a task.
 
     >>> preset("vqa").vision.image_size
     480
+
+    Args:
+        task: Kind of the model.
+        size: Size of the image encoder: ViT-B/16 or ViT-L/16.
+        image_size: Side of the image in pixels; the default is the size of the published checkpoint.
+
+    Returns:
+        The configuration.
     """
-    published = {"vqa": 480, "pretrain": 224}
-    vision = replace(VISION_PRESETS[size], image_size=image_size or published.get(task, 384))
+    published_sizes = {"vqa": 480, "pretrain": 224}
+    vision = replace(VISION_PRESETS[size], image_size=image_size or published_sizes.get(task, 384))
     return ModelConfig(task=task, vision=vision, text=TextConfig(memory_width=vision.width))

@@ -1,7 +1,7 @@
-"""Visual grounding: find the box that an expression names, written as four coordinate tokens.
+"""Visual grounding: the box of an expression, generated as four coordinate tokens.
 
-After mmpretrain's RefCOCO model; the paper has no such task. A box is (centre x, centre y, width, height) over the
-image size, each number one of ``box_bins + 1`` bins; bin b is token ``box_start_id + 1 + b``.
+The model is mmpretrain's RefCOCO model; the paper has no such task. A box is (center x, center y, width, height) as
+fractions of the image size, each quantized to one of `box_bins + 1` bins. Bin b is the token `box_start_id + 1 + b`.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from openblip.model.text import LanguageHead, Memory, TextTransformer
 
 
 class Grounder(ImageTextModel):
-    """Text encoder, fusion encoder over text states and image, and a decoder of coordinates; nothing is shared."""
+    """A text encoder, a fusion encoder over text states and image, and a coordinate decoder. They share no weights."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__(config)
@@ -26,31 +26,57 @@ class Grounder(ImageTextModel):
         self.lm_head = LanguageHead(config.text)
 
     def fuse(self, ids: Tensor, mask: Tensor, image: Tensor | Memory, *, trace: Trace | None = None) -> Tensor:
-        """Text states (B, T, D) that have seen the image; ``ids`` (B, T) start with [CLS], as it was trained."""
+        """Encode expressions together with images.
+
+        Args:
+            ids: Expressions (B, T), the first token [CLS], as in training.
+            mask: 1 for tokens, 0 for padding (B, T).
+            image: Image states (I, N + 1, D_v), or their projection.
+            trace: Records the fusion encoder.
+
+        Returns:
+            Fused text states (B, T, D).
+        """
         return self.fusion.encode_embedded(self.text.encode(ids, mask), mask, image, trace=trace)
 
-    def read(
-        self, ids: Tensor, mask: Tensor, image: Tensor, owner: Tensor | None = None, *, trace: Trace | None = None
+    def make_memory(
+        self,
+        ids: Tensor,
+        mask: Tensor,
+        image: Tensor,
+        image_index: Tensor | None = None,
+        *,
+        trace: Trace | None = None,
     ) -> Memory:
-        """What the decoder reads: the tokens (I, N + 1, D_v) of images, then fused text states.
+        """Make the memory of the decoder: image tokens followed by fused text states.
 
-        Each image is projected once for all its expressions. ``owner`` (B,) is the image of each; without it an image's
-        B / I expressions lie side by side. ``trace`` follows the fusion encoder.
+        Each image is projected once for all of its expressions.
+
+        Args:
+            ids: Expressions (B, T), the first token [CLS].
+            mask: 1 for tokens, 0 for padding (B, T).
+            image: Image states (I, N + 1, D_v).
+            image_index: Image of each expression (B,). By default, the B / I expressions of an image are adjacent.
+            trace: Records the fusion encoder.
+
+        Returns:
+            Cross-attention keys and values (B items).
         """
-        images, seen = self.fusion.project(image), self.decoder.project(image)
-        if owner is not None:
-            images, seen = images.select(owner), seen.select(owner)
-        return seen.before(self.decoder.project(self.fuse(ids, mask, images, trace=trace), mask))
+        fusion_memory, decoder_memory = self.fusion.project(image), self.decoder.project(image)
+        if image_index is not None:
+            fusion_memory, decoder_memory = fusion_memory.select(image_index), decoder_memory.select(image_index)
+        fused = self.fuse(ids, mask, fusion_memory, trace=trace)
+        return decoder_memory.concatenate(self.decoder.project(fused, mask))
 
     def logits(self, ids: Tensor, memory: Tensor | Memory) -> Tensor:
-        """Next-token logits (B, T, V) after ``ids`` (B, T), which start with ``box_start_id``."""
+        """Return the logits (B, T, V) of the next token at every position of ids (B, T) that start a box."""
         return self.to_logits(self.decoder.decode(ids, None, memory))
 
     def to_logits(self, states: Tensor) -> Tensor:
-        """Logits (..., V) of decoder states (..., D)."""
+        """Return the logits (..., V) of decoder states (..., D)."""
         return self.lm_head(states, self.decoder.embeddings.word)
 
     def box_ids(self, device: torch.device | None = None) -> Tensor:
-        """The ids (box_bins + 1,) of the coordinate tokens, in the order of their bins."""
-        first = self.config.box_start_id + 1
-        return torch.arange(first, first + self.config.box_bins + 1, device=device)
+        """Return the ids (box_bins + 1,) of the coordinate tokens, in the order of their bins."""
+        start = self.config.box_start_id + 1
+        return torch.arange(start, start + self.config.box_bins + 1, device=device)

@@ -1,6 +1,7 @@
-"""What both towers are made of: attention, the MLP, drop path, masks, and the record of a forward pass.
+"""Building blocks of both encoders: attention, MLP, drop path, attention biases, and the record of a forward pass.
 
-Shapes: B rows, I items (an item's rows share one memory), T queries, S keys, D width, H heads, K = D // H.
+Shapes: B rows, I items (the rows of an item share a memory and are adjacent), T queries, S keys, D width, H heads,
+K = D // H.
 """
 
 from __future__ import annotations
@@ -18,11 +19,13 @@ from openblip.model.config import Activation
 
 @dataclass
 class Trace:
-    """What one forward pass leaves behind when asked: pass an empty one in, read it afterwards.
+    """Records of a forward pass: pass an empty trace in, and read it afterwards.
 
-    ``hidden`` holds the input of the first layer and the output of each one (before a final norm). With ``attention``
-    the softmax probabilities (B, H, T, S) are kept too, inside the graph, so that Grad-CAM can ask for gradients; this
-    costs the fused kernel, nothing else changes.
+    Attributes:
+        attention: Whether to record attention. This excludes the fused attention kernel.
+        hidden: Input of the first layer and output of each layer, before a final norm.
+        self_weights: Self-attention probabilities (B, H, T, S) of each layer, with gradients for Grad-CAM.
+        cross_weights: Cross-attention probabilities (B, H, T, S) of each layer, with gradients for Grad-CAM.
     """
 
     attention: bool = False
@@ -31,8 +34,8 @@ class Trace:
     cross_weights: list[Tensor] = field(default_factory=list)
 
 
-def activation(name: Activation) -> Callable[[Tensor], Tensor]:
-    """The activation function of an MLP; BLIP was trained with the exact (erf) GELU."""
+def get_activation(name: Activation) -> Callable[[Tensor], Tensor]:
+    """Return the activation function of an MLP. BLIP was trained with the exact (erf) GELU."""
     return _ACTIVATIONS[name]
 
 
@@ -46,64 +49,87 @@ _ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
 
 
 def padding_bias(mask: Tensor, dtype: torch.dtype) -> Tensor:
-    """Additive attention bias (B, 1, 1, S) of a padding mask (B, S) in which 1 marks a real token.
+    """Return the additive attention bias of a padding mask.
 
-    The most negative finite number stands for "unseen", so that a row with nothing to see gets a uniform mixture and
-    not NaN.
+    Hidden tokens get the lowest finite number, not minus infinity, so that the attention of a row without visible
+    tokens is uniform, not NaN.
+
+    Args:
+        mask: 1 for tokens, 0 for padding (B, S).
+        dtype: Type of the bias.
+
+    Returns:
+        Bias (B, 1, 1, S).
     """
-    return unseen_bias(mask[:, None, None, :] == 0, dtype)
+    return hiding_bias(mask[:, None, None, :] == 0, dtype)
 
 
 def causal_bias(length: int, dtype: torch.dtype, device: torch.device, mask: Tensor | None = None) -> Tensor:
-    """Additive bias (1 or B, 1, T, T) under which a token sees itself, earlier tokens, and no padding."""
-    unseen = torch.ones(length, length, dtype=torch.bool, device=device).triu(1)[None, None]
+    """Return the additive attention bias with which a token attends to itself and to earlier tokens.
+
+    Args:
+        length: Number of tokens T.
+        dtype: Type of the bias.
+        device: Device of the bias.
+        mask: 1 for tokens, 0 for padding (B, T); padding is hidden, too.
+
+    Returns:
+        Bias (1, 1, T, T), or (B, 1, T, T) with a mask.
+    """
+    hidden = torch.ones(length, length, dtype=torch.bool, device=device).triu(1)[None, None]
     if mask is not None:
-        unseen = unseen | (mask[:, None, None, :] == 0)
-    return unseen_bias(unseen, dtype)
+        hidden = hidden | (mask[:, None, None, :] == 0)
+    return hiding_bias(hidden, dtype)
 
 
-def unseen_bias(where: Tensor, dtype: torch.dtype) -> Tensor:
-    """Additive attention bias that hides what ``where`` marks."""
-    return torch.zeros(where.shape, dtype=dtype, device=where.device).masked_fill_(where, torch.finfo(dtype).min)
+def hiding_bias(hidden: Tensor, dtype: torch.dtype) -> Tensor:
+    """Return the additive attention bias that hides the positions marked in `hidden`; see `padding_bias`."""
+    return torch.zeros(hidden.shape, dtype=dtype, device=hidden.device).masked_fill_(hidden, torch.finfo(dtype).min)
 
 
 def attend(
     query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None, dropout: float, record: list[Tensor] | None
 ) -> Tensor:
-    """Scaled dot-product attention (B, H, T, K); with ``record`` the probabilities are computed openly and kept."""
+    """Compute scaled dot-product attention by the fastest method for these shapes.
+
+    Args:
+        query: Queries (B, H, T, K).
+        key: Keys (B, H, S, K).
+        value: Values (B, H, S, K).
+        bias: Additive attention bias, broadcastable to (B, H, T, S).
+        dropout: Dropout of the probabilities.
+        record: List to append the probabilities (B, H, T, S) to. This excludes the fused kernel.
+
+    Returns:
+        Mixed values (B, H, T, K).
+    """
     if record is not None:
         scores = query @ key.transpose(-1, -2) * query.shape[-1] ** -0.5
         weights = F.softmax(scores if bias is None else scores + bias, dim=-1)
         record.append(weights)
         return F.dropout(weights, dropout) @ value
-    if _short(query, key) and (_traced() or _trained_on_cpu(query)):
-        return _attend_openly(query, key, value, bias, dropout)
+    if query.shape[-2] * key.shape[-2] <= _SHORT and (_is_tracing() or _is_training_on_cpu(query)):
+        return _attend_unfused(query, key, value, bias, dropout)
     return F.scaled_dot_product_attention(query, key, value, attn_mask=bias, dropout_p=dropout)
 
 
-_SHORT = 128 * 128  # queries times keys
+# Queries times keys up to which two products are faster than the fused kernel, in two cases: in training on a CPU, and
+# in models traced for OpenVINO. OpenVINO converts the fused kernel to operations that scale and transpose all keys in
+# each decoder step, which doubles the time of the step; for all tokens of an image they are the faster ones.
+_SHORT = 128 * 128
 
 
-def _short(query: Tensor, key: Tensor) -> bool:
-    """Where plain products beat the fused kernel: in training on a CPU, and in what OpenVINO makes of a traced model.
-
-    OpenVINO takes the fused kernel apart into one that scales and transposes all keys anew at every step of a decoder,
-    which doubles the time of a step; it is the better one for a whole picture.
-    """
-    return query.shape[-2] * key.shape[-2] <= _SHORT
-
-
-def _traced() -> bool:
+def _is_tracing() -> bool:
     return bool(torch.jit.is_tracing())  # type: ignore[attr-defined, no-untyped-call]
 
 
-def _trained_on_cpu(query: Tensor) -> bool:
-    """The CPU's fused kernel has a slow backward: for short sequences it takes up to six times as long in bf16."""
+def _is_training_on_cpu(query: Tensor) -> bool:
+    """Return whether the CPU's fused kernel would run backward, which takes up to 6 times as long in bf16 if short."""
     return query.device.type == "cpu" and torch.is_grad_enabled() and query.requires_grad
 
 
-def _attend_openly(query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None, dropout: float) -> Tensor:
-    """Attention as two batched products, in the precision of its inputs as the fused kernel computes it."""
+def _attend_unfused(query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None, dropout: float) -> Tensor:
+    """Compute attention by two batched products, in the precision of the inputs, like the fused kernel."""
     with torch.autocast(query.device.type, enabled=False):
         scores = (query * query.shape[-1] ** -0.5) @ key.transpose(-1, -2)
         weights = F.softmax(scores if bias is None else scores + bias.to(scores.dtype), dim=-1)
@@ -113,8 +139,14 @@ def _attend_openly(query: Tensor, key: Tensor, value: Tensor, bias: Tensor | Non
 class Attention(nn.Module):
     """Multi-head attention with separate query, key and value projections, as in BERT.
 
-    Keys and values are projected by :meth:`keys_values` and handed in, because they often outlive one call: a cache
-    appends to them, and those of an image serve every beam, question and text about it.
+    Keys and values are an argument, computed by `project_keys_values`, because they outlive a call: a cache appends to
+    them, and the keys and values of an image serve all beams, questions and texts about it.
+
+    Args:
+        width: Width of the queries and of the output.
+        heads: Number of heads.
+        memory_width: Width of the states that keys and values are computed from; the default is `width`.
+        dropout: Dropout of the probabilities.
     """
 
     def __init__(self, width: int, heads: int, memory_width: int | None = None, dropout: float = 0.0) -> None:
@@ -126,45 +158,63 @@ class Attention(nn.Module):
         self.value = nn.Linear(memory_width or width, width)
         self.out = nn.Linear(width, width)
 
-    def keys_values(self, memory: Tensor) -> tuple[Tensor, Tensor]:
-        """Project what is attended to, (I, S, W), to keys and values, each (I, H, S, K)."""
-        return self._split(self.key(memory)), self._split(self.value(memory))
+    def project_keys_values(self, memory: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the keys and values, each (I, H, S, K), of states (I, S, W)."""
+        return self._split_heads(self.key(memory)), self._split_heads(self.value(memory))
 
     def forward(
         self, x: Tensor, keys_values: tuple[Tensor, Tensor], bias: Tensor | None, record: list[Tensor] | None = None
     ) -> Tensor:
-        """Mix the values for each row of ``x`` (B, T, D).
+        """Mix the values for each row.
 
-        With fewer items than rows, the rows of an item lie side by side and are folded into its queries: B = I * rows,
-        one pass over the item's keys, nothing repeated.
+        The rows of an item become further queries of the item (B = I * rows): one pass over its keys, and no copy.
+
+        Args:
+            x: Rows (B, T, D).
+            keys_values: Keys and values, each (I, H, S, K).
+            bias: Additive attention bias, broadcastable to (I, H, B / I * T, S).
+            record: List to append the probabilities to.
+
+        Returns:
+            Mixed rows (B, T, D).
         """
         key, value = keys_values
         rows, length, width = x.shape
-        query = self._split(self.query(x).view(key.shape[0], -1, width))  # (I, H, B/I * T, K)
+        query = self._split_heads(self.query(x).view(key.shape[0], -1, width))  # (I, H, B / I * T, K)
         dropout = self.dropout if self.training else 0.0
         mixed = attend(query, key, value, bias, dropout, record)
         return self.out(mixed.transpose(1, 2).reshape(rows, length, width))
 
-    def _split(self, x: Tensor) -> Tensor:
+    def _split_heads(self, x: Tensor) -> Tensor:
         return x.view(*x.shape[:2], self.heads, -1).transpose(1, 2)  # (B, T, D) -> (B, H, T, K)
 
 
 class Mlp(nn.Module):
     """Two linear layers with an activation between them."""
 
-    def __init__(self, width: int, hidden: int, act: Activation) -> None:
+    def __init__(self, width: int, hidden: int, activation: Activation) -> None:
         super().__init__()
         self.fc1 = nn.Linear(width, hidden)
         self.fc2 = nn.Linear(hidden, width)
-        self.activation = activation(act)
+        self.activation = get_activation(activation)
 
     def forward(self, x: Tensor) -> Tensor:
+        """Return states (..., D) of states (..., D)."""
         return self.fc2(self.activation(self.fc1(x)))
 
 
 def drop_path(x: Tensor, rate: float, training: bool) -> Tensor:
-    """Zero whole residual branches, one draw per row, and rescale the rest (stochastic depth)."""
+    """Drop residual branches at random and rescale the others (stochastic depth; Huang et al. 2016).
+
+    Args:
+        x: Output of the branch (B, ...); each row is dropped independently.
+        rate: Probability of dropping a row.
+        training: Whether to drop at all.
+
+    Returns:
+        The output, with dropped rows set to 0.
+    """
     if not training or rate == 0.0:
         return x
-    keep = torch.rand(x.shape[0], *[1] * (x.ndim - 1), dtype=x.dtype, device=x.device) >= rate
-    return x * keep / (1.0 - rate)
+    survives = torch.rand(x.shape[0], *[1] * (x.ndim - 1), dtype=x.dtype, device=x.device) >= rate
+    return x * survives / (1.0 - rate)

@@ -13,10 +13,11 @@ from openblip.model.text import Memory, TextTransformer
 
 
 class Matcher(ImageTextModel):
-    """One text transformer that embeds a text alone (ITC) and judges it against an image (ITM).
+    """Embeds images and texts (ITC), and classifies whether image and text match (ITM), with one text transformer.
 
-    ``temperature`` is the ITC temperature the weights were trained with: a buffer here, as nothing but training and
-    zero-shot classification uses it.
+    Attributes:
+        temperature: Temperature of ITC in training. A buffer, because only training and zero-shot classification use
+            it.
     """
 
     temperature: Tensor
@@ -29,27 +30,46 @@ class Matcher(ImageTextModel):
         self.itm_head = nn.Linear(config.text.width, 2)
         self.register_buffer("temperature", torch.tensor(0.07))
 
-    def embed_image(self, tokens: Tensor) -> Tensor:
-        """L2-normalised embeddings (B, E) of image tokens (B, N + 1, D_v), read off the class token."""
-        return F.normalize(self.vision_proj(tokens[:, 0]), dim=-1)
+    def embed_image(self, states: Tensor) -> Tensor:
+        """Return the L2-normalized embeddings (B, E) of the class tokens of image states (B, N + 1, D_v)."""
+        return F.normalize(self.vision_proj(states[:, 0]), dim=-1)
 
     def embed_text(self, ids: Tensor, mask: Tensor | None) -> Tensor:
-        """L2-normalised embeddings (B, E) of texts (B, T), which start with [CLS]."""
+        """Return the L2-normalized embeddings (B, E) of texts (B, T), whose first token is [CLS]."""
         return F.normalize(self.text_proj(self.text.encode(ids, mask)[:, 0]), dim=-1)
 
-    def read_captioned(self, tokens: Tensor, ids: Tensor, mask: Tensor) -> Memory:
-        """What a dialog reads of images (I, N + 1, D_v) and of their captions (I, T), which start with [CLS].
+    def project_captioned(self, states: Tensor, ids: Tensor, mask: Tensor) -> Memory:
+        """Project images and their captions to one memory, for dialogs about the images (paper section 5.5).
 
-        Both, encoded apart, lie side by side in cross-attention (paper section 5.5); how it encodes captions the paper
-        does not say. Raises :class:`ConfigError` if images and texts are not of one width.
+        The captions are encoded as text alone; the paper does not say how it encodes them.
+
+        Args:
+            states: Image states (I, N + 1, D_v).
+            ids: Captions (I, T), the first token [CLS].
+            mask: 1 for tokens, 0 for padding (I, T).
+
+        Returns:
+            Cross-attention keys and values of the image tokens, followed by those of the caption.
+
+        Raises:
+            ConfigError: Images and texts have different widths.
         """
         if self.config.vision.width != self.config.text.width:
             raise ConfigError(
-                "picture and caption are read side by side, so both must have one width, not "
-                f"{self.config.vision.width} and {self.config.text.width}"
+                "image and text must have the same width, to be concatenated for dialogs, "
+                f"got {self.config.vision.width} and {self.config.text.width}"
             )
-        return self.text.project(tokens).before(self.text.project(self.text.encode(ids, mask), mask))
+        return self.text.project(states).concatenate(self.text.project(self.text.encode(ids, mask), mask))
 
     def match_logits(self, ids: Tensor, mask: Tensor | None, memory: Tensor | Memory) -> Tensor:
-        """ITM logits (B, 2) of texts (B, T), which start with [ENC]; column 1 means that text and image match."""
+        """Classify whether texts match images.
+
+        Args:
+            ids: Texts (B, T), the first token [ENC].
+            mask: 1 for tokens, 0 for padding (B, T); `None` if there is no padding.
+            memory: Image states (I, N + 1, D_v), or their projection.
+
+        Returns:
+            ITM logits (B, 2); column 1 is "match".
+        """
         return self.itm_head(self.text.encode_grounded(ids, mask, memory)[:, 0])

@@ -1,6 +1,7 @@
-"""The two-tower model of the ``transformers`` API (its ``BlipModel``), which no published BLIP checkpoint fills.
+"""The two-tower model of the transformers API (`BlipModel`).
 
-Its projections, pooler and logit scale exist in no BLIP file; for embeddings that were trained use :class:`Matcher`.
+No published BLIP checkpoint has weights for its projections, pooler and logit scale. For trained embeddings use
+[`Matcher`][openblip.model.matcher.Matcher].
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from openblip.model.text import TextTransformer
 
 
 class TwoTower(ImageTextModel):
-    """Image and text encoders with bias-free projections to one space, compared as CLIP does."""
+    """Image and text encoders with projections to one embedding space, as in CLIP."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__(config)
@@ -23,10 +24,13 @@ class TwoTower(ImageTextModel):
         self.text_projection = nn.Linear(config.text.width, config.embed_width, bias=False)
         self.logit_scale = nn.Parameter(torch.tensor(config.logit_scale))
 
-    def embed_image(self, tokens: Tensor) -> Tensor:
-        """Projected class tokens (B, E), not normalised; the final norm is applied twice, as that library does."""
-        return self.visual_projection(self.vision.norm(tokens[:, 0]))
+    def embed_image(self, states: Tensor) -> Tensor:
+        """Return the embeddings (B, E) of image states (B, N + 1, D_v), not normalized.
+
+        The final norm of the encoder is applied a second time, as in transformers.
+        """
+        return self.visual_projection(self.vision.norm(states[:, 0]))
 
     def embed_text(self, ids: Tensor, mask: Tensor | None) -> Tensor:
-        """Projected pooled texts (B, E), not normalised."""
+        """Return the embeddings (B, E) of texts (B, T), not normalized."""
         return self.text_projection(self.text.pool(self.text.encode(ids, mask)))

@@ -1,4 +1,4 @@
-"""The image encoder: a vision transformer (Dosovitskiy et al. 2021), as BLIP uses it (paper section 3.1).
+"""The image encoder: a vision transformer (Dosovitskiy et al. 2021; paper section 3.1).
 
 Shapes: B images, N = grid * grid patches, D width, H heads, K = D // H.
 """
@@ -17,7 +17,11 @@ from openblip.model.layers import Mlp, Trace, attend, drop_path
 
 
 class VisionTransformer(nn.Module):
-    """Pixels (B, 3, S, S), normalised, to N + 1 tokens (B, N + 1, D), class token first, after one final norm."""
+    """Normalized pixels (B, 3, S, S) to image states (B, N + 1, D): the class token, then the patches.
+
+    Args:
+        config: Configuration of the encoder.
+    """
 
     def __init__(self, config: VisionConfig) -> None:
         super().__init__()
@@ -28,15 +32,23 @@ class VisionTransformer(nn.Module):
         steps = max(config.depth - 1, 1)
         self.blocks = nn.ModuleList(Block(config, config.drop_path * i / steps) for i in range(config.depth))
         self.norm = nn.LayerNorm(config.width, eps=config.layer_norm_eps)
-        self.apply(_init)
+        self.apply(_init_weights)
         nn.init.trunc_normal_(self.cls_token, std=0.02)
         nn.init.trunc_normal_(self.pos_embed, std=0.02)
 
     def forward(self, pixels: Tensor, *, any_size: bool = False, trace: Trace | None = None) -> Tensor:
         """Encode a batch of images.
 
-        Raises :class:`InputError` for another size than the configured one, unless ``any_size`` asks for position
-        embeddings interpolated to the grid at hand (which need not be square).
+        Args:
+            pixels: Normalized pixels (B, 3, S, S).
+            any_size: Whether to allow other image sizes, square or not, with interpolated position embeddings.
+            trace: Records states and attention.
+
+        Returns:
+            Image states (B, N + 1, D).
+
+        Raises:
+            InputError: The images have another size than the configured one, without `any_size`.
         """
         x = self.embed(pixels, any_size=any_size)
         if trace is not None:
@@ -48,13 +60,13 @@ class VisionTransformer(nn.Module):
         return self.norm(x)
 
     def embed(self, pixels: Tensor, *, any_size: bool = False) -> Tensor:
-        """Patches, class token and positions: the (B, N + 1, D) input of the first block."""
+        """Return the input (B, N + 1, D) of the first block: class token and patches, with positions."""
         height, width = pixels.shape[-2:]
         size = self.config.image_size
         if (height, width) != (size, size) and not any_size:
             raise InputError(
-                f"this model reads images of {size} x {size} pixels, not {height} x {width}; resize them, load it with "
-                "image_size=..., or ask for interpolated positions"
+                f"images must have {size} x {size} pixels, got {height} x {width}; resize them, load the model with "
+                "image_size=..., or use any_size=True for interpolated positions"
             )
         patches = self.patch_embed(pixels.to(self.patch_embed.weight.dtype))  # (B, D, rows, columns)
         positions = resize_positions(self.pos_embed, patches.shape[-2], patches.shape[-1])
@@ -63,7 +75,7 @@ class VisionTransformer(nn.Module):
 
 
 class Block(nn.Module):
-    """One pre-norm transformer block."""
+    """A pre-norm transformer block."""
 
     def __init__(self, config: VisionConfig, path_rate: float) -> None:
         super().__init__()
@@ -74,12 +86,13 @@ class Block(nn.Module):
         self.mlp = Mlp(config.width, config.mlp_width, config.activation)
 
     def forward(self, x: Tensor, trace: Trace | None = None) -> Tensor:
+        """Return states (B, N + 1, D) of states (B, N + 1, D)."""
         x = x + drop_path(self.attn(self.norm1(x), trace), self.path_rate, self.training)
         return x + drop_path(self.mlp(self.norm2(x)), self.path_rate, self.training)
 
 
 class FusedSelfAttention(nn.Module):
-    """Self-attention whose query, key and value come from one matrix, in this order."""
+    """Self-attention with one projection to queries, keys and values, in this order."""
 
     def __init__(self, width: int, heads: int, dropout: float) -> None:
         super().__init__()
@@ -89,6 +102,7 @@ class FusedSelfAttention(nn.Module):
         self.proj = nn.Linear(width, width)
 
     def forward(self, x: Tensor, trace: Trace | None = None) -> Tensor:
+        """Return states (B, N + 1, D) of states (B, N + 1, D)."""
         qkv = self.qkv(x).view(*x.shape[:2], 3, self.heads, -1)  # (B, N, 3, H, K)
         query, key, value = qkv.permute(2, 0, 3, 1, 4)  # each (B, H, N, K)
         record = trace.self_weights if trace is not None and trace.attention else None
@@ -98,23 +112,31 @@ class FusedSelfAttention(nn.Module):
 
 
 def resize_positions(pos_embed: Tensor, rows: int, columns: int) -> Tensor:
-    """Position embeddings (1, N + 1, D) for a grid of ``rows`` x ``columns`` patches.
+    """Interpolate position embeddings to another grid of patches: bicubic, without antialiasing.
 
-    The stored grid must be square; where it is the wanted one, nothing changes. Else bicubic interpolation without
-    antialiasing; the class position stays as it is.
+    Args:
+        pos_embed: Position embeddings (1, N + 1, D) of a square grid; the position of the class token is not changed.
+        rows: Number of rows of the new grid.
+        columns: Number of columns of the new grid.
+
+    Returns:
+        Position embeddings (1, rows * columns + 1, D).
+
+    Raises:
+        InputError: The grid of `pos_embed` is not square.
     """
-    stored = pos_embed.shape[1] - 1
-    side = math.isqrt(stored)
+    patches = pos_embed.shape[1] - 1
+    side = math.isqrt(patches)
     if (rows, columns) == (side, side):
         return pos_embed
-    if side * side != stored:
-        raise InputError(f"{stored} stored patch positions do not form a square grid")
+    if side * side != patches:
+        raise InputError(f"the position embeddings must be of a square grid, got {patches} patches")
     grid = pos_embed[:, 1:].view(1, side, side, -1).permute(0, 3, 1, 2)  # (1, D, side, side)
     grid = F.interpolate(grid.float(), size=(rows, columns), mode="bicubic", align_corners=False).to(grid.dtype)
     return torch.cat([pos_embed[:, :1], grid.permute(0, 2, 3, 1).flatten(1, 2)], dim=1)
 
 
-def _init(module: nn.Module) -> None:
+def _init_weights(module: nn.Module) -> None:
     if isinstance(module, nn.Linear):
         nn.init.trunc_normal_(module.weight, std=0.02)
         nn.init.zeros_(module.bias)

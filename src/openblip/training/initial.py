@@ -11,7 +11,7 @@ from openblip.checkpoints import bundle, hub, read
 from openblip.checkpoints.initialize import initialize
 from openblip.checkpoints.resolve import resolve
 from openblip.errors import CheckpointError, ConfigError
-from openblip.model.build import build
+from openblip.model.build import build_model
 from openblip.model.config import CAPTION_PROMPT, ModelConfig
 from openblip.preprocess.settings import ImageSettings
 from openblip.preprocess.text import Tokenizer
@@ -59,7 +59,7 @@ def build_initial_state(recipe: Recipe) -> InitialState:
     tokenizer = _load_tokenizer(recipe, paths)
     kind = TASKS[recipe.task].networks[0]
     config = _with_token_ids(recipe.model.build_config(kind, recipe.loss.published.drop_path), tokenizer)
-    model = build(config)
+    model = build_model(config)
     notes, new_weights = [], set(model.state_dict())
     for path in paths:
         report = initialize(model, path)
@@ -79,7 +79,7 @@ def _from_checkpoint(recipe: Recipe, paths: list[Path]) -> InitialState:
         raise CheckpointError(f"{start.source} has no vocabulary: set tokenizer")
     kind = TASKS[recipe.task].networks[0]
     config = recipe.model.build_config(kind, recipe.loss.published.drop_path, start.config)
-    model = build(config)
+    model = build_model(config)
     report = initialize(model, start)
     prompt = next(p for p in (recipe.data.prompt, start.prompt, CAPTION_PROMPT) if p is not None)
     image = replace(start.image, size=config.vision.image_size)

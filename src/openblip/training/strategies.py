@@ -163,7 +163,7 @@ class FSDP(ParallelStrategy):
             if isinstance(module, Block | TextLayer):
                 fully_shard(module, mesh=mesh)
                 if isinstance(module, TextLayer):
-                    register_fsdp_forward_method(module, "keys_values")
+                    register_fsdp_forward_method(module, "project_keys_values")
         fully_shard(objective, mesh=mesh, ignored_params=set(self.scalars))
         self.root = cast(FSDPModule, objective)
         twin = getattr(objective, "twin", None)

@@ -17,7 +17,7 @@ from openblip.checkpoints.read import LoadedModel
 from openblip.engine.device import resolve_device
 from openblip.engine.eager import EagerEngine
 from openblip.errors import InputError
-from openblip.model.build import build
+from openblip.model.build import build_model
 from openblip.model.config import CAPTION_PROMPT, preset
 from openblip.pipelines.base import TaskModel
 from openblip.preprocess.settings import ImageSettings
@@ -141,6 +141,6 @@ def _build_untrained(entry: published.Published, device: str) -> Blip:
     tokenizer = Tokenizer.from_vocab(hub.bert_vocabulary())
     prompt = CAPTION_PROMPT if entry.task == "caption" else None
     image = ImageSettings(size=config.vision.image_size)
-    loaded = LoadedModel(build(config), config, tokenizer, image, prompt, entry.family, entry.name)
+    loaded = LoadedModel(build_model(config), config, tokenizer, image, prompt, entry.family, entry.name)
     model = TaskModel(loaded, EagerEngine(loaded.model, resolve_device(device), torch.float32))
     return Blip(entry.name, dict.fromkeys(SERVED_TASKS[entry.task], lambda: model))

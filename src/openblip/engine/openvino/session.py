@@ -11,7 +11,7 @@ from openblip.decoding.rank import PackedDecoder
 from openblip.engine.openvino.compiled import CompiledPart
 from openblip.engine.parts import flatten_memory
 from openblip.model.config import TextConfig
-from openblip.model.layers import causal_bias, unseen_bias
+from openblip.model.layers import causal_bias, hiding_bias
 from openblip.model.text import Memory, check_capacity
 
 
@@ -39,7 +39,7 @@ class OpenVinoSession:
         end = self.length + new
         check_capacity(capacity, end)
         positions = torch.arange(self.length, end)
-        hidden = unseen_bias(torch.arange(capacity) >= self.length, torch.float32).expand(1, 1, new, capacity)
+        hidden = hiding_bias(torch.arange(capacity) >= self.length, torch.float32).expand(1, 1, new, capacity)
         bias = torch.cat([hidden, causal_bias(new, torch.float32, self.keys.device)], 3)
         memory = flatten_memory(self.memory, bias=True)
         logits, keys, values = self.part(ids, positions, self.keys, self.values, bias, *memory)
@@ -70,5 +70,5 @@ class OpenVinoPackedDecoder(PackedDecoder):
     part: CompiledPart
 
     def logits(self, ids: Tensor, positions: Tensor, visible: Tensor) -> Tensor:
-        bias = unseen_bias(~visible[None, None], torch.float32)
+        bias = hiding_bias(~visible[None, None], torch.float32)
         return self.part(ids[None], positions, bias, *flatten_memory(self.memory, bias=True))[0]

@@ -93,7 +93,7 @@ class GroundingObjective(Objective[Grounder, GroundingBatch, GroundingLoss, Grou
         model, bins = self.model, self.model.config.box_bins
         trace = Trace(attention=True) if self.attention else None
         tokens = model.encode_image(batch.pixels)
-        memory = model.read(batch.ids, batch.mask, tokens, batch.image_index, trace=trace)
+        memory = model.make_memory(batch.ids, batch.mask, tokens, batch.image_index, trace=trace)
         box_ids = model.box_ids(batch.ids.device)
         targets = box_bins(batch.boxes, batch.sizes, bins)
         start = batch.ids.new_full((len(targets), 1), model.config.box_start_id)
@@ -117,7 +117,7 @@ class GroundingObjective(Objective[Grounder, GroundingBatch, GroundingLoss, Grou
     def correct(self, batch: GroundingBatch) -> Tensor:
         """Return which expressions (B,) get a box whose IoU with the true box is at least 0.5."""
         model = self.model
-        memory = model.read(batch.ids, batch.mask, model.encode_image(batch.pixels), batch.image_index)
+        memory = model.make_memory(batch.ids, batch.mask, model.encode_image(batch.pixels), batch.image_index)
         session = EagerSession(model.decoder, model.lm_head, memory, COORDINATES)
         start = batch.ids.new_full((len(batch.ids), 1), model.config.box_start_id)
         bins, _ = decode_boxes(session, start, model.box_ids(batch.ids.device), model.config.box_reading)

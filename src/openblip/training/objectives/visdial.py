@@ -50,7 +50,7 @@ class VisdialObjective(Objective[Matcher, VisdialBatch, VisdialLoss, VisdialData
     def logits(self, batch: VisdialBatch) -> Tensor:
         """Return logits (D, 2); column 1 means that the answer is true."""
         tokens = self.model.encode_image(batch.pixels)
-        memory = self.model.read_captioned(tokens, batch.caption_ids, batch.caption_mask)
+        memory = self.model.project_captioned(tokens, batch.caption_ids, batch.caption_mask)
         return self.model.match_logits(batch.ids, batch.mask, memory)
 
     def correct(self, batch: VisdialBatch) -> Tensor:
