@@ -79,10 +79,10 @@ def test_a_captioner_is_tuned_on_the_example(
     known = [set(record.captions) for record in names["source"]]
     assert not any(text in texts for text, texts in zip(before, known, strict=True))
     assert sum(text in texts for text, texts in zip(names["after"], known, strict=True)) >= 3, names["after"]
-    again = openblip.load(out / "model").caption(names["pictures"])
+    again = openblip.load(out / "model").caption(names["images"])
     assert [caption.text for caption in again] == names["after"]
     said = capsys.readouterr().out
-    assert "6 pictures; 0 rows that cannot be used" in said
+    assert "6 images, 0 bad rows" in said
     assert f"after:  {names['after'][0]}" in said
 
 

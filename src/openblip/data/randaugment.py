@@ -18,7 +18,7 @@ from PIL import Image, ImageFilter, ImageOps
 from openblip.data.samples import Pixels
 from openblip.errors import ConfigError
 
-GRAY = 128  # fills what shears, shifts and rotations leave uncovered
+GRAY = 128  # fills the area that shears, shifts and rotations uncover
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class RandAugment:
         level: Strength, from 0 to 10.
         operations: Names of the operations to draw from.
         probability: Probability to apply a drawn operation.
-        overflow: Keep the overflows that the authors trained with; `False` does what the operations are named for.
+        overflow: Keep the overflows that the authors trained with; `False` does as the operations are named.
     """
 
     count: int = 2
@@ -56,8 +56,8 @@ class RandAugment:
 
     def __post_init__(self) -> None:
         if unknown := set(self.operations) - {"Identity", *_COLOR, *_WARPS}:
-            known = ", ".join(RandAugment.operations)
-            raise ConfigError(f"operations must be among {known}, got {', '.join(sorted(unknown))}")
+            names = ", ".join(RandAugment.operations)
+            raise ConfigError(f"operations must be among {names}, got {', '.join(sorted(unknown))}")
 
     def __call__(self, pixels: Pixels, rng: random.Random) -> Pixels:
         """Return changed pixels of the same size; the input is not modified."""

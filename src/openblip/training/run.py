@@ -69,7 +69,7 @@ def run(
         recipe: All settings of the run.
         resume: Continue the run in the recipe's folder, if there is one.
         reporters: Receive reports, next to the log.
-        evaluate: Adds metrics and samples to those of `Validator`.
+        evaluate: A further evaluation, next to `Validator`.
         notify: Receives notes on where the weights come from.
 
     Returns:

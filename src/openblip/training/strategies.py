@@ -6,7 +6,7 @@ import copy
 import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any, cast
 
 import torch
@@ -51,7 +51,7 @@ class ParallelStrategy(ABC):
         """Return the losses of one batch."""
 
     @abstractmethod
-    def accumulation(self, is_last_batch: bool) -> Any:
+    def accumulation(self, is_last_batch: bool) -> AbstractContextManager[None]:
         """Return a context for forward and backward; gradients are averaged in the last batch of a step only."""
 
     @abstractmethod
@@ -63,7 +63,7 @@ class ParallelStrategy(ABC):
         """Return the full weights and buffers of the objective on the main process. Every process must call it."""
 
     @abstractmethod
-    def full_model(self) -> Any:
+    def full_model(self) -> AbstractContextManager[nn.Module]:
         """Return a context with the full model in evaluation mode.
 
         Every process must enter it; on other processes than the main one the model may be empty.

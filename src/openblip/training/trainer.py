@@ -204,7 +204,7 @@ class Trainer:
         self._save()
 
     def _steps_of_epoch(self) -> Iterator[list[Batch]]:
-        """Yield the batches of each step. The loader's own random draws do not change those of the training."""
+        """Yield the batches of each step. Random draws of the loader do not change the draws of the training."""
         progress = self.progress
         if progress.batch >= self.loader.steps_per_epoch:
             return

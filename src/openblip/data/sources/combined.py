@@ -65,7 +65,7 @@ class RotatingSource(ConcatSource):
         self._turn_ends = np.cumsum([self._num_always, *(len(source) for source in turns)])
 
     def indices(self, epoch: int) -> NDArray[np.int64]:
-        """Return the records of `always`, then those of the epoch's turn."""
+        """Return the records of `always`, then the records of the epoch's turn."""
         turn = epoch % self.period
         records_of_turn = np.arange(self._turn_ends[turn], self._turn_ends[turn + 1])
         return np.concatenate([np.arange(self._num_always), records_of_turn], dtype=np.int64)

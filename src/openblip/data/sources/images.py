@@ -75,7 +75,7 @@ def open_images(
 
 
 def path_kind(path: str) -> PathKind:
-    """Return what a path stands for; tars count as tables."""
+    """Return the kind of a path; tars count as tables."""
     if path.startswith(HUB_PREFIX) or is_table(path):
         return "table"
     if is_local(path) and os.path.isdir(path):  # noqa: PTH112 (str in, str out: names may hold undecodable bytes)

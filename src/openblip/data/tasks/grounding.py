@@ -77,13 +77,13 @@ class GroundingData(TaskData[GroundingSample]):
             raise InputError("an expression is empty after cleaning")
         image = open_image(record.images[0])
         boxes = [expression.box for expression in expressions]
-        for left, top, right, bottom in boxes:
-            if min(right, image.width) - max(left, 0) <= 0 or min(bottom, image.height) - max(top, 0) <= 0:
-                bbox = [left, top, right - left, bottom - top]
+        for x0, y0, x1, y1 in boxes:
+            if min(x1, image.width) - max(x0, 0) <= 0 or min(y1, image.height) - max(y0, 0) <= 0:
+                bbox = [x0, y0, x1 - x0, y1 - y0]
                 raise InputError(f"bbox must overlap the image of {image.width} x {image.height}, got {bbox}")
         if self.mirror and rng.random() < self.mirror:
             image = ImageOps.mirror(image)
-            boxes = [(image.width - right, top, image.width - left, bottom) for left, top, right, bottom in boxes]
+            boxes = [(image.width - x1, y0, image.width - x0, y1) for x0, y0, x1, y1 in boxes]
             texts = [exchange_sides(text) for text in texts]
         pixels, boxes = self.transform(image, boxes, rng)
         return GroundingSample(images=[pixels], texts=texts, boxes=boxes, image_id=record.image_id)

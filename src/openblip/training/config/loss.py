@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar, Literal, TypeAlias
+from typing import ClassVar, Literal, TypeAlias, get_args
 
 from openblip.tasks import TaskName
 
@@ -149,5 +149,5 @@ Loss: TypeAlias = PretrainLoss | RetrievalLoss | CaptionLoss | VqaLoss | NlvrLos
 
 def loss_class(task: TaskName) -> type[Loss]:
     """Return the dataclass of a task's loss options."""
-    classes: dict[TaskName, type[Loss]] = {kind.task: kind for kind in Loss.__args__}  # type: ignore[attr-defined]
+    classes: dict[TaskName, type[Loss]] = {kind.task: kind for kind in get_args(Loss)}
     return classes[task]

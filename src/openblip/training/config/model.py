@@ -1,4 +1,4 @@
-"""The model of a recipe: sizes, and values that replace those of the start."""
+"""The model of a recipe: sizes, and values that replace the values of the start."""
 
 from __future__ import annotations
 

@@ -82,7 +82,7 @@ class Objective(nn.Module, Generic[ModelT, BatchT, LossT, DataT]):
         batch_class: Dataclass of the tensors that `forward` takes.
         has_unused_parameters: Whether parts of the model never get a gradient.
         validation_task: Task whose data validates the model, if not the objective's own.
-        has_previews: Whether `describe` reports what the model generates.
+        has_previews: Whether `describe` reports texts that the model generates.
         model: The model in training.
     """
 
@@ -150,7 +150,17 @@ class Objective(nn.Module, Generic[ModelT, BatchT, LossT, DataT]):
     def describe(
         cls, model: ModelT, tokenizer: Tokenizer, images: Sequence[PreviewImage], prompt: str
     ) -> list[Mapping[str, str]]:
-        """Return what the model generates for each image, as columns of a report."""
+        """Generate a text for each image.
+
+        Args:
+            model: The model, in evaluation mode.
+            tokenizer: Tokenizer of the model.
+            images: The images, and their questions for VQA.
+            prompt: Text that every caption starts with.
+
+        Returns:
+            Columns of a report, per image.
+        """
         return []
 
 

@@ -58,8 +58,8 @@ class GroundingObjective(Objective[Grounder, GroundingBatch, GroundingLoss, Grou
         model: The grounder.
         log_weighted: Report the published weighted loss as `box_weighted`, for comparison with mmpretrain's logs.
         spread: Standard deviation, in bins, of a bell over the bins around each target.
-        attention: Weight of a second loss, `attention`: the negative logarithm of the share of the box in what the
-            words attend to (`attention_loss`).
+        attention: Weight of a second loss, `attention`: the negative logarithm of the share of the words' attention
+            inside the box (`attention_loss`).
 
     Raises:
         ConfigError: If `spread` is negative, or the vocabulary has too few tokens.
