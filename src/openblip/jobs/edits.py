@@ -8,11 +8,11 @@ overwritten.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 from openblip.errors import JobError, OpenBlipError
+from openblip.io import jsonlines
 from openblip.jobs.items import file_stamp
 from openblip.jobs.journal import Edit, Journal
 from openblip.jobs.sinks import SINKS, SinkOptions, open_sink
@@ -63,20 +63,18 @@ def apply_edits(files: Iterable[Path]) -> tuple[int, list[str]]:
 
 def _read_edits(file: Path) -> Iterator[Mapping[str, str]]:
     try:
-        lines = file.read_text(encoding="utf-8-sig").split("\n")
-    except (OSError, UnicodeDecodeError) as error:
-        raise JobError(f"cannot read the edits {file}: {getattr(error, 'strerror', None) or error}") from error
-    for number, line in enumerate(lines, start=1):
-        if not line.strip():
-            continue
+        content = file.read_bytes()
+    except OSError as error:
+        raise JobError(f"cannot read the edits {file}: {error.strerror or error}") from error
+    for line in jsonlines.iter_lines(content):
         try:
-            edit = json.loads(line)
+            edit = jsonlines.decode(line.content)
         except ValueError as error:
-            raise JobError(f"{file}:{number} is not JSON: {error}") from error
+            raise JobError(f"{file}:{line.number} is not JSON: {error}") from error
         complete = isinstance(edit, dict) and all(isinstance(edit.get(name), str) for name in FIELDS)
         if not complete or edit["to"] not in SINKS:
             raise JobError(
-                f"{file}:{number} must be an edit with the fields {', '.join(FIELDS)}; export edits from the contact "
-                "sheet of a job with --to"
+                f"{file}:{line.number} must be an edit with the fields {', '.join(FIELDS)}; export edits from the "
+                "contact sheet of a job with --to"
             )
         yield edit

@@ -17,6 +17,7 @@ from openblip.data.schema import Columns
 from openblip.data.sources.table import Table, TableBuilder
 from openblip.data.visdial import image_names, is_visdial, read_dialogs
 from openblip.errors import InputError
+from openblip.io import jsonlines
 
 LAYOUTS = (
     'a list of rows, or {"images": [{"filename", "sentences": [{"raw"}]}]} (Karpathy), '
@@ -41,17 +42,16 @@ def open_jsonl(
         The records of the file; blank lines are skipped.
     """
     builder = TableBuilder(path, Locator(_image_root(path, images)), columns, keep)
-    for number, line in enumerate(io.BytesIO(read_bytes(path)), start=1):
-        if not line.strip():
-            continue
+    for line in jsonlines.iter_lines(read_bytes(path)):
+        position = f":{line.number}"
         try:
-            row = json.loads(line.decode("utf-8-sig"))
+            row = jsonlines.decode(line.content)
         except UnicodeDecodeError:
-            builder.reject(f":{number}", "the line is not UTF-8")
-        except (ValueError, RecursionError) as error:
-            builder.reject(f":{number}", f"the line is not JSON ({error})")
+            builder.reject(position, "the line is not UTF-8")
+        except ValueError as error:
+            builder.reject(position, f"the line is not JSON ({error})")
         else:
-            builder.add(f":{number}", row)
+            builder.add(position, row)
     return builder.build()
 
 

@@ -11,9 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
-import shutil
 import sys
-import tempfile
 import warnings
 from contextlib import redirect_stdout
 from pathlib import Path
@@ -33,6 +31,7 @@ from openblip.engine.parts import (
     TextEmbedding,
     Vision,
 )
+from openblip.io.atomic import create_folder
 from openblip.model.config import ModelConfig, TextConfig
 from openblip.model.text import LanguageHead, TextTransformer
 
@@ -59,22 +58,13 @@ def convert_model(
     """
     if folder.is_dir():
         return
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
-    try:
-        with redirect_stdout(sys.stderr):  # NNCF prints progress, and stdout is for results
-            for name, (module, example) in _make_parts(model.float().eval(), config).items():
-                converted = _convert(module, example)
-                if precision == "int8":
-                    converted = _quantize(converted, name, calibration)
-                import_extra("openvino").save_model(converted, temporary / f"{name}.xml", compress_to_fp16=False)
-        try:
-            temporary.rename(folder)
-        except OSError:
-            if not folder.is_dir():  # otherwise another process was faster, with the same content
-                raise
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+    # NNCF prints progress, and stdout is for results.
+    with create_folder(folder) as temporary, redirect_stdout(sys.stderr):
+        for name, (module, example) in _make_parts(model.float().eval(), config).items():
+            converted = _convert(module, example)
+            if precision == "int8":
+                converted = _quantize(converted, name, calibration)
+            import_extra("openvino").save_model(converted, temporary / f"{name}.xml", compress_to_fp16=False)
 
 
 def _convert(module: nn.Module, example: tuple[Tensor, ...]) -> Any:

@@ -8,6 +8,7 @@ from abc import abstractmethod
 from typing import IO, ClassVar
 
 from openblip.errors import InputError, JobError
+from openblip.io import jsonlines
 from openblip.jobs.files import replace_file
 from openblip.jobs.items import Item, path_from
 from openblip.jobs.records import Row
@@ -90,15 +91,14 @@ class ImageFolderSink(FolderSink):
 
     def parse(self, text: str) -> dict[str, Row]:
         rows: dict[str, Row] = {}
-        for line in text.splitlines():
-            if line.strip():
-                row = json.loads(line)
-                rows[row["file_name"]] = {name: value for name, value in row.items() if name != "file_name"}
+        for line in jsonlines.iter_lines(text.encode("utf-8", "surrogateescape")):
+            row = jsonlines.decode(line.content)
+            rows[row["file_name"]] = {name: value for name, value in row.items() if name != "file_name"}
         return rows
 
     def dump(self, file: IO[bytes], rows: dict[str, Row]) -> None:
         for name, row in rows.items():
-            file.write(json.dumps({"file_name": name, **row}, ensure_ascii=False).encode() + b"\n")
+            file.write(jsonlines.encode({"file_name": name, **row}))
 
 
 class KohyaSink(FolderSink):

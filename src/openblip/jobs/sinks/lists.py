@@ -15,6 +15,7 @@ import numpy as np
 
 from openblip.data.files import require
 from openblip.errors import JobError
+from openblip.io import jsonlines
 from openblip.jobs.files import replace_file
 from openblip.jobs.items import Item, item_key
 from openblip.jobs.records import Row, column_names, order_fields, pack_embedding, unpack_embedding
@@ -128,16 +129,15 @@ class JsonlSink(ListSink):
 
     def load_rows(self) -> Iterator[Row]:
         with open(self.path, "rb") as file:  # noqa: PTH123
-            for number, line in enumerate(file, start=1):
-                if line.strip():
-                    row = json.loads(line.decode("utf-8-sig"))
-                    if not isinstance(row, dict):
-                        raise ValueError(f"line {number} must be a JSON object")
-                    yield row
+            for line in jsonlines.iter_lines(file):
+                row = jsonlines.decode(line.content)
+                if not isinstance(row, dict):
+                    raise ValueError(f"line {line.number} must be a JSON object")
+                yield row
 
     def save_rows(self, file: IO[bytes], rows: Sequence[Row]) -> None:
         for row in rows:
-            file.write(_json_line(row))
+            file.write(jsonlines.encode(row))
 
 
 class CsvSink(ListSink):
@@ -215,8 +215,7 @@ class NpySink(ListSink):
 
     def load_rows(self) -> Iterator[Row]:
         table = np.load(self.path, allow_pickle=False)
-        with open(self.rows_path, "rb") as file:  # noqa: PTH123
-            rows = [json.loads(line) for line in file]
+        rows = list(jsonlines.read(self.rows_path))
         if sum("row" in row for row in rows) != len(table):
             raise ValueError(f"{self.rows_path} does not list its {len(table)} rows")
         for row in rows:
@@ -229,9 +228,9 @@ class NpySink(ListSink):
         with replace_file(self.rows_path) as listing:
             for number, row in enumerate(embedded):
                 fields = {name: value for name, value in row.items() if name != "embedding"}
-                listing.write(_json_line({"row": number} | fields))
+                listing.write(jsonlines.encode({"row": number} | fields))
             for row in failed:
-                listing.write(_json_line(row))
+                listing.write(jsonlines.encode(row))
         if embedded:
             table = np.stack([unpack_embedding(row["embedding"]) for row in embedded])
         else:
@@ -269,13 +268,9 @@ def _sort_fields(rows: list[Row] | None) -> list[Row] | None:
     return None if rows is None else [dict(sorted(row.items())) for row in rows]
 
 
-def _json_line(row: Row) -> bytes:
-    return json.dumps(row, ensure_ascii=False).encode("utf-8", "backslashreplace") + b"\n"
-
-
 def _format_cell(value: Any) -> str:
     if isinstance(value, bool):
         return "true" if value else "false"
     if isinstance(value, (list, Mapping)):
-        return json.dumps(value, ensure_ascii=False)
+        return jsonlines.dumps(value)
     return str(value)
