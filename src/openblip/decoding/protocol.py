@@ -1,6 +1,6 @@
 """The interface between decoding and engines: score bookkeeping sees logits and row indices only.
 
-A session decodes I items (images, or questions). Each item owns ``width`` adjacent rows (beams, or samples), so there
+A session decodes I items (images, or questions). Each item owns `width` adjacent rows (beams, or samples), so there
 are I * width rows. The rows of an item share one cross-attention memory, which is never copied.
 """
 
@@ -20,11 +20,11 @@ class Session(Protocol):
         ...
 
     def widen(self, width: int) -> None:
-        """Replace the row of each item by ``width`` copies."""
+        """Replace the row of each item by `width` copies."""
         ...
 
     def reorder(self, rows: Tensor) -> None:
-        """Replace each row r by row ``rows[r]`` (rows,) of the same item; rows may repeat."""
+        """Replace each row r by row `rows[r]` (rows,) of the same item; rows may repeat."""
         ...
 
     def keep(self, items: Tensor) -> None:

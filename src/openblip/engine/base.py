@@ -12,11 +12,11 @@ from openblip.errors import InputError
 
 
 class BaseEngine:
-    """Common part of all engines; see :class:`openblip.engine.protocols.Engine`.
+    """Common part of all engines; see [`Engine`][openblip.engine.protocols.Engine].
 
     Args:
         device: Device of the results.
-        capabilities: Protocols of :mod:`openblip.engine.protocols` that the engine supports with its model.
+        capabilities: Protocols of [`protocols`][openblip.engine.protocols] that the engine supports with its model.
     """
 
     name: str
@@ -27,11 +27,11 @@ class BaseEngine:
         self.capabilities = capabilities
 
     def supports(self, capability: type[object]) -> bool:
-        """Return whether this engine, with its model, implements a protocol of ``openblip.engine.protocols``."""
+        """Return whether this engine, with its model, implements a protocol of `openblip.engine.protocols`."""
         return capability in self.capabilities
 
     def require(self, capability: type[CapabilityT]) -> CapabilityT:
-        """Return this engine, typed as a protocol of ``openblip.engine.protocols``.
+        """Return this engine, typed as a protocol of `openblip.engine.protocols`.
 
         Raises:
             InputError: The engine does not support the protocol; the message names a remedy.

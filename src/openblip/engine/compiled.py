@@ -1,4 +1,4 @@
-"""``torch.compile``: the reference engine with a compiled image encoder, text encoders and decoder step.
+"""`torch.compile`: the reference engine with a compiled image encoder, text encoders and decoder step.
 
 Few shapes occur, so that few are compiled: image batches are padded to a power of two, and a session keeps all its
 rows until the end and ignores the finished ones. On a GPU the compiled steps are CUDA graphs.
@@ -22,13 +22,13 @@ from openblip.model.text import Memory, TextTransformer, check_capacity
 
 
 class CompiledEngine(EagerEngine):
-    """:class:`EagerEngine` with compiled parts. The first call with each shape compiles, which takes a while.
+    """`EagerEngine` with compiled parts. The first call with each shape compiles, which takes a while.
 
     Args:
-        model: A model of ``openblip.model``; it is moved and put into evaluation mode in place.
+        model: A model of `openblip.model`; it is moved and put into evaluation mode in place.
         device: Device to run on.
         dtype: Floating-point type to run in.
-        backend: Backend of ``torch.compile``.
+        backend: Backend of `torch.compile`.
     """
 
     name = "compiled"
@@ -80,9 +80,9 @@ class CompiledEngine(EagerEngine):
 
 
 class StaticSession:
-    """A decoding run whose tensor shapes never change; see :class:`openblip.decoding.protocol.Session`.
+    """A decoding run whose tensor shapes never change; see [`Session`][openblip.decoding.protocol.Session].
 
-    The rows of dropped items stay in the caches and are computed with placeholder tokens; ``live`` holds the positions
+    The rows of dropped items stay in the caches and are computed with placeholder tokens; `live` holds the positions
     of the other items.
     """
 

@@ -53,11 +53,11 @@ CAPABILITIES: dict[type[nn.Module], tuple[type[object], ...]] = {
 class EagerEngine(BaseEngine):
     """A PyTorch model on a device, in a precision.
 
-    The methods implement the protocols of :mod:`openblip.engine.protocols`, which document them; which of the
+    The methods implement the protocols of [`protocols`][openblip.engine.protocols], which document them; which of the
     protocols are supported depends on the model.
 
     Args:
-        model: A model of ``openblip.model``; it is moved and put into evaluation mode in place.
+        model: A model of `openblip.model`; it is moved and put into evaluation mode in place.
         device: Device to run on.
         dtype: Floating-point type to run in.
     """
@@ -214,12 +214,12 @@ def _grad_cam(trace: Trace, layer: int, scores: Tensor) -> Tensor:
 
 
 class EagerSession:
-    """A decoding run of a text transformer with its language head; see :class:`openblip.decoding.protocol.Session`.
+    """A decoding run of a text transformer with its language head; see [`Session`][openblip.decoding.protocol.Session].
 
     Args:
         text: Text transformer to decode with.
         head: Language head of the transformer.
-        memory: Cross-attention keys and values of the items. ``None`` decodes text alone and needs ``items``.
+        memory: Cross-attention keys and values of the items. `None` decodes text alone and needs `items`.
         capacity: Maximum number of tokens in a row.
         items: Number of items, if there is no memory.
     """

@@ -1,10 +1,9 @@
-"""Linear layers of 8-bit weights for plain PyTorch on a CPU.
+"""Linear layers with 8-bit weights for PyTorch on a CPU.
 
-Weights are stored once, with a scale per output channel; activations are rounded when they arrive, with a scale per
-row. So a row's result depends on that row alone, whatever batch it comes in. Everything between the layers stays in
-float32.
+Weights are stored once, with one scale per output channel. Activations are rounded when they arrive, with one scale per
+row, so the result of a row does not depend on its batch. All computations between the layers are in float32.
 
-Shapes: R rows, W and D input and output width, V vocabulary.
+Shapes: R rows, W input width, D output width, V vocabulary.
 """
 
 from __future__ import annotations
@@ -12,11 +11,16 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-_MOST = 127.0  # -128 is left out, so that both signs reach equally far
+_MAX = 127.0  # -128 is not used, so that the range is symmetric
 
 
 class Int8Linear(nn.Module):
-    """A linear layer: int8 weights (D, W), their scales (D,), a float bias."""
+    """A linear layer with int8 weights (D, W), their scales (D,), and a float bias (D,).
+
+    Args:
+        weight: Float weights (D, W).
+        bias: Float bias (D,), or `None`.
+    """
 
     weight: Tensor
     scale: Tensor
@@ -30,12 +34,16 @@ class Int8Linear(nn.Module):
         self.register_buffer("bias", None if bias is None else bias.detach().float())
 
     def forward(self, x: Tensor) -> Tensor:
-        """(..., W) to (..., D)."""
+        """Return outputs (..., D) of inputs (..., W)."""
         return multiply(x, self.weight, self.scale, self.bias)
 
 
 class Int8Embedding(nn.Module):
-    """Word vectors of 8 bits, which are the language head's output matrix too."""
+    """A word embedding with int8 vectors, which is also the output matrix of the language head.
+
+    Args:
+        embedding: The float embedding.
+    """
 
     weight: Tensor
     scale: Tensor
@@ -47,18 +55,24 @@ class Int8Embedding(nn.Module):
         self.register_buffer("scale", scale)  # (V, 1)
 
     def forward(self, ids: Tensor) -> Tensor:
-        """Vectors (..., D) of ids (...)."""
+        """Return vectors (..., D) of ids (...)."""
         return self.weight[ids] * self.scale[ids]
 
     def scores(self, states: Tensor, bias: Tensor) -> Tensor:
-        """Logits (..., V) of states (..., D)."""
+        """Return logits (..., V) of states (..., D)."""
         return multiply(states, self.weight, self.scale.squeeze(1), bias)
 
 
 def quantize(module: nn.Module) -> nn.Module:
-    """Put 8-bit layers in the place of all linear layers and embeddings of words, one at a time, and return the module.
+    """Replace all linear layers and word embeddings of a module by 8-bit layers, in place.
 
-    Convolutions, norms and positions stay as they are: they are small.
+    Convolutions, norms and position embeddings are small and are not changed.
+
+    Args:
+        module: The module; its float weights are freed one layer at a time.
+
+    Returns:
+        The same module.
     """
     for name, child in module.named_children():
         if type(child) is nn.Linear:
@@ -71,17 +85,26 @@ def quantize(module: nn.Module) -> nn.Module:
 
 
 def multiply(x: Tensor, weight: Tensor, scale: Tensor, bias: Tensor | None) -> Tensor:
-    """``x`` (..., W) times the transpose of ``weight`` (D, W) int8 with ``scale`` (D,), plus ``bias`` (D,)."""
-    rows = x.reshape(-1, x.shape[-1])
-    rounded, each = round_rows(rows)
+    """Multiply float rows with int8 weights.
+
+    Args:
+        x: Rows (..., W).
+        weight: int8 weights (D, W).
+        scale: Scales of the output channels (D,).
+        bias: Bias (D,), or `None`.
+
+    Returns:
+        Products (..., D).
+    """
+    rounded, row_scale = round_rows(x.reshape(-1, x.shape[-1]))
     product = torch._int_mm(rounded, weight.t())  # (R, D), int32: exact
-    out = product.to(each.dtype).mul_(each).mul_(scale)
+    out = product.to(row_scale.dtype).mul_(row_scale).mul_(scale)
     if bias is not None:
         out.add_(bias)
     return out.view(*x.shape[:-1], len(weight))
 
 
 def round_rows(rows: Tensor) -> tuple[Tensor, Tensor]:
-    """Rows (R, W) as int8 and the scale (R, 1) of each: the greatest magnitude becomes 127."""
-    scale = rows.abs().amax(1, keepdim=True).clamp_(min=torch.finfo(torch.float32).tiny * _MOST) / _MOST
+    """Round rows (R, W) to int8, with one scale (R, 1) per row: the largest magnitude becomes 127."""
+    scale = rows.abs().amax(1, keepdim=True).clamp_(min=torch.finfo(torch.float32).tiny * _MAX) / _MAX
     return (rows / scale).round_().to(torch.int8), scale

@@ -3,7 +3,7 @@
 Each piece is the computation between two decisions in Python. The pieces share the modules of the model.
 
 Shapes: B texts or rows, I items (the rows of an item are adjacent), T or t tokens, C capacity of a cache, M memory
-tokens, L layers, H heads, D width, K = D // H, V vocabulary. ``memory`` is the keys and values of each layer in turn,
+tokens, L layers, H heads, D width, K = D // H, V vocabulary. `memory` is the keys and values of each layer in turn,
 each (I, H, M, K).
 """
 
@@ -161,12 +161,12 @@ def _embed(text: TextTransformer, ids: Tensor, positions: Tensor | None = None) 
 
 
 def to_memory(tensors: Sequence[Tensor], bias: Tensor | None = None) -> Memory:
-    """Return the memory of keys and values per layer, the inverse of :func:`flatten_memory`."""
+    """Return the memory of keys and values per layer, the inverse of `flatten_memory`."""
     return Memory(tuple(zip(tensors[::2], tensors[1::2], strict=True)), bias)
 
 
 def flatten_memory(memory: Memory, *, bias: bool = False) -> Iterator[Tensor]:
-    """Yield the tensors of a memory: with ``bias`` the padding bias (I, 1, 1, M), then keys and values per layer."""
+    """Yield the tensors of a memory: with `bias` the padding bias (I, 1, 1, M), then keys and values per layer."""
     if bias:
         length = cast(KeysValues, memory.layers[0])[0].shape[2]
         yield torch.zeros(memory.items, 1, 1, length) if memory.bias is None else memory.bias

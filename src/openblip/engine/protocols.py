@@ -1,6 +1,6 @@
 """Capabilities of an engine: one small protocol per use of a model.
 
-An engine runs one model on one device. :class:`Engine` is common to all of them; each other protocol below names the
+An engine runs one model on one device. `Engine` is common to all of them; each other protocol below names the
 methods that a pipeline needs, and an engine supports those that its model and its implementation offer:
 
 >>> engine.supports(Explanations)  # doctest: +SKIP
@@ -33,7 +33,7 @@ class Engine(Protocol):
     """A model on a device: encodes images, and reports what else it supports.
 
     Attributes:
-        name: Name of the engine, as in ``openblip.load(engine=...)``.
+        name: Name of the engine, as in `openblip.load(engine=...)`.
         device: Device of the results.
     """
 
@@ -87,7 +87,7 @@ class Answers(ImageMemory, Protocol):
         Args:
             ids: Questions (Q, T), the first token [ENC].
             mask: 1 for tokens, 0 for padding (Q, T).
-            images: Image states, or the result of :meth:`project_images`.
+            images: Image states, or the result of `project_images`.
         """
         ...
 
@@ -197,8 +197,8 @@ class Grounding(Engine, Protocol):
 class Explanations(Engine, Protocol):
     """Grad-CAM maps over the patches of one image (Selvaraju et al. 2017), as LAVIS computes them for ITM.
 
-    A map is the cross-attention of ``layer`` times the positive part of its gradient, averaged over heads. Each method
-    needs the matching capability: :class:`Matches`, :class:`Captions` or :class:`Answers`.
+    A map is the cross-attention of `layer` times the positive part of its gradient, averaged over heads. Each method
+    needs the matching capability: `Matches`, `Captions` or `Answers`.
     """
 
     def explain_match(self, ids: Tensor, mask: Tensor, states: Tensor, layer: int) -> tuple[Tensor, Tensor]:
@@ -246,7 +246,7 @@ class TorchModel(Engine, Protocol):
     """Direct access to the PyTorch model, for the drop-in APIs and for tests.
 
     Attributes:
-        model: The model, on ``device`` and in ``dtype``.
+        model: The model, on `device` and in `dtype`.
         dtype: Floating-point type of the weights.
     """
 
@@ -254,5 +254,5 @@ class TorchModel(Engine, Protocol):
     dtype: torch.dtype
 
     def to(self, device: torch.device) -> Engine:
-        """Move the model, and return an engine for it on ``device``."""
+        """Move the model, and return an engine for it on `device`."""
         ...

@@ -1,4 +1,4 @@
-"""The OpenVINO engine for CPUs. Install it with ``pip install 'openblip[openvino]'``."""
+"""The OpenVINO engine for CPUs. Install it with `pip install 'openblip[openvino]'`."""
 
 from __future__ import annotations
 

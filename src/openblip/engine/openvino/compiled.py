@@ -27,7 +27,7 @@ class CompiledPart:
     """A converted part on disk, read and compiled on the first call. Threads may call it at the same time.
 
     Args:
-        path: The converted part, an ``.xml`` file.
+        path: The converted part, an `.xml` file.
         precision: "fp32", "bf16" or "int8".
     """
 
@@ -50,7 +50,7 @@ class CompiledPart:
 
     @contextmanager
     def run(self, *inputs: Tensor) -> Iterator[list[Tensor]]:
-        """Yield the outputs without a copy; they are valid inside the ``with`` block only."""
+        """Yield the outputs without a copy; they are valid inside the `with` block only."""
         with self._request() as request:
             arrays = [np.ascontiguousarray(tensor.numpy()) for tensor in inputs]
             results = request.infer(arrays, share_inputs=True, share_outputs=True)
@@ -75,7 +75,7 @@ class CompiledPart:
 
 
 def run_per_image(part: CompiledPart, rows: Tensor) -> list[Tensor]:
-    """Return the outputs of ``part`` for each row of its only input, computed one row at a time.
+    """Return the outputs of `part` for each row of its only input, computed one row at a time.
 
     A batch would not be faster, and OpenVINO never frees the memory of the largest batch.
     """
@@ -90,7 +90,7 @@ def run_per_image(part: CompiledPart, rows: Tensor) -> list[Tensor]:
 
 
 def _allocate_like(outputs: list[Tensor], rows: int) -> list[Tensor]:
-    """Return tensors shaped like ``outputs`` but with ``rows`` rows, in one block that the system can reclaim."""
+    """Return tensors shaped like `outputs` but with `rows` rows, in one block that the system can reclaim."""
     sizes = [rows * output.numel() for output in outputs]
     pieces = torch.split(outputs[0].new_empty(sum(sizes)), sizes)
     return [piece.view(rows, *output.shape[1:]) for piece, output in zip(pieces, outputs, strict=True)]
@@ -115,7 +115,7 @@ def has_bf16() -> bool:
 def import_extra(module: str) -> Any:
     """Import OpenVINO or NNCF without their telemetry.
 
-    Both start a process for each conversion that reports to their vendor, unless the package ``openvino_telemetry`` is
+    Both start a process for each conversion that reports to their vendor, unless the package `openvino_telemetry` is
     missing; so it is hidden here. If the caller imported it already, that choice is kept.
 
     Raises:

@@ -3,7 +3,7 @@
 A part is the computation between two decisions in Python: the image encoder, the projection of image states to
 cross-attention keys and values, one decoder step over its caches, a text encoder.
 
-Shapes: see :mod:`openblip.engine.parts`. The sizes in the examples are arbitrary; only sizes that the weights
+Shapes: see [`parts`][openblip.engine.parts]. The sizes in the examples are arbitrary; only sizes that the weights
 determine are fixed by the conversion.
 """
 
@@ -52,7 +52,7 @@ def cache_name(key: str, config: ModelConfig, precision: str, calibration: Tenso
 def convert_model(
     folder: Path, model: nn.Module, config: ModelConfig, precision: str, calibration: Tensor | None
 ) -> None:
-    """Convert all parts of a model into ``folder``, unless it exists.
+    """Convert all parts of a model into `folder`, unless it exists.
 
     The folder appears complete or not at all, even when several processes convert the same model at once.
     """

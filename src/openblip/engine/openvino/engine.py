@@ -33,15 +33,15 @@ CAPABILITIES: dict[ModelKind, tuple[type[object], ...]] = {
 class OpenVinoEngine(BaseEngine):
     """A model converted to OpenVINO, part by part. Caches, beams and scores stay in Python.
 
-    The methods implement the protocols of :mod:`openblip.engine.protocols`, which document them.
+    The methods implement the protocols of [`protocols`][openblip.engine.protocols], which document them.
 
     With "int8", weights are stored in 8 bits. The decoder step rounds its activations as they arrive, with one scale
     per row and group of 128 inputs; the other parts compute in bf16 on processors that support bf16, and round like the
-    step on others. With ``calibration``, NNCF quantizes the image encoder from the activations of these images, which
+    step on others. With `calibration`, NNCF quantizes the image encoder from the activations of these images, which
     is faster.
 
     Args:
-        model: A model of ``openblip.model``.
+        model: A model of `openblip.model`.
         config: Its configuration.
         precision: "fp32", "bf16" or "int8".
         cache: Folder of converted models.

@@ -16,7 +16,7 @@ from openblip.model.text import Memory, check_capacity
 
 
 class OpenVinoSession:
-    """A decoding run; see :class:`openblip.decoding.protocol.Session`.
+    """A decoding run; see [`Session`][openblip.decoding.protocol.Session].
 
     Args:
         step: The converted decoder step.
