@@ -628,7 +628,7 @@ class Blip:
             >>> blip.match("photo.jpg", ["a cat", "a dog"])  # doctest: +SKIP
             [Match(probability=0.98, similarity=0.41), Match(probability=0.02, similarity=0.25)]
         """
-        model = self._model("retrieval")
+        model = self.pipeline("retrieval").model
         if paired or isinstance(texts, str):
             shared = [texts] if isinstance(texts, str) and not paired else None
             pairs = paired_inputs(images, texts, "text")
@@ -695,7 +695,7 @@ class Blip:
             >>> blip.classify("photo.jpg", ["cat", "dog", "rocket"]).text  # doctest: +SKIP
             'cat'
         """
-        pipeline = ClassifyPipeline(self._model("retrieval"), labels, template=template, by=by, n=n)
+        pipeline = ClassifyPipeline(self.pipeline("retrieval").model, labels, template=template, by=by, n=n)
         inputs = single_inputs(images)
         return inputs.deliver(pipeline.run(inputs.items), on_error, progress)
 
@@ -966,7 +966,7 @@ class Blip:
             raise InputError(f"task must be one of {', '.join(EXPLAINED_TASKS)}, got {task!r}")
         if answer is not None and task != "vqa":
             raise InputError(f"an answer needs task='vqa', got task={task!r}")
-        model = self._model(task)
+        model = self.pipeline(task).model
         pipeline: ExplainPipeline
         if task == "retrieval":
             pipeline = ExplainMatchPipeline(model, layer=layer)
@@ -1024,7 +1024,7 @@ class Blip:
         Example:
             >>> cosines = blip.embed_images(paths) @ blip.embed_texts(["a cat", "a dog"]).T  # doctest: +SKIP
         """
-        model = self._model("retrieval")
+        model = self.pipeline("retrieval").model
         inputs = single_inputs(images)
         output = inputs.deliver(EmbedPipeline(model).run(inputs.items), on_error, progress)
         if isinstance(output, list) and on_error == "raise":
@@ -1056,7 +1056,7 @@ class Blip:
             >>> blip.embed_texts(["a cat", "a dog"]).shape  # doctest: +SKIP
             (2, 256)
         """
-        model = self._model("retrieval")
+        model = self.pipeline("retrieval").model
         listed = [texts] if isinstance(texts, str) else texts
         embeddings = _embed_texts(RetrievalPipeline(model), listed)
         if progress is not False:
@@ -1128,7 +1128,7 @@ class Blip:
         """
         models: list[TaskModel] = []
         for name in (task,) if task else self.tasks:
-            model = self._model(name)
+            model = self.pipeline(name).model
             if model not in models:
                 models.append(model)
         inputs = single_inputs(images)
@@ -1171,21 +1171,17 @@ class Blip:
         if reference is None:
             names = [spec.name for spec in TASKS.values() if spec.pipeline is not None]
             raise InputError(f"task must be one of {', '.join(names)}, got {task!r}")
-        pipeline: AnyPipeline = reference.resolve()(self._model(task), **options)
-        return pipeline
-
-    def _model(self, task: TaskName) -> TaskModel:
-        """Return the model of a task; the first call loads it, whichever thread makes it."""
         if task not in self._loaders:
-            names = " or ".join(repr(entry.name) for entry in published.serving(task)[:2])
+            others = [repr(entry.name) for entry in published.serving(task)[:2]]
             raise UnsupportedTaskError(
                 f"{self.name!r} serves {', '.join(self.tasks) or 'no task'}, not {task}; "
-                f"load {names or 'a checkpoint of that task'}"
+                f"load {' or '.join(others) or 'a checkpoint of that task'}"
             )
         with self._lock:
             if task not in self._models:
                 self._models[task] = self._loaders[task]()
-            return self._models[task]
+        pipeline: AnyPipeline = reference.resolve()(self._models[task], **options)
+        return pipeline
 
 
 AnyPipeline: TypeAlias = CaptionPipeline | VqaPipeline | RetrievalPipeline | NlvrPipeline | GroundingPipeline

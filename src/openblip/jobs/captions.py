@@ -77,11 +77,11 @@ class CaptionAnnotator(BlipAnnotator):
     matcher: Blip | None = None
 
     def run(self, items: Iterator[Item]) -> Iterator[Result]:
-        items, sources, prompted = tee(items, 3)
-        options = dict(self.options)
-        if self.item_prompts:
-            options["prompt"] = (item.fields.get("prompt", self.options.get("prompt")) for item in prompted)
-        captions = self.blip.caption((item.source(self.frame) for item in sources), on_error="return", **options)
+        items, sources = tee(items)
+        prompt = self.options.get("prompt")  # not an option of the pipeline: items may have their own
+        pipeline = self.blip.pipeline("caption", **{**self.options, "prompt": None if self.item_prompts else prompt})
+        images = ((item.source(self.frame), item.fields.get("prompt", prompt)) for item in sources)
+        captions = pipeline.run(images)
         if self.matcher is not None:
             yield from self._run_ranked(self.matcher, zip(items, captions, strict=True))
             return

@@ -84,7 +84,7 @@ class CaptionPipeline(Pipeline[tuple[ImageInput, "str | None"], Prompt, "list[li
         trim: bool = False,
     ) -> None:
         self.model = model
-        self.prompt = model.prompt if prompt is None else prompt
+        self.prompt = prompt
         for name, value in (("top_p", top_p), ("top_k", top_k), ("temperature", temperature), ("seed", seed)):
             if value is not None and not do_sample:
                 raise InputError(f"{name} needs do_sample=True, got {name}={value} without it")
@@ -116,11 +116,12 @@ class CaptionPipeline(Pipeline[tuple[ImageInput, "str | None"], Prompt, "list[li
     def preprocess(self, item: tuple[ImageInput, str | None]) -> Prepared[Prompt]:
         """Return the opened image and the token ids of the prompt."""
         image, prompt = item
-        ids = self.model.tokenizer.encode_prompt(self.prompt if prompt is None else prompt)
+        text = self.prompt if prompt is None else prompt
+        ids = self.model.tokenizer.encode_prompt(self.model.prompt if text is None else text)
         limit = self.model.config.text.max_positions
         if len(ids) >= limit:
             raise InputError(f"a prompt must have fewer than {limit} tokens, got {len(ids)}; shorten it")
-        return Prepared(self.model.open_image(image), Prompt(ids, prompt))
+        return Prepared(self.model.open_image(image), Prompt(ids, text))
 
     def forward(self, batch: list[Prepared[Prompt]]) -> list[list[Hypothesis]]:
         """Return the ranked hypotheses of each image."""
