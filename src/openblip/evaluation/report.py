@@ -113,7 +113,7 @@ def _make_thumbnail(path: str, boxes: Mapping[str, Sequence[float]]) -> Thumbnai
         scaled: list[Edges] = []
         for left, top, right, bottom in boxes.values():
             scaled.append((left * x_scale, top * y_scale, right * x_scale, bottom * y_scale))
-        image = draw_boxes(image, scaled, list(boxes), colours=BOX_COLORS)
+        image = draw_boxes(image, scaled, list(boxes), colors=BOX_COLORS)
     buffer = io.BytesIO()
     image.save(buffer, "JPEG", quality=80)
     return Thumbnail(path, base64.b64encode(buffer.getvalue()).decode("ascii"))

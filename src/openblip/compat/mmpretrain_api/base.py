@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 
 from openblip.compat.mmpretrain_api.models import TASKS, Model, get_model, list_models
-from openblip.drawing import titled
+from openblip.drawing import add_lines
 from openblip.errors import InputError
 from openblip.pipelines.base import TaskModel, iter_chunks
 from openblip.preprocess.image import load_image
@@ -185,4 +185,4 @@ def resize_drawing(image: Image.Image, options: Mapping[str, Any]) -> tuple[Imag
 
 def draw_lines(image: Image.Image, lines: Sequence[str], options: Mapping[str, Any]) -> Image.Image:
     """Return the image with lines of text."""
-    return titled(resize_drawing(image, options)[0], lines)
+    return add_lines(resize_drawing(image, options)[0], lines)

@@ -21,7 +21,7 @@ from openblip.compat.mmpretrain_api.base import (
     resize_drawing,
 )
 from openblip.compat.mmpretrain_api.models import Model
-from openblip.drawing import beside, draw_boxes
+from openblip.drawing import draw_boxes, draw_row
 from openblip.engine.protocols import Comparisons
 from openblip.errors import InputError
 from openblip.preprocess.text import clean_expression
@@ -190,7 +190,7 @@ class VisualGroundingInferencer(BaseInferencer):
         color = options.get("bbox_color", "green")
         color = color if isinstance(color, str) else tuple(color)
         boxes, names = [(left, top, right, bottom)], [entry["text"]]
-        return draw_boxes(image, boxes, names, colours=[color], width=options.get("line_width", 3))
+        return draw_boxes(image, boxes, names, colors=[color], width=options.get("line_width", 3))
 
 
 class NLVRInferencer(BaseInferencer):
@@ -243,7 +243,7 @@ class NLVRInferencer(BaseInferencer):
         }
 
     def draw(self, entry: Any, sample: DataSample, options: Mapping[str, Any]) -> Image.Image:
-        pair = beside([resize_drawing(load_bgr_image(image), options)[0] for image in entry[:2]])
+        pair = draw_row([resize_drawing(load_bgr_image(image), options)[0] for image in entry[:2]])
         scores = sample.get("pred_score")
         verdict = f"{bool(scores.argmax() == 1)}"
         if options.get("draw_score", True):

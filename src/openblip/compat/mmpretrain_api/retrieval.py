@@ -18,7 +18,7 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset
 
 from openblip.compat.mmpretrain_api.base import BaseInferencer, DataSample, Result, list_inputs, load_bgr_image
 from openblip.compat.mmpretrain_api.models import Model
-from openblip.drawing import gallery, titled
+from openblip.drawing import add_lines, draw_gallery
 from openblip.engine.protocols import MatchLogits
 from openblip.errors import InputError
 from openblip.pipelines.base import TEXT_ROWS, iter_chunks
@@ -178,7 +178,7 @@ class TextToImageRetrievalInferencer(_RetrievalInferencer):
     def draw(self, entry: Any, sample: DataSample, options: Mapping[str, Any]) -> Image.Image:
         ranking = _top_scores(sample.get("pred_score"), options.get("topk", 3))
         images = [load_bgr_image(self.prototype_dataset[index]) for _, index in ranking]
-        drawing = titled(gallery(images, _format_scores([score for score, _ in ranking], options)), [entry])
+        drawing = add_lines(draw_gallery(images, _format_scores([score for score, _ in ranking], options)), [entry])
         return drawing if options.get("figsize") is None else _pad_to_figure(drawing, options["figsize"])
 
     def _drawing_name(self, entry: Any, index: int) -> str:
@@ -262,7 +262,7 @@ class ImageToTextRetrievalInferencer(_RetrievalInferencer):
             lines.append(f"{self.prototype_dataset[index]} {score}".strip())
         image = load_bgr_image(entry)
         factor = options.get("resize", 224) / min(image.size)
-        return titled(image.resize((round(image.width * factor), round(image.height * factor))), lines)
+        return add_lines(image.resize((round(image.width * factor), round(image.height * factor))), lines)
 
     @property
     def _feature_names(self) -> tuple[str, ...]:
