@@ -1,6 +1,6 @@
 """The public API: `load` returns a [`Blip`][openblip.Blip], whose methods run preprocessing, batching and inference.
 
-Example:
+Examples:
     >>> blip = openblip.load("pocket")  # doctest: +SKIP
     >>> blip.caption("photo.jpg").text  # doctest: +SKIP
     'a cat lying on a bed'
@@ -167,7 +167,7 @@ def load(
         ConfigError: The configuration is impossible.
         InputError: An argument is wrong.
 
-    Example:
+    Examples:
         >>> blip = openblip.load("Salesforce/blip-image-captioning-base", precision="bf16")  # doctest: +SKIP
         >>> blip.tasks  # doctest: +SKIP
         ('caption',)
@@ -354,7 +354,7 @@ class Blip:
             InputError: An option is out of range, or options contradict each other.
             UnsupportedTaskError: The model does not caption.
 
-        Example:
+        Examples:
             >>> best = blip.caption("photo.jpg", n=3)  # doctest: +SKIP
             >>> [best.text, *(caption.text for caption in best.alternatives)]  # doctest: +SKIP
             ['a cat on a bed', 'a cat lying on a bed', 'a cat asleep on a bed']
@@ -451,7 +451,7 @@ class Blip:
             InputError: An option is out of range, or belongs to the other way of answering.
             UnsupportedTaskError: The model does not answer questions.
 
-        Example:
+        Examples:
             >>> blip.ask("photo.jpg", "is it day or night?", answers=["day", "night"]).text  # doctest: +SKIP
             'day'
         """
@@ -624,7 +624,7 @@ class Blip:
             InputError: A text is not a string, or the numbers of paired images and texts differ.
             UnsupportedTaskError: The model does not match images and texts.
 
-        Example:
+        Examples:
             >>> blip.match("photo.jpg", ["a cat", "a dog"])  # doctest: +SKIP
             [Match(probability=0.98, similarity=0.41), Match(probability=0.02, similarity=0.25)]
         """
@@ -691,7 +691,7 @@ class Blip:
             InputError: An option is out of range, or the template has no `{}`.
             UnsupportedTaskError: The model does not match images and texts.
 
-        Example:
+        Examples:
             >>> blip.classify("photo.jpg", ["cat", "dog", "rocket"]).text  # doctest: +SKIP
             'cat'
         """
@@ -759,7 +759,7 @@ class Blip:
             InputError: An expression has no words, or the size of an encoded image is unknown.
             UnsupportedTaskError: The model does not ground expressions, or the input is a video.
 
-        Example:
+        Examples:
             >>> blip.ground("photo.jpg", "the cat on the left").edges  # doctest: +SKIP
             (12.0, 40.5, 210.0, 305.5)
         """
@@ -860,7 +860,7 @@ class Blip:
             InputError: The numbers of left and right images differ, or a statement is too long.
             UnsupportedTaskError: The model does not compare images, or an input is a video.
 
-        Example:
+        Examples:
             >>> blip.compare("left.jpg", "right.jpg", "both images show a cat").label  # doctest: +SKIP
             True
         """
@@ -957,7 +957,7 @@ class Blip:
             InputError: An option is out of range, a text is missing, or the engine computes no gradients.
             UnsupportedTaskError: The model does not serve the task, or the input is a video.
 
-        Example:
+        Examples:
             >>> explanation = blip.explain("photo.jpg", "a cat on a bed")  # doctest: +SKIP
             >>> explanation.words, explanation.maps.shape  # doctest: +SKIP
             (('a', 'cat', 'on', 'a', 'bed'), (5, 24, 24))
@@ -1021,7 +1021,7 @@ class Blip:
             ImageError: An image cannot be read.
             UnsupportedTaskError: The model does not embed images.
 
-        Example:
+        Examples:
             >>> cosines = blip.embed_images(paths) @ blip.embed_texts(["a cat", "a dog"]).T  # doctest: +SKIP
         """
         model = self.pipeline("retrieval").model
@@ -1052,7 +1052,7 @@ class Blip:
             InputError: A text is not a string.
             UnsupportedTaskError: The model does not embed texts.
 
-        Example:
+        Examples:
             >>> blip.embed_texts(["a cat", "a dog"]).shape  # doctest: +SKIP
             (2, 256)
         """
@@ -1121,7 +1121,7 @@ class Blip:
             ImageError: An image cannot be read.
             UnsupportedTaskError: The model does not serve the task.
 
-        Example:
+        Examples:
             >>> image = blip.encode_images("photo.jpg", task="vqa")  # doctest: +SKIP
             >>> blip.ask(image, "what is it?").text, blip.ask(image, "where is it?").text  # doctest: +SKIP
             ('cat', 'bed')
@@ -1161,7 +1161,7 @@ class Blip:
             InputError: The task has no pipeline, or an option is out of range.
             UnsupportedTaskError: The model does not serve the task.
 
-        Example:
+        Examples:
             >>> pipeline = blip.pipeline("vqa")  # doctest: +SKIP
             >>> items = [(path, ["what is it?", "where is it?"]) for path in paths]  # doctest: +SKIP
             >>> for answers in pipeline.run(items):  # doctest: +SKIP

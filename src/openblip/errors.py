@@ -17,7 +17,7 @@
 Every message states the requirement, the value and the remedy. Errors about a wrong argument are also `ValueError`,
 so that code written against other libraries catches them.
 
-Example:
+Examples:
     >>> try:  # doctest: +SKIP
     ...     captions = blip.caption(["a.jpg", "damaged.jpg", "c.jpg"])
     ... except openblip.ImageError as error:

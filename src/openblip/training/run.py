@@ -81,7 +81,7 @@ def run(
         InputError: If the data cannot be used, or an optional library is missing.
         TrainingError: If the loss is no longer finite.
 
-    Example:
+    Examples:
         >>> from openblip.training.config import read_recipe
         >>> result = run(read_recipe("recipes/caption_coco_base.yaml", ["out=runs/coco"]))  # doctest: +SKIP
     """

@@ -34,7 +34,7 @@ STATEMENT_TOKENS = 35
 class ImageCaptionInferencer(BaseInferencer):
     """Captions images. Each result is `{'pred_caption': str}`.
 
-    Example:
+    Examples:
         >>> inferencer = ImageCaptionInferencer("blip-base_3rdparty_caption")  # doctest: +SKIP
         >>> inferencer("demo/cat-dog.png")[0]  # doctest: +SKIP
     """

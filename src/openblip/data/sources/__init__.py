@@ -53,7 +53,7 @@ def open_source(
     Raises:
         InputError: If there is no data, the form is unknown, or no row can become a record.
 
-    Example:
+    Examples:
         >>> source = open_source([{"image": "cat.jpg", "caption": "a cat"}], images="photos")
         >>> source[0].captions
         ('a cat',)
