@@ -220,7 +220,7 @@ def killed(pictures: int) -> dict[str, Any]:
     start = time.perf_counter()
     script = HERE.parent / "scripts" / "kill_jobs.py"
     done = subprocess.run(
-        [sys.executable, str(script), "--pictures", str(pictures)], stdout=subprocess.PIPE, text=True, check=True
+        [sys.executable, str(script), "--images", str(pictures)], stdout=subprocess.PIPE, text=True, check=True
     )
     return {"pictures": pictures, "seconds": time.perf_counter() - start, "result": done.stdout.splitlines()[-1]}
 

@@ -152,7 +152,7 @@ class Losses(Reporter):
     def __init__(self) -> None:
         self.values: list[float] = []
 
-    def train(self, record: LogRecord) -> None:
+    def on_losses(self, record: LogRecord) -> None:
         self.values.append(record["loss"])
 
 

@@ -1,4 +1,4 @@
-"""The contact sheet: every picture in its place, with what the model says of it; a broken one does not end it."""
+"""The contact sheet: every image in its cell, with the output of the model; a broken image is no error."""
 
 from __future__ import annotations
 
@@ -24,36 +24,36 @@ def test_a_sheet_of_the_example_photos(tmp_path: Path, capsys: pytest.CaptureFix
     (tmp_path / "broken.jpg").write_bytes(b"no picture")
     out = tmp_path / "out" / "sheet.png"
     sheet["main"]([str(tmp_path), str(out), "--columns", "2", "--text", "a cat", "--text", "a rocket"])
-    assert "3 pictures" in capsys.readouterr().out
-    with Image.open(out) as drawn:
-        assert drawn.width == 2 * sheet["MARGIN"] + 2 * sheet["WIDTH"] + sheet["GAP"]
-        left, top = sheet["MARGIN"], sheet["MARGIN"] + sheet["HEAD"]
-        middle = (left + sheet["WIDTH"] + sheet["GAP"] + sheet["WIDTH"] // 2, top + sheet["HEIGHT"] // 2)
-        pixel = drawn.convert("RGB").getpixel(middle)
+    assert "3 images" in capsys.readouterr().out
+    with Image.open(out) as image:
+        assert image.width == 2 * sheet["MARGIN"] + 2 * sheet["WIDTH"] + sheet["GAP"]
+        x, y = sheet["MARGIN"], sheet["MARGIN"] + sheet["HEAD"]
+        center = (x + sheet["WIDTH"] + sheet["GAP"] + sheet["WIDTH"] // 2, y + sheet["HEIGHT"] // 2)
+        pixel = image.convert("RGB").getpixel(center)
     with Image.open(PHOTOS / "cat.jpg") as photo:  # the second by name, after the broken one
-        whole = photo.convert("RGB")
-        expected = whole.getpixel((whole.width // 2, whole.height // 2))
+        rgb = photo.convert("RGB")
+        expected = rgb.getpixel((rgb.width // 2, rgb.height // 2))
     assert isinstance(pixel, tuple)
     assert isinstance(expected, tuple)
     assert max(abs(a - b) for a, b in zip(pixel, expected, strict=True)) < 60
 
 
-def test_it_tells_what_the_model_says() -> None:
+def test_it_shows_the_output_of_the_model() -> None:
     blip = openblip.load("pocket")
     texts = ("a cat", "a rocket")
-    (told,) = sheet["tell"](blip, [PHOTOS / "cat.jpg"], "what is it?", texts)
-    assert told.caption == blip.caption(PHOTOS / "cat.jpg").text
-    assert told.answer == blip.ask(PHOTOS / "cat.jpg", "what is it?").text
-    probabilities = dict(told.matches)
+    (description,) = sheet["describe"](blip, [PHOTOS / "cat.jpg"], "what is it?", texts)
+    assert description.caption == blip.caption(PHOTOS / "cat.jpg").text
+    assert description.answer == blip.ask(PHOTOS / "cat.jpg", "what is it?").text
+    probabilities = dict(description.matches)
     assert probabilities.keys() == set(texts)
-    assert [p for _, p in told.matches] == sorted(probabilities.values(), reverse=True)
-    lone = openblip.load("pocket", task="caption")
-    (told,) = sheet["tell"](lone, [PHOTOS / "cat.jpg"], "what is it?", texts)
-    assert (told.answer, told.matches) == ("-", ())
+    assert [p for _, p in description.matches] == sorted(probabilities.values(), reverse=True)
+    captioner = openblip.load("pocket", task="caption")
+    (description,) = sheet["describe"](captioner, [PHOTOS / "cat.jpg"], "what is it?", texts)
+    assert (description.answer, description.matches) == ("-", ())
 
 
-def test_long_captions_are_wrapped_and_no_line_is_wider_than_its_cell() -> None:
+def test_long_captions_are_wrapped_to_the_width_of_a_cell() -> None:
     font = sheet["_font"](38)
-    lines = sheet["_wrapped"]("word " * 30 + "w" * 300, font, 500)
+    lines = sheet["_wrap"]("word " * 30 + "w" * 300, font, 500)
     assert len(lines) > 3
     assert all(font.getlength(line) <= 500 for line in lines)

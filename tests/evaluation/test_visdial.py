@@ -132,11 +132,11 @@ def put(value: Any, *path: Any) -> Any:
     ("change", "message"),
     [
         (put(7, "dialogs", 1, "dialog", 0, "question"), "dialog 2: the dialog of image_id 185566: .* number 7"),
-        (put(0, "dialogs", 0, "dialog", 1, "gt_index"), "round 2: gt_index 0 is not the place of its answer"),
-        (put({"image_id": 3}, "dialogs", 0), "dialog 1: the dialog of image_id 3 lacks something"),
+        (put(0, "dialogs", 0, "dialog", 1, "gt_index"), "round 2: gt_index must be the index of the answer"),
+        (put({"image_id": 3}, "dialogs", 0), "dialog 1: the dialog of image_id 3 has a missing or malformed field"),
         (put({"question": 0}, "dialogs", 0, "dialog", 0), "round 1 has no answer to rank, as in the test split"),
-        (put(None, "answers"), "'answers' is not a list of texts"),
-        (put(None, "dialogs"), "not the layout of VisDial"),
+        (put(None, "answers"), "'answers' must be a list of texts"),
+        (put(None, "dialogs"), "must have the layout of VisDial"),
         (put(185565, "dialogs", 1, "image_id"), "has two dialogs about one image_id"),
         (put([], "dialogs"), "has round 185565-2, which is not in visdial_1.0_val.json"),
     ],
@@ -211,5 +211,5 @@ def test_images_and_texts_must_have_one_width() -> None:
         toy_config("retrieval"), vision=VisionConfig(image_size=32, width=16, depth=1, heads=2, mlp_width=16)
     )
     ids = torch.zeros(1, 3, dtype=torch.long)
-    with pytest.raises(ConfigError, match="one width, not 16 and 32"):
+    with pytest.raises(ConfigError, match=r"the same width, .* got 16 and 32"):
         Matcher(config).project_captioned(torch.zeros(1, 5, 16), ids, torch.ones_like(ids))

@@ -53,4 +53,4 @@ def test_a_member_is_named_by_tar_and_path_where_no_file_has_that_name(tmp_path:
     source = open_source([{"path": f"{tmp_path}/a.tar:b.png"}, {"path": f"{tmp_path}/a.tar.gz:b.png"}])
     assert isinstance(source, Source)
     assert [type(one.images[0]) for one in source] == [FileImage]
-    assert "unpack it" in source.problems[0].reason
+    assert "unpack the tar" in source.problems[0].reason
