@@ -254,7 +254,7 @@ def test_damaged_and_missing_checkpoints(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="damaged"):
         read(tmp_path)
     weights.unlink()
-    with pytest.raises(CheckpointError, match="neither"):
+    with pytest.raises(CheckpointError, match="must have model"):
         read(tmp_path)
     save_file({"other.weight": torch.zeros(1)}, weights)
     with pytest.raises(CheckpointError, match="missing"):

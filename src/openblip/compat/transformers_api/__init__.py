@@ -1,7 +1,7 @@
-"""The classes of ``transformers`` for BLIP, over our models: thin names, the same tensors, the same outputs.
+"""Drop-in classes for the BLIP models of `transformers`: the same names, arguments, tensors and outputs.
 
-They do with one item what version 5.23 does, token for token, and take the arguments of 4.x too; each difference has a
-name, a test, and a line in ``docs/differences.md``. ``transformers`` itself is not needed.
+Results of one item equal version 5.23 token for token, and arguments of 4.x are accepted, too. Each difference has a
+name, a test, and a row in `docs/differences.md`. `transformers` is not required.
 """
 
 from __future__ import annotations

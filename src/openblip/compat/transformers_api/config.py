@@ -1,4 +1,4 @@
-"""The configuration classes of the ``transformers`` API, and what they mean for our model."""
+"""The configuration classes of `transformers`, and their conversion to configurations of `openblip.model`."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import copy
 import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, TypeVar, cast
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeVar, cast, overload
 
 from openblip.compat.transformers_api.files import StrPath, local_folder, write_text
 from openblip.errors import CheckpointError, ConfigError
@@ -15,20 +15,23 @@ from openblip.model.config import Activation, TextConfig, VisionConfig
 if TYPE_CHECKING:
     import torch
 
-C = TypeVar("C", bound="PreTrainedConfig")
+ConfigT = TypeVar("ConfigT", bound="PreTrainedConfig")
 
 
 class PreTrainedConfig:
-    """A bag of named values: every field of the class, plus whatever else a file or a caller brought along.
+    """Base class of the configurations.
 
-    Unknown names are kept as attributes and written back, as that library does, except for the generation settings
-    that old configurations carry, which it drops too.
+    As in `transformers`, unknown values become attributes and are saved, except generation options of old files.
+
+    Args:
+        *args: Fields in the order of transformers 4.
+        **values: Fields and other values by name.
     """
 
     model_type: ClassVar[str] = ""
     base_config_key: ClassVar[str] = ""
     fields: ClassVar[Mapping[str, Any]] = {}
-    """Every field of the class with its default, in the order that 4.x took them by position."""
+    """All fields with their defaults, in the order of transformers 4."""
 
     def __init__(self, *args: Any, **values: Any) -> None:
         if len(args) > len(self.fields):
@@ -45,14 +48,14 @@ class PreTrainedConfig:
             if name not in _GENERATION:
                 setattr(self, name, value)
 
-    if TYPE_CHECKING:  # the fields are known by name at run time only
+    if TYPE_CHECKING:  # fields exist at run time only
 
         def __getattr__(self, name: str) -> Any: ...
         def __setattr__(self, name: str, value: Any) -> None: ...
 
     @property
     def dtype(self) -> torch.dtype | None:
-        """The floating type of the weights, as stored; ``None`` if nothing says so."""
+        """The stored floating-point type of the weights, or `None`."""
         import torch
 
         return cast("torch.dtype | None", getattr(torch, self._dtype) if self._dtype else None)
@@ -62,32 +65,67 @@ class PreTrainedConfig:
         self._dtype = _dtype_name(value)
 
     torch_dtype = dtype
-    """The name that 4.x has for it."""
+    """Name of `dtype` in transformers 4."""
 
     @property
     def use_return_dict(self) -> bool:
-        """The name that 4.x has for ``return_dict``."""
+        """`return_dict`, under its name in transformers 4."""
         return bool(self.return_dict)
 
-    # Files
+    @overload
+    @classmethod
+    def from_pretrained(
+        cls: type[ConfigT], name_or_path: StrPath, *, return_unused_kwargs: Literal[False] = ..., **kwargs: Any
+    ) -> ConfigT: ...
+
+    @overload
+    @classmethod
+    def from_pretrained(
+        cls: type[ConfigT], name_or_path: StrPath, *, return_unused_kwargs: Literal[True], **kwargs: Any
+    ) -> tuple[ConfigT, dict[str, Any]]: ...
 
     @classmethod
-    def from_pretrained(cls: type[C], name_or_path: StrPath, **kwargs: Any) -> Any:
-        """Read ``config.json`` of a local folder or hub id, or the named file; ``kwargs`` override its fields.
+    def from_pretrained(
+        cls: type[ConfigT], name_or_path: StrPath, *, return_unused_kwargs: bool = False, **kwargs: Any
+    ) -> ConfigT | tuple[ConfigT, dict[str, Any]]:
+        """Load `config.json`. Text and vision classes load their part of a full configuration.
 
-        With ``return_unused_kwargs=True`` the result is ``(config, kwargs that are no fields)``. A text or vision class
-        takes its part of a whole model's configuration.
+        Args:
+            name_or_path: Local folder or file, or hub id.
+            return_unused_kwargs: Also return the arguments that are not fields.
+            **kwargs: Fields to override, and the location of the files (`revision`, `cache_dir`, `subfolder`, ...).
+
+        Returns:
+            The configuration, and unused arguments with `return_unused_kwargs`.
+
+        Raises:
+            CheckpointError: If the file is missing, damaged, or of another model.
         """
         values, kwargs = cls.get_config_dict(name_or_path, **kwargs)
         if cls.base_config_key and cls.base_config_key in values:
             values = dict(values[cls.base_config_key])
-        if (found := values.get("model_type", cls.model_type)) != cls.model_type:
-            raise CheckpointError(_wrong_kind(str(name_or_path), found, cls.__name__))
+        model_type = values.get("model_type", cls.model_type)
+        if model_type == "openblip":
+            raise CheckpointError(f"transformers has no class for the model of {name_or_path}: use openblip.load")
+        if model_type != cls.model_type:
+            raise CheckpointError(
+                f"model_type of {name_or_path} must be {cls.model_type!r} for {cls.__name__}, got {model_type!r}"
+            )
+        if return_unused_kwargs:
+            return cls.from_dict(values, return_unused_kwargs=True, **kwargs)
         return cls.from_dict(values, **kwargs)
 
     @classmethod
     def get_config_dict(cls, name_or_path: StrPath, **kwargs: Any) -> tuple[dict[str, Any], dict[str, Any]]:
-        """The parsed ``config.json`` and those ``kwargs`` that do not say where to find it."""
+        """Return the content of `config.json`, and the arguments that do not locate the file.
+
+        Args:
+            name_or_path: Local folder or file, or hub id.
+            **kwargs: Arguments of `from_pretrained`.
+
+        Raises:
+            CheckpointError: If the file is missing or damaged.
+        """
         folder, kwargs = local_folder(name_or_path, kwargs)
         path = folder / "config.json" if folder.is_dir() else folder
         if not path.is_file():
@@ -97,13 +135,35 @@ class PreTrainedConfig:
         except (json.JSONDecodeError, UnicodeDecodeError) as error:
             raise CheckpointError(f"{path} is not valid JSON: {error}") from error
         if not isinstance(values, dict):
-            raise CheckpointError(f"{path} holds no configuration")
+            raise CheckpointError(f"{path} must contain a JSON object")
         return values, kwargs
 
+    @overload
     @classmethod
-    def from_dict(cls: type[C], values: Mapping[str, Any], **kwargs: Any) -> Any:
-        """A configuration from a plain dictionary; ``kwargs`` as in :meth:`from_pretrained`."""
-        return_unused = kwargs.pop("return_unused_kwargs", False)
+    def from_dict(
+        cls: type[ConfigT], values: Mapping[str, Any], *, return_unused_kwargs: Literal[False] = ..., **kwargs: Any
+    ) -> ConfigT: ...
+
+    @overload
+    @classmethod
+    def from_dict(
+        cls: type[ConfigT], values: Mapping[str, Any], *, return_unused_kwargs: Literal[True], **kwargs: Any
+    ) -> tuple[ConfigT, dict[str, Any]]: ...
+
+    @classmethod
+    def from_dict(
+        cls: type[ConfigT], values: Mapping[str, Any], *, return_unused_kwargs: bool = False, **kwargs: Any
+    ) -> ConfigT | tuple[ConfigT, dict[str, Any]]:
+        """Create a configuration from a dictionary.
+
+        Args:
+            values: Content of a `config.json`.
+            return_unused_kwargs: Also return the arguments that are not fields.
+            **kwargs: Fields to override.
+
+        Returns:
+            The configuration, and unused arguments with `return_unused_kwargs`.
+        """
         config = cls(**dict(values))
         unused = {}
         for name, value in kwargs.items():
@@ -116,40 +176,44 @@ class PreTrainedConfig:
             if isinstance(current, PreTrainedConfig) and isinstance(value, dict):
                 value = type(current)(**{**current.to_dict(), **value})
             setattr(config, name, value)
-        return (config, unused) if return_unused else config
+        return (config, unused) if return_unused_kwargs else config
 
     def save_pretrained(self, save_directory: StrPath) -> None:
-        """Write ``config.json``, which ``transformers`` reads too."""
+        """Write `config.json`, which `transformers` reads, too.
+
+        Args:
+            save_directory: Folder to write to.
+        """
         write_text(Path(save_directory) / "config.json", self.to_json_string())
 
     def to_dict(self) -> dict[str, Any]:
-        """All values, those of the parts too, as plain data."""
-        found = {name: value for name, value in vars(self).items() if not name.startswith("_")}
-        return {**copy.deepcopy(found), "dtype": self._dtype, "model_type": self.model_type}
+        """Return all values, including subconfigurations, as JSON values."""
+        values = {name: value for name, value in vars(self).items() if not name.startswith("_")}
+        return {**copy.deepcopy(values), "dtype": self._dtype, "model_type": self.model_type}
 
     def to_diff_dict(self) -> dict[str, Any]:
-        """What is written to a file: :meth:`to_dict` without what every configuration has and nobody changed."""
-        return {
-            name: value
-            for name, value in self.to_dict().items()
-            if not (name in _COMMON and value == _COMMON[name])
-            and not (name in _INHERITED and value in _INHERITED[name])
-            and not (name == "dtype" and value is None)
-        }
+        """Return the values that are written to a file: `to_dict` without unchanged values of the base class."""
+        values = {}
+        for name, value in self.to_dict().items():
+            is_common = name in _COMMON and value == _COMMON[name]
+            is_inherited = name in _INHERITED and value in _INHERITED[name]
+            if not is_common and not is_inherited and (name != "dtype" or value is not None):
+                values[name] = value
+        return values
 
     def to_json_string(self) -> str:
-        """The text of ``config.json``."""
+        """Return the content of `config.json`."""
         return json.dumps(self.to_diff_dict(), indent=2, sort_keys=True) + "\n"
 
     def update(self, values: Mapping[str, Any]) -> None:
-        """Set several values."""
+        """Set values."""
         for name, value in values.items():
             setattr(self, name, value)
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, type(self)) and self.to_dict() == other.to_dict()
 
-    __hash__ = None  # type: ignore[assignment]  # it can change
+    __hash__ = None  # type: ignore[assignment]  # mutable
 
     def __repr__(self) -> str:
         return f"{type(self).__name__} {self.to_json_string()}"
@@ -159,7 +223,10 @@ class PreTrainedConfig:
 
 
 class BlipTextConfig(PreTrainedConfig):
-    """The text transformer. Its default of 8 heads is that library's; every published checkpoint has 12."""
+    """Configuration of the text transformer.
+
+    The default of 8 heads is that of `transformers`; all published checkpoints have 12.
+    """
 
     model_type = "blip_text_model"
     base_config_key = "text_config"
@@ -187,10 +254,14 @@ class BlipTextConfig(PreTrainedConfig):
         "tie_word_embeddings": True,
     }
 
-    def ours(self) -> TextConfig:
-        """The sizes of our text transformer; raises :class:`ConfigError` for what it cannot be."""
+    def to_model_config(self) -> TextConfig:
+        """Return the configuration of OpenBLIP's text transformer.
+
+        Raises:
+            ConfigError: If there is no such transformer.
+        """
         if not self.tie_word_embeddings:
-            raise ConfigError("tie_word_embeddings=False: the output matrix of BLIP is its word embedding")
+            raise ConfigError("tie_word_embeddings must be true: the output matrix of BLIP is its word embedding")
         return TextConfig(
             vocab_size=self.vocab_size,
             width=self.hidden_size,
@@ -210,7 +281,10 @@ class BlipTextConfig(PreTrainedConfig):
 
 
 class BlipVisionConfig(PreTrainedConfig):
-    """The image encoder. Its LayerNorm eps of 1e-5 is that library's default; BLIP was trained with 1e-6."""
+    """Configuration of the image encoder.
+
+    The default LayerNorm eps of 1e-5 is that of `transformers`; BLIP was trained with 1e-6.
+    """
 
     model_type = "blip_vision_model"
     base_config_key = "vision_config"
@@ -228,11 +302,15 @@ class BlipVisionConfig(PreTrainedConfig):
         "initializer_range": 1e-10,
     }
 
-    def ours(self) -> VisionConfig:
-        """The sizes of our image encoder, with the eps as stored; raises :class:`ConfigError` for what it cannot be."""
+    def to_model_config(self) -> VisionConfig:
+        """Return the configuration of OpenBLIP's image encoder, with the stored eps.
+
+        Raises:
+            ConfigError: If there is no such encoder.
+        """
         for name in ("image_size", "patch_size"):
             if not isinstance(getattr(self, name), int):
-                raise ConfigError(f"{name} {getattr(self, name)!r}: BLIP reads square images, so it is one number")
+                raise ConfigError(f"{name} must be one number for square images, got {getattr(self, name)!r}")
         return VisionConfig(
             image_size=self.image_size,
             patch_size=self.patch_size,
@@ -247,10 +325,9 @@ class BlipVisionConfig(PreTrainedConfig):
 
 
 class BlipConfig(PreTrainedConfig):
-    """A whole model: ``text_config`` and ``vision_config`` (objects, dictionaries or ``None``), and the heads.
+    """Configuration of a model: `text_config` and `vision_config` (objects, dictionaries or `None`), and heads.
 
-    The width that cross-attention reads always becomes that of the image encoder, also in a text configuration that
-    was handed in.
+    `text_config.encoder_hidden_size` is always set to the width of the image encoder.
     """
 
     model_type = "blip"
@@ -270,49 +347,52 @@ class BlipConfig(PreTrainedConfig):
 
     def __init__(self, *args: Any, **values: Any) -> None:
         super().__init__(*args, **values)
-        given = dict(zip(self.fields, args, strict=False)) | values
-        self.text_config = _part(given.get("text_config"), BlipTextConfig)
-        self.vision_config = _part(given.get("vision_config"), BlipVisionConfig)
+        fields = dict(zip(self.fields, args, strict=False)) | values
+        self.text_config = _subconfig(fields.get("text_config"), BlipTextConfig)
+        self.vision_config = _subconfig(fields.get("vision_config"), BlipVisionConfig)
         self.text_config.encoder_hidden_size = self.vision_config.hidden_size
 
     @classmethod
     def from_text_vision_configs(
         cls, text_config: BlipTextConfig, vision_config: BlipVisionConfig, **kwargs: Any
     ) -> BlipConfig:
-        """A whole model from its two parts: the constructor that 4.x has."""
+        """Create a configuration from the configurations of text and image encoder; a constructor of transformers 4.
+
+        Args:
+            text_config: Configuration of the text transformer.
+            vision_config: Configuration of the image encoder.
+            **kwargs: Other fields.
+        """
         return cls(text_config=text_config.to_dict(), vision_config=vision_config.to_dict(), **kwargs)
 
     def to_dict(self) -> dict[str, Any]:
-        parts = {"text_config": self.text_config.to_dict(), "vision_config": self.vision_config.to_dict()}
-        return {**super().to_dict(), **parts}
+        """Return all values, including subconfigurations, as JSON values."""
+        subconfigs = {"text_config": self.text_config.to_dict(), "vision_config": self.vision_config.to_dict()}
+        return {**super().to_dict(), **subconfigs}
 
     def to_diff_dict(self) -> dict[str, Any]:
-        parts = {"text_config": self.text_config.to_diff_dict(), "vision_config": self.vision_config.to_diff_dict()}
-        return {**super().to_diff_dict(), **parts}
+        """Return the values that are written to a file: `to_dict` without unchanged values of the base class."""
+        text_values, vision_values = self.text_config.to_diff_dict(), self.vision_config.to_diff_dict()
+        return {**super().to_diff_dict(), "text_config": text_values, "vision_config": vision_values}
 
 
-def _part(given: Any, kind: type[C]) -> C:
-    if given is None or isinstance(given, Mapping):
-        return kind(**dict(given or {}))
-    if not isinstance(given, kind):
-        raise TypeError(f"{kind.base_config_key} is a {kind.__name__}, a dictionary or None, not {type(given)}")
-    return given
+def _subconfig(value: Any, config_class: type[ConfigT]) -> ConfigT:
+    if value is None or isinstance(value, Mapping):
+        return config_class(**dict(value or {}))
+    if not isinstance(value, config_class):
+        name, key = config_class.__name__, config_class.base_config_key
+        raise TypeError(f"{key} must be a {name}, a dictionary or None, got {type(value)}")
+    return value
 
 
 def _activation(name: str) -> Activation:
     if name not in _ACTIVATIONS:
-        raise ConfigError(f"hidden_act {name!r} is not supported; one of {', '.join(_ACTIVATIONS)}")
+        raise ConfigError(f"hidden_act must be one of {', '.join(_ACTIVATIONS)}, got {name!r}")
     return _ACTIVATIONS[name]
 
 
 def _dtype_name(dtype: torch.dtype | str | None) -> str | None:
     return None if dtype is None else str(dtype).removeprefix("torch.")
-
-
-def _wrong_kind(where: str, found: str, wanted: str) -> str:
-    if found == "openblip":
-        return f"{where} holds a model that transformers has no class for: load it with openblip.load"
-    return f"{where} has model_type {found!r}, which {wanted} cannot hold"
 
 
 _ACTIVATIONS: dict[str, Activation] = {
@@ -325,7 +405,7 @@ _ACTIVATIONS: dict[str, Activation] = {
     "swish": "silu",
 }
 
-# What every configuration of that library has; left out of a file while unchanged.
+# Values of every configuration of transformers. They are written only if they were changed.
 _COMMON: dict[str, Any] = {
     "architectures": None,
     "output_hidden_states": False,
@@ -334,7 +414,7 @@ _COMMON: dict[str, Any] = {
     "name_or_path": "",
 }
 
-# What files carry from the base class of that library without meaning anything for BLIP, in the states they may have.
+# Values of the base class of transformers that have no meaning for BLIP, with the values that are not written.
 _INHERITED: dict[str, tuple[Any, ...]] = {
     "chunk_size_feed_forward": (0,),
     "is_encoder_decoder": (False,),
@@ -343,7 +423,7 @@ _INHERITED: dict[str, tuple[Any, ...]] = {
     "label2id": ({"LABEL_0": 0, "LABEL_1": 1}, None),
 }
 
-# Settings of `generate` that configurations carried before they got a file of their own: inert since then.
+# Options of `generate` that old configurations contain. They have no effect.
 _GENERATION = {
     *("max_length", "min_length", "do_sample", "early_stopping", "num_beams", "num_beam_groups", "diversity_penalty"),
     *("temperature", "top_k", "top_p", "typical_p", "repetition_penalty", "length_penalty", "no_repeat_ngram_size"),

@@ -1,9 +1,9 @@
-"""``BlipImageProcessor``: pictures to pixels by the PIL path of that library, step by step.
+"""`BlipImageProcessor`: images to normalized pixels, in the steps of the PIL processor of `transformers`.
 
-It does what that library does and no more: the EXIF orientation of an opened picture is not applied (that of a path
-is). For our own reading of pictures see :mod:`openblip.preprocess.image`.
+As in `transformers`, the EXIF orientation of a path is applied, and that of an open PIL image is not. Pipelines use
+`openblip.preprocess.image` instead.
 
-Shapes: pictures are (C, H, W) inside.
+Shapes: C channels, H height, W width; images are (C, H, W).
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import json
 from collections.abc import Mapping, Sequence
 from math import ceil
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, TypeAlias, overload
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
@@ -26,8 +26,10 @@ from openblip.compat.transformers_api.files import StrPath, local_folder, write_
 from openblip.errors import CheckpointError, ImageError, InputError
 from openblip.preprocess.image import load_image
 
-Pixels = np.ndarray[Any, Any]
-Size = dict[str, int]
+Pixels: TypeAlias = np.ndarray[Any, Any]
+OpenImage: TypeAlias = "Image.Image | Pixels | Tensor"
+Images: TypeAlias = "OpenImage | list[Images]"
+Size: TypeAlias = dict[str, int]
 
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
 CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
@@ -48,23 +50,24 @@ _DEFAULTS: dict[str, Any] = {
     "do_pad": None,
     "pad_size": None,
 }
-# The order of the arguments of 4.x, after the images.
-_PLACES = (
+# Order of the positional arguments of transformers 4, after the images.
+_POSITIONAL = (
     *("do_resize", "size", "resample", "do_rescale", "rescale_factor", "do_normalize", "image_mean", "image_std"),
     *("return_tensors", "do_convert_rgb", "data_format", "input_data_format"),
 )
 _CALL_ONLY = ("return_tensors", "data_format", "input_data_format")
-_WITHOUT_EFFECT = ("device", "disable_grouping", "image_seq_length")  # on this path, in that library too
+_WITHOUT_EFFECT = ("device", "disable_grouping", "image_seq_length")  # also in transformers' PIL processor
 OPTIONS = frozenset((*_DEFAULTS, *_CALL_ONLY, *_WITHOUT_EFFECT))
-"""The name of every option of :meth:`BlipImageProcessor.preprocess`."""
+"""Names of all options of `BlipImageProcessor.preprocess`."""
 
 _FORMATS = (None, "channels_first", "channels_last")
 
 
 class BlipImageProcessor:
-    """Resize to a square without keeping the aspect ratio, rescale to 0..1, normalise.
+    """Resizes images to a square without keeping the aspect ratio, rescales values to 0..1, and normalizes them.
 
-    Every setting can be given at construction, in :meth:`from_pretrained`, or for one call.
+    Args:
+        **settings: Defaults of the options of `preprocess`. Unknown settings are stored and saved, without effect.
     """
 
     model_input_names = ("pixel_values",)
@@ -79,96 +82,180 @@ class BlipImageProcessor:
             setattr(self, name, default if value is None and not name.startswith("do_") else value)
         for name in ("size", "crop_size", "pad_size"):
             if (value := getattr(self, name)) is not None:
-                setattr(self, name, _size(value, name, name != "size" or self.default_to_square))
-        for name, value in settings.items():  # kept and written back, without effect
+                setattr(self, name, _parse_size(value, name, name != "size" or self.default_to_square))
+        for name, value in settings.items():
             self._settings.append(name)
             setattr(self, name, value)
 
     def __call__(self, images: Any, *args: Any, **kwargs: Any) -> BatchFeature:
-        """As :meth:`preprocess`."""
+        """Process images.
+
+        Args:
+            images: Images as in `preprocess`.
+            *args: Positional options of `preprocess`.
+            **kwargs: Options of `preprocess`.
+        """
         return self.preprocess(images, *args, **kwargs)
 
     def preprocess(self, images: Any, *args: Any, **kwargs: Any) -> BatchFeature:
-        """``pixel_values`` of one picture or a list: PIL, arrays or tensors (also a batch), paths, base64, addresses.
+        """Process images.
 
-        Options are those of the constructor and ``return_tensors`` ("pt", "np"), ``data_format`` (of the result),
-        ``input_data_format`` (both "channels_first" or "channels_last"). ``None`` switches a step off, and stands for
-        the stored value of anything else. Without ``return_tensors`` the result holds a list of float32 arrays.
+        Args:
+            images: An image or a list of images: PIL images, arrays or tensors (also batches), paths, URLs or base64.
+            *args: Options in the order of transformers 4.
+            **kwargs: Settings of the constructor; `return_tensors` ("pt" or "np"); `data_format` of the result and
+                `input_data_format` ("channels_first" or "channels_last"). `None` disables a `do_...` step; for other
+                options it means the stored setting.
+
+        Returns:
+            `pixel_values`: a list of float32 arrays, or one tensor or array with `return_tensors`.
+
+        Raises:
+            InputError: If an option or an image is invalid.
+            ImageError: If an image cannot be read.
+            TypeError: If there is no such option.
         """
-        options = self._options(args, kwargs)
-        arrays = [self._one(image, options) for image in flat_list(fetch_images(images))]
+        options = self._resolve_options(args, kwargs)
+        arrays = [self._process(image, options) for image in flatten_images(fetch_images(images))]
         if options["do_pad"]:
             arrays = _pad(arrays, options["pad_size"])
         if options["data_format"] == "channels_last":
             arrays = [array.transpose(1, 2, 0) for array in arrays]
         return BatchFeature({"pixel_values": arrays}, tensor_type=options["return_tensors"])
 
-    def fetch_images(self, images: Any) -> Any:
-        """Open what is named by a path, an address or base64 text; pass pictures through."""
+    def fetch_images(self, images: Any) -> Images:
+        """Open images.
+
+        Args:
+            images: Paths, URLs, base64 or images, in lists of any depth.
+
+        Returns:
+            The images, in lists of the same structure.
+        """
         return fetch_images(images)
 
-    def _options(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> dict[str, Any]:
-        if len(args) > len(_PLACES):
-            raise TypeError(f"preprocess takes at most {len(_PLACES)} options by position")
-        given = dict(zip(_PLACES, args, strict=False))
-        if twice := set(given) & set(kwargs):
-            raise TypeError(f"preprocess got {', '.join(sorted(twice))} twice")
-        given.update(kwargs)
-        for name in given:
+    def _resolve_options(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> dict[str, Any]:
+        if len(args) > len(_POSITIONAL):
+            raise TypeError(f"preprocess takes at most {len(_POSITIONAL)} options by position")
+        overrides = dict(zip(_POSITIONAL, args, strict=False))
+        duplicates = set(overrides) & set(kwargs)
+        if duplicates:
+            raise TypeError(f"preprocess got {', '.join(sorted(duplicates))} twice")
+        overrides.update(kwargs)
+        for name in overrides:
             if name not in OPTIONS:
                 raise TypeError(f"preprocess has no option {name!r}")
         options = {name: getattr(self, name) for name in _DEFAULTS} | dict.fromkeys(_CALL_ONLY)
-        options |= {name: value for name, value in given.items() if value is not None or name.startswith("do_")}
+        options |= {name: value for name, value in overrides.items() if value is not None or name.startswith("do_")}
         for name in ("size", "crop_size", "pad_size"):
             if options[name] is not None:
-                options[name] = _size(options[name], name, name != "size" or options["default_to_square"])
-        _validate(options)
+                options[name] = _parse_size(options[name], name, name != "size" or options["default_to_square"])
+        _check_options(options)
         return options
 
-    def _one(self, image: Any, options: Mapping[str, Any]) -> Pixels:
-        """One picture through all steps."""
-        pixels = _channels_first(image, options["do_convert_rgb"], options["input_data_format"])
+    def _process(self, image: Any, options: Mapping[str, Any]) -> Pixels:
+        """Apply all steps to an image."""
+        pixels = _to_channels_first(image, options["do_convert_rgb"], options["input_data_format"])
         if options["do_resize"]:
-            target = _target(pixels.shape[1:], options["size"])
+            target = _target_size(pixels.shape[1:], options["size"])
             pixels = _resize(pixels, target, options["resample"])
         if options["do_center_crop"]:
             pixels = _center_crop(pixels, options["crop_size"])
         if options["do_rescale"]:
             pixels = (pixels.astype(np.float64) * options["rescale_factor"]).astype(np.float32)
         if options["do_normalize"]:
-            pixels = _normalise(pixels, options["image_mean"], options["image_std"])
+            if not np.issubdtype(pixels.dtype, np.floating):
+                pixels = pixels.astype(np.float32)
+            mean = _per_channel(options["image_mean"], "image_mean", pixels)
+            pixels = (pixels - mean) / _per_channel(options["image_std"], "image_std", pixels)
         return pixels
 
-    # Files
+    @overload
+    @classmethod
+    def from_pretrained(
+        cls, name_or_path: StrPath, *, return_unused_kwargs: Literal[False] = ..., **kwargs: Any
+    ) -> BlipImageProcessor: ...
+
+    @overload
+    @classmethod
+    def from_pretrained(
+        cls, name_or_path: StrPath, *, return_unused_kwargs: Literal[True], **kwargs: Any
+    ) -> tuple[BlipImageProcessor, dict[str, Any]]: ...
 
     @classmethod
-    def from_pretrained(cls, name_or_path: StrPath, **kwargs: Any) -> Any:
-        """Read ``processor_config.json`` or ``preprocessor_config.json`` of a folder or hub id; ``kwargs`` override."""
+    def from_pretrained(
+        cls, name_or_path: StrPath, *, return_unused_kwargs: bool = False, **kwargs: Any
+    ) -> BlipImageProcessor | tuple[BlipImageProcessor, dict[str, Any]]:
+        """Load `processor_config.json` or `preprocessor_config.json`.
+
+        Args:
+            name_or_path: Local folder or file, or hub id.
+            return_unused_kwargs: Also return the arguments that are not settings.
+            **kwargs: Settings to override, and the location of the files (`revision`, `cache_dir`, `subfolder`, ...).
+
+        Returns:
+            The processor, and unused arguments with `return_unused_kwargs`.
+
+        Raises:
+            CheckpointError: If there is no such file.
+        """
         folder, kwargs = local_folder(name_or_path, kwargs)
-        return cls.from_dict(_read(folder), **kwargs)
+        values = _read_settings(folder)
+        if return_unused_kwargs:
+            return cls.from_dict(values, return_unused_kwargs=True, **kwargs)
+        return cls.from_dict(values, **kwargs)
+
+    @overload
+    @classmethod
+    def from_dict(
+        cls, values: Mapping[str, Any], *, return_unused_kwargs: Literal[False] = ..., **kwargs: Any
+    ) -> BlipImageProcessor: ...
+
+    @overload
+    @classmethod
+    def from_dict(
+        cls, values: Mapping[str, Any], *, return_unused_kwargs: Literal[True], **kwargs: Any
+    ) -> tuple[BlipImageProcessor, dict[str, Any]]: ...
 
     @classmethod
-    def from_dict(cls, values: Mapping[str, Any], **kwargs: Any) -> Any:
-        """A processor from a dictionary; with ``return_unused_kwargs=True``, and the ``kwargs`` it has no use for."""
-        return_unused = kwargs.pop("return_unused_kwargs", False)
-        used = {name: value for name, value in kwargs.items() if name in _DEFAULTS}
-        processor = cls(**{**values, **used})
-        unused = {name: value for name, value in kwargs.items() if name not in used}
-        return (processor, unused) if return_unused else processor
+    def from_dict(
+        cls, values: Mapping[str, Any], *, return_unused_kwargs: bool = False, **kwargs: Any
+    ) -> BlipImageProcessor | tuple[BlipImageProcessor, dict[str, Any]]:
+        """Create a processor from settings.
+
+        Args:
+            values: The settings.
+            return_unused_kwargs: Also return the arguments that are not settings.
+            **kwargs: Settings to override.
+
+        Returns:
+            The processor, and unused arguments with `return_unused_kwargs`.
+        """
+        overrides = {name: value for name, value in kwargs.items() if name in _DEFAULTS}
+        processor = cls(**{**values, **overrides})
+        unused = {name: value for name, value in kwargs.items() if name not in overrides}
+        return (processor, unused) if return_unused_kwargs else processor
 
     def to_dict(self) -> dict[str, Any]:
-        """The settings as plain data."""
+        """Return the settings as JSON values."""
         values = {name: getattr(self, name) for name in self._settings if name != "default_to_square"}
         values = {name: value for name, value in values.items() if value is not None}
         values["resample"] = int(values["resample"])
         return {**values, "image_processor_type": "BlipImageProcessor"}
 
     def to_json_string(self) -> str:
-        """The text of ``preprocessor_config.json``."""
+        """Return the content of `preprocessor_config.json`."""
         return json.dumps(self.to_dict(), indent=2, sort_keys=True) + "\n"
 
     def save_pretrained(self, save_directory: StrPath) -> list[str]:
-        """Write ``preprocessor_config.json``, which ``transformers`` reads too; the path written."""
+        """Write `preprocessor_config.json`, which `transformers` reads, too.
+
+        Args:
+            save_directory: Folder to write to.
+
+        Returns:
+            The path of the file, in a list.
+        """
         path = Path(save_directory) / "preprocessor_config.json"
         write_text(path, self.to_json_string())
         return [str(path)]
@@ -180,7 +267,7 @@ class BlipImageProcessor:
 _NOT_SETTINGS = ("feature_extractor_type", "image_processor_type", "processor_class", "_processor_class")
 
 
-def _read(folder: Path) -> dict[str, Any]:
+def _read_settings(folder: Path) -> dict[str, Any]:
     if folder.is_file():
         return dict(json.loads(folder.read_text(encoding="utf-8")))
     nested = folder / "processor_config.json"
@@ -190,25 +277,31 @@ def _read(folder: Path) -> dict[str, Any]:
             return dict(values["image_processor"])
     plain = folder / "preprocessor_config.json"
     if not plain.is_file():
-        raise CheckpointError(f"{folder} has neither processor_config.json nor preprocessor_config.json")
+        raise CheckpointError(f"{folder} must have processor_config.json or preprocessor_config.json")
     return dict(json.loads(plain.read_text(encoding="utf-8")))
 
 
-# What can be given
+def fetch_images(images: Any) -> Images:
+    """Open paths, URLs and base64, in lists of any depth. Images are returned as they are.
 
+    Args:
+        images: Paths, URLs, base64 or images, in lists of any depth.
 
-def fetch_images(images: Any) -> Any:
-    """Open named pictures, also inside lists."""
+    Raises:
+        TypeError: If an entry is not an image.
+        ImageError: If an image cannot be read.
+    """
     if isinstance(images, list | tuple):
         return [fetch_images(image) for image in images]
     if isinstance(images, str):
-        return _open(images)
+        return _open_image(images)
     if _is_image(images):
-        return images
-    raise TypeError(f"a picture is PIL, an array, a tensor, a path or an address, not {type(images)}")
+        opened: OpenImage = images
+        return opened
+    raise TypeError(f"an image must be a PIL image, an array, a tensor, a path or a URL, got {type(images)}")
 
 
-def _open(name: str) -> Image.Image:
+def _open_image(name: str) -> Image.Image:
     if name.startswith(("http://", "https://")):
         return load_image(name)
     source: str | io.BytesIO = name
@@ -216,18 +309,25 @@ def _open(name: str) -> Image.Image:
         try:
             source = io.BytesIO(base64.b64decode(name.split(",")[1] if name.startswith("data:image/") else name))
         except (binascii.Error, ValueError) as error:
-            raise ImageError(f"{name[:100]!r} is neither a file, nor an address, nor base64") from error
+            raise ImageError(f"an image must be a file, a URL or base64, got {name[:100]!r}") from error
     try:
         return ImageOps.exif_transpose(Image.open(source)).convert("RGB")
     except UnidentifiedImageError as error:
-        raise ImageError(f"{name[:100]!r} is no picture") from error
+        raise ImageError(f"{name[:100]!r} is not an image that Pillow can read") from error
 
 
-def flat_list(images: Any) -> list[Any]:
-    """A flat list of single pictures, from one, a batch of them, or lists of either, two deep."""
+def flatten_images(images: Any) -> list[OpenImage]:
+    """Return single images.
+
+    Args:
+        images: An image, a batch of images, or lists of these, at most two deep.
+
+    Raises:
+        InputError: If an image does not have three axes, or a batch four.
+    """
     if isinstance(images, list | tuple):
         if images and all(isinstance(image, list | tuple) for image in images):
-            return [image for group in images for image in flat_list(group)]
+            return [image for group in images for image in flatten_images(group)]
         if images and all(_is_image(image) for image in images):
             if isinstance(images[0], Image.Image) or images[0].ndim == 3:
                 return list(images)
@@ -237,65 +337,58 @@ def flat_list(images: Any) -> list[Any]:
         return [images]
     elif _is_image(images) and images.ndim == 4:
         return list(images)
-    raise InputError("images are pictures with three axes, batches with four, or lists of them")
+    raise InputError("images must be images with three axes, batches with four axes, or lists of these")
 
 
 def _is_image(value: object) -> bool:
     return isinstance(value, Image.Image | np.ndarray | Tensor)
 
 
-def _channels_first(image: Any, to_rgb: bool | None, layout: str | None) -> Pixels:
+def _to_channels_first(image: Any, to_rgb: bool | None, layout: str | None) -> Pixels:
     if isinstance(image, Image.Image):
-        array = np.array(_rgb(image) if to_rgb else image)
+        array = np.array(_to_rgb(image) if to_rgb else image)
         return array[None] if array.ndim == 2 else np.moveaxis(array, -1, 0)
     array = image.detach().cpu().numpy() if isinstance(image, Tensor) else image
-    layout = layout or _layout(array)
+    if layout is None and array.shape[0] not in (1, 3, 4):
+        if array.shape[-1] not in (1, 3, 4):
+            raise InputError(
+                f"an image must have 1, 3 or 4 channels, got {array.shape}: set input_data_format"
+            )
+        layout = "channels_last"
     if layout == "channels_last":
         array = np.moveaxis(array, -1, 0)
-    return _rgb_array(array) if to_rgb else array
+    return _array_to_rgb(array) if to_rgb else array
 
 
-def _layout(array: Pixels) -> str:
-    """Where the channels are; first, if both ends could be them."""
-    if array.shape[0] in (1, 3, 4):
-        return "channels_first"
-    if array.shape[-1] in (1, 3, 4):
-        return "channels_last"
-    raise InputError(f"which axis of {array.shape} holds the channels? Pass input_data_format")
-
-
-def _rgb(image: Image.Image) -> Image.Image:
-    """RGB; what is transparent shows white behind it."""
+def _to_rgb(image: Image.Image) -> Image.Image:
+    """Convert to RGB. Transparent pixels become white."""
     if "A" not in image.getbands() and image.info.get("transparency") is None:
         return image.convert("RGB")
     image = image.convert("RGBA")
     return Image.alpha_composite(Image.new("RGBA", image.size, (255, 255, 255, 255)), image).convert("RGB")
 
 
-def _rgb_array(array: Pixels) -> Pixels:
-    """As :func:`_rgb` for an array (C, H, W)."""
+def _array_to_rgb(array: Pixels) -> Pixels:
+    """Convert an array (C, H, W) to RGB. Transparent pixels become white."""
     if len(array) == 1:
         return np.repeat(array, 3, axis=0)
     if len(array) != 4:
         return array
-    whole = np.issubdtype(array.dtype, np.integer)
-    if not whole and (array.min() < 0 or array.max() > 1):
-        raise InputError(f"a floating RGBA picture has values from 0 to 1, not {array.min()} to {array.max()}")
-    white = 255 if whole else 1.0
+    is_integer = np.issubdtype(array.dtype, np.integer)
+    if not is_integer and (array.min() < 0 or array.max() > 1):
+        raise InputError(f"values of a float RGBA image must be between 0 and 1, got {array.min()} to {array.max()}")
+    white = 255 if is_integer else 1.0
     alpha = array[3:] / white
-    mixed = alpha * array[:3] + (1 - alpha) * white
-    return (np.round(mixed) if whole else mixed).astype(array.dtype)
+    blended = alpha * array[:3] + (1 - alpha) * white
+    return (np.round(blended) if is_integer else blended).astype(array.dtype)
 
 
-# The steps
-
-
-def _target(shape: Sequence[int], size: Size) -> tuple[int, int]:
-    """Height and width after resizing, of a picture of ``shape`` (H, W)."""
+def _target_size(shape: Sequence[int], size: Size) -> tuple[int, int]:
+    """Return height and width of an image of `shape` (H, W) after resizing."""
     height, width = shape
     if "shortest_edge" in size:
         if "longest_edge" in size:
-            return _within(height, width, size["shortest_edge"], size["longest_edge"])
+            return _limit_edges(height, width, size["shortest_edge"], size["longest_edge"])
         short = size["shortest_edge"]
         return (int(short * height / width), short) if width <= height else (short, int(short * width / height))
     if "max_height" in size:
@@ -303,31 +396,31 @@ def _target(shape: Sequence[int], size: Size) -> tuple[int, int]:
         return int(height * scale), int(width * scale)
     if "height" in size:
         return size["height"], size["width"]
-    raise InputError(f"size {size}: height and width, shortest_edge, or max_height and max_width")
+    raise InputError(f"size must have height and width, shortest_edge, or max_height and max_width, got {size}")
 
 
-def _within(height: int, width: int, short: int, most: int) -> tuple[int, int]:
-    """The shorter edge becomes ``short``, or less where the longer one would exceed ``most``."""
-    exact = float(short)
-    least, greatest = float(min(height, width)), float(max(height, width))
-    if greatest / least * short > most:
-        exact = most * least / greatest
-        short = round(exact)
-    if min(height, width) == short:
+def _limit_edges(height: int, width: int, shortest: int, longest: int) -> tuple[int, int]:
+    """Return height and width with a short edge of `shortest`, or less if the long edge would exceed `longest`."""
+    exact = float(shortest)
+    short_edge, long_edge = float(min(height, width)), float(max(height, width))
+    if long_edge / short_edge * shortest > longest:
+        exact = longest * short_edge / long_edge
+        shortest = round(exact)
+    if min(height, width) == shortest:
         return height, width
-    return (int(exact * height / width), short) if width < height else (short, int(exact * width / height))
+    return (int(exact * height / width), shortest) if width < height else (shortest, int(exact * width / height))
 
 
 def _resize(pixels: Pixels, target: tuple[int, int], resample: int) -> Pixels:
-    """Through PIL, which takes bytes: floats from 0 to 1 are made bytes and back."""
-    fraction = _is_fraction(pixels)
-    if fraction:
+    """Resize by PIL, which needs bytes: floats between 0 and 1 are converted to bytes and back."""
+    is_fraction = _is_fraction(pixels)
+    if is_fraction:
         pixels = (pixels.astype(np.float64) * 255).astype(np.float32)
     array = pixels.transpose(1, 2, 0).astype(np.uint8)
     image = Image.fromarray(array[..., 0] if array.shape[-1] == 1 else array)
     resized = np.array(image.resize((target[1], target[0]), resample=Image.Resampling(resample)))
     resized = resized[None] if resized.ndim == 2 else resized.transpose(2, 0, 1)
-    return (resized.astype(np.float64) * (1 / 255)).astype(np.float32) if fraction else resized
+    return (resized.astype(np.float64) * (1 / 255)).astype(np.float32) if is_fraction else resized
 
 
 def _is_fraction(pixels: Pixels) -> bool:
@@ -339,64 +432,52 @@ def _is_fraction(pixels: Pixels) -> bool:
             return False
     elif low >= 0 and high <= 1:
         return True
-    raise InputError(f"pixels are whole numbers from 0 to 255 or floats from 0 to 1, not {low} to {high}")
+    raise InputError(f"pixels must be integers between 0 and 255 or floats between 0 and 1, got {low} to {high}")
 
 
 def _center_crop(pixels: Pixels, size: Size) -> Pixels:
-    """The middle of a picture, with black around one that is smaller."""
+    """Crop the center. A smaller image gets a black border."""
     if "height" not in size:
-        raise InputError(f"crop_size {size} needs height and width")
+        raise InputError(f"crop_size must have height and width, got {size}")
     height, width = size["height"], size["width"]
     rows, columns = pixels.shape[1:]
-    if height > rows or width > columns:
-        room = np.zeros_like(pixels, shape=(len(pixels), max(height, rows), max(width, columns)))
-        top, left = ceil((room.shape[1] - rows) / 2), ceil((room.shape[2] - columns) / 2)
-        room[:, top : top + rows, left : left + columns] = pixels
-        # In the wider room the same window lies at the offset it had, moved by what was added before.
-        start_row, start_column = (rows - height) // 2 + top, (columns - width) // 2 + left
-        return room[
-            :, max(0, start_row) : min(room.shape[1], start_row + height), max(0, start_column) : start_column + width
-        ]
-    top, left = (rows - height) // 2, (columns - width) // 2
-    return pixels[:, top : top + height, left : left + width]
+    y, x = (rows - height) // 2, (columns - width) // 2
+    if height <= rows and width <= columns:
+        return pixels[:, y : y + height, x : x + width]
+    canvas = np.zeros_like(pixels, shape=(len(pixels), max(height, rows), max(width, columns)))
+    y_border, x_border = ceil((canvas.shape[1] - rows) / 2), ceil((canvas.shape[2] - columns) / 2)
+    canvas[:, y_border : y_border + rows, x_border : x_border + columns] = pixels
+    y, x = y + y_border, x + x_border  # the same window, in coordinates of the canvas
+    return canvas[:, max(0, y) : min(canvas.shape[1], y + height), max(0, x) : x + width]
 
 
-def _normalise(pixels: Pixels, mean: Any, std: Any) -> Pixels:
-    if not np.issubdtype(pixels.dtype, np.floating):
-        pixels = pixels.astype(np.float32)
-    return (pixels - _per_channel(mean, "image_mean", pixels)) / _per_channel(std, "image_std", pixels)
-
-
-def _per_channel(values: Any, name: str, pixels: Pixels) -> Pixels:
-    listed = list(values) if isinstance(values, Sequence) else [values] * len(pixels)
-    if len(listed) != len(pixels):
-        raise InputError(f"{name} has {len(listed)} values for a picture of {len(pixels)} channels")
-    return np.array(listed, dtype=pixels.dtype)[:, None, None]
+def _per_channel(value: Any, name: str, pixels: Pixels) -> Pixels:
+    values = list(value) if isinstance(value, Sequence) else [value] * len(pixels)
+    if len(values) != len(pixels):
+        raise InputError(f"{name} must have one value for each of {len(pixels)} channels, got {len(values)}")
+    return np.array(values, dtype=pixels.dtype)[:, None, None]
 
 
 def _pad(arrays: Sequence[Pixels], size: Size | None) -> list[Pixels]:
-    """Black on the right and below, to ``size`` or to the largest picture."""
+    """Add a black border on the right and below, up to `size` or the largest image."""
     if size is not None and "height" not in size:
-        raise InputError(f"pad_size {size} needs height and width")
+        raise InputError(f"pad_size must have height and width, got {size}")
     height = size["height"] if size else max(array.shape[1] for array in arrays)
     width = size["width"] if size else max(array.shape[2] for array in arrays)
     if any(array.shape[1] > height or array.shape[2] > width for array in arrays):
-        raise InputError(f"a picture is larger than pad_size {height} x {width}")
+        raise InputError(f"pad_size must be at least as large as every image, got {height} x {width}")
     return [np.pad(a, ((0, 0), (0, height - a.shape[1]), (0, width - a.shape[2]))) for a in arrays]
 
 
-# Options
-
-
-def _size(value: Any, name: str, square: bool) -> Size:
-    """A size as that library writes it: a dictionary with one of its sets of keys."""
+def _parse_size(value: Any, name: str, square: bool) -> Size:
+    """Return a size in the form of `transformers`: a dictionary with one of `_SIZE_KEYS`."""
     if isinstance(value, int) and not isinstance(value, bool):
         return {"height": value, "width": value} if square else {"shortest_edge": value}
     if isinstance(value, list | tuple) and len(value) == 2:
         return {"height": value[0], "width": value[1]}
     if isinstance(value, Mapping) and set(value) in _SIZE_KEYS:
         return dict(value)
-    raise InputError(f"{name}={value!r}: a number, (height, width), or a dictionary with height and width")
+    raise InputError(f"{name} must be a number, (height, width), or a dict with height and width, got {value!r}")
 
 
 _SIZE_KEYS: tuple[set[str], ...] = (
@@ -407,15 +488,13 @@ _SIZE_KEYS: tuple[set[str], ...] = (
 )
 
 
-def _validate(options: Mapping[str, Any]) -> None:
-    rules: list[tuple[bool, str]] = [
-        (options["return_tensors"] in TENSOR_TYPES, "return_tensors is 'pt', 'np' or None"),
-        (not options["do_center_crop"] or options["crop_size"] is not None, "do_center_crop needs a crop_size"),
-        (options["resample"] in range(6), "resample is one of PIL's filters, 0 to 5"),
-    ]
-    rules += [
-        (options[name] in _FORMATS, f"{name}: one of {_FORMATS}") for name in ("data_format", "input_data_format")
-    ]
-    for holds, rule in rules:
-        if not holds:
-            raise InputError(rule)
+def _check_options(options: Mapping[str, Any]) -> None:
+    if options["return_tensors"] not in TENSOR_TYPES:
+        raise InputError(f"return_tensors must be 'pt', 'np' or None, got {options['return_tensors']!r}")
+    if options["do_center_crop"] and options["crop_size"] is None:
+        raise InputError("do_center_crop needs a crop_size")
+    if options["resample"] not in range(6):
+        raise InputError(f"resample must be a filter of PIL, from 0 to 5, got {options['resample']!r}")
+    for name in ("data_format", "input_data_format"):
+        if options[name] not in _FORMATS:
+            raise InputError(f"{name} must be one of {_FORMATS}, got {options[name]!r}")

@@ -1,4 +1,4 @@
-"""``BlipProcessor``: pictures and texts to what a model reads, and ids back to text."""
+"""`BlipProcessor`: images and texts to model inputs, and token ids to text."""
 
 from __future__ import annotations
 
@@ -25,30 +25,51 @@ _GROUPS = ("text_kwargs", "images_kwargs", "common_kwargs", "videos_kwargs", "au
 
 
 class BlipProcessor:
-    """An image processor and a tokenizer that are called as one."""
+    """An image processor and a tokenizer in one object.
+
+    Args:
+        image_processor: The image processor.
+        tokenizer: The tokenizer.
+
+    Raises:
+        TypeError: If an argument is of another type.
+    """
 
     def __init__(self, image_processor: BlipImageProcessor, tokenizer: BlipTokenizer) -> None:
         if not isinstance(image_processor, BlipImageProcessor):
-            raise TypeError(f"image_processor is a BlipImageProcessor, not {type(image_processor)}")
+            raise TypeError(f"image_processor must be a BlipImageProcessor, got {type(image_processor)}")
         if not isinstance(tokenizer, BlipTokenizer):
-            raise TypeError(f"tokenizer is a BlipTokenizer, not {type(tokenizer)}")
+            raise TypeError(f"tokenizer must be a BlipTokenizer, got {type(tokenizer)}")
         self.image_processor = image_processor
         self.tokenizer = tokenizer
 
     def __call__(
         self, images: Any = None, text: Any = None, videos: Any = None, audio: Any = None, **kwargs: Any
     ) -> BatchFeature:
-        """``pixel_values`` of pictures, ``input_ids`` and ``attention_mask`` of texts, or all of them.
+        """Process images, texts, or both.
 
-        Texts are neither padded nor cut unless asked; options of both kinds may stand side by side, or apart in
-        ``text_kwargs``, ``images_kwargs`` and ``common_kwargs``. ``videos`` and ``audio`` are ignored, as in that
-        library.
+        Args:
+            images: An image or a list of images.
+            text: A text or a list of texts.
+            videos: Ignored, as in `transformers`.
+            audio: Ignored, as in `transformers`.
+            **kwargs: Options of the image processor and of the tokenizer, by name or grouped in `text_kwargs`,
+                `images_kwargs` and `common_kwargs`. By default, texts are neither padded nor truncated.
+
+        Returns:
+            `pixel_values` of images; `input_ids` and `attention_mask` of texts.
+
+        Raises:
+            InputError: If inputs or options are invalid.
+            ImageError: If an image cannot be read.
+            TypeError: If there is no such option.
         """
         if images is None and text is None and videos is None and audio is None:
-            raise InputError("BlipProcessor needs images, text, or both")
-        if text is not None and not _is_text(text):
-            raise InputError("text is a string or a list of strings")
-        text_options, image_options = _sorted(kwargs)
+            raise InputError("images or text must be given")
+        texts = text if isinstance(text, list) else [text]
+        if text is not None and not all(isinstance(entry, str) for entry in texts):
+            raise InputError(f"text must be a string or a list of strings, got {type(text).__name__}")
+        text_options, image_options = _split_options(kwargs)
         data: dict[str, Any] = {}
         if text is not None:
             data.update(self.tokenizer(text, **{"return_token_type_ids": False, **text_options}))
@@ -57,29 +78,54 @@ class BlipProcessor:
             data.update(self.image_processor(images, **image_options))
         return BatchFeature(data)
 
-    def decode(self, *args: Any, **kwargs: Any) -> Any:
-        """The tokenizer's :meth:`~BlipTokenizer.decode`."""
+    def decode(self, *args: Any, **kwargs: Any) -> str | list[str]:
+        """Return the text of token ids.
+
+        Args:
+            *args: Arguments of `BlipTokenizer.decode`.
+            **kwargs: Arguments of `BlipTokenizer.decode`.
+        """
         return self.tokenizer.decode(*args, **kwargs)
 
     def batch_decode(self, *args: Any, **kwargs: Any) -> list[str]:
-        """The tokenizer's :meth:`~BlipTokenizer.batch_decode`."""
+        """Return the texts of rows of token ids.
+
+        Args:
+            *args: Arguments of `BlipTokenizer.batch_decode`.
+            **kwargs: Arguments of `BlipTokenizer.batch_decode`.
+        """
         return self.tokenizer.batch_decode(*args, **kwargs)
 
     @property
     def model_input_names(self) -> list[str]:
-        """What a call can return."""
+        """The names that a call can return."""
         return ["pixel_values", "input_ids", "attention_mask"]
 
     @classmethod
     def from_pretrained(cls, name_or_path: StrPath, **kwargs: Any) -> BlipProcessor:
-        """Both parts from a local folder or hub id; ``kwargs`` override their settings."""
+        """Load the image processor and the tokenizer.
+
+        Args:
+            name_or_path: Local folder or hub id.
+            **kwargs: Settings to override, and the location of the files (`revision`, `cache_dir`, `subfolder`, ...).
+
+        Raises:
+            CheckpointError: If files are missing or damaged.
+        """
         folder, kwargs = local_folder(name_or_path, kwargs)
         return cls(
             BlipImageProcessor.from_pretrained(folder, **kwargs), BlipTokenizer.from_pretrained(folder, **kwargs)
         )
 
     def save_pretrained(self, save_directory: StrPath) -> list[str]:
-        """Write the tokenizer's files, and the image settings as ``transformers`` 4 and as 5 reads them."""
+        """Write the files that `transformers` 4 and 5 read.
+
+        Args:
+            save_directory: Folder to write to.
+
+        Returns:
+            The paths of all files.
+        """
         folder = Path(save_directory)
         written = list(self.tokenizer.save_pretrained(folder))
         settings = self.image_processor.to_dict()
@@ -91,12 +137,8 @@ class BlipProcessor:
         return written
 
 
-def _is_text(text: Any) -> bool:
-    return isinstance(text, str) or (isinstance(text, list) and all(isinstance(one, str) for one in text))
-
-
-def _sorted(kwargs: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The options of texts and those of pictures; what stands outside a group goes before what is in it."""
+def _split_options(kwargs: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return the options of texts and of images. Options outside a group override options in a group."""
     groups = {name: dict(kwargs.get(name) or {}) for name in _GROUPS}
     plain = {name: value for name, value in kwargs.items() if name not in _GROUPS}
     unknown = (plain.keys() | groups["common_kwargs"].keys()) - _TEXT_OPTIONS - OPTIONS
@@ -104,10 +146,10 @@ def _sorted(kwargs: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
         raise TypeError(f"BlipProcessor has no option {', '.join(sorted(unknown))}")
     shared = groups["common_kwargs"]
     return (
-        {**_only(shared, _TEXT_OPTIONS), **groups["text_kwargs"], **_only(plain, _TEXT_OPTIONS)},
-        {**_only(shared, OPTIONS), **groups["images_kwargs"], **_only(plain, OPTIONS)},
+        {**_filter(shared, _TEXT_OPTIONS), **groups["text_kwargs"], **_filter(plain, _TEXT_OPTIONS)},
+        {**_filter(shared, OPTIONS), **groups["images_kwargs"], **_filter(plain, OPTIONS)},
     )
 
 
-def _only(options: Mapping[str, Any], names: frozenset[str]) -> dict[str, Any]:
+def _filter(options: Mapping[str, Any], names: frozenset[str]) -> dict[str, Any]:
     return {name: value for name, value in options.items() if name in names}

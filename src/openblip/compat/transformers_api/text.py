@@ -76,7 +76,7 @@ class BlipTextModel(HubPart, PreTrainedModel):
     def __init__(self, config: BlipTextConfig, add_pooling_layer: bool = True) -> None:
         super().__init__("text")
         self.config = config
-        self.model = TextTransformer(config.ours(), pooler=add_pooling_layer)
+        self.model = TextTransformer(config.to_model_config(), pooler=add_pooling_layer)
 
     @accepts_v4_order(
         *("input_ids", "attention_mask", "position_ids", "head_mask", "inputs_embeds", "encoder_embeds"),
@@ -229,7 +229,7 @@ class _PredictionHead(HubPart):
 
     def __init__(self, config: BlipTextConfig) -> None:
         super().__init__("caption", "lm_head.", "text_decoder.cls.")
-        self.model = LanguageHead(config.ours())
+        self.model = LanguageHead(config.to_model_config())
 
 
 class BlipTextLMHeadModel(PreTrainedModel):

@@ -1,9 +1,8 @@
-"""``BlipTokenizer``: the BERT tokenizer of that library, as a processor holds it.
+"""`BlipTokenizer`: the BERT tokenizer of a `BlipProcessor`.
 
-It knows exactly the tokens of the files it came from, so [DEC] and [ENC] only if they stand there; the hub's folders
-lack them, and ids that the vocabulary does not have are left out of decoded text. Beneath it is our own tokenizer
-(:mod:`openblip.preprocess.text`), which always knows the two. Nothing changes after construction, so that threads can
-share one.
+The vocabulary is that of the files. Folders on the hub do not contain [DEC] and [ENC]; ids outside the vocabulary are
+omitted from decoded text. `BlipTokenizer.core` is OpenBLIP's tokenizer, which always has both tokens. A tokenizer does
+not change after construction, so threads can share it.
 """
 
 from __future__ import annotations
@@ -22,7 +21,7 @@ from openblip.errors import InputError
 from openblip.preprocess import vocabulary
 from openblip.preprocess.text import Tokenizer
 
-_NAMED = {
+_SPECIAL_TOKENS = {
     "unk_token": "[UNK]",
     "sep_token": "[SEP]",
     "pad_token": "[PAD]",
@@ -31,7 +30,7 @@ _NAMED = {
     "bos_token": None,
     "eos_token": None,
 }
-_NO_LIMIT = 10**20  # from here on, a length is that library's way to write "any"
+_NO_LIMIT = 10**20  # transformers writes larger numbers for an unlimited length
 _PADDING = (False, True, "longest", "max_length", "do_not_pad")
 _TRUNCATION = (False, True, "longest_first", "only_first", "only_second", "do_not_truncate")
 _SIDES = ("left", "right")
@@ -46,7 +45,12 @@ _CHANGEABLE = ("do_lower_case", "model_max_length", "padding_side", "truncation_
 
 
 class BlipTokenizer:
-    """Texts to ids and back; ``vocab`` is a file of pieces, one a line, or the pieces themselves."""
+    """Converts texts to token ids and back.
+
+    Args:
+        vocab: Vocabulary file, list of word pieces, or tokenizer.
+        **settings: Settings of `tokenizer_config.json`.
+    """
 
     model_input_names = ("input_ids", "token_type_ids", "attention_mask")
 
@@ -55,7 +59,10 @@ class BlipTokenizer:
             pieces = vocab if isinstance(vocab, list | tuple) else vocabulary.read_vocab(Path(str(vocab)))
             vocab = Tokenizer(vocabulary.describe(pieces, settings), settings)
         self.core = vocab
-        self.special_tokens = {name: _content(settings.get(name, default)) for name, default in _NAMED.items()}
+        self.special_tokens: dict[str, str | None] = {}
+        for name, default in _SPECIAL_TOKENS.items():
+            token = settings.get(name, default)
+            self.special_tokens[name] = token["content"] if isinstance(token, Mapping) else token
         self.model_max_length = int(settings.get("model_max_length") or _NO_LIMIT)
         self.padding_side = settings.get("padding_side") or "right"
         self.truncation_side = settings.get("truncation_side") or "right"
@@ -63,123 +70,166 @@ class BlipTokenizer:
 
     @property
     def backend(self) -> tokenizers.Tokenizer:
-        """The tokenizer of the ``tokenizers`` library, for reading only."""
+        """The tokenizer of the `tokenizers` library. Do not change it."""
         return self.core.backend
 
-    # Texts to ids
-
     def __call__(self, text: Any, text_pair: Any = None, **options: Any) -> BatchFeature:
-        """``input_ids``, ``token_type_ids`` and ``attention_mask`` of a text or a list.
+        """Encode texts.
 
-        Options are the ordinary ones of that library: ``padding``, ``truncation``, ``max_length``,
-        ``pad_to_multiple_of``, ``padding_side``, ``add_special_tokens``, ``is_split_into_words``, ``return_tensors``,
-        and ``return_...`` for each entry; an unknown one raises ``TypeError``.
+        Args:
+            text: A text or a list of texts.
+            text_pair: A second text for each text.
+            **options: `padding`, `truncation`, `max_length`, `pad_to_multiple_of`, `padding_side`,
+                `add_special_tokens`, `is_split_into_words`, `return_tensors`, and `return_...` for each entry, as in
+                `transformers`.
+
+        Returns:
+            `input_ids`, `token_type_ids` and `attention_mask`.
+
+        Raises:
+            InputError: If texts or options are invalid or not supported.
+            TypeError: If there is no such option.
         """
-        asked = _Options.of(self, options)
-        texts, pairs, single = _batch(text, text_pair, asked.split)
-        encodings = [self._encode(one, pair, asked) for one, pair in zip(texts, pairs, strict=True)]
-        length = asked.padded_length([len(encoding.ids) for encoding in encodings])
-        rows = [self._row(encoding, length, asked) for encoding in encodings]
+        settings = _Options.parse(self, options)
+        texts, pairs, is_single = _list_texts(text, text_pair, settings.split)
+        encodings = [self._encode(entry, pair, settings) for entry, pair in zip(texts, pairs, strict=True)]
+        length = settings.padded_length([len(encoding.ids) for encoding in encodings])
+        rows = [self._make_row(encoding, length, settings) for encoding in encodings]
         data: dict[str, Any] = {name: [row[name] for row in rows] for name in rows[0]}
-        if single and asked.tensors is None:
+        if is_single and settings.tensors is None:
             data = {name: values if name == "length" else values[0] for name, values in data.items()}
-        return BatchFeature(data, tensor_type=asked.tensors)
+        return BatchFeature(data, tensor_type=settings.tensors)
 
-    def encode(self, text: Any, text_pair: Any = None, **options: Any) -> Any:
-        """The ids alone."""
-        return self(text, text_pair, **options)["input_ids"]
+    def encode(self, text: Any, text_pair: Any = None, **options: Any) -> list[int] | list[list[int]] | Tensor:
+        """Return the token ids of texts.
+
+        Args:
+            text: A text or a list of texts.
+            text_pair: A second text for each text.
+            **options: Options of a call.
+
+        Returns:
+            Ids of one text, a list of these, or a tensor with `return_tensors`.
+        """
+        ids: list[int] | list[list[int]] | Tensor = self(text, text_pair, **options)["input_ids"]
+        return ids
 
     def tokenize(self, text: str) -> list[str]:
-        """The pieces of a text, without first and last token."""
+        """Return the word pieces of a text, without special tokens."""
         return list(self.backend.encode(text, add_special_tokens=False).tokens)
 
-    def _encode(self, text: Any, pair: Any, asked: _Options) -> tokenizers.Encoding:
+    def _encode(self, text: Any, pair: Any, settings: _Options) -> tokenizers.Encoding:
         encode = self.backend.encode
-        first = encode(text, is_pretokenized=asked.split, add_special_tokens=False)
-        second = None
+        encoding = encode(text, is_pretokenized=settings.split, add_special_tokens=False)
+        pair_encoding = None
         if pair is not None:
-            second = encode(pair, is_pretokenized=asked.split, add_special_tokens=False)
-        if asked.truncation:
-            added = self.backend.num_special_tokens_to_add(second is not None) if asked.special else 0
-            asked.truncate(first, second, max(asked.max_length - added, 0), self.truncation_side)
-        return self.backend.post_process(first, second, asked.special)
+            pair_encoding = encode(pair, is_pretokenized=settings.split, add_special_tokens=False)
+        if settings.truncation:
+            num_special = 0
+            if settings.special:
+                num_special = self.backend.num_special_tokens_to_add(pair_encoding is not None)
+            max_length = max(settings.max_length - num_special, 0)
+            settings.truncate(encoding, pair_encoding, max_length, self.truncation_side)
+        return self.backend.post_process(encoding, pair_encoding, settings.special)
 
-    def _row(self, encoding: tokenizers.Encoding, length: int, asked: _Options) -> dict[str, Any]:
-        """The entries of one text, padded to ``length`` tokens."""
+    def _make_row(self, encoding: tokenizers.Encoding, length: int, settings: _Options) -> dict[str, Any]:
+        """Return the entries of one text, padded to `length` tokens."""
         entries: dict[str, tuple[list[Any], Any]] = {"input_ids": (encoding.ids, self.pad_token_id)}
-        if asked.returns["token_type_ids"]:
+        if settings.returns["token_type_ids"]:
             entries["token_type_ids"] = (encoding.type_ids, 0)
-        if asked.returns["attention_mask"]:
+        if settings.returns["attention_mask"]:
             entries["attention_mask"] = (encoding.attention_mask, 0)
-        if asked.returns["special_tokens_mask"]:
+        if settings.returns["special_tokens_mask"]:
             entries["special_tokens_mask"] = (encoding.special_tokens_mask, 1)
-        if asked.returns["offsets_mapping"]:
+        if settings.returns["offsets_mapping"]:
             entries["offset_mapping"] = (encoding.offsets, (0, 0))
         row: dict[str, Any] = {}
         for name, (values, filler) in entries.items():
             padding = [filler] * (length - len(values))
-            row[name] = padding + values if asked.side == "left" else values + padding
-        if asked.returns["length"]:
+            row[name] = padding + values if settings.side == "left" else values + padding
+        if settings.returns["length"]:
             row["length"] = len(row["input_ids"])
         return row
 
-    # Ids to texts
-
     def decode(
         self, token_ids: Any, skip_special_tokens: bool = False, clean_up_tokenization_spaces: bool | None = None
-    ) -> Any:
-        """The text of a row of ids, or the texts of several rows."""
-        ids = _plain(token_ids)
-        if ids and isinstance(ids[0], list):
-            return [self.decode(row, skip_special_tokens, clean_up_tokenization_spaces) for row in ids]
-        text = self.backend.decode(ids, skip_special_tokens=skip_special_tokens)
-        clean = clean_up_tokenization_spaces
-        return _clean(text) if (self.clean_up_tokenization_spaces if clean is None else clean) else text
+    ) -> str | list[str]:
+        """Return the text of token ids.
+
+        Args:
+            token_ids: A row of ids, or several rows.
+            skip_special_tokens: Omit special tokens.
+            clean_up_tokenization_spaces: Remove spaces before punctuation; by default as in the files.
+
+        Returns:
+            One text, or a list with one text per row.
+        """
+        rows = _to_lists(token_ids)
+        if rows and isinstance(rows[0], list):
+            return self.batch_decode(rows, skip_special_tokens, clean_up_tokenization_spaces)
+        return self._decode_row(rows, skip_special_tokens, clean_up_tokenization_spaces)
+
+    def _decode_row(self, ids: list[int], skip_special_tokens: bool, clean: bool | None) -> str:
+        text: str = self.backend.decode(ids, skip_special_tokens=skip_special_tokens)
+        if self.clean_up_tokenization_spaces if clean is None else clean:
+            for spaced in (" .", " ?", " !", " ,"):
+                text = text.replace(spaced, spaced[1:])
+            text = text.replace(" ' ", "'")
+            for spaced in (" n't", " 'm", " 's", " 've", " 're"):
+                text = text.replace(spaced, spaced[1:])
+        return text
 
     def batch_decode(
         self, sequences: Any, skip_special_tokens: bool = False, clean_up_tokenization_spaces: bool | None = None
     ) -> list[str]:
-        """The texts of rows of ids."""
-        return [self.decode(row, skip_special_tokens, clean_up_tokenization_spaces) for row in sequences]
+        """Return the texts of rows of token ids.
 
-    def convert_ids_to_tokens(self, ids: Any) -> Any:
-        """The pieces of ids; ``None`` for an id that the vocabulary does not have."""
-        found = [self.backend.id_to_token(i) for i in _plain(ids)]
-        return found[0] if isinstance(ids, int) else found
+        Args:
+            sequences: Rows of ids.
+            skip_special_tokens: Omit special tokens.
+            clean_up_tokenization_spaces: Remove spaces before punctuation; by default as in the files.
+        """
+        options = (skip_special_tokens, clean_up_tokenization_spaces)
+        return [self._decode_row(_to_lists(row), *options) for row in sequences]
 
-    def convert_tokens_to_ids(self, tokens: str | Sequence[str]) -> Any:
-        """The ids of pieces; [UNK] for one that the vocabulary does not have."""
-        if isinstance(tokens, str):
-            found = self.backend.token_to_id(tokens)
-            return self.core.unk_id if found is None else found
-        return [self.convert_tokens_to_ids(token) for token in tokens]
+    def convert_ids_to_tokens(self, ids: Any) -> str | list[str | None] | None:
+        """Return the word piece of an id, or the pieces of several ids; `None` for ids outside the vocabulary."""
+        pieces = [self.backend.id_to_token(token_id) for token_id in _to_lists(ids)]
+        return pieces[0] if isinstance(ids, int) else pieces
 
-    # The vocabulary
+    def convert_tokens_to_ids(self, tokens: str | Sequence[str]) -> int | list[int]:
+        """Return the id of a word piece, or the ids of several pieces; the id of [UNK] for unknown pieces."""
+        pieces = [tokens] if isinstance(tokens, str) else tokens
+        ids = []
+        for piece in pieces:
+            token_id = self.backend.token_to_id(piece)
+            ids.append(self.core.unk_id if token_id is None else token_id)
+        return ids[0] if isinstance(tokens, str) else ids
 
     @property
     def vocab_size(self) -> int:
-        """How many pieces there are; ``len()`` says the same, as added ones are part of the vocabulary here."""
+        """The number of tokens, including added ones."""
         return len(self)
 
     def __len__(self) -> int:
         return int(self.backend.get_vocab_size(with_added_tokens=True))
 
     def get_vocab(self) -> dict[str, int]:
-        """All pieces with their ids."""
+        """Return the ids of all tokens."""
         return dict(self.backend.get_vocab(with_added_tokens=True))
 
     @property
     def all_special_ids(self) -> list[int]:
-        """The ids of tokens that are no text."""
+        """The ids of all special tokens."""
         return sorted(number for number, token in self.backend.get_added_tokens_decoder().items() if token.special)
 
     @property
     def all_special_tokens(self) -> list[str]:
-        """Their pieces."""
+        """All special tokens."""
         return [str(self.backend.id_to_token(number)) for number in self.all_special_ids]
 
     def __getattr__(self, name: str) -> Any:
-        """``pad_token``, ``pad_token_id``, and so on for every named special token."""
+        """Return a special token or its id by name: `pad_token`, `pad_token_id`, ..."""
         special = self.__dict__.get("special_tokens", {})
         if name in special:
             return special[name]
@@ -188,25 +238,38 @@ class BlipTokenizer:
             return None if token is None else self.convert_tokens_to_ids(token)
         raise AttributeError(f"BlipTokenizer has no {name!r}")
 
-    # Files
-
     @classmethod
     def from_pretrained(cls, name_or_path: StrPath, **kwargs: Any) -> BlipTokenizer:
-        """From ``tokenizer.json`` or ``vocab.txt`` of a folder or hub id, and ``tokenizer_config.json`` beside it."""
+        """Load `tokenizer.json` or `vocab.txt`, and `tokenizer_config.json`.
+
+        Args:
+            name_or_path: Local folder or hub id.
+            **kwargs: Settings to override, and the location of the files (`revision`, `cache_dir`, `subfolder`, ...).
+
+        Raises:
+            CheckpointError: If files are missing or damaged.
+        """
         folder, kwargs = local_folder(name_or_path, kwargs)
         description, settings = vocabulary.read_folder(folder)
         settings.update({name: value for name, value in kwargs.items() if name in _CHANGEABLE})
         return cls(Tokenizer(description, settings), **settings)
 
     def save_pretrained(self, save_directory: StrPath) -> tuple[str, ...]:
-        """Write the tokenizer's files, which ``transformers`` reads too; the paths written."""
+        """Write the tokenizer's files, which `transformers` reads, too.
+
+        Args:
+            save_directory: Folder to write to.
+
+        Returns:
+            The paths of all files.
+        """
         self.core.save(save_directory)
         names = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "vocab.txt")
         return tuple(str(Path(save_directory) / name) for name in names)
 
 
 class _Options:
-    """The options of one call, checked."""
+    """The validated options of a call."""
 
     def __init__(self, **values: Any) -> None:
         self.padding: Any = values["padding"]
@@ -220,18 +283,18 @@ class _Options:
         self.returns: dict[str, bool] = values["returns"]
 
     @classmethod
-    def of(cls, tokenizer: BlipTokenizer, given: Mapping[str, Any]) -> _Options:
-        options = dict(given)
+    def parse(cls, tokenizer: BlipTokenizer, options: Mapping[str, Any]) -> _Options:
+        options = dict(options)
         padding, truncation = options.pop("padding", False), options.pop("truncation", None)
         max_length, side = options.pop("max_length", None), options.pop("padding_side", None) or tokenizer.padding_side
         if max_length is not None and padding is False and truncation is None:
-            truncation = "longest_first"  # a length alone truncates
+            truncation = "longest_first"  # max_length without padding truncates
         padding, truncation = padding or False, truncation or False
-        _one_of("padding", padding, _PADDING)
-        _one_of("truncation", truncation, _TRUNCATION)
-        _one_of("padding_side", side, _SIDES)
+        _check_choice("padding", padding, _PADDING)
+        _check_choice("truncation", truncation, _TRUNCATION)
+        _check_choice("padding_side", side, _SIDES)
         if options.pop("stride", 0) or options.pop("return_overflowing_tokens", False):
-            raise InputError("stride and return_overflowing_tokens are not supported: BLIP reads one short text")
+            raise InputError("stride and return_overflowing_tokens are not supported: BLIP processes one short text")
         multiple = options.pop("pad_to_multiple_of", None)
         special, split = options.pop("add_special_tokens", True), options.pop("is_split_into_words", False)
         tensors = options.pop("return_tensors", None)
@@ -257,88 +320,77 @@ class _Options:
         )
 
     def padded_length(self, lengths: Sequence[int]) -> int:
-        """What rows of these lengths are padded to; 0 if they are not."""
+        """Return the length that rows of these lengths are padded to, or 0 without padding."""
         if not self.padding:
             return 0
         length = self.max_length if self.padding == "max_length" else max(lengths)
         return -(-length // self.multiple) * self.multiple if self.multiple else length
 
     def truncate(
-        self, first: tokenizers.Encoding, second: tokenizers.Encoding | None, room: int, direction: str
+        self, encoding: tokenizers.Encoding, pair: tokenizers.Encoding | None, max_length: int, direction: str
     ) -> None:
-        """Cut one text, or a pair, to ``room`` tokens together."""
-        lengths = [len(first), len(second) if second is not None else 0]
-        excess = sum(lengths) - room
+        """Truncate a text, or a pair of texts, to `max_length` tokens in total."""
+        lengths = [len(encoding), len(pair) if pair is not None else 0]
+        excess = sum(lengths) - max_length
         if excess <= 0:
             return
         if self.truncation == "longest_first":
-            lengths = _share(lengths, room) if second is not None else [room, 0]
+            lengths = _share_length(lengths, max_length) if pair is not None else [max_length, 0]
         else:
-            place = 0 if self.truncation == "only_first" else 1
-            if lengths[place] <= excess:
-                raise InputError(f"truncation={self.truncation!r}: that text is too short to lose {excess} tokens")
-            lengths[place] -= excess
-        first.truncate(lengths[0], direction=direction)
-        if second is not None:
-            second.truncate(lengths[1], direction=direction)
+            index = 0 if self.truncation == "only_first" else 1
+            if lengths[index] <= excess:
+                raise InputError(
+                    f"truncation={self.truncation!r} needs a text of more than {excess} tokens, got {lengths[index]}"
+                )
+            lengths[index] -= excess
+        encoding.truncate(lengths[0], direction=direction)
+        if pair is not None:
+            pair.truncate(lengths[1], direction=direction)
 
 
-def _share(lengths: Sequence[int], room: int) -> list[int]:
-    """How a pair shares ``room``: the longer text gives, until both are equally long."""
+def _share_length(lengths: Sequence[int], max_length: int) -> list[int]:
+    """Return the lengths of a truncated pair: the longer text is cut until both are equally long."""
     short, long = min(lengths), max(lengths)
-    long = short if short > room else max(short, room - short)
-    if short + long > room:
-        short, long = room // 2, room // 2 + room % 2
+    long = short if short > max_length else max(short, max_length - short)
+    if short + long > max_length:
+        short, long = max_length // 2, max_length // 2 + max_length % 2
     return [short, long] if lengths[0] <= lengths[1] else [long, short]
 
 
-def _batch(text: Any, pair: Any, split: bool) -> tuple[list[Any], list[Any], bool]:
-    """Texts, their partners (or ``None``), and whether a single text was given."""
+def _list_texts(text: Any, pair: Any, split: bool) -> tuple[list[Any], list[Any], bool]:
+    """Return texts, their second texts (or `None`), and whether the input was a single text."""
     if isinstance(text, list | tuple) and (not split or (text and isinstance(text[0], list | tuple))):
         texts = list(text)
         if not texts:
-            raise InputError("no text was given")
-        if not split and all(isinstance(one, list | tuple) and len(one) == 2 for one in texts):
-            return [one[0] for one in texts], [one[1] for one in texts], False
-        pairs = [None] * len(texts) if pair is None else list(pair) if not isinstance(pair, str) else []
+            raise InputError("text must not be an empty list")
+        if not split and all(isinstance(entry, list | tuple) and len(entry) == 2 for entry in texts):
+            return [entry[0] for entry in texts], [entry[1] for entry in texts], False
+        pairs: list[Any] = [None] * len(texts)
+        if pair is not None:
+            pairs = [] if isinstance(pair, str) else list(pair)
         if len(pairs) != len(texts):
-            raise InputError(f"{len(texts)} texts need as many partners in text_pair")
-        single = False
+            raise InputError(f"text_pair must have one text for each of {len(texts)} texts, got {len(pairs)}")
+        is_single = False
     else:
-        texts, pairs, single = [text], [pair or None], True
-    if not split and not all(isinstance(one, str) for one in texts):
-        raise InputError("a text is a string, several are a list of strings")
-    return texts, pairs, single
+        texts, pairs, is_single = [text], [pair or None], True
+    if not split and not all(isinstance(entry, str) for entry in texts):
+        raise InputError("text must be a string or a list of strings")
+    return texts, pairs, is_single
 
 
-def _content(token: Any) -> str | None:
-    """A special token's text, from the text itself or the record that files have for it."""
-    return token["content"] if isinstance(token, Mapping) else token
-
-
-def _plain(ids: Any) -> list[Any]:
-    """Ids as plain numbers, in a list or a list of lists."""
+def _to_lists(ids: Any) -> list[Any]:
+    """Return ids as a list, or a list of lists, of Python numbers."""
     if isinstance(ids, Tensor | np.ndarray):
         ids = ids.tolist()
     if isinstance(ids, int | np.integer):
         return [int(ids)]
-    return [_plain(one) if _is_row(one) else int(one) for one in ids]
+    lists: list[Any] = []
+    for entry in ids:
+        is_row = isinstance(entry, list | tuple) or (isinstance(entry, Tensor | np.ndarray) and entry.ndim > 0)
+        lists.append(_to_lists(entry) if is_row else int(entry))
+    return lists
 
 
-def _is_row(one: Any) -> bool:
-    return isinstance(one, list | tuple) or (isinstance(one, Tensor | np.ndarray) and one.ndim > 0)
-
-
-def _clean(text: str) -> str:
-    """Close the spaces that word pieces leave before punctuation and within contractions."""
-    for spaced in (" .", " ?", " !", " ,"):
-        text = text.replace(spaced, spaced[1:])
-    text = text.replace(" ' ", "'")
-    for spaced in (" n't", " 'm", " 's", " 've", " 're"):
-        text = text.replace(spaced, spaced[1:])
-    return text
-
-
-def _one_of(name: str, value: Any, allowed: Sequence[Any]) -> None:
-    if not any(value is one or (isinstance(one, str) and value == one) for one in allowed):
-        raise InputError(f"{name}={value!r}: one of {', '.join(map(repr, allowed))}")
+def _check_choice(name: str, value: Any, choices: Sequence[Any]) -> None:
+    if not any(value is choice or (isinstance(choice, str) and value == choice) for choice in choices):
+        raise InputError(f"{name} must be one of {', '.join(map(repr, choices))}, got {value!r}")

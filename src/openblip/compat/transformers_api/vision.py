@@ -30,7 +30,7 @@ class BlipVisionModel(HubPart, PreTrainedModel):
     def __init__(self, config: BlipVisionConfig) -> None:
         super().__init__("vision")
         self.config = config
-        self.model = VisionTransformer(config.ours())
+        self.model = VisionTransformer(config.to_model_config())
 
     @accepts_v4_order(
         "pixel_values", "output_attentions", "output_hidden_states", "return_dict", "interpolate_pos_encoding"
