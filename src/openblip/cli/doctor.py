@@ -29,7 +29,7 @@ PURPOSES = {
 @command(example="openblip doctor --json")
 @json_option
 def doctor(json: bool) -> None:
-    """Report what is installed, and what is missing for which command. In Python: openblip.__version__."""
+    """Report what is installed and what is missing."""
     checks = list(run_checks())
     if json:
         for name, state, detail in checks:

@@ -27,7 +27,10 @@ from openblip.tasks import NETWORKS
 @option("--size", default="", show_default="all", help="List only checkpoints with this image encoder: base or large.")
 @json_option
 def models(pattern: str, task: str, family: str, size: str, json: bool) -> None:
-    """List the published checkpoints, each with the names that other libraries use. `--model` takes any of them."""
+    """List the published checkpoints.
+
+    Each is listed with the names that other libraries use; --model takes any of them.
+    """
     _check_choice("--task", task, NETWORKS)
     _check_choice("--family", family, FAMILIES)
     _check_choice("--size", size, get_args(Size))

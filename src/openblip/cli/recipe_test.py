@@ -96,7 +96,10 @@ def evaluate(
     device: str,
     offline: bool,
 ) -> None:
-    """Evaluate a checkpoint on the benchmark of a recipe: `openblip eval run` with the options of mmpretrain."""
+    """Evaluate a checkpoint with the options of mmpretrain.
+
+    Runs `openblip eval run` on the benchmark of a recipe.
+    """
     if out is not None and out.suffix in (".pkl", ".pickle"):
         raise click.UsageError(f"--out must be a JSON file (.json), got {out}")
     settings = parse_settings(cfg_options)

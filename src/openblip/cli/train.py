@@ -23,7 +23,7 @@ LORA_LR_FACTOR = 10  # adapters learn well at ten times the rate of full fine-tu
 
 @group("train")
 def app() -> None:
-    """Train by a published recipe, or fine-tune a model on your own data.
+    """Train by a recipe, or fine-tune on your own data.
 
     For many processes, use torchrun --nproc-per-node 8 --no-python openblip train ...
     """
