@@ -19,7 +19,7 @@ import pytest
 
 from tests.jobs.cli import QUICK, Cli, count, pictures, recorded
 
-KILLS = 10
+KILLS = [2, pytest.param(10, marks=pytest.mark.slow)]
 
 
 @pytest.fixture(scope="module")
@@ -36,14 +36,16 @@ def sixty(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def kill_often(cli: Cli, arguments: list[str | Path], journal: Path, total: int, check: Callable[[], None]) -> None:
-    """Kill a job ten times while some but not all of it is done, then let it end; ``check`` looks after each kill.
+def kill_often(
+    cli: Cli, arguments: list[str | Path], journal: Path, total: int, kills: int, check: Callable[[], None]
+) -> None:
+    """Kill a job again and again while some but not all of it is done, then let it end; `check` runs after each kill.
 
     Some kills wait for new results, so that they land amid the work; the others hit whatever the process is at, and
     come early where much has been done.
     """
     draw = random.Random(0)
-    for kill in range(KILLS):
+    for kill in range(kills):
         before = len(recorded(journal))
         wait = time.monotonic() + draw.uniform(0.05, 0.5)
         grows = kill % 3 == 0 and before < total * 0.6
@@ -63,8 +65,9 @@ def kill_often(cli: Cli, arguments: list[str | Path], journal: Path, total: int,
     assert f"{total} done before" in again.stderr
 
 
-def test_side_cars_of_500_pictures_through_ten_kills(cli: Cli, tmp_path: Path) -> None:
-    made = pictures(tmp_path / "p", 500)
+@pytest.mark.parametrize(("total", "kills"), [(60, 3), pytest.param(500, 10, marks=pytest.mark.slow)])
+def test_sidecars_survive_kills(cli: Cli, tmp_path: Path, total: int, kills: int) -> None:
+    made = pictures(tmp_path / "p", total)
     sound = set[str]()
 
     def nothing_is_torn() -> None:
@@ -75,7 +78,7 @@ def test_side_cars_of_500_pictures_through_ten_kills(cli: Cli, tmp_path: Path) -
             sound.add(path.name)
 
     journal = tmp_path / "p" / ".openblip-caption.journal"
-    kill_often(cli, ["caption", tmp_path / "p", "--to", "sidecar", *QUICK], journal, 500, nothing_is_torn)
+    kill_often(cli, ["caption", tmp_path / "p", "--to", "sidecar", *QUICK], journal, total, kills, nothing_is_torn)
     left = {path.name for path in (tmp_path / "p").iterdir()}
     assert left == {p.name for p in made} | {p.with_suffix(".txt").name for p in made} | {journal.name}
     assert sound <= left
@@ -83,7 +86,8 @@ def test_side_cars_of_500_pictures_through_ten_kills(cli: Cli, tmp_path: Path) -
     assert {p.name: p.with_suffix(".txt").read_text().strip() for p in made} == told
 
 
-def test_appended_texts_through_ten_kills(cli: Cli, sixty: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("kills", KILLS)
+def test_appended_texts_survive_kills(cli: Cli, sixty: Path, tmp_path: Path, kills: int) -> None:
     out = tmp_path / "texts"
     out.mkdir()
     for path in sixty.glob("*.png"):
@@ -98,32 +102,34 @@ def test_appended_texts_through_ten_kills(cli: Cli, sixty: Path, tmp_path: Path)
             assert path.read_text() in (old, f"{old}{texts[path.stem]}\n")
 
     arguments: list[str | Path] = ["caption", sixty, "--to", "sidecar", "--out", out, "--existing", "append", *QUICK]
-    kill_often(cli, arguments, out / ".openblip-caption.journal", 60, applied_at_most_once)
+    kill_often(cli, arguments, out / ".openblip-caption.journal", 60, kills, applied_at_most_once)
     assert {p.stem: p.read_text() for p in out.glob("*.txt")} == {s: f"old {s}\n{t}\n" for s, t in texts.items()}
 
 
 @pytest.mark.parametrize("form", ["jsonl", "csv", "parquet"])
-def test_lists_through_ten_kills(cli: Cli, sixty: Path, tmp_path: Path, form: str) -> None:
+@pytest.mark.parametrize("kills", KILLS)
+def test_lists_survive_kills(cli: Cli, sixty: Path, tmp_path: Path, form: str, kills: int) -> None:
     out = tmp_path / f"list.{form}"
 
     def the_list_is_whole_or_absent() -> None:
         assert not out.exists()
 
     arguments: list[str | Path] = ["caption", sixty, "--to", form, "--out", out, *QUICK]
-    kill_often(cli, arguments, Path(f"{out}.journal"), 60, the_list_is_whole_or_absent)
+    kill_often(cli, arguments, Path(f"{out}.journal"), 60, kills, the_list_is_whole_or_absent)
     rows = _rows(out)
     assert [Path(row["path"]).name for row in rows] == [f"{n:04}.png" for n in range(60)]
     assert [int(row["index"]) for row in rows] == list(range(60))
     assert all(row["text"] and row["model"] == "pocket" for row in rows)
 
 
-def test_pictures_of_a_tar_through_ten_kills(cli: Cli, sixty: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("kills", KILLS)
+def test_images_of_a_tar_survive_kills(cli: Cli, sixty: Path, tmp_path: Path, kills: int) -> None:
     with tarfile.open(tmp_path / "shard.tar", "w") as tar:
         for path in sorted(sixty.glob("*.png")):
             tar.add(path, f"in/{path.name}")
     out = tmp_path / "out"
     arguments: list[str | Path] = ["caption", tmp_path / "shard.tar", "--to", "sidecar", "--out", out, *QUICK]
-    kill_often(cli, arguments, out / ".openblip-caption.journal", 60, lambda: None)
+    kill_often(cli, arguments, out / ".openblip-caption.journal", 60, kills, lambda: None)
     assert {p.name for p in (out / "in").iterdir()} == {f"{n:04}.txt" for n in range(60)}
 
 

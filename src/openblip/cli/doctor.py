@@ -1,4 +1,4 @@
-"""`openblip doctor`: report what is installed, and what is missing for which command."""
+"""`openblip doctor`: report the installed and the missing parts."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ PURPOSES = {
 @command(example="openblip doctor --json")
 @json_option
 def doctor(json: bool) -> None:
-    """Report what is installed and what is missing."""
+    """Report the installation and its missing parts."""
     checks = list(run_checks())
     if json:
         for name, state, detail in checks:

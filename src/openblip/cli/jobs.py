@@ -51,7 +51,7 @@ class ImageJob:
         command: Name of the command.
         images: Paths that the user named.
         input: How the images are found and read.
-        output: What is printed and written.
+        output: Options of printing and writing.
         model: The model.
         columns: Columns of the printed table after the image, with the field of the records that each shows; or the
             names of the columns only, for a command that passes its own lines to `show`.
@@ -236,7 +236,7 @@ class ImageJob:
         return Identity(self.command, hashes, set_options)
 
     def _print_plan(self, decisions: Iterator[Decision]) -> None:
-        """Print what a run would do about each item, and exit."""
+        """Print the decision about each item, and exit."""
         from openblip.jobs.decisions import Fail, Skip
         from openblip.jobs.items import Item
 

@@ -91,7 +91,7 @@ offline_option = model_option("--offline", is_flag=True, help="Use only files on
 
 @dataclass(frozen=True)
 class InputOptions:
-    """How the images that a command names are found and read."""
+    """Options of finding and reading images."""
 
     recursive: bool
     images_folder: str | None
@@ -117,7 +117,7 @@ input_options = option_group(
 
 @dataclass(frozen=True)
 class OutputOptions:
-    """What a command prints and writes."""
+    """Options of printing and writing results."""
 
     json: bool
     to: str | None
@@ -162,7 +162,7 @@ def output_options(formats: Sequence[str] = LISTS) -> Callable[[Function], Calla
 
 @dataclass(frozen=True)
 class ModelOptions:
-    """Which model a command runs, and how."""
+    """Options of loading a model."""
 
     model: str
     device: str

@@ -71,12 +71,12 @@ Decision: TypeAlias = "Compute | Skip | Restore | Fail"
 
 
 def decide(item: Item | UnusableItem, sink: Sink, entries: Mapping[str, Entry]) -> Decision:
-    """Decide what to do about an item.
+    """Decide whether to compute an item.
 
     Args:
         item: The item.
         sink: The output of the job.
-        entries: What the journal holds about the items of the job, by key.
+        entries: Entries of the job's journal, by item key.
 
     Raises:
         JobError: The output cannot be read.
@@ -88,9 +88,15 @@ def decide(item: Item | UnusableItem, sink: Sink, entries: Mapping[str, Entry]) 
         sink.target(item)
         entry = entries.get(item.key)
         if entry is None:
-            return _decide_new(item, sink, signature)
+            content = sink.read(item)
+            if sink.options.existing == "skip" and sink.has_result(content):
+                return Skip(item, "existing", text=stored_text(content))
+            return Compute(item, content, signature)
         if entry.error is not None:
-            return _decide_failed(item, entry, signature)
+            unchanged = signature and signature == entry.signature and not entry.stale
+            if unchanged and not (entry.kind == ImageError.__name__ and can_open(item)):
+                return Fail(item, entry.error, entry.previous)
+            return Compute(item, entry.previous, signature)
         return _decide_known(item, sink, entry, signature)
     except JobError:
         raise
@@ -98,23 +104,8 @@ def decide(item: Item | UnusableItem, sink: Sink, entries: Mapping[str, Entry]) 
         return Fail(item, str(error))
 
 
-def _decide_new(item: Item, sink: Sink, signature: str) -> Decision:
-    content = sink.read(item)
-    if sink.options.existing == "skip" and sink.has_result(content):
-        return Skip(item, "existing", text=stored_text(content))
-    return Compute(item, content, signature)
-
-
-def _decide_failed(item: Item, entry: Entry, signature: str) -> Decision:
-    """Retry where the image changed, may have changed, or can be opened now (as HEIC with its library installed)."""
-    assert entry.error is not None
-    unchanged = signature == entry.signature and signature and not entry.stale
-    if unchanged and not (entry.kind == ImageError.__name__ and _can_open(item)):
-        return Fail(item, entry.error, entry.previous)
-    return Compute(item, entry.previous, signature)
-
-
 def _decide_known(item: Item, sink: Sink, entry: Entry, signature: str) -> Decision:
+    """Decide about an item with a result in the journal."""
     content, written_signature, was_edited = replay(item, sink, entry)
     has_our_content = bool(signature) and signature == written_signature  # the result is inside the image file
     if has_our_content and not was_edited:
@@ -135,7 +126,7 @@ def _decide_known(item: Item, sink: Sink, entry: Entry, signature: str) -> Decis
 
 
 def replay(item: Item, sink: Sink, entry: Entry) -> tuple[Any, str, bool]:
-    """Return what the job and the edits of its contact sheets have stored for an item.
+    """Return the content that the job and the edits of its contact sheets have stored for an item.
 
     Returns:
         The content, the image's signature after it was written into the image (or ""), and whether an edit changed it.
@@ -156,7 +147,8 @@ def stored_text(content: Any) -> str | None:
     return None if content is None else str(content)
 
 
-def _can_open(item: Item) -> bool:
+def can_open(item: Item) -> bool:
+    """Return whether an image that failed can be read now, as HEIC can once its library is installed."""
     try:
         for image in item.images:
             open_image(image)

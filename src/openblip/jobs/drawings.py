@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -46,11 +46,11 @@ class Drawings:
 
     def name_items(self, items: Items) -> Items:
         """Choose the names of the drawings of all items, and return the items."""
-        if not isinstance(items, Sequence):
-            return self._name_stream(items)
-        for item in items:
-            self._name_item(item)
-        return items
+        if isinstance(items, Sequence):
+            for item in items:
+                self.name_item(item)
+            return items
+        return map(self.name_item, items)
 
     def save(self, item: Item, image: Image.Image, number: int = 0) -> Path:
         """Write a drawing of an item and return its path.
@@ -58,7 +58,7 @@ class Drawings:
         Args:
             item: The item.
             image: The drawing.
-            number: Number of the drawing among those of the item.
+            number: Number of the drawing, from 0, for an item with several.
 
         Raises:
             JobError: The file cannot be written.
@@ -68,14 +68,10 @@ class Drawings:
             image.save(file, "PNG")
         return path
 
-    def _name_stream(self, items: Iterator[Item | UnusableItem]) -> Iterator[Item | UnusableItem]:
-        for item in items:
-            self._name_item(item)
-            yield item
-
-    def _name_item(self, item: Item | UnusableItem) -> None:
+    def name_item(self, item: Item | UnusableItem) -> Item | UnusableItem:
+        """Choose the names of the drawings of one item, and return the item."""
         if not isinstance(item, Item):
-            return
+            return item
         steps = [step for step in item.inner_path.split("/") if step not in ("", ".", "..")]
         stem = str(Path(*steps).with_suffix("")) if steps else "picture"
         names = []
@@ -87,3 +83,4 @@ class Drawings:
             self._used_names.add(name)
             names.append(name)
         self._names[item.key] = names
+        return item

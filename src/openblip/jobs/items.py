@@ -65,7 +65,15 @@ class Item:
 
         It holds the size and time of a file, or a hash of an image in memory.
         """
-        signatures = [_signature(image) for image in self.images]
+        signatures: list[str] = []
+        for image in self.images:
+            path = getattr(image, "path", None)
+            if isinstance(path, str) and is_local(path):
+                signatures.append(file_stamp(path))
+            elif isinstance(image, MemoryImage) and isinstance(image.value, (bytes, bytearray)):
+                signatures.append(blake2b(image.value, digest_size=12).hexdigest())
+            else:
+                return ""
         return " ".join(signatures) if all(signatures) else ""
 
     def source(self, frame: int = 0, index: int = 0) -> Any:
@@ -245,15 +253,6 @@ def _items_of(
             yield Item(item_key(paths, fields), name, 0, record.images, inner_path, fields)
 
 
-def _signature(image: ImageRef) -> str:
-    path = getattr(image, "path", None)
-    if isinstance(path, str) and is_local(path):
-        return file_stamp(path)
-    if isinstance(image, MemoryImage) and isinstance(image.value, (bytes, bytearray)):
-        return blake2b(image.value, digest_size=12).hexdigest()
-    return ""
-
-
 def _inner_path(image: ImageRef, root: str | None) -> str:
     """Return the image's path below `root`, or its file name if it is elsewhere."""
     if not isinstance(image, FileImage):
@@ -295,17 +294,16 @@ class DeferredImage:
             value = value.read()
         if isinstance(value, (str, os.PathLike)):
             path = os.fspath(value)
-            value = _read_file(path) if is_local(path) else download(path)
+            if not is_local(path):
+                value = download(path)
+            elif os.path.isfile(path):  # noqa: PTH113
+                with open(path, "rb") as file:  # noqa: PTH123
+                    value = file.read()
+            else:
+                raise ImageError(f"cannot read {path}: no such file, or not a regular file")
         if isinstance(value, (bytes, bytearray, memoryview)):
             return encode_frame(bytes(value), self.frame, self.name) if self.frame else bytes(value)
         raise InputError(f"{self.name} must be an image file, got {type(value).__name__}")
-
-
-def _read_file(path: str) -> bytes:
-    if not os.path.isfile(path):  # noqa: PTH113
-        raise ImageError(f"cannot read {path}: no such file, or not a regular file")
-    with open(path, "rb") as file:  # noqa: PTH123
-        return file.read()
 
 
 def encode_frame(data: bytes, frame: int, name: str) -> bytes:

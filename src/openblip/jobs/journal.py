@@ -70,10 +70,20 @@ class Edit:
     new: str
     written_signature: str = ""
 
+    @classmethod
+    def from_json(cls, line: Mapping[str, Any]) -> Edit:
+        """Return the edit of a line of the journal."""
+        return cls(line.get("was", ""), line.get("text", ""), line.get("written", ""))
+
+    def to_json(self, key: str) -> dict[str, Any]:
+        """Return the line of the journal for this edit of the item `key`."""
+        written = {"written": self.written_signature} if self.written_signature else {}
+        return {"edit": key, "was": self.old, "text": self.new, **written}
+
 
 @dataclass(frozen=True)
 class Entry:
-    """What the journal holds about an item.
+    """The result or the failure of an item, as the journal stores it.
 
     Attributes:
         signature: Signature of the image that the result was computed from.
@@ -83,7 +93,7 @@ class Entry:
         kind: Class of the error.
         written_signature: Signature of the image afterwards, if the result is stored in the image.
         stale: The result is invalid; only `previous` still counts.
-        edits: Edits that were written to the output since, in order.
+        edits: Edits that were written to the output later, in order.
     """
 
     signature: str
@@ -94,6 +104,27 @@ class Entry:
     written_signature: str = ""
     stale: bool = False
     edits: tuple[Edit, ...] = ()
+
+    @classmethod
+    def from_json(cls, line: Mapping[str, Any]) -> Entry:
+        """Return the entry of a line of the journal."""
+        return cls(
+            signature=line.get("picture", ""),
+            previous=line.get("before"),
+            records=tuple(line.get("records", ())),
+            error=line.get("error"),
+            kind=line.get("kind", ""),
+            written_signature=line.get("written", ""),
+        )
+
+    def to_json(self, key: str) -> dict[str, Any]:
+        """Return the line of the journal for this entry of the item `key`."""
+        line: dict[str, Any] = {"item": key, "picture": self.signature}
+        if self.previous is not None:
+            line["before"] = self.previous
+        if self.written_signature:
+            line["written"] = self.written_signature
+        return line | ({"error": self.error, "kind": self.kind} if self.error else {"records": list(self.records)})
 
 
 class Journal:
@@ -155,8 +186,13 @@ class Journal:
             return
         journal = Journal(path, Identity("", {}, {}))
         try:
-            latest = _latest_edits(path)
-            lines = [_edit_to_json(key, edit) for key, edit in edits if latest.get(key) != edit]
+            latest: dict[str, Edit] = {}  # of items that were not computed again since
+            for line, _ in _iter_lines(path):
+                if "edit" in line:
+                    latest[line["edit"]] = Edit.from_json(line)
+                elif "item" in line:
+                    latest.pop(line["item"], None)
+            lines = [edit.to_json(key) for key, edit in edits if latest.get(key) != edit]
             if lines:
                 journal._append(lines)
         finally:
@@ -171,7 +207,7 @@ class Journal:
         lines = []
         for key, entry in entries:
             self.entries[key] = entry
-            lines.append(_entry_to_json(key, entry))
+            lines.append(entry.to_json(key))
         if lines:
             self._append_with_header(lines)
 
@@ -226,11 +262,11 @@ def read_journal(path: str, job: str) -> tuple[dict[str, Entry], bool, int]:
             if is_own and line.get("restart"):
                 entries = invalidate(entries)
         elif is_own and "item" in line:
-            entries[line["item"]] = _entry_from_json(line)
+            entries[line["item"]] = Entry.from_json(line)
         elif "edit" in line:  # also from other jobs with the same output
             entry = entries.get(line["edit"])
             if entry is not None:
-                entries[line["edit"]] = replace(entry, edits=(*entry.edits, _edit_from_json(line)))
+                entries[line["edit"]] = replace(entry, edits=(*entry.edits, Edit.from_json(line)))
             continue
         if is_own:
             finished = "finished" in line
@@ -259,46 +295,6 @@ def _iter_lines(path: str) -> Iterator[tuple[dict[str, Any], int]]:
             yield line, end
         if file.read():  # only the last line can be partial
             raise JobError(f"{path} is not a journal, or it is damaged at byte {end}: move it elsewhere")
-
-
-def _latest_edits(path: str) -> dict[str, Edit]:
-    """Return the last edit of every item that has not been computed again since."""
-    edits: dict[str, Edit] = {}
-    for line, _ in _iter_lines(path):
-        if "edit" in line:
-            edits[line["edit"]] = _edit_from_json(line)
-        elif "item" in line:
-            edits.pop(line["item"], None)
-    return edits
-
-
-def _entry_to_json(key: str, entry: Entry) -> dict[str, Any]:
-    line: dict[str, Any] = {"item": key, "picture": entry.signature}
-    if entry.previous is not None:
-        line["before"] = entry.previous
-    if entry.written_signature:
-        line["written"] = entry.written_signature
-    return line | ({"error": entry.error, "kind": entry.kind} if entry.error else {"records": list(entry.records)})
-
-
-def _entry_from_json(line: Mapping[str, Any]) -> Entry:
-    return Entry(
-        signature=line.get("picture", ""),
-        previous=line.get("before"),
-        records=tuple(line.get("records", ())),
-        error=line.get("error"),
-        kind=line.get("kind", ""),
-        written_signature=line.get("written", ""),
-    )
-
-
-def _edit_to_json(key: str, edit: Edit) -> dict[str, Any]:
-    written = {"written": edit.written_signature} if edit.written_signature else {}
-    return {"edit": key, "was": edit.old, "text": edit.new, **written}
-
-
-def _edit_from_json(line: Mapping[str, Any]) -> Edit:
-    return Edit(line.get("was", ""), line.get("text", ""), line.get("written", ""))
 
 
 def _acquire_lock(path: str) -> filelock.BaseFileLock:

@@ -172,9 +172,15 @@ class CompareAnnotator(BlipAnnotator):
     statements: Sequence[str] = ()
 
     def run(self, items: Iterator[Item]) -> Iterator[Result]:
-        if len(self.statements) > 1:
+        if len(self.statements) > 1:  # a pair is encoded once
             for item in items:
-                yield self._compare_all(item)
+                images = item.source(self.frame), item.source(self.frame, 1)
+                results = self.blip.compare(*images, list(self.statements), on_error="return")
+                if isinstance(results, OpenBlipError):
+                    yield results
+                else:
+                    pairs = zip(self.statements, results, strict=True)
+                    yield [{"text": text} | result.to_dict() for text, result in pairs]
             return
         items, lefts, rights, stated = tee(items, 4)
         comparisons = self.blip.compare(
@@ -191,14 +197,6 @@ class CompareAnnotator(BlipAnnotator):
 
     def _statement(self, item: Item) -> str:
         return self.statements[0] if self.statements else item.fields["text"]
-
-    def _compare_all(self, item: Item) -> Result:
-        """Return the records of all statements about one pair, which is encoded once."""
-        left, right = item.source(self.frame), item.source(self.frame, 1)
-        comparisons = self.blip.compare(left, right, list(self.statements), on_error="return")
-        if isinstance(comparisons, OpenBlipError):
-            return comparisons
-        return [{"text": text} | result.to_dict() for text, result in zip(self.statements, comparisons, strict=True)]
 
 
 def statement_fields(record: Record) -> Iterable[Fields]:

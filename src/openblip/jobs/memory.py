@@ -15,13 +15,13 @@ _WORDS = (
 
 def out_of_memory(error: BaseException) -> bool:
     """Return whether an error, or one of its causes, means that a machine or a GPU ran out of memory."""
-    seen: list[BaseException] = []
+    causes: list[BaseException] = []
     cause: BaseException | None = error
-    while cause is not None and cause not in seen:
+    while cause is not None and cause not in causes:
         if isinstance(cause, MemoryError) or type(cause).__name__ == "OutOfMemoryError":
             return True
         if isinstance(cause, RuntimeError) and any(words in str(cause) for words in _WORDS):
             return True
-        seen.append(cause)
+        causes.append(cause)
         cause = cause.__cause__
     return False

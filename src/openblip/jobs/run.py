@@ -36,7 +36,7 @@ class Annotator(Protocol):
 
 @dataclass(frozen=True)
 class ItemStatus:
-    """What a run did about an item.
+    """The state of an item after a run.
 
     Attributes:
         item: The item.
@@ -118,7 +118,7 @@ def open_sink_run(
 
 
 class SinkRun:
-    """A run that writes results to a sink, and resumes what earlier runs have done.
+    """A run that writes results to a sink, and resumes where earlier runs stopped.
 
     Every result is added to the journal before it is written to the sink. After a crash, the next run finds it either
     nowhere, and computes it, or in the journal, and writes it exactly once.
@@ -151,7 +151,7 @@ class SinkRun:
         return bool(leading) and isinstance(leading[-1], Compute)
 
     def run(self, annotator: Annotator | None) -> Iterator[ItemStatus]:
-        """Do what is left to do, and yield the status of every item, in order.
+        """Carry out all decisions, and yield the status of every item, in order.
 
         Args:
             annotator: Computes the results. `None` if the run has no work.
@@ -194,9 +194,13 @@ class SinkRun:
         if isinstance(decision, Restore):
             self._sink.write(decision.item, decision.content)
             return ItemStatus(decision.item, "done", decision.records, text=decision.text)
-        if isinstance(decision.item, Item):
-            self._list_failure(decision.item, decision)
-        return ItemStatus(decision.item, "failed", error=decision.error)
+        item = decision.item
+        if isinstance(item, Item):
+            with suppress(OpenBlipError):  # a list may lack the failure of an earlier run
+                content = self._sink.merge(item, decision.previous, [self._complete(item, {"error": decision.error})])
+                if content is not None and not self._sink.equal(content, self._sink.read(item)):
+                    self._sink.write(item, content)
+        return ItemStatus(item, "failed", error=decision.error)
 
     def _store(self, decision: Compute, result: Result) -> ItemStatus:
         """Add a result, or an error, to the group that `flush` writes."""
@@ -218,13 +222,6 @@ class SinkRun:
         if len(self._unwritten) >= FLUSH_COUNT or time.monotonic() - self._last_flush > FLUSH_SECONDS:
             self.flush()
         return ItemStatus(item, "failed" if entry.error is not None else "computed", entry.records, entry.error)
-
-    def _list_failure(self, item: Item, decision: Fail) -> None:
-        """Write the failure of an earlier run to a list that lacks it."""
-        with suppress(OpenBlipError):
-            content = self._sink.merge(item, decision.previous, [self._complete(item, {"error": decision.error})])
-            if content is not None and not self._sink.equal(content, self._sink.read(item)):
-                self._sink.write(item, content)
 
     def _complete(self, item: Item, row: Row) -> Row:
         """Return a record with the fields of its item and the name of the model."""
@@ -264,7 +261,7 @@ def check_targets(items: Items, sink: Sink) -> None:
 def plan_run(
     items: Items, sink: Sink | None, identity: Identity | None, *, restart: bool = False
 ) -> Iterator[Decision]:
-    """Yield what a run would do about each item, without doing it.
+    """Yield the decision about each item, without carrying it out.
 
     Args:
         items: The items, in order.
