@@ -82,7 +82,7 @@ def test_an_unknown_name_is_told_the_close_ones() -> None:
         published.get("blip-image-caption-base")
     with pytest.raises(CheckpointError, match="did you mean blip_vqa/okvqa"):
         published.get(("blip_vqa", "okvq"))
-    with pytest.raises(CheckpointError, match=r"called 'zebra'; see `openblip models`"):
+    with pytest.raises(CheckpointError, match=r"got 'zebra'; see `openblip models`"):
         published.get("zebra")
     assert published.find("zebra") is None
 

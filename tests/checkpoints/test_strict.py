@@ -161,8 +161,8 @@ def test_optional_groups_are_whole_or_absent(tmp_path: Path) -> None:
     ]
     loaded = load(changed("pretrain", tmp_path, without(*shared)), config=HEADS, tokenizer=False)
     assert same_state(loaded.model, golden("pretrain").model)
-    assert "not stored, derived: what the text decoder shares with the encoder" in loaded.notes
-    with pytest.raises(CheckpointError, match="from an optional group, what the text decoder shares"):
+    assert "not stored, derived: weights that the text decoder shares with the encoder" in loaded.notes
+    with pytest.raises(CheckpointError, match="from an optional group, weights that the text decoder shares"):
         reading(changed("pretrain", tmp_path, without(shared[5])))
 
 

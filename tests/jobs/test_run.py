@@ -394,6 +394,16 @@ def test_imagefolder_and_kohya_keep_what_else_their_files_say(photos: Path) -> N
     assert source[0].captions == ("0000 v1",)
 
 
+def test_metadata_may_hold_any_character(photos: Path) -> None:
+    """Only a line feed ends a line of JSON: other characters that Python takes for line ends may be in a caption."""
+    text = "one\u2028two\x85three\x0bfour"
+    (photos / "metadata.jsonl").write_text(json.dumps({"file_name": "gone.png", "text": text}, ensure_ascii=False))
+    JobRunner(photos, "imagefolder")()
+    rows = [json.loads(line) for line in (photos / "metadata.jsonl").read_bytes().split(b"\n")[:-1]]
+    assert rows[0] == {"file_name": "gone.png", "text": text}
+    assert len(rows) == 4
+
+
 def test_names_that_cannot_be_used_are_errors_and_the_rest_is_done(photos: Path, tmp_path: Path) -> None:
     (photos / "0001.png").rename(photos / os.fsdecode(b"caf\xe9.png"))
     (photos / "loop.png").symlink_to("loop.png")

@@ -1,7 +1,7 @@
-"""Starting one task from another's checkpoint: explicit, by declared rules, with a report of what became of what.
+"""Initialize a model from the checkpoint of another task: by declared rules, with a report.
 
-Loading never does this. The rules follow the published training code: a captioner takes the pretrained decoder, NLVR2's
-two attentions are copies of one, and so on.
+Loading never does this. The rules follow the published training code: a captioner takes the pretrained decoder, the two
+image attentions of NLVR2 are copies of one, and so on.
 """
 
 from __future__ import annotations
@@ -26,14 +26,19 @@ from openblip.model.build import build_model
 from openblip.model.config import ModelKind
 from openblip.model.vision import resize_positions
 
+_STACKS = ("text", "encoder", "decoder", "fusion")
+_ANY_HEADS = {"vision": {"heads": 1}, "text": {"heads": 1}}  # the number of heads leaves no trace in the weights
+
 
 @dataclass
 class InitReport:
-    """What starting a model from a checkpoint came to.
+    """The result of initializing a model from a checkpoint.
 
-    ``derived``: tensors of the model (our names) that were filled, with the name of what they were filled from;
-    ``fresh``: those left as they were; ``dropped``: tensors of the source that nothing was made of; ``notes``: what was
-    resized or extended on the way.
+    Attributes:
+        derived: Tensors of the model (our names) that were filled, with the source's names of their origin.
+        fresh: Tensors of the model that were not changed.
+        dropped: Tensors of the source that were not used.
+        notes: Tensors that were resized or extended.
     """
 
     derived: dict[str, str] = field(default_factory=dict)
@@ -43,53 +48,58 @@ class InitReport:
 
     def __str__(self) -> str:
         lines = [f"{len(self.derived)} tensors derived"]
-        lines += [f"{len(names)} {what}: {join_names(names, 4)}" for what, names in self._rest() if names]
+        for title, names in (("fresh", self.fresh), ("dropped", self.dropped)):
+            if names:
+                lines.append(f"{len(names)} {title}: {join_names(names, 4)}")
         return "; ".join(lines + self.notes)
-
-    def _rest(self) -> tuple[tuple[str, list[str]], ...]:
-        return ("fresh", self.fresh), ("dropped", self.dropped)
-
-
-_STACKS = ("text", "encoder", "decoder", "fusion")
 
 
 def initialize(model: nn.Module, source: LoadedModel | nn.Module | str | Path) -> InitReport:
-    """Fill a model, in place, from the checkpoint (or model) of another task, a DeiT, or bert-base-uncased.
+    """Fill a model, in place, from a checkpoint or model of another task, from a DeiT, or from bert-base-uncased.
 
-    ``source`` is a path of any family, what :func:`load` returned, or a model. A checkpoint of the same task fills
-    everything. Position embeddings are resized to the model's image size; a cross-attention that reads states of
-    another width than the source's (VQA's decoder, from a ViT-L) keeps its fresh keys and values; two rows are added to
-    a vocabulary without [DEC] and [ENC].
+    A checkpoint of the same task fills everything. Position embeddings are resized to the model's image size. A
+    cross-attention that reads states of another width than the source's (the answer decoder, from a ViT-L) keeps its
+    fresh keys and values. A vocabulary without [DEC] and [ENC] is extended by two rows.
 
-    Raises :class:`CheckpointError` if no rule leads from the one to the other, or if sizes do not fit otherwise. The
-    model is unchanged then.
+    Args:
+        model: The model to fill.
+        source: The path of a checkpoint of any family, a loaded checkpoint, or a model.
+
+    Returns:
+        A report: which tensors were filled, from which tensors of the source, and which were not.
+
+    Raises:
+        CheckpointError: If no rule leads from the source's task to the model's, or if sizes do not fit. The model is
+            unchanged then.
     """
     target = config_of(model).task
     state = model.state_dict()
     report = InitReport()
-    tensors, task, names = _source(source, report)
+    tensors, task, names = _read_source(source, report)
     rules = _rules(target, task, state, str(names.get("", "the source")))
     filled: dict[str, Tensor] = {}
     for ours, tensor in tensors.items():
-        places = [place for place in _places(ours, rules) if place in state]
-        for place in places:
-            fitted = _fitted(place, tensor, state[place], task, report)
+        targets = [name for name in _targets(ours, rules) if name in state]
+        for name in targets:
+            fitted = _fit_shape(name, tensor, state[name], task, report)
             if fitted is not None:
-                filled[place] = fitted
-                report.derived[place] = names.get(ours, ours)
-        if not any(place in filled for place in places):
+                filled[name] = fitted
+                report.derived[name] = names.get(ours, ours)
+        if not any(name in filled for name in targets):
             report.dropped.append(names.get(ours, ours))
     report.fresh = [name for name in state if name not in filled]
-    if torn := [name for name in report.fresh if _must_come(name, task)]:
-        raise CheckpointError(f"{names['']} is not complete: nothing in it fills {join_names(torn)}")
-    _fill(state, filled)
+    if missing := [name for name in report.fresh if _is_required(name, task)]:
+        raise CheckpointError(f"{names['']} is not complete: nothing in it fills {join_names(missing)}")
+    with torch.no_grad():
+        for name, tensor in filled.items():
+            state[name].copy_(tensor)
     return report
 
 
-def _source(
+def _read_source(
     source: LoadedModel | nn.Module | str | Path, report: InitReport
 ) -> tuple[dict[str, Tensor], str, dict[str, str]]:
-    """The tensors of a source in our names, its task, and what each was called there ("" names the source itself)."""
+    """Return the tensors of a source under our names, its task, and the source's names by ours ("": the source)."""
     if isinstance(source, LoadedModel):
         source = source.model
     if isinstance(source, nn.Module):
@@ -97,7 +107,7 @@ def _source(
     raw = read_raw(Path(source))
     layout, distance = nearest(raw.tensors, served=False)
     if layout.family in ("timm", "bert") and distance * 2 < len(raw.tensors):
-        return _start(raw, layout, report)
+        return _read_start(raw, layout, report)
     matched, parsed = interpret(raw, config=None if raw.settings else _ANY_HEADS)
     model = build_model(parsed.config, device="meta")  # a source must be as complete as a checkpoint that is loaded
     check(matched, parsed.config, {name: tensor.shape for name, tensor in model.state_dict().items()})
@@ -105,11 +115,8 @@ def _source(
     return matched.tensors, matched.table.task, {"": str(raw.path), **matched.origin}
 
 
-_ANY_HEADS = {"vision": {"heads": 1}, "text": {"heads": 1}}  # the number of heads leaves no trace in the weights
-
-
-def _start(raw: RawCheckpoint, layout: Table, report: InitReport) -> tuple[dict[str, Tensor], str, dict[str, str]]:
-    """Return the same for a checkpoint that BLIP's pretraining started from. BERT's files call norms gamma and beta."""
+def _read_start(raw: RawCheckpoint, layout: Table, report: InitReport) -> tuple[dict[str, Tensor], str, dict[str, str]]:
+    """Return the same for a DeiT or a BERT. BERT's files call the parameters of norms gamma and beta."""
     origin = {re.sub(r"\.gamma$", ".weight", re.sub(r"\.beta$", ".bias", name)): name for name in raw.tensors}
     matched = match({name: raw.tensors[old] for name, old in origin.items()}, layout, str(raw.path))
     if matched.unknown:
@@ -131,68 +138,61 @@ def _rules(target: ModelKind, task: str, state: Mapping[str, Tensor], source: st
     if target == task:
         return {"": [""]}
     if (rules := RULES.get((target, cast(ModelKind, task)))) is None:
-        possible = [other for goal, other in RULES if goal == target]
+        sources = ", ".join([target, *(start for goal, start in RULES if goal == target)])
         raise CheckpointError(
-            f"{source} is for {task!r}, from which no rule leads to {target!r}; a model for {target!r} starts from "
-            f"{', '.join([target, *possible])}, a DeiT or bert-base-uncased"
+            f"a model for {target!r} must start from a checkpoint for {sources}, a DeiT or bert-base-uncased; {source} "
+            f"is for {task!r}, from which no rule leads to {target!r}"
         )
     return rules
 
 
 def _from_bert(stacks: Sequence[str], shared: bool) -> Rules:
-    """BERT fills every text stack; where one stack is encoder and decoder, both its self-attentions."""
-    dotted = [f"{name}." if name else "" for name in stacks]
+    """Return the rules from BERT, which fills every text stack, and both self-attentions of a shared stack."""
+    prefixes = [f"{name}." if name else "" for name in stacks]
     rules: dict[str, list[str]] = {"lm_head": ["lm_head"]}
     if shared:
-        for part in ("attn", "norm"):
-            rules[f"layers.#.self_{part}"] = [
-                f"{dot}layers.#.{which}_{part}" for dot in dotted for which in ("self", "decoder")
+        for kind in ("attn", "norm"):
+            rules[f"layers.#.self_{kind}"] = [
+                f"{prefix}layers.#.{stack}_{kind}" for prefix in prefixes for stack in ("self", "decoder")
             ]
-    return rules | {"": dotted}
+    return rules | {"": prefixes}
 
 
-def _must_come(name: str, task: str) -> bool:
-    """Whether a start that is whole fills this tensor: all of a ViT; of a text stack all but cross-attention."""
+def _is_required(name: str, task: str) -> bool:
+    """Return whether a complete DeiT or BERT fills a tensor: the ViT, or a text stack except its cross-attention."""
     if task == "timm":
         return name.startswith("vision.")
-    parts = name.split(".")
-    in_stack = parts[0] in _STACKS and parts[1] in ("embeddings", "layers")
-    return task == "bert" and in_stack and not any(part.startswith("cross_") for part in parts)
+    modules = name.split(".")
+    in_stack = modules[0] in _STACKS and modules[1] in ("embeddings", "layers")
+    return task == "bert" and in_stack and not any(module.startswith("cross_") for module in modules)
 
 
-def _places(ours: str, rules: Rules) -> list[str]:
-    """The tensors of the model that one of the source fills: by the first rule whose part it lies in."""
-    for part, targets in rules.items():
-        pattern = re.escape(part).replace(re.escape("#"), "([0-9]+)") + (r"(?=\.|$)" if part else "")
+def _targets(ours: str, rules: Rules) -> list[str]:
+    """Return the tensors of the model that a tensor of the source fills, by the first rule whose module it is in."""
+    for module, targets in rules.items():
+        pattern = re.escape(module).replace(re.escape("#"), "([0-9]+)") + (r"(?=\.|$)" if module else "")
         match = re.match(pattern, ours)
         if match:
-            number = match.group(1) if match.groups() else ""
-            return [target.replace("#", number) + ours[match.end() :] for target in targets]
+            layer = match.group(1) if match.groups() else ""
+            return [target.replace("#", layer) + ours[match.end() :] for target in targets]
     return []
 
 
-def _fitted(name: str, tensor: Tensor, there: Tensor, task: str, report: InitReport) -> Tensor | None:
-    """``tensor`` in the shape of the model's; ``None`` where a rule says to leave the fresh one."""
-    if tensor.shape == there.shape:
+def _fit_shape(name: str, tensor: Tensor, fresh: Tensor, task: str, report: InitReport) -> Tensor | None:
+    """Return `tensor` in the shape of the model's `fresh` one; `None` if the fresh one is kept by rule."""
+    if tensor.shape == fresh.shape:
         return tensor
-    if name.endswith("pos_embed") and tensor.ndim == 3 and tensor.shape[-1] == there.shape[-1]:
-        side = round((there.shape[1] - 1) ** 0.5)
-        report.notes.append(f"{name} resized from {tensor.shape[1]} to {there.shape[1]} positions")
+    if name.endswith("pos_embed") and tensor.ndim == 3 and tensor.shape[-1] == fresh.shape[-1]:
+        side = round((fresh.shape[1] - 1) ** 0.5)
+        report.notes.append(f"{name} resized from {tensor.shape[1]} to {fresh.shape[1]} positions")
         return resize_positions(tensor, side, side)
     reads_memory = re.search(r"\.cross_attn\.(key|value)\.weight$", name)
-    if reads_memory and name.startswith("decoder.") and tensor.shape[0] == there.shape[0]:
+    if reads_memory and name.startswith("decoder.") and tensor.shape[0] == fresh.shape[0]:
         return None
     vocabulary = name.endswith("embeddings.word.weight") or name == "lm_head.bias"
-    if task == "bert" and vocabulary and there.shape[0] == tensor.shape[0] + 2 and tensor.shape[1:] == there.shape[1:]:
+    if task == "bert" and vocabulary and fresh.shape[0] == tensor.shape[0] + 2 and tensor.shape[1:] == fresh.shape[1:]:
         report.notes.append(f"{name}: the last 2 rows, [DEC] and [ENC], are fresh")
-        return torch.cat([tensor.to(there), there[-2:]])
+        return torch.cat([tensor.to(fresh), fresh[-2:]])
     raise CheckpointError(
-        f"{name} has the shape {tuple(tensor.shape)} in the source, but {tuple(there.shape)} in the model: their sizes "
-        "do not fit"
+        f"{name} must have the shape {tuple(fresh.shape)} of the model, got {tuple(tensor.shape)} in the source"
     )
-
-
-@torch.no_grad()
-def _fill(state: Mapping[str, Tensor], filled: Mapping[str, Tensor]) -> None:
-    for name, tensor in filled.items():
-        state[name].copy_(tensor)

@@ -1,10 +1,10 @@
-"""Every BLIP checkpoint that was published: where it lies, what it is, and every name that people call it by.
+"""Every published BLIP checkpoint: its address, its task, and all its names.
 
 Data only, free of torch and of the network. A checkpoint is found under our name for it, its file name, its address,
-the hub's id, mmpretrain's model and configuration names, or LAVIS's (architecture, type) written ``blip_vqa/vqav2``.
+the hub's id, mmpretrain's model and configuration names, or LAVIS's (architecture, type), written `blip_vqa/vqav2`.
 
-No checksum stands here but the one that a publisher put into a file name: mmpretrain ends each with the first eight
-hex digits of its sha256. The hub tells its own at download; for the others the first download is recorded.
+The only checksums are those in file names: mmpretrain ends each with the first eight hexadecimal digits of its SHA-256.
+The hub states its checksums at download; for all other files the hash of the first download is recorded.
 """
 
 from __future__ import annotations
@@ -25,12 +25,21 @@ Size = Literal["base", "large"]
 
 @dataclass(frozen=True, kw_only=True)
 class Published:
-    """One published checkpoint.
+    """A published checkpoint.
 
-    ``name`` is the hub id, the stem of the ``.pth`` file, or mmpretrain's model name; ``address`` the hub id or the
-    https address of the file; ``image_size`` the side in pixels that its position embeddings were stored for;
-    ``digits`` the first digits of the file's sha256 where the publisher gives them; ``licence`` that of the
-    publisher's repository.
+    Attributes:
+        name: The hub id, the stem of the `.pth` file, or mmpretrain's model name.
+        family: Family of the checkpoint.
+        task: Its task.
+        size: Size of the image encoder.
+        image_size: Pixels per side that the stored position embeddings are for.
+        address: The hub id, or the address of the file.
+        data: Data that it was trained on.
+        note: A peculiarity.
+        digits: First digits of the file's SHA-256, if the publisher states them.
+        license: License of the publisher's repository.
+        mmpretrain: Names of the model and its configurations in mmpretrain.
+        lavis: Architectures and types in LAVIS.
     """
 
     name: str
@@ -42,18 +51,18 @@ class Published:
     data: str
     note: str = ""
     digits: str | None = None
-    licence: str = "BSD-3-Clause"
+    license: str = "BSD-3-Clause"
     mmpretrain: tuple[str, ...] = ()
     lavis: tuple[tuple[str, str], ...] = ()
 
     @property
     def file(self) -> str | None:
-        """The name of the file; ``None`` for a hub folder, which has several."""
+        """Name of the file; `None` for a hub folder."""
         return None if self.family == "hub" else self.address.rsplit("/", 1)[1]
 
     @property
     def names(self) -> tuple[str, ...]:
-        """Everything that this checkpoint is called, our own name first, without repeats."""
+        """All names of the checkpoint, without repeats. The first is `name`."""
         pairs = (f"{architecture}/{kind}" for architecture, kind in self.lavis)
         file = (self.file,) if self.file else ()
         return tuple(dict.fromkeys((self.name, *file, self.address, *self.mmpretrain, *pairs)))
@@ -119,7 +128,7 @@ def _mmpretrain(
         data=data,
         note=note,
         digits=file.removesuffix(".pth").rsplit("-", 1)[1],
-        licence="Apache-2.0",
+        license="Apache-2.0",
         mmpretrain=(name, *configs),
     )
 
@@ -267,7 +276,7 @@ BUNDLES: Mapping[str, Mapping[TaskName, str]] = {
 
 
 def _key(name: str) -> str:
-    """Names are compared without regard to case; LAVIS's pairs may be joined by a slash, a colon or a space."""
+    """Return a name for comparison: in lower case, LAVIS's pairs joined by a slash, not by a colon or space."""
     folded = name.strip().casefold()
     architecture, _, kind = folded.replace(":", " ", 1).partition(" ")
     return f"{architecture}/{kind.strip()}" if kind and "/" not in folded else folded
@@ -288,43 +297,79 @@ _BY_NAME = _index()
 
 
 def find(name: str | tuple[str, str]) -> Published | None:
-    """The checkpoint of that name, in any library's way of naming it; ``None`` if it is none of them."""
+    """Return the checkpoint with a name, as any library writes it.
+
+    Args:
+        name: A name, or LAVIS's architecture and type.
+
+    Returns:
+        The checkpoint; `None` if there is none with this name.
+    """
     return _BY_NAME.get(_key(name if isinstance(name, str) else "/".join(name)))
 
 
 def get(name: str | tuple[str, str]) -> Published:
-    """The checkpoint of that name; a :class:`CheckpointError` that names the closest ones if there is none."""
+    """Return the checkpoint with a name.
+
+    Args:
+        name: A name, or LAVIS's architecture and type.
+
+    Returns:
+        The checkpoint.
+
+    Raises:
+        CheckpointError: If there is none with this name. The message suggests the nearest names.
+    """
     if (entry := find(name)) is None:
-        raise CheckpointError(f"no published checkpoint is called {name!r}{did_you_mean(name)}; see `openblip models`")
+        raise CheckpointError(
+            f"name must be that of a published checkpoint, got {name!r}{did_you_mean(name)}; see `openblip models`"
+        )
     return entry
 
 
 def did_you_mean(name: str | tuple[str, str]) -> str:
-    """``", did you mean ...?"`` with up to three names like this one, or nothing."""
-    wanted = _key(name if isinstance(name, str) else "/".join(name))
-    shown = {_key(bundle): bundle for bundle in ("pocket", *BUNDLES)}
+    """Return ` (did you mean X or Y?)` with up to three similar names, or nothing.
+
+    Args:
+        name: A name that no checkpoint has.
+
+    Returns:
+        The end of a message.
+    """
+    key = _key(name if isinstance(name, str) else "/".join(name))
+    names = {_key(bundle): bundle for bundle in ("pocket", *BUNDLES)}
     for entry in PUBLISHED:
-        shown |= {_key(called): called for called in entry.names if not called.startswith("https:")}
+        names |= {_key(alias): alias for alias in entry.names if not alias.startswith("https:")}
         if entry.family == "hub":
-            shown[_key(entry.name.rsplit("/", 1)[1])] = entry.name
-    close = dict.fromkeys(shown[key] for key in difflib.get_close_matches(wanted, shown, n=4, cutoff=0.6))
-    return f" (did you mean {' or '.join(list(close)[:3])}?)" if close else ""
+            names[_key(entry.name.rsplit("/", 1)[1])] = entry.name
+    similar = dict.fromkeys(names[match] for match in difflib.get_close_matches(key, names, n=4, cutoff=0.6))
+    return f" (did you mean {' or '.join(list(similar)[:3])}?)" if similar else ""
 
 
 def serving(task: str) -> tuple[Published, ...]:
-    """The published checkpoints of a task: what an error can name when another one was loaded."""
+    """Return the published checkpoints of a task, for errors that suggest one.
+
+    Args:
+        task: Name of the task.
+    """
     return tuple(entry for entry in PUBLISHED if entry.task == task)
 
 
 def identify(path: Path) -> Published | None:
-    """Which published checkpoint a local file or hub folder is, as far as its name tells.
+    """Return the published checkpoint that a local file or folder is, as far as its name shows.
 
-    A ``.pth`` is known by its file name, a folder of the hub cache by the ``models--OWNER--NAME`` above it, and a
-    folder that was copied out of it by its own name.
+    A `.pth` is identified by its file name, a folder of the hub's cache by the `models--OWNER--NAME` above it, and a
+    copy of such a folder by its name.
+
+    Args:
+        path: The file or folder.
+
+    Returns:
+        The checkpoint; `None` if the name is not that of a published one.
     """
     if path.suffix == ".pth":
         return find(path.name)
-    for part in (path, *path.parents):
-        if part.name.startswith("models--"):
-            return find(part.name.removeprefix("models--").replace("--", "/"))
+    for folder in (path, *path.parents):
+        if folder.name.startswith("models--"):
+            return find(folder.name.removeprefix("models--").replace("--", "/"))
     return find(path.name) if path.is_dir() else None

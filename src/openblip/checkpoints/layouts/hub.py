@@ -1,4 +1,4 @@
-"""The hub's folders (`transformers` names), our native format; tasks it lacks are named in the same manner."""
+"""The names of `transformers`, in hub folders, our native format. Tasks that it lacks have names of the same style."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ _GROUPS: dict[ModelKind, tuple[Group, ...]] = {
             prefixed(parts.self_attention("decoder_attn", "decoder_norm"), "text_decoder.bert", "text"),
         ),
         Group(
-            "what the text decoder shares with the encoder",
+            "weights that the text decoder shares with the encoder",
             prefixed(parts.SHARED, "text_decoder.bert", "text"),
             "optional",
             "shared",
@@ -87,7 +87,7 @@ _GROUPS: dict[ModelKind, tuple[Group, ...]] = {
     ),
     "text": (
         Group("text transformer", merged(parts.EMBEDDINGS, parts.self_attention(), parts.MLP, _POOLER)),
-        Group("cross-attention", parts.CROSS_ATTENTION),  # only where the configuration asks for it
+        Group("cross-attention", parts.CROSS_ATTENTION),  # only if the configuration has it
         parts.position_ids(""),
     ),
     "vision": (Group("image encoder", VISION),),
@@ -97,12 +97,13 @@ TABLES: dict[ModelKind, Table] = {task: Table("hub", task, groups) for task, gro
 
 
 def hub_name(task: ModelKind, our_name: str) -> str:
-    """The hub's name for one of our tensors, or for anything inside one of our modules.
+    """Return the hub's name for one of our tensors, or for anything in one of our modules.
 
     >>> hub_name("caption", "decoder.layers.3.self_attn.query.lora_A.default.weight")
     'text_decoder.bert.encoder.layer.3.attention.self.query.lora_A.default.weight'
 
-    Raises :class:`CheckpointError` for a name that no table has.
+    Raises:
+        CheckpointError: If the table has no such name.
     """
     if matches := TABLES[task].theirs(our_name):
         return matches[0][1]
@@ -110,21 +111,22 @@ def hub_name(task: ModelKind, our_name: str) -> str:
 
 
 def our_name(task: ModelKind, hub_name: str) -> str:
-    """Our name for one of the hub's tensors, or for anything inside one of its modules; tied copies included.
+    """Return our name for one of the hub's tensors, or for anything in one of its modules; tied copies included.
 
     >>> our_name("caption", "text_decoder.cls.predictions.decoder.weight")
     'decoder.embeddings.word.weight'
 
-    Raises :class:`CheckpointError` for a name that no table has, and for a buffer that is computed.
+    Raises:
+        CheckpointError: If the table has no such name, or if it is a buffer that is computed.
     """
     match = TABLES[task].ours(hub_name)
     if match is None or match[0].kind == "constant":
-        raise CheckpointError(f"{hub_name!r} is no tensor of a hub model for {task!r}")
+        raise CheckpointError(f"{hub_name!r} must be a tensor of a hub model for {task!r}")
     return match[1]
 
 
 @cache
 def tied_names(task: ModelKind) -> dict[str, str]:
-    """The names under which the hub's models repeat a tensor in memory (not in safetensors): hub alias -> our name."""
+    """Return the names by which the hub's models repeat a tensor in memory (not in safetensors), with our names."""
     groups = TABLES[task].groups
     return {theirs: ours for group in groups if group.kind == "tied" for theirs, ours in group.names.items()}

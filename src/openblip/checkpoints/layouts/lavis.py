@@ -1,6 +1,6 @@
-"""The layout of salesforce/LAVIS: that of salesforce/BLIP, but for the queue pointer's name in its retrieval model.
+"""The layout of salesforce/LAVIS, which is salesforce/BLIP's with another name for the queue pointer of retrieval.
 
-Its classification model has no counterpart here; the table below only lets messages say what such a file is.
+OpenBLIP does not support the classification model of LAVIS; its table only serves messages that name such a file.
 """
 
 from __future__ import annotations

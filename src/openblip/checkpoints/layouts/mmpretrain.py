@@ -1,4 +1,4 @@
-"""The layout of open-mmlab/mmpretrain, under the key ``state_dict`` of a ``.pth``. It has no pretraining model."""
+"""The layout of open-mmlab/mmpretrain, under the key `state_dict` of a `.pth`. It has no pretraining model."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ VISION = {
     "layers.#.ln2": "blocks.#.norm2",
     "layers.#.ffn.layers.0.0": "blocks.#.mlp.fc1",
     "layers.#.ffn.layers.1": "blocks.#.mlp.fc2",
-    "ln1": "norm",  # the final norm, whatever it is called
+    "ln1": "norm",  # the final norm
 }
 
 

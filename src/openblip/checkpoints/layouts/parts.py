@@ -1,4 +1,4 @@
-"""The names that families have in common: BERT's for text, timm's for vision."""
+"""Names that several families use: BERT's for text, timm's for vision."""
 
 from __future__ import annotations
 
@@ -13,7 +13,12 @@ _SELF = {
 
 
 def self_attention(attention: str = "self_attn", norm: str = "self_norm") -> dict[str, str]:
-    """A layer's self-attention and the norm after it; the decoder's has other names of ours in a pretrained model."""
+    """Return the names of a layer's self-attention and the norm after it.
+
+    Args:
+        attention: Our name of the attention; the decoder of a pretrained model has another one.
+        norm: Our name of the norm.
+    """
     return {theirs: f"layers.#.{attention}.{ours}" for theirs, ours in _SELF.items()} | {
         "encoder.layer.#.attention.output.LayerNorm": f"layers.#.{norm}"
     }
@@ -34,9 +39,9 @@ CROSS_ATTENTION = {
 }
 
 TWIN_CROSS_ATTENTION = {
-    f"encoder.layer.#.crossattention.self{i}.{part}": f"layers.#.cross_attn.{ours}.{part}"
+    f"encoder.layer.#.crossattention.self{i}.{name}": f"layers.#.cross_attn.{ours}.{name}"
     for i, ours in enumerate(("first", "second"))
-    for part in ("query", "key", "value")
+    for name in ("query", "key", "value")
 } | {
     "encoder.layer.#.crossattention.output.dense0": "layers.#.cross_attn.first.out",
     "encoder.layer.#.crossattention.output.dense1": "layers.#.cross_attn.second.out",
@@ -50,7 +55,7 @@ MLP = {
     "encoder.layer.#.output.LayerNorm": "layers.#.mlp_norm",
 }
 
-# What encoder and decoder have in common in a pretrained model (paper, table 3): everything but self-attention.
+# Encoder and decoder of a pretrained model share everything but self-attention (Li et al. 2022, table 3).
 SHARED = merged(EMBEDDINGS, CROSS_ATTENTION, MLP)
 TEXT = merged(SHARED, self_attention())
 TWIN_TEXT = merged(EMBEDDINGS, self_attention(), TWIN_CROSS_ATTENTION, MLP)
@@ -72,18 +77,18 @@ TIMM_VISION = {
 
 
 def position_ids(*text_prefixes: str) -> Group:
-    """The buffer of position numbers that text stacks used to store."""
+    """Return the buffer of position numbers that older text stacks store."""
     names = {f"{prefix}.embeddings.position_ids" if prefix else "embeddings.position_ids" for prefix in text_prefixes}
     return Group("position numbers", dict.fromkeys(sorted(names), "=positions"), "derivable", "constant")
 
 
 def language_head(theirs: str, word: str) -> tuple[Group, Group]:
-    """The LM head at ``theirs``, and the two names under which it repeats the word embedding and its own bias."""
+    """Return the LM head at `theirs`, and its two tied names: of the word embedding and of the head's bias."""
     head = Group("language head", prefixed(HEAD, theirs, "lm_head"))
     tied = {f"{theirs}.decoder.weight": f"{word}.weight", f"{theirs}.decoder.bias": "lm_head.bias"}
     return head, Group("tied copies of the language head", tied, "derivable", "tied")
 
 
 def decoder_stack(theirs: str, ours: str) -> Group:
-    """A text decoder: embeddings and layers."""
+    """Return the embeddings and layers of a text decoder."""
     return Group("text decoder", prefixed(TEXT, theirs, ours))

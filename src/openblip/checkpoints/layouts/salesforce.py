@@ -1,4 +1,4 @@
-"""The layout of salesforce/BLIP, under the key ``model`` of a ``.pth``; LAVIS uses it too, but for one name."""
+"""The layout of salesforce/BLIP, under the key `model` of a `.pth`. LAVIS uses it with one other name."""
 
 from __future__ import annotations
 
@@ -34,8 +34,12 @@ def _queues(pointers: Sequence[str], ids: bool) -> tuple[Group, ...]:
 
 
 def tables(family: str, retrieval_pointers: Sequence[str]) -> dict[ModelKind, Table]:
-    """The tables of a family of this layout; its retrieval model's pointer is read under any of the names given and
-    written under the first."""
+    """Return the tables of a family with this layout.
+
+    Args:
+        family: Name of the family.
+        retrieval_pointers: Names of the queue pointer in the retrieval model: all are read, the first is written.
+    """
     groups: dict[ModelKind, tuple[Group, ...]] = {
         "caption": (_VISION, _DECODER, *_HEAD, parts.position_ids("text_decoder.bert")),
         "vqa": (
@@ -48,7 +52,7 @@ def tables(family: str, retrieval_pointers: Sequence[str]) -> dict[ModelKind, Ta
         "retrieval": (
             _VISION,
             *_MATCHING,
-            # the stand-alone matching model has none
+            # the separate matching model has none
             Group("temperature", {"temp": "temperature"}, "optional"),
             *_queues(retrieval_pointers, ids=True),
             parts.position_ids("text_encoder", "text_encoder_m"),
@@ -67,7 +71,7 @@ def tables(family: str, retrieval_pointers: Sequence[str]) -> dict[ModelKind, Ta
                 prefixed(parts.self_attention("decoder_attn", "decoder_norm"), "text_decoder.bert", "text"),
             ),
             Group(
-                "what the text decoder shares with the encoder",
+                "weights that the text decoder shares with the encoder",
                 prefixed(parts.SHARED, "text_decoder.bert", "text"),
                 "optional",
                 "shared",

@@ -1,6 +1,6 @@
-"""What a model may start from that is not its own checkpoint: another task's, or what BLIP's pretraining started from.
+"""Checkpoints that a model of another task may start from, and those that BLIP's pretraining started from.
 
-The latter are a ViT in timm's names (DeiT) and bert-base-uncased: read, never written.
+The latter are a ViT with the names of timm (DeiT) and bert-base-uncased. They are read, never written.
 """
 
 from __future__ import annotations
@@ -11,8 +11,8 @@ from openblip.checkpoints.layouts import parts
 from openblip.checkpoints.layouts.table import Group, Table, merged
 from openblip.model.config import ModelKind
 
-# Rules: (target task, source task) -> for each part of the source, the parts of the target that it fills. Longer parts
-# come before shorter ones; a source part that fills nothing is dropped, a target part that nothing fills stays fresh.
+# For each module of the source, the modules of the target that it fills. Longer names come before shorter ones. A
+# source module that fills nothing is dropped; a target module that nothing fills stays fresh.
 Rules = Mapping[str, Sequence[str]]
 
 _DECODER_ATTENTION: Rules = {
@@ -24,20 +24,20 @@ _PROJECTIONS: Rules = {name: [name] for name in ("vision_proj", "text_proj", "it
 
 
 def _pretrained(*encoders: str, decoder: bool) -> Rules:
-    """From a pretrained stack: encoders keep the encoder's self-attention, a decoder takes the decoder's."""
-    own = {
-        f"text.layers.#.self_{part}": [f"{name}.layers.#.self_{part}" for name in encoders] for part in ("attn", "norm")
+    """Return the rules from a pretrained stack: encoders get the encoder's self-attention, a decoder the decoder's."""
+    attention = {
+        f"text.layers.#.self_{kind}": [f"{name}.layers.#.self_{kind}" for name in encoders] for kind in ("attn", "norm")
     }
-    both = [*encoders, *(["decoder"] if decoder else [])]
+    stacks = [*encoders, *(["decoder"] if decoder else [])]
     head: Rules = {"lm_head": ["lm_head"]} if decoder else {}
-    return {**_VISION, **(_DECODER_ATTENTION if decoder else _NO_DECODER), **own, "text": both, **head}
+    return {**_VISION, **(_DECODER_ATTENTION if decoder else _NO_DECODER), **attention, "text": stacks, **head}
 
 
 _NO_DECODER: Rules = {"text.layers.#.decoder_attn": [], "text.layers.#.decoder_norm": []}
 
 
 def _compared(source: str) -> Rules:
-    """To NLVR2: each image's attention is a copy of the one there was."""
+    """Return the rules to NLVR2, whose two image attentions are copies of the single one of the source."""
     twins: Rules = {
         f"{source}.layers.#.cross_attn": ["text.layers.#.cross_attn.first", "text.layers.#.cross_attn.second"]
     }
@@ -55,8 +55,6 @@ RULES: Mapping[tuple[ModelKind, ModelKind], Rules] = {
     ("two_tower", "retrieval"): {**_VISION, "text": ["text"]},
 }
 
-
-# --- what pretraining started from ---------------------------------------------------------------------------------
 
 DROPPED = "=dropped"
 
@@ -97,7 +95,7 @@ def _bert(prefix: str) -> Table:
                 "tied",
             ),
             Group(
-                "what BLIP has no use for",
+                "tensors that BLIP does not use",
                 {
                     f"{dot}embeddings.token_type_embeddings": DROPPED,
                     f"{dot}embeddings.position_ids": DROPPED,
