@@ -69,7 +69,10 @@ def may_import(layer: str) -> set[str]:
 # Modules that load without torch, so that names, help and errors are there at once.
 NO_TORCH = (
     "openblip",
+    "openblip.defaults",
     "openblip.errors",
+    "openblip.extras",
+    "openblip.results",
     "openblip.tasks",
     "openblip.model.config",
     "openblip.checkpoints.published",
@@ -77,9 +80,11 @@ NO_TORCH = (
     "openblip.checkpoints.resolve",
     "openblip.io.atomic",
     "openblip.io.download",
+    "openblip.io.hashing",
     "openblip.io.jsonlines",
     "openblip.io.progress",
     "openblip.checkpoints.bundle",
+    "openblip.checkpoints.fingerprint",
     "openblip.checkpoints.layouts",
     "openblip.preprocess.image",
     "openblip.preprocess.text",

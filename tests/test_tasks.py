@@ -19,6 +19,8 @@ from openblip import tasks
 from openblip.checkpoints import bundle, published
 from openblip.checkpoints.layouts import TABLES, hub_config
 from openblip.cli import app
+from openblip.compat.lavis_api import zoo
+from openblip.compat.mmpretrain_api.models import TASKS as MMPRETRAIN_TASKS
 from openblip.errors import InputError
 from openblip.model.build import build_model
 from openblip.model.config import MODEL_KINDS, ModelConfig
@@ -177,3 +179,13 @@ def test_the_page_for_contributors_names_files_that_exist() -> None:
             served = {"data/tasks": spec.data, "pipelines": spec.pipeline, "training/objectives": spec.objective}
             reference = served.get(folder, spec.evaluator)
             assert reference is None or (package / folder / f"{spec.name}.py").is_file(), f"{folder}/{spec.name}.py"
+
+
+def test_names_of_other_libraries_are_aliases() -> None:
+    for title, name in MMPRETRAIN_TASKS.items():
+        assert tasks.find(title).name == name
+    for architecture, (_, name) in zoo._CLASSES.items():
+        assert tasks.find(architecture).name == name
+    for name in NETWORKS:
+        if TASKS[name].architecture.startswith("Blip"):
+            assert hasattr(openblip, TASKS[name].architecture)

@@ -23,16 +23,18 @@ from openblip.pipelines.base import TaskModel
 from openblip.preprocess.settings import ImageSettings
 from openblip.preprocess.text import Tokenizer
 from openblip.tasks import SERVED_TASKS, TaskName
+from openblip.tasks import find as find_task
 
+_TITLES = (
+    "Image Caption",
+    "Visual Question Answering",
+    "Visual Grounding",
+    "NLVR",
+    "Text-To-Image Retrieval",
+    "Image-To-Text Retrieval",
+)
 # Task names of mmpretrain, and the task of OpenBLIP for each.
-TASKS: Mapping[str, TaskName] = {
-    "Image Caption": "caption",
-    "Visual Question Answering": "vqa",
-    "Visual Grounding": "grounding",
-    "NLVR": "nlvr",
-    "Text-To-Image Retrieval": "retrieval",
-    "Image-To-Text Retrieval": "retrieval",
-}
+TASKS: Mapping[str, TaskName] = {title: find_task(title).name for title in _TITLES}
 
 
 class Model:

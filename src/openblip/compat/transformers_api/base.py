@@ -22,7 +22,7 @@ from openblip.checkpoints.containers import (
     write_pickle,
     write_safetensors,
 )
-from openblip.checkpoints.layouts import nearest
+from openblip.checkpoints.layouts import hub_config, nearest
 from openblip.compat.transformers_api.config import PreTrainedConfig
 from openblip.compat.transformers_api.files import StrPath, local_folder, write_text
 from openblip.compat.transformers_api.naming import HubNamed
@@ -334,12 +334,7 @@ def strip_prefix(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor
 
 # The class that loads each kind of hub folder.
 _CLASS_NAMES: dict[str, str] = {
-    "caption": "BlipForConditionalGeneration",
-    "vqa": "BlipForQuestionAnswering",
-    "retrieval": "BlipForImageTextRetrieval",
-    "two_tower": "BlipModel",
-    "text": "BlipTextModel",
-    "vision": "BlipVisionModel",
+    kind: name for kind, name in hub_config.ARCHITECTURES.items() if name.startswith("Blip")
 }
 
 

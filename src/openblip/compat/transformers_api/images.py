@@ -351,9 +351,7 @@ def _to_channels_first(image: Any, to_rgb: bool | None, layout: str | None) -> P
     array = image.detach().cpu().numpy() if isinstance(image, Tensor) else image
     if layout is None and array.shape[0] not in (1, 3, 4):
         if array.shape[-1] not in (1, 3, 4):
-            raise InputError(
-                f"an image must have 1, 3 or 4 channels, got {array.shape}: set input_data_format"
-            )
+            raise InputError(f"an image must have 1, 3 or 4 channels, got {array.shape}: set input_data_format")
         layout = "channels_last"
     if layout == "channels_last":
         array = np.moveaxis(array, -1, 0)
