@@ -46,12 +46,12 @@ def test_own_data_with_lora_and_from_a_bundle(home: Path, tmp_path: Path) -> Non
     )  # fmt: skip
     assert result.exit_code == 0, result.output
     assert result.stdout.strip() == str(out / "model")
-    said = result.stderr
-    assert "tensors derived" in said
-    assert "step 1/4  loss" in said
-    assert "val_loss" in said
-    assert f"{home / '0.png'} | " in said
-    assert "4.png" in said, "the record that is bad is named"
+    log_text = result.stderr
+    assert "tensors derived" in log_text
+    assert "step 1/4  loss" in log_text
+    assert "val_loss" in log_text
+    assert f"{home / '0.png'} | " in log_text
+    assert "4.png" in log_text, "the record that is bad is named"
     recipe = read_recipe(out / "recipe.yaml")
     assert recipe.schedule.lr == pytest.approx(1e-4)
     assert (recipe.epochs, recipe.batch_size) == (2, 2)
@@ -69,18 +69,20 @@ def test_a_recipe_with_overrides_and_going_on(home: Path, tmp_path: Path) -> Non
         f"task: caption\nstart: {home / 'caption'}\nbatch_size: 2\nepochs: 7\nschedule: {{kind: constant, lr: 1e-3}}\n"
         f"data: {{train: {home / 'my.jsonl'}}}\n"
     )
-    first = run("run", file, "epochs=1", f"out={out}", *QUIET)
-    assert first.exit_code == 0, first.output
-    again = run("run", file, "epochs=1", f"out={out}", *QUIET)
-    assert again.exit_code == 1
-    assert "already holds a run" in again.stderr
+    initial = run("run", file, "epochs=1", f"out={out}", *QUIET)
+    assert initial.exit_code == 0, initial.output
+    repeated = run("run", file, "epochs=1", f"out={out}", *QUIET)
+    assert repeated.exit_code == 1
+    assert "already holds a run" in repeated.stderr
     more = run("run", file, "epochs=2", f"out={out}", *QUIET, "--resume")
     assert more.exit_code == 0, more.output
     assert [line["epoch"] for line in read_log(out / "log.jsonl") if line["kind"] == "evaluation"] == [1, 2]
     straight = run("run", file, "epochs=2", f"out={tmp_path / 'straight'}", *QUIET)
     assert straight.exit_code == 0, straight.output
-    one, other = (read.load(folder / "model").model.state_dict() for folder in (out, tmp_path / "straight"))
-    assert all(torch.equal(one[name], other[name]) for name in one)
+    resumed_weights, straight_weights = (
+        read.load(folder / "model").model.state_dict() for folder in (out, tmp_path / "straight")
+    )
+    assert all(torch.equal(resumed_weights[name], straight_weights[name]) for name in resumed_weights)
 
 
 @pytest.mark.parametrize(

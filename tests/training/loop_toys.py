@@ -64,10 +64,10 @@ def toy_pretraining(*, dropout: bool = False, gather: Gather | None = None, **op
     return PretrainObjective(model, **{"queue_size": 24, "gather": gather, **options}).train()
 
 
-def texts(count: int, length: int, first: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+def texts(count: int, length: int, first_id: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
     """Ids and mask (B, T) of texts of 3 to ``length`` tokens, padded on the right."""
     ids = torch.randint(10, WORDS, (count, length), generator=generator)
-    ids[:, 0] = first
+    ids[:, 0] = first_id
     lengths = torch.randint(3, length + 1, (count,), generator=generator)
     mask = (torch.arange(length) < lengths[:, None]).long()
     return ids * mask, mask

@@ -52,10 +52,10 @@ COCO: dict[str, dict[str, Any]] = {"retrieval": {"negatives": "all"}}  # publish
 
 def free_ports() -> tuple[int, int]:
     """Two ports that nobody listens on, and not the same one twice."""
-    with socket.socket() as one, socket.socket() as other:
-        for probe in (one, other):
+    with socket.socket() as socket_a, socket.socket() as socket_b:
+        for probe in (socket_a, socket_b):
             probe.bind(("127.0.0.1", 0))
-        return int(one.getsockname()[1]), int(other.getsockname()[1])
+        return int(socket_a.getsockname()[1]), int(socket_b.getsockname()[1])
 
 
 def work(rank: int, folder: Path, ports: tuple[int, int]) -> None:
@@ -63,8 +63,8 @@ def work(rank: int, folder: Path, ports: tuple[int, int]) -> None:
     os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE="2", MASTER_ADDR="127.0.0.1")
     torch.set_num_threads(1)
     os.environ["MASTER_PORT"] = str(ports[0])
-    with join_processes("cpu", timeout_minutes=2) as place:
-        torch.save(dict(everything(place, folder)), folder / f"rank-{rank}.pt")
+    with join_processes("cpu", timeout_minutes=2) as group:
+        torch.save(dict(everything(group, folder)), folder / f"rank-{rank}.pt")
     os.environ["MASTER_PORT"] = str(ports[1])
     run_recipe(whole_run(folder, folder / "two", batch_size=2))
 
@@ -105,42 +105,42 @@ def whole_run(folder: Path, out: Path, batch_size: int) -> Recipe:
     )
 
 
-def everything(place: ProcessGroupInfo, folder: Path) -> Iterator[tuple[str, Any]]:
-    yield "gather", gathering(place)
+def everything(group: ProcessGroupInfo, folder: Path) -> Iterator[tuple[str, Any]]:
+    yield "gather", gathering(group)
     for strategy in STRATEGIES:
         for mode, cases in (("published", PUBLISHED), ("all", ALL), ("coco", COCO)):
             for name, options in cases.items():
-                yield f"{strategy}/{mode}/{name}", one_step(place, strategy, name, options)
-        yield f"{strategy}/accumulated", accumulated(place, strategy)
-        yield f"{strategy}/run", run(place, strategy, folder / strategy)
+                yield f"{strategy}/{mode}/{name}", one_step(group, strategy, name, options)
+        yield f"{strategy}/accumulated", accumulated(group, strategy)
+        yield f"{strategy}/run", run(group, strategy, folder / strategy)
 
 
-def gathering(place: ProcessGroupInfo) -> dict[str, Tensor]:
+def gathering(group: ProcessGroupInfo) -> dict[str, Tensor]:
     """Rows of different numbers, with gradients; truth values; a mean and an agreement."""
-    rows = torch.full((3 - place.rank, 2), float(place.rank + 1)).requires_grad_()
-    everyone = place.gather(rows)
-    weights = torch.arange(everyone.numel()).view_as(everyone) + 100.0 * place.rank
+    rows = torch.full((3 - group.rank, 2), float(group.rank + 1)).requires_grad_()
+    everyone = group.gather(rows)
+    weights = torch.arange(everyone.numel()).view_as(everyone) + 100.0 * group.rank
     torch.autograd.backward((everyone * weights).sum())
     assert rows.grad is not None
-    truth = place.gather(torch.tensor([place.rank == 0]))
-    assert place.broadcast({"rank": place.rank}) == {"rank": 0}
-    assert place.collect(place.rank) == [0, 1]
+    truth = group.gather(torch.tensor([group.rank == 0]))
+    assert group.broadcast({"rank": group.rank}) == {"rank": 0}
+    assert group.collect(group.rank) == [0, 1]
     return {
         "rows": everyone.detach(),
         "gradient": rows.grad,
         "truth": truth,
-        "places": place.gather.own_indices(rows.detach()),
-        "mean": place.mean(torch.tensor([float(place.rank)])),
+        "places": group.gather.own_indices(rows.detach()),
+        "mean": group.mean(torch.tensor([float(group.rank)])),
     }
 
 
-def one_step(place: ProcessGroupInfo, strategy: Strategy, name: str, options: dict[str, Any]) -> dict[str, Any]:
+def one_step(group: ProcessGroupInfo, strategy: Strategy, name: str, options: dict[str, Any]) -> dict[str, Any]:
     """Losses, gradients, and everything the objective holds after a step of SGD."""
     takes_gather = name in ("caption", "pretrain", "retrieval")
-    objective = toy_objective(name, **options, **({"gather": place.gather} if takes_gather else {}))
-    strategy_ = build_strategy(objective, place, strategy)
-    losses = strategy_(half(toy_batch(name), place.rank))
-    return {"losses": detached(place, losses), **stepped(objective, losses, strategy_.finish_backward)}
+    objective = toy_objective(name, **options, **({"gather": group.gather} if takes_gather else {}))
+    strategy_ = build_strategy(objective, group, strategy)
+    losses = strategy_(half(toy_batch(name), group.rank))
+    return {"losses": detached(group, losses), **stepped(objective, losses, strategy_.finish_backward)}
 
 
 def stepped(objective: nn.Module, losses: dict[str, Tensor], finish: Callable[[], None]) -> dict[str, Any]:
@@ -159,34 +159,34 @@ def copied(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     return {name: full_tensor(tensor.detach()).clone() for name, tensor in tensors.items()}
 
 
-def detached(place: ProcessGroupInfo, losses: dict[str, Tensor]) -> dict[str, Tensor]:
-    return {name: place.mean(loss.detach()) for name, loss in losses.items()}
+def detached(group: ProcessGroupInfo, losses: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {name: group.mean(loss.detach()) for name, loss in losses.items()}
 
 
-def accumulated(place: ProcessGroupInfo, strategy: Strategy) -> dict[str, Tensor]:
+def accumulated(group: ProcessGroupInfo, strategy: Strategy) -> dict[str, Tensor]:
     """Gradients of two batches that make one step."""
     objective = toy_objective("caption")
-    strategy_ = build_strategy(objective, place, strategy)
+    strategy_ = build_strategy(objective, group, strategy)
     for i in range(2):
         with strategy_.accumulation(is_last_batch=i == 1):
-            torch.autograd.backward(strategy_(half(half(toy_batch("caption"), place.rank), i))["lm"] / 2)
+            torch.autograd.backward(strategy_(half(half(toy_batch("caption"), group.rank), i))["lm"] / 2)
     strategy_.finish_backward()
     return copied({n: p.grad for n, p in objective.named_parameters() if p.grad is not None})
 
 
-def run(place: ProcessGroupInfo, strategy: Strategy, folder: Path) -> dict[str, Any]:
+def run(group: ProcessGroupInfo, strategy: Strategy, folder: Path) -> dict[str, Any]:
     """A run of the loop, and one that is stopped in the middle of an epoch and goes on: both must end alike."""
-    straight, _ = trainer(place, strategy, folder / "straight")
+    straight, _ = trainer(group, strategy, folder / "straight")
     straight.run()
-    first, seen = trainer(place, strategy, folder / "resumed", stop_at=3)
+    stopped, evaluated = trainer(group, strategy, folder / "resumed", stop_at=3)
     with suppress(Stop):
-        first.run()
-    again, seen = trainer(place, strategy, folder / "resumed", seen=seen)
-    again.run(resume=True)
+        stopped.run()
+    resumed, evaluated = trainer(group, strategy, folder / "resumed", evaluated=evaluated)
+    resumed.run(resume=True)
     return {
         "straight": copied(straight.objective.state_dict()),
-        "resumed": copied(again.objective.state_dict()),
-        "seen": seen,
+        "resumed": copied(resumed.objective.state_dict()),
+        "seen": evaluated,
     }
 
 
@@ -196,7 +196,7 @@ class Stop(Exception):  # noqa: N818 (an event)
 
 class StoppingLoader(ToyLoader):
     stop_at = 0
-    given = 0
+    yielded = 0
 
     def epoch(self, epoch: int, start_step: int = 0) -> Iterator[Any]:
         for batch in super().epoch(epoch, start_step):
@@ -207,25 +207,25 @@ class StoppingLoader(ToyLoader):
 
 
 def trainer(
-    place: ProcessGroupInfo,
+    group: ProcessGroupInfo,
     strategy: Strategy,
     folder: Path,
     stop_at: int = -1,
-    seen: list[dict[str, Tensor]] | None = None,
+    evaluated: list[dict[str, Tensor]] | None = None,
 ) -> tuple[Trainer, list[dict[str, Tensor]]]:
     """A run of one epoch of four batches, which saves after the third too; what its evaluations saw of the model."""
-    seen = [] if seen is None else seen
-    objective = toy_pretraining(dropout=True, gather=place.gather if place.world_size > 1 else Gather())
-    loader = StoppingLoader("pretrain", steps_per_epoch=4, size=2, rank=place.rank, draws=True)
+    evaluated = [] if evaluated is None else evaluated
+    objective = toy_pretraining(dropout=True, gather=group.gather if group.world_size > 1 else Gather())
+    loader = StoppingLoader("pretrain", steps_per_epoch=4, size=2, rank=group.rank, draws=True)
     loader.stop_at = stop_at
 
     def evaluate(model: nn.Module, progress: Progress) -> Evaluation:
         torch.rand(3)  # an evaluation may draw what it likes
-        seen.append({name: tensor.clone() for name, tensor in model.state_dict().items()})
+        evaluated.append({name: tensor.clone() for name, tensor in model.state_dict().items()})
         return Evaluation({"steps": float(progress.step)})
 
-    made = Trainer(
-        build_strategy(objective, place, strategy),
+    run_trainer = Trainer(
+        build_strategy(objective, group, strategy),
         loader,
         RunSettings(save_every=3, log_every=2),
         EvaluateSettings(metric="steps"),
@@ -234,7 +234,7 @@ def trainer(
         checkpoints=Checkpoints(folder),
         evaluate=evaluate,
     )
-    return made, seen
+    return run_trainer, evaluated
 
 
 if __name__ == "__main__":

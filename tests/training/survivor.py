@@ -79,15 +79,15 @@ def survive(folder: Path, seed: int, by_its_own_hand: bool) -> tuple[int, int]:
     rng = random.Random(seed)
     deaths, resumed = 0, 0
     while True:
-        before = last_step(folder)
-        resumed += before > 0
+        previous_step = last_step(folder)
+        resumed += previous_step > 0
         child = os.fork()
         if child == 0:
             attempt(folder, rng if by_its_own_hand and deaths < 4 else None)
             os._exit(0)
         rng.random()  # so that the next child draws otherwise
         if not by_its_own_hand and deaths < 5:
-            wait(child, folder, before + (0, 2, 4, 3, 2)[deaths])
+            wait(child, folder, previous_step + (0, 2, 4, 3, 2)[deaths])
             time.sleep(rng.uniform(0.0, 0.1))
             os.kill(child, signal.SIGKILL)
         _, status = os.waitpid(child, 0)

@@ -52,7 +52,7 @@ class Plain:
     objective: PretrainObjective | RetrievalObjective
     alpha: float
     slow: nn.Module = field(init=False)
-    drawn: list[list[int]] = field(default_factory=list)
+    draws: list[list[int]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         """Move a copy of the twin; keep the queues as they are before the step."""
@@ -61,7 +61,9 @@ class Plain:
         for name, weight in twin.named_parameters():
             weight.copy_(0.995 * weight + 0.005 * online[name].detach())
         self.slow = twin
-        self.queue = [copy.deepcopy(part) for part in (self.objective.queue.image, self.objective.queue.text)]
+        self.queue = [
+            copy.deepcopy(queue_tensor) for queue_tensor in (self.objective.queue.image, self.objective.queue.text)
+        ]
         self.queue_ids = self.objective.queue.ids[0].tolist()
 
     def losses(self, pixels: Tensor, ids: Tensor, mask: Tensor, pair_ids: list[int]) -> dict[str, Tensor]:
@@ -75,12 +77,14 @@ class Plain:
         self.text_m = [unit(slow.text_proj(slow.text.encode(alone(ids, mask, i))[0, 0])).detach() for i in range(count)]
         columns = [*pair_ids, *(self.queue_ids if not pretraining else [None] * len(self.queue_ids))]
 
-        def one_way(online: list[Tensor], momentum: list[Tensor], others: list[Tensor], queue: Tensor) -> Tensor:
-            everyone = [*others, *queue.T]
+        def one_way(online: list[Tensor], momentum: list[Tensor], bank: list[Tensor], queue: Tensor) -> Tensor:
+            everyone = [*bank, *queue.T]
             loss = torch.zeros(())
             for i in range(count):
-                logits = torch.stack([online[i] @ other / temperature for other in everyone])
-                beliefs = torch.stack([momentum[i] @ other / temperature for other in everyone]).detach().softmax(0)
+                logits = torch.stack([online[i] @ candidate / temperature for candidate in everyone])
+                beliefs = (
+                    torch.stack([momentum[i] @ candidate / temperature for candidate in everyone]).detach().softmax(0)
+                )
                 same = [owner == pair_ids[i] for owner in columns]
                 for j, logit in enumerate(logits):
                     hard = 1.0 / sum(same) if same[j] else 0.0
@@ -90,7 +94,7 @@ class Plain:
 
         i2t = one_way(image, self.image_m, self.text_m, self.queue[1])
         t2i = one_way(text, self.text_m, self.image_m, self.queue[0])
-        found = {"itc": (i2t + t2i) / 2}
+        results = {"itc": (i2t + t2i) / 2}
 
         bank = (self.image_m, self.text_m) if pretraining else (image, text)
         wrong_image = self.wrong(text, bank[0], pair_ids, 1e-4 if pretraining else 0.0)
@@ -104,19 +108,19 @@ class Plain:
             states = model.text.encode_grounded(words, None, tokens[j])
             return -model.itm_head(states[0, 0]).log_softmax(0)[label]
 
-        each = [judged(i, i, 1) for i in range(count)]
-        each += [judged(i, j, 0) for i, j in enumerate(wrong_image) if j >= 0]
-        each += [judged(j, i, 0) for i, j in enumerate(wrong_text) if j >= 0]
-        found["itm"] = torch.stack(each).mean()
+        terms = [judged(i, i, 1) for i in range(count)]
+        terms += [judged(i, j, 0) for i, j in enumerate(wrong_image) if j >= 0]
+        terms += [judged(j, i, 0) for i, j in enumerate(wrong_text) if j >= 0]
+        results["itm"] = torch.stack(terms).mean()
         if pretraining:
-            found["lm"] = plain_lm(model, tokens, [alone(ids, mask, i) for i in range(count)], 0.1)
-        return found
+            results["lm"] = plain_lm(model, tokens, [alone(ids, mask, i) for i in range(count)], 0.1)
+        return results
 
     def wrong(self, of: list[Tensor], bank: list[Tensor], pair_ids: list[int], floor: float) -> list[int]:
         """The column of the largest weight in each row, -1 where there is none."""
         chosen = []
         for i, feature in enumerate(of):
-            logits = torch.stack([feature @ other / self.objective.model.temperature for other in bank])
+            logits = torch.stack([feature @ candidate / self.objective.model.temperature for candidate in bank])
             weights = [
                 0.0 if pair_ids[j] == pair_ids[i] else (logit.exp() / logits.exp().sum()).item() + floor
                 for j, logit in enumerate(logits)
@@ -131,21 +135,21 @@ def unit(vector: Tensor) -> Tensor:
 
 def plain_lm(model: Any, tokens: list[Tensor], rows: list[Tensor], smoothing: float) -> Tensor:
     """Smoothed cross-entropy token by token, averaged."""
-    each = []
+    terms = []
     for image, row in zip(tokens, rows, strict=True):
         words = row.clone()
         words[0, 0] = DEC
         logs = model.logits(words, None, image)[0].log_softmax(-1)
         for position in range(words.shape[1] - 1):
             right = -logs[position, words[0, position + 1]]
-            each.append((1 - smoothing) * right + smoothing * -logs[position].mean())
-    return torch.stack(each).mean()
+            terms.append((1 - smoothing) * right + smoothing * -logs[position].mean())
+    return torch.stack(terms).mean()
 
 
 def check_against_plain(
     objective: PretrainObjective | RetrievalObjective, batch: Any, pair_ids: list[int], alpha: float
 ) -> None:
-    before = int(objective.queue.pointer)
+    state_before = int(objective.queue.pointer)
     plain = Plain(objective, alpha)
     expected = plain.losses(batch.pixels, batch.ids, batch.mask, pair_ids)
     expected_gradients = gradients(objective.model, total(expected))
@@ -157,13 +161,13 @@ def check_against_plain(
         torch.testing.assert_close(ours, slow, msg=name)
     size = objective.queue.image.shape[1]
     for i in range(len(batch.ids)):
-        place = (before + i) % size
-        plain.queue[0][:, place], plain.queue[1][:, place] = plain.image_m[i], plain.text_m[i]
-        plain.queue_ids[place] = pair_ids[i] if isinstance(objective, RetrievalObjective) else -100
+        column = (state_before + i) % size
+        plain.queue[0][:, column], plain.queue[1][:, column] = plain.image_m[i], plain.text_m[i]
+        plain.queue_ids[column] = pair_ids[i] if isinstance(objective, RetrievalObjective) else -100
     torch.testing.assert_close(objective.queue.image, plain.queue[0])
     torch.testing.assert_close(objective.queue.text, plain.queue[1])
     assert objective.queue.ids[0].tolist() == plain.queue_ids
-    assert objective.queue.pointer.item() == (before + len(batch.ids)) % size
+    assert objective.queue.pointer.item() == (state_before + len(batch.ids)) % size
 
 
 def drift(objective: PretrainObjective | RetrievalObjective) -> None:
@@ -239,10 +243,10 @@ def test_evaluation_changes_nothing() -> None:
     drift(objective)
     with torch.no_grad():
         objective.model.temperature.fill_(0.9)  # beyond what training holds it to
-    before = copy.deepcopy(objective.state_dict())
+    state_before = copy.deepcopy(objective.state_dict())
     objective.eval()(pretraining_batch())
     for name, value in objective.state_dict().items():
-        assert value.equal(before[name]), name
+        assert value.equal(state_before[name]), name
     objective.train()(pretraining_batch())
     assert objective.model.temperature.item() == 0.5
     assert objective.queue.pointer.item() == 4
@@ -260,9 +264,9 @@ def test_several_lm_texts_per_image() -> None:
     ids, mask = texts([[10, 11], [12], [13, 14, 15], [16, 17]], DEC)
     many = PretrainBatch(pixels=batch.pixels, ids=batch.ids, mask=batch.mask, lm_ids=ids, lm_mask=mask)
     objective = PretrainObjective(model, queue_size=8, draw=hardest).eval()
-    one, all_of_them = objective(batch), objective(many)
-    assert one["itc"].equal(all_of_them["itc"])
-    assert one["itm"].equal(all_of_them["itm"])
+    single, all_of_them = objective(batch), objective(many)
+    assert single["itc"].equal(all_of_them["itc"])
+    assert single["itm"].equal(all_of_them["itm"])
     tokens = [model.encode_image(batch.pixels[i : i + 1]) for i in (0, 0, 1, 1)]
     expected = plain_lm(model, tokens, [alone(ids, mask, i) for i in range(4)], 0.1)
     torch.testing.assert_close(all_of_them["lm"], expected)
@@ -288,7 +292,7 @@ def test_retrieval_refuses_ids_that_mean_nothing() -> None:
 def test_weights_of_negatives(floor: float) -> None:
     """The softmax over the row, plus the floor, cleared for pairs of the same id; only the odds matter."""
     logits, ids = 5 * torch.randn(4, 4), [3, 1, 3, 2]
-    same = torch.tensor([[one == other for other in ids] for one in ids])
+    same = torch.tensor([[single == candidate for candidate in ids] for single in ids])
     ours = hard_negative_weights(logits, same, floor)
     for i in range(4):
         exponentials = [math.exp(logit) for logit in logits[i].tolist()]
@@ -309,8 +313,8 @@ def test_a_sharp_temperature_still_offers_negatives() -> None:
 
 def test_negatives_are_drawn_by_weight() -> None:
     weights = torch.tensor([[0.0, 3.0, 1.0]]).expand(4000, 3)
-    drawn = draw_negatives(weights, lambda w: torch.multinomial(w, 1).squeeze(1))
-    shares = torch.bincount(drawn, minlength=3) / 4000
+    draws = draw_negatives(weights, lambda w: torch.multinomial(w, 1).squeeze(1))
+    shares = torch.bincount(draws, minlength=3) / 4000
     assert shares[0] == 0
     assert abs(shares[1] - 0.75) < 0.04
 
@@ -318,12 +322,12 @@ def test_negatives_are_drawn_by_weight() -> None:
 def test_half_precision_stays_near() -> None:
     objective = RetrievalObjective(toy("retrieval"), queue_size=8, draw=hardest).eval()
     batch = retrieval_batch([0, 1, 2, 2])
-    whole = objective(batch)
+    complete = objective(batch)
     with torch.autocast("cpu", torch.bfloat16):
         half = objective(batch)
     for name, loss in half.items():
         assert loss.dtype == torch.float32
-        torch.testing.assert_close(loss, whole[name], rtol=0.1, atol=0.05)
+        torch.testing.assert_close(loss, complete[name], rtol=0.1, atol=0.05)
 
 
 def test_queue_wraps_and_keeps_ids() -> None:
@@ -345,13 +349,13 @@ def test_twin_holds_what_embeds_and_no_more() -> None:
     model = toy("pretrain")
     twin = MomentumTwin(model, 0.9)
     assert not any("decoder" in name or "lm_head" in name or "itm" in name for name, _ in twin.named_parameters())
-    before = {name: slow.clone() for name, slow in twin.named_parameters()}
+    state_before = {name: slow.clone() for name, slow in twin.named_parameters()}
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.add_(1.0)
     twin.update(model)
     for name, slow in twin.named_parameters():
-        torch.testing.assert_close(slow, before[name] + 0.1, msg=name)
+        torch.testing.assert_close(slow, state_before[name] + 0.1, msg=name)
 
 
 # --- several processes --------------------------------------------------------------------------------------------
@@ -376,14 +380,14 @@ def run_ranks(count: int, work: Callable[[Exchange], Any]) -> list[Any]:
     barrier = threading.Barrier(count)
     results: list[Any] = [None] * count
 
-    def one(rank: int) -> None:
+    def single(rank: int) -> None:
         try:
             results[rank] = work(Exchange(rank, slots, barrier))
         except BaseException:
             barrier.abort()
             raise
 
-    threads = [threading.Thread(target=one, args=(rank,)) for rank in range(count)]
+    threads = [threading.Thread(target=single, args=(rank,)) for rank in range(count)]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -392,7 +396,7 @@ def run_ranks(count: int, work: Callable[[Exchange], Any]) -> list[Any]:
     return results
 
 
-def part(batch: Any, rank: int) -> Any:
+def queue_tensor(batch: Any, rank: int) -> Any:
     """Rows 0-2 of a batch of four for rank 0, the last one for rank 1: ranks need not be equal."""
     rows = slice(0, 3) if rank == 0 else slice(3, 4)
     return type(batch)(**{name: value[rows] for name, value in vars(batch).items() if value is not None})
@@ -412,11 +416,11 @@ def test_two_ranks_with_everything_shared_equal_one_global_batch(kind: str) -> N
     batch: Any = pretraining_batch() if pretraining else retrieval_batch([4, 2, 4, 9])
     model = toy("pretrain" if pretraining else "retrieval")
     options = {"queue_size": 6, "draw": hardest, **GLOBAL, **({"token_mean": "all"} if pretraining else {})}
-    whole: Any = (PretrainObjective if pretraining else RetrievalObjective)(model, **options)
-    drift(whole)
-    ranks = [copy.deepcopy(whole) for _ in range(2)]
-    expected = whole(batch)
-    expected_gradients = gradients(whole.model, total(expected))
+    complete: Any = (PretrainObjective if pretraining else RetrievalObjective)(model, **options)
+    drift(complete)
+    ranks = [copy.deepcopy(complete) for _ in range(2)]
+    expected = complete(batch)
+    expected_gradients = gradients(complete.model, total(expected))
 
     def work(gather: Exchange) -> dict[str, Tensor]:
         objective = ranks[gather.rank]
@@ -429,26 +433,26 @@ def test_two_ranks_with_everything_shared_equal_one_global_batch(kind: str) -> N
     for name, value in expected.items():
         torch.testing.assert_close((losses[0][name] + losses[1][name]) / 2, value)
     mean = (total(losses[0]) + total(losses[1])) / 2
-    found = [dict(rank.model.named_parameters()) for rank in ranks]
+    results = [dict(rank.model.named_parameters()) for rank in ranks]
     names = list(expected_gradients)
-    summed = torch.autograd.grad(mean, [rank[name] for rank in found for name in names])
+    summed = torch.autograd.grad(mean, [rank[name] for rank in results for name in names])
     both = {name: summed[i] + summed[i + len(names)] for i, name in enumerate(names)}
     assert_same(both, expected_gradients)
     for rank in ranks:
-        for name, value in whole.queue.state_dict().items():
+        for name, value in complete.queue.state_dict().items():
             torch.testing.assert_close(rank.queue.state_dict()[name], value, msg=name)
 
 
 def test_two_ranks_as_published_keep_to_their_own_batch_but_share_the_queue() -> None:
     batch = retrieval_batch([4, 2, 4, 9])
     base = RetrievalObjective(toy("retrieval"), queue_size=6, draw=hardest)
-    singles = [copy.deepcopy(base)(part(batch, rank)) for rank in range(2)]
+    singles = [copy.deepcopy(base)(queue_tensor(batch, rank)) for rank in range(2)]
     ranks: list[Any] = [None, None]
 
     def work(gather: Exchange) -> dict[str, Tensor]:
         ranks[gather.rank] = RetrievalObjective(copy.deepcopy(base.model), queue_size=6, draw=hardest, gather=gather)
         ranks[gather.rank].load_state_dict(base.state_dict())
-        return ranks[gather.rank](part(batch, gather.rank))
+        return ranks[gather.rank](queue_tensor(batch, gather.rank))
 
     losses = run_ranks(2, work)
     for alone_there, here in zip(singles, losses, strict=True):
@@ -467,7 +471,7 @@ def test_negatives_of_all_ranks_reach_a_rank_that_has_none() -> None:
     def work(gather: Exchange) -> dict[str, Tensor]:
         objective = RetrievalObjective(models[gather.rank], queue_size=6, draw=hardest, negatives="all", gather=gather)
         objective.queue.load_state_dict(base.queue.state_dict())
-        return objective(part(batch, gather.rank))
+        return objective(queue_tensor(batch, gather.rank))
 
     losses = run_ranks(2, work)
     crossing = torch.autograd.grad(losses[1]["itm"], [models[0].vision.cls_token])

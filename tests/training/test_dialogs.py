@@ -27,9 +27,9 @@ from tests.training.training_toys import CLS, ENC, alone, assert_same, gradients
 
 
 def opened(path: Path, **options: Any) -> Source:
-    found = open_source(path, **options)
-    assert isinstance(found, Source)
-    return found
+    results = open_source(path, **options)
+    assert isinstance(results, Source)
+    return results
 
 
 def test_a_dialog_is_a_record_of_its_rounds(tmp_path: Path) -> None:
@@ -40,7 +40,7 @@ def test_a_dialog_is_a_record_of_its_rounds(tmp_path: Path) -> None:
     assert record.captions == ("two dogs playing in the park",)
     assert record.address.endswith("visdial_1.0_val.json[0]")
     assert record.images[0].address.endswith("VisualDialog_val2018/VisualDialog_val2018_000000185565.jpg")
-    assert [(one.text, one.answers, one.wrong) for one in record.questions] == [
+    assert [(entry.text, entry.answers, entry.wrong) for entry in record.questions] == [
         ("is the photo in color", ("yes",), ("no", "two", "1 dog", "i can not tell")),
         ("how many dogs", ("two",), ("i can not tell", "1 dog", "a man on a horse", "not that i can see")),
     ]
@@ -54,7 +54,9 @@ def test_pictures_to_train_on_are_coco_s(tmp_path: Path) -> None:
     file.write_text(json.dumps(content))
     evaluation_toys.write_image(tmp_path / "images/val2014/COCO_val2014_000000185565.jpg", 1)
     source = opened(file, images=tmp_path / "images")
-    assert [one.images[0].address for one in source] == [str(tmp_path / "images/val2014/COCO_val2014_000000185565.jpg")]
+    assert [entry.images[0].address for entry in source] == [
+        str(tmp_path / "images/val2014/COCO_val2014_000000185565.jpg")
+    ]
     (problem,) = source.problems
     assert problem.address.endswith("[1]")
     assert "gt_index must be the index of the answer among the options, got 3" in problem.reason
@@ -75,21 +77,21 @@ def test_a_round_is_a_sample_of_its_answer_and_a_wrong_one() -> None:
     tokenizer = toy_tokenizer()
     task = VisdialData(tokenizer=tokenizer, transform=Resize(SIZE), draw=False)
     assert task.count_samples(RECORD) == 2
-    samples = [task.make_sample(RECORD, part, random.Random(0)) for part in range(2)]
+    samples = [task.make_sample(RECORD, index, random.Random(0)) for index in range(2)]
     batch = VisdialBatch(**normalize_batch(task.make_batch(samples), ImageSettings(SIZE)))
     assert batch.pixels.shape == (2, 3, SIZE, SIZE)
-    wanted = [
+    expected_texts = [
         "q: is it sunny a: yes", "q: is it sunny a: no",
         "q: is it sunny a: yes q: why a: a man", "q: is it sunny a: yes q: why a: dog",
     ]  # fmt: skip
-    told = tokenizer.encode(wanted, "enc")
-    assert torch.equal(batch.ids, told.ids)
-    assert torch.equal(batch.mask, told.mask)
+    encoded = tokenizer.encode(expected_texts, "enc")
+    assert torch.equal(batch.ids, encoded.ids)
+    assert torch.equal(batch.mask, encoded.mask)
     assert torch.equal(batch.caption_ids, tokenizer.encode(["two dogs"] * 2, "cls").ids)
     assert batch.labels.tolist() == [1, 0, 1, 0]
-    drawn = VisdialData(tokenizer=tokenizer, transform=Resize(SIZE))
-    found = {tuple(drawn.make_sample(RECORD, 0, random.Random(seed)).dialogs[1]) for seed in range(20)}
-    assert len(found) == 2
+    random_data = VisdialData(tokenizer=tokenizer, transform=Resize(SIZE))
+    results = {tuple(random_data.make_sample(RECORD, 0, random.Random(seed)).dialogs[1]) for seed in range(20)}
+    assert len(results) == 2
 
 
 def test_a_round_needs_wrong_answers() -> None:
@@ -112,14 +114,16 @@ def dialog_batch(length: int = 0) -> VisdialBatch:
 
 def test_dialogs_are_the_plain_computation() -> None:
     model, batch = toy("retrieval"), dialog_batch()
-    each = []
+    terms = []
     for row in range(4):
         image = row // 2
-        seen = model.encode_image(batch.pixels[image : image + 1])
+        image_states = model.encode_image(batch.pixels[image : image + 1])
         caption = model.text.encode(alone(batch.caption_ids, batch.caption_mask, image))
-        states = model.text.encode_grounded(alone(batch.ids, batch.mask, row), None, torch.cat([seen, caption], 1))
-        each.append(F.cross_entropy(model.itm_head(states[:, 0]), batch.labels[row : row + 1]))
-    expected = torch.stack(each).mean()
+        states = model.text.encode_grounded(
+            alone(batch.ids, batch.mask, row), None, torch.cat([image_states, caption], 1)
+        )
+        terms.append(F.cross_entropy(model.itm_head(states[:, 0]), batch.labels[row : row + 1]))
+    expected = torch.stack(terms).mean()
     loss = VisdialObjective(model)(batch)["itm"]
     torch.testing.assert_close(loss, expected)
     assert_same(gradients(model, loss), gradients(model, expected))

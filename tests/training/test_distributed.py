@@ -28,7 +28,7 @@ from tests.training.loop_toys import half, toy_batch, toy_objective, toy_pretrai
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
-Found = list[dict[str, Any]]
+Results = list[dict[str, Any]]
 
 
 @pytest.fixture(scope="module")
@@ -44,11 +44,11 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def found(folder: Path) -> Found:
+def results(folder: Path) -> Results:
     """What both processes found, by rank. On a busy machine a port may be taken before they meet: then once more."""
     for _ in range(3):
-        for left in ("two", *ranks.STRATEGIES):
-            shutil.rmtree(folder / left, ignore_errors=True)
+        for stale in ("two", *ranks.STRATEGIES):
+            shutil.rmtree(folder / stale, ignore_errors=True)
         if (ended := ranks.start_both(folder)) is not None:
             break
     assert ended is not None, "two processes did not meet, three times"
@@ -62,17 +62,17 @@ def found(folder: Path) -> Found:
 def averaged_halves(name: str) -> dict[str, Any]:
     """The published losses of each half, by a process of its own, and their averages."""
     objectives = [toy_objective(name) for _ in range(2)]
-    each = [objective(half(toy_batch(name), i)) for i, objective in enumerate(objectives)]
-    for losses in each:
+    rank_losses = [objective(half(toy_batch(name), i)) for i, objective in enumerate(objectives)]
+    for losses in rank_losses:
         torch.autograd.backward(torch.stack(list(losses.values())).sum() / 2)
-    target, other = objectives
-    others = dict(other.named_parameters())
+    target, peer = objectives
+    peer_parameters = dict(peer.named_parameters())
     for parameter_name, parameter in target.named_parameters():
         if parameter.grad is not None:
-            gradient = others[parameter_name].grad
+            gradient = peer_parameters[parameter_name].grad
             assert gradient is not None
             parameter.grad += gradient
-    losses = {key: (each[0][key].detach() + each[1][key].detach()) / 2 for key in each[0]}
+    losses = {key: (rank_losses[0][key].detach() + rank_losses[1][key].detach()) / 2 for key in rank_losses[0]}
     return {"losses": losses, **after_sgd(target, queues_of=objectives)}
 
 
@@ -108,10 +108,10 @@ def after_sgd(objective: nn.Module, queues_of: list[nn.Module] | None = None) ->
     torch.optim.SGD(trained, lr=ranks.RATE).step()
     state = {name: tensor.clone() for name, tensor in objective.state_dict().items()}
     if queues_of and "queue.image" in state:
-        parts = [dict(one.state_dict()) for one in queues_of]
+        parts = [dict(first_run.state_dict()) for first_run in queues_of]
         count = int(parts[0]["queue.pointer"])
         for name in ("queue.image", "queue.text", "queue.ids"):
-            state[name][:, : 2 * count] = torch.cat([part[name][:, :count] for part in parts], 1)
+            state[name][:, : 2 * count] = torch.cat([queue_state[name][:, :count] for queue_state in parts], 1)
         state["queue.pointer"] = parts[0]["queue.pointer"] * 2
     return {"gradients": gradients, "state": state}
 
@@ -123,10 +123,10 @@ def assert_close(ours: dict[str, Tensor], reference: dict[str, Tensor], toleranc
         assert (gap <= tolerance * (1 + reference[name].abs())).all(), f"{name} differs by {gap.max()}"
 
 
-def assert_same_step(found: Found, case: str, reference: dict[str, Any]) -> None:
+def assert_same_step(results: Results, case: str, reference: dict[str, Any]) -> None:
     for rank in range(2):
         for what in ("losses", "gradients", "state"):
-            assert_close(found[rank][case][what], reference[what])
+            assert_close(results[rank][case][what], reference[what])
 
 
 # --- losses, gradients, weights -----------------------------------------------------------------------------------
@@ -134,51 +134,51 @@ def assert_same_step(found: Found, case: str, reference: dict[str, Any]) -> None
 
 @pytest.mark.parametrize("strategy", ranks.STRATEGIES)
 @pytest.mark.parametrize("name", ranks.PUBLISHED)
-def test_published_losses_are_averages_over_processes(found: Found, strategy: str, name: str) -> None:
-    assert_same_step(found, f"{strategy}/published/{name}", averaged_halves(name))
+def test_published_losses_are_averages_over_processes(results: Results, strategy: str, name: str) -> None:
+    assert_same_step(results, f"{strategy}/published/{name}", averaged_halves(name))
 
 
 @pytest.mark.parametrize("strategy", ranks.STRATEGIES)
 @pytest.mark.parametrize("name", ranks.ALL)
-def test_global_negatives_and_means_are_the_plain_global_batch(found: Found, strategy: str, name: str) -> None:
-    assert_same_step(found, f"{strategy}/all/{name}", global_batch(name))
+def test_global_negatives_and_means_are_the_plain_global_batch(results: Results, strategy: str, name: str) -> None:
+    assert_same_step(results, f"{strategy}/all/{name}", global_batch(name))
 
 
 @pytest.mark.parametrize("strategy", ranks.STRATEGIES)
-def test_retrieval_as_published_for_coco_draws_from_all_but_compares_its_own(found: Found, strategy: str) -> None:
-    assert_same_step(found, f"{strategy}/coco/retrieval", coco_retrieval())
+def test_retrieval_as_published_for_coco_draws_from_all_but_compares_its_own(results: Results, strategy: str) -> None:
+    assert_same_step(results, f"{strategy}/coco/retrieval", coco_retrieval())
 
 
 @pytest.mark.parametrize("name", ["caption", "pretrain", "retrieval"])
 def test_the_two_references_differ(name: str) -> None:
     """Else the tests above would not tell the published mean from the global one."""
-    one, other = averaged_halves(name)["losses"], global_batch(name)["losses"]
-    assert any(abs(one[key] - other[key]) > 1e-3 for key in one)
+    first_run, peer = averaged_halves(name)["losses"], global_batch(name)["losses"]
+    assert any(abs(first_run[key] - peer[key]) > 1e-3 for key in first_run)
 
 
 @pytest.mark.parametrize("strategy", ranks.STRATEGIES)
-def test_accumulated_gradients_are_those_of_the_whole_batch(found: Found, strategy: str) -> None:
+def test_accumulated_gradients_are_those_of_the_whole_batch(results: Results, strategy: str) -> None:
     objective = toy_objective("caption")
     quarters = [half(half(toy_batch("caption"), rank), i) for rank in range(2) for i in range(2)]
     torch.autograd.backward(torch.stack([objective(quarter)["lm"] for quarter in quarters]).mean())
     reference = {name: p.grad for name, p in objective.named_parameters() if p.grad is not None}
     for rank in range(2):
-        assert_close(found[rank][f"{strategy}/accumulated"], reference)
+        assert_close(results[rank][f"{strategy}/accumulated"], reference)
 
 
 # --- gathering ----------------------------------------------------------------------------------------------------
 
 
-def test_gathering_keeps_the_order_of_ranks_and_sums_what_all_losses_say(found: Found) -> None:
+def test_gathering_keeps_the_order_of_ranks_and_sums_what_all_losses_say(results: Results) -> None:
     rows = torch.tensor([[1.0, 1.0]] * 3 + [[2.0, 2.0]] * 2)
     weights = torch.arange(10.0).view(5, 2)
     gradient = weights + (weights + 100.0)
-    for rank, own in enumerate((slice(0, 3), slice(3, 5))):
-        result = found[rank]["gather"]
+    for rank, own_rows in enumerate((slice(0, 3), slice(3, 5))):
+        result = results[rank]["gather"]
         assert torch.equal(result["rows"], rows)
-        assert torch.equal(result["gradient"], gradient[own])
+        assert torch.equal(result["gradient"], gradient[own_rows])
         assert result["truth"].tolist() == [True, False]
-        assert result["places"].tolist() == list(range(5))[own]
+        assert result["places"].tolist() == list(range(5))[own_rows]
         assert result["mean"].item() == 0.5
 
 
@@ -186,8 +186,8 @@ def test_gathering_keeps_the_order_of_ranks_and_sums_what_all_losses_say(found: 
 
 
 @pytest.mark.parametrize("strategy", ranks.STRATEGIES)
-def test_a_run_of_two_processes_resumes_bit_for_bit(found: Found, strategy: str) -> None:
-    straight, resumed = (found[0][f"{strategy}/run"][key] for key in ("straight", "resumed"))
+def test_a_run_of_two_processes_resumes_bit_for_bit(results: Results, strategy: str) -> None:
+    straight, resumed = (results[0][f"{strategy}/run"][key] for key in ("straight", "resumed"))
     assert straight.keys() == resumed.keys()
     changed = toy_pretraining(dropout=True).state_dict()
     assert any(not torch.equal(straight[name], changed[name]) for name in straight)
@@ -196,49 +196,49 @@ def test_a_run_of_two_processes_resumes_bit_for_bit(found: Found, strategy: str)
 
 
 @pytest.mark.parametrize("strategy", ranks.STRATEGIES)
-def test_the_first_process_evaluates_the_whole_model(found: Found, strategy: str) -> None:
-    assert found[1][f"{strategy}/run"]["seen"] == []
-    seen = found[0][f"{strategy}/run"]["seen"]
-    assert len(seen) == 1
-    final = found[0][f"{strategy}/run"]["resumed"]
-    for name, tensor in seen[-1].items():
+def test_the_first_process_evaluates_the_whole_model(results: Results, strategy: str) -> None:
+    assert results[1][f"{strategy}/run"]["seen"] == []
+    evaluated = results[0][f"{strategy}/run"]["seen"]
+    assert len(evaluated) == 1
+    final = results[0][f"{strategy}/run"]["resumed"]
+    for name, tensor in evaluated[-1].items():
         assert torch.equal(tensor, final[f"model.{name}"]), name
 
 
-def test_both_strategies_train_the_same(found: Found) -> None:
-    one, other = (found[0][f"{strategy}/run"]["straight"] for strategy in ranks.STRATEGIES)
+def test_both_strategies_train_the_same(results: Results) -> None:
+    first_run, peer = (results[0][f"{strategy}/run"]["straight"] for strategy in ranks.STRATEGIES)
     start_from = toy_pretraining(dropout=True).state_dict()
-    moved = torch.cat([(one[n] - start_from[n]).flatten() for n in one if n.startswith("model.")]).norm()
-    apart = torch.cat([(one[n] - other[n]).flatten() for n in one if n.startswith("model.")]).norm()
-    assert apart < 0.02 * moved
+    moved = torch.cat([(first_run[n] - start_from[n]).flatten() for n in first_run if n.startswith("model.")]).norm()
+    distance = torch.cat([(first_run[n] - peer[n]).flatten() for n in first_run if n.startswith("model.")]).norm()
+    assert distance < 0.02 * moved
 
 
 @pytest.mark.parametrize("strategy", ranks.STRATEGIES)
-def test_one_process_goes_on_with_what_two_began(strategy: Strategy, found: Found, folder: Path) -> None:
+def test_one_process_goes_on_with_what_two_began(strategy: Strategy, results: Results, folder: Path) -> None:
     newest = Checkpoints(folder / strategy / "straight").latest()
     assert newest is not None
     trainer, _ = ranks.trainer(ProcessGroupInfo(torch.device("cpu")), strategy, folder / strategy / "straight")
     trainer.restore(read_state(newest))
     assert trainer.progress.epoch == 1
-    final = found[0][f"{strategy}/run"]["straight"]
+    final = results[0][f"{strategy}/run"]["straight"]
     assert all(torch.equal(tensor, final[name]) for name, tensor in trainer.objective.state_dict().items())
     names = {name for name, p in trainer.objective.named_parameters() if p.requires_grad}
     assert names == set(read_state(newest)["optimizer"])
 
 
-def test_a_whole_run_is_the_same_on_one_process_and_on_two(found: Found, folder: Path, tmp_path: Path) -> None:
+def test_a_whole_run_is_the_same_on_one_process_and_on_two(results: Results, folder: Path, tmp_path: Path) -> None:
     """Data, augmentation, losses, evaluation and the model that is left: batches of four, or twice two."""
     run(ranks.whole_run(folder, tmp_path / "one", batch_size=4))
-    one, two = read_log(tmp_path / "one" / "log.jsonl"), read_log(folder / "two" / "log.jsonl")
-    assert [record["step"] for record in one] == [record["step"] for record in two] == [1, 2, 3, 3, 4, 5, 6, 6]
-    for mine, theirs in zip(one, two, strict=True):
+    first_run, two = read_log(tmp_path / "one" / "log.jsonl"), read_log(folder / "two" / "log.jsonl")
+    assert [record["step"] for record in first_run] == [record["step"] for record in two] == [1, 2, 3, 3, 4, 5, 6, 6]
+    for mine, theirs in zip(first_run, two, strict=True):
         for name in {"loss", "lr", "val_loss"} & mine.keys():
             assert mine[name] == pytest.approx(theirs[name], rel=1e-4)
-    assert one[-1]["samples"] == two[-1]["samples"]
+    assert first_run[-1]["samples"] == two[-1]["samples"]
     models = [load(path / "model").model.state_dict() for path in (tmp_path / "one", folder / "two")]
     moved = torch.cat([(models[0][n] - t).flatten() for n, t in toy_model("caption").state_dict().items()]).norm()
-    apart = torch.cat([(models[0][n] - models[1][n]).flatten() for n in models[0]]).norm()
-    assert apart < 0.05 * moved  # Adam takes the sign of what is nearly zero
+    distance = torch.cat([(models[0][n] - models[1][n]).flatten() for n in models[0]]).norm()
+    assert distance < 0.05 * moved  # Adam takes the sign of what is nearly zero
 
 
 # --- one process alone --------------------------------------------------------------------------------------------
@@ -246,14 +246,14 @@ def test_a_whole_run_is_the_same_on_one_process_and_on_two(found: Found, folder:
 
 def test_without_torchrun_a_process_is_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("WORLD_SIZE", raising=False)
-    with join_processes("cpu") as place:
-        assert (place.rank, place.world_size, place.is_main) == (0, 1, True)
-        assert type(place.gather) is Gather
-        assert place.broadcast("x") == "x"
-        assert place.collect(1) == [1]
+    with join_processes("cpu") as group:
+        assert (group.rank, group.world_size, group.is_main) == (0, 1, True)
+        assert type(group.gather) is Gather
+        assert group.broadcast("x") == "x"
+        assert group.collect(1) == [1]
         objective = toy_objective("caption")
         for strategy in ranks.STRATEGIES:
-            parallel = build_strategy(objective, place, strategy)
+            parallel = build_strategy(objective, group, strategy)
             assert type(parallel) is SingleProcess
             assert not isinstance(parallel, DDP)
 

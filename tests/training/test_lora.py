@@ -55,9 +55,9 @@ def test_it_starts_as_the_model_it_was() -> None:
 
 
 def test_only_corrections_learn() -> None:
-    before = toy_captioning().state_dict()
+    state_before = toy_captioning().state_dict()
     after = trained().state_dict()
-    changed = {name for name in after if name not in before or not torch.equal(before[name], after[name])}
+    changed = {name for name in after if name not in state_before or not torch.equal(state_before[name], after[name])}
     assert changed == {name for name in after if ".lora_" in name}
     layers = {name.rpartition(".lora_")[0].rpartition(".")[2] for name in changed}
     assert layers == {"query", "value", "qkv", "proj"}
@@ -68,7 +68,7 @@ def test_names_given_learn_whole() -> None:
     objective = trained(LoraSettings(r=2, modules_to_save=("lm_head",)))
     names = {name for name, p in objective.named_parameters() if p.requires_grad and "lora" not in name}
     assert names == {
-        f"model.lm_head.{part}" for part in ("bias", "dense.weight", "dense.bias", "norm.weight", "norm.bias")
+        f"model.lm_head.{name}" for name in ("bias", "dense.weight", "dense.bias", "norm.weight", "norm.bias")
     }
 
 
@@ -90,7 +90,7 @@ def test_a_saved_adapter_merges_into_its_base(tmp_path: Path) -> None:
     merge_lora(objective.model)
     merged = objective.model.state_dict()
     assert all(torch.equal(tensor, merged[name]) for name, tensor in base.model.state_dict().items())
-    assert abs(float(base(BATCH)["lm"]) - float(toy_captioning()(BATCH)["lm"])) > 1e-3
+    assert abs(base(BATCH)["lm"].item() - toy_captioning()(BATCH)["lm"].item()) > 1e-3
 
 
 def test_an_adapter_of_another_model_is_refused(tmp_path: Path) -> None:

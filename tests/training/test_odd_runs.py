@@ -110,13 +110,13 @@ def test_what_does_not_fill_a_last_batch_waits_for_the_next_epoch(models: Path, 
     data = dataset(tmp_path, [["a dog"]] * 5)
     result = runs.run(recipe("caption", data, tmp_path / "out", models, epochs=3, batch_size=2))
     assert result.progress.step == 3 * 2
-    whole = runs.run(
+    single_batches = runs.run(
         recipe("caption", data, tmp_path / "whole", models, epochs=1, batch_size=1, schedule={"lr": 1e-12})
     )
     uneven = runs.run(recipe("caption", data, tmp_path / "uneven", models, epochs=1, schedule={"lr": 1e-12}))
-    assert (whole.progress.step, uneven.progress.step) == (5, 1)
-    one, other = (read_log(tmp_path / out / "log.jsonl")[-1]["val_loss"] for out in ("whole", "uneven"))
-    assert one == pytest.approx(other, rel=1e-5), "of the same five, in batches of 1 and of 4 and 1"
+    assert (single_batches.progress.step, uneven.progress.step) == (5, 1)
+    loss_a, loss_b = (read_log(tmp_path / out / "log.jsonl")[-1]["val_loss"] for out in ("whole", "uneven"))
+    assert loss_a == pytest.approx(loss_b, rel=1e-5), "of the same five, in batches of 1 and of 4 and 1"
 
 
 def test_a_run_compiles_its_layers_if_it_is_told_to(
@@ -128,8 +128,8 @@ def test_a_run_compiles_its_layers_if_it_is_told_to(
     data = dataset(tmp_path, [["a dog"], ["a cat"]])
     settings = {"device": "cpu", "log_every": 1, "charts": False}
     for compile_ in (False, True):
-        given = recipe("caption", data, tmp_path / str(compile_), models, run={**settings, "compile": compile_})
-        runs.run(given)
+        run_recipe = recipe("caption", data, tmp_path / str(compile_), models, run={**settings, "compile": compile_})
+        runs.run(run_recipe)
         assert compiled == ["Captioner"] * compile_
 
 
@@ -147,17 +147,17 @@ def test_transformers_loads_what_was_trained_and_computes_the_same(
     data = dataset(tmp_path, [["a dog"], ["a cat"], ["a man"], ["a car"]])
     folder = runs.run(recipe(name, data, tmp_path / "out", models, epochs=2)).model
     ours: Any = load(folder).model
-    other, told = getattr(Theirs, theirs).from_pretrained(folder, output_loading_info=True)
-    other.eval()
-    assert not told["missing_keys"]
-    assert not told["unexpected_keys"]
+    loss_b, loading_info = getattr(Theirs, theirs).from_pretrained(folder, output_loading_info=True)
+    loss_b.eval()
+    assert not loading_info["missing_keys"]
+    assert not loading_info["unexpected_keys"]
     pixels = torch.randn(2, 3, SIZE, SIZE)
     ids = torch.tensor([[599, 20, 30, 3], [599, 40, 21, 3]])
     with torch.inference_mode():
         states = ours.encode_image(pixels)
-        torch.testing.assert_close(other.vision_model(pixels).last_hidden_state, states, atol=1e-4, rtol=1e-4)
+        torch.testing.assert_close(loss_b.vision_model(pixels).last_hidden_state, states, atol=1e-4, rtol=1e-4)
         if name == "retrieval":
-            scores = other(input_ids=ids, pixel_values=pixels, attention_mask=torch.ones_like(ids)).itm_score
+            scores = loss_b(input_ids=ids, pixel_values=pixels, attention_mask=torch.ones_like(ids)).itm_score
             torch.testing.assert_close(
                 scores, ours.match_logits(ids, torch.ones_like(ids), states), atol=1e-4, rtol=1e-4
             )
@@ -165,20 +165,20 @@ def test_transformers_loads_what_was_trained_and_computes_the_same(
         memory = ours.encode_question(ids, torch.ones_like(ids), states) if name == "vqa" else states
         start = torch.full_like(ids, 598)
         start[:, 1:] = ids[:, 1:]
-        logits = other.text_decoder(input_ids=start, encoder_hidden_states=memory, is_decoder=True).logits
+        logits = loss_b.text_decoder(input_ids=start, encoder_hidden_states=memory, is_decoder=True).logits
         torch.testing.assert_close(logits, ours.logits(start, None, memory), atol=1e-4, rtol=1e-4)
 
 
 def test_bfloat16_trains_on_a_cpu_and_leaves_full_precision_behind(models: Path, tmp_path: Path) -> None:
     data = dataset(tmp_path, [["a dog"], ["a cat"]])
     settings = {"device": "cpu", "log_every": 1, "charts": False, "precision": "bf16"}
-    given = recipe(
+    run_recipe = recipe(
         "caption", data, tmp_path / "out", models, batch_size=2, epochs=3, run=settings,
         schedule={"kind": "constant", "lr": 3e-3}, loss={"smoothing": 0.0}, evaluate={"every_epochs": 0},
         augment={"min_scale": 1.0, "flip": 0.0, "randaugment": False},
     )  # fmt: skip
-    given = dataclasses.replace(given, data=dataclasses.replace(given.data, train=(str(data),) * 10))
-    result = runs.run(given)
-    found = losses(tmp_path / "out")
-    assert found[-1] < 0.3 * found[0]
+    run_recipe = dataclasses.replace(run_recipe, data=dataclasses.replace(run_recipe.data, train=(str(data),) * 10))
+    result = runs.run(run_recipe)
+    values = losses(tmp_path / "out")
+    assert values[-1] < 0.3 * values[0]
     assert {tensor.dtype for tensor in load(result.model).model.state_dict().values()} == {torch.float32}

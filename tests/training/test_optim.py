@@ -22,21 +22,21 @@ def decays(module: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, flo
 
 def test_published_groups_decay_everything_that_trains_and_nothing_else() -> None:
     objective = toy_pretraining()
-    found = decays(objective, build_adamw(objective, AdamWSettings(weight_decay=0.05)))
-    assert set(found.values()) == {0.05}
-    assert found.keys() == {name for name, _ in objective.named_parameters() if name.startswith("model.")}
-    assert "model.temperature" in found
-    assert "model.vision.blocks.0.norm1.bias" in found
+    groups = decays(objective, build_adamw(objective, AdamWSettings(weight_decay=0.05)))
+    assert set(groups.values()) == {0.05}
+    assert groups.keys() == {name for name, _ in objective.named_parameters() if name.startswith("model.")}
+    assert "model.temperature" in groups
+    assert "model.vision.blocks.0.norm1.bias" in groups
 
 
 def test_lavis_groups_spare_vectors_and_scalars() -> None:
     objective = toy_pretraining()
-    found = decays(objective, build_adamw(objective, AdamWSettings(groups="lavis")))
-    spared = {name for name, decay in found.items() if decay == 0.0}
+    groups = decays(objective, build_adamw(objective, AdamWSettings(groups="lavis")))
+    spared = {name for name, decay in groups.items() if decay == 0.0}
     assert spared == {
-        name for name in found if name.endswith("bias") or ".norm" in name or "_norm" in name or "temperature" in name
+        name for name in groups if name.endswith("bias") or ".norm" in name or "_norm" in name or "temperature" in name
     }
-    assert found["model.vision.pos_embed"] == 0.05
+    assert groups["model.vision.pos_embed"] == 0.05
 
 
 def test_one_step_is_adamw_as_its_paper_writes_it() -> None:
@@ -44,14 +44,14 @@ def test_one_step_is_adamw_as_its_paper_writes_it() -> None:
     settings = AdamWSettings(weight_decay=0.1, beta1=0.8, beta2=0.9, eps=1e-6)
     optimizer = build_adamw(layer, settings)
     optimizer.param_groups[0]["lr"] = 0.01
-    before = {name: p.detach().clone() for name, p in layer.named_parameters()}
+    state_before = {name: p.detach().clone() for name, p in layer.named_parameters()}
     layer(torch.randn(4, 3)).pow(2).sum().backward()
     optimizer.step()
     for name, parameter in layer.named_parameters():
         g = parameter.grad
         assert g is not None
         moved = g / (g.square().sqrt() + 1e-6)  # after one step both averages, bias corrected, are g and g * g
-        torch.testing.assert_close(parameter.data, before[name] * (1 - 0.01 * 0.1) - 0.01 * moved)
+        torch.testing.assert_close(parameter.data, state_before[name] * (1 - 0.01 * 0.1) - 0.01 * moved)
 
 
 def test_nothing_to_train_is_an_error() -> None:
@@ -86,12 +86,12 @@ def test_every_objective_takes_its_state_back(name: str) -> None:
     sum(value for value in objective(toy_batch(name)).values() if value.requires_grad).backward()
     optimizer.step()
     state = full_optimizer_state(objective, optimizer)
-    assert any(not kept for kept in state.values()) == (name == "grounding")
+    assert any(not state_of_parameter for state_of_parameter in state.values()) == (name == "grounding")
     fresh = build_adamw(objective, AdamWSettings())
     load_optimizer_state(objective, fresh, state)
-    again = full_optimizer_state(objective, fresh)
-    assert state.keys() == again.keys()
-    assert all(torch.equal(state[name][key], again[name][key]) for name in state for key in state[name])
+    restored = full_optimizer_state(objective, fresh)
+    assert state.keys() == restored.keys()
+    assert all(torch.equal(state[name][key], restored[name][key]) for name in state for key in state[name])
 
 
 def test_state_of_other_parameters_is_refused() -> None:

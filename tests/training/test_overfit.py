@@ -25,10 +25,10 @@ CAPTIONS = [[10, 11, 12], [10, 13, 14, 15], [16, 11], [17, 10, 18, 12]]
 
 @pytest.fixture(autouse=True)
 def _one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
+    threads_before = torch.get_num_threads()
     torch.set_num_threads(1)  # the toys are too small to share
     yield
-    torch.set_num_threads(before)
+    torch.set_num_threads(threads_before)
 
 
 def fit(objective: nn.Module, steps: int, losses: Callable[[], dict[str, Tensor]]) -> dict[str, float]:
@@ -36,12 +36,12 @@ def fit(objective: nn.Module, steps: int, losses: Callable[[], dict[str, Tensor]
     optimizer = torch.optim.AdamW((p for p in objective.parameters() if p.requires_grad), lr=5e-3, fused=True)
     history = []
     for _ in range(steps):
-        found = losses()
+        values = losses()
         optimizer.zero_grad()
-        torch.stack(list(found.values())).sum().backward()  # type: ignore[no-untyped-call]
+        torch.stack(list(values.values())).sum().backward()  # type: ignore[no-untyped-call]
         optimizer.step()
-        history.append({name: value.item() for name, value in found.items()})
-    return {name: sum(found[name] for found in history[-10:]) / 10 for name in history[0]}
+        history.append({name: value.item() for name, value in values.items()})
+    return {name: sum(values[name] for values in history[-10:]) / 10 for name in history[0]}
 
 
 @torch.no_grad()
@@ -132,11 +132,11 @@ def test_pretraining() -> None:
 
 def test_comparing() -> None:
     """The same statement is true of a pair and false of the pair turned round."""
-    model, first, second = toy("nlvr"), images(2), images(2)
+    model, left_images, right_images = toy("nlvr"), images(2), images(2)
     ids, mask = texts([[10, 11], [12], [10, 11], [12]], ENC)
     batch = NlvrBatch(
-        left_pixels=torch.cat([first, second]),
-        right_pixels=torch.cat([second, first]),
+        left_pixels=torch.cat([left_images, right_images]),
+        right_pixels=torch.cat([right_images, left_images]),
         ids=ids,
         mask=mask,
         labels=torch.tensor([1, 0, 0, 1]),
@@ -159,8 +159,8 @@ def test_grounding() -> None:
     objective = GroundingObjective(model)
     assert fit(objective, 70, lambda: objective(batch))["box"] < 0.05
     memory = model.make_memory(ids, mask, model.encode_image(pixels), image)
-    found = torch.full((4, 1), 39)
+    values = torch.full((4, 1), 39)
     for _ in range(4):
-        logits = model.logits(found, memory)[:, -1, model.box_ids()]
-        found = torch.cat([found, model.box_ids()[logits.argmax(1)][:, None]], dim=1)
-    assert (found[:, 1:] - 40).equal(box_bins(boxes, sizes, 16))
+        logits = model.logits(values, memory)[:, -1, model.box_ids()]
+        values = torch.cat([values, model.box_ids()[logits.argmax(1)][:, None]], dim=1)
+    assert (values[:, 1:] - 40).equal(box_bins(boxes, sizes, 16))

@@ -84,7 +84,7 @@ def test_a_recipe_has_the_published_numbers_and_builds(name: str) -> None:
     recipe, published = read_recipe(RECIPES / f"{name}.yaml"), TABLE[name]
     config = config_of(recipe)
     model = build_model(config, device="meta")
-    found = Published(
+    actual = Published(
         recipe.task,
         recipe.schedule.lr,
         recipe.schedule.min_lr,
@@ -99,7 +99,7 @@ def test_a_recipe_has_the_published_numbers_and_builds(name: str) -> None:
         recipe.start,
         published.millions,
     )
-    assert found == published
+    assert actual == published
     digits = 2 if published.millions % 1 else 0
     assert round(count_parameters(model) / 1e6, digits) == published.millions
     assert (config.text.depth, config.text.width, config.text.vocab_size, config.text.dropout) == (12, 768, 30524, 0.1)
@@ -117,21 +117,27 @@ def test_the_recipes_of_pocket_make_what_is_bundled(name: str) -> None:
     """From the sizes of its pretraining, each recipe gives the sizes of the model that the package ships."""
     recipe = read_recipe(RECIPES / "pocket" / f"{name}.yaml")
     models = bundle.read(bundle.POCKET).models
-    shipped = {task: read.load(place).config for task, place in models.items()}
+    shipped = {task: read.load(path).config for task, path in models.items()}
     start = dataclasses.replace(shipped["retrieval"], task="pretrain")
-    found = config_of(recipe, start)
-    if found.task not in shipped:  # pretraining itself, and what is not bundled
-        assert count_parameters(build_model(found, device="meta")) > 5e6
+    actual = config_of(recipe, start)
+    if actual.task not in shipped:  # pretraining itself, and what is not bundled
+        assert count_parameters(build_model(actual, device="meta")) > 5e6
         return
-    expected = shipped[found.task]
-    told = dataclasses.replace(found, vision=dataclasses.replace(found.vision, drop_path=expected.vision.drop_path))
-    for stored in (told, expected):
+    expected = shipped[actual.task]
+    expected_config = dataclasses.replace(
+        actual, vision=dataclasses.replace(actual.vision, drop_path=expected.vision.drop_path)
+    )
+    for stored in (expected_config, expected):
         assert count_parameters(build_model(stored, device="meta")) == count_parameters(
             build_model(expected, device="meta")
         )
-    assert (told.vision, told.text, told.box_bins) == (expected.vision, expected.text, expected.box_bins)
-    if found.task == "grounding":
-        assert found.box_start_id + 1 + found.box_bins < found.text.vocab_size
+    assert (expected_config.vision, expected_config.text, expected_config.box_bins) == (
+        expected.vision,
+        expected.text,
+        expected.box_bins,
+    )
+    if actual.task == "grounding":
+        assert actual.box_start_id + 1 + actual.box_bins < actual.text.vocab_size
 
 
 def test_what_only_some_recipes_say() -> None:
@@ -257,12 +263,14 @@ def test_total_batches_are_made_on_any_number_of_processes() -> None:
 
 
 def test_a_run_goes_on_only_with_its_own_settings() -> None:
-    before = recipe_from_table({"task": "caption", "data": {"train": "a"}})
+    original = recipe_from_table({"task": "caption", "data": {"train": "a"}})
     check_same_run(
-        before, dataclasses.replace(before, epochs=9, run=dataclasses.replace(before.run, keep_checkpoints=9))
+        original, dataclasses.replace(original, epochs=9, run=dataclasses.replace(original.run, keep_checkpoints=9))
     )
     with pytest.raises(ConfigError, match=r"schedule\.lr differ"):
-        check_same_run(before, recipe_from_table({"task": "caption", "data": {"train": "a"}, "schedule": {"lr": 1e-3}}))
+        check_same_run(
+            original, recipe_from_table({"task": "caption", "data": {"train": "a"}, "schedule": {"lr": 1e-3}})
+        )
 
 
 @pytest.mark.parametrize("name", TASK_NAMES)

@@ -75,11 +75,11 @@ def pretrain() -> Recording:
 
 
 def test_pretraining_step(pretrain: Recording) -> None:
-    model, draw, io, said = pretrain.model, Drawn(), pretrain.io, pretrain.json
-    objective = PretrainObjective(model, queue_size=said["queue_size"], momentum=said["momentum"], draw=draw)
+    model, draw, io, facts = pretrain.model, Drawn(), pretrain.io, pretrain.json
+    objective = PretrainObjective(model, queue_size=facts["queue_size"], momentum=facts["momentum"], draw=draw)
     restore(objective, pretrain)
     batch = PretrainBatch(pixels=io["pixel_values"], ids=io["input_ids"], mask=io["attention_mask"])
-    losses = objective(batch, alpha=said["alpha"])
+    losses = objective(batch, alpha=facts["alpha"])
     close(losses["itc"], io["loss_ita"])
     close(losses["itm"], io["loss_itm"])
     close(losses["lm"], io["loss_lm"])
@@ -91,7 +91,7 @@ def test_pretraining_step(pretrain: Recording) -> None:
 
     draw.drawn.clear()
     turned = PretrainBatch(pixels=batch.pixels.flip(0), ids=batch.ids.flip(0), mask=batch.mask.flip(0))
-    losses, second = objective(turned, alpha=0.0), said["second_step"]
+    losses, second = objective(turned, alpha=0.0), facts["second_step"]
     for ours, recorded in (("itc", "loss_ita"), ("itm", "loss_itm"), ("lm", "loss_lm")):
         close(losses[ours].detach(), second[recorded])
     assert draw.drawn == [second["negative_image_for_text"], second["negative_text_for_image"]]
@@ -111,23 +111,23 @@ def test_pretraining_lm(pretrain: Recording) -> None:
     model, io = pretrain.model, pretrain.io
     assert lm_targets(io["lm_input_ids"], io["attention_mask"])[:, 1:].equal(io["lm_labels"][:, 1:])
     logits = model.logits(io["lm_input_ids"][:2], io["attention_mask"][:2], model.encode_image(io["pixel_values"][:2]))
-    seen = io["attention_mask"][:2].bool()
-    close(logits[seen].detach(), io["lm_logits_first2"][seen])
+    attended = io["attention_mask"][:2].bool()
+    close(logits[attended].detach(), io["lm_logits_first2"][attended])
 
 
 @pytest.mark.parametrize("negatives", ["rank", "all"])
 def test_retrieval_step(negatives: Scope) -> None:
     recording, draw = Recording("retrieval_train", "retrieval", weights="retrieval"), Drawn()
-    model, io, said = recording.model, recording.io, recording.json
+    model, io, facts = recording.model, recording.io, recording.json
     objective = RetrievalObjective(
-        model, queue_size=said["queue_size"], momentum=said["momentum"], negatives=negatives, draw=draw
+        model, queue_size=facts["queue_size"], momentum=facts["momentum"], negatives=negatives, draw=draw
     )
     restore(objective, recording)
     objective.queue.ids.copy_(io["before.idx_queue"])
     batch = RetrievalBatch(
         pixels=io["pixel_values"], ids=io["input_ids"], mask=io["attention_mask"], image_ids=io["idx"]
     )
-    losses = objective(batch, alpha=said["alpha"])
+    losses = objective(batch, alpha=facts["alpha"])
     close(losses["itc"], io["loss_ita"])
     close(losses["itm"], io["loss_itm"])
     check_draws(draw, recording)
@@ -143,7 +143,7 @@ def test_retrieval_step(negatives: Scope) -> None:
         mask=batch.mask.flip(0),
         image_ids=batch.image_ids.flip(0) + 1,
     )
-    losses, second = objective(turned, alpha=0.0), said["second_step"]
+    losses, second = objective(turned, alpha=0.0), facts["second_step"]
     assert turned.image_ids.tolist() == second["idx"]
     close(losses["itc"].detach(), second["loss_ita"])
     close(losses["itm"].detach(), second["loss_itm"])
@@ -186,9 +186,13 @@ def test_answer_step() -> None:
 def test_nlvr_step() -> None:
     recording = Recording("nlvr", "nlvr")
     model, io = recording.model, recording.io
-    first, second = io["pixel_values"].chunk(2)
+    first_images, second = io["pixel_values"].chunk(2)
     batch = NlvrBatch(
-        left_pixels=first, right_pixels=second, ids=io["input_ids"], mask=io["attention_mask"], labels=io["targets"]
+        left_pixels=first_images,
+        right_pixels=second,
+        ids=io["input_ids"],
+        mask=io["attention_mask"],
+        labels=io["targets"],
     )
     loss = NlvrObjective(model)(batch)["nlvr"]
     close(loss, io["loss"])
@@ -198,14 +202,14 @@ def test_nlvr_step() -> None:
 
 def test_grounding_step() -> None:
     recording = Recording("grounding", "grounding")
-    model, io, said = recording.model, recording.io, recording.json
-    height, width = said["img_shape_hw"]
+    model, io, facts = recording.model, recording.io, recording.json
+    height, width = facts["img_shape_hw"]
     sizes = torch.tensor([[width, height]]).expand(len(io["boxes_xyxy"]), 2).float()
     batch = GroundingBatch(
         pixels=io["pixel_values"], ids=io["text_ids"], mask=io["text_mask"], boxes=io["boxes_xyxy"], sizes=sizes
     )
-    first = said["tokens"]["first_bin"]
-    assert (box_bins(batch.boxes, sizes, said["image_res"]) + first).equal(io["decoder_input_ids"][:, 1:])
+    first_images = facts["tokens"]["first_bin"]
+    assert (box_bins(batch.boxes, sizes, facts["image_res"]) + first_images).equal(io["decoder_input_ids"][:, 1:])
     losses = GroundingObjective(model, log_weighted=True)(batch)
     close(losses["box"], io["loss.loss_seq_init"])
     close(losses["box"], io["token_losses"].mean())
@@ -222,8 +226,8 @@ def test_features_and_negatives_are_what_they_say() -> None:
     tokens = objective.model.encode_image(io["pixel_values"])
     features = objective.features(io["pixel_values"], tokens, io["input_ids"], io["attention_mask"])
     assert isinstance(features, Features)
-    for part in (features.image, features.text, features.image_m, features.text_m):
-        torch.testing.assert_close(part.norm(dim=-1), torch.ones(4))
+    for feature in (features.image, features.text, features.image_m, features.text_m):
+        torch.testing.assert_close(feature.norm(dim=-1), torch.ones(4))
     negatives = objective.negatives(io["idx"], features, (features.image, features.text), 0.0)
     assert isinstance(negatives, Negatives)
     assert (io["idx"][negatives.images] != io["idx"]).all()

@@ -42,9 +42,9 @@ def send_reports(reporter: Reporter, start: int = 0, stop: int = 4) -> None:
 def test_the_log_has_every_report(tmp_path: Path) -> None:
     log = JsonLinesReporter(tmp_path / "runs" / "log.jsonl")
     send_reports(log)
-    found = read_log(log.path)
-    assert found[:4] == [{"kind": "train", **record(step, 4.0 / step)} for step in (1, 2, 3, 4)]
-    assert found[4]["samples"] == [{"image": "a.jpg", "caption": "a [red] dog"}]
+    records = read_log(log.path)
+    assert records[:4] == [{"kind": "train", **record(step, 4.0 / step)} for step in (1, 2, 3, 4)]
+    assert records[4]["samples"] == [{"image": "a.jpg", "caption": "a [red] dog"}]
 
 
 def test_a_resumed_log_forgets_what_came_after(tmp_path: Path) -> None:

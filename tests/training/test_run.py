@@ -100,16 +100,16 @@ def recipe(name: TaskName, photos: Path, out: Path, **values: Any) -> Recipe:
 def test_every_task_goes_from_a_start_to_a_model(name: TaskName, data: Path, models: Path, tmp_path: Path) -> None:
     extra = {"extra": {"box_start_id": 400, "box_bins": 50}} if name == "grounding" else {}
     notes: list[str] = []
-    given = recipe(name, data, tmp_path / "out", start=str(models / "pretrain"), model=extra, epochs=1)
-    result = run(given, notify=notes.append)
+    run_recipe = recipe(name, data, tmp_path / "out", start=str(models / "pretrain"), model=extra, epochs=1)
+    result = run(run_recipe, notify=notes.append)
     assert "tensors derived" in notes[0]
     loaded = load(result.model)
     assert loaded.config.task == TASKS[name].networks[0]
     assert loaded.image.size == SIZE
     assert loaded.prompt == ("a picture of " if name == "caption" else None)
     assert loaded.config.vision.drop_path == (0.1 if name in ("vqa", "nlvr") else 0.0)
-    before = load(models / "pretrain").model.get_parameter("vision.blocks.0.mlp.fc1.weight")
-    assert not torch.equal(loaded.model.get_parameter("vision.blocks.0.mlp.fc1.weight"), before)
+    start_weight = load(models / "pretrain").model.get_parameter("vision.blocks.0.mlp.fc1.weight")
+    assert not torch.equal(loaded.model.get_parameter("vision.blocks.0.mlp.fc1.weight"), start_weight)
     log = read_log(tmp_path / "out" / "log.jsonl")
     assert [record["kind"] for record in log][-2:] == ["train", "evaluation"]
     measured = {key for key in log[-1] if key not in ("kind", "step", "epoch", "samples")}
@@ -128,33 +128,35 @@ def test_a_model_from_nothing_has_the_sizes_and_the_vocabulary_it_is_told(data: 
         "text": {"width": 32, "depth": 1, "heads": 2, "mlp_width": 32, "max_positions": 48},
         "extra": {"embed_width": 8},
     }
-    given = recipe("pretrain", data, tmp_path / "out", model=sizes, tokenizer=str(VOCABULARY), epochs=1)
-    loaded = load(run(given).model)
+    run_recipe = recipe("pretrain", data, tmp_path / "out", model=sizes, tokenizer=str(VOCABULARY), epochs=1)
+    loaded = load(run(run_recipe).model)
     assert (loaded.config.vision.depth, loaded.config.text.vocab_size, loaded.config.text.dec_id) == (1, 600, 598)
     assert loaded.config.embed_width == 8
 
 
 def test_the_start_lends_its_prompt_and_takes_another_size(data: Path, models: Path, tmp_path: Path) -> None:
-    given = recipe("caption", data, tmp_path / "a", start=str(models / "caption"), model={"image_size": 48}, epochs=1)
-    loaded = load(run(given).model)
+    run_recipe = recipe(
+        "caption", data, tmp_path / "a", start=str(models / "caption"), model={"image_size": 48}, epochs=1
+    )
+    loaded = load(run(run_recipe).model)
     assert (loaded.prompt, loaded.config.vision.image_size, loaded.image.size) == ("a dog ", 48, 48)
 
 
 def test_a_handful_of_pictures_is_learned_by_heart(data: Path, models: Path, tmp_path: Path) -> None:
-    given = recipe(
+    run_recipe = recipe(
         "caption", data, tmp_path / "out", start=str(models / "caption"), epochs=10, batch_size=6,
         data={"train": [str(data / "data.jsonl")] * 9, "prompt": "", "texts_per_image": 2}, loss={"smoothing": 0.0},
         schedule={"kind": "cosine_per_step", "lr": 5e-3}, evaluate={"num_samples": 6, "every_epochs": 10},
         augment={"min_scale": 1.0, "flip": 0.0, "randaugment": False},
     )  # fmt: skip
-    result = run(given)
+    result = run(run_recipe)
     assert result.progress.step == 90
     log = read_log(tmp_path / "out" / "log.jsonl")
     assert log[0]["loss"] > 3.0
     assert [record for record in log if record["kind"] == "train"][-1]["loss"] < 0.5  # each picture has two captions
-    said = {Path(sample["image"]).stem: sample["caption"] for sample in log[-1]["samples"]}
-    right = sum(said[str(i)] in (f"a dog on the {word}", f"the {word} and a dog") for i, word in enumerate(WORDS))
-    assert right == 6, said
+    outputs = {Path(sample["image"]).stem: sample["caption"] for sample in log[-1]["samples"]}
+    right = sum(outputs[str(i)] in (f"a dog on the {word}", f"the {word} and a dog") for i, word in enumerate(WORDS))
+    assert right == 6, outputs
 
 
 # --- going on -----------------------------------------------------------------------------------------------------
@@ -173,26 +175,26 @@ class StopAt(Reporter):
 
 @pytest.mark.parametrize("name", ["retrieval", "vqa"])
 def test_a_run_goes_on_bit_for_bit(name: TaskName, data: Path, models: Path, tmp_path: Path) -> None:
-    def given(out: str) -> Recipe:
+    def run_recipe(out: str) -> Recipe:
         text = {"dropout": 0.1, "attention_dropout": 0.1}
         start = str(models / "pretrain")
         return recipe(name, data, tmp_path / out, start=start, run={"save_every": 2}, model={"text": text}, epochs=3)
 
-    straight = run(given("straight"))
+    straight = run(run_recipe("straight"))
     with pytest.raises(KeyboardInterrupt):
-        run(given("stopped"), reporters=[StopAt(straight.progress.step - 2)])
+        run(run_recipe("stopped"), reporters=[StopAt(straight.progress.step - 2)])
     with pytest.raises(ConfigError, match="pass --resume"):
-        run(given("stopped"))
-    run(given("stopped"), resume=True)
+        run(run_recipe("stopped"))
+    run(run_recipe("stopped"), resume=True)
     states = [
         read_state(Checkpoints(tmp_path / out / "checkpoints").files()[-1])["objective"]
         for out in ("straight", "stopped")
     ]
     assert states[0].keys() == states[1].keys()
     assert all(torch.equal(states[0][key], states[1][key]) for key in states[0])
-    again = run(given("stopped"), resume=True)
-    assert again.progress == straight.progress, "a run that is over stays so, and leaves its model once more"
-    assert load(again.model).config.task == TASKS[name].networks[0]
+    repeated = run(run_recipe("stopped"), resume=True)
+    assert repeated.progress == straight.progress, "a run that is over stays so, and leaves its model once more"
+    assert load(repeated.model).config.task == TASKS[name].networks[0]
 
 
 def test_a_run_goes_on_only_as_it_began(data: Path, models: Path, tmp_path: Path) -> None:
@@ -220,21 +222,23 @@ def test_lora_leaves_a_merged_model_and_an_adapter(data: Path, models: Path, tmp
     load_adapter(base.model, tmp_path / "out" / "adapter")
     pixels, ids = torch.randn(1, 3, SIZE, SIZE), torch.tensor([[598, 20, 30]])
     both: list[Any] = [merged.model, base.model.eval()]
-    said = [model.logits(ids, None, model.encode_image(pixels)) for model in both]
-    torch.testing.assert_close(said[0], said[1])
+    outputs = [model.logits(ids, None, model.encode_image(pixels)) for model in both]
+    torch.testing.assert_close(outputs[0], outputs[1])
 
 
 def test_lora_trains_new_heads_whole(data: Path, models: Path, tmp_path: Path) -> None:
     result = run(recipe("nlvr", data, tmp_path / "out", start=str(models / "retrieval"), lora={"r": 2}, epochs=1))
     trained = read_state(Checkpoints(tmp_path / "out" / "checkpoints").files()[-1])["optimizer"]
-    whole = {name for name in trained if "lora" not in name}
-    assert whole == {f"model.head.{part}.{kind}" for part in ("dense", "out") for kind in ("weight", "bias")}
+    full_parameters = {name for name in trained if "lora" not in name}
+    assert full_parameters == {
+        f"model.head.{layer}.{kind}" for layer in ("dense", "out") for kind in ("weight", "bias")
+    }
     assert load(result.model).config.task == "nlvr"
 
 
 def test_the_average_of_the_last_checkpoints(data: Path, models: Path, tmp_path: Path) -> None:
     start = str(models / "caption")
-    given = recipe(
+    run_recipe = recipe(
         "caption",
         data,
         tmp_path / "out",
@@ -242,7 +246,7 @@ def test_the_average_of_the_last_checkpoints(data: Path, models: Path, tmp_path:
         epochs=3,
         evaluate={"final": "average", "average_checkpoints": 2},
     )
-    result = run(given)
+    result = run(run_recipe)
     states = [read_state(path)["objective"] for path in Checkpoints(tmp_path / "out" / "checkpoints").files()]
     assert len(states) == 3
     name = "vision.patch_embed.weight"
@@ -251,28 +255,28 @@ def test_the_average_of_the_last_checkpoints(data: Path, models: Path, tmp_path:
 
 
 def test_the_best_by_a_metric_that_is_handed_in(data: Path, models: Path, tmp_path: Path) -> None:
-    seen: list[torch.Tensor] = []
+    evaluated: list[torch.Tensor] = []
 
     def evaluate(model: nn.Module, progress: Progress) -> Evaluation:
-        seen.append(model.get_parameter("vision.norm.weight").clone())
+        evaluated.append(model.get_parameter("vision.norm.weight").clone())
         return Evaluation({"cider": -abs(progress.epoch - 2.0)}, [{"image": "x", "caption": "y"}])
 
-    given = recipe(
+    run_recipe = recipe(
         "caption", data, tmp_path / "out", start=str(models / "caption"), epochs=6,
         evaluate={"metric": "cider", "final": "best", "patience": 2},
     )  # fmt: skip
-    result = run(given, evaluate=evaluate)
-    assert len(seen) == 4
-    assert torch.equal(load(result.model).model.get_parameter("vision.norm.weight"), seen[1])
-    last = read_log(tmp_path / "out" / "log.jsonl")[-1]
-    assert {"cider", "val_loss"} < last.keys()
-    assert last["samples"][-1] == {"image": "x", "caption": "y"}
+    result = run(run_recipe, evaluate=evaluate)
+    assert len(evaluated) == 4
+    assert torch.equal(load(result.model).model.get_parameter("vision.norm.weight"), evaluated[1])
+    final_record = read_log(tmp_path / "out" / "log.jsonl")[-1]
+    assert {"cider", "val_loss"} < final_record.keys()
+    assert final_record["samples"][-1] == {"image": "x", "caption": "y"}
 
 
 def test_a_metric_that_nobody_measures_is_an_error(data: Path, models: Path, tmp_path: Path) -> None:
-    given = recipe("caption", data, tmp_path, start=str(models / "caption"), evaluate={"metric": "bleu"})
+    run_recipe = recipe("caption", data, tmp_path, start=str(models / "caption"), evaluate={"metric": "bleu"})
     with pytest.raises(ConfigError, match=r"must be one of val_loss, got 'bleu'"):
-        run(given)
+        run(run_recipe)
 
 
 # --- what else may be asked for -----------------------------------------------------------------------------------
@@ -281,7 +285,7 @@ def test_a_metric_that_nobody_measures_is_an_error(data: Path, models: Path, tmp
 def test_everything_at_once(data: Path, models: Path, tmp_path: Path) -> None:
     """Half precision, recomputed blocks, clipping, accumulation, jitter, sources in turn, samples of given pictures."""
     file = str(data / "data.jsonl")
-    given = recipe(
+    run_recipe = recipe(
         "pretrain", data, tmp_path / "out", start=str(models / "pretrain"), batch_size=2, total_batch_size=4,
         data={"rotate": [file, file], "texts_per_image": 2}, augment={"jitter": 0.3}, optimizer={"clip_norm": 1.0},
         run={"precision": "bf16", "recompute_blocks": 1, "charts": True}, evaluate={"images": [str(data / "5.png")]},
@@ -292,7 +296,7 @@ def test_everything_at_once(data: Path, models: Path, tmp_path: Path) -> None:
         def on_evaluation(self, record: LogRecord, samples: Sequence[SampleRow]) -> None:
             reports.append((record, samples))
 
-    result = run(given, reporters=[Listen()])
+    result = run(run_recipe, reporters=[Listen()])
     assert [samples[0]["image"] for _, samples in reports] == [str(data / "5.png")] * 2
     assert result.progress.step == 2 * 3  # six pictures and six in turn, two times two at a step
     assert load(result.model).model.get_parameter("vision.norm.weight").dtype == torch.float32
@@ -305,11 +309,11 @@ def test_bad_records_are_reported_and_do_not_end_the_run(data: Path, models: Pat
     lines = (data / "data.jsonl").read_text().splitlines()
     lines.insert(2, json.dumps({"image": "missing.png", "captions": ["a cat"]}))
     (tmp_path / "data.jsonl").write_text("\n".join(lines))
-    given = recipe(
+    run_recipe = recipe(
         "caption", data, tmp_path / "out", start=str(models / "caption"), epochs=1,
         data={"train": str(tmp_path / "data.jsonl"), "images": str(data)},
     )  # fmt: skip
-    result = run(given)
+    result = run(run_recipe)
     assert len(result.report) == 1
     assert "missing.png" in str(result.report)
 

@@ -22,20 +22,20 @@ def rates(schedule: Schedule, steps: int = STEPS, epochs: int = EPOCHS) -> list[
 
 
 def test_cosine_moves_once_per_epoch_and_never_reaches_its_end() -> None:
-    found = rates(Schedule(kind="cosine", lr=1e-5, min_lr=1e-6))
-    for epoch, row in enumerate(found):
+    actual = rates(Schedule(kind="cosine", lr=1e-5, min_lr=1e-6))
+    for epoch, row in enumerate(actual):
         expected = (1e-5 - 1e-6) * 0.5 * (1.0 + math.cos(math.pi * epoch / EPOCHS)) + 1e-6
         assert row == pytest.approx([expected] * STEPS, rel=1e-12)
-    assert found[0][0] == 1e-5
-    assert found[-1][0] > 1e-6
+    assert actual[0][0] == 1e-5
+    assert actual[-1][0] > 1e-6
 
 
 def test_pretraining_warms_up_in_the_first_epoch_then_decays_by_step() -> None:
-    found = rates(Schedule(kind="step", lr=3e-4, min_lr=1e-6, warmup_steps=4, warmup_lr=1e-6, decay_rate=0.9))
+    actual = rates(Schedule(kind="step", lr=3e-4, min_lr=1e-6, warmup_steps=4, warmup_lr=1e-6, decay_rate=0.9))
     warm = [min(3e-4, 1e-6 + (3e-4 - 1e-6) * i / 4) for i in range(STEPS)]
-    assert found[0] == pytest.approx(warm, rel=1e-12)
+    assert actual[0] == pytest.approx(warm, rel=1e-12)
     for epoch in range(1, EPOCHS):
-        assert found[epoch] == pytest.approx([max(1e-6, 3e-4 * 0.9**epoch)] * STEPS, rel=1e-12)
+        assert actual[epoch] == pytest.approx([max(1e-6, 3e-4 * 0.9**epoch)] * STEPS, rel=1e-12)
 
 
 def test_step_decay_has_a_floor() -> None:
@@ -43,25 +43,25 @@ def test_step_decay_has_a_floor() -> None:
 
 
 def test_a_short_first_epoch_cuts_the_warm_up() -> None:
-    found = rates(Schedule(kind="step", lr=1.0, warmup_steps=100, decay_rate=0.5))
-    assert found[0][-1] == pytest.approx(0.09)
-    assert found[1] == [0.5] * STEPS
+    actual = rates(Schedule(kind="step", lr=1.0, warmup_steps=100, decay_rate=0.5))
+    assert actual[0][-1] == pytest.approx(0.09)
+    assert actual[1] == [0.5] * STEPS
 
 
 def test_cosine_per_step_finishes_its_warm_up_and_ends_at_the_minimum() -> None:
-    found = list(chain(*rates(Schedule(kind="cosine_per_step", lr=1.0, min_lr=0.1, warmup_steps=15))))
-    assert found[:15] == pytest.approx([i / 15 for i in range(15)])
-    assert found[15] == 1.0
-    assert found[-1] == pytest.approx(0.1)
-    assert found[15:] == sorted(found[15:], reverse=True)
-    middle = 15 + (len(found) - 1 - 15) / 2
-    assert found[int(middle)] == pytest.approx(0.55, abs=0.03)
+    actual = list(chain(*rates(Schedule(kind="cosine_per_step", lr=1.0, min_lr=0.1, warmup_steps=15))))
+    assert actual[:15] == pytest.approx([i / 15 for i in range(15)])
+    assert actual[15] == 1.0
+    assert actual[-1] == pytest.approx(0.1)
+    assert actual[15:] == sorted(actual[15:], reverse=True)
+    middle = 15 + (len(actual) - 1 - 15) / 2
+    assert actual[int(middle)] == pytest.approx(0.55, abs=0.03)
 
 
 def test_constant_after_the_warm_up() -> None:
-    found = list(chain(*rates(Schedule(kind="constant", lr=2.0, warmup_steps=12, warmup_lr=1.0))))
-    assert found[6] == pytest.approx(1.5)
-    assert set(found[12:]) == {2.0}
+    actual = list(chain(*rates(Schedule(kind="constant", lr=2.0, warmup_steps=12, warmup_lr=1.0))))
+    assert actual[6] == pytest.approx(1.5)
+    assert set(actual[12:]) == {2.0}
 
 
 @pytest.mark.parametrize(

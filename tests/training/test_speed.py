@@ -31,19 +31,19 @@ def test_recomputing_changes_nothing_but_memory(blocks: int) -> None:
     plain, lean = toy_captioning(dropout=True), toy_captioning(dropout=True)
     recompute_vision(lean.model, blocks)
     assert plain.state_dict().keys() == lean.state_dict().keys()
-    (losses, gradients), (same, again) = step(plain, batch), step(lean, batch)
+    (losses, gradients), (same, repeated_gradients) = step(plain, batch), step(lean, batch)
     assert losses.keys() == same.keys()
     for name in losses:
         torch.testing.assert_close(losses[name], same[name], rtol=0, atol=0)
-    assert gradients.keys() == again.keys()
+    assert gradients.keys() == repeated_gradients.keys()
     for name in gradients:
-        torch.testing.assert_close(gradients[name], again[name], rtol=0, atol=0)
+        torch.testing.assert_close(gradients[name], repeated_gradients[name], rtol=0, atol=0)
 
 
 def test_only_the_last_blocks_keep_less() -> None:
-    (most, plain), (less, last), (least, both) = (kept_and_run(blocks) for blocks in (0, 1, 2))
+    (most, plain), (less, final), (least, both) = (kept_and_run(blocks) for blocks in (0, 1, 2))
     assert most > less > least
-    assert (plain, last, both) == ([0, 1], [0, 1, 1], [0, 1, 1, 0])
+    assert (plain, final, both) == ([0, 1], [0, 1, 1], [0, 1, 1, 0])
 
 
 def kept_and_run(blocks: int) -> tuple[int, list[int]]:
@@ -74,10 +74,10 @@ def test_compiled_layers_compute_the_same_under_the_same_names() -> None:
     plain, compiled = toy_captioning(), toy_captioning()
     assert compile_layers(compiled.model, backend="eager") == 3
     assert plain.state_dict().keys() == compiled.state_dict().keys()
-    (losses, gradients), (same, again) = step(plain, batch), step(compiled, batch)
+    (losses, gradients), (same, repeated_gradients) = step(plain, batch), step(compiled, batch)
     torch.testing.assert_close(losses["lm"], same["lm"])
     for name in gradients:
-        torch.testing.assert_close(gradients[name], again[name])
+        torch.testing.assert_close(gradients[name], repeated_gradients[name])
 
 
 FAULTS = """
@@ -98,10 +98,10 @@ def test_memory_that_is_kept_is_not_asked_for_again() -> None:
     """Counted, not timed: the pages that the system had to hand out and clear."""
     # Left to itself glibc raises its threshold as it sees fit, and then keeps memory or not as the heap happens to lie.
     fixed = {**os.environ, "GLIBC_TUNABLES": "glibc.malloc.mmap_threshold=131072"}
-    found = {}
+    faults = {}
     for mode in ("keep", "plain"):
-        asked = [sys.executable, "-c", FAULTS, mode]
-        out = subprocess.run(asked, capture_output=True, text=True, check=True, env=fixed).stdout
-        keeps, found[mode] = out.split()
+        command = [sys.executable, "-c", FAULTS, mode]
+        out = subprocess.run(command, capture_output=True, text=True, check=True, env=fixed).stdout
+        keeps, faults[mode] = out.split()
         assert keeps == "True"
-    assert int(found["keep"]) * 4 < int(found["plain"])
+    assert int(faults["keep"]) * 4 < int(faults["plain"])

@@ -82,8 +82,8 @@ def test_a_run_killed_again_and_again_ends_as_if_it_never_was(
         assert torch.equal(final[name], expected[name]), name
     assert without_clocks(folder / "log.jsonl") == log
     assert [record["step"] for record in log] == [3, 5, 6, 9, 10, 12, 15]
-    left = sorted(path.name for path in (folder / "checkpoints").iterdir())
-    assert left == ["step-000000014.pt", "step-000000015.pt"], "two whole ones are kept, and no halves"
+    file_names = sorted(path.name for path in (folder / "checkpoints").iterdir())
+    assert file_names == ["step-000000014.pt", "step-000000015.pt"], "two whole ones are kept, and no halves"
 
 
 # --- checkpoints --------------------------------------------------------------------------------------------------
@@ -116,10 +116,10 @@ def test_averages_are_means_of_the_model_alone(tmp_path: Path) -> None:
     for step in range(1, 4):
         state = {"model.w": torch.full((2,), float(step)), "model.n": torch.tensor(step), "twin.w": torch.zeros(2)}
         checkpoints.save({"objective": state}, step)
-    found = average_weights(checkpoints.files()[-2:], "model.")
-    assert found.keys() == {"w", "n"}
-    assert found["w"].tolist() == [2.5, 2.5]
-    assert found["n"].dtype == torch.int64
+    results = average_weights(checkpoints.files()[-2:], "model.")
+    assert results.keys() == {"w", "n"}
+    assert results["w"].tolist() == [2.5, 2.5]
+    assert results["n"].dtype == torch.int64
     with pytest.raises(CheckpointError, match="at least one checkpoint"):
         average_weights([], "model.")
 
@@ -182,18 +182,20 @@ def test_accumulated_batches_are_one_large_step(tmp_path: Path) -> None:
 
     class Equal(ToyLoader):
         def batch(self, epoch: int, step: int) -> Any:
-            made = super().batch(epoch, step)
-            return dataclasses.replace(made, mask=torch.ones_like(made.mask))
+            built = super().batch(epoch, step)
+            return dataclasses.replace(built, mask=torch.ones_like(built.mask))
 
     class Joined(Equal):
         def batch(self, epoch: int, step: int) -> Any:
             two = [super(Joined, self).batch(epoch, 2 * step + i) for i in range(2)]
-            fields = {name: torch.cat([getattr(one, name) for one in two]) for name in ("pixels", "ids", "mask")}
+            fields = {
+                name: torch.cat([getattr(batch_part, name) for batch_part in two]) for name in ("pixels", "ids", "mask")
+            }
             return dataclasses.replace(two[0], **fields)
 
-    found = []
+    results = []
     for loader, accumulate in ((Equal(steps_per_epoch=3), 2), (Joined(steps_per_epoch=2), 1)):
-        made = Trainer(
+        built = Trainer(
             SingleProcess(toy_captioning(), GROUP),
             loader,
             RunSettings(),
@@ -203,12 +205,12 @@ def test_accumulated_batches_are_one_large_step(tmp_path: Path) -> None:
             optimizer=AdamWSettings(),
             schedule=Schedule(kind="constant", lr=1e-3),
         )
-        assert made.steps_per_epoch == 2
-        made._train_step([loader.batch(0, i) for i in range(accumulate)])
-        found.append(weights(made.objective))
-        assert made.run().step == 2, "the last step of an epoch makes do with fewer batches"
-    for name in found[0]:
-        torch.testing.assert_close(found[0][name], found[1][name], atol=2e-5, rtol=0)
+        assert built.steps_per_epoch == 2
+        built._train_step([loader.batch(0, i) for i in range(accumulate)])
+        results.append(weights(built.objective))
+        assert built.run().step == 2, "the last step of an epoch makes do with fewer batches"
+    for name in results[0]:
+        torch.testing.assert_close(results[0][name], results[1][name], atol=2e-5, rtol=0)
 
 
 def test_precisions_train_nearly_the_same(tmp_path: Path) -> None:
@@ -217,12 +219,12 @@ def test_precisions_train_nearly_the_same(tmp_path: Path) -> None:
     for precision in precisions:
         settings = RunSettings(log_every=8, precision=precision)
         log = tmp_path / precision / "log.jsonl"
-        made = trainer(tmp_path / precision, settings, epochs=2, reporters=[JsonLinesReporter(log)])
-        assert made.scaler.is_enabled() is (precision == "fp16")
-        made.run()
-        assert {p.dtype for p in made.objective.parameters()} == {torch.float32}
+        built = trainer(tmp_path / precision, settings, epochs=2, reporters=[JsonLinesReporter(log)])
+        assert built.scaler.is_enabled() is (precision == "fp16")
+        built.run()
+        assert {p.dtype for p in built.objective.parameters()} == {torch.float32}
         losses[precision] = [record["loss"] for record in read_log(log)]
-        state = read_state(made.checkpoints.files()[-1])
+        state = read_state(built.checkpoints.files()[-1])
         assert bool(state["scaler"]) is (precision == "fp16")
     assert losses["bf16"] == pytest.approx(losses["fp32"], rel=0.02)
     assert losses["fp16"] == pytest.approx(losses["fp32"], rel=0.02)
@@ -231,58 +233,58 @@ def test_precisions_train_nearly_the_same(tmp_path: Path) -> None:
 
 def test_evaluation_keeps_the_best_and_stops_early(tmp_path: Path) -> None:
     values = iter([0.2, 0.5, 0.4, 0.3, 0.9])
-    kept: list[float] = []
-    seen: list[tuple[int, bool]] = []
+    evaluations: list[float] = []
+    calls: list[tuple[int, bool]] = []
 
     def evaluate(model: torch.nn.Module, progress: Progress) -> Evaluation:
-        seen.append((progress.step, model.training))
-        kept.append(0.0)
+        calls.append((progress.step, model.training))
+        evaluations.append(0.0)
         return Evaluation({"score": next(values)}, [{"image": "a.jpg", "caption": "a dog"}])
 
     settings = EvaluateSettings(metric="score", patience=2)
     best: list[int] = []
     log = tmp_path / "log.jsonl"
-    made = trainer(
+    built = trainer(
         tmp_path,
         evaluation=settings,
         epochs=9,
         evaluate=evaluate,
-        keep_best=lambda model: best.append(len(kept)),
+        keep_best=lambda model: best.append(len(evaluations)),
         reporters=[JsonLinesReporter(log)],
     )
-    progress = made.run()
-    assert seen == [(4, False), (8, False), (12, False), (16, False)]
+    progress = built.run()
+    assert calls == [(4, False), (8, False), (12, False), (16, False)]
     assert best == [1, 2]
     assert (progress.best, progress.stopped, progress.epoch) == (0.5, True, 4)
     evaluations = [record for record in read_log(log) if record["kind"] == "evaluation"]
     assert [record["score"] for record in evaluations] == [0.2, 0.5, 0.4, 0.3]
     assert evaluations[0]["samples"] == [{"image": "a.jpg", "caption": "a dog"}]
-    again = trainer(tmp_path, evaluation=settings, epochs=9, evaluate=evaluate)
-    assert again.run(resume=True) == progress, "a run that has stopped stays so"
+    resumed = trainer(tmp_path, evaluation=settings, epochs=9, evaluate=evaluate)
+    assert resumed.run(resume=True) == progress, "a run that has stopped stays so"
 
 
 def test_the_least_can_be_the_best(tmp_path: Path) -> None:
     values = iter([3.0, 1.0, 2.0])
     settings = EvaluateSettings(metric="loss", goal="min")
-    made = trainer(
+    built = trainer(
         tmp_path,
         evaluation=settings,
         epochs=3,
         evaluate=lambda model, progress: Evaluation({"loss": next(values)}),
     )
-    assert made.run().best == 1.0
+    assert built.run().best == 1.0
 
 
 def test_evaluations_within_an_epoch(tmp_path: Path) -> None:
-    seen: list[int] = []
+    calls: list[int] = []
 
     def evaluate(model: torch.nn.Module, progress: Progress) -> Evaluation:
-        seen.append(progress.step)
+        calls.append(progress.step)
         return Evaluation()
 
     settings = EvaluateSettings(every_epochs=0, every_steps=3)
     trainer(tmp_path, evaluation=settings, epochs=2, evaluate=evaluate).run()
-    assert seen == [3, 6]
+    assert calls == [3, 6]
 
 
 def test_death_between_the_last_report_of_an_epoch_and_its_checkpoint(tmp_path: Path) -> None:
@@ -308,31 +310,31 @@ def test_death_between_the_last_report_of_an_epoch_and_its_checkpoint(tmp_path: 
 def test_a_loss_that_is_no_number_ends_the_run(tmp_path: Path) -> None:
     class Broken(ToyLoader):
         def batch(self, epoch: int, step: int) -> object:
-            made = super().batch(epoch, step)
-            return dataclasses.replace(made, pixels=made.pixels * (float("nan") if step == 2 else 1.0))
+            built = super().batch(epoch, step)
+            return dataclasses.replace(built, pixels=built.pixels * (float("nan") if step == 2 else 1.0))
 
     with pytest.raises(TrainingError, match=r"must be finite, got .* at step 3"):
         trainer(tmp_path, RunSettings(log_every=1), loader=Broken()).run()
 
 
 def test_a_checkpoint_of_another_model_is_refused(tmp_path: Path) -> None:
-    made = trainer(tmp_path, RunSettings())
-    made.run()
-    state = read_state(made.checkpoints.files()[-1])
+    built = trainer(tmp_path, RunSettings())
+    built.run()
+    state = read_state(built.checkpoints.files()[-1])
     state["objective"]["model.vision.norm.weight"] = torch.zeros(3)
     with pytest.raises(CheckpointError, match=r"vision\.norm\.weight must have the shape"):
-        made.restore(state)
+        built.restore(state)
     with pytest.raises(CheckpointError, match="another model"):
-        made.restore({**state, "objective": {}})
+        built.restore({**state, "objective": {}})
     with pytest.raises(CheckpointError, match="format"):
-        made.restore({})
+        built.restore({})
 
 
 def test_another_number_of_processes_goes_on_only_between_epochs(tmp_path: Path) -> None:
-    made = trainer(tmp_path, RunSettings(save_every=3, keep_checkpoints=9))
-    made.run()
-    within, end = (read_state(path) for path in made.checkpoints.files())
+    built = trainer(tmp_path, RunSettings(save_every=3, keep_checkpoints=9))
+    built.run()
+    within, end = (read_state(path) for path in built.checkpoints.files())
     with pytest.raises(CheckpointError, match="on 2 processes"):
-        made.restore({**within, "world_size": 2})
-    made.restore({**end, "world_size": 2})
-    assert made.progress.epoch == 1
+        built.restore({**within, "world_size": 2})
+    built.restore({**end, "world_size": 2})
+    assert built.progress.epoch == 1

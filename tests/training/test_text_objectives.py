@@ -51,9 +51,9 @@ def smoothed(logits: Tensor, target: int, smoothing: float) -> Tensor:
     return -((1 - smoothing) * logs[target] + smoothing * torch.stack(logs).mean())
 
 
-def token_losses(logits: Tensor, ids: Tensor, given: int, smoothing: float) -> list[Tensor]:
+def token_losses(logits: Tensor, ids: Tensor, prompt_length: int, smoothing: float) -> list[Tensor]:
     """The losses of the tokens after the first ``given`` of ids (1, t), by logits (1, t, V)."""
-    return [smoothed(logits[0, p - 1], int(ids[0, p]), smoothing) for p in range(given, ids.shape[1])]
+    return [smoothed(logits[0, p - 1], int(ids[0, p]), smoothing) for p in range(prompt_length, ids.shape[1])]
 
 
 # --- captioning ---------------------------------------------------------------------------------------------------
@@ -69,13 +69,13 @@ def captioning_batch(length: int = 0, image: Tensor | None = None) -> CaptionBat
 def test_captioning_is_the_plain_computation(image: list[int] | None, smoothing: float) -> None:
     model = toy("caption")
     batch = captioning_batch(image=None if image is None else torch.tensor(image))
-    each = []
+    terms = []
     for row, picture in enumerate(image or [0, 0, 1, 1]):
         ids = alone(batch.ids, batch.mask, row)
         logits = model.logits(ids, None, model.encode_image(batch.pixels[picture : picture + 1]))
-        each += token_losses(logits, ids, 3, smoothing)
-    assert len(each) == 4 + 2 + 1 + 5
-    expected = torch.stack(each).mean()
+        terms += token_losses(logits, ids, 3, smoothing)
+    assert len(terms) == 4 + 2 + 1 + 5
+    expected = torch.stack(terms).mean()
     loss = CaptionObjective(model, prompt_length=3, smoothing=smoothing)(batch)["lm"]
     torch.testing.assert_close(loss, expected)
     assert_same(gradients(model, loss), gradients(model, expected))
@@ -87,9 +87,9 @@ def test_captioning_does_not_depend_on_padding() -> None:
     ids, mask = texts(CAPTIONS, DEC, 40)
     ids[mask == 0] = 33  # whatever stands there
     long = CaptionBatch(pixels=short.pixels, ids=ids, mask=mask)
-    one, other = objective(short)["lm"], objective(long)["lm"]
-    torch.testing.assert_close(one, other)
-    assert_same(gradients(objective.model, one), gradients(objective.model, other), 1e-6)
+    short_loss, long_loss = objective(short)["lm"], objective(long)["lm"]
+    torch.testing.assert_close(short_loss, long_loss)
+    assert_same(gradients(objective.model, short_loss), gradients(objective.model, long_loss), 1e-6)
 
 
 def test_the_prompt_is_given_and_dec_comes_first() -> None:
@@ -135,9 +135,9 @@ def test_token_mean_over_all_processes() -> None:
             return torch.cat([rows, torch.full_like(rows, 3)])
 
     model, batch = toy("caption"), captioning_batch()
-    here = CaptionObjective(model, prompt_length=3, gather=Two())(batch)["lm"]
+    boxes_a = CaptionObjective(model, prompt_length=3, gather=Two())(batch)["lm"]
     shared = CaptionObjective(model, prompt_length=3, token_mean="all", gather=Two())(batch)["lm"]
-    torch.testing.assert_close(shared, here * 12 / 7.5)
+    torch.testing.assert_close(shared, boxes_a * 12 / 7.5)
 
 
 def test_lm_loss_sums_per_text() -> None:
@@ -148,8 +148,8 @@ def test_lm_loss_sums_per_text() -> None:
     sums = lm_loss(states, labels, model.to_logits, reduction="none")
     logits = model.to_logits(states)
     for row in range(4):
-        whole = alone(ids, mask, row)
-        expected = torch.stack(token_losses(logits[row : row + 1], whole, 3, 0.1)).sum()
+        complete = alone(ids, mask, row)
+        expected = torch.stack(token_losses(logits[row : row + 1], complete, 3, 0.1)).sum()
         torch.testing.assert_close(sums[row], expected)
 
 
@@ -186,8 +186,8 @@ def test_answering_is_the_plain_computation(image: list[int] | None) -> None:
         tokens = model.encode_image(batch.pixels[picture : picture + 1])
         states = model.encode_question(alone(batch.ids, batch.mask, question), None, tokens)
         ids = alone(batch.answer_ids, batch.answer_mask, row)
-        each = token_losses(model.logits(ids, None, states), ids, 1, 0.1)
-        expected = expected + weight * torch.stack(each).sum() / len(QUESTIONS)
+        terms = token_losses(model.logits(ids, None, states), ids, 1, 0.1)
+        expected = expected + weight * torch.stack(terms).sum() / len(QUESTIONS)
     loss = VqaObjective(model)(batch)["vqa"]
     torch.testing.assert_close(loss, expected)
     assert_same(gradients(model, loss), gradients(model, expected))
@@ -195,8 +195,8 @@ def test_answering_is_the_plain_computation(image: list[int] | None) -> None:
 
 def test_answering_does_not_depend_on_padding() -> None:
     objective = VqaObjective(toy("vqa"))
-    one, other = objective(answering_batch())["vqa"], objective(answering_batch(None, 20, 12))["vqa"]
-    torch.testing.assert_close(one, other)
+    short_loss, long_loss = objective(answering_batch())["vqa"], objective(answering_batch(None, 20, 12))["vqa"]
+    torch.testing.assert_close(short_loss, long_loss)
 
 
 def test_answering_one_question_and_an_empty_answer() -> None:
@@ -230,12 +230,15 @@ def comparing_batch(count: int, length: int = 0) -> NlvrBatch:
 @pytest.mark.parametrize("count", [1, 3])
 def test_comparing_is_the_plain_computation(count: int) -> None:
     model, batch = toy("nlvr"), comparing_batch(count)
-    each = []
+    terms = []
     for row in range(count):
-        pair = tuple(model.encode_image(part[row : row + 1]) for part in (batch.left_pixels, batch.right_pixels))
+        pair = tuple(
+            model.encode_image(images_of_side[row : row + 1])
+            for images_of_side in (batch.left_pixels, batch.right_pixels)
+        )
         logits = model.logits(alone(batch.ids, batch.mask, row), None, pair)[0]
-        each.append(logits.exp().sum().log() - logits[batch.labels[row]])
-    expected = torch.stack(each).mean()
+        terms.append(logits.exp().sum().log() - logits[batch.labels[row]])
+    expected = torch.stack(terms).mean()
     loss = NlvrObjective(model)(batch)["nlvr"]
     torch.testing.assert_close(loss, expected)
     assert_same(gradients(model, loss), gradients(model, expected))
@@ -268,28 +271,28 @@ def grounding_batch(image: list[int] | None = None, length: int = 0, count: int 
 @pytest.mark.parametrize(("image", "count"), [(None, 3), ([0, 0, 1], 3), (None, 1)])
 def test_grounding_is_the_plain_computation(image: list[int] | None, count: int) -> None:
     model, batch = grounder(), grounding_batch(image, count=count)
-    each = []
+    terms = []
     for row in range(count):
-        left, top, right, bottom = BOXES[row].tolist()
+        x0, y0, x1, y1 = BOXES[row].tolist()
         width, height = SIZES[row].tolist()
         shares = (
-            (left + right) / 2 / width,
-            (top + bottom) / 2 / height,
-            (right - left) / width,
-            (bottom - top) / height,
+            (x0 + x1) / 2 / width,
+            (y0 + y1) / 2 / height,
+            (x1 - x0) / width,
+            (y1 - y0) / height,
         )
         ids = [39, *(40 + math.floor(16 * share) for share in shares)]
         picture = row if image is None else image[row]
         tokens = model.encode_image(batch.pixels[picture : picture + 1])
         words = alone(batch.ids, batch.mask, row)
         fused = model.fusion.encode_embedded(model.text.encode(words), None, tokens)
-        read = model.decoder.project(torch.cat([tokens, fused], dim=1))
-        logits = model.logits(torch.tensor([ids]), read)[0]
+        fused_memory = model.decoder.project(torch.cat([tokens, fused], dim=1))
+        logits = model.logits(torch.tensor([ids]), fused_memory)[0]
         outside = [word for word in range(60) if not 40 <= word <= 56]
         logits = logits.index_fill(1, torch.tensor(outside), 0.0)
         logits = logits + torch.tensor([-10000.0 if word in outside else 0.0 for word in range(60)])
-        each += [smoothed(logits[place], ids[place + 1], 0.0) for place in range(4)]
-    expected = torch.stack(each).mean()
+        terms += [smoothed(logits[position], ids[position + 1], 0.0) for position in range(4)]
+    expected = torch.stack(terms).mean()
     loss = GroundingObjective(model)(batch)["box"]
     torch.testing.assert_close(loss, expected)
     assert_same(gradients(model, loss), gradients(model, expected))
@@ -318,10 +321,10 @@ def test_a_vocabulary_without_box_tokens_is_refused() -> None:
 
 def test_generalised_iou() -> None:
     torch.testing.assert_close(to_corners(to_center(BOXES)), BOXES)
-    here = torch.tensor([[0.0, 0.0, 2.0, 2.0]]).expand(3, 4)
-    there = torch.tensor([[0.0, 0.0, 2.0, 2.0], [1.0, 0.0, 3.0, 2.0], [4.0, 0.0, 6.0, 2.0]])
+    boxes_a = torch.tensor([[0.0, 0.0, 2.0, 2.0]]).expand(3, 4)
+    boxes_b = torch.tensor([[0.0, 0.0, 2.0, 2.0], [1.0, 0.0, 3.0, 2.0], [4.0, 0.0, 6.0, 2.0]])
     # the same; a third shared and no gap; nothing shared, and a third of the hull empty
-    torch.testing.assert_close(generalized_iou(here, there), torch.tensor([1.0, 1 / 3, -1 / 3]))
+    torch.testing.assert_close(generalized_iou(boxes_a, boxes_b), torch.tensor([1.0, 1 / 3, -1 / 3]))
 
 
 def test_the_logged_weighted_loss_has_no_gradient() -> None:
@@ -339,15 +342,15 @@ def test_the_logged_weighted_loss_has_no_gradient() -> None:
 def test_targets_that_spread_over_the_bins_beside() -> None:
     """Against the bell written out bin by bin; a narrow one is the published target."""
     model, batch = grounder(), grounding_batch()
-    bins, places = model.config.box_bins, model.box_ids(batch.ids.device)
+    bins, box_ids = model.config.box_bins, model.box_ids(batch.ids.device)
     targets = box_bins(batch.boxes, batch.sizes, bins)
-    fed = torch.cat([torch.full_like(targets[:, :1], model.config.box_start_id), places[targets[:, :3]]], 1)
+    fed = torch.cat([torch.full_like(targets[:, :1], model.config.box_start_id), box_ids[targets[:, :3]]], 1)
     memory = model.make_memory(batch.ids, batch.mask, model.encode_image(batch.pixels))
-    logprobs = model.logits(fed, memory)[..., places].log_softmax(-1)
+    logprobs = model.logits(fed, memory)[..., box_ids].log_softmax(-1)
     losses = []
     for row, coordinate in itertools.product(range(len(targets)), range(4)):
         heights = [
-            math.exp(-((place - int(targets[row, coordinate])) ** 2) / (2 * 1.5**2)) for place in range(bins + 1)
+            math.exp(-((position - int(targets[row, coordinate])) ** 2) / (2 * 1.5**2)) for position in range(bins + 1)
         ]
         losses.append(-sum(h * lp for h, lp in zip(heights, logprobs[row, coordinate], strict=True)) / sum(heights))
     torch.testing.assert_close(GroundingObjective(model, spread=1.5)(batch)["box"], torch.stack(losses).mean())
@@ -365,7 +368,7 @@ def test_words_learn_to_look_into_their_boxes() -> None:
     torch.testing.assert_close(losses["box"], GroundingObjective(model)(batch)["box"])
     trace, side = Trace(attention=True), 2
     model.fuse(batch.ids, batch.mask, model.encode_image(batch.pixels), trace=trace)
-    found = []
+    values = []
     for weights, row in itertools.product(trace.cross_weights[-ATTENTION_LAYERS:], range(len(batch.boxes))):
         x0, y0, x1, y1 = (batch.boxes[row] / batch.sizes[row].repeat(2) * side).tolist()
         for head, word in itertools.product(range(weights.shape[1]), range(int(batch.mask[row].sum()))):
@@ -375,8 +378,8 @@ def test_words_learn_to_look_into_their_boxes() -> None:
                 * max(0.0, min(y1, y + 1) - max(y0, y))
                 for x, y in itertools.product(range(side), repeat=2)
             )
-            found.append(-math.log(max(share, 1e-4)))
-    torch.testing.assert_close(losses["attention"], torch.tensor(0.5 * sum(found) / len(found)))
+            values.append(-math.log(max(share, 1e-4)))
+    torch.testing.assert_close(losses["attention"], torch.tensor(0.5 * sum(values) / len(values)))
     assert gradients(model, losses["attention"])
     padded = GroundingObjective(model, attention=0.5)(grounding_batch(None, 30))
     torch.testing.assert_close(padded["attention"], losses["attention"])

@@ -37,20 +37,21 @@ def test_recall_counts_by_hand() -> None:
     assert isinstance(model, Matcher)
     batch = toy_batch("retrieval")
     batch.pixels[3], batch.pixels[5] = batch.pixels[0], batch.pixels[1]  # as their ids say
-    found = measure_recall(model, [half(batch, 0), half(batch, 1)])
+    metrics = measure_recall(model, [half(batch, 0), half(batch, 1)])
     ids = batch.image_ids.tolist()
     texts = model.embed_text(batch.ids, batch.mask)
     images = {i: model.embed_image(model.encode_image(batch.pixels[[n]]))[0] for n, i in enumerate(ids)}
     scores = {(t, i): float(texts[t] @ images[i]) for t in range(8) for i in images}
     t2i = [sum(scores[t, i] > scores[t, ids[t]] for i in images) for t in range(8)]
     i2t = [
-        sum(scores[t, i] > max(scores[own, i] for own in range(8) if ids[own] == i) for t in range(8)) for i in images
+        sum(scores[t, i] > max(scores[text, i] for text in range(8) if ids[text] == i) for t in range(8))
+        for i in images
     ]
     for name, ranks in (("t2i", t2i), ("i2t", i2t)):
         for k in (1, 5, 10):
-            assert found[f"{name}_r{k}"] == pytest.approx(100 * sum(r < k for r in ranks) / len(ranks)), (name, k)
-    assert found["r_mean"] == pytest.approx(sum(v for n, v in found.items() if n != "r_mean") / 6)
-    assert 0 < found["t2i_r1"] < 100, "a case that tells something"
+            assert metrics[f"{name}_r{k}"] == pytest.approx(100 * sum(r < k for r in ranks) / len(ranks)), (name, k)
+    assert metrics["r_mean"] == pytest.approx(sum(v for n, v in metrics.items() if n != "r_mean") / 6)
+    assert 0 < metrics["t2i_r1"] < 100, "a case that tells something"
 
 
 def test_validation_losses_are_weighted_by_their_texts() -> None:
@@ -62,14 +63,14 @@ def test_validation_losses_are_weighted_by_their_texts() -> None:
     assert isinstance(model, Comparer)
     data: Any = None  # the objective takes nothing from it
     metrics = NlvrObjective.validate(model, [large, small], NlvrLoss(), data)
-    losses = [float(objective(part)["nlvr"]) for part in (large, small)]
+    losses = [float(objective(batch_part)["nlvr"]) for batch_part in (large, small)]
     assert metrics["val_loss"] == pytest.approx((4 * losses[0] + 2 * losses[1]) / 6)
     correct = 0
-    for part in (large, small):
-        for n in range(len(part.ids)):
-            pair = (model.encode_image(part.left_pixels[[n]]), model.encode_image(part.right_pixels[[n]]))
-            logits = model.logits(part.ids[[n]], part.mask[[n]], pair)[0]
-            correct += int(logits[1] > logits[0]) == int(part.labels[n])
+    for batch_part in (large, small):
+        for n in range(len(batch_part.ids)):
+            pair = (model.encode_image(batch_part.left_pixels[[n]]), model.encode_image(batch_part.right_pixels[[n]]))
+            logits = model.logits(batch_part.ids[[n]], batch_part.mask[[n]], pair)[0]
+            correct += int(logits[1] > logits[0]) == int(batch_part.labels[n])
     assert metrics["accuracy"] == pytest.approx(correct / 6)
 
 

@@ -41,9 +41,9 @@ class Recording:
 
     def ours(self, theirs: str) -> str:
         """Our name of a recorded tensor."""
-        found = self.names.ours(theirs)
-        assert found is not None, theirs
-        return found[1]
+        target = self.names.ours(theirs)
+        assert target is not None, theirs
+        return target[1]
 
     def check_gradients(self, tolerance: float = 1e-4) -> None:
         """Every recorded gradient norm and tensor is that of our parameter; no other parameter has a gradient."""
@@ -55,8 +55,8 @@ class Recording:
             assert abs(gradients[name].norm().item() - norm) < allowed, f"{name}: recorded {norm}"
         for key, tensor in self.io.items():
             if key.startswith("grad."):
-                whole = gradients[self.ours(key.removeprefix("grad."))]
-                torch.testing.assert_close(whole, tensor, atol=tolerance, rtol=0, msg=key)
+                gradient = gradients[self.ours(key.removeprefix("grad."))]
+                torch.testing.assert_close(gradient, tensor, atol=tolerance, rtol=0, msg=key)
 
 
 PAD, CLS, SEP, DEC, ENC = 0, 1, 2, 3, 4
@@ -83,12 +83,12 @@ def toy(task: ModelKind, **changes: Any) -> Any:
     return model
 
 
-def texts(rows: Iterable[Iterable[int]], first: int, length: int = 0) -> tuple[Tensor, Tensor]:
+def texts(rows: Iterable[Iterable[int]], first_id: int, length: int = 0) -> tuple[Tensor, Tensor]:
     """Ids and mask (B, T) of the rows, each behind ``first`` and before [SEP], padded to the longest or ``length``."""
-    whole = [[first, *row, SEP] for row in rows]
-    longest = max(length, *(len(row) for row in whole))
-    ids = torch.tensor([row + [PAD] * (longest - len(row)) for row in whole])
-    mask = torch.tensor([[1] * len(row) + [0] * (longest - len(row)) for row in whole])
+    rows_of_ids = [[first_id, *row, SEP] for row in rows]
+    longest = max(length, *(len(row) for row in rows_of_ids))
+    ids = torch.tensor([row + [PAD] * (longest - len(row)) for row in rows_of_ids])
+    mask = torch.tensor([[1] * len(row) + [0] * (longest - len(row)) for row in rows_of_ids])
     return ids, mask
 
 
@@ -105,8 +105,8 @@ def images(count: int) -> Tensor:
 def gradients(model: nn.Module, loss: Tensor) -> dict[str, Tensor]:
     """The gradient of every parameter that the loss reaches."""
     named = {name: p for name, p in model.named_parameters() if p.requires_grad}
-    found = torch.autograd.grad(loss, list(named.values()), allow_unused=True)
-    return {name: g for name, g in zip(named, found, strict=True) if g is not None}
+    values = torch.autograd.grad(loss, list(named.values()), allow_unused=True)
+    return {name: g for name, g in zip(named, values, strict=True) if g is not None}
 
 
 def assert_same(ours: dict[str, Tensor], plain: dict[str, Tensor], tolerance: float = 1e-5) -> None:
