@@ -176,7 +176,7 @@ def test_sync_flushes_before_the_rename(tmp_path: Path, monkeypatch: pytest.Monk
 
 def test_a_new_folder_appears_complete(tmp_path: Path) -> None:
     path = tmp_path / "a" / "folder"
-    with atomic.replace_folder(path, last="z") as temporary:
+    with atomic.replace_folder(path, final_file="z") as temporary:
         (temporary / "a").write_text("1")
         assert not path.exists()
     assert names_in(path) == ["a"]
@@ -199,7 +199,7 @@ def test_an_existing_folder_is_incomplete_while_it_changes(tmp_path: Path, monke
         return rename(path, target)
 
     monkeypatch.setattr(Path, "replace", replace)
-    with atomic.replace_folder(folder, last="config", stale=["stale", "absent"]) as temporary:
+    with atomic.replace_folder(folder, final_file="config", stale=["stale", "absent"]) as temporary:
         for name in ("config", "weights", "tokens"):
             (temporary / name).write_text("new")
     assert len(seen) == 3

@@ -218,7 +218,7 @@ def write_adapter(
         "use_rslora": False,
         "use_dora": False,
     }
-    with atomic.replace_folder(folder, last=CONFIG) as temporary:
+    with atomic.replace_folder(folder, final_file=CONFIG) as temporary:
         contiguous = {name: tensor.detach().cpu().clone().contiguous() for name, tensor in tensors.items()}
         save_file(contiguous, temporary / WEIGHTS, metadata={"format": "pt"})
         atomic.write_json(temporary / EXTRAS, {"task": layout.task, "scalars": scalars})

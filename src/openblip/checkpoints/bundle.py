@@ -45,7 +45,7 @@ class Bundle:
 
         Args:
             task: The task.
-            offline: Use no network. The default is what the environment says.
+            offline: Use no network. The default is `HF_HUB_OFFLINE`.
 
         Returns:
             The file or folder.
@@ -172,8 +172,10 @@ def _check_member(member: Path) -> None:
         ValueError: If a file is damaged.
     """
     if member.is_dir():
-        if not isinstance(json.loads((member / "config.json").read_text(encoding="utf-8")), dict):
-            raise ValueError("config.json must hold a JSON object")
+        adapter = member / "adapter_config.json"  # an adapter has no other configuration
+        config = adapter if adapter.is_file() else member / "config.json"
+        if not isinstance(json.loads(config.read_text(encoding="utf-8")), dict):
+            raise ValueError(f"{config.name} must hold a JSON object")
         files = [file for file in member.iterdir() if file.suffix in (".safetensors", ".bin")]
         if not files:
             raise ValueError(f"{member} must have model.safetensors or pytorch_model.bin")

@@ -25,6 +25,8 @@ PICKLE = "pytorch_model.bin"
 INDEX = ".index.json"
 PICKLE_SUFFIXES = (".pth", ".pt", ".bin", ".ckpt")
 
+Reader = Callable[[Path], dict[str, Tensor]]
+
 _AGAIN = "Download or write it again"
 
 
@@ -71,12 +73,12 @@ def read_folder(folder: Path) -> dict[str, Tensor]:
     Raises:
         CheckpointError: If the folder has no weights, or if a file is damaged.
     """
-    readers: dict[str, Callable[[Path], dict[str, Tensor]]] = {SAFETENSORS: read_safetensors, PICKLE: _read_pickled}
-    for name, read in readers.items():
+    readers: dict[str, Reader] = {SAFETENSORS: read_safetensors, PICKLE: lambda path: read_pickle(path)[0]}
+    for name, reader in readers.items():
         if (folder / name).is_file():
-            return read(folder / name)
+            return reader(folder / name)
         if (folder / (name + INDEX)).is_file():
-            return _read_shards(folder / (name + INDEX), read)
+            return _read_shards(folder / (name + INDEX), reader)
     names = sorted(path.name for path in folder.iterdir() if path.is_file())
     hint = ""
     if weights := [name for name in names if name.endswith((".pth", ".safetensors"))]:
@@ -121,10 +123,10 @@ def read_pickle(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     content = _unpickle(path)
     container = next((key for key in ("model", "state_dict") if isinstance(content.get(key), Mapping)), None)
     tensors = content if container is None else content[container]
-    others = {} if container is None else {key: value for key, value in content.items() if key != container}
+    metadata = {} if container is None else {key: value for key, value in content.items() if key != container}
     if foreign := sorted(str(name) for name, value in tensors.items() if not isinstance(value, Tensor)):
         raise CheckpointError(f"{path} is not a checkpoint: some entries are not tensors: {join_names(foreign)}")
-    return dict(tensors), others
+    return dict(tensors), metadata
 
 
 def read_weight_file(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -206,11 +208,7 @@ def join_names(names: list[str], limit: int = 6) -> str:
     return f"{text} and {len(names) - limit} more" if len(names) > limit else text
 
 
-def _read_pickled(path: Path) -> dict[str, Tensor]:
-    return read_pickle(path)[0]
-
-
-def _read_shards(index: Path, read: Callable[[Path], dict[str, Tensor]]) -> dict[str, Tensor]:
+def _read_shards(index: Path, reader: Reader) -> dict[str, Tensor]:
     """Return the tensors of all shards of an index. Each shard must have exactly the tensors that the index states."""
     files = read_json(index).get("weight_map")
     if not isinstance(files, dict) or not all(isinstance(file, str) for file in files.values()):
@@ -222,8 +220,8 @@ def _read_shards(index: Path, read: Callable[[Path], dict[str, Tensor]]) -> dict
             raise CheckpointError(f"{index} must name files in its folder, got {file!r}")
         if not path.is_file():
             raise CheckpointError(f"{index} names the shard {file}, which does not exist")
-        shard = read(path)
-        stated = {name for name, other in files.items() if other == file}
+        shard = reader(path)
+        stated = {name for name, shard_file in files.items() if shard_file == file}
         if wrong := sorted(stated ^ shard.keys()):
             raise CheckpointError(f"the shard {path} does not have the tensors of its index: {join_names(wrong)}")
         tensors |= shard

@@ -25,7 +25,7 @@ def fingerprint(model: str, tasks: Iterable[ModelKind], *, offline: bool | None 
     Args:
         model: The name or path of a model or bundle.
         tasks: The tasks. A bundle must have a model for the first one; the others may be missing.
-        offline: Use no network. The default is what the environment says.
+        offline: Use no network. The default is `HF_HUB_OFFLINE`.
 
     Returns:
         The hash of each task, 16 hexadecimal digits.

@@ -80,7 +80,7 @@ def bert_vocabulary(*, offline: bool | None = None, endpoint: str | None = None)
     """Return `vocab.txt` of bert-base-uncased, the vocabulary of every published `.pth`, from the cache or the hub.
 
     Args:
-        offline: Use the cache only. The default is what the environment says.
+        offline: Use the cache only. The default is `HF_HUB_OFFLINE`.
         endpoint: Address of a mirror of the hub. The default is `HF_ENDPOINT`.
 
     Returns:

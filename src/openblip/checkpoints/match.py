@@ -13,7 +13,7 @@ from torch import Tensor
 
 from openblip.checkpoints.containers import join_names
 from openblip.checkpoints.layouts import Group, Table, nearest, starts
-from openblip.checkpoints.layouts.table import LAYER
+from openblip.checkpoints.layouts.table import LAYER, TRAINING
 from openblip.errors import CheckpointError
 from openblip.model.config import ModelConfig
 
@@ -59,8 +59,8 @@ class MatchedCheckpoint:
 
     def names(self) -> list[str]:
         """Return all names in the file."""
-        others = [repeat.theirs for repeat in (*self.repeats, *self.constants)]
-        return [*self.origin.values(), *others, *self.unknown]
+        repeats = [repeat.theirs for repeat in (*self.repeats, *self.constants)]
+        return [*self.origin.values(), *repeats, *self.unknown]
 
     def error(self, problems: Iterable[str]) -> CheckpointError:
         """Return the error that lists the problems and says which checkpoint the file is instead."""
@@ -105,7 +105,7 @@ def match(tensors: Mapping[str, Tensor], table: Table, source: str) -> MatchedCh
         elif group.kind != "name":
             matched.repeats.append(Repeat(group, theirs, ours, tensor))
         else:
-            state = matched.training if ours.startswith(("momentum.", "queue.")) else matched.tensors
+            state = matched.training if ours.startswith(TRAINING) else matched.tensors
             if ours in state and not _same(state[ours], tensor):
                 raise CheckpointError(f"{source}: {matched.origin[ours]} and {theirs} must be equal, but they differ")
             state[ours] = tensor
@@ -206,8 +206,8 @@ def _members(table: Table, group: Group, shapes: Iterable[str]) -> dict[str, str
         names += [ours for ours in group.names.values() if ours.startswith("queue.")]
     members = {}
     for ours in names:
-        for other, theirs in table.theirs(ours):
-            if other.title == group.title:
+        for target_group, theirs in table.theirs(ours):
+            if target_group.title == group.title:
                 members[ours] = theirs
     return members
 
@@ -246,13 +246,13 @@ def _check_repeats(matched: MatchedCheckpoint, config: ModelConfig) -> list[str]
         ours = repeat.target
         if ours not in matched.tensors or _same(matched.tensors[ours], repeat.tensor):
             continue
-        first = matched.name(ours)
+        original = matched.name(ours)
         if repeat.group.kind == "shared":
             raise CheckpointError(
-                f"{matched.source}: {repeat.theirs} and {first} must be one tensor in a model for "
+                f"{matched.source}: {repeat.theirs} and {original} must be one tensor in a model for "
                 f"{matched.table.task!r}, but they differ: encoder and decoder of this file were trained separately"
             )
-        note = f"{repeat.theirs} differs from {first}, to which it is tied: {first} is used"
+        note = f"{repeat.theirs} differs from {original}, to which it is tied: {original} is used"
         warnings.warn(f"{matched.source}: {note}", stacklevel=4)
         notes.append(note)
     return notes
@@ -309,5 +309,5 @@ def describe_names(names: Collection[str], task: str | None = None) -> str:
     return f"{sentence}: load it with task={best.task!r}."
 
 
-def _same(left: Tensor, right: Tensor) -> bool:
-    return left.shape == right.shape and bool((left == right).all())
+def _same(tensor: Tensor, reference: Tensor) -> bool:
+    return tensor.shape == reference.shape and bool((tensor == reference).all())

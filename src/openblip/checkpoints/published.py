@@ -255,7 +255,7 @@ PUBLISHED: tuple[Published, ...] = (
     ),
 )
 
-# What a bundle's name stands for: task -> published name. (`pocket` is not here: it is files inside the package.)
+# The models of each bundle, by task. `pocket` is not here: its files are in the package.
 # Only ViT-B was published for VQA, NLVR2 and RefCOCO, so both bundles name those.
 BUNDLES: Mapping[str, Mapping[TaskName, str]] = {
     "base": {
@@ -322,7 +322,7 @@ def get(name: str | tuple[str, str]) -> Published:
     """
     if (entry := find(name)) is None:
         raise CheckpointError(
-            f"name must be that of a published checkpoint, got {name!r}{did_you_mean(name)}; see `openblip models`"
+            f"name must be the name of a published checkpoint, got {name!r}{did_you_mean(name)}; see `openblip models`"
         )
     return entry
 
@@ -365,7 +365,7 @@ def identify(path: Path) -> Published | None:
         path: The file or folder.
 
     Returns:
-        The checkpoint; `None` if the name is not that of a published one.
+        The checkpoint; `None` if no published checkpoint has this name.
     """
     if path.suffix == ".pth":
         return find(path.name)

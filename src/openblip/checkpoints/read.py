@@ -50,7 +50,7 @@ class LoadedModel:
         prompt: Its default prompt; "" for none, `None` for a model without one.
         family: Family of the checkpoint.
         source: Path of the checkpoint.
-        notes: What was derived, dropped, resized or corrected.
+        notes: One note for everything that was derived, dropped, resized or corrected.
         training: Training state, under the names of our momentum twin ("momentum.vision.norm.weight") and queues
             ("queue.image"), if it was loaded.
     """
@@ -73,13 +73,13 @@ class RawCheckpoint:
     Attributes:
         path: The file or folder.
         tensors: Tensors under their names in the file.
-        others: Other entries of a pickle, such as the training configuration.
-        settings: JSON files of a folder, by name: its `config.json` and those of its image processor.
+        metadata: Further entries of a pickle, such as the training configuration.
+        settings: JSON files of a folder, by name: its `config.json` and the files of its image processor.
     """
 
     path: Path
     tensors: Mapping[str, Tensor]
-    others: Mapping[str, Any] = field(default_factory=dict)
+    metadata: Mapping[str, Any] = field(default_factory=dict)
     settings: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
 
@@ -104,7 +104,7 @@ def load(
             embeddings.
         tokenizer: The tokenizer, or a vocabulary file or folder. The default is the folder's own, and bert-base-uncased
             for a `.pth`. `False` loads none.
-        image: How images are prepared. The default is what the folder's processor says.
+        image: How images are prepared. The default is the folder's image processor.
         published_eps: Run a published Salesforce checkpoint as it was trained, not as its `config.json` says (see
             `parse_config`).
         dtype: Type to convert the weights to.
@@ -316,7 +316,7 @@ def _derive_config(
 
 def _trained_prompt(raw: RawCheckpoint) -> str:
     """Return the prompt in the training settings of a pickle, or the prompt of the published captioners."""
-    settings = raw.others.get("config")
+    settings = raw.metadata.get("config")
     for section in (settings, settings.get("model") if isinstance(settings, Mapping) else None):
         if isinstance(section, Mapping) and isinstance(section.get("prompt"), str):
             return cast(str, section["prompt"])
@@ -374,6 +374,6 @@ def _family(layout: Table, raw: RawCheckpoint) -> Family:
         return entry.family
     if "ptr_queue" in raw.tensors:
         return "salesforce"
-    settings = raw.others.get("config")
-    by_lavis = "scaler" in raw.others or (isinstance(settings, Mapping) and "run" in settings)
+    settings = raw.metadata.get("config")
+    by_lavis = "scaler" in raw.metadata or (isinstance(settings, Mapping) and "run" in settings)
     return "lavis" if by_lavis or (layout.task == "retrieval" and "queue_ptr" in raw.tensors) else "salesforce"

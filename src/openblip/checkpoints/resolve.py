@@ -33,7 +33,7 @@ def resolve(
     Args:
         name_or_path: A path, a published name (see `openblip models`), a hub id (`owner/name`), or the address of a
             `.pth` file. A path that exists comes before a name.
-        offline: Use no network. The default is what the environment says.
+        offline: Use no network. The default is `HF_HUB_OFFLINE`.
         mirror: Address below which `.pth` files have their names. The default is `OPENBLIP_MIRROR`.
         endpoint: Address of a mirror of the hub. The default is `HF_ENDPOINT`.
 

@@ -46,10 +46,10 @@ def save(
         model: The model.
         path: The folder (hub) or file (other families) to write.
         to: Family to write.
-        tokenizer: Tokenizer to write into a hub folder. The default is that of a `LoadedModel`.
-        image: Image settings to write into a hub folder. The default is that of a `LoadedModel`.
-        prompt: Default prompt to write into a hub folder. The default is that of a `LoadedModel`, and "a picture of "
-            for another captioner.
+        tokenizer: Tokenizer to write into a hub folder. The default is the tokenizer of a `LoadedModel`.
+        image: Image settings to write into a hub folder. The default is the settings of a `LoadedModel`.
+        prompt: Default prompt to write into a hub folder. The default is the prompt of a `LoadedModel`, and "a
+            picture of " for another captioner.
         dtype: Type to store floating-point tensors in.
         training: Momentum copies and queues under our names (see `LoadedModel`), which only a `.pth` can hold.
 
@@ -156,7 +156,7 @@ def _write_folder(
     tokenizer: Tokenizer | None,
     image: ImageSettings | None,
 ) -> None:
-    with atomic.replace_folder(folder, last="config.json", stale=_STALE) as temporary:
+    with atomic.replace_folder(folder, final_file="config.json", stale=_STALE) as temporary:
         write_safetensors(temporary / SAFETENSORS, tensors)
         if config.task in _GENERATING:
             text = config.text

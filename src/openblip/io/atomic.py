@@ -112,17 +112,17 @@ def write_json(path: str | os.PathLike[str], value: Any, *, indent: int | None =
 
 @contextmanager
 def replace_folder(
-    path: str | os.PathLike[str], *, last: str | None = None, stale: Sequence[str] = ()
+    path: str | os.PathLike[str], *, final_file: str | None = None, stale: Sequence[str] = ()
 ) -> Iterator[Path]:
-    """Yield an empty folder to fill, whose files become those of `path` when the block ends without an error.
+    """Yield an empty folder to fill, whose files move to `path` when the block ends without an error.
 
     A new folder appears at once and complete. In an existing folder files are replaced one by one. There, the file
-    `last` is removed first and written at the end, so that a folder in which writing was interrupted is refused, not
-    mistaken for a mixture of old and new files.
+    `final_file` is removed first and written at the end, so that a folder in which writing was interrupted is refused,
+    not mistaken for a mixture of old and new files.
 
     Args:
         path: The folder to create, or whose files to replace. Other files in it stay.
-        last: Name of the file without which the folder is incomplete.
+        final_file: Name of the file without which the folder is incomplete.
         stale: Names of files to remove from an existing folder.
 
     Yields:
@@ -137,9 +137,9 @@ def replace_folder(
         if not target.exists():
             temporary.replace(target)
             return
-        for name in (*([last] if last else ()), *stale):
+        for name in (*([final_file] if final_file else ()), *stale):
             (target / name).unlink(missing_ok=True)
-        for file in sorted(temporary.iterdir(), key=lambda file: file.name == last):
+        for file in sorted(temporary.iterdir(), key=lambda file: file.name == final_file):
             file.replace(target / file.name)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)

@@ -67,9 +67,9 @@ def download(address: str, folder: Path, *, digits: str | None = None, offline: 
         with filelock.FileLock(folder / f"{name}.lock"):
             if target.exists():  # another process downloaded it in the meantime
                 return _verify(target, digits)
-            part = folder / f"{name}.part"
-            _transfer(address, part)
-            _accept(part, target, digits)
+            partial_file = folder / f"{name}.part"
+            _transfer(address, partial_file)
+            _accept(partial_file, target, digits)
     except OSError as error:
         raise DownloadError(
             f"cannot store {name} in {folder}: {error.strerror or error}; set OPENBLIP_CACHE to another folder"
@@ -95,19 +95,19 @@ def _verify(target: Path, digits: str | None) -> Path:
     return target
 
 
-def _accept(part: Path, target: Path, digits: str | None) -> None:
+def _accept(partial_file: Path, target: Path, digits: str | None) -> None:
     """Rename a complete download to its final name, if its hash is the published one."""
-    digest = compute_sha256(part)
-    part.with_suffix(".validator").unlink(missing_ok=True)
+    digest = compute_sha256(partial_file)
+    partial_file.with_suffix(".validator").unlink(missing_ok=True)
     if digits and not digest.startswith(digits):
         rejected = target.with_name(f"{target.name}.rejected")
-        part.replace(rejected)
+        partial_file.replace(rejected)
         raise DownloadError(
             f"{target.name} is not the published file: its SHA-256 must begin with {digits}, got "
             f"{digest[: len(digits)]}; the file is kept as {rejected}. Download it again, from another mirror if this "
             "happens twice"
         )
-    part.replace(target)
+    partial_file.replace(target)
     store_sha256(target, digest)
     _record(target, digest)
 
@@ -122,16 +122,16 @@ class _InterruptedError(Exception):
     """The connection ended early, or the server is busy: try again."""
 
 
-def _transfer(address: str, part: Path) -> None:
-    """Complete `part`, over as many connections as it takes while each of them brings something."""
+def _transfer(address: str, partial_file: Path) -> None:
+    """Complete a partial file, over as many connections as it takes while each of them brings something."""
     failures = 0
     while True:
-        size = part.stat().st_size if part.exists() else 0
+        size = partial_file.stat().st_size if partial_file.exists() else 0
         try:
-            _fetch_once(address, part, size)
+            _fetch_once(address, partial_file, size)
             return
         except _InterruptedError as error:
-            progressed = part.exists() and part.stat().st_size > size
+            progressed = partial_file.exists() and partial_file.stat().st_size > size
             failures = 1 if progressed else failures + 1
             if failures == ATTEMPTS:
                 raise DownloadError(
@@ -141,9 +141,9 @@ def _transfer(address: str, part: Path) -> None:
             time.sleep(PAUSE_SECONDS * 2 ** (failures - 1))
 
 
-def _fetch_once(address: str, part: Path, size: int) -> None:
-    """Append to `part` from byte `size` if the server still has the same version of the file, otherwise start again."""
-    validator = part.with_suffix(".validator")
+def _fetch_once(address: str, partial_file: Path, size: int) -> None:
+    """Append to a file from byte `size` if the server still has the same version of the file, otherwise start again."""
+    validator = partial_file.with_suffix(".validator")
     headers = {"User-Agent": "openblip", "Accept-Encoding": "identity"}
     if size and validator.exists():
         headers |= {"Range": f"bytes={size}-", "If-Range": validator.read_text(encoding="utf-8")}
@@ -152,7 +152,7 @@ def _fetch_once(address: str, part: Path, size: int) -> None:
         response = urllib.request.urlopen(request, timeout=TIMEOUT_SECONDS)
     except urllib.error.HTTPError as error:
         if error.code == 416:  # the partial file is longer than the file, or of another version
-            part.unlink(missing_ok=True)
+            partial_file.unlink(missing_ok=True)
             raise _InterruptedError("the partial file does not belong to the file on the server") from error
         if error.code in (408, 425, 429) or error.code >= 500:
             raise _InterruptedError(f"the server responds {error.code} {error.reason}") from error
@@ -163,16 +163,16 @@ def _fetch_once(address: str, part: Path, size: int) -> None:
         start, total = _parse_extent(response)
         if start != size:  # another version of the file, or a server that cannot resume
             start = 0
-        _check_room(part, total, start)
+        _check_room(partial_file, total, start)
         _write_validator(response, validator)
         with (
-            part.open("ab" if start else "wb") as file,
-            progress.bar(part.stem, total, done=start, unit="bytes", transient=False) as bar,
+            partial_file.open("ab" if start else "wb") as file,
+            progress.bar(partial_file.stem, total, done=start, unit="bytes", transient=False) as bar,
         ):
             for chunk in _iter_chunks(response):
                 file.write(chunk)
                 bar.advance(len(chunk))
-    size = part.stat().st_size
+    size = partial_file.stat().st_size
     if total is not None and size != total:
         raise _InterruptedError(f"the connection ended after {size} of {total} bytes")
 
@@ -197,12 +197,12 @@ def _write_validator(response: http.client.HTTPResponse, validator: Path) -> Non
         validator.unlink(missing_ok=True)
 
 
-def _check_room(part: Path, total: int | None, start: int) -> None:
-    free = shutil.disk_usage(part.parent).free
+def _check_room(partial_file: Path, total: int | None, start: int) -> None:
+    free = shutil.disk_usage(partial_file.parent).free
     if total is not None and total - start > free:
         raise DownloadError(
-            f"{part.stem} needs {(total - start) / 1e9:.1f} GB, but {part.parent} has {free / 1e9:.1f} GB left; make "
-            "room, or set OPENBLIP_CACHE to another folder"
+            f"{partial_file.stem} needs {(total - start) / 1e9:.1f} GB, but {partial_file.parent} has {free / 1e9:.1f} GB "
+            "left; make room, or set OPENBLIP_CACHE to another folder"
         )
 
 

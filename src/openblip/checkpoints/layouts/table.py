@@ -25,12 +25,12 @@ class Group:
     Attributes:
         title: Name of the group in notes and errors.
         names: Their name of a tensor or module to ours.
-        need: All tensors of a *required* group must be present; those of an *optional* one must all be present or all
-            be absent; any tensor of a *derivable* one may be missing, because other tensors or the configuration
-            determine it.
-        kind: What a name on the left is. `name` is the tensor itself. The others repeat something: `shared` must equal
-            the tensor on the right; `tied` should, and if it does not, the tensor on the right is used, with a warning;
-            a `constant` ("=positions" and others on the right) is computed.
+        need: All tensors of a *required* group must be present. The tensors of an *optional* group must all be present
+            or all be absent. Any tensor of a *derivable* group may be missing, because other tensors or the
+            configuration determine it.
+        kind: Meaning of a name on the left. `name` is the tensor itself. The other kinds repeat something: `shared` must
+            equal the tensor on the right; `tied` should, and if it does not, the tensor on the right is used, with a
+            warning; a `constant` ("=positions" and others on the right) is computed.
     """
 
     title: str
@@ -127,19 +127,19 @@ def _look_up(targets: Mapping[str, Target], name: str) -> Target | None:
 
 def prefixed(names: Mapping[str, str], theirs: str, ours: str) -> dict[str, str]:
     """Return renames below a prefix on each side. An empty prefix adds nothing."""
-    left, right = (f"{prefix}." if prefix else "" for prefix in (theirs, ours))
-    return {left + name: right + target for name, target in names.items()}
+    their_prefix, our_prefix = (f"{prefix}." if prefix else "" for prefix in (theirs, ours))
+    return {their_prefix + name: our_prefix + target for name, target in names.items()}
 
 
-def merged(*parts: Mapping[str, str]) -> dict[str, str]:
+def merged(*renames: Mapping[str, str]) -> dict[str, str]:
     """Return several sets of renames as one.
 
     Raises:
         ValueError: If a name is in two of them.
     """
     names: dict[str, str] = {}
-    for part in parts:
-        if twice := names.keys() & part.keys():
-            raise ValueError(f"names must be unique, got {sorted(twice)} twice")
-        names.update(part)
+    for group in renames:
+        if duplicates := names.keys() & group.keys():
+            raise ValueError(f"names must be unique, got {sorted(duplicates)} twice")
+        names.update(group)
     return names

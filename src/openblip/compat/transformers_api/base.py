@@ -210,7 +210,7 @@ class PreTrainedModel(HubNamed):
         config = copy.deepcopy(self.config)
         config.architectures, config.dtype = [type(self).__name__], self.dtype
         stale = (*_STALE, PICKLE if safe_serialization else SAFETENSORS)
-        with replace_folder(folder, last="config.json", stale=stale) as temporary:
+        with replace_folder(folder, final_file="config.json", stale=stale) as temporary:
             if safe_serialization:
                 stored = {name: tensor for name, tensor in tensors.items() if name not in self._tied_names()}
                 write_safetensors(temporary / SAFETENSORS, stored)
