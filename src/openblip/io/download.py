@@ -198,11 +198,12 @@ def _write_validator(response: http.client.HTTPResponse, validator: Path) -> Non
 
 
 def _check_room(partial_file: Path, total: int | None, start: int) -> None:
-    free = shutil.disk_usage(partial_file.parent).free
+    folder = partial_file.parent
+    free = shutil.disk_usage(folder).free
     if total is not None and total - start > free:
         raise DownloadError(
-            f"{partial_file.stem} needs {(total - start) / 1e9:.1f} GB, but {partial_file.parent} has {free / 1e9:.1f} GB "
-            "left; make room, or set OPENBLIP_CACHE to another folder"
+            f"{partial_file.stem} needs {(total - start) / 1e9:.1f} GB, but {folder} has {free / 1e9:.1f} GB left; "
+            "make room, or set OPENBLIP_CACHE to another folder"
         )
 
 

@@ -28,7 +28,7 @@ class Group:
         need: All tensors of a *required* group must be present. The tensors of an *optional* group must all be present
             or all be absent. Any tensor of a *derivable* group may be missing, because other tensors or the
             configuration determine it.
-        kind: Meaning of a name on the left. `name` is the tensor itself. The other kinds repeat something: `shared` must
+        kind: Meaning of a name on the left. `name` is the tensor itself. The other kinds repeat one: `shared` must
             equal the tensor on the right; `tied` should, and if it does not, the tensor on the right is used, with a
             warning; a `constant` ("=positions" and others on the right) is computed.
     """
