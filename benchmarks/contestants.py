@@ -1,8 +1,8 @@
-"""Who is measured: OpenBLIP in any engine and precision, and its peers, all behind the same few calls.
+"""The contestants: OpenBLIP in any engine and precision, and its peers, with the same calls.
 
-A contestant is written ``NAME:WAY:PRECISION``; each is used as its own documentation shows, in batches of 8 pictures on
-a CPU. Where our model and `transformers` would feed different first tokens, the peer is given the token that the
-model was trained with: that costs it nothing, and outputs can be compared.
+Each contestant is used as its documentation shows, in batches of 8 images on a CPU. Where `transformers` would start a
+text with another token than in training, the peer gets the token of training, so that outputs can be compared. This
+does not change its speed.
 """
 
 from __future__ import annotations
@@ -21,64 +21,69 @@ import openblip
 from benchmarks import materials
 from benchmarks.materials import Scale
 from openblip.model.config import ModelKind
+from openblip.model.precision import DTYPES
 
 Array: TypeAlias = NDArray[np.float32]
 Item = TypeVar("Item")
-Picture: TypeAlias = Image.Image | Path
-CALIBRATION = 12  # pictures
+ImageFile: TypeAlias = Image.Image | Path
+CALIBRATION = 12  # images
 
 
 class UnavailableError(Exception):
-    """This contestant cannot run here; the message says why."""
+    """The contestant cannot run here; the message has the reason."""
 
 
 class Contestant(Protocol):
-    """What the rows ask for. Pictures are decoded ones, or paths of JPEG files."""
+    """The calls of the rows. Images are decoded images, or paths of JPEG files."""
 
-    def caption(self, pictures: Sequence[Picture], beams: int, tokens: int) -> list[str]:
-        """A text of exactly ``tokens`` new tokens for each picture."""
+    def caption(self, images: Sequence[ImageFile], beams: int, tokens: int) -> list[str]:
+        """Return a text of exactly `tokens` new tokens for each image."""
         ...
 
-    def ask(self, picture: Picture, questions: Sequence[str], tokens: int) -> list[str]:
-        """Greedy answers of exactly ``tokens`` tokens."""
+    def ask(self, image: ImageFile, questions: Sequence[str], tokens: int) -> list[str]:
+        """Return greedy answers of exactly `tokens` tokens."""
         ...
 
-    def match(self, pictures: Sequence[Picture], texts: Sequence[str]) -> Array:
-        """ITM probabilities (pictures, texts)."""
+    def match(self, images: Sequence[ImageFile], texts: Sequence[str]) -> Array:
+        """Return ITM probabilities (images, texts)."""
         ...
 
-    def embed_images(self, pictures: Sequence[Picture]) -> Array:
-        """Unit vectors (pictures, E)."""
+    def embed_images(self, images: Sequence[ImageFile]) -> Array:
+        """Return normalized embeddings (images, E)."""
         ...
 
     def embed_texts(self, texts: Sequence[str]) -> Array:
-        """Unit vectors (texts, E)."""
+        """Return normalized embeddings (texts, E)."""
         ...
 
 
 @dataclass(frozen=True)
 class Entry:
-    """One contestant as named on the command line, on one device."""
+    """A contestant as named on the command line, on a device."""
 
-    who: str  # "ours", "transformers" or "openvino"
-    way: str  # engine, or how the peer is run
+    who: str  # "ours", "transformers" or "openvino-peer"
+    way: str  # engine, or "eager", "compiled" or "converted"
     precision: str
     device: str = "cpu"
 
     @property
     def name(self) -> str:
-        """How tables call it."""
+        """Name in tables."""
         way = "" if self.way in ("torch", "eager", "converted") and self.who != "ours" else f" {self.way}"
-        place = "" if self.device == "cpu" else f" on {self.device}"
-        return f"{self.who}{way} {self.precision}{place}"
+        device = "" if self.device == "cpu" else f" on {self.device}"
+        return f"{self.who}{way} {self.precision}{device}"
 
     @property
     def exact(self) -> bool:
-        """Whether its outputs must be those of the reference."""
+        """Whether its outputs must be equal to the reference."""
         return self.precision == "fp32" and self.device == "cpu"
 
     def make(self, folder: Path, task: ModelKind, scale: Scale) -> Contestant:
-        """Load the model in ``folder``. Raises :class:`UnavailableError`."""
+        """Load the model in `folder`.
+
+        Raises:
+            UnavailableError: The contestant cannot run here.
+        """
         try:
             return _MAKERS[self.who](self, folder, task, scale)
         except (openblip.OpenBlipError, ImportError) as error:
@@ -86,7 +91,7 @@ class Entry:
 
 
 def parse(words: Sequence[str], device: str) -> list[Entry]:
-    """Entries of ``ENGINE:PRECISION`` (ours) and ``transformers:WAY:PRECISION`` or ``openvino:PRECISION`` (peers)."""
+    """Parse `ENGINE:PRECISION` (OpenBLIP), and `transformers:[compiled:]PRECISION` or `openvino-peer:PRECISION`."""
     entries = []
     for word in words:
         match word.split(":"):
@@ -100,43 +105,43 @@ def parse(words: Sequence[str], device: str) -> list[Entry]:
                 entries.append(Entry("ours", engine, precision, device))
             case _:
                 raise SystemExit(
-                    f"no contestant is {word!r}; write torch:fp32, transformers:bf16 or openvino-peer:int8"
+                    f"a contestant must be like torch:fp32, transformers:bf16 or openvino-peer:int8, got {word!r}"
                 )
     return entries
 
 
 class Ours:
-    """OpenBLIP, as its README shows; OpenVINO's int8 with a few pictures to calibrate by, none of which is measured."""
+    """OpenBLIP as in its README; OpenVINO's int8 with calibration images, which are not measured."""
 
     def __init__(self, entry: Entry, folder: Path, scale: Scale) -> None:
-        more: dict[str, Any] = {"engine": entry.way, "precision": entry.precision}
+        options: dict[str, Any] = {"engine": entry.way, "precision": entry.precision}
         if (entry.way, entry.precision) == ("openvino", "int8"):
-            more["calibration"] = [materials.picture(1000 + seed, *scale.photo) for seed in range(CALIBRATION)]
+            options["calibration"] = [materials.draw_image(1000 + seed, *scale.photo) for seed in range(CALIBRATION)]
         if entry.device != "cpu":
-            more["batch_size"] = 256
-        self.blip = openblip.load(folder, device=entry.device, **more)
+            options["batch_size"] = 256
+        self.blip = openblip.load(folder, device=entry.device, **options)
 
-    def caption(self, pictures: Sequence[Picture], beams: int, tokens: int) -> list[str]:
-        found = self.blip.caption(list(pictures), num_beams=beams, min_new_tokens=tokens, max_new_tokens=tokens)
-        return [caption.text for caption in found]
+    def caption(self, images: Sequence[ImageFile], beams: int, tokens: int) -> list[str]:
+        captions = self.blip.caption(list(images), num_beams=beams, min_new_tokens=tokens, max_new_tokens=tokens)
+        return [caption.text for caption in captions]
 
-    def ask(self, picture: Picture, questions: Sequence[str], tokens: int) -> list[str]:
-        found = self.blip.ask(picture, list(questions), num_beams=1, min_new_tokens=tokens, max_new_tokens=tokens)
-        return [answer.text for answer in found]
+    def ask(self, image: ImageFile, questions: Sequence[str], tokens: int) -> list[str]:
+        answers = self.blip.ask(image, list(questions), num_beams=1, min_new_tokens=tokens, max_new_tokens=tokens)
+        return [answer.text for answer in answers]
 
-    def match(self, pictures: Sequence[Picture], texts: Sequence[str]) -> Array:
-        found = self.blip.match(list(pictures), list(texts))
-        return np.array([[match.probability for match in row] for row in found], np.float32)
+    def match(self, images: Sequence[ImageFile], texts: Sequence[str]) -> Array:
+        matches = self.blip.match(list(images), list(texts))
+        return np.array([[match.probability for match in row] for row in matches], np.float32)
 
-    def embed_images(self, pictures: Sequence[Picture]) -> Array:
-        return np.asarray(self.blip.embed_images(list(pictures)), np.float32)
+    def embed_images(self, images: Sequence[ImageFile]) -> Array:
+        return np.asarray(self.blip.embed_images(list(images)), np.float32)
 
     def embed_texts(self, texts: Sequence[str]) -> Array:
         return np.asarray(self.blip.embed_texts(list(texts)), np.float32)
 
 
 class Transformers:
-    """`transformers` as its documentation shows: processor, ``generate``, decode; batches of 8 pictures on a CPU."""
+    """`transformers` as in its documentation: processor, `generate`, decode; batches of 8 images on a CPU."""
 
     def __init__(self, entry: Entry, folder: Path, task: ModelKind) -> None:
         import transformers
@@ -150,65 +155,65 @@ class Transformers:
             "retrieval": "BlipForImageTextRetrieval",
         }
         if entry.precision not in DTYPES:
-            raise UnavailableError(f"transformers has no precision {entry.precision}")
+            raise UnavailableError(f"precision must be one of {', '.join(DTYPES)}, got {entry.precision}")
         self.dtype = DTYPES[entry.precision]
         self.device = entry.device
-        self.batch = 8 if entry.device == "cpu" else 256
+        self.batch_size = 8 if entry.device == "cpu" else 256
         self.processor = library.AutoProcessor.from_pretrained(folder)
         model = getattr(library, names[task]).from_pretrained(folder, dtype=self.dtype)
         self.model: Any = model.to(entry.device).eval()
         if entry.way == "compiled":
             self.model.vision_model = torch.compile(self.model.vision_model)
-        self.enc_id = self.model.config.text_config.vocab_size - 1  # [ENC], the last of the vocabulary
+        self.enc_id = self.model.config.text_config.vocab_size - 1  # [ENC] is the final token of the vocabulary
 
     @torch.inference_mode()
-    def caption(self, pictures: Sequence[Picture], beams: int, tokens: int) -> list[str]:
+    def caption(self, images: Sequence[ImageFile], beams: int, tokens: int) -> list[str]:
         texts: list[str] = []
-        for some in _batches(pictures, self.batch):
+        for batch in _batches(images, self.batch_size):
             ids = self.model.generate(
-                **self._pictures(some), num_beams=beams, min_new_tokens=tokens, max_new_tokens=tokens
+                **self._images(batch), num_beams=beams, min_new_tokens=tokens, max_new_tokens=tokens
             )
             texts += self.processor.batch_decode(ids, skip_special_tokens=True)
         return texts
 
     @torch.inference_mode()
-    def ask(self, picture: Picture, questions: Sequence[str], tokens: int) -> list[str]:
+    def ask(self, image: ImageFile, questions: Sequence[str], tokens: int) -> list[str]:
         texts: list[str] = []
-        for some in _batches(questions, self.batch):
-            inputs = self._pictures([picture] * len(some)) | self._texts(some, grounded=True)
+        for batch in _batches(questions, self.batch_size):
+            inputs = self._images([image] * len(batch)) | self._texts(batch, grounded=True)
             ids = self.model.generate(**inputs, min_new_tokens=tokens, max_new_tokens=tokens)
             texts += self.processor.batch_decode(ids, skip_special_tokens=True)
         return texts
 
     @torch.inference_mode()
-    def match(self, pictures: Sequence[Picture], texts: Sequence[str]) -> Array:
+    def match(self, images: Sequence[ImageFile], texts: Sequence[str]) -> Array:
         rows = []
-        for picture in pictures:
+        for image in images:
             parts = []
-            for some in _batches(texts, self.batch):
-                inputs = self._pictures([picture] * len(some)) | self._texts(some, grounded=True)
+            for batch in _batches(texts, self.batch_size):
+                inputs = self._images([image] * len(batch)) | self._texts(batch, grounded=True)
                 parts.append(self.model(**inputs).itm_score.float().softmax(-1)[:, 1])
             rows.append(torch.cat(parts))
         return _array(torch.stack(rows))
 
     @torch.inference_mode()
-    def embed_images(self, pictures: Sequence[Picture]) -> Array:
+    def embed_images(self, images: Sequence[ImageFile]) -> Array:
         parts = []
-        for some in _batches(pictures, self.batch):
-            states = self.model.vision_model(**self._pictures(some)).last_hidden_state[:, 0]
+        for batch in _batches(images, self.batch_size):
+            states = self.model.vision_model(**self._images(batch)).last_hidden_state[:, 0]
             parts.append(torch.nn.functional.normalize(self.model.vision_proj(states), dim=-1))
         return _array(torch.cat(parts))
 
     @torch.inference_mode()
     def embed_texts(self, texts: Sequence[str]) -> Array:
         parts = []
-        for some in _batches(texts, 64):
-            states = self.model.text_encoder(**self._texts(some, grounded=False)).last_hidden_state[:, 0]
+        for batch in _batches(texts, 64):
+            states = self.model.text_encoder(**self._texts(batch, grounded=False)).last_hidden_state[:, 0]
             parts.append(torch.nn.functional.normalize(self.model.text_proj(states), dim=-1))
         return _array(torch.cat(parts))
 
-    def _pictures(self, pictures: Sequence[Picture]) -> dict[str, Any]:
-        opened = [Image.open(p).convert("RGB") if isinstance(p, Path) else p for p in pictures]
+    def _images(self, images: Sequence[ImageFile]) -> dict[str, Any]:
+        opened = [Image.open(p).convert("RGB") if isinstance(p, Path) else p for p in images]
         pixels = self.processor.image_processor(images=opened, return_tensors="pt")["pixel_values"]
         return {"pixel_values": pixels.to(self.device, self.dtype)}
 
@@ -230,7 +235,7 @@ def _transformers(entry: Entry, folder: Path, task: ModelKind, scale: Scale) -> 
 
 def _openvino(entry: Entry, folder: Path, task: ModelKind, scale: Scale) -> Contestant:
     if entry.device != "cpu":
-        raise UnavailableError("OpenVINO is measured on the CPU only")
+        raise UnavailableError("OpenVINO runs on the CPU only here")
     from benchmarks.openvino_peer import OpenVINO
 
     return OpenVINO(entry, folder, task, scale)
@@ -245,7 +250,6 @@ def _array(values: torch.Tensor) -> Array:
     return np.asarray(values.float().cpu().numpy(), np.float32)
 
 
-DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 _MAKERS: dict[str, Callable[[Entry, Path, ModelKind, Scale], Contestant]] = {
     "ours": _ours,
     "transformers": _transformers,

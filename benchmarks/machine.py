@@ -1,4 +1,4 @@
-"""The machine in words: what a reader must know to judge a figure, and nothing that tells whose it is."""
+"""Description of the machine, as far as a figure depends on it: no host names, no users, no paths."""
 
 from __future__ import annotations
 
@@ -14,14 +14,25 @@ from typing import Any
 import torch
 
 LIBRARIES = ("openblip", "torch", "transformers", "openvino", "nncf", "numpy", "pillow", "tokenizers")
-WORTH_NAMING = ("avx2", "avx512f", "avx512_vnni", "avx512_bf16", "amx_bf16", "amx_int8", "asimd", "sve", "bf16", "i8mm")
+INSTRUCTION_SETS = (
+    "avx2",
+    "avx512f",
+    "avx512_vnni",
+    "avx512_bf16",
+    "amx_bf16",
+    "amx_int8",
+    "asimd",
+    "sve",
+    "bf16",
+    "i8mm",
+)
 
 
 def describe(threads: int) -> dict[str, object]:
-    """Processor, cores, memory, GPU, and versions of libraries; no names, no paths."""
-    described: dict[str, object] = {
+    """Return processor, cores, memory, GPU and versions of libraries."""
+    description: dict[str, object] = {
         "processor": _cpu_field("model name") or platform.processor() or platform.machine(),
-        "instructions": [flag for flag in WORTH_NAMING if flag in _flags()],
+        "instructions": [flag for flag in INSTRUCTION_SETS if flag in _flags()],
         "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
         "threads": threads,
         "memory_gib": _memory(),
@@ -30,26 +41,26 @@ def describe(threads: int) -> dict[str, object]:
         "libraries": {name: version for name in LIBRARIES if (version := _version(name))},
     }
     if torch.cuda.is_available():
-        described["gpu"] = torch.cuda.get_device_name()
-    return described
+        description["gpu"] = torch.cuda.get_device_name()
+    return description
 
 
 def begin(threads: int) -> dict[str, Any]:
-    """What every record opens with; from here on PyTorch takes so many threads, and libraries keep quiet."""
+    """Set the number of threads, silence warnings of libraries, and return the first entries of a record."""
     torch.set_num_threads(threads)
     warnings.filterwarnings("ignore", module="torch|transformers|openvino|nncf")
     return {"machine": describe(threads), "date": time.strftime("%Y-%m-%d")}
 
 
 def has_fast_bf16() -> bool:
-    """Whether the CPU computes in bfloat16 by itself; elsewhere bf16 is several times slower than fp32."""
+    """Return whether the CPU computes in bfloat16. On other CPUs, bf16 is several times slower than fp32."""
     return bool({"amx_bf16", "avx512_bf16", "bf16"} & _flags())
 
 
 def peak_memory() -> int:
-    """The most bytes this process ever held.
+    """Return the peak memory of this process in bytes.
 
-    From the kernel's record of this very process: ``getrusage`` also counts what a parent held before the fork.
+    The kernel's status file is preferred, because `getrusage` includes the memory of the parent before the fork.
     """
     return _status("VmHWM") or resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (
         1 if platform.system() == "Darwin" else 1024
@@ -57,7 +68,7 @@ def peak_memory() -> int:
 
 
 def resident_memory() -> int:
-    """Bytes this process holds now; where the kernel does not say, the most it ever held."""
+    """Return the current memory of this process in bytes, or the peak if the system does not report it."""
     return _status("VmRSS") or peak_memory()
 
 

@@ -1,6 +1,6 @@
-"""What is computed: models of the published shapes with random weights, pictures and texts, the same for everyone.
+"""Inputs of the benchmarks: models of the published shapes with random weights, images and texts.
 
-Our own models are saved as hub folders, which `transformers` loads, so both sides have the same weights to the bit.
+Models are saved as hub folders, which `transformers` loads too, so all contestants have identical weights.
 """
 
 from __future__ import annotations
@@ -19,19 +19,19 @@ from openblip.model.config import ModelConfig, ModelKind, preset
 from openblip.preprocess.settings import ImageSettings
 from openblip.preprocess.text import Tokenizer
 
-SPECIAL = {0: "[PAD]", 100: "[UNK]", 101: "[CLS]", 102: "[SEP]", 103: "[MASK]"}  # where bert-base-uncased has them
+SPECIAL = {0: "[PAD]", 100: "[UNK]", 101: "[CLS]", 102: "[SEP]", 103: "[MASK]"}  # ids as in bert-base-uncased
 TASKS: tuple[ModelKind, ...] = ("caption", "vqa", "retrieval")
-# Wide enough that outputs depend on the input, and narrow enough that int8 and bf16 have something to keep.
+# Large enough that outputs depend on the input, small enough that int8 and bf16 stay meaningful.
 WEIGHTS_STD = 0.04
-WORDS = 10  # of a question or a text to match
+WORDS = 10  # in a question or a text to match
 
 
 @dataclass(frozen=True)
 class Scale:
-    """How large everything is: ``base`` is what is published, ``toy`` is for testing the harness."""
+    """Sizes of models and inputs: `base` is the published size, `toy` tests the benchmarks themselves."""
 
     name: Literal["base", "toy"]
-    words: int  # of the vocabulary, [DEC] and [ENC] left out
+    words: int  # vocabulary size without [DEC] and [ENC]
     photo: tuple[int, int] = (640, 480)
     medium_photo: tuple[int, int] = (1152, 896)
     large_photo: tuple[int, int] = (4000, 3000)
@@ -39,7 +39,7 @@ class Scale:
     answer_tokens: int = 4
 
     def config(self, task: ModelKind) -> ModelConfig:
-        """The model of a task; without dropout, so that training can be compared too."""
+        """Return the configuration of a task's model, without dropout, so that training can be compared too."""
         config = preset(task)
         config = replace(config, text=replace(config.text, dropout=0.0, attention_dropout=0.0))
         if self.name == "base":
@@ -61,36 +61,36 @@ SCALES: dict[str, Scale] = {scale.name: scale for scale in (BASE, TOY)}
 
 @dataclass(frozen=True)
 class Materials:
-    """Where the models lie, and what they are given. Made once per folder, with fixed seeds."""
+    """Models and inputs in a folder, created on first use with fixed seeds."""
 
     folder: Path
     scale: Scale
 
     def model(self, task: ModelKind) -> Path:
-        """The hub folder of a task's model, made when first asked for."""
+        """Return the hub folder of a task's model."""
         folder = self.folder / self.scale.name / task
         if not (folder / "config.json").is_file():
             config = self.scale.config(task)
             model = build_model(config)
-            _draw(model, seed=TASKS.index(task))
+            _draw_weights(model, seed=TASKS.index(task))
             tokenizer = Tokenizer.from_vocab(self._vocabulary())
             write.save(model, folder, tokenizer=tokenizer, image=ImageSettings(config.vision.image_size), prompt="")
         return folder
 
     def photos(self, count: int) -> list[Image.Image]:
-        """Decoded pictures."""
-        return [picture(seed, *self.scale.photo) for seed in range(count)]
+        """Return decoded images."""
+        return [draw_image(seed, *self.scale.photo) for seed in range(count)]
 
     def photo_files(self, count: int) -> list[Path]:
-        """JPEG files of everyday size."""
+        """Return JPEG files of a common size."""
         return self._files("photos", count, self.scale.photo)
 
     def large_files(self, count: int) -> list[Path]:
-        """JPEG files as a camera writes them: 12 megapixels at base size."""
+        """Return JPEG files as a camera writes them: 12 megapixels at base size."""
         return self._files("large", count, self.scale.large_photo)
 
     def mixed_files(self, count: int) -> list[Path]:
-        """JPEG files of 1 and of 12 megapixels in turn, at base size; nothing else lies in their folder."""
+        """Return JPEG files of alternately 1 and 12 megapixels, at base size, in a folder without other files."""
         folder = self.folder / self.scale.name / f"mixed-{count}"
         folder.mkdir(parents=True, exist_ok=True)
         medium = self._files("medium", (count + 1) // 2, self.scale.medium_photo)
@@ -102,12 +102,12 @@ class Materials:
         return paths
 
     def texts(self, count: int) -> list[str]:
-        """Questions, or texts to match, all of one length in tokens: `transformers` does not mask shorter questions."""
+        """Return questions or texts of equal length, because `transformers` does not mask shorter questions."""
         draws = np.random.default_rng(1).integers(104, self.scale.words, (count, WORDS))
         return [" ".join(_word(number) for number in row) for row in draws]
 
     def describe(self) -> dict[str, object]:
-        """The scale, for the record."""
+        """Return the scale, for the record."""
         return asdict(self.scale)
 
     def _vocabulary(self) -> Path:
@@ -122,19 +122,19 @@ class Materials:
         folder = self.folder / self.scale.name / name
         folder.mkdir(parents=True, exist_ok=True)
         paths = [folder / f"{number:03}.jpg" for number in range(count)]
-        different = min(count, 8)  # drawing is slow; the rest are copies under their own names
+        distinct = min(count, 8)  # drawing is slow; the other files are copies
         for number, path in enumerate(paths):
             if path.is_file():
                 continue
-            if number < different:
-                picture(number, *size).save(path, quality=90)
+            if number < distinct:
+                draw_image(number, *size).save(path, quality=90)
             else:
-                path.write_bytes(paths[number % different].read_bytes())
+                path.write_bytes(paths[number % distinct].read_bytes())
         return paths
 
 
-def picture(seed: int, width: int, height: int) -> Image.Image:
-    """Coarse coloured patches under fine grain, so that a JPEG of it weighs what a photograph weighs."""
+def draw_image(seed: int, width: int, height: int) -> Image.Image:
+    """Return an image of coarse color patches with fine grain, whose JPEG file is as large as that of a photograph."""
     random = np.random.default_rng(seed)
     coarse = Image.fromarray(random.integers(0, 256, (6, 8, 3), dtype=np.uint8))
     patches = np.asarray(coarse.resize((width, height), Image.Resampling.BICUBIC), dtype=np.int16)
@@ -142,7 +142,7 @@ def picture(seed: int, width: int, height: int) -> Image.Image:
     return Image.fromarray((patches + grain).clip(0, 255).astype(np.uint8))
 
 
-def _draw(model: torch.nn.Module, seed: int) -> None:
+def _draw_weights(model: torch.nn.Module, seed: int) -> None:
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for name, parameter in model.named_parameters():

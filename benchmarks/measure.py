@@ -1,4 +1,4 @@
-"""Contestants in turn, round after round, so that whatever else the machine does falls on all of them alike."""
+"""Timing of contestants in turn, round after round, so that other load on the machine affects all of them alike."""
 
 from __future__ import annotations
 
@@ -14,13 +14,14 @@ import numpy as np
 
 @dataclass
 class Timed:
-    """What came of one contestant in one row: seconds of each round for the whole row, and the first output."""
+    """Seconds of one contestant for a row, round by round, and its first output."""
 
     seconds: list[float] = field(default_factory=list)
     output: Any = None
 
     @property
     def median(self) -> float:
+        """Median of the rounds in seconds."""
         return statistics.median(self.seconds)
 
 
@@ -32,21 +33,31 @@ def alternate(
     budget: float,
     limits: tuple[int, int] = (2, 9),
 ) -> dict[str, Timed]:
-    """Time every call once per round; the first to go changes from round to round.
+    """Time all calls once per round, after one call of each that is not timed.
 
-    Each is called once before, unmeasured. There are ``rounds``, or as many between the ``limits`` as begin within
-    ``budget`` seconds. Times are multiplied by ``scales``.
+    The order rotates from round to round.
+
+    Args:
+        calls: Calls by contestant.
+        scales: Factors for the times of each contestant, whose call may be a part of the row.
+        rounds: Number of rounds. By default, rounds start until the budget is used.
+        budget: Seconds after which no further round starts.
+        limits: Minimum and maximum number of rounds by default.
+
+    Returns:
+        Times and outputs by contestant.
     """
     results = {name: Timed() for name in calls}
-    began = time.perf_counter()
+    start_time = time.perf_counter()
     for name, call in calls.items():
         results[name].output = call()
     order = list(calls)
-    fewest, most = (rounds, rounds) if rounds else limits
-    while (done := len(results[order[0]].seconds)) < most:
-        if done >= fewest and time.perf_counter() - began > budget:
+    min_rounds, max_rounds = (rounds, rounds) if rounds else limits
+    for done in range(max_rounds):
+        if done >= min_rounds and time.perf_counter() - start_time > budget:
             break
-        for name in order[done % len(order) :] + order[: done % len(order)] if done else order:
+        shift = done % len(order)
+        for name in order[shift:] + order[:shift]:
             start = time.perf_counter()
             calls[name]()
             results[name].seconds.append((time.perf_counter() - start) * scales[name])
@@ -55,7 +66,7 @@ def alternate(
 
 @dataclass(frozen=True)
 class Ratio:
-    """How many times as fast: the median over rounds of (their seconds / ours), and its lowest and highest."""
+    """Speedup over the rounds: median, minimum and maximum of the ratio of times."""
 
     median: float
     low: float
@@ -66,37 +77,41 @@ class Ratio:
 
 
 def ratio(slower: list[float], faster: list[float]) -> Ratio:
-    """Of two contestants' rounds, paired."""
-    each = [one / other for one, other in zip(slower, faster, strict=True)]
-    return Ratio(statistics.median(each), min(each), max(each))
+    """Return the speedup of `faster` over `slower`, from their times in the same rounds."""
+    ratios = [slow / fast for slow, fast in zip(slower, faster, strict=True)]
+    return Ratio(statistics.median(ratios), min(ratios), max(ratios))
 
 
 @dataclass(frozen=True)
 class Agreement:
-    """How far an output agrees with the reference's: ``same`` if nothing tells them apart but rounding of float32."""
+    """Agreement of an output with the reference: `same` if they differ by float32 rounding at most."""
 
     same: bool
     text: str
 
 
 def agreement(output: Any, reference: Any) -> Agreement:
-    """Of texts: the share that is equal, word for word. Of numbers: the greatest difference; 1e-4 is rounding.
+    """Compare an output with the reference, up to the length of the shorter one.
 
-    The shorter of the two says how much is compared.
+    Args:
+        output: Texts, or an array of numbers.
+        reference: The same kind of output.
+
+    Returns:
+        The share of equal texts and words, or the largest difference, of which 1e-4 counts as rounding.
     """
     count = min(len(output), len(reference))
     if isinstance(reference, list):
-        equal = sum(one == other for one, other in zip(output, reference, strict=False))
-        words = [
-            a == b
-            for one, other in zip(output, reference, strict=False)
-            for a, b in zip_longest(one.split(), other.split())  # a missing word is a wrong one
-        ]
+        equal = sum(text == expected for text, expected in zip(output, reference, strict=False))
+        words: list[bool] = []
+        for text, expected in zip(output, reference, strict=False):
+            pairs = zip_longest(text.split(), expected.split())  # a missing word counts as wrong
+            words += [word == expected_word for word, expected_word in pairs]
         share = sum(words) / max(1, len(words))
         return Agreement(equal == count, f"{equal}/{count} texts" + ("" if equal == count else f", {share:.0%} words"))
-    one, other = np.asarray(output)[:count], np.asarray(reference)[:count]
-    difference = float(np.abs(one - other).max())
-    text = f"differ by {difference:.0e}"
-    if one.ndim == 2 and np.allclose(np.linalg.norm(other, axis=1), 1, atol=1e-3):
-        text += f", cos {float((one * other).sum(1).min()):.4f}"
-    return Agreement(difference <= 1e-4, text)
+    values, expected_values = np.asarray(output)[:count], np.asarray(reference)[:count]
+    difference = float(np.abs(values - expected_values).max())
+    summary = f"differ by {difference:.0e}"
+    if values.ndim == 2 and np.allclose(np.linalg.norm(expected_values, axis=1), 1, atol=1e-3):
+        summary += f", cos {float((values * expected_values).sum(1).min()):.4f}"
+    return Agreement(difference <= 1e-4, summary)

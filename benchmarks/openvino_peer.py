@@ -1,8 +1,8 @@
-"""OpenVINO fed from `transformers`, the usual way: its modules converted one by one, and its ``generate`` in charge.
+"""OpenVINO from a `transformers` model, in the usual way: its modules are converted one by one, `generate` runs them.
 
-As converted encoder-decoders are usually run, the decoder is two graphs: one projects the cross-attention keys and
-values once per call, the other takes one token with all caches as inputs. int8 is NNCF's post-training quantisation of
-the image encoder and weights-only compression of the rest. Graphs are kept beside the model's folder.
+As usual for encoder-decoders, the decoder is two graphs: one projects the cross-attention keys and values once per
+call, the other runs one token with all caches as inputs. int8 is NNCF's post-training quantization of the image encoder
+and weight compression of the other graphs. Graphs are stored next to the model's folder.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks.contestants import Transformers, UnavailableError
-from benchmarks.materials import Scale, picture
+from benchmarks.materials import Scale, draw_image
 from openblip.model.config import ModelKind
 
 if TYPE_CHECKING:
@@ -29,15 +29,15 @@ if TYPE_CHECKING:
 
 os.environ.setdefault("OPENVINO_TELEMETRY_OPT_OUT", "1")
 HINTS: dict[str, dict[str, str]] = {
-    "auto": {},  # what OpenVINO takes by itself, which is bf16 where the CPU has it
+    "auto": {},  # OpenVINO's default, which is bf16 on CPUs that support it
     "fp32": {"INFERENCE_PRECISION_HINT": "f32"},
     "int8": {},
 }
-CALIBRATION = 8  # pictures; enough for speed, which is all that random weights can tell
+CALIBRATION = 8  # images; enough to measure speed with random weights
 
 
 class OpenVINO(Transformers):
-    """The same calls as `transformers`, its encoders and its decoder replaced by converted graphs."""
+    """`transformers` with its encoders and its decoder replaced by converted graphs."""
 
     def __init__(self, entry: Entry, folder: Path, task: ModelKind, scale: Scale) -> None:
         import nncf
@@ -45,10 +45,10 @@ class OpenVINO(Transformers):
         from transformers.modeling_outputs import BaseModelOutputWithPooling
 
         if entry.precision not in HINTS:
-            raise UnavailableError(f"the OpenVINO peer is {', '.join(HINTS)}, not {entry.precision}")
+            raise UnavailableError(f"precision must be one of {', '.join(HINTS)}, got {entry.precision}")
         super().__init__(_as_fp32(entry), folder, task)
         self.graphs = _Graphs(openvino, nncf, folder, entry.precision)
-        pixels = self._pictures([picture(seed, *scale.photo) for seed in range(CALIBRATION)])["pixel_values"]
+        pixels = self._images([draw_image(seed, *scale.photo) for seed in range(CALIBRATION)])["pixel_values"]
         encode = self.graphs.get("vision", lambda: _Vision(self.model.vision_model), (pixels[:1],), calibrate=pixels)
 
         def vision(pixel_values: Tensor, **_: Any) -> Any:
@@ -69,21 +69,21 @@ class OpenVINO(Transformers):
         encoder = self.model.text_encoder
         ids = torch.full((2, 5), 5)
         grounded = self.graphs.get("grounded", lambda: _Text(encoder), (ids, torch.ones_like(ids), states))
-        alone = None
+        unimodal = None
         if hasattr(self.model, "text_proj"):
-            alone = self.graphs.get("text", lambda: _Text(encoder), (ids, torch.ones_like(ids)))
+            unimodal = self.graphs.get("text", lambda: _Text(encoder), (ids, torch.ones_like(ids)))
 
         def encode(
-            input_ids: Tensor, attention_mask: Tensor, encoder_hidden_states: Tensor | None = None, **more: Any
+            input_ids: Tensor, attention_mask: Tensor, encoder_hidden_states: Tensor | None = None, **kwargs: Any
         ) -> Any:
             if encoder_hidden_states is not None:
-                (found,) = grounded(input_ids, attention_mask, encoder_hidden_states)
+                (hidden,) = grounded(input_ids, attention_mask, encoder_hidden_states)
             else:
-                assert alone is not None
-                (found,) = alone(input_ids, attention_mask)
-            if more.get("return_dict") is False:
-                return (found,)
-            return BaseModelOutputWithPooling(last_hidden_state=found)
+                assert unimodal is not None
+                (hidden,) = unimodal(input_ids, attention_mask)
+            if kwargs.get("return_dict") is False:
+                return (hidden,)
+            return BaseModelOutputWithPooling(last_hidden_state=hidden)
 
         _replace(encoder, encode)
 
@@ -102,32 +102,32 @@ class OpenVINO(Transformers):
         step = self.graphs.get("step", lambda: _Step(decoder), example)
         original = type(decoder).forward
 
-        @functools.wraps(original)  # `generate` asks for the names of its arguments
+        @functools.wraps(original)  # `generate` inspects the signature
         def forward(input_ids: Tensor, encoder_hidden_states: Tensor, past_key_values: Any = None, **_: Any) -> Any:
             cache = past_key_values
             if not isinstance(cache, EncoderDecoderCache):
                 cache = EncoderDecoderCache(DynamicCache(), DynamicCache())
-            own: Any = cache.self_attention_cache
-            cross: Any = cache.cross_attention_cache
-            if cross.get_seq_length() == 0:
+            self_cache: Any = cache.self_attention_cache
+            cross_cache: Any = cache.cross_attention_cache
+            if cross_cache.get_seq_length() == 0:
                 projected = project(encoder_hidden_states)
                 for layer in range(layers):
-                    cross.update(projected[2 * layer], projected[2 * layer + 1], layer)
-            past = own.get_seq_length()
-            held = [t for c in own.layers for t in (c.keys, c.values)] if past else [
-                empty[:1, :, :0].expand(len(input_ids), -1, -1, -1)
-            ] * (2 * layers)  # fmt: skip
-            read = [t for c in cross.layers for t in (c.keys, c.values)]
-            logits, *new = step(input_ids[:, -1:], torch.tensor([[past]]), *held, *read)
+                    cross_cache.update(projected[2 * layer], projected[2 * layer + 1], layer)
+            past = self_cache.get_seq_length()
+            self_inputs = [empty[:1, :, :0].expand(len(input_ids), -1, -1, -1)] * (2 * layers)
+            if past:
+                self_inputs = [tensor for layer in self_cache.layers for tensor in (layer.keys, layer.values)]
+            cross_inputs = [tensor for layer in cross_cache.layers for tensor in (layer.keys, layer.values)]
+            logits, *new = step(input_ids[:, -1:], torch.tensor([[past]]), *self_inputs, *cross_inputs)
             for layer in range(layers):
-                own.update(new[2 * layer], new[2 * layer + 1], layer)
+                self_cache.update(new[2 * layer], new[2 * layer + 1], layer)
             return CausalLMOutputWithCrossAttentions(logits=logits, past_key_values=cache)
 
         _replace(decoder, forward)
 
 
 class _Graphs:
-    """Converted modules of one model in one precision: made once, kept as files, and compiled for this machine."""
+    """Converted modules of a model in a precision: converted once, stored as files, compiled for this machine."""
 
     def __init__(self, openvino: Any, nncf: Any, folder: Path, precision: str) -> None:
         self.openvino, self.nncf, self.precision = openvino, nncf, precision
@@ -138,34 +138,34 @@ class _Graphs:
     def get(
         self, name: str, make: Callable[[], nn.Module], example: tuple[Tensor, ...], calibrate: Tensor | None = None
     ) -> Callable[..., list[Tensor]]:
-        """A function of tensors that runs the graph: tensors in, tensors out. All batch and length axes are free."""
+        """Return a function of tensors that runs a graph, with any batch size and length."""
         path = self.folder / f"{name}-{'int8' if self.precision == 'int8' else 'fp32'}.xml"
         if not path.is_file():
             self._convert(make().eval(), example, calibrate, path)
         compiled = self.core.compile_model(path, "CPU", HINTS[self.precision])
 
         def run(*tensors: Tensor) -> list[Tensor]:
-            # Threads of a user's program would each have a request; here there is one caller.
-            found = compiled([tensor.contiguous().numpy() for tensor in tensors])
-            return [torch.from_numpy(np.array(found[output])) for output in compiled.outputs]
+            # A program with threads would use a request per thread; here there is one caller.
+            results = compiled([tensor.contiguous().numpy() for tensor in tensors])
+            return [torch.from_numpy(np.array(results[output])) for output in compiled.outputs]
 
         return run
 
     def _convert(self, module: nn.Module, example: tuple[Tensor, ...], calibrate: Tensor | None, path: Path) -> None:
         with torch.inference_mode():
             graph = self.openvino.convert_model(module, example_input=example)
-        for given, tensor in zip(graph.inputs, example, strict=True):
-            # Batch and length may change; heads, widths and the picture's size may not.
-            free = {0, 1} if tensor.ndim < 4 else {0, 2}
-            fixed = tensor.ndim == 4 and tensor.shape[1] == 3
-            shape = [-1 if axis in ({0} if fixed else free) else size for axis, size in enumerate(tensor.shape)]
-            given.get_node().set_partial_shape(self.openvino.PartialShape(shape))
+        for graph_input, tensor in zip(graph.inputs, example, strict=True):
+            # Batch and length are dynamic; heads, widths and the image size are static.
+            is_image = tensor.ndim == 4 and tensor.shape[1] == 3
+            dynamic = {0} if is_image else {0, 1} if tensor.ndim < 4 else {0, 2}
+            shape = [-1 if axis in dynamic else size for axis, size in enumerate(tensor.shape)]
+            graph_input.get_node().set_partial_shape(self.openvino.PartialShape(shape))
         graph.validate_nodes_and_infer_types()
         if self.precision == "int8" and calibrate is not None:
-            pictures = [row[None].numpy() for row in calibrate]
+            images = [row[None].numpy() for row in calibrate]
             transformer = getattr(self.nncf.ModelType, "TRANSFORMER", None)
             graph = self.nncf.quantize(
-                graph, self.nncf.Dataset(pictures), subset_size=len(pictures), model_type=transformer
+                graph, self.nncf.Dataset(images), subset_size=len(images), model_type=transformer
             )
         elif self.precision == "int8":
             graph = self.nncf.compress_weights(graph)
@@ -183,7 +183,7 @@ class _Vision(nn.Module):
 
 
 class _Text(nn.Module):
-    """The text encoder with masks made by hand: those of that library do not survive tracing."""
+    """The text encoder with masks of its own, because the masks of `transformers` cannot be traced."""
 
     def __init__(self, encoder: Any) -> None:
         super().__init__()
@@ -198,24 +198,24 @@ class _Text(nn.Module):
 
 
 class _Cross(nn.Module):
-    """Cross-attention keys and values (B, H, M, K) of every layer, keys before values."""
+    """Cross-attention keys and values (B, H, M, K) of all layers, keys before values."""
 
     def __init__(self, decoder: Any) -> None:
         super().__init__()
         self.layers = nn.ModuleList(layer.crossattention.self for layer in decoder.bert.encoder.layer)
 
     def forward(self, states: Tensor) -> tuple[Tensor, ...]:
-        found = []
+        projected = []
         for layer in self.layers:
             attention: Any = layer
             for projection in (attention.key, attention.value):
                 split = projection(states).unflatten(-1, (attention.num_attention_heads, -1))
-                found.append(split.transpose(1, 2))
-        return tuple(found)
+                projected.append(split.transpose(1, 2))
+        return tuple(projected)
 
 
 class _Step(nn.Module):
-    """One token (B, 1) at ``position`` (1, 1) through the decoder: logits (B, 1, V), and the new keys and values."""
+    """One token (B, 1) at `position` (1, 1) to logits (B, 1, V), and the new keys and values."""
 
     def __init__(self, decoder: Any) -> None:
         super().__init__()
@@ -226,32 +226,32 @@ class _Step(nn.Module):
         from transformers import DynamicCache, EncoderDecoderCache
 
         cache: Any = EncoderDecoderCache(DynamicCache(), DynamicCache())
-        own, cross = _Held(caches[: 2 * self.layers]), _Held(caches[2 * self.layers :])
-        cache.self_attention_cache, cache.cross_attention_cache = own, cross
+        self_cache, cross_cache = _InputCache(caches[: 2 * self.layers]), _InputCache(caches[2 * self.layers :])
+        cache.self_attention_cache, cache.cross_attention_cache = self_cache, cross_cache
         cache.is_updated = dict.fromkeys(range(self.layers), True)
         bert = self.decoder.bert
         x = bert.embeddings(input_ids=ids, position_ids=position)
         for layer in bert.encoder.layer:
-            x = layer(x, x, past_key_values=cache)  # what it would read is in the cache already
-        return (self.decoder.cls(x), *own.new)
+            x = layer(x, x, past_key_values=cache)  # the states are not used, because their projection is in the cache
+        return (self.decoder.cls(x), *self_cache.new)
 
 
-class _Held:
-    """Keys and values that are inputs of the graph, in the manner of that library's caches."""
+class _InputCache:
+    """Keys and values that are inputs of the graph, with the interface of a `transformers` cache."""
 
     def __init__(self, tensors: tuple[Tensor, ...]) -> None:
         self.layers = [SimpleNamespace(keys=k, values=v) for k, v in zip(tensors[::2], tensors[1::2], strict=True)]
         self.new: list[Tensor] = []
 
     def update(self, keys: Tensor, values: Tensor, layer: int) -> tuple[Tensor, Tensor]:
-        """Keys and values with those of the new token, which are kept as an output of the graph."""
+        """Record the keys and values of the new token, an output of the graph; return all keys and values."""
         self.new += [keys, values]
-        held = self.layers[layer]
-        return torch.cat([held.keys, keys], dim=2), torch.cat([held.values, values], dim=2)
+        previous = self.layers[layer]
+        return torch.cat([previous.keys, keys], dim=2), torch.cat([previous.values, values], dim=2)
 
 
 def _replace(module: Any, forward: Callable[..., Any]) -> None:
-    """Give a module another forward and free its weights."""
+    """Replace the forward of a module, and free its weights."""
     module.forward = forward
     for parameter in module.parameters():
         parameter.data = parameter.data.new_empty(0)

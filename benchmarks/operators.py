@@ -1,7 +1,7 @@
-"""Where a row's time goes, by operator: ``python -m benchmarks.operators caption_32_beams``.
+"""Time of a row by operator: `python -m benchmarks.operators caption_32_beams`.
 
-PyTorch's own profiler watches one run of the row after a first one that is not counted. Shares are of the time that
-operators took by themselves; what Python and the opening of pictures take is the rest of the row's time.
+PyTorch's profiler records one run of the row after a warm-up. Shares are of the time of all operators, without Python
+and image decoding.
 """
 
 from __future__ import annotations
@@ -20,15 +20,15 @@ from benchmarks.inference import HERE
 from benchmarks.materials import SCALES, Materials
 from benchmarks.rows import ROWS
 
-SHOWN = 8  # operators
+TOP = 8  # number of operators to print
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Print a line of JSON for each row."""
+    """Profile rows, and print a line of JSON for each."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("rows", nargs="+", choices=[row.name for row in ROWS], metavar="ROW")
-    parser.add_argument("--precision", default="fp32", help="of engine='torch'")
-    parser.add_argument("--items", type=int, default=8, help="the most items of a row")
+    parser.add_argument("--precision", default="fp32", help="precision of engine='torch'")
+    parser.add_argument("--items", type=int, default=8, help="maximum number of items in a row")
     parser.add_argument("--toy", action="store_true")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--work", type=Path, default=HERE / ".work")
@@ -41,21 +41,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
             ours = entry.make(materials.model(row.task), row.task, materials.scale)
             items = min(options.items, row.total(options.toy))
             row.run(ours, materials, min(items, 1))
-            began = time.perf_counter()
-            with profile(activities=[ProfilerActivity.CPU]) as watched:
+            start = time.perf_counter()
+            with profile(activities=[ProfilerActivity.CPU]) as profiler:
                 row.run(ours, materials, items)
-            print(
-                json.dumps({"row": row.name, "items": items, **_told(watched, time.perf_counter() - began)}), flush=True
-            )
+            seconds = time.perf_counter() - start
+            print(json.dumps({"row": row.name, "items": items, **_summarize(profiler, seconds)}), flush=True)
     return 0
 
 
-def _told(watched: profile, wall: float) -> dict[str, object]:
-    """Seconds in all, and the shares of the operators that took most."""
-    own = {event.key: event.self_cpu_time_total / 1e6 for event in watched.key_averages()}
-    total = sum(own.values())
-    most = sorted(own, key=lambda name: -own[name])[:SHOWN]
-    return {"seconds": round(wall, 3), "operators": {name: round(own[name] / total, 3) for name in most}}
+def _summarize(profiler: profile, wall: float) -> dict[str, object]:
+    """Return the seconds of the row, and the shares of the slowest operators."""
+    seconds = {event.key: event.self_cpu_time_total / 1e6 for event in profiler.key_averages()}
+    total = sum(seconds.values())
+    slowest = sorted(seconds, key=lambda name: -seconds[name])[:TOP]
+    return {"seconds": round(wall, 3), "operators": {name: round(seconds[name] / total, 3) for name in slowest}}
 
 
 if __name__ == "__main__":

@@ -1,8 +1,8 @@
-"""One contestant in a process of its own, for start-up time and peak memory. Run by ``benchmarks.inference``.
+"""One contestant in a new process, for start-up time and peak memory. `benchmarks.inference` runs it as
 
-    python -m benchmarks.probe FOLDER SCALE DEVICE ENTRY PICTURES BEAMS
+    python -m benchmarks.probe FOLDER SCALE DEVICE ENTRY IMAGES BEAMS
 
-captions pictures and prints a line of JSON: seconds since the interpreter began its work, and the peak of memory.
+It captions images, and prints a line of JSON: seconds since the start of the interpreter, and peak memory.
 """
 
 from __future__ import annotations
@@ -13,22 +13,38 @@ import sys
 import time
 from pathlib import Path
 
-BEGAN = time.perf_counter()
+START = time.perf_counter()
 
 
-def measure(folder: Path, scale: str, device: str, word: str, pictures: int, beams: int) -> dict[str, float]:
-    """What a fresh process takes to caption ``pictures``: wall seconds from its start to its end, and peak bytes."""
-    command = [sys.executable, "-m", "benchmarks.probe", str(folder), scale, device, word, str(pictures), str(beams)]
+def measure(folder: Path, scale: str, device: str, word: str, images: int, beams: int) -> dict[str, float]:
+    """Caption images in a new process.
+
+    Args:
+        folder: Folder of models and inputs.
+        scale: Name of the scale.
+        device: Device to run on.
+        word: The contestant, as on the command line.
+        images: Number of images.
+        beams: Number of beams.
+
+    Returns:
+        Wall seconds of the process, seconds until loaded and until the captions, and peak bytes.
+
+    Raises:
+        RuntimeError: The process failed.
+    """
+    command = [sys.executable, "-m", "benchmarks.probe", str(folder), scale, device, word, str(images), str(beams)]
     start = time.perf_counter()
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     wall = time.perf_counter() - start
     if done.returncode:
         raise RuntimeError(done.stderr.strip().splitlines()[-1] if done.stderr.strip() else "the probe failed")
-    told: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
-    return {**told, "wall_seconds": wall}
+    report: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
+    return {**report, "wall_seconds": wall}
 
 
-def main(folder: str, scale: str, device: str, word: str, pictures: str, beams: str) -> None:
+def main(folder: str, scale: str, device: str, word: str, images: str, beams: str) -> None:
+    """Caption images, and print seconds and peak memory."""
     from benchmarks.contestants import parse
     from benchmarks.machine import peak_memory
     from benchmarks.materials import SCALES, Materials
@@ -36,9 +52,9 @@ def main(folder: str, scale: str, device: str, word: str, pictures: str, beams: 
     materials = Materials(Path(folder), SCALES[scale])
     (entry,) = parse([word], device)
     contestant = entry.make(materials.model("caption"), "caption", materials.scale)
-    loaded = time.perf_counter() - BEGAN
-    contestant.caption(materials.photos(int(pictures)), int(beams), materials.scale.new_tokens)
-    done = time.perf_counter() - BEGAN
+    loaded = time.perf_counter() - START
+    contestant.caption(materials.photos(int(images)), int(beams), materials.scale.new_tokens)
+    done = time.perf_counter() - START
     print(json.dumps({"load_seconds": loaded, "first_seconds": done, "peak_bytes": peak_memory()}))
 
 

@@ -1,8 +1,8 @@
-"""The least time a row can take: its arithmetic at the measured peak of matrix products, or its bytes at the measured
-bandwidth of memory, whichever is more.
+"""The minimum time of a row: its operations at the measured peak of matrix products, or its bytes at the measured
+memory bandwidth, whichever is larger.
 
-Counted: matrix products, and once per decoder step the decoder's weights and the cross-attention keys and values.
-Not counted: norms, softmax, activations, opening pictures, Python.
+Included are matrix products and, once per decoder step, the decoder's weights and the cross-attention keys and values.
+Norms, softmax, activations, image decoding and Python are not included.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ BYTES = {"fp32": 4, "bf16": 2, "fp16": 2, "int8": 1}
 
 @dataclass(frozen=True)
 class Work:
-    """Multiply-adds count as two operations; ``numbers`` are read from memory, at the size of the precision."""
+    """Arithmetic and memory traffic. A multiply-add is two operations; `numbers` are loaded in the row's precision."""
 
     operations: float
     numbers: float = 0.0
@@ -29,20 +29,21 @@ class Work:
 
 @dataclass(frozen=True)
 class Peaks:
-    """What this machine reaches: operations per second by precision, and bytes per second."""
+    """Measured peaks of this machine: operations per second by precision, and bytes per second."""
 
     operations: dict[str, float]
     bandwidth: float
 
     def seconds(self, work: Sequence[Work], precision: str) -> float | None:
-        """The least time of ``work``; ``None`` where the peak of this precision is not known."""
-        if (peak := self.operations.get(precision)) is None:
+        """Return the minimum time of `work` in seconds, or `None` if the peak of this precision is unknown."""
+        peak = self.operations.get(precision)
+        if peak is None:
             return None
         return sum(max(w.operations / peak, w.numbers * BYTES[precision] / self.bandwidth) for w in work)
 
 
-def encoding(config: ModelConfig, images: int) -> Work:
-    """The image encoder."""
+def count_encoding(config: ModelConfig, images: int) -> Work:
+    """Return the work of encoding images."""
     vision = config.vision
     tokens, width = vision.tokens, vision.width
     products = vision.depth * (4 * width**2 + 2 * width * vision.mlp_width + 2 * tokens * width)
@@ -50,8 +51,8 @@ def encoding(config: ModelConfig, images: int) -> Work:
     return Work(2.0 * images * tokens * (products + patches))
 
 
-def decoding(config: ModelConfig, *, runs: int, steps: int, items: int, beams: int, memory: int) -> Work:
-    """``runs`` batches of ``items``, each decoded for ``steps`` with ``beams``; an item reads ``memory`` tokens."""
+def count_decoding(config: ModelConfig, *, runs: int, steps: int, items: int, beams: int, memory: int) -> Work:
+    """Return the work of decoding `runs` batches of `items` in `steps` with `beams`, with `memory` tokens per item."""
     text = config.text
     weights = text.depth * _layer(text) + text.width * (text.width + text.vocab_size)
     attention = 2 * text.depth * memory * text.width
@@ -60,20 +61,20 @@ def decoding(config: ModelConfig, *, runs: int, steps: int, items: int, beams: i
     return Work(2.0 * runs * (steps * step + items * projecting), runs * steps * (weights + items * attention))
 
 
-def reading(config: ModelConfig, images: int, texts: int) -> Work:
-    """Every one of ``images`` read by every one of ``texts`` (12 tokens each); without images, texts alone."""
+def count_text_encoding(config: ModelConfig, images: int, texts: int) -> Work:
+    """Return the work of encoding each text (12 tokens) with each image or, without images, alone."""
     text, tokens = config.text, 12
     if not images:
         layer = 4 * text.width**2 + 2 * text.width * text.mlp_width
         return Work(2.0 * texts * tokens * text.depth * layer)
     memory = config.vision.tokens
-    each = tokens * text.depth * (_layer(text) + 2 * memory * text.width)
+    per_text = tokens * text.depth * (_layer(text) + 2 * memory * text.width)
     projecting = 2 * text.depth * memory * config.vision.width * text.width
-    return Work(2.0 * images * (texts * each + projecting))
+    return Work(2.0 * images * (texts * per_text + projecting))
 
 
 def measure(device: str, *, side: int = 2048, numbers: int = 64 * 2**20, seconds: float = 0.4) -> Peaks:
-    """Products of matrices of ``side`` in each precision that torch has here, and sums of ``numbers`` float32."""
+    """Measure the peaks: products of matrices of `side` in each precision, and sums of `numbers` float32 values."""
     operations: dict[str, float] = {}
     for name, dtype in (("fp32", torch.float32), ("bf16", torch.bfloat16), ("fp16", torch.float16)):
         if device == "cpu" and name == "fp16":
@@ -81,10 +82,10 @@ def measure(device: str, *, side: int = 2048, numbers: int = 64 * 2**20, seconds
         left = torch.randn(side, side, device=device).to(dtype)
         operations[name] = 2.0 * side**3 / _best(lambda a=left: a @ a, device, seconds)  # type: ignore[misc]
     bytes_ = torch.randint(-8, 8, (side, side), dtype=torch.int8, device=device)
-    with suppress(RuntimeError):  # where there is no integer product, there is no floor for int8
+    with suppress(RuntimeError):  # without an integer product there is no minimum for int8
         operations["int8"] = 2.0 * side**3 / _best(lambda: torch._int_mm(bytes_, bytes_), device, seconds)
     if operations.get("int8", 0.0) < operations["fp32"]:
-        operations.pop("int8", None)  # a fallback, not the machine's speed
+        operations.pop("int8", None)  # a slow fallback, not the speed of the machine
     large = torch.ones(numbers, device=device)
     bandwidth = large.numel() * 4 / _best(large.sum, device, seconds)
     return Peaks(operations, bandwidth)
@@ -92,19 +93,19 @@ def measure(device: str, *, side: int = 2048, numbers: int = 64 * 2**20, seconds
 
 def _best(call: Callable[[], object], device: str, seconds: float) -> float:
     call()
-    took: list[float] = []
-    began = time.perf_counter()
-    while time.perf_counter() - began < seconds or len(took) < 3:
+    times: list[float] = []
+    start_time = time.perf_counter()
+    while time.perf_counter() - start_time < seconds or len(times) < 3:
         start = time.perf_counter()
         call()
         if device != "cpu":
             torch.cuda.synchronize()
-        took.append(time.perf_counter() - start)
-    return min(took)
+        times.append(time.perf_counter() - start)
+    return min(times)
 
 
 def _layer(text: TextConfig) -> int:
-    """Weights of a decoder layer that a token passes: self-attention, query and output of cross-attention, MLP."""
+    """Return the number of weights per token in a decoder layer: self-attention, half of cross-attention, MLP."""
     return 6 * text.width**2 + 2 * text.width * text.mlp_width
 
 

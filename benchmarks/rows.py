@@ -1,4 +1,4 @@
-"""The rows of the table: what each asks of a contestant, and the least that it must cost."""
+"""The rows of the table: the work of each row, and its minimum cost."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 from benchmarks.contestants import Contestant
 from benchmarks.materials import Materials
-from benchmarks.roofline import Work, decoding, encoding, reading
+from benchmarks.roofline import Work, count_decoding, count_encoding, count_text_encoding
 from openblip.model.config import ModelKind
 
 Run = Callable[[Contestant, Materials, int], Any]
@@ -16,10 +16,23 @@ Run = Callable[[Contestant, Materials, int], Any]
 
 @dataclass(frozen=True)
 class Row:
-    """One line of work. ``run(contestant, materials, items)`` does the first ``items`` of its ``items``.
+    """A row of the table.
 
-    What peers do is so many equal batches one after another, so that they are given ``peer_items`` of long rows, and
-    their time is multiplied: ITM of 16 x 16 takes them minutes. ``work`` is the least that a whole row must compute.
+    Peers process equal batches one after another. Of long rows they run a part, and their time is multiplied, because
+    some rows would take them minutes.
+
+    Attributes:
+        name: Name of the row.
+        task: Task of the model.
+        what: Description of the work.
+        unit: Unit of the items.
+        items: Number of items.
+        run: Runs the first items of the row on a contestant.
+        work: Minimum work of the complete row.
+        peer_items: Number of items for peers; 0 for all.
+        quick: Whether the row is part of `--quick`.
+        near: Whether outputs may differ slightly: large JPEG files, which OpenBLIP decodes at a smaller size.
+        devices: Devices that the row runs on.
     """
 
     name: str
@@ -31,31 +44,31 @@ class Row:
     work: Callable[[Materials], Sequence[Work]]
     peer_items: int = 0
     quick: bool = False
-    near: bool = False  # large JPEG files, which we decode near the needed size: outputs are near, not the same
+    near: bool = False
     devices: tuple[str, ...] = ("cpu", "cuda")
 
     def share(self, peer: bool, toy: bool) -> int:
-        """How many items a contestant is given."""
+        """Return the number of items that a contestant runs."""
         items = min(self.items, 8) if toy else self.items
         return min(items, self.peer_items or items) if peer else items
 
     def total(self, toy: bool) -> int:
-        """How many items the row is of."""
+        """Return the number of items in the row."""
         return self.share(peer=False, toy=toy)
 
 
 def _captions(count: int, beams: int, *, files: bool = False) -> dict[str, Any]:
     def run(contestant: Contestant, materials: Materials, items: int) -> list[str]:
-        pictures = materials.photo_files(items) if files else materials.photos(items)
-        return contestant.caption(pictures, beams, materials.scale.new_tokens)
+        images = materials.photo_files(items) if files else materials.photos(items)
+        return contestant.caption(images, beams, materials.scale.new_tokens)
 
     def work(materials: Materials) -> list[Work]:
         config = materials.scale.config("caption")
-        batch = min(count, 8)  # as we do on a CPU
+        batch = min(count, 8)  # OpenBLIP's batch size on a CPU
         runs, steps, memory = -(-count // batch), materials.scale.new_tokens, config.vision.tokens
         return [
-            encoding(config, count),
-            decoding(config, runs=runs, steps=steps, items=batch, beams=beams, memory=memory),
+            count_encoding(config, count),
+            count_decoding(config, runs=runs, steps=steps, items=batch, beams=beams, memory=memory),
         ]
 
     return {"task": "caption", "unit": "images", "items": count, "run": run, "work": work}
@@ -70,16 +83,16 @@ def _answers(questions: int) -> dict[str, Any]:
         config = materials.scale.config("vqa")
         steps = materials.scale.answer_tokens
         return [
-            encoding(config, 1),
-            reading(config, 1, questions),
-            decoding(config, runs=1, steps=steps, items=questions, beams=1, memory=12),
+            count_encoding(config, 1),
+            count_text_encoding(config, 1, questions),
+            count_decoding(config, runs=1, steps=steps, items=questions, beams=1, memory=12),
         ]
 
     return {"task": "vqa", "unit": "questions", "items": questions, "run": run, "work": work}
 
 
 def _matches(images: int, texts: int) -> dict[str, Any]:
-    """Its items are texts where there is one image, else images."""
+    """Return a row whose items are texts if there is one image, otherwise images."""
 
     def run(contestant: Contestant, materials: Materials, items: int) -> Any:
         if images == 1:
@@ -88,7 +101,7 @@ def _matches(images: int, texts: int) -> dict[str, Any]:
 
     def work(materials: Materials) -> list[Work]:
         config = materials.scale.config("retrieval")
-        return [encoding(config, images), reading(config, images, texts)]
+        return [count_encoding(config, images), count_text_encoding(config, images, texts)]
 
     count, unit = (texts, "pairs") if images == 1 else (images, "images x 16 texts")
     return {"task": "retrieval", "unit": unit, "items": count, "run": run, "work": work}
@@ -102,7 +115,7 @@ def _vectors(count: int, what: str) -> dict[str, Any]:
 
     def work(materials: Materials) -> list[Work]:
         config = materials.scale.config("retrieval")
-        return [reading(config, 0, count)] if what == "texts" else [encoding(config, count)]
+        return [count_text_encoding(config, 0, count)] if what == "texts" else [count_encoding(config, count)]
 
     return {
         "task": "retrieval",

@@ -1,7 +1,8 @@
-"""Training throughput of captioning: ``python -m benchmarks.training`` (``make bench-train``).
+"""Training throughput of captioning: `python -m benchmarks.training` (`make bench-train`).
 
-Our loop beside a plain `transformers` loop, step by step in one process: the same weights, the same batches, dropout
-and smoothing off, AdamW with the same settings. The losses of every step must be equal. The first step is not timed.
+OpenBLIP's loop and a plain `transformers` loop run in turn, step by step in one process, with the same weights, batches
+and AdamW settings, without dropout and label smoothing. The losses of all steps must be equal. The first step is not
+timed.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from benchmarks import machine
 from benchmarks.inference import HERE, write
@@ -23,6 +24,7 @@ from benchmarks.materials import SCALES, Materials
 from benchmarks.measure import ratio
 from openblip.checkpoints import read
 from openblip.model.captioner import Captioner
+from openblip.model.precision import DTYPES
 from openblip.training.checkpointing import Checkpoints
 from openblip.training.config import AdamWSettings, EvaluateSettings, RunSettings, Schedule
 from openblip.training.objectives.caption import CaptionBatch, CaptionObjective
@@ -32,32 +34,31 @@ from openblip.training.strategies import SingleProcess
 from openblip.training.trainer import Trainer
 
 RATE = 1e-5
-TOLERANCE = {"fp32": 1e-4, "bf16": 2e-2}  # of the losses, relative
-DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
-PEERS = {"plain": False, "fused": True}  # AdamW as most people write it, and its fused form
+TOLERANCE = {"fp32": 1e-4, "bf16": 2e-2}  # relative tolerance of the losses
+PEERS = {"plain": False, "fused": True}  # AdamW with default options, and with fused=True
 OURS = "openblip"
 
 
 @dataclass
 class Run:
-    """Seconds and losses of every timed step."""
+    """Seconds and losses of the timed steps."""
 
     seconds: list[float] = field(default_factory=list)
     losses: list[float] = field(default_factory=list)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Train, print, write the record; 1 if the losses differ."""
+    """Train, print, and write the record; return 1 if the losses differ."""
     options = read_options(arguments)
-    opening = machine.begin(options.threads)
-    torch.set_flush_denormal(True)  # for everyone
+    description = machine.begin(options.threads)
+    torch.set_flush_denormal(True)  # for all contestants
     try:
         runs = train(options)
     finally:
         torch.set_flush_denormal(False)
     peers = [name for name in runs if name != OURS]
     equal = {name: _equal(runs[OURS].losses, runs[name].losses, TOLERANCE[options.precision]) for name in peers}
-    record = opening | {
+    record = description | {
         "scale": options.scale,
         "batch_size": options.batch_size,
         "steps": options.steps,
@@ -70,41 +71,41 @@ def main(arguments: Sequence[str] | None = None) -> int:
     print(f"captioning, {options.scale} size, batches of {options.batch_size}, {options.precision}")
     for name, run in runs.items():
         seconds = _median(run.seconds)
-        said = f"{name:20} {seconds:8.3f} s a step, {options.batch_size / seconds:.3g} images/s"
+        summary = f"{name:20} {seconds:8.3f} s per step, {options.batch_size / seconds:.3g} images/s"
         if name != OURS:
             compared = "equal losses" if equal[name] else f"LOSSES DIFFER: {run.losses}, ours {runs[OURS].losses}"
-            said += f"; ours is {ratio(run.seconds, runs[OURS].seconds)}; {compared}"
-        print(said)
+            summary += f"; ours is {ratio(run.seconds, runs[OURS].seconds)}; {compared}"
+        print(summary)
     write(record, options.results / f"{options.name}.json")
     return 0 if all(equal.values()) else 1
 
 
 def read_options(arguments: Sequence[str] | None = None) -> argparse.Namespace:
-    """The command line."""
+    """Parse the command line."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.training", description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--batch-size", type=int, default=4)
-    parser.add_argument("--steps", type=int, default=5, help="timed ones")
-    parser.add_argument("--precision", choices=list(DTYPES), default="fp32", help="bf16 is autocast, for everyone")
-    parser.add_argument("--peers", nargs="+", choices=list(PEERS), default=list(PEERS), help="their AdamW")
+    parser.add_argument("--steps", type=int, default=5, help="number of timed steps")
+    parser.add_argument("--precision", choices=list(TOLERANCE), default="fp32", help="precision; bf16 uses autocast")
+    parser.add_argument("--peers", nargs="+", choices=list(PEERS), default=list(PEERS), help="AdamW of the peer")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--scale", choices=list(SCALES), default="base")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
-    parser.add_argument("--work", type=Path, default=HERE / ".work", help="where models are kept")
-    parser.add_argument("--name", default="training", help="of the file of results")
+    parser.add_argument("--work", type=Path, default=HERE / ".work", help="folder of models and images")
+    parser.add_argument("--name", default="training", help="name of the result file, without suffix")
     parser.add_argument("--results", type=Path, default=HERE / "results")
     return parser.parse_args(arguments)
 
 
 def train(options: argparse.Namespace) -> dict[str, Run]:
-    """All of them, one step each in turn."""
+    """Train all contestants, one step each in turn."""
     materials = Materials(options.work, SCALES[options.scale])
     folder, group = materials.model("caption"), ProcessGroupInfo(torch.device(options.device))
     model = cast(Captioner, read.load(folder).model)
     runs = {OURS: Run(), **{f"transformers {name}": Run() for name in options.peers}}
     peers = {f"transformers {name}": _peer(folder, PEERS[name], options) for name in options.peers}
     batches = [_batch(materials, model, options, seed) for seed in range(options.steps + 1)]
-    loader = Between(batches, peers, runs)
-    losses = Losses()
+    loader = AlternatingLoader(batches, peers, runs)
+    losses = LossRecorder()
     trainer = Trainer(
         SingleProcess(CaptionObjective(model, prompt_length=1, smoothing=0.0).to(group.device), group),
         loader,
@@ -112,7 +113,7 @@ def train(options: argparse.Namespace) -> dict[str, Run]:
         EvaluateSettings(every_epochs=0),
         optimizer=AdamWSettings(),
         schedule=Schedule(kind="constant", lr=RATE),
-        checkpoints=Nowhere(options.work),
+        checkpoints=NoCheckpoints(options.work),
         reporters=[losses],
     )
     trainer.run()
@@ -120,8 +121,8 @@ def train(options: argparse.Namespace) -> dict[str, Run]:
     return runs
 
 
-class Between:
-    """A loader that lets the peers take their step on the same batch, and times everyone, whenever ours is done."""
+class AlternatingLoader:
+    """A loader that runs a step of each peer on a batch before it yields the batch, and times all contestants."""
 
     def __init__(
         self, batches: list[CaptionBatch], peers: dict[str, Callable[[CaptionBatch], float]], runs: dict[str, Run]
@@ -130,9 +131,11 @@ class Between:
 
     @property
     def steps_per_epoch(self) -> int:
+        """Number of batches."""
         return len(self.batches)
 
     def epoch(self, epoch: int, start_step: int = 0) -> Iterator[CaptionBatch]:
+        """Yield the batches; the first one is not timed."""
         for number, batch in enumerate(self.batches):
             for name, step in self.peers.items():
                 start = _now(batch)
@@ -141,41 +144,45 @@ class Between:
                     self.runs[name].seconds.append(_now(batch) - start)
                     self.runs[name].losses.append(loss)
             start = _now(batch)
-            yield batch  # our loop takes its step before it asks for the next batch
+            yield batch  # the trainer runs its step before it requests the next batch
             if number:
                 self.runs[OURS].seconds.append(_now(batch) - start)
 
 
-class Losses(Reporter):
-    """Remembers the loss of every step."""
+class LossRecorder(Reporter):
+    """Records the loss of each step."""
 
     def __init__(self) -> None:
         self.values: list[float] = []
 
     def on_losses(self, record: LogRecord) -> None:
+<<<<<<< HEAD
+=======
+        """Record the loss of a step."""
+>>>>>>> 60ff236 (benchmarks: plain names and help)
         self.values.append(record["loss"])
 
 
-class Nowhere(Checkpoints):
-    """Checkpoints are no part of what is measured."""
+class NoCheckpoints(Checkpoints):
+    """Saves nothing, because checkpoints are not measured."""
 
     def save(self, state: Any, step: int) -> Path:
+        """Return the folder without saving."""
         return self.folder
 
 
 def _peer(folder: Path, fused: bool, options: argparse.Namespace) -> Callable[[CaptionBatch], float]:
-    """A training step as `transformers` users write it."""
+    """Return a training step as users of `transformers` write it."""
     import transformers
 
     library: Any = transformers
     library.logging.disable_progress_bar()
     model: Any = library.BlipForConditionalGeneration.from_pretrained(folder).to(options.device).train()
     settings = AdamWSettings()
-    # The fused form is a choice; elsewhere torch takes its own default.
-    more = {"fused": True} if fused else {}
+    fused_option = {"fused": True} if fused else {}  # otherwise torch chooses the implementation
     optimizer = torch.optim.AdamW(
         model.parameters(), lr=RATE, betas=(settings.beta1, settings.beta2), eps=settings.eps,
-        weight_decay=settings.weight_decay, **more,
+        weight_decay=settings.weight_decay, **fused_option,
     )  # fmt: skip
     dtype = DTYPES[options.precision]
 
@@ -192,7 +199,7 @@ def _peer(folder: Path, fused: bool, options: argparse.Namespace) -> Callable[[C
 
 
 def _batch(materials: Materials, model: nn.Module, options: argparse.Namespace, seed: int) -> CaptionBatch:
-    """Pictures of noise, and captions of 8 to 20 tokens behind [DEC], padded to the longest."""
+    """Return images of noise, and captions of 8 to 20 tokens that start with [DEC], padded to the longest."""
     config = materials.scale.config("caption")
     generator = torch.Generator().manual_seed(seed)
     count, size = options.batch_size, config.vision.image_size
@@ -203,10 +210,8 @@ def _batch(materials: Materials, model: nn.Module, options: argparse.Namespace, 
     ids[torch.arange(count), lengths - 1] = config.text.sep_id
     pixels = torch.randn(count, 3, size, size, generator=generator)
 
-    def there(tensor: Tensor) -> Tensor:
-        return tensor.to(options.device)
-
-    return CaptionBatch(pixels=there(pixels), ids=there(ids * mask), mask=there(mask))
+    device = options.device
+    return CaptionBatch(pixels=pixels.to(device), ids=(ids * mask).to(device), mask=mask.to(device))
 
 
 def _now(batch: CaptionBatch) -> float:
@@ -217,7 +222,7 @@ def _now(batch: CaptionBatch) -> float:
 
 def _equal(ours: list[float], theirs: list[float], tolerance: float) -> bool:
     pairs = list(zip(ours, theirs, strict=True))
-    return bool(pairs) and all(abs(one - other) <= tolerance * abs(other) for one, other in pairs)
+    return bool(pairs) and all(abs(loss - expected) <= tolerance * abs(expected) for loss, expected in pairs)
 
 
 def _median(values: list[float]) -> float:

@@ -1,4 +1,4 @@
-"""The benchmarks run, at toy size: who is measured, what is compared, what is written. Nothing here looks at a time."""
+"""The benchmarks run at toy size: contestants, comparisons and records. No test looks at a time."""
 
 from __future__ import annotations
 
@@ -52,15 +52,15 @@ def test_every_row_gives_the_same_outputs_from_us_and_from_transformers(
         assert row.name in said.out
     shares = {line["row"]: line["measured_share"] for line in record["rows"] if not line["ours"]}
     assert shares["caption_1"] == 1
-    assert shares["itm_16x16"] == pytest.approx(float(Fraction(1, 8))), "one of eight pictures, multiplied"
-    assert {one["who"] for one in record["skipped"]} == {"ours warp fp32"}
-    assert "unknown engine 'warp'" in said.out
+    assert shares["itm_16x16"] == pytest.approx(float(Fraction(1, 8))), "one of eight images, multiplied"
+    assert {entry["who"] for entry in record["skipped"]} == {"ours warp fp32"}
+    assert "got 'warp'" in said.out
     assert record["machine"]["libraries"]["torch"] == torch.__version__
     assert str(work) not in text
     assert str(tmp_path) not in text
 
 
-def test_start_up_and_memory_are_measured_in_processes_of_their_own(
+def test_start_up_and_memory_are_measured_in_new_processes(
     work: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     arguments = ["--rows", "memory", "--peers", "none", "--ours", "torch:fp32", "--devices", "cpu"]
@@ -83,7 +83,7 @@ def test_training_has_equal_losses(work: Path, tmp_path: Path, capsys: pytest.Ca
     assert record["equal_losses"] == {"transformers plain": True, "transformers fused": True}
     runs = record["runs"]
     assert all(len(run["losses"]) == len(run["seconds"]) == 2 for run in runs.values())
-    assert len(set(runs["openblip"]["losses"])) == 2, "each step has a batch of its own"
+    assert len(set(runs["openblip"]["losses"])) == 2, "each step has another batch"
     assert "equal losses" in capsys.readouterr().out
 
 
@@ -97,16 +97,16 @@ def test_retrieval_has_equal_scores(work: Path, tmp_path: Path, capsys: pytest.C
     record = json.loads((tmp_path / "retrieval.json").read_text())
     assert record["rows"].keys() == {retrieval.OURS, retrieval.SHIPPED, retrieval.BEST}
     assert all(row["equal"] for row in record["rows"].values())
-    assert 12 <= record["pairs"] <= 4 * 2 + 6 * 2, "shortlists overlap, in part"
+    assert 12 <= record["pairs"] <= 4 * 2 + 6 * 2, "shortlists overlap in part"
     ours = record["rows"][retrieval.OURS]
     assert ours["ratio"]["median"] == 1
     first = ours["first_stage_seconds"][0]
     assert ours["seconds_per_pair"] == pytest.approx(max(0, ours["median"] - first) / record["pairs"], rel=1e-2)
-    assert retrieval.extrapolated(2.0, 0.5, 4, 6) == 2.0 / 4 * 5000 + 0.5 * 256 * 30000
+    assert retrieval.extrapolate(2.0, 0.5, 4, 6) == 2.0 / 4 * 5000 + 0.5 * 256 * 30000
 
 
-def test_the_rankings_of_pocket_are_those_of_single_pairs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    options = ["--pocket", "--images", "6", "--texts", "12", "-k", "5", "--do-sample", "3", "--threads", "1"]
+def test_the_rankings_of_pocket_equal_single_pairs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    options = ["--pocket", "--images", "6", "--texts", "12", "-k", "5", "--queries", "3", "--threads", "1"]
     assert retrieval.main([*options, "--results", str(tmp_path)]) == 0, capsys.readouterr().out
     record = json.loads((tmp_path / "retrieval_pocket.json").read_text())
     assert record["checked"]["queries"] == 6
@@ -118,18 +118,20 @@ def test_the_rankings_of_pocket_are_those_of_single_pairs(tmp_path: Path, capsys
         photo.save(photos / f"{number}.png")
         lines.append(json.dumps({"image": f"photos/{number}.png", "captions": ["a dog", "two cats"]}))
     (tmp_path / "own.jsonl").write_text("\n".join(lines))
-    given = retrieval.read_options(["--pocket", "--data", str(tmp_path / "own.jsonl"), "--images", "2", "--texts", "4"])
-    images, texts = retrieval._described(given)
+    data_options = retrieval.read_options(
+        ["--pocket", "--data", str(tmp_path / "own.jsonl"), "--images", "2", "--texts", "4"]
+    )
+    images, texts = retrieval._load_data(data_options)
     assert (len(images), texts) == (2, ["a dog", "two cats"] * 2)
 
 
-def test_rankings_that_differ_are_told() -> None:
-    plain, cosines = {0: 1.0, 1: 0.99999, 2: 0.5, 3: 0.2}, np.array([0.4, 0.3, 0.2, 0.19999], np.float32)
-    assert retrieval._near([0, 1, 2], [1, 0, 2], plain, cosines), "a tie"
-    assert retrieval._near([0, 1, 2], [0, 1, 3], plain, cosines), "a tie at the end of the shortlist"
-    assert not retrieval._near([0, 1, 2], [0, 2, 1], plain, cosines)
-    assert not retrieval._near([0, 1, 2], [0, 2, 3], plain, cosines), "what is missing is no tie"
-    assert not retrieval.Checked(3, 1, 1).agrees
+def test_different_rankings_are_detected() -> None:
+    scores, cosines = {0: 1.0, 1: 0.99999, 2: 0.5, 3: 0.2}, np.array([0.4, 0.3, 0.2, 0.19999], np.float32)
+    assert retrieval._differ_by_rounding([0, 1, 2], [1, 0, 2], scores, cosines), "a tie"
+    assert retrieval._differ_by_rounding([0, 1, 2], [0, 1, 3], scores, cosines), "a tie at the end of the shortlist"
+    assert not retrieval._differ_by_rounding([0, 1, 2], [0, 2, 1], scores, cosines)
+    assert not retrieval._differ_by_rounding([0, 1, 2], [0, 2, 3], scores, cosines), "a missing candidate is not a tie"
+    assert not retrieval.RankingCheck(3, 1, 1).agrees
 
 
 def test_a_job_over_a_folder_gives_the_captions_of_the_iterator(
@@ -151,52 +153,52 @@ def test_a_job_over_a_folder_gives_the_captions_of_the_iterator(
         record["rows"][1]["median_seconds"] / job["median_seconds"], rel=1e-2
     )
     assert record["files"] / job["median_seconds"] == pytest.approx(job["per_second"], rel=1e-2)
-    assert record["batch_sizes"]["seconds"].keys() == {"1", "2", "4"}, "not more than there are files"
-    assert "unknown engine 'warp'" in said
-    assert len(list((work / "toy").glob("mixed-4/*"))) == 4, "nothing is left beside the pictures"
+    assert record["batch_sizes"]["seconds"].keys() == {"1", "2", "4"}, "at most the number of files"
+    assert "got 'warp'" in said
+    assert len(list((work / "toy").glob("mixed-4/*"))) == 4, "no other file remains in the folder of images"
     assert str(work) not in text
 
 
-def test_a_job_that_is_done_is_timed(work: Path) -> None:
-    told = jobs.finished(work, 3, 1)
-    assert (told["files"], told["torch"], len(told["seconds"])) == (3, False, 1)
-    assert {path.name for path in work.iterdir()} == {"toy"}, "and taken away"
+def test_resuming_a_completed_job_is_timed(work: Path) -> None:
+    report = jobs.measure_finished_job(work, 3, 1)
+    assert (report["files"], report["torch"], len(report["seconds"])) == (3, False, 1)
+    assert {path.name for path in work.iterdir()} == {"toy"}, "the folder is removed"
 
 
-def test_memory_of_a_stream_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    options = ["--pictures", "20", "--size", "40", "30", "--results", str(tmp_path)]
+def test_memory_of_a_stream_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    options = ["--images", "20", "--size", "40", "30", "--results", str(tmp_path)]
     assert stream.main(options) == 0
     record = json.loads((tmp_path / "stream.json").read_text())
     assert len(record["above_mib"]) == stream.POINTS
-    assert record["most_above_mib"] >= max(record["above_mib"])
-    monkeypatch.setattr(stream, "ALLOWED", -1)
+    assert record["max_above_mib"] >= max(record["above_mib"])
+    monkeypatch.setattr(stream, "LIMIT", -1)
     assert stream.main(options) == 1
 
 
-def test_operators_of_a_row_are_told(work: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_operators_of_a_row_are_reported(work: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert operators.main(["caption_1_beams", "--toy", "--threads", "1", "--work", str(work)]) == 0
-    told = json.loads(capsys.readouterr().out)
-    assert told["seconds"] > 0
-    assert 0 < sum(told["operators"].values()) <= 1.01
-    assert any("addmm" in name or "linear" in name for name in told["operators"])
+    report = json.loads(capsys.readouterr().out)
+    assert report["seconds"] > 0
+    assert 0 < sum(report["operators"].values()) <= 1.01
+    assert any("addmm" in name or "linear" in name for name in report["operators"])
 
 
-def test_unequal_losses_are_told() -> None:
+def test_unequal_losses_are_detected() -> None:
     assert training._equal([2.0, 1.0], [2.0, 1.0001], 2e-4)
     assert not training._equal([2.0, 1.0], [2.0, 1.001], 2e-4)
     assert not training._equal([], [], 1.0)
 
 
-def test_who_takes_part() -> None:
+def test_contestants_are_parsed() -> None:
     names = [entry.name for entry in parse(["transformers:fp32", "transformers:compiled:bf16", "torch:int8"], "cpu")]
     assert names == ["transformers fp32", "transformers compiled bf16", "ours torch int8"]
     (peer,) = parse(["openvino-peer:int8"], "cuda")
-    with pytest.raises(UnavailableError, match="on the CPU only"):
+    with pytest.raises(UnavailableError, match="on the CPU only here"):
         peer.make(Path("nowhere"), "caption", TOY)
-    with pytest.raises(SystemExit, match="no contestant"):
+    with pytest.raises(SystemExit, match="got 'everything'"):
         parse(["everything"], "cpu")
     for entry in inference.entries(inference.read_options(["--toy"]), "cpu"):
-        assert parse([inference._word(entry)], "cpu") == [entry], "as a probe is told of it"
+        assert parse([inference._word(entry)], "cpu") == [entry], "as in the arguments of the probe"
     with pytest.raises(SystemExit):
         inference.read_options(["--rows", "nonsense"])
     assert Entry("ours", "torch", "fp32").exact
@@ -205,7 +207,7 @@ def test_who_takes_part() -> None:
     assert 4 <= len(quick) < len(ROWS)
 
 
-def test_everyone_has_a_turn_in_every_round() -> None:
+def test_every_round_has_a_turn_of_each_contestant() -> None:
     turns: list[str] = []
 
     def take_turn(name: str) -> str:
@@ -214,37 +216,36 @@ def test_everyone_has_a_turn_in_every_round() -> None:
 
     calls = {name: partial(take_turn, name) for name in "abc"}
     results = alternate(calls, {"a": 1.0, "b": 1.0, "c": 4.0}, rounds=3, budget=0)
-    assert "".join(turns) == "abc" + "abc" + "bca" + "cab", "once to warm up, then from another one each round"
+    assert "".join(turns) == "abc" + "abc" + "bca" + "cab", "a warm-up, then another order in each round"
     assert {name: timed.output for name, timed in results.items()} == {name: name for name in "abc"}
     assert all(len(timed.seconds) == 3 for timed in results.values())
     turns.clear()
     results = alternate(calls, dict.fromkeys("abc", 1.0), rounds=None, budget=0, limits=(2, 9))
-    assert len(results["a"].seconds) == 2, "the fewest, where there is no time"
+    assert len(results["a"].seconds) == 2, "the minimum without time"
     results = alternate(calls, dict.fromkeys("abc", 1.0), rounds=None, budget=60, limits=(2, 5))
     assert len(results["a"].seconds) == 5
 
 
 def test_ratios_are_of_the_same_round() -> None:
-    found = ratio([2.0, 20.0, 3.0], [1.0, 10.0, 1.0])
-    assert (found.median, found.low, found.high) == (2.0, 2.0, 3.0)
+    speedup = ratio([2.0, 20.0, 3.0], [1.0, 10.0, 1.0])
+    assert (speedup.median, speedup.low, speedup.high) == (2.0, 2.0, 3.0)
     with pytest.raises(ValueError, match="shorter"):
         ratio([1.0, 2.0, 3.0], [1.0, 2.0])
 
 
-def test_outputs_that_differ_are_told() -> None:
+def test_different_outputs_are_detected() -> None:
     assert agreement(["a b", "c d"], ["a b", "c d"]).same
-    found = agreement(["a b", "c x"], ["a b", "c d", "e f"])
-    assert (found.same, found.text) == (False, "1/2 texts, 75% words")
+    partial_agreement = agreement(["a b", "c x"], ["a b", "c d", "e f"])
+    assert (partial_agreement.same, partial_agreement.text) == (False, "1/2 texts, 75% words")
     ones = np.eye(3, dtype=np.float32)
     assert agreement(ones + 1e-6, ones).same
-    turned = agreement(np.eye(3, dtype=np.float32)[::-1], ones)
-    assert not turned.same
-    assert "cos 0.0000" in turned.text
+    reversed_rows = agreement(np.eye(3, dtype=np.float32)[::-1], ones)
+    assert not reversed_rows.same
+    assert "cos 0.0000" in reversed_rows.text
     assert not agreement(np.array([[0.5]]), np.array([[0.6]])).same
 
 
-def test_the_floor_counts_what_a_profiler_counts() -> None:
-    """The formula of the image encoder, against torch's own counter of operations."""
+def test_the_minimum_counts_the_operations_that_torch_counts() -> None:
     from torch.utils.flop_counter import FlopCounterMode
 
     config = TOY.config("caption")
@@ -252,45 +253,45 @@ def test_the_floor_counts_what_a_profiler_counts() -> None:
     with FlopCounterMode(display=False) as counter, torch.inference_mode():
         states = model.encode_image(torch.zeros(3, 3, 32, 32))
     tokens = config.vision.tokens
-    assert roofline.encoding(config, 3).operations == pytest.approx(counter.get_total_flops(), rel=1 / tokens)
+    assert roofline.count_encoding(config, 3).operations == pytest.approx(counter.get_total_flops(), rel=1 / tokens)
     rows, steps = 2, 5
     with FlopCounterMode(display=False) as counter, torch.inference_mode():
         memory = model.decoder.project(states[:rows])
         for _ in range(steps):
             model.logits(torch.full((rows, 1), 5), None, memory)
-    found = roofline.decoding(config, runs=1, steps=steps, items=rows, beams=1, memory=tokens)
-    assert found.operations == pytest.approx(counter.get_total_flops(), rel=0.02)
+    work = roofline.count_decoding(config, runs=1, steps=steps, items=rows, beams=1, memory=tokens)
+    assert work.operations == pytest.approx(counter.get_total_flops(), rel=0.02)
 
 
-def test_the_floor_is_set_by_arithmetic_or_by_memory() -> None:
+def test_the_minimum_is_set_by_arithmetic_or_by_memory() -> None:
     peaks = roofline.Peaks({"fp32": 100.0, "int8": 400.0}, bandwidth=10.0)
     work = [roofline.Work(1000.0, 5.0), roofline.Work(100.0, 50.0)]
     assert peaks.seconds(work, "fp32") == pytest.approx(10.0 + 20.0)
     assert peaks.seconds(work, "int8") == pytest.approx(2.5 + 5.0)
     assert peaks.seconds(work, "bf16") is None
     base = BASE.config("caption")
-    assert roofline.encoding(base, 1).operations / 1e9 == pytest.approx(111, rel=0.02), "ViT-B/16 at 384"
+    assert roofline.count_encoding(base, 1).operations / 1e9 == pytest.approx(111, rel=0.02), "ViT-B/16 at 384"
 
 
 def test_models_have_the_published_shapes_and_inputs_are_the_same_each_time(work: Path, tmp_path: Path) -> None:
     assert BASE.config("caption").vision.image_size == 384
     assert BASE.config("vqa").vision.image_size == 480
     assert BASE.config("retrieval").text.vocab_size == 30524
-    one, other = Materials(work, TOY), Materials(tmp_path, TOY)
-    assert one.texts(3) == other.texts(3)
-    assert len({len(text.split()) for text in one.texts(20)}) == 1
-    assert [photo.tobytes() for photo in one.photos(2)] == [photo.tobytes() for photo in other.photos(2)]
-    assert one.model("retrieval").joinpath("model.safetensors").read_bytes() == (
-        other.model("retrieval").joinpath("model.safetensors").read_bytes()
+    first, second = Materials(work, TOY), Materials(tmp_path, TOY)
+    assert first.texts(3) == second.texts(3)
+    assert len({len(text.split()) for text in first.texts(20)}) == 1
+    assert [photo.tobytes() for photo in first.photos(2)] == [photo.tobytes() for photo in second.photos(2)]
+    assert first.model("retrieval").joinpath("model.safetensors").read_bytes() == (
+        second.model("retrieval").joinpath("model.safetensors").read_bytes()
     )
-    files = other.large_files(10)
+    files = second.large_files(10)
     assert files[9].read_bytes() == files[1].read_bytes()
     assert len({path.read_bytes() for path in files}) == 8
 
 
 def test_the_machine_is_described_without_names_and_paths() -> None:
-    described = machine.describe(2)
-    assert described["threads"] == 2
-    text = json.dumps(described)
+    description = machine.describe(2)
+    assert description["threads"] == 2
+    text = json.dumps(description)
     assert "/" not in text.replace("model name", "")
     assert machine.peak_memory() > 10 * 2**20
