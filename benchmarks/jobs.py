@@ -221,11 +221,7 @@ def run_kill_script(images: int) -> dict[str, Any]:
     start = time.perf_counter()
     script = HERE.parent / "scripts" / "kill_jobs.py"
     done = subprocess.run(
-<<<<<<< HEAD
-        [sys.executable, str(script), "--images", str(pictures)], stdout=subprocess.PIPE, text=True, check=True
-=======
         [sys.executable, str(script), "--images", str(images)], stdout=subprocess.PIPE, text=True, check=True
->>>>>>> 60ff236 (benchmarks: plain names and help)
     )
     return {"images": images, "seconds": time.perf_counter() - start, "result": done.stdout.splitlines()[-1]}
 

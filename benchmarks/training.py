@@ -156,10 +156,7 @@ class LossRecorder(Reporter):
         self.values: list[float] = []
 
     def on_losses(self, record: LogRecord) -> None:
-<<<<<<< HEAD
-=======
         """Record the loss of a step."""
->>>>>>> 60ff236 (benchmarks: plain names and help)
         self.values.append(record["loss"])
 
 

@@ -17,7 +17,6 @@ from openblip.data.problems import Problem
 from openblip.data.records import Record
 from openblip.data.sources import open_source
 from openblip.data.sources.addresses import HUB_PREFIX
-from openblip.data.sources.addresses import HUB_PREFIX
 from openblip.data.sources.base import Stream
 from openblip.data.sources.images import RootedSource, glob_root, open_images, path_kind
 from openblip.errors import ImageError, InputError
