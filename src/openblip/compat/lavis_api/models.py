@@ -81,11 +81,19 @@ class BaseModel:
         return self
 
     def eval(self: ModelT) -> ModelT:
-        """Return the model, which is always in evaluation mode."""
+        """Return the model, which is always in evaluation mode.
+
+        Returns:
+            The model, which is always in evaluation mode.
+        """
         return self
 
     def parameters(self) -> Iterator[nn.Parameter]:
-        """Yield the parameters of the PyTorch module."""
+        """Yield the parameters of the PyTorch module.
+
+        Yields:
+            The parameters of the PyTorch module.
+        """
         return self.module.parameters()
 
     def __call__(self, *args: Any, **options: Any) -> Any:
@@ -93,6 +101,13 @@ class BaseModel:
 
     def forward(self, *args: Any, **options: Any) -> object:
         """Raise an error: losses are computed by `openblip.training`.
+
+        Args:
+            *args: Ignored.
+            **options: Ignored.
+
+        Returns:
+            Never.
 
         Raises:
             UnsupportedTaskError: Always.
@@ -274,7 +289,11 @@ class BlipOutputFeatures:
     multimodal_embeds: Tensor | None = None
 
     def keys(self) -> list[str]:
-        """Return the names of the computed features."""
+        """Return the names of the computed features.
+
+        Returns:
+            The names of the computed features.
+        """
         return [name for name, value in vars(self).items() if value is not None]
 
     def __getitem__(self, name: str) -> Tensor:
@@ -328,6 +347,9 @@ class BlipFeatureExtractor(_ContrastiveModel):
         Args:
             samples: Inputs of `extract_features`.
             mode: Mode of `extract_features`.
+
+        Returns:
+            The features.
         """
         return self.extract_features(samples, mode)
 

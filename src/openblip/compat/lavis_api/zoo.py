@@ -1,4 +1,4 @@
-"""Models by architecture and type, with their processors."""
+"""Models by architecture and type, and their processors."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import torch
 from openblip import blip as facade
 from openblip.checkpoints import published
 from openblip.compat.lavis_api import models
-from openblip.compat.lavis_api.processors import of_task
+from openblip.compat.lavis_api.processors import Processors, task_processors
 from openblip.errors import InputError, UnsupportedTaskError
 from openblip.tasks import TaskName
 
@@ -27,7 +27,7 @@ _CLASSES: Mapping[str, tuple[type[models.BaseModel], TaskName]] = {
 
 
 class ModelZoo:
-    """Architectures and their types; printed as a table, iterated as pairs."""
+    """The published models: architectures and their types. It prints as a table and yields pairs."""
 
     def __init__(self) -> None:
         self.model_zoo: dict[str, list[str]] = {name: [] for name in _CLASSES}
@@ -58,32 +58,54 @@ def load_model(
     is_eval: bool = False,
     device: str | torch.device = "cpu",
     checkpoint: str | Path | None = None,
-) -> Any:
-    """The published model of an architecture and type, or with the weights of a ``checkpoint`` file.
+) -> models.BaseModel:
+    """Load a published model, in evaluation mode.
 
-    It is in evaluation mode whatever ``is_eval`` says. Raises :class:`InputError` for names that are not in
-    ``model_zoo``, :class:`UnsupportedTaskError` for ``blip_classification``, which has no published weights.
+    Args:
+        name: Architecture; see `model_zoo`.
+        model_type: Type of the architecture.
+        is_eval: Ignored; models are always in evaluation mode.
+        device: Device to run on.
+        checkpoint: File with other weights of this architecture.
+
+    Returns:
+        The model.
+
+    Raises:
+        InputError: If there is no such architecture or type.
+        UnsupportedTaskError: For `blip_classification`, whose weights were not published.
     """
     if name == "blip_classification":
         raise UnsupportedTaskError(
-            "blip_classification has no published weights; for labels without training see classify"
+            "blip_classification has no published weights; to classify without training, use Blip.classify"
         )
     if name not in _CLASSES:
-        raise InputError(f"unknown architecture {name!r}; one of {', '.join(_CLASSES)}")
+        raise InputError(f"architecture must be one of {', '.join(_CLASSES)}, got {name!r}")
     if model_type not in model_zoo.model_zoo[name]:
-        raise InputError(f"{name} has no type {model_type!r}; one of {', '.join(model_zoo.model_zoo[name])}")
-    kind, task = _CLASSES[name]
+        raise InputError(f"type of {name} must be one of {', '.join(model_zoo.model_zoo[name])}, got {model_type!r}")
+    model_class, task = _CLASSES[name]
     source = f"{name}/{model_type}" if checkpoint is None else checkpoint
-    loaded = facade.load(source, task=task, device=str(device))
-    return kind(loaded.pipeline("retrieval" if task == "pretrain" else task).model)
+    blip = facade.load(source, task=task, device=str(device))
+    return model_class(blip.pipeline("retrieval" if task == "pretrain" else task).model)
 
 
 def load_model_and_preprocess(
     name: str, model_type: str = "base", is_eval: bool = False, device: str | torch.device = "cpu"
-) -> tuple[Any, dict[str, Any], dict[str, Any]]:
-    """The model as :func:`load_model` gives it, its image processors and its text processors.
+) -> tuple[models.BaseModel, Processors, Processors]:
+    """Load a published model and its processors.
 
-    Processors are dicts with "train" and "eval": an image to a tensor (3, S, S), a text to a cleaned one.
+    Args:
+        name: Architecture; see `model_zoo`.
+        model_type: Type of the architecture.
+        is_eval: Ignored; models are always in evaluation mode.
+        device: Device to run on.
+
+    Returns:
+        The model, its image processors and its text processors. Processors are dicts with "train" and "eval".
+
+    Raises:
+        InputError: If there is no such architecture or type.
+        UnsupportedTaskError: For `blip_classification`, whose weights were not published.
     """
     model = load_model(name, model_type, is_eval, device)
-    return (model, *of_task(model.part.config.task, model.part.image_settings))
+    return (model, *task_processors(model.task_model.config.task, model.task_model.image_settings))

@@ -30,15 +30,31 @@ class DataSample:
         self.__dict__.update(fields)
 
     def get(self, name: str, default: Any = None) -> Any:
-        """Return the field called `name`, or `default`."""
+        """Return the field called `name`, or `default`.
+
+        Args:
+            name: Name of the field.
+            default: Result if there is no such field.
+
+        Returns:
+            The field called `name`, or `default`.
+        """
         return self.__dict__.get(name, default)
 
     def keys(self) -> list[str]:
-        """Return the names of the fields."""
+        """Return the names of the fields.
+
+        Returns:
+            The names of the fields.
+        """
         return list(self.__dict__)
 
     def to_dict(self) -> dict[str, Any]:
-        """Return all fields."""
+        """Return all fields.
+
+        Returns:
+            All fields.
+        """
         return dict(self.__dict__)
 
     def __contains__(self, name: object) -> bool:
@@ -85,26 +101,37 @@ class BaseInferencer:
             raise InputError(f"unknown argument {', '.join(sorted(unknown))}; use {', '.join(sorted(self.visual))}")
         samples = []
         for batch in iter_chunks(inputs, batch_size):
-            samples += self.infer(batch)
+            samples += self._infer(batch)
         self._visualize(inputs, samples, options)
         topk = {"topk": options["topk"]} if "topk" in options else {}
-        return samples if return_datasamples else [self.format_result(sample, **topk) for sample in samples]
+        return samples if return_datasamples else [self._format_result(sample, **topk) for sample in samples]
 
-    def infer(self, inputs: list[Any]) -> list[DataSample]:
-        """Return the samples of a batch of inputs."""
+    def _infer(self, inputs: list[Any]) -> list[DataSample]:
+        """Return the samples of a batch of inputs.
+
+        Returns:
+            The samples of a batch of inputs.
+        """
         raise NotImplementedError
 
-    def format_result(self, sample: DataSample) -> Result:
-        """Return the result of a sample with `return_datasamples=False`."""
+    def _format_result(self, sample: DataSample) -> Result:
+        """Return the result of a sample with `return_datasamples=False`.
+
+        Returns:
+            The result of a sample with `return_datasamples=False`.
+        """
         raise NotImplementedError
 
-    def draw(self, entry: Any, sample: DataSample, options: Mapping[str, Any]) -> Image.Image:
+    def _draw(self, entry: Any, sample: DataSample, options: Mapping[str, Any]) -> Image.Image:
         """Return a drawing of an input with its result.
 
         Args:
             entry: The input.
             sample: Its result.
             options: Visual options of the call.
+
+        Returns:
+            A drawing of an input with its result.
         """
         raise NotImplementedError
 
@@ -113,7 +140,7 @@ class BaseInferencer:
         if folder is None and not options.get("show"):
             return
         for index, (entry, sample) in enumerate(zip(inputs, samples, strict=True)):
-            drawing = self.draw(entry, sample, options)
+            drawing = self._draw(entry, sample, options)
             if folder is not None:
                 Path(folder).mkdir(parents=True, exist_ok=True)
                 drawing.save(Path(folder) / f"{self._drawing_name(entry, index)}.png")
@@ -130,6 +157,9 @@ class BaseInferencer:
 
         Args:
             pattern: Wildcard pattern that names must start with.
+
+        Returns:
+            The names of published models for this task.
         """
         return list_models(pattern, task=cls.task)
 
@@ -141,6 +171,9 @@ def load_bgr_image(image: Any) -> Image.Image:
         image: Path, URL, PIL image, or array: (H, W, 3) with the channels blue, green, red as in mmcv, (H, W, 4) with
             alpha as the last channel, or gray (H, W).
 
+    Returns:
+        The image.
+
     Raises:
         ImageError: If the image cannot be read.
     """
@@ -150,7 +183,14 @@ def load_bgr_image(image: Any) -> Image.Image:
 
 
 def list_inputs(inputs: Any) -> list[Any]:
-    """Return inputs as a list. A folder stands for the files in it, sorted by name."""
+    """Return inputs as a list. A folder stands for the files in it, sorted by name.
+
+    Args:
+        inputs: An input, a list of inputs, or a folder.
+
+    Returns:
+        Inputs as a list.
+    """
     if isinstance(inputs, str | Path) and "://" not in str(inputs) and Path(inputs).is_dir():
         return [str(path) for path in sorted(Path(inputs).iterdir()) if path.is_file()]
     return list(inputs) if isinstance(inputs, list | tuple) else [inputs]
@@ -164,6 +204,9 @@ def pair_inputs(images: Any, texts: Any, name: str) -> list[dict[str, Any]]:
         texts: One text, or a list of texts.
         name: Key of the text.
 
+    Returns:
+        A dict with `img` and `name` for each image and its text.
+
     Raises:
         InputError: If there is not one text for each image.
     """
@@ -175,7 +218,15 @@ def pair_inputs(images: Any, texts: Any, name: str) -> list[dict[str, Any]]:
 
 
 def resize_drawing(image: Image.Image, options: Mapping[str, Any]) -> tuple[Image.Image, float]:
-    """Return the image with its short edge as long as the option `resize`, if set, and the scale factor."""
+    """Return the image with its short edge as long as the option `resize`, if set, and the scale factor.
+
+    Args:
+        image: The image.
+        options: Visual options of the call.
+
+    Returns:
+        The image with its short edge as long as the option `resize`, if set, and the scale factor.
+    """
     short_edge = options.get("resize")
     if not short_edge:
         return image, 1.0
@@ -184,5 +235,14 @@ def resize_drawing(image: Image.Image, options: Mapping[str, Any]) -> tuple[Imag
 
 
 def draw_lines(image: Image.Image, lines: Sequence[str], options: Mapping[str, Any]) -> Image.Image:
-    """Return the image with lines of text."""
+    """Return the image with lines of text.
+
+    Args:
+        image: The image.
+        lines: The lines.
+        options: Visual options of the call.
+
+    Returns:
+        The image with lines of text.
+    """
     return add_lines(resize_drawing(image, options)[0], lines)

@@ -38,6 +38,9 @@ def inference_model(model: str | Path | Model, *args: Any, **kwargs: Any) -> Res
         *args: Inputs of the inferencer.
         **kwargs: Arguments of the inferencer's constructor (`prototype`, `device`, ...) or call.
 
+    Returns:
+        The result for the first input, from the inferencer of the model's task.
+
     Raises:
         UnsupportedTaskError: If there is no inferencer for the model.
         InputError: If the model has several tasks, or an input does not fit.

@@ -55,14 +55,14 @@ class ImageCaptionInferencer(BaseInferencer):
         """
         return self._call(list_inputs(images), return_datasamples, batch_size, options)
 
-    def infer(self, inputs: list[Any]) -> list[DataSample]:
+    def _infer(self, inputs: list[Any]) -> list[DataSample]:
         captions = self.model.blip.caption([load_bgr_image(image) for image in inputs], min_new_tokens=0)
         return [DataSample(pred_caption=caption.text) for caption in captions]
 
-    def format_result(self, sample: DataSample) -> Result:
+    def _format_result(self, sample: DataSample) -> Result:
         return {"pred_caption": sample.get("pred_caption")}
 
-    def draw(self, entry: Any, sample: DataSample, options: Mapping[str, Any]) -> Image.Image:
+    def _draw(self, entry: Any, sample: DataSample, options: Mapping[str, Any]) -> Image.Image:
         return draw_lines(load_bgr_image(entry), [sample.get("pred_caption")], options)
 
 
@@ -125,7 +125,7 @@ class VisualQuestionAnsweringInferencer(BaseInferencer):
             raise InputError("objects must be None for BLIP: only OFA models use it")
         return self._call(pair_inputs(images, questions, "question"), return_datasamples, batch_size, options)
 
-    def infer(self, inputs: list[Any]) -> list[DataSample]:
+    def _infer(self, inputs: list[Any]) -> list[DataSample]:
         images = [load_bgr_image(entry["img"]) for entry in inputs]
         questions = [clean_expression(entry["question"]) for entry in inputs]
         options: dict[str, Any] = {"min_new_tokens": 0}
@@ -138,10 +138,10 @@ class VisualQuestionAnsweringInferencer(BaseInferencer):
             samples.append(DataSample(question=question, pred_answer=answer.text))
         return samples
 
-    def format_result(self, sample: DataSample) -> Result:
+    def _format_result(self, sample: DataSample) -> Result:
         return {"question": sample.get("question"), "pred_answer": sample.get("pred_answer")}
 
-    def draw(self, entry: Any, sample: DataSample, options: Mapping[str, Any]) -> Image.Image:
+    def _draw(self, entry: Any, sample: DataSample, options: Mapping[str, Any]) -> Image.Image:
         lines = [f"Q: {sample.get('question')}", f"A: {sample.get('pred_answer')}"]
         return draw_lines(load_bgr_image(entry["img"]), lines, options)
 
@@ -172,7 +172,7 @@ class VisualGroundingInferencer(BaseInferencer):
         """
         return self._call(pair_inputs(images, texts, "text"), return_datasamples, batch_size, options)
 
-    def infer(self, inputs: list[Any]) -> list[DataSample]:
+    def _infer(self, inputs: list[Any]) -> list[DataSample]:
         images = [load_bgr_image(entry["img"]) for entry in inputs]
         boxes = self.model.blip.ground(images, [entry["text"] for entry in inputs])
         samples = []
@@ -181,10 +181,10 @@ class VisualGroundingInferencer(BaseInferencer):
             samples.append(DataSample(text=entry["text"], pred_bboxes=edges))
         return samples
 
-    def format_result(self, sample: DataSample) -> Result:
+    def _format_result(self, sample: DataSample) -> Result:
         return {"pred_bboxes": sample.get("pred_bboxes")}
 
-    def draw(self, entry: Any, sample: DataSample, options: Mapping[str, Any]) -> Image.Image:
+    def _draw(self, entry: Any, sample: DataSample, options: Mapping[str, Any]) -> Image.Image:
         image, factor = resize_drawing(load_bgr_image(entry["img"]), options)
         left, top, right, bottom = (sample.get("pred_bboxes")[0] * factor).tolist()
         color = options.get("bbox_color", "green")
@@ -223,7 +223,7 @@ class NLVRInferencer(BaseInferencer):
             raise InputError("inputs must be a tuple (left image, right image, text), or a list of such tuples")
         return self._call(inputs, return_datasamples, batch_size, options)
 
-    def infer(self, inputs: list[Any]) -> list[DataSample]:
+    def _infer(self, inputs: list[Any]) -> list[DataSample]:
         model = self.task_model
         states = []
         for side in (0, 1):
@@ -234,7 +234,7 @@ class NLVRInferencer(BaseInferencer):
         scores = logits.softmax(-1).cpu()
         return [DataSample(text=entry[2], pred_score=row) for entry, row in zip(inputs, scores, strict=True)]
 
-    def format_result(self, sample: DataSample) -> Result:
+    def _format_result(self, sample: DataSample) -> Result:
         scores = sample.get("pred_score")
         return {
             "pred_scores": scores.numpy(),
@@ -242,7 +242,7 @@ class NLVRInferencer(BaseInferencer):
             "pred_score": float(scores.max()),
         }
 
-    def draw(self, entry: Any, sample: DataSample, options: Mapping[str, Any]) -> Image.Image:
+    def _draw(self, entry: Any, sample: DataSample, options: Mapping[str, Any]) -> Image.Image:
         pair = draw_row([resize_drawing(load_bgr_image(image), options)[0] for image in entry[:2]])
         scores = sample.get("pred_score")
         verdict = f"{bool(scores.argmax() == 1)}"

@@ -57,6 +57,12 @@ class Model:
     def task_model(self, task: TaskName) -> TaskModel:
         """Return the model of one of OpenBLIP's tasks.
 
+        Args:
+            task: The task.
+
+        Returns:
+            The model of one of OpenBLIP's tasks.
+
         Raises:
             UnsupportedTaskError: If the model does not support the task.
         """
@@ -68,6 +74,9 @@ class Model:
         Args:
             task: A task of OpenBLIP; by default the model's only task.
 
+        Returns:
+            The PyTorch module.
+
         Raises:
             InputError: If the model has several tasks and none is given.
         """
@@ -77,7 +86,11 @@ class Model:
         return module
 
     def eval(self) -> Model:
-        """Return the model, which is always in evaluation mode."""
+        """Return the model, which is always in evaluation mode.
+
+        Returns:
+            The model, which is always in evaluation mode.
+        """
         return self
 
 
@@ -90,6 +103,9 @@ def list_models(
         pattern: Wildcard pattern that names must start with.
         exclude_patterns: Wildcard patterns that names must not start with.
         task: Task under its name in `mmpretrain`, such as "Image Caption".
+
+    Returns:
+        The sorted names of published models.
 
     Raises:
         InputError: If the task is unknown.

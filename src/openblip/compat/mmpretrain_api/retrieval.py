@@ -160,7 +160,7 @@ class TextToImageRetrievalInferencer(_RetrievalInferencer):
         texts = [inputs] if isinstance(inputs, str) else list(inputs)
         return self._call(texts, return_datasamples, batch_size, options)
 
-    def infer(self, inputs: list[Any]) -> list[DataSample]:
+    def _infer(self, inputs: list[Any]) -> list[DataSample]:
         texts = self._token_ids(inputs)
         cosines = (self.retrieval.embed_texts(texts).cpu() @ self.prototype["image_feat"].T).unbind()
         if not self.fast_match:
@@ -168,14 +168,14 @@ class TextToImageRetrievalInferencer(_RetrievalInferencer):
             cosines = tuple(self._rerank(row, states, [ids]) for row, ids in zip(cosines, texts, strict=True))
         return [DataSample(text=text, pred_score=row) for text, row in zip(inputs, cosines, strict=True)]
 
-    def format_result(self, sample: DataSample, topk: int = 1) -> Result:
+    def _format_result(self, sample: DataSample, topk: int = 1) -> Result:
         results = []
         for score, index in _top_scores(sample.get("pred_score"), topk):
             image = {"img_path": self.prototype_dataset[index]}
             results.append({"match_score": score, "sample_idx": index, "sample": image})
         return results
 
-    def draw(self, entry: Any, sample: DataSample, options: Mapping[str, Any]) -> Image.Image:
+    def _draw(self, entry: Any, sample: DataSample, options: Mapping[str, Any]) -> Image.Image:
         ranking = _top_scores(sample.get("pred_score"), options.get("topk", 3))
         images = [load_bgr_image(self.prototype_dataset[index]) for _, index in ranking]
         drawing = add_lines(draw_gallery(images, _format_scores([score for score, _ in ranking], options)), [entry])
@@ -239,7 +239,7 @@ class ImageToTextRetrievalInferencer(_RetrievalInferencer):
         """
         return self._call(list_inputs(inputs), return_datasamples, batch_size, options)
 
-    def infer(self, inputs: list[Any]) -> list[DataSample]:
+    def _infer(self, inputs: list[Any]) -> list[DataSample]:
         states = self._encode_images(inputs)
         scores = (self.retrieval.embed_images(states).cpu() @ self.prototype["text_feat"].T).unbind()
         if not self.fast_match:
@@ -248,13 +248,13 @@ class ImageToTextRetrievalInferencer(_RetrievalInferencer):
             scores = tuple(self._rerank(row, image_states[None], texts) for row, image_states in rows)
         return [DataSample(pred_score=row) for row in scores]
 
-    def format_result(self, sample: DataSample, topk: int = 1) -> Result:
+    def _format_result(self, sample: DataSample, topk: int = 1) -> Result:
         results = []
         for score, index in _top_scores(sample.get("pred_score"), topk):
             results.append({"match_score": score, "sample_idx": index, "text": self.prototype_dataset[index]})
         return results
 
-    def draw(self, entry: Any, sample: DataSample, options: Mapping[str, Any]) -> Image.Image:
+    def _draw(self, entry: Any, sample: DataSample, options: Mapping[str, Any]) -> Image.Image:
         ranking = _top_scores(sample.get("pred_score"), options.get("topk", 3))
         scores = _format_scores([score for score, _ in ranking], options)
         lines = []

@@ -171,8 +171,17 @@ class BlipForQuestionAnswering(GeneratingModel):
         return self.text_encoder(ids, mask, encoder_hidden_states=image_states, return_dict=True).last_hidden_state
 
     def get_input_embeddings(self) -> nn.Module:
+        """Return the word embedding of the question encoder.
+
+        Returns:
+            The word embedding.
+        """
         return self.text_encoder.get_input_embeddings()
 
     def set_input_embeddings(self, value: nn.Embedding) -> None:
-        """Replace the word embedding of the question encoder."""
+        """Replace the word embedding of the question encoder.
+
+        Args:
+            value: The new embedding.
+        """
         self.text_encoder.set_input_embeddings(value)

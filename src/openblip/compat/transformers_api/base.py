@@ -242,18 +242,29 @@ class PreTrainedModel(HubNamed):
 
         Args:
             only_trainable: Count only parameters that require gradients.
+
+        Returns:
+            The number of parameters; tied parameters count once.
         """
         return sum(p.numel() for p in self.parameters() if p.requires_grad or not only_trainable)
 
     def get_input_embeddings(self) -> nn.Module:
-        """Return the word embedding, or the patch embedding of an image encoder."""
+        """Return the word embedding, or the patch embedding of an image encoder.
+
+        Returns:
+            The word embedding, or the patch embedding of an image encoder.
+        """
         raise NotImplementedError
 
     def tie_weights(self) -> None:
         """Do nothing: tensors that are tied in `transformers` are one tensor here."""
 
     def can_generate(self) -> bool:
-        """Return whether the model has a `generate` method."""
+        """Return whether the model has a `generate` method.
+
+        Returns:
+            Whether the model has a `generate` method.
+        """
         return hasattr(self, "generate")
 
     def _init_heads(self, *layers: nn.Linear) -> None:
@@ -328,7 +339,15 @@ def select_states(states: Sequence[Tensor], selection: Any) -> tuple[Tensor | No
 
 
 def strip_prefix(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    """Return the tensors whose names start with `prefix`, without the prefix."""
+    """Return the tensors whose names start with `prefix`, without the prefix.
+
+    Args:
+        tensors: Tensors by name.
+        prefix: The prefix.
+
+    Returns:
+        The tensors whose names start with `prefix`, without the prefix.
+    """
     return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
 
 

@@ -175,8 +175,17 @@ class BlipForConditionalGeneration(GeneratingModel):
         )
 
     def get_input_embeddings(self) -> nn.Module:
+        """Return the word embedding.
+
+        Returns:
+            The word embedding.
+        """
         return self.text_decoder.get_input_embeddings()
 
     def set_input_embeddings(self, value: nn.Embedding) -> None:
-        """Replace the word embedding."""
+        """Replace the word embedding.
+
+        Args:
+            value: The new embedding.
+        """
         self.text_decoder.set_input_embeddings(value)

@@ -123,6 +123,9 @@ class PreTrainedConfig:
             name_or_path: Local folder or file, or hub id.
             **kwargs: Arguments of `from_pretrained`.
 
+        Returns:
+            The content of `config.json`, and the arguments that do not locate the file.
+
         Raises:
             CheckpointError: If the file is missing or damaged.
         """
@@ -187,12 +190,20 @@ class PreTrainedConfig:
         write_text(Path(save_directory) / "config.json", self.to_json_string())
 
     def to_dict(self) -> dict[str, Any]:
-        """Return all values, including subconfigurations, as JSON values."""
+        """Return all values, including subconfigurations, as JSON values.
+
+        Returns:
+            All values, including subconfigurations, as JSON values.
+        """
         values = {name: value for name, value in vars(self).items() if not name.startswith("_")}
         return {**copy.deepcopy(values), "dtype": self._dtype, "model_type": self.model_type}
 
     def to_diff_dict(self) -> dict[str, Any]:
-        """Return the values that are written to a file: `to_dict` without unchanged values of the base class."""
+        """Return the values that are written to a file: `to_dict` without unchanged values of the base class.
+
+        Returns:
+            The values that are written to a file: `to_dict` without unchanged values of the base class.
+        """
         values = {}
         for name, value in self.to_dict().items():
             is_common = name in _COMMON and value == _COMMON[name]
@@ -202,11 +213,19 @@ class PreTrainedConfig:
         return values
 
     def to_json_string(self) -> str:
-        """Return the content of `config.json`."""
+        """Return the content of `config.json`.
+
+        Returns:
+            The content of `config.json`.
+        """
         return json.dumps(self.to_diff_dict(), indent=2, sort_keys=True) + "\n"
 
     def update(self, values: Mapping[str, Any]) -> None:
-        """Set values."""
+        """Set values.
+
+        Args:
+            values: Values by name.
+        """
         for name, value in values.items():
             setattr(self, name, value)
 
@@ -257,6 +276,9 @@ class BlipTextConfig(PreTrainedConfig):
     def to_model_config(self) -> TextConfig:
         """Return the configuration of OpenBLIP's text transformer.
 
+        Returns:
+            The configuration of OpenBLIP's text transformer.
+
         Raises:
             ConfigError: If there is no such transformer.
         """
@@ -304,6 +326,9 @@ class BlipVisionConfig(PreTrainedConfig):
 
     def to_model_config(self) -> VisionConfig:
         """Return the configuration of OpenBLIP's image encoder, with the stored eps.
+
+        Returns:
+            The configuration of OpenBLIP's image encoder, with the stored eps.
 
         Raises:
             ConfigError: If there is no such encoder.
@@ -362,16 +387,27 @@ class BlipConfig(PreTrainedConfig):
             text_config: Configuration of the text transformer.
             vision_config: Configuration of the image encoder.
             **kwargs: Other fields.
+
+        Returns:
+            The configuration.
         """
         return cls(text_config=text_config.to_dict(), vision_config=vision_config.to_dict(), **kwargs)
 
     def to_dict(self) -> dict[str, Any]:
-        """Return all values, including subconfigurations, as JSON values."""
+        """Return all values, including subconfigurations, as JSON values.
+
+        Returns:
+            All values, including subconfigurations, as JSON values.
+        """
         subconfigs = {"text_config": self.text_config.to_dict(), "vision_config": self.vision_config.to_dict()}
         return {**super().to_dict(), **subconfigs}
 
     def to_diff_dict(self) -> dict[str, Any]:
-        """Return the values that are written to a file: `to_dict` without unchanged values of the base class."""
+        """Return the values that are written to a file: `to_dict` without unchanged values of the base class.
+
+        Returns:
+            The values that are written to a file: `to_dict` without unchanged values of the base class.
+        """
         text_values, vision_values = self.text_config.to_diff_dict(), self.vision_config.to_diff_dict()
         return {**super().to_diff_dict(), "text_config": text_values, "vision_config": vision_values}
 

@@ -69,6 +69,10 @@ def _download_snapshot(repository: str, options: Mapping[str, Any], local_only: 
 def write_text(path: Path, text: str) -> None:
     """Write a text file atomically.
 
+    Args:
+        path: The file.
+        text: Its content.
+
     Raises:
         InputError: If the folder of `path` is a file.
     """

@@ -94,6 +94,9 @@ class GenerationConfig:
             name_or_path: Local folder or file, or hub id.
             **kwargs: Location of the files (`revision`, `cache_dir`, `subfolder`, ...) and further options.
 
+        Returns:
+            The configuration.
+
         Raises:
             CheckpointError: There is no `generation_config.json`.
         """
@@ -106,16 +109,28 @@ class GenerationConfig:
         return cls(**{name: value for name, value in values.items() if name not in inert}, **kwargs)
 
     def save_pretrained(self, save_directory: StrPath) -> None:
-        """Write `generation_config.json` to a folder."""
+        """Write `generation_config.json` to a folder.
+
+        Args:
+            save_directory: Folder to write to.
+        """
         text = json.dumps(self.to_dict(), indent=2, sort_keys=True) + "\n"
         write_text(Path(save_directory) / "generation_config.json", text)
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the options that are set."""
+        """Return the options that are set.
+
+        Returns:
+            The options that are set.
+        """
         return {name: value for name, value in vars(self).items() if value is not None}
 
     def update(self, **options: Any) -> None:
-        """Set options."""
+        """Set options.
+
+        Args:
+            **options: Options by name.
+        """
         vars(self).update(options)
 
     def __eq__(self, other: object) -> bool:
@@ -241,6 +256,9 @@ def resolve_settings(options: Mapping[str, Any], *configs: GenerationConfig | No
     Args:
         options: Options of the call, which override `configs`.
         *configs: Configurations; an option comes from the first one that sets it, otherwise it has its default.
+
+    Returns:
+        The value of every option.
 
     Raises:
         InputError: An option does not exist or is not supported.

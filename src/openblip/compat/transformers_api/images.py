@@ -237,14 +237,22 @@ class BlipImageProcessor:
         return (processor, unused) if return_unused_kwargs else processor
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the settings as JSON values."""
+        """Return the settings as JSON values.
+
+        Returns:
+            The settings as JSON values.
+        """
         values = {name: getattr(self, name) for name in self._settings if name != "default_to_square"}
         values = {name: value for name, value in values.items() if value is not None}
         values["resample"] = int(values["resample"])
         return {**values, "image_processor_type": "BlipImageProcessor"}
 
     def to_json_string(self) -> str:
-        """Return the content of `preprocessor_config.json`."""
+        """Return the content of `preprocessor_config.json`.
+
+        Returns:
+            The content of `preprocessor_config.json`.
+        """
         return json.dumps(self.to_dict(), indent=2, sort_keys=True) + "\n"
 
     def save_pretrained(self, save_directory: StrPath) -> list[str]:
@@ -287,6 +295,9 @@ def fetch_images(images: Any) -> Images:
     Args:
         images: Paths, URLs, base64 or images, in lists of any depth.
 
+    Returns:
+        The images, in lists of the same structure.
+
     Raises:
         TypeError: If an entry is not an image.
         ImageError: If an image cannot be read.
@@ -321,6 +332,9 @@ def flatten_images(images: Any) -> list[OpenImage]:
 
     Args:
         images: An image, a batch of images, or lists of these, at most two deep.
+
+    Returns:
+        Single images.
 
     Raises:
         InputError: If an image does not have three axes, or a batch four.

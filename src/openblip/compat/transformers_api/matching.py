@@ -104,8 +104,17 @@ class BlipForImageTextRetrieval(PreTrainedModel):
         return self._finish(output, return_dict)
 
     def get_input_embeddings(self) -> nn.Module:
+        """Return the word embedding.
+
+        Returns:
+            The word embedding.
+        """
         return self.text_encoder.get_input_embeddings()
 
     def set_input_embeddings(self, value: nn.Embedding) -> None:
-        """Replace the word embedding."""
+        """Replace the word embedding.
+
+        Args:
+            value: The new embedding.
+        """
         self.text_encoder.set_input_embeddings(value)

@@ -31,6 +31,9 @@ class HubNamed(nn.Module):
             prefix: Prefix of all names.
             recurse: Include the parameters of submodules.
             remove_duplicate: Yield shared parameters once.
+
+        Yields:
+            Parameters with their hub names.
         """
         for name, parameter in super().named_parameters("", recurse, remove_duplicate):
             public_name = _public_name(self, name)
@@ -54,7 +57,14 @@ class HubPart(HubNamed):
         add_state_dict_hooks(self, _to_hub_names, _to_our_names)
 
     def hub_name(self, name: str) -> str | None:
-        """Return the hub name of a tensor of `self.model`, or `None` if the table does not name it."""
+        """Return the hub name of a tensor of `self.model`, or `None` if the table does not name it.
+
+        Args:
+            name: Name in `self.model`.
+
+        Returns:
+            The hub name of a tensor of `self.model`, or `None` if the table does not name it.
+        """
         task, ours, theirs = self._rows
         try:
             return hub.hub_name(task, ours + name).removeprefix(theirs)
@@ -62,7 +72,14 @@ class HubPart(HubNamed):
             return None
 
     def our_name(self, name: str) -> str | None:
-        """Return the name in `self.model` of a hub tensor, or `None` if the table does not contain it."""
+        """Return the name in `self.model` of a hub tensor, or `None` if the table does not contain it.
+
+        Args:
+            name: Name on the hub.
+
+        Returns:
+            The name in `self.model` of a hub tensor, or `None` if the table does not contain it.
+        """
         task, ours, theirs = self._rows
         try:
             return hub.our_name(task, theirs + name).removeprefix(ours)
@@ -70,14 +87,27 @@ class HubPart(HubNamed):
             return None
 
     def public_name(self, name: str) -> str:
-        """Return the hub name of a tensor of `self`; tensors that the table does not name keep their name."""
+        """Return the hub name of a tensor of `self`; tensors that the table does not name keep their name.
+
+        Args:
+            name: Name in `self`.
+
+        Returns:
+            The hub name of a tensor of `self`; tensors that the table does not name keep their name.
+        """
         return self.hub_name(name.removeprefix(_INNER)) or name
 
 
 def add_state_dict_hooks(
     module: nn.Module, after_saving: Callable[..., None], before_loading: Callable[..., None]
 ) -> None:
-    """Register functions that change a module's state dict after it is saved and before it is loaded."""
+    """Register functions that change a module's state dict after it is saved and before it is loaded.
+
+    Args:
+        module: The module.
+        after_saving: Changes the state dict after it is saved.
+        before_loading: Changes the state dict before it is loaded.
+    """
     untyped: Any = module  # torch's stubs declare other signatures
     untyped.register_state_dict_post_hook(after_saving)
     untyped.register_load_state_dict_pre_hook(before_loading)

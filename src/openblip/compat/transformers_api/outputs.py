@@ -16,24 +16,48 @@ class ModelOutput:
     """Base class of the outputs. Names and indices cover the values that are not `None`, in the order of the fields."""
 
     def keys(self) -> tuple[str, ...]:
-        """Return the names of all values."""
+        """Return the names of all values.
+
+        Returns:
+            The names of all values.
+        """
         names = [field.name for field in fields(self)]  # type: ignore[arg-type]  # every subclass is a dataclass
         return tuple(name for name in names if getattr(self, name) is not None)
 
     def values(self) -> OutputTuple:
-        """Return all values."""
+        """Return all values.
+
+        Returns:
+            All values.
+        """
         return tuple(getattr(self, name) for name in self.keys())
 
     def items(self) -> tuple[tuple[str, Any], ...]:
-        """Return all names with their values."""
+        """Return all names with their values.
+
+        Returns:
+            All names with their values.
+        """
         return tuple((name, getattr(self, name)) for name in self.keys())
 
     def get(self, name: str, default: Any = None) -> Any:
-        """Return the value called `name`, or `default`."""
+        """Return the value called `name`, or `default`.
+
+        Args:
+            name: Name of the value.
+            default: Result if there is no such value.
+
+        Returns:
+            The value called `name`, or `default`.
+        """
         return dict(self.items()).get(name, default)
 
     def to_tuple(self) -> OutputTuple:
-        """Return all values without names. Nested outputs become tuples, too."""
+        """Return all values without names. Nested outputs become tuples, too.
+
+        Returns:
+            All values without names.
+        """
         return tuple(value.to_tuple() if isinstance(value, ModelOutput) else value for value in self.values())
 
     def __getitem__(self, key: str | int | slice) -> Any:

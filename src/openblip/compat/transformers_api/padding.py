@@ -42,7 +42,14 @@ def select_columns(mask: Tensor | None) -> Tensor | None:
 
 
 def compute_positions(columns: Tensor | None) -> Tensor | None:
-    """Return the position (B, T) of each token in its row, or `None` if it equals the column number."""
+    """Return the position (B, T) of each token in its row, or `None` if it equals the column number.
+
+    Args:
+        columns: Result of `select_columns`.
+
+    Returns:
+        The position (B, T) of each token in its row, or `None` if it equals the column number.
+    """
     if columns is None:
         return None
     positions = (columns.long().cumsum(1) - 1).clamp_(min=0)
@@ -51,7 +58,15 @@ def compute_positions(columns: Tensor | None) -> Tensor | None:
 
 
 def first_states(states: Tensor, columns: Tensor | None) -> Tensor:
-    """Return the state (B, D) of each row's first token from `states` (B, T, D)."""
+    """Return the state (B, D) of each row's first token from `states` (B, T, D).
+
+    Args:
+        states: Hidden states.
+        columns: Result of `select_columns`.
+
+    Returns:
+        The state (B, D) of each row's first token from `states` (B, T, D).
+    """
     if columns is None:
         return states[:, 0]
     return states[torch.arange(len(states), device=states.device), columns.int().argmax(1)]
@@ -63,6 +78,9 @@ def unpad_rows(ids: Tensor, mask: Tensor | None) -> tuple[list[list[int]], list[
     Args:
         ids: Token ids (B, T).
         mask: Attention mask (B, T), all ones by default.
+
+    Returns:
+        The ids and mask of each row without the padding that longer rows caused.
 
     Raises:
         InputError: The mask has another shape, or a row is only padding.

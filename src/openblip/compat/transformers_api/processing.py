@@ -84,6 +84,9 @@ class BlipProcessor:
         Args:
             *args: Arguments of `BlipTokenizer.decode`.
             **kwargs: Arguments of `BlipTokenizer.decode`.
+
+        Returns:
+            The text of token ids.
         """
         return self.tokenizer.decode(*args, **kwargs)
 
@@ -93,6 +96,9 @@ class BlipProcessor:
         Args:
             *args: Arguments of `BlipTokenizer.batch_decode`.
             **kwargs: Arguments of `BlipTokenizer.batch_decode`.
+
+        Returns:
+            The texts of rows of token ids.
         """
         return self.tokenizer.batch_decode(*args, **kwargs)
 
@@ -108,6 +114,9 @@ class BlipProcessor:
         Args:
             name_or_path: Local folder or hub id.
             **kwargs: Settings to override, and the location of the files (`revision`, `cache_dir`, `subfolder`, ...).
+
+        Returns:
+            The processor.
 
         Raises:
             CheckpointError: If files are missing or damaged.

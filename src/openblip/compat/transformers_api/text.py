@@ -38,7 +38,16 @@ class TextCache(Cache):
         self.lengths: Tensor | None = None  # (B,), set if rows differ in length
 
     def append(self, layer: int, keys: Tensor, values: Tensor) -> KeysValues:
-        """Add the keys and values (B, H, T, K) of new tokens to a layer and return those of all tokens."""
+        """Add the keys and values (B, H, T, K) of new tokens to a layer and return those of all tokens.
+
+        Args:
+            layer: Number of the layer.
+            keys: Keys of the new tokens.
+            values: Values of the new tokens.
+
+        Returns:
+            Keys and values of all tokens.
+        """
         if layer == len(self.layers):
             self.layers.append((keys, values))
         else:
@@ -47,17 +56,32 @@ class TextCache(Cache):
         return self.layers[layer]
 
     def select(self, rows: Tensor) -> None:
-        """Replace row r by row `rows[r]`."""
+        """Replace row r by row `rows[r]`.
+
+        Args:
+            rows: Row numbers.
+        """
         self.layers = [(keys[rows], values[rows]) for keys, values in self.layers]
         self.memory = self.memory.select(rows) if self.memory and self.memory.items > 1 else self.memory
         self.lengths = None if self.lengths is None else self.lengths[rows]
 
     def reorder_cache(self, beam_idx: Tensor) -> None:
-        """Replace row r by row `beam_idx[r]`; the name of `select` in `transformers`."""
+        """Replace row r by row `beam_idx[r]`; the name of `select` in `transformers`.
+
+        Args:
+            beam_idx: Row numbers.
+        """
         self.select(beam_idx)
 
     def get_seq_length(self, layer_idx: int = 0) -> int:
-        """Return the number of cached tokens."""
+        """Return the number of cached tokens.
+
+        Args:
+            layer_idx: Ignored; all layers have the same number.
+
+        Returns:
+            The number of cached tokens.
+        """
         return self.length
 
 
@@ -210,10 +234,19 @@ class BlipTextModel(HubPart, PreTrainedModel):
         return memory
 
     def get_input_embeddings(self) -> nn.Module:
+        """Return the word embedding.
+
+        Returns:
+            The word embedding.
+        """
         return self.model.embeddings.word
 
     def set_input_embeddings(self, value: nn.Embedding) -> None:
-        """Replace the word embedding."""
+        """Replace the word embedding.
+
+        Args:
+            value: The new embedding.
+        """
         self.model.embeddings.word = value
 
     @classmethod
@@ -349,6 +382,9 @@ class BlipTextLMHeadModel(PreTrainedModel):
             logits: Logits (B, T, V).
             labels: Token ids (B, T); -100 is ignored.
             reduction: "mean" for a scalar, "none" for a sum per text (B,).
+
+        Returns:
+            The cross-entropy of labels given the tokens before them, with label smoothing.
         """
         logits, targets = logits[:, :-1], labels[:, 1:].to(logits.device)
         loss = F.cross_entropy(
@@ -387,10 +423,19 @@ class BlipTextLMHeadModel(PreTrainedModel):
         )
 
     def get_input_embeddings(self) -> nn.Module:
+        """Return the word embedding.
+
+        Returns:
+            The word embedding.
+        """
         return self.bert.get_input_embeddings()
 
     def set_input_embeddings(self, value: nn.Embedding) -> None:
-        """Replace the word embedding, which is also the output matrix."""
+        """Replace the word embedding, which is also the output matrix.
+
+        Args:
+            value: The new embedding.
+        """
         self.bert.set_input_embeddings(value)
 
     def _tied_names(self) -> set[str]:

@@ -115,7 +115,14 @@ class BlipTokenizer:
         return ids
 
     def tokenize(self, text: str) -> list[str]:
-        """Return the word pieces of a text, without special tokens."""
+        """Return the word pieces of a text, without special tokens.
+
+        Args:
+            text: The text.
+
+        Returns:
+            The word pieces of a text, without special tokens.
+        """
         return list(self.backend.encode(text, add_special_tokens=False).tokens)
 
     def _encode(self, text: Any, pair: Any, settings: _Options) -> tokenizers.Encoding:
@@ -188,17 +195,34 @@ class BlipTokenizer:
             sequences: Rows of ids.
             skip_special_tokens: Omit special tokens.
             clean_up_tokenization_spaces: Remove spaces before punctuation; by default as in the files.
+
+        Returns:
+            The texts of rows of token ids.
         """
         options = (skip_special_tokens, clean_up_tokenization_spaces)
         return [self._decode_row(_to_lists(row), *options) for row in sequences]
 
     def convert_ids_to_tokens(self, ids: Any) -> str | list[str | None] | None:
-        """Return the word piece of an id, or the pieces of several ids; `None` for ids outside the vocabulary."""
+        """Return the word piece of an id, or the pieces of several ids; `None` for ids outside the vocabulary.
+
+        Args:
+            ids: An id, or several ids.
+
+        Returns:
+            The word piece of an id, or the pieces of several ids; `None` for ids outside the vocabulary.
+        """
         pieces = [self.backend.id_to_token(token_id) for token_id in _to_lists(ids)]
         return pieces[0] if isinstance(ids, int) else pieces
 
     def convert_tokens_to_ids(self, tokens: str | Sequence[str]) -> int | list[int]:
-        """Return the id of a word piece, or the ids of several pieces; the id of [UNK] for unknown pieces."""
+        """Return the id of a word piece, or the ids of several pieces; the id of [UNK] for unknown pieces.
+
+        Args:
+            tokens: A word piece, or several pieces.
+
+        Returns:
+            The id of a word piece, or the ids of several pieces; the id of [UNK] for unknown pieces.
+        """
         pieces = [tokens] if isinstance(tokens, str) else tokens
         ids = []
         for piece in pieces:
@@ -215,7 +239,11 @@ class BlipTokenizer:
         return int(self.backend.get_vocab_size(with_added_tokens=True))
 
     def get_vocab(self) -> dict[str, int]:
-        """Return the ids of all tokens."""
+        """Return the ids of all tokens.
+
+        Returns:
+            The ids of all tokens.
+        """
         return dict(self.backend.get_vocab(with_added_tokens=True))
 
     @property
@@ -245,6 +273,9 @@ class BlipTokenizer:
         Args:
             name_or_path: Local folder or hub id.
             **kwargs: Settings to override, and the location of the files (`revision`, `cache_dir`, `subfolder`, ...).
+
+        Returns:
+            The tokenizer.
 
         Raises:
             CheckpointError: If files are missing or damaged.

@@ -117,6 +117,9 @@ class BlipModel(PreTrainedModel):
             output_attentions: Return attention weights.
             output_hidden_states: Return hidden states: `True`, or indices of layers.
             return_dict: Return an output object rather than a tuple.
+
+        Returns:
+            The text transformer's output with projected `pooler_output` (B, E), not normalized.
         """
         options = {"output_attentions": output_attentions, "output_hidden_states": output_hidden_states}
         output: BaseModelOutputWithPoolingAndCrossAttentions = self.text_model(
@@ -142,6 +145,9 @@ class BlipModel(PreTrainedModel):
             output_attentions: Return attention weights.
             output_hidden_states: Return hidden states: `True`, or indices of layers.
             return_dict: Return an output object rather than a tuple.
+
+        Returns:
+            The image encoder's output with projected `pooler_output` (B, E), not normalized.
         """
         options = {"output_attentions": output_attentions, "output_hidden_states": output_hidden_states}
         output: BaseModelOutputWithPooling = self.vision_model(
@@ -164,14 +170,26 @@ class BlipModel(PreTrainedModel):
             pixel_values: Normalized images (B, 3, S, S).
             attention_mask: 1 for real tokens (B, T).
             interpolate_pos_encoding: Accept other image sizes than the configuration's.
+
+        Returns:
+            The pooled and projected states (B, E) of image-grounded texts, not normalized.
         """
         image_states = self.vision_model(pixel_values, interpolate_pos_encoding, return_dict=True).last_hidden_state
         text = self.text_model(input_ids, attention_mask, encoder_hidden_states=image_states, return_dict=True)
         return self.text_projection(text.pooler_output)
 
     def get_input_embeddings(self) -> nn.Module:
+        """Return the word embedding.
+
+        Returns:
+            The word embedding.
+        """
         return self.text_model.get_input_embeddings()
 
     def set_input_embeddings(self, value: nn.Embedding) -> None:
-        """Replace the word embedding."""
+        """Replace the word embedding.
+
+        Args:
+            value: The new embedding.
+        """
         self.text_model.set_input_embeddings(value)

@@ -74,6 +74,11 @@ class BlipVisionModel(HubPart, PreTrainedModel):
         return self._finish(output, return_dict)
 
     def get_input_embeddings(self) -> nn.Module:
+        """Return the patch embedding.
+
+        Returns:
+            The patch embedding.
+        """
         return self.model.patch_embed
 
     @classmethod
