@@ -1,7 +1,7 @@
 """Write edits from a contact sheet back to the captions' files.
 
-Each line of an edits file is one edit: it replaces the text ``was`` of the image ``path`` by ``text``. The text is
-located by ``to``, ``place`` and ``key``: the format, the file, and the key in that file. ``journal`` and ``item`` are
+Each line of an edits file is one edit: it replaces the text `was` of the image `path` by `text`. The text is
+located by `to`, `place` and `key`: the format, the file, and the key in that file. `journal` and `item` are
 the job's journal, which records the edit, and the image's key in it. Text that changed since then is not
 overwritten.
 """
@@ -22,7 +22,7 @@ _FILE_PER_IMAGE = ("sidecar", "metadata")
 
 
 def apply_edits(files: Iterable[Path]) -> tuple[int, list[str]]:
-    """Write back all edits of ``files``. An edit that was applied earlier is not applied again.
+    """Write back all edits of `files`. An edit that was applied earlier is not applied again.
 
     Args:
         files: JSON Lines files exported by contact sheets.

@@ -1,8 +1,8 @@
 """The record that every command writes about an image, equal in JSON Lines, CSV and Parquet.
 
-``openblip.data`` reads these files: ``path`` is the image and ``text`` its caption; ``question`` and ``text`` are a
-question and its answer; ``expression`` and ``bbox`` a box; two paths in ``path`` a pair of images with its statement in
-``text`` and its ``label``. Rows with an ``error`` are skipped.
+`openblip.data` reads these files: `path` is the image and `text` its caption; `question` and `text` are a
+question and its answer; `expression` and `bbox` a box; two paths in `path` a pair of images with its statement in
+`text` and its `label`. Rows with an `error` are skipped.
 """
 
 from __future__ import annotations
@@ -46,13 +46,21 @@ FIELDS: Mapping[str, str] = {
 
 
 def order_fields(row: Mapping[str, Any]) -> Row:
-    """Return the row without ``None`` values, ordered as :data:`FIELDS`; other fields follow in their own order."""
+    """Return the row without `None` values, ordered as `FIELDS`; other fields follow in their own order.
+
+    Returns:
+        The row without `None` values, ordered as `FIELDS`; other fields follow in their own order.
+    """
     names = [*(name for name in FIELDS if name in row), *(name for name in row if name not in FIELDS)]
     return {name: row[name] for name in names if row[name] is not None}
 
 
 def column_names(rows: Iterable[Mapping[str, Any]]) -> list[str]:
-    """Return all field names of ``rows``, ordered as :data:`FIELDS`; other fields follow by first occurrence."""
+    """Return all field names of `rows`, ordered as `FIELDS`; other fields follow by first occurrence.
+
+    Returns:
+        All field names of `rows`, ordered as `FIELDS`; other fields follow by first occurrence.
+    """
     names = dict.fromkeys(name for row in rows for name in row)
     return [name for name in FIELDS if name in names] + [name for name in names if name not in FIELDS]
 
@@ -63,5 +71,5 @@ def pack_embedding(vector: NDArray[np.float32]) -> str:
 
 
 def unpack_embedding(text: str) -> NDArray[np.float32]:
-    """Decode an embedding that :func:`pack_embedding` encoded."""
+    """Decode an embedding that `pack_embedding` encoded."""
     return np.frombuffer(base64.b64decode(text), "<f4").astype(np.float32)

@@ -164,7 +164,7 @@ class BlipCaption(BaseModel):
             num_captions: Number of captions per image; at most `num_beams` for a beam search.
 
         Returns:
-            `num_captions` captions of the first image, then those of the second image, and so on.
+            `num_captions` captions per image, image by image.
 
         Raises:
             InputError: If the images have a wrong shape, or options exclude each other.

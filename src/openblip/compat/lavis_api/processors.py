@@ -42,8 +42,8 @@ class BlipImageEvalProcessor(BaseProcessor):
 
     Args:
         image_size: Edge of the square in pixels.
-        mean: Mean of each channel; by default that of BLIP.
-        std: Standard deviation of each channel; by default that of BLIP.
+        mean: Mean of each channel; by default as in BLIP.
+        std: Standard deviation of each channel; by default as in BLIP.
     """
 
     def __init__(
@@ -65,8 +65,8 @@ class BlipImageTrainProcessor(BaseProcessor):
 
     Args:
         image_size: Edge of the square in pixels.
-        mean: Mean of each channel; by default that of BLIP.
-        std: Standard deviation of each channel; by default that of BLIP.
+        mean: Mean of each channel; by default as in BLIP.
+        std: Standard deviation of each channel; by default as in BLIP.
         min_scale: Smallest area of a crop, as a fraction of the image.
         max_scale: Must be 1.
 

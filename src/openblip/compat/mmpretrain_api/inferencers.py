@@ -147,7 +147,7 @@ class VisualQuestionAnsweringInferencer(BaseInferencer):
 
 
 class VisualGroundingInferencer(BaseInferencer):
-    """Locates what a text describes. Each result is `{'pred_bboxes': tensor (1, 4)}`: left, top, right, bottom."""
+    """Locates objects by text. Each result is `{'pred_bboxes': tensor (1, 4)}`: left, top, right, bottom."""
 
     task = "Visual Grounding"
     visual = BaseInferencer.visual | {"line_width", "bbox_color"}

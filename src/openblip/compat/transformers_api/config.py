@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeVar, cast, overload
 
-from openblip.compat.transformers_api.files import StrPath, local_folder, write_text
+from openblip.compat.transformers_api.files import StrPath, Values, local_folder, write_text
 from openblip.errors import CheckpointError, ConfigError
 from openblip.model.config import Activation, TextConfig, VisionConfig
 
@@ -82,12 +82,12 @@ class PreTrainedConfig:
     @classmethod
     def from_pretrained(
         cls: type[ConfigT], name_or_path: StrPath, *, return_unused_kwargs: Literal[True], **kwargs: Any
-    ) -> tuple[ConfigT, dict[str, Any]]: ...
+    ) -> tuple[ConfigT, Values]: ...
 
     @classmethod
     def from_pretrained(
         cls: type[ConfigT], name_or_path: StrPath, *, return_unused_kwargs: bool = False, **kwargs: Any
-    ) -> ConfigT | tuple[ConfigT, dict[str, Any]]:
+    ) -> ConfigT | tuple[ConfigT, Values]:
         """Load `config.json`. Text and vision classes load their part of a full configuration.
 
         Args:
@@ -116,7 +116,7 @@ class PreTrainedConfig:
         return cls.from_dict(values, **kwargs)
 
     @classmethod
-    def get_config_dict(cls, name_or_path: StrPath, **kwargs: Any) -> tuple[dict[str, Any], dict[str, Any]]:
+    def get_config_dict(cls, name_or_path: StrPath, **kwargs: Any) -> tuple[Values, Values]:
         """Return the content of `config.json`, and the arguments that do not locate the file.
 
         Args:
@@ -151,12 +151,12 @@ class PreTrainedConfig:
     @classmethod
     def from_dict(
         cls: type[ConfigT], values: Mapping[str, Any], *, return_unused_kwargs: Literal[True], **kwargs: Any
-    ) -> tuple[ConfigT, dict[str, Any]]: ...
+    ) -> tuple[ConfigT, Values]: ...
 
     @classmethod
     def from_dict(
         cls: type[ConfigT], values: Mapping[str, Any], *, return_unused_kwargs: bool = False, **kwargs: Any
-    ) -> ConfigT | tuple[ConfigT, dict[str, Any]]:
+    ) -> ConfigT | tuple[ConfigT, Values]:
         """Create a configuration from a dictionary.
 
         Args:
@@ -189,7 +189,7 @@ class PreTrainedConfig:
         """
         write_text(Path(save_directory) / "config.json", self.to_json_string())
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> Values:
         """Return all values, including subconfigurations, as JSON values.
 
         Returns:
@@ -198,7 +198,7 @@ class PreTrainedConfig:
         values = {name: value for name, value in vars(self).items() if not name.startswith("_")}
         return {**copy.deepcopy(values), "dtype": self._dtype, "model_type": self.model_type}
 
-    def to_diff_dict(self) -> dict[str, Any]:
+    def to_diff_dict(self) -> Values:
         """Return the values that are written to a file: `to_dict` without unchanged values of the base class.
 
         Returns:
@@ -244,7 +244,7 @@ class PreTrainedConfig:
 class BlipTextConfig(PreTrainedConfig):
     """Configuration of the text transformer.
 
-    The default of 8 heads is that of `transformers`; all published checkpoints have 12.
+    `transformers` has a default of 8 heads; all published checkpoints have 12.
     """
 
     model_type = "blip_text_model"
@@ -305,7 +305,7 @@ class BlipTextConfig(PreTrainedConfig):
 class BlipVisionConfig(PreTrainedConfig):
     """Configuration of the image encoder.
 
-    The default LayerNorm eps of 1e-5 is that of `transformers`; BLIP was trained with 1e-6.
+    `transformers` has a default LayerNorm eps of 1e-5; BLIP was trained with 1e-6.
     """
 
     model_type = "blip_vision_model"
@@ -393,7 +393,7 @@ class BlipConfig(PreTrainedConfig):
         """
         return cls(text_config=text_config.to_dict(), vision_config=vision_config.to_dict(), **kwargs)
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> Values:
         """Return all values, including subconfigurations, as JSON values.
 
         Returns:
@@ -402,7 +402,7 @@ class BlipConfig(PreTrainedConfig):
         subconfigs = {"text_config": self.text_config.to_dict(), "vision_config": self.vision_config.to_dict()}
         return {**super().to_dict(), **subconfigs}
 
-    def to_diff_dict(self) -> dict[str, Any]:
+    def to_diff_dict(self) -> Values:
         """Return the values that are written to a file: `to_dict` without unchanged values of the base class.
 
         Returns:

@@ -5,20 +5,22 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 from openblip.checkpoints.hub import is_offline
 from openblip.checkpoints.resolve import resolve
 from openblip.errors import CheckpointError, DownloadError, InputError
 from openblip.io import atomic
 
-StrPath = str | os.PathLike[str]
+StrPath: TypeAlias = str | os.PathLike[str]
+Values: TypeAlias = dict[str, Any]
+"""Settings or options by name."""
 
 _PATTERNS = ["*.json", "vocab.txt", "*.safetensors", "pytorch_model*.bin"]
 _IGNORED = ("proxies", "trust_remote_code", "_from_auto", "_from_pipeline")
 
 
-def local_folder(name_or_path: StrPath, kwargs: Mapping[str, Any]) -> tuple[Path, dict[str, Any]]:
+def local_folder(name_or_path: StrPath, kwargs: Mapping[str, Any]) -> tuple[Path, Values]:
     """Return the local folder or file of a checkpoint, downloaded if necessary, and the remaining options.
 
     Args:

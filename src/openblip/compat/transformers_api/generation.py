@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from openblip.compat.transformers_api.config import BlipTextConfig
-from openblip.compat.transformers_api.files import StrPath, local_folder, write_text
+from openblip.compat.transformers_api.files import StrPath, Values, local_folder, write_text
 from openblip.compat.transformers_api.outputs import GenerateOutput
 from openblip.compat.transformers_api.padding import select_columns, unpad_rows
 from openblip.decoding import Decoding, Hypothesis, Session, generate_grouped
@@ -117,7 +117,7 @@ class GenerationConfig:
         text = json.dumps(self.to_dict(), indent=2, sort_keys=True) + "\n"
         write_text(Path(save_directory) / "generation_config.json", text)
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> Values:
         """Return the options that are set.
 
         Returns:
@@ -250,7 +250,7 @@ def continue_rows(
     return _output(ids, results, settings, filler_id, device)
 
 
-def resolve_settings(options: Mapping[str, Any], *configs: GenerationConfig | None) -> dict[str, Any]:
+def resolve_settings(options: Mapping[str, Any], *configs: GenerationConfig | None) -> Values:
     """Return the value of every option.
 
     Args:

@@ -1,6 +1,6 @@
 """`BlipImageProcessor`: images to normalized pixels, in the steps of the PIL processor of `transformers`.
 
-As in `transformers`, the EXIF orientation of a path is applied, and that of an open PIL image is not. Pipelines use
+As in `transformers`, the EXIF orientation is applied to image files, and not to open PIL images. Pipelines use
 `openblip.preprocess.image` instead.
 
 Shapes: C channels, H height, W width; images are (C, H, W).
@@ -22,7 +22,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
 from openblip.compat.transformers_api.features import TENSOR_TYPES, BatchFeature
-from openblip.compat.transformers_api.files import StrPath, local_folder, write_text
+from openblip.compat.transformers_api.files import StrPath, Values, local_folder, write_text
 from openblip.errors import CheckpointError, ImageError, InputError
 from openblip.preprocess.image import load_image
 
@@ -134,7 +134,7 @@ class BlipImageProcessor:
         """
         return fetch_images(images)
 
-    def _resolve_options(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> dict[str, Any]:
+    def _resolve_options(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Values:
         if len(args) > len(_POSITIONAL):
             raise TypeError(f"preprocess takes at most {len(_POSITIONAL)} options by position")
         overrides = dict(zip(_POSITIONAL, args, strict=False))
@@ -180,12 +180,12 @@ class BlipImageProcessor:
     @classmethod
     def from_pretrained(
         cls, name_or_path: StrPath, *, return_unused_kwargs: Literal[True], **kwargs: Any
-    ) -> tuple[BlipImageProcessor, dict[str, Any]]: ...
+    ) -> tuple[BlipImageProcessor, Values]: ...
 
     @classmethod
     def from_pretrained(
         cls, name_or_path: StrPath, *, return_unused_kwargs: bool = False, **kwargs: Any
-    ) -> BlipImageProcessor | tuple[BlipImageProcessor, dict[str, Any]]:
+    ) -> BlipImageProcessor | tuple[BlipImageProcessor, Values]:
         """Load `processor_config.json` or `preprocessor_config.json`.
 
         Args:
@@ -215,12 +215,12 @@ class BlipImageProcessor:
     @classmethod
     def from_dict(
         cls, values: Mapping[str, Any], *, return_unused_kwargs: Literal[True], **kwargs: Any
-    ) -> tuple[BlipImageProcessor, dict[str, Any]]: ...
+    ) -> tuple[BlipImageProcessor, Values]: ...
 
     @classmethod
     def from_dict(
         cls, values: Mapping[str, Any], *, return_unused_kwargs: bool = False, **kwargs: Any
-    ) -> BlipImageProcessor | tuple[BlipImageProcessor, dict[str, Any]]:
+    ) -> BlipImageProcessor | tuple[BlipImageProcessor, Values]:
         """Create a processor from settings.
 
         Args:
@@ -236,7 +236,7 @@ class BlipImageProcessor:
         unused = {name: value for name, value in kwargs.items() if name not in overrides}
         return (processor, unused) if return_unused_kwargs else processor
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> Values:
         """Return the settings as JSON values.
 
         Returns:
@@ -275,7 +275,7 @@ class BlipImageProcessor:
 _NOT_SETTINGS = ("feature_extractor_type", "image_processor_type", "processor_class", "_processor_class")
 
 
-def _read_settings(folder: Path) -> dict[str, Any]:
+def _read_settings(folder: Path) -> Values:
     if folder.is_file():
         return dict(json.loads(folder.read_text(encoding="utf-8")))
     nested = folder / "processor_config.json"

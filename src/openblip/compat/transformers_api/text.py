@@ -29,7 +29,7 @@ from openblip.model.text import Cache, KeysValues, LanguageHead, Memory, TextTra
 
 
 class TextCache(Cache):
-    """`past_key_values` of a decoder: keys and values of self-attention, which grow, and those of cross-attention."""
+    """`past_key_values` of a decoder: growing keys and values of self-attention, and fixed ones of cross-attention."""
 
     def __init__(self) -> None:
         self.layers: list[KeysValues] = []
@@ -38,7 +38,7 @@ class TextCache(Cache):
         self.lengths: Tensor | None = None  # (B,), set if rows differ in length
 
     def append(self, layer: int, keys: Tensor, values: Tensor) -> KeysValues:
-        """Add the keys and values (B, H, T, K) of new tokens to a layer and return those of all tokens.
+        """Add the keys and values (B, H, T, K) of new tokens to a layer.
 
         Args:
             layer: Number of the layer.

@@ -1,6 +1,6 @@
 """`BlipTokenizer`: the BERT tokenizer of a `BlipProcessor`.
 
-The vocabulary is that of the files. Folders on the hub do not contain [DEC] and [ENC]; ids outside the vocabulary are
+The vocabulary comes from the files. Folders on the hub do not contain [DEC] and [ENC]; ids outside the vocabulary are
 omitted from decoded text. `BlipTokenizer.core` is OpenBLIP's tokenizer, which always has both tokens. A tokenizer does
 not change after construction, so threads can share it.
 """

@@ -1,4 +1,4 @@
-"""Output formats of jobs. A job drives every sink through the methods of :class:`BaseSink`."""
+"""Output formats of jobs. A job drives every sink through the methods of `BaseSink`."""
 
 from __future__ import annotations
 
@@ -28,8 +28,11 @@ def open_sink(name: str, options: SinkOptions) -> Sink:
     """Return the sink that writes a format.
 
     Args:
-        name: A key of :data:`SINKS`.
+        name: A key of `SINKS`.
         options: Location and behavior of the output.
+
+    Returns:
+        The sink that writes a format.
 
     Raises:
         JobError: The format is unknown, the options do not fit it, or existing output cannot be read.

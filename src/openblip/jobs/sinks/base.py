@@ -74,13 +74,20 @@ class BaseSink(ABC, Generic[ContentT]):
     def target(self, item: Item) -> str:
         """Return the location an item is written to. Two items must not share one.
 
+        Returns:
+            The location an item is written to.
+
         Raises:
             InputError: The item cannot be written in this format.
         """
 
     @abstractmethod
     def read(self, item: Item) -> ContentT | None:
-        """Return the stored content of an item, or ``None`` if there is none."""
+        """Return the stored content of an item, or `None` if there is none.
+
+        Returns:
+            The stored content of an item, or `None` if there is none.
+        """
 
     @abstractmethod
     def merge(self, item: Item, previous: ContentT | None, records: Sequence[Row]) -> ContentT | None:
@@ -89,10 +96,10 @@ class BaseSink(ABC, Generic[ContentT]):
         Args:
             item: The item.
             previous: Content that was stored before the job started.
-            records: Results of the item, or one record with an ``error``.
+            records: Results of the item, or one record with an `error`.
 
         Returns:
-            The new content, merged with ``previous`` as ``existing`` requires. ``None`` stores nothing.
+            The new content, merged with `previous` as `existing` requires. `None` stores nothing.
         """
 
     @abstractmethod
@@ -104,15 +111,26 @@ class BaseSink(ABC, Generic[ContentT]):
         """
 
     def has_result(self, content: ContentT | None) -> bool:
-        """Return whether ``existing="skip"`` keeps this content."""
+        """Return whether `existing="skip"` keeps this content.
+
+        Returns:
+            Whether `existing="skip"` keeps this content.
+        """
         return content is not None
 
     def equal(self, left: ContentT | None, right: ContentT | None) -> bool:
-        """Return whether two contents are equal."""
+        """Return whether two contents are equal.
+
+        Returns:
+            Whether two contents are equal.
+        """
         return left == right
 
     def signature_after(self, item: Item, content: ContentT) -> str:
-        """Return the image's signature after ``content`` is written into it, or ``""`` if the image stays unchanged.
+        """Return the image's signature after `content` is written into it, or `""` if the image stays unchanged.
+
+        Returns:
+            The image's signature after `content` is written into it, or `""` if the image stays unchanged.
 
         Raises:
             ImageError: The content cannot be written into the image.
@@ -120,15 +138,19 @@ class BaseSink(ABC, Generic[ContentT]):
         return ""
 
     def edit_location(self, item: Item) -> tuple[str, str]:
-        """Return the file that holds an item's text and the item's key in that file, for :meth:`write_edit`."""
+        """Return the file that holds an item's text and the item's key in that file, for `write_edit`.
+
+        Returns:
+            The file that holds an item's text and the item's key in that file, for `write_edit`.
+        """
         return os.path.abspath(self.target(item)), ""  # noqa: PTH100
 
     @abstractmethod
     def write_edit(self, path: str, key: str, old: str, new: str) -> bool:
-        """Replace the text ``old`` by ``new`` at an :meth:`edit_location`.
+        """Replace the text `old` by `new` at an `edit_location`.
 
         Returns:
-            Whether ``new`` is stored now. ``False`` if the location holds neither ``old`` nor ``new``.
+            Whether `new` is stored now. `False` if the location holds neither `old` nor `new`.
 
         Raises:
             JobError: The file cannot be read or written.
@@ -137,7 +159,11 @@ class BaseSink(ABC, Generic[ContentT]):
 
     @abstractmethod
     def apply_edit(self, content: ContentT | None, old: str, new: str) -> ContentT | None:
-        """Return ``content`` with ``old`` replaced by ``new``, or ``None`` if it holds neither."""
+        """Return `content` with `old` replaced by `new`, or `None` if it holds neither.
+
+        Returns:
+            `content` with `old` replaced by `new`, or `None` if it holds neither.
+        """
 
     def close(self) -> None:
         """Write pending output. Formats with one file for all items write it here.
@@ -158,7 +184,11 @@ class TextSink(BaseSink[str]):
         return self.join(previous, texts) if texts else previous
 
     def join(self, previous: str | None, texts: Sequence[str]) -> str:
-        """Return ``texts`` joined with the previous text as ``existing`` requires."""
+        """Return `texts` joined with the previous text as `existing` requires.
+
+        Returns:
+            `texts` joined with the previous text as `existing` requires.
+        """
         existing = self.options.existing
         previous_texts = []
         if previous and existing in ("append", "prepend"):
@@ -173,7 +203,11 @@ class TextSink(BaseSink[str]):
         return content if text == new.strip() else None
 
     def format_text(self, text: str) -> str:
-        """Return a text in its stored form."""
+        """Return a text in its stored form.
+
+        Returns:
+            A text in its stored form.
+        """
         return text
 
     def has_result(self, content: str | None) -> bool:
@@ -181,10 +215,13 @@ class TextSink(BaseSink[str]):
 
 
 def output_file(options: SinkOptions, suffixes: Sequence[str]) -> str:
-    """Return ``--out`` of a format that writes one file.
+    """Return `--out` of a format that writes one file.
+
+    Returns:
+        `--out` of a format that writes one file.
 
     Raises:
-        JobError: ``--out`` is missing or has another suffix.
+        JobError: `--out` is missing or has another suffix.
     """
     if options.out is None:
         raise JobError(f"this format needs --out, for example --out results{suffixes[0]}")

@@ -37,7 +37,11 @@ class FolderSink(TextSink):
 
     @abstractmethod
     def parse(self, text: str) -> dict[str, Row]:
-        """Return the entries of an existing file, by image."""
+        """Return the entries of an existing file, by image.
+
+        Returns:
+            The entries of an existing file, by image.
+        """
 
     @abstractmethod
     def dump(self, file: IO[bytes], rows: dict[str, Row]) -> None:
@@ -78,7 +82,7 @@ class FolderSink(TextSink):
 
 
 class ImageFolderSink(FolderSink):
-    """``metadata.jsonl`` with ``file_name`` and ``text``, as read by ``datasets`` and ``openblip.data``."""
+    """`metadata.jsonl` with `file_name` and `text`, as read by `datasets` and `openblip.data`."""
 
     name = "imagefolder"
     file_name = "metadata.jsonl"
@@ -102,7 +106,7 @@ class ImageFolderSink(FolderSink):
 
 
 class KohyaSink(FolderSink):
-    """The JSON file of kohya's sd-scripts: ``{image: {"caption": ...}}``. Other entries, such as ``tags``, stay.
+    """The JSON file of kohya's sd-scripts: `{image: {"caption": ...}}`. Other entries, such as `tags`, stay.
 
     As in those scripts, an image is named by its path below the file's folder, without suffix, or by its absolute path
     if it is outside the folder.

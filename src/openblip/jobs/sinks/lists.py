@@ -27,7 +27,7 @@ _DEFAULT_COLUMNS = ["path", "index", "text"]  # of a table without rows
 class ListSink(BaseSink[list[Row]]):
     """Rows grouped by item. Existing rows keep their order; new rows follow in the order of the input.
 
-    ``existing="append"`` and ``"prepend"`` add an item's new rows after or before its existing rows.
+    `existing="append"` and `"prepend"` add an item's new rows after or before its existing rows.
     """
 
     suffixes: ClassVar[tuple[str, ...]]
@@ -45,14 +45,22 @@ class ListSink(BaseSink[list[Row]]):
 
     @abstractmethod
     def load_rows(self) -> Iterable[Row]:
-        """Return the rows of the existing file, in the form that :meth:`normalize` returns."""
+        """Return the rows of the existing file, in the form that `normalize` returns.
+
+        Returns:
+            The rows of the existing file, in the form that `normalize` returns.
+        """
 
     @abstractmethod
     def save_rows(self, file: IO[bytes], rows: Sequence[Row]) -> None:
         """Write all rows."""
 
     def normalize(self, row: Row) -> Row:
-        """Return a record as :meth:`load_rows` would read it back."""
+        """Return a record as `load_rows` would read it back.
+
+        Returns:
+            A record as `load_rows` would read it back.
+        """
         if "embedding" not in row:
             return dict(row)
         return row | {"embedding": unpack_embedding(row["embedding"]).tolist()}
@@ -207,7 +215,7 @@ class NpySink(ListSink):
 
     @property
     def rows_path(self) -> str:
-        """The list of ``row``, ``path``, ``index`` and ``model`` of each array row, then of failures without a row."""
+        """The list of `row`, `path`, `index` and `model` of each array row, then of failures without a row."""
         return self.path.removesuffix(".npy") + ".rows.jsonl"
 
     def normalize(self, row: Row) -> Row:
@@ -242,7 +250,7 @@ class NpySink(ListSink):
 
 
 def _group_by_key(rows: Iterable[Row], key_fields: Sequence[str]) -> dict[str, list[Row]]:
-    """Return rows by item key: the path and the values of ``key_fields``."""
+    """Return rows by item key: the path and the values of `key_fields`."""
     groups: dict[str, list[Row]] = {}
     for row in rows:
         key = item_key(_parse_path(row.get("path", "")), {name: row[name] for name in key_fields if row.get(name)})

@@ -13,7 +13,7 @@ from openblip.jobs.xmp import read_description, with_description
 
 
 class MetadataSink(TextSink):
-    """XMP ``dc:description`` and ``AltTextAccessibility`` of JPEG, PNG and WebP files.
+    """XMP `dc:description` and `AltTextAccessibility` of JPEG, PNG and WebP files.
 
     The compressed image data, all other metadata and the modification time of the file stay unchanged.
     """

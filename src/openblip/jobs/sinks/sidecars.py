@@ -14,7 +14,7 @@ from openblip.jobs.sinks.base import SinkOptions, TextSink
 
 
 class SidecarSink(TextSink):
-    """One text file per image: ``photo.txt`` for ``photo.jpg``, with a line break at the end."""
+    """One text file per image: `photo.txt` for `photo.jpg`, with a line break at the end."""
 
     name = "sidecar"
 
