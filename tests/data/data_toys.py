@@ -34,8 +34,8 @@ def png(number: int, width: int = 12, height: int = 10) -> bytes:
 
 def numbers_of(pixels: Any) -> list[int]:
     """Which pictures a batch (B, S, S, 3) is made of, if they were not changed."""
-    first = np.asarray(pixels)[:, 0, 0].astype(int)
-    return [int(red // 4 + 60 * (green // 4)) for red, green, _ in first]
+    red_values = np.asarray(pixels)[:, 0, 0].astype(int)
+    return [int(red // 4 + 60 * (green // 4)) for red, green, _ in red_values]
 
 
 def write_images(folder: Path, count: int, suffix: str = ".png") -> list[Path]:
@@ -59,11 +59,11 @@ def write_tar(path: Path, members: Mapping[str, bytes], mode: str = "w") -> Path
 
 def members(numbers: Sequence[int], **fields: Any) -> dict[str, bytes]:
     """Records ``KEY.png`` and ``KEY.json`` of a tar, with a caption or the given fields."""
-    found: dict[str, bytes] = {}
+    files: dict[str, bytes] = {}
     for number in numbers:
-        found[f"{number:04d}.png"] = png(number)
-        found[f"{number:04d}.json"] = json.dumps({"captions": [f"number {number}"], **fields}).encode()
-    return found
+        files[f"{number:04d}.png"] = png(number)
+        files[f"{number:04d}.json"] = json.dumps({"captions": [f"number {number}"], **fields}).encode()
+    return files
 
 
 def write_jsonl(path: Path, rows: Sequence[Any]) -> Path:

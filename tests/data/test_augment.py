@@ -145,11 +145,11 @@ def test_unknown_operations_are_named() -> None:
 def test_crops_have_the_area_and_aspect_asked_for() -> None:
     rng = random.Random(0)
     for _ in range(500):
-        left, top, right, bottom = crop_box(400, 300, 0.5, rng)
-        assert 0 <= left < right <= 400
-        assert 0 <= top < bottom <= 300
-        assert (right - left) * (bottom - top) > 0.49 * 400 * 300
-        assert 0.74 < (right - left) / (bottom - top) < 1.35
+        x0, y0, x1, y1 = crop_box(400, 300, 0.5, rng)
+        assert 0 <= x0 < x1 <= 400
+        assert 0 <= y0 < y1 <= 300
+        assert (x1 - x0) * (y1 - y0) > 0.49 * 400 * 300
+        assert 0.74 < (x1 - x0) / (y1 - y0) < 1.35
 
 
 @pytest.mark.parametrize(("size", "expected"), [((1000, 10), (493, 0, 506, 10)), ((10, 1000), (0, 493, 10, 506))])
@@ -179,8 +179,8 @@ def test_transform_crops_then_resizes_then_mirrors() -> None:
         box = crop_box(70, 50, 0.2, rng)
         expected = np.asarray(image.convert("RGB").crop(box).resize((32, 32), Image.Resampling.BICUBIC))
         np.testing.assert_array_equal(view, expected[:, ::-1] if rng.random() < 0.5 else expected)
-    whole = TrainTransform(settings(32), flip=0.0)(Image.fromarray(noise[:40, :40]).convert("RGB"), random.Random(0))
-    assert whole.shape == (32, 32, 3)
+    small = TrainTransform(settings(32), flip=0.0)(Image.fromarray(noise[:40, :40]).convert("RGB"), random.Random(0))
+    assert small.shape == (32, 32, 3)
 
 
 @pytest.mark.parametrize("wrong", [{"min_scale": 0.0}, {"min_scale": 1.5}, {"flip": 2.0}])
@@ -190,9 +190,9 @@ def test_transform_refuses_what_is_no_share(wrong: dict[str, Any]) -> None:
 
 
 def test_swapping_a_pair_exchanges_whole_words() -> None:
-    said = "the left image shows a leftover, the right one is upright, left"
+    statement = "the left image shows a leftover, the right one is upright, left"
     keep, swap = Recorded([], [0.4]), Recorded([], [0.5])
-    assert swap_pair(("a", "b"), said, keep) == (("a", "b"), said)
+    assert swap_pair(("a", "b"), statement, keep) == (("a", "b"), statement)
     expected = "the right image shows a leftover, the left one is upright, right"
-    assert swap_pair(("a", "b"), said, swap) == (("b", "a"), expected)
+    assert swap_pair(("a", "b"), statement, swap) == (("b", "a"), expected)
     assert swap_pair((1, 2), "both show cups", Recorded([], [0.9])) == ((2, 1), "both show cups")

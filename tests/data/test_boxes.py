@@ -42,8 +42,8 @@ def found(pixels: np.ndarray[tuple[int, ...], np.dtype[np.uint8]]) -> Box:
 def test_the_box_is_where_the_thing_is(
     seed: int, size: tuple[int, int], corner: tuple[float, float], extent: tuple[float, float]
 ) -> None:
-    left, top = int(size[0] * corner[0]), int(size[1] * corner[1])
-    box = (left, top, left + int(size[0] * extent[0]), top + int(size[1] * extent[1]))
+    x0, y0 = int(size[0] * corner[0]), int(size[1] * corner[1])
+    box = (x0, y0, x0 + int(size[0] * extent[0]), y0 + int(size[1] * extent[1]))
     for transform in (ALONE, ResizeWithBoxes(96)):
         pixels, (moved,) = transform(with_box(*size, box), [box], random.Random(seed))
         assert pixels.shape == (96, 96, 3)
@@ -55,7 +55,7 @@ def test_all_boxes_keep_something() -> None:
     boxes: list[Box] = [(0, 0, 2, 2), (98, 98, 100, 100), (-5, 40, 105, 60)]
     for seed in range(50):
         _, moved = ALONE(image, boxes, random.Random(seed))
-        assert all(right > left and bottom > top for left, top, right, bottom in moved)
+        assert all(x1 > x0 and y1 > y0 for x0, y0, x1, y1 in moved)
         assert all(0 <= side <= 96 for box in moved for side in box)
 
 
@@ -67,15 +67,15 @@ def test_sides_and_places_are_the_published_ones_scaled() -> None:
 
     frames = [frame(seed, ALONE) for seed in range(300)]
     assert {side for side, _, _ in frames} == {round(side / 4) for side in (384, 360, 344, 312, 300, 286, 270)}
-    assert all(0 <= top <= 96 - side for side, top, _ in frames)
-    assert len({(top, left) for _, top, left in frames}) > 100
+    assert all(0 <= y0 <= 96 - side for side, y0, _ in frames)
+    assert len({(y0, x0) for _, y0, x0 in frames}) > 100
     assert {frame(seed, dataclasses.replace(ALONE, sides=(384,))) for seed in range(20)} == {(96, 0, 0)}
 
 
 def test_a_crop_keeps_eighty_percent_of_each_side() -> None:
     windows = [ALONE._draw_window(Image.new("RGB", (100, 50)), [], random.Random(seed)) for seed in range(300)]
-    widths = [right - left for left, _, right, _ in windows]
-    heights = [bottom - top for _, top, _, bottom in windows]
+    widths = [x1 - x0 for x0, _, x1, _ in windows]
+    heights = [y1 - y0 for _, y0, _, y1 in windows]
     assert (min(widths), max(widths)) == (80, 100)
     assert (min(heights), max(heights)) == (40, 50)
     assert len(set(zip(widths, heights, strict=True))) > 100  # drawn apart
@@ -84,16 +84,16 @@ def test_a_crop_keeps_eighty_percent_of_each_side() -> None:
 def test_the_same_draws_give_the_same_pixels() -> None:
     transform = GroundingTransform(size=64)
     image = with_box(80, 60, (10, 10, 30, 40))
-    first, again = (transform(image, [(10, 10, 30, 40)], random.Random(5)) for _ in range(2))
-    assert np.array_equal(first[0], again[0])
-    assert first[1] == again[1]
+    initial, repeated = (transform(image, [(10, 10, 30, 40)], random.Random(5)) for _ in range(2))
+    assert np.array_equal(initial[0], repeated[0])
+    assert initial[1] == repeated[1]
 
 
 def test_jitter_changes_half_of_the_pictures_and_no_shape() -> None:
     image = Image.new("RGB", (6, 4), (200, 100, 50))
     jittered = [ColorJitter()(image, random.Random(seed)) for seed in range(400)]
-    assert all(one.size == (6, 4) and one.mode == "RGB" for one in jittered)
-    changed = sum(one.getpixel((0, 0)) != (200, 100, 50) for one in jittered)
+    assert all(image_.size == (6, 4) and image_.mode == "RGB" for image_ in jittered)
+    changed = sum(image_.getpixel((0, 0)) != (200, 100, 50) for image_ in jittered)
     assert 150 < changed < 250
     assert image.getpixel((0, 0)) == (200, 100, 50)
 
@@ -103,8 +103,8 @@ def test_hue_alone_turns_the_circle() -> None:
     image = Image.new("RGB", (1, 1), (200, 100, 50))
     colours = [np.asarray(jitter(image, random.Random(seed)))[0, 0] / 255 for seed in range(200)]
     hues = [colorsys.rgb_to_hsv(*colour)[0] for colour in colours]
-    before = colorsys.rgb_to_hsv(200 / 255, 100 / 255, 50 / 255)[0]
-    turns = [(hue - before + 0.5) % 1 - 0.5 for hue in hues]
+    hue_before = colorsys.rgb_to_hsv(200 / 255, 100 / 255, 50 / 255)[0]
+    turns = [(hue - hue_before + 0.5) % 1 - 0.5 for hue in hues]
     assert -0.11 < min(turns) < -0.08
     assert 0.08 < max(turns) < 0.11
 

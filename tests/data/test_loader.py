@@ -45,10 +45,10 @@ CAPTIONING = CaptionData(tokenizer=TOKENIZER, transform=PLAIN, prompt="")
 
 def digest(batch: dict[str, Tensor]) -> str:
     """All bits of a batch."""
-    found = hashlib.sha256()
+    results = hashlib.sha256()
     for name, tensor in sorted(batch.items()):
-        found.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode() + tensor.numpy().tobytes())
-    return found.hexdigest()
+        results.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode() + tensor.numpy().tobytes())
+    return results.hexdigest()
 
 
 def digests(loader: Loader, epoch: int = 0, start: int = 0) -> list[str]:
@@ -69,8 +69,10 @@ def noisy(tmp_path_factory: pytest.TempPathFactory) -> Path:
         (folder / f"{number:02d}.txt").write_text(f"number {number}\nthe image {number}\n")
     for shard in range(2):
         paths = sorted(folder.glob("*.png"))[shard::2]
-        found = {path.with_suffix(s).name: path.with_suffix(s).read_bytes() for path in paths for s in (".png", ".txt")}
-        write_tar(folder / f"{shard}.tar", found)
+        results = {
+            path.with_suffix(s).name: path.with_suffix(s).read_bytes() for path in paths for s in (".png", ".txt")
+        }
+        write_tar(folder / f"{shard}.tar", results)
     return folder
 
 
@@ -117,42 +119,42 @@ def test_a_record_looks_different_each_epoch_but_not_each_time(noisy: Path) -> N
         loader = Loader(open_source(noisy), task, batch_size=1, seed=seed)
         return {str(batch["ids"].tolist()[0][2]): digest({"p": batch["pixels"]}) for batch in loader.epoch(epoch)}
 
-    first, again, second, other = looks(0), looks(0), looks(1), looks(0, seed=1)
-    assert first == again
-    assert len(set(first.values()) & set(second.values())) == 0
-    assert len(set(first.values()) & set(other.values())) == 0
+    initial, repeated, second, other_seed = looks(0), looks(0), looks(1), looks(0, seed=1)
+    assert initial == repeated
+    assert len(set(initial.values()) & set(second.values())) == 0
+    assert len(set(initial.values()) & set(other_seed.values())) == 0
 
 
 def test_the_order_of_batches_leaves_no_trace_in_samples(noisy: Path) -> None:
     """What a record's sample looks like depends on the record, not on its place in a batch or the batch's size."""
     task = CaptionData(tokenizer=TOKENIZER, transform=TRAIN)
-    found = []
+    results = []
     for batch, shuffle in ((1, True), (5, True), (23, False)):
         loader = Loader(open_source(noisy), task, batch_size=batch, shuffle=shuffle, drop_last=False)
-        found.append(sorted(digest({"p": pixels}) for made in loader.epoch(0) for pixels in made["pixels"]))
-    assert len(found[0]) == 46
-    assert found[0] == found[1] == found[2]
+        results.append(sorted(digest({"p": pixels}) for batch in loader.epoch(0) for pixels in batch["pixels"]))
+    assert len(results[0]) == 46
+    assert results[0] == results[1] == results[2]
 
 
 def test_the_global_generators_are_left_alone(noisy: Path) -> None:
     def states() -> tuple[Any, ...]:
         return random.getstate(), np.random.get_state()[1].tobytes(), torch.get_rng_state().numpy().tobytes()  # type: ignore[index]
 
-    before = states()
+    states_before = states()
     for workers in (0, 2):
         loader = training(noisy, num_workers=workers)
         digests(loader)
         loader.close()
-    assert states() == before
+    assert states() == states_before
 
 
 def test_ranks_see_their_own_share(tmp_path: Path) -> None:
     source = open_source(write_jsonl(tmp_path / "x.jsonl", rows(21, tmp_path)))
     ranks = [loaded(Loader(source, CAPTIONING, batch_size=2, rank=rank, world_size=3)) for rank in range(3)]
-    assert [len(own) for own in ranks] == [3, 3, 3]
+    assert [len(rank_batches) for rank_batches in ranks] == [3, 3, 3]
     together = loaded(Loader(source, CAPTIONING, batch_size=6))
     assert [[*a, *b, *c] for a, b, c in zip(*ranks, strict=True)] == together
-    assert len({number for own in together for number in own}) == 18
+    assert len({number for rank_batches in together for number in rank_batches}) == 18
 
 
 def test_leaving_an_epoch_early_and_coming_back(noisy: Path) -> None:
@@ -182,11 +184,11 @@ def test_workers_go_on_into_the_next_epoch(noisy: Path) -> None:
 def run_and_log(folder: Path, log: Path, form: str, workers: int) -> None:
     """A run that goes on where its log ends, and notes every batch once it has it."""
     done = [json.loads(line) for line in log.read_text().splitlines()] if log.exists() else []
-    first = (done[-1]["epoch"], done[-1]["step"] + 1) if done else (0, 0)
+    initial = (done[-1]["epoch"], done[-1]["step"] + 1) if done else (0, 0)
     loader = training(folder, form, num_workers=workers)
     with log.open("a") as file:
-        for epoch in range(first[0], 3):
-            start = first[1] if epoch == first[0] else 0
+        for epoch in range(initial[0], 3):
+            start = initial[1] if epoch == initial[0] else 0
             for step, batch in enumerate(loader.epoch(epoch, start), start):
                 file.write(json.dumps({"epoch": epoch, "step": step, "digest": digest(batch)}) + "\n")
                 file.flush()
@@ -198,9 +200,9 @@ def run_and_log(folder: Path, log: Path, form: str, workers: int) -> None:
 @pytest.mark.parametrize("form", ["folder", "stream"])
 def test_killed_and_resumed_runs_equal_one_that_was_not(noisy: Path, tmp_path: Path, form: str) -> None:
     expected = [
-        {"epoch": epoch, "step": step, "digest": one}
+        {"epoch": epoch, "step": step, "digest": batch_digest}
         for epoch in range(3)
-        for step, one in enumerate(digests(training(noisy, form), epoch))
+        for step, batch_digest in enumerate(digests(training(noisy, form), epoch))
     ]
     log = tmp_path / "log.jsonl"
     context = multiprocessing.get_context("fork")
@@ -242,7 +244,7 @@ def mixed(tmp_path: Path) -> Path:
     return write_jsonl(tmp_path / "mixed.jsonl", [*good, *bad])
 
 
-def said(loader: Loader) -> dict[int, str]:
+def reasons_by_line(loader: Loader) -> dict[int, str]:
     """What is reported of each line."""
     return {int(problem.address.rpartition(":")[2]): problem.reason for problem in loader.report.problems}
 
@@ -251,22 +253,22 @@ def said(loader: Loader) -> dict[int, str]:
 def test_bad_records_are_replaced_and_reported(mixed: Path, workers: int, caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.WARNING, "openblip.data"):
         loader = Loader(open_source(mixed), CAPTIONING, batch_size=7, num_workers=workers)
-        assert list(said(loader)) == [37, 36]  # what is known before any picture is opened
+        assert list(reasons_by_line(loader)) == [37, 36]  # what is known before any picture is opened
         batches = loaded(loader)
         loader.close()
     assert [len(batch) for batch in batches] == [7] * loader.steps_per_epoch == [7] * 5
-    found = said(loader)
-    assert sorted(found) == list(range(31, 38))
-    reasons = [found[line] for line in range(31, 38)]
+    results = reasons_by_line(loader)
+    assert sorted(results) == list(range(31, 38))
+    reasons = [results[line] for line in range(31, 38)]
     expected = ["no such file", "it is empty", "not in an image format", "truncated", "empty after cleaning"]
     expected += ["needs one image and a caption", "caption must be a text, got a number"]
-    assert all(part in reason for part, reason in zip(expected, reasons, strict=True))
+    assert all(text in reason for text, reason in zip(expected, reasons, strict=True))
     for line in range(31, 36):
         assert f"mixed.jsonl:{line}" in caplog.text
     assert "2 bad records skipped" in caplog.text
     assert "after epoch 0: 7 bad records skipped" in caplog.text
-    again = Loader(open_source(mixed), CAPTIONING, batch_size=7)
-    assert loaded(again) == batches
+    repeated = Loader(open_source(mixed), CAPTIONING, batch_size=7)
+    assert loaded(repeated) == batches
 
 
 def test_bad_records_are_counted_once(mixed: Path) -> None:
@@ -277,12 +279,12 @@ def test_bad_records_are_counted_once(mixed: Path) -> None:
 
 
 def test_other_records_of_the_batch_do_not_move(mixed: Path, tmp_path: Path) -> None:
-    whole = write_jsonl(tmp_path / "whole.jsonl", rows(35))
+    complete = write_jsonl(tmp_path / "whole.jsonl", rows(35))
     write_images(tmp_path, 35)
     lines = mixed.read_text().splitlines()[:35]
     mixed.write_text("\n".join(lines))  # 35 lines that look right, of which 5 are bad
     bad = loaded(Loader(open_source(mixed), CAPTIONING, batch_size=7))
-    good = loaded(Loader(open_source(whole), CAPTIONING, batch_size=7))
+    good = loaded(Loader(open_source(complete), CAPTIONING, batch_size=7))
     moved = [
         (a, b) for ours, theirs in zip(bad, good, strict=True) for a, b in zip(ours, theirs, strict=True) if a != b
     ]
@@ -329,9 +331,9 @@ def test_a_few_good_records_among_many_bad_fill_a_batch() -> None:
 
 @pytest.mark.parametrize("workers", [0, 2])
 def test_bad_records_of_a_stream(tmp_path: Path, workers: int) -> None:
-    found = {**members(range(20)), "a.png": b"no picture", "a.txt": b"c", "b.png": png(50), "c.txt": b"no picture"}
-    found |= {"d.png": png(51), "d.json": b"{", **members(range(20, 30))}
-    source = open_source(write_tar(tmp_path / "x.tar", found), stream=True)
+    results = {**members(range(20)), "a.png": b"no picture", "a.txt": b"c", "b.png": png(50), "c.txt": b"no picture"}
+    results |= {"d.png": png(51), "d.json": b"{", **members(range(20, 30))}
+    source = open_source(write_tar(tmp_path / "x.tar", results), stream=True)
     loader = Loader(source, CAPTIONING, batch_size=4, num_workers=workers, samples_per_epoch=32, shuffle_window=5)
     batches = loaded(loader)
     loader.close()
@@ -386,8 +388,8 @@ def test_a_stream_without_a_length(tmp_path: Path) -> None:
     assert [len(batch) for batch in loaded(loader)] == [2, 2, 2]
     with pytest.raises(InputError, match="is a stream: set samples_per_epoch"):
         _ = loader.steps_per_epoch
-    whole = Loader(source, CAPTIONING, batch_size=2, drop_last=False)
-    assert sorted(number for batch in loaded(whole) for number in batch) == list(range(7))
+    complete = Loader(source, CAPTIONING, batch_size=2, drop_last=False)
+    assert sorted(number for batch in loaded(complete) for number in batch) == list(range(7))
 
 
 def test_an_error_of_the_source_reaches_the_caller(tmp_path: Path) -> None:
@@ -415,8 +417,8 @@ def test_tasks_travel_to_spawned_workers(noisy: Path) -> None:
     tasks: list[TaskData[Any]] = [CAPTIONING, PretrainData(tokenizer=TOKENIZER, transform=TRAIN, texts_per_image=2)]
     for task in tasks:
         source = open_source(noisy)
-        again, source_again = pickle.loads(pickle.dumps((task, source)))
-        assert digests(Loader(source_again, again, batch_size=5)) == digests(Loader(source, task, batch_size=5))
+        repeated, source_again = pickle.loads(pickle.dumps((task, source)))
+        assert digests(Loader(source_again, repeated, batch_size=5)) == digests(Loader(source, task, batch_size=5))
 
 
 def test_iterating_gives_an_iterator(noisy: Path) -> None:

@@ -34,7 +34,7 @@ from openblip.errors import InputError
 def toy_source(parts: list[int], name: str = "p") -> Source:
     """Records with as many captions as ``parts`` says."""
     rows = [
-        {"image": f"{name}{n}.png", "captions": [f"{n}/{part}" for part in range(count)]}
+        {"image": f"{name}{n}.png", "captions": [f"{n}/{index}" for index in range(count)]}
         for n, count in enumerate(parts)
     ]
     source = open_source(rows)
@@ -92,13 +92,13 @@ quick = settings(max_examples=60, deadline=None)
 def test_no_unit_comes_twice_and_few_are_left(parts: list[int], cut: dict[str, int], epoch: int, shuffle: bool) -> None:
     plans = [plan_of(parts, **cut, rank=rank, shuffle=shuffle) for rank in range(cut["world_size"])]
     works = [list(plan.plans(epoch)) for plan in plans]
-    assert len({len(own) for own in works}) == 1
-    used = [key for own in works for work in own for key in keys(work.samples)]
-    every = {(number, part) for number, count in enumerate(parts) for part in range(count)}
+    assert len({len(rank_plans) for rank_plans in works}) == 1
+    used = [key for rank_plans in works for work in rank_plans for key in keys(work.samples)]
+    every = {(number, index) for number, count in enumerate(parts) for index in range(count)}
     assert len(used) == len(set(used))
     assert set(used) <= every
     size = plans[0].batch_size
-    assert all(len(work.samples) == size for own in works for work in own)
+    assert all(len(work.samples) == size for rank_plans in works for work in rank_plans)
     assert len(every) - len(used) < size * cut["world_size"]
 
 
@@ -107,10 +107,10 @@ def test_no_unit_comes_twice_and_few_are_left(parts: list[int], cut: dict[str, i
 def test_when_not_full_every_unit_comes_exactly_once(parts: list[int], cut: dict[str, int], epoch: int) -> None:
     plans = [plan_of(parts, **cut, rank=rank, drop_last=False) for rank in range(cut["world_size"])]
     works = [list(plan.plans(epoch)) for plan in plans]
-    assert [len(own) for own in works] == [plans[0].steps()] * cut["world_size"]
-    used = [key for own in works for work in own for key in keys(work.samples)]
-    assert sorted(used) == [(number, part) for number, count in enumerate(parts) for part in range(count)]
-    assert not any(work.spares for own in works for work in own)
+    assert [len(rank_plans) for rank_plans in works] == [plans[0].steps()] * cut["world_size"]
+    used = [key for rank_plans in works for work in rank_plans for key in keys(work.samples)]
+    assert sorted(used) == [(number, index) for number, count in enumerate(parts) for index in range(count)]
+    assert not any(work.spares for rank_plans in works for work in rank_plans)
 
 
 @quick
@@ -128,7 +128,8 @@ def test_ranks_side_by_side_are_one_large_batch(parts: list[int], batch: int, wo
     plans = [plan_of(parts, batch_size=batch, world_size=world, rank=rank, seed=seed) for rank in range(world)]
     alone = plan_of(parts, batch_size=batch * world, seed=seed)
     together = [
-        [key for rank in own for key in rank] for own in zip(*(batches(plan.plans(1)) for plan in plans), strict=True)
+        [key for rank in rank_plans for key in rank]
+        for rank_plans in zip(*(batches(plan.plans(1)) for plan in plans), strict=True)
     ]
     assert together == batches(alone.plans(1))
 
@@ -209,7 +210,7 @@ streams = st.lists(st.integers(0, 12), min_size=1, max_size=6).filter(lambda sha
 @given(shards=streams, captions=st.integers(1, 3), batch=st.integers(1, 4), window=st.integers(0, 20))
 def test_a_stream_read_once_gives_every_unit_once(shards: list[int], captions: int, batch: int, window: int) -> None:
     plan = stream_plan(ToyStream(shards, captions), window=window, batch_size=batch, drop_last=False)
-    used = [key for own in batches(plan.plans(0)) for key in own]
+    used = [key for rank_plans in batches(plan.plans(0)) for key in rank_plans]
     assert len(set(used)) == len(used) == sum(shards) * captions
 
 
@@ -234,10 +235,13 @@ def test_ranks_share_a_stream(shards: list[int], cut: dict[str, int]) -> None:
     works = _readable(lambda: [list(plan.plans(0)) for plan in plans])
     if works is None:
         return
-    assert {len(own) for own in works} == {plans[0].steps()}
+    assert {len(rank_plans) for rank_plans in works} == {plans[0].steps()}
     laps = 1 << 32  # a rank whose share is used up starts again, with other numbers
-    first = [[key for work in own for key in keys(work.samples) if key[0] < len(shards) * laps] for own in works]
-    used = [key for own in first for key in own]
+    rank_keys = [
+        [key for work in rank_plans for key in keys(work.samples) if key[0] < len(shards) * laps]
+        for rank_plans in works
+    ]
+    used = [key for rank_plans in rank_keys for key in rank_plans]
     assert len(used) == len(set(used))
 
 
@@ -253,7 +257,7 @@ def _readable(check: Callable[[], Any]) -> Any:
 
 def test_a_stream_of_fewer_shards_than_ranks_is_shared_by_record() -> None:
     plans = [stream_plan(ToyStream([12]), length=12, batch_size=3, world_size=4, rank=rank) for rank in range(4)]
-    used = [key for plan in plans for own in batches(plan.plans(0)) for key in own]
+    used = [key for plan in plans for rank_plans in batches(plan.plans(0)) for key in rank_plans]
     assert sorted(used) == [(number, 0) for number in range(12)]
 
 
@@ -261,7 +265,7 @@ def test_a_stream_is_read_again_until_the_epoch_is_long_enough() -> None:
     stream = ToyStream([2, 3])
     plan = stream_plan(stream, length=12, batch_size=4)
     assert plan.steps() == 3
-    numbers = [number for own in batches(plan.plans(0)) for number, _ in own]
+    numbers = [number for rank_plans in batches(plan.plans(0)) for number, _ in rank_plans]
     assert len(numbers) == len(set(numbers)) == 12  # each lap draws anew
     assert stream.reads == 6
 
@@ -283,37 +287,37 @@ def test_what_cannot_be_used_keeps_its_place_in_a_stream() -> None:
             yield Record((), "fine", ("a", "b"))
 
     plan = stream_plan(Mixed([3]), batch_size=2, shuffle=False)
-    first, second = (work.samples for work in plan.plans(0))
-    assert [unit.record for unit in first] == [
+    rank_keys, second = (work.samples for work in plan.plans(0))
+    assert [unit.record for unit in rank_keys] == [
         Problem("no caption", "not usable"), Problem("broken", "it is broken")
     ]  # fmt: skip
     assert keys(second) == [(2, 0), (2, 1)]
-    assert [work.spares for work in plan.plans(0)] == [(), tuple(first)]
+    assert [work.spares for work in plan.plans(0)] == [(), tuple(rank_keys)]
 
 
 @quick
 @given(count=st.integers(0, 60), window=st.integers(0, 30), seed=st.integers(0, 5))
 def test_a_window_shuffles_no_further_than_it_is_wide(count: int, window: int, seed: int) -> None:
-    found = list(shuffle_in_window(iter(range(count)), window, random.Random(seed)))
-    assert sorted(found) == list(range(count))
-    assert all(item - place <= window for place, item in enumerate(found))
+    shuffled = list(shuffle_in_window(iter(range(count)), window, random.Random(seed)))
+    assert sorted(shuffled) == list(range(count))
+    assert all(item - position <= window for position, item in enumerate(shuffled))
 
 
 # --- reading ahead ------------------------------------------------------------------------------------------------
 
 
 def test_reading_ahead() -> None:
-    taken: list[int] = []
+    consumed: list[int] = []
 
     def source() -> Iterator[int]:
         for number in range(20):
-            taken.append(number)
+            consumed.append(number)
             yield number
         raise InputError("the stream broke")
 
     ahead = Prefetcher(source(), depth=3)
     assert [next(ahead) for _ in range(5)] == [0, 1, 2, 3, 4]
-    assert len(taken) <= 5 + 3 + 1
+    assert len(consumed) <= 5 + 3 + 1
     assert [next(ahead) for _ in range(15)] == list(range(5, 20))
     for _ in range(2):
         with pytest.raises(InputError, match="the stream broke"):

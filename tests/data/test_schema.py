@@ -107,8 +107,8 @@ def test_a_row_that_is_no_record_says_why(row: Any, reason: str) -> None:
 
 def test_columns_rename_and_hide() -> None:
     row = {"file": "a.jpg", "title": "the title", "text": "other words", "left": "l.png", "right": "r.png"}
-    found = parse_row(row, {"image": "file", "caption": "title"}, keep=("text", "absent"))
-    assert found == ParsedRow(("a.jpg",), ("the title",), extra={"text": "other words"})
+    parsed = parse_row(row, {"image": "file", "caption": "title"}, keep=("text", "absent"))
+    assert parsed == ParsedRow(("a.jpg",), ("the title",), extra={"text": "other words"})
     assert parse_row(row, {"image": ("left", "right")}).images == ("l.png", "r.png")
     with pytest.raises(InputError, match="the row has no 'header'; it has file, title"):
         parse_row(row, {"caption": "header"})

@@ -31,7 +31,7 @@ from tests.data.data_toys import colour, members, picture, png, rows, write_imag
 COUNT = 5
 
 
-def opened(data: Any, **options: Any) -> Source:
+def open_indexed(data: Any, **options: Any) -> Source:
     source = open_source(data, **options)
     assert isinstance(source, Source)
     return source
@@ -46,7 +46,7 @@ def streamed(data: Any, **options: Any) -> list[Record | Problem]:
 def seen(record: Record | Problem) -> tuple[tuple[str, ...], list[tuple[int, ...]]]:
     """The captions of a record and the colours of its pictures."""
     assert isinstance(record, Record)
-    pixels = [open_image(one).getpixel((0, 0)) for one in record.images]
+    pixels = [open_image(entry).getpixel((0, 0)) for entry in record.images]
     return record.captions, pixels  # type: ignore[return-value]
 
 
@@ -116,11 +116,14 @@ def tar_with_json(folder: Path) -> Any:
 
 def tars_with_text(folder: Path) -> Any:
     for shard, numbers in enumerate((range(2), range(2, COUNT))):
-        found: dict[str, bytes] = {}
+        results: dict[str, bytes] = {}
         for n in numbers:
-            found |= {f"./in/{n:04d}.txt": f"number {n}\n".encode(), f"./in/{n:04d}.PNG": png(n)}
-            found |= {f"./in/{n:04d}.json": b'{"url": "https://x.example/1.jpg", "caption": null}', "./in/.junk": b"x"}
-        write_tar(folder / f"data-{shard:03d}.tar", found)
+            results |= {f"./in/{n:04d}.txt": f"number {n}\n".encode(), f"./in/{n:04d}.PNG": png(n)}
+            results |= {
+                f"./in/{n:04d}.json": b'{"url": "https://x.example/1.jpg", "caption": null}',
+                "./in/.junk": b"x",
+            }
+        write_tar(folder / f"data-{shard:03d}.tar", results)
     return str(folder / "data-{000..001}.tar")
 
 
@@ -181,15 +184,15 @@ FORMS: list[Callable[[Path], Any]] = [
 @pytest.mark.parametrize("form", FORMS)
 def test_every_form_gives_the_same_records(form: Callable[[Path], Any], tmp_path: Path) -> None:
     data = form(tmp_path)
-    source = opened(data, split="train" if form is karpathy_json else None)
+    source = open_indexed(data, split="train" if form is karpathy_json else None)
     assert not source.problems
     assert [seen(record) for record in source] == EXPECTED
     assert [record.image_id for record in source] == list(range(COUNT))
     assert len({record.address for record in source}) == COUNT
     assert source.counts["captions"].tolist() == [1] * COUNT
     assert source.counts["questions"].tolist() == [0] * COUNT
-    again = pickle.loads(pickle.dumps(source))  # as worker processes get it where they are not forked
-    assert seen(again[3]) == EXPECTED[3]
+    copy_ = pickle.loads(pickle.dumps(source))  # as worker processes get it where they are not forked
+    assert seen(copy_[3]) == EXPECTED[3]
 
 
 @pytest.mark.parametrize("form", [parquet_of_bytes, parquet_of_paths, folder_of_parquet, tar_with_json, tars_with_text])
@@ -197,7 +200,7 @@ def test_streams_give_the_records_of_the_index(form: Callable[[Path], Any], tmp_
     data = form(tmp_path)
     records = streamed(data, stream=True)
     assert [seen(record) for record in records] == EXPECTED
-    assert [record.address for record in records] == [record.address for record in opened(data)]
+    assert [record.address for record in records] == [record.address for record in open_indexed(data)]
     assert len({record.image_id for record in records if isinstance(record, Record)}) == COUNT
 
 
@@ -211,9 +214,9 @@ def test_streamed_hub_dataset() -> None:
 
 def test_hub_dataset_by_name(tmp_path: Path) -> None:
     folder_of_parquet(tmp_path)
-    assert [seen(record) for record in opened(f"hub:{tmp_path}", split="train")] == EXPECTED
+    assert [seen(record) for record in open_indexed(f"hub:{tmp_path}", split="train")] == EXPECTED
     splits = datasets.DatasetDict({"train": hub_object(tmp_path), "test": hub_object(tmp_path).select([0])})
-    assert len(opened(splits, split="test")) == 1
+    assert len(open_indexed(splits, split="test")) == 1
     with pytest.raises(InputError, match=r"split must be one of train, test"):
         open_source(splits)
     with pytest.raises(InputError, match="cannot open the dataset"):
@@ -231,11 +234,11 @@ def test_fsspec_addresses(tmp_path: Path) -> None:
         memory.pipe(f"/bucket/{number:04d}.png", png(number))
     for address in ("memory://bucket/a-0.tar", "memory://bucket/a-*.tar", "memory://bucket/data.parquet"):
         assert [seen(record) for record in streamed(address)] == EXPECTED
-    assert [seen(record) for record in opened("memory://bucket/data.parquet", stream=False)] == EXPECTED
-    records = opened("memory://bucket/data.jsonl")
+    assert [seen(record) for record in open_indexed("memory://bucket/data.parquet", stream=False)] == EXPECTED
+    records = open_indexed("memory://bucket/data.jsonl")
     assert records[0].images == (FileImage("memory://bucket/0000.png"),)
     assert [seen(record) for record in records] == EXPECTED
-    assert [seen(record) for record in opened(tmp_path / "data.jsonl", images="memory://bucket")] == EXPECTED
+    assert [seen(record) for record in open_indexed(tmp_path / "data.jsonl", images="memory://bucket")] == EXPECTED
     (missing,) = streamed("memory://bucket/absent.tar")
     assert isinstance(missing, Problem)
     with pytest.raises(InputError, match="only be streamed"):
@@ -246,18 +249,18 @@ def test_fsspec_addresses(tmp_path: Path) -> None:
 
 
 def test_addresses(tmp_path: Path) -> None:
-    def first(form: Callable[[Path], Any]) -> str:
+    def table(form: Callable[[Path], Any]) -> str:
         folder = tmp_path / form.__name__
         folder.mkdir()
-        return opened(form(folder))[1].address.replace(str(folder), "")
+        return open_indexed(form(folder))[1].address.replace(str(folder), "")
 
-    assert first(folder_with_sidecars) == "/in/0001.png"
-    assert first(jsonl) == "/data.jsonl:2"
-    assert first(csv_table) == "/data.csv:3"
-    assert first(published_json) == "/data.json[1]"
-    assert first(parquet_of_bytes) == "/data.parquet:row 1"
-    assert first(tar_with_json) == "/data.tar:0001"
-    assert first(list_of_rows) == "rows[1]"
+    assert table(folder_with_sidecars) == "/in/0001.png"
+    assert table(jsonl) == "/data.jsonl:2"
+    assert table(csv_table) == "/data.csv:3"
+    assert table(published_json) == "/data.json[1]"
+    assert table(parquet_of_bytes) == "/data.parquet:row 1"
+    assert table(tar_with_json) == "/data.tar:0001"
+    assert table(list_of_rows) == "rows[1]"
 
 
 def test_the_shared_layout_of_a_tar(tmp_path: Path) -> None:
@@ -268,7 +271,7 @@ def test_the_shared_layout_of_a_tar(tmp_path: Path) -> None:
         "refs": [{"expression": "it", "bbox": [1, 2, 3, 4]}],
     }
     tar = write_tar(tmp_path / "x.tar", {"k.jpg": png(0), "k.json": json.dumps(content).encode()})
-    (record,) = opened(tar)
+    (record,) = open_indexed(tar)
     counts = {"images": 1, "captions": 2, "questions": 1, "answered": 1, "expressions": 1, "labeled": 0}
     assert record.counts() == counts
     assert record.images == (SpanImage(str(tar), "k.jpg", 512, len(png(0))),)
@@ -277,16 +280,16 @@ def test_the_shared_layout_of_a_tar(tmp_path: Path) -> None:
 def test_pairs(tmp_path: Path) -> None:
     write_images(tmp_path, 2)
     row = {"sentence": "two", "label": "False", "images": ["0001.png", "0000.png"]}
-    (record,) = opened(write_jsonl(tmp_path / "pairs.jsonl", [row]))
+    (record,) = open_indexed(write_jsonl(tmp_path / "pairs.jsonl", [row]))
     assert seen(record) == (("two",), [colour(1), colour(0)])
     assert record.label == 0
     content = {"k.img1.png": png(1), "k.img0.png": png(0), "k.json": b'{"sentence": "two", "label": true}'}
-    (record,) = opened(write_tar(tmp_path / "pairs.tar", content))
+    (record,) = open_indexed(write_tar(tmp_path / "pairs.tar", content))
     assert (seen(record), record.label) == ((("two",), [colour(0), colour(1)]), 1)
     table = pa.Table.from_pylist([{"left": png(0), "right": png(1), "sentence": "two", "label": "True"}])
     pq.write_table(table, tmp_path / "pairs.parquet")
     columns = {"image": ("left", "right")}
-    (record,) = opened(tmp_path / "pairs.parquet", columns=columns)
+    (record,) = open_indexed(tmp_path / "pairs.parquet", columns=columns)
     assert seen(record) == (("two",), [colour(0), colour(1)])
     (streaming,) = streamed(tmp_path / "pairs.parquet", columns=columns, stream=True)
     assert seen(streaming) == (("two",), [colour(0), colour(1)])
@@ -294,18 +297,18 @@ def test_pairs(tmp_path: Path) -> None:
 
 def test_image_ids_are_dense_and_follow_the_picture(tmp_path: Path) -> None:
     listed = [{"image": name, "caption": "c"} for name in ("b.png", "a.png", "b.png", "c.png", "a.png")]
-    first = opened(write_jsonl(tmp_path / "one.jsonl", listed))
-    assert [record.image_id for record in first] == [0, 1, 0, 2, 1]
-    second = opened(write_jsonl(tmp_path / "two.jsonl", [{"image": "c.png"}, {"image": "d.png"}]))
-    both = opened([tmp_path / "one.jsonl", tmp_path / "two.jsonl"])
+    table = open_indexed(write_jsonl(tmp_path / "one.jsonl", listed))
+    assert [record.image_id for record in table] == [0, 1, 0, 2, 1]
+    second = open_indexed(write_jsonl(tmp_path / "two.jsonl", [{"image": "c.png"}, {"image": "d.png"}]))
+    both = open_indexed([tmp_path / "one.jsonl", tmp_path / "two.jsonl"])
     assert [record.image_id for record in both] == [0, 1, 0, 2, 1, 2, 3]
-    assert [record.address for record in both] == [record.address for part in (first, second) for record in part]
+    assert [record.address for record in both] == [record.address for number in (table, second) for record in number]
     embedded = [{"image": png(0), "image_id": 7}, {"image": png(1), "image_id": 8}, {"image": png(0), "image_id": 7}]
-    assert [record.image_id for record in opened(embedded)] == [0, 1, 0]
+    assert [record.image_id for record in open_indexed(embedded)] == [0, 1, 0]
 
 
 def test_concatenated_and_rotating_sources(tmp_path: Path) -> None:
-    parts = [opened([{"image": f"{part}-{n}.png", "caption": "c"} for n in range(2)]) for part in range(4)]
+    parts = [open_indexed([{"image": f"{number}-{n}.png", "caption": "c"} for n in range(2)]) for number in range(4)]
     both = ConcatSource(parts[:2])
     assert both[-1].images == parts[1][1].images
     with pytest.raises(IndexError):
@@ -323,7 +326,7 @@ def test_concatenated_and_rotating_sources(tmp_path: Path) -> None:
 def test_kept_columns_and_renamed_ones(tmp_path: Path) -> None:
     write_images(tmp_path, 1)
     (tmp_path / "x.csv").write_text("photo,title,prompt\n0000.png,the title,a painting of\n")
-    (record,) = opened(tmp_path / "x.csv", columns={"image": "photo", "caption": "title"}, keep=["prompt"])
+    (record,) = open_indexed(tmp_path / "x.csv", columns={"image": "photo", "caption": "title"}, keep=["prompt"])
     assert seen(record) == (("the title",), [colour(0)])
     assert record.extra == {"prompt": "a painting of"}
 
@@ -332,8 +335,10 @@ def test_kept_columns_and_renamed_ones(tmp_path: Path) -> None:
 
 
 def problems(source: Source | list[Record | Problem], folder: Path) -> dict[str, str]:
-    found = source.problems if isinstance(source, Source) else [one for one in source if isinstance(one, Problem)]
-    return {problem.address.replace(str(folder), ""): problem.reason for problem in found}
+    results = (
+        source.problems if isinstance(source, Source) else [entry for entry in source if isinstance(entry, Problem)]
+    )
+    return {problem.address.replace(str(folder), ""): problem.reason for problem in results}
 
 
 def test_bad_lines_of_jsonl(tmp_path: Path) -> None:
@@ -343,11 +348,11 @@ def test_bad_lines_of_jsonl(tmp_path: Path) -> None:
         b"[" * 100_000, b'{"image": "b.png"}',
     ]  # fmt: skip
     (tmp_path / "x.jsonl").write_bytes(b"\n".join(lines))
-    source = opened(tmp_path / "x.jsonl")
+    source = open_indexed(tmp_path / "x.jsonl")
     assert [record.address.rpartition(":")[2] for record in source] == ["1", "11"]
-    found = problems(source, tmp_path)
-    assert list(found) == [f"/x.jsonl:{line}" for line in (3, 4, 5, 6, 7, 8, 9, 10)]
-    assert [reason.partition("(")[0].strip() for reason in found.values()] == [
+    results = problems(source, tmp_path)
+    assert list(results) == [f"/x.jsonl:{line}" for line in (3, 4, 5, 6, 7, 8, 9, 10)]
+    assert [reason.partition("(")[0].strip() for reason in results.values()] == [
         "the line is not JSON", "a record must be a mapping of columns to values, got a list", "there is no image",
         "caption must be a text, got a number", "the line is not UTF-8",
         "an image must be given as a path, an address, bytes or an image, got None",
@@ -358,7 +363,7 @@ def test_bad_lines_of_jsonl(tmp_path: Path) -> None:
 def test_bad_lines_of_csv(tmp_path: Path) -> None:
     lines = [b"image,caption", b"a.png,fine", b"a.png,one,too many", b"a.png,\xff", b",no picture", b"b.png"]
     (tmp_path / "x.csv").write_bytes(b"\n".join(lines))
-    source = opened(tmp_path / "x.csv")
+    source = open_indexed(tmp_path / "x.csv")
     assert [record.captions for record in source] == [("fine",), ()]
     assert problems(source, tmp_path) == {
         "/x.csv:3": "the row has more fields than the header's 2",
@@ -381,11 +386,11 @@ BAD_MEMBERS = {
 @pytest.mark.parametrize("stream", [False, True])
 def test_bad_members_of_a_tar(tmp_path: Path, stream: bool) -> None:
     tar = write_tar(tmp_path / "x.tar", BAD_MEMBERS)
-    records = streamed(tar, stream=True) if stream else [*opened(tar), *opened(tar).problems]
+    records = streamed(tar, stream=True) if stream else [*open_indexed(tar), *open_indexed(tar).problems]
     good = [record.captions for record in records if isinstance(record, Record)]
     assert good == [("number 0",), ("number 5",)]
-    found = problems(records, tmp_path)
-    assert [f"{key.partition(':')[2]}: {reason.partition(' (')[0]}" for key, reason in found.items()] == [
+    results = problems(records, tmp_path)
+    assert [f"{key.partition(':')[2]}: {reason.partition(' (')[0]}" for key, reason in results.items()] == [
         "a: there is no image", "b: its JSON cannot be read", "c: its JSON is not an object",
         "d: its text is not UTF-8", "e: caption must be a text, got a number",
     ]  # fmt: skip
@@ -396,8 +401,8 @@ def test_bad_members_of_a_tar(tmp_path: Path, stream: bool) -> None:
 def test_a_damaged_tar_gives_what_is_whole(tmp_path: Path, how: str, stream: bool) -> None:
     tar = write_tar(tmp_path / "x.tar", members(range(3)))
     content = bytearray(tar.read_bytes())
-    with tarfile.open(tar) as whole:
-        header = whole.getmember("0002.png").offset
+    with tarfile.open(tar) as archive:
+        header = archive.getmember("0002.png").offset
     if how == "scribbled header":
         content[header : header + 512] = b"\x07" * 512
     elif how == "no tar":
@@ -405,8 +410,12 @@ def test_a_damaged_tar_gives_what_is_whole(tmp_path: Path, how: str, stream: boo
     else:
         del content[header + {"in a member": 530, "in a header": 100, "at a member's end": 0}[how] :]
     tar.write_bytes(content)
-    other = write_tar(tmp_path / "y.tar", members([7]))
-    records = streamed([tar, other], stream=True) if stream else [*opened([tar, other]), *opened([tar, other]).problems]
+    second_tar = write_tar(tmp_path / "y.tar", members([7]))
+    records = (
+        streamed([tar, second_tar], stream=True)
+        if stream
+        else [*open_indexed([tar, second_tar]), *open_indexed([tar, second_tar]).problems]
+    )
     good = [record.captions[0] for record in records if isinstance(record, Record)]
     assert good == (["number 7"] if how == "no tar" else ["number 0", "number 1", "number 7"])
     ((address, reason),) = problems(records, tmp_path).items()
@@ -456,7 +465,7 @@ def test_bad_cells_of_parquet(tmp_path: Path) -> None:
     ]
     table = pa.Table.from_pylist([{"image": cell, "caption": "c"} for cell in cells])
     pq.write_table(table, tmp_path / "x.parquet")
-    source = opened(tmp_path / "x.parquet")
+    source = open_indexed(tmp_path / "x.parquet")
     assert len(source) == 4  # cells are looked into when they are needed
     assert open_image(source[0].images[0]).size == (12, 10)
     for number in (1, 2, 3):
@@ -477,7 +486,7 @@ def test_sidecars_that_cannot_be_read(tmp_path: Path) -> None:
     (tmp_path / "0000.txt").write_bytes(b"\xff\xfe\xff")
     (tmp_path / "0001.txt").mkdir()
     (tmp_path / "0002.txt").write_text("one\ntwo\n")
-    source = opened(tmp_path)
+    source = open_indexed(tmp_path)
     assert [record.captions for record in source] == [("one", "two")]
     assert list(problems(source, tmp_path)) == ["/0000.png", "/0001.png"]
 
@@ -489,7 +498,7 @@ def test_names_that_are_no_text(tmp_path: Path) -> None:
             file.write(png(3))
     except OSError:
         pytest.skip("this file system takes names in UTF-8 only")
-    (record,) = opened(tmp_path)
+    (record,) = open_indexed(tmp_path)
     assert seen(record) == ((), [colour(3)])
 
 

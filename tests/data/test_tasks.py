@@ -46,24 +46,26 @@ TOKENIZER = Tokenizer.from_vocab(PIECES.split())
 PLAIN = Resize(SIZE)
 
 
-def held(*numbers: int) -> tuple[ImageRef, ...]:
+def images_of(*numbers: int) -> tuple[ImageRef, ...]:
     return tuple(MemoryImage(picture(number), f"picture {number}") for number in numbers)
 
 
-def made(task: TaskData[Any], records: Sequence[Record], batch: type[Any], seed: int = 0) -> tuple[Any, list[Sample]]:
+def make_batch(
+    task: TaskData[Any], records: Sequence[Record], batch: type[Any], seed: int = 0
+) -> tuple[Any, list[Sample]]:
     """The objective's batch of every sample of the records."""
     samples = [
-        task.make_sample(record, part, random.Random(f"{seed}/{number}/{part}"))
+        task.make_sample(record, index, random.Random(f"{seed}/{number}/{index}"))
         for number, record in enumerate(records)
-        for part in range(task.count_samples(record))
+        for index in range(task.count_samples(record))
     ]
     tensors = task.make_batch(samples)
     assert set(tensors) <= {field.name for field in dataclasses.fields(batch)}
-    found = batch(**normalize_batch(tensors, ImageSettings(SIZE)))
+    results = batch(**normalize_batch(tensors, ImageSettings(SIZE)))
     for name in set(tensors) & set(IMAGE_FIELDS):
-        assert getattr(found, name).shape[1:] == (3, SIZE, SIZE)
-        assert getattr(found, name).dtype == torch.float32
-    return found, samples
+        assert getattr(results, name).shape[1:] == (3, SIZE, SIZE)
+        assert getattr(results, name).dtype == torch.float32
+    return results, samples
 
 
 def words(ids: Tensor) -> list[str]:
@@ -72,14 +74,14 @@ def words(ids: Tensor) -> list[str]:
 
 # --- captions -----------------------------------------------------------------------------------------------------
 
-DOGS = Record(held(3), "dogs", ("A dog.", "A red dog!"), image_id=7)
-CAT = Record(held(5), "cat", ("the cat",), image_id=8)
+DOGS = Record(images_of(3), "dogs", ("A dog.", "A red dog!"), image_id=7)
+CAT = Record(images_of(5), "cat", ("the cat",), image_id=8)
 
 
 def test_pretraining_makes_every_caption_a_sample() -> None:
     task = PretrainData(tokenizer=TOKENIZER, transform=PLAIN, max_tokens=6)
     assert [task.count_samples(record) for record in (DOGS, CAT)] == [2, 1]
-    batch, samples = made(task, [DOGS, CAT], PretrainBatch)
+    batch, samples = make_batch(task, [DOGS, CAT], PretrainBatch)
     assert numbers_of(np.stack([sample.images[0] for sample in samples])) == [3, 3, 5]
     assert words(batch.ids) == [
         "[CLS] a dog [SEP] [PAD] [PAD]", "[CLS] a red dog [SEP] [PAD]", "[CLS] the cat [SEP] [PAD] [PAD]"
@@ -91,22 +93,22 @@ def test_pretraining_makes_every_caption_a_sample() -> None:
 def test_pretraining_with_several_captions_of_a_picture() -> None:
     task = PretrainData(tokenizer=TOKENIZER, transform=PLAIN, texts_per_image=3)
     assert [task.count_samples(record) for record in (DOGS, CAT)] == [1, 1]
-    batch, samples = made(task, [DOGS, CAT], PretrainBatch)
+    batch, samples = make_batch(task, [DOGS, CAT], PretrainBatch)
     assert batch.ids.shape == (2, 30)
     assert batch.lm_ids.shape == batch.lm_mask.shape == (6, 30)
     assert batch.lm_ids[:, 0].tolist() == [TOKENIZER.dec_id] * 6
     assert torch.equal(batch.lm_ids[::3, 1:], batch.ids[:, 1:])  # the first for ITC and ITM, all for LM
     assert set(samples[0].texts) == {"a dog", "a red dog"}
     assert samples[1].texts == ["the cat"] * 3  # it has but one
-    firsts = {made(task, [DOGS], PretrainBatch, seed)[1][0].texts[0] for seed in range(20)}
+    firsts = {make_batch(task, [DOGS], PretrainBatch, seed)[1][0].texts[0] for seed in range(20)}
     assert firsts == {"a dog", "a red dog"}
 
 
 def test_published_lengths() -> None:
-    long = Record(held(0), "long", (" ".join(["dog"] * 500),))
-    pretraining, _ = made(PretrainData(tokenizer=TOKENIZER, transform=PLAIN), [long], PretrainBatch)
-    retrieval, _ = made(RetrievalData(tokenizer=TOKENIZER, transform=PLAIN), [long], RetrievalBatch)
-    captioning, _ = made(CaptionData(tokenizer=TOKENIZER, transform=PLAIN), [long], CaptionBatch)
+    long = Record(images_of(0), "long", (" ".join(["dog"] * 500),))
+    pretraining, _ = make_batch(PretrainData(tokenizer=TOKENIZER, transform=PLAIN), [long], PretrainBatch)
+    retrieval, _ = make_batch(RetrievalData(tokenizer=TOKENIZER, transform=PLAIN), [long], RetrievalBatch)
+    captioning, _ = make_batch(CaptionData(tokenizer=TOKENIZER, transform=PLAIN), [long], CaptionBatch)
     assert pretraining.ids.shape == (1, 30)  # 30 words cut to 30 tokens
     assert retrieval.ids.shape == (1, 35)
     assert retrieval.mask.sum() == 32  # 30 words, [CLS] and [SEP]; the rest is padding, as ranks exchange texts
@@ -116,12 +118,12 @@ def test_published_lengths() -> None:
 def test_captioning_puts_the_prompt_first() -> None:
     task = CaptionData(tokenizer=TOKENIZER, transform=PLAIN)
     assert task.prompt_length == 4
-    batch, _ = made(task, [DOGS, CAT], CaptionBatch)
+    batch, _ = make_batch(task, [DOGS, CAT], CaptionBatch)
     assert words(batch.ids) == [
         "[DEC] a picture of a dog [SEP] [PAD]", "[DEC] a picture of a red dog [SEP]",
         "[DEC] a picture of the cat [SEP] [PAD]",
     ]  # fmt: skip
-    several, _ = made(dataclasses.replace(task, texts_per_image=2, prompt=""), [DOGS, CAT], CaptionBatch)
+    several, _ = make_batch(dataclasses.replace(task, texts_per_image=2, prompt=""), [DOGS, CAT], CaptionBatch)
     assert several.pixels.shape[0] == 2
     assert sorted(words(several.ids)[:2]) == ["[DEC] a dog [SEP] [PAD]", "[DEC] a red dog [SEP]"]
     assert words(several.ids)[2:] == ["[DEC] the cat [SEP] [PAD]"] * 2
@@ -130,24 +132,24 @@ def test_captioning_puts_the_prompt_first() -> None:
 
 def test_retrieval_knows_the_pictures() -> None:
     task = RetrievalData(tokenizer=TOKENIZER, transform=PLAIN)
-    batch, _ = made(task, [DOGS, CAT], RetrievalBatch)
+    batch, _ = make_batch(task, [DOGS, CAT], RetrievalBatch)
     assert batch.image_ids.tolist() == [7, 7, 8]
     assert batch.image_ids.dtype == torch.int64
-    one, _ = made(dataclasses.replace(task, texts_per_image=1), [DOGS, CAT], RetrievalBatch)
-    assert one.image_ids.tolist() == [7, 8]
+    single, _ = make_batch(dataclasses.replace(task, texts_per_image=1), [DOGS, CAT], RetrievalBatch)
+    assert single.image_ids.tolist() == [7, 8]
     with pytest.raises(InputError, match="must be None or 1"):
         RetrievalData(tokenizer=TOKENIZER, texts_per_image=2)
 
 
 @pytest.mark.parametrize("task", [PretrainData, CaptionData, RetrievalData])
 def test_captions_that_clean_to_nothing(task: type[Any]) -> None:
-    dots = Record(held(0), "dots", ("...", "a dog"))
-    each = task(tokenizer=TOKENIZER, transform=PLAIN)
+    dots = Record(images_of(0), "dots", ("...", "a dog"))
+    all_texts = task(tokenizer=TOKENIZER, transform=PLAIN)
     with pytest.raises(InputError, match="empty after cleaning"):
-        each.make_sample(dots, 0, random.Random(0))
-    assert each.make_sample(dots, 1, random.Random(0)).texts == ["a dog"]
-    drawn = task(tokenizer=TOKENIZER, transform=PLAIN, texts_per_image=1)
-    assert drawn.make_sample(dots, 0, random.Random(0)).texts == ["a dog"]
+        all_texts.make_sample(dots, 0, random.Random(0))
+    assert all_texts.make_sample(dots, 1, random.Random(0)).texts == ["a dog"]
+    random_data = task(tokenizer=TOKENIZER, transform=PLAIN, texts_per_image=1)
+    assert random_data.make_sample(dots, 0, random.Random(0)).texts == ["a dog"]
     with pytest.raises(InputError, match="texts_per_image must be at least 1"):
         task(tokenizer=TOKENIZER, texts_per_image=0)
 
@@ -155,7 +157,7 @@ def test_captions_that_clean_to_nothing(task: type[Any]) -> None:
 # --- questions ----------------------------------------------------------------------------------------------------
 
 ASKED = Record(
-    held(3),
+    images_of(3),
     "asked",
     questions=(
         Question("What colour is it?", ("red",) * 3 + ("Red.",)),
@@ -163,13 +165,13 @@ ASKED = Record(
         Question("What is in the image?", ("a dog",), source="vg"),
     ),
 )
-ASKED_ONCE = Record(held(5), "asked once", questions=(Question("Is it (2)?", ("yes",)),))
+ASKED_ONCE = Record(images_of(5), "asked once", questions=(Question("Is it (2)?", ("yes",)),))
 
 
 def test_answering_weighs_answers_as_they_are() -> None:
     task = VqaData(tokenizer=TOKENIZER, transform=PLAIN)
     assert [task.count_samples(record) for record in (ASKED, ASKED_ONCE, CAT)] == [2, 1, 0]
-    batch, samples = made(task, [ASKED, ASKED_ONCE], VqaBatch)
+    batch, samples = make_batch(task, [ASKED, ASKED_ONCE], VqaBatch)
     assert words(batch.ids) == [
         "[ENC] what colour is it ? [SEP] [PAD]", "[ENC] what is in the image ? [SEP]",
         "[ENC] is it 2 ? [SEP] [PAD] [PAD]",
@@ -184,58 +186,58 @@ def test_answering_weighs_answers_as_they_are() -> None:
     assert batch.answer_mask.sum(1).tolist() == [3, 4, 4, 3]
     assert batch.image_index is None
     full = dataclasses.replace(task, vg_weight=1.0)
-    assert made(full, [ASKED], VqaBatch)[0].weights.tolist() == [0.75, 0.25, 1.0]
+    assert make_batch(full, [ASKED], VqaBatch)[0].weights.tolist() == [0.75, 0.25, 1.0]
 
 
 def test_answering_several_questions_of_one_picture() -> None:
     task = VqaData(tokenizer=TOKENIZER, transform=PLAIN, texts_per_image=2)
-    batch, samples = made(task, [ASKED, ASKED_ONCE], VqaBatch)
+    batch, samples = make_batch(task, [ASKED, ASKED_ONCE], VqaBatch)
     assert batch.pixels.shape[0] == 2
     assert batch.image_index.tolist() == [0, 0, 1]
     assert sorted(samples[0].texts) == ["what colour is it?", "what is in the image?"]
-    one = dataclasses.replace(task, texts_per_image=1)
-    drawn = {made(one, [ASKED], VqaBatch, seed)[1][0].texts[0] for seed in range(20)}
-    assert drawn == {"what colour is it?", "what is in the image?"}
+    single = dataclasses.replace(task, texts_per_image=1)
+    random_data = {make_batch(single, [ASKED], VqaBatch, seed)[1][0].texts[0] for seed in range(20)}
+    assert random_data == {"what colour is it?", "what is in the image?"}
     with pytest.raises(InputError, match="texts_per_image must be at least 1"):
         VqaData(tokenizer=TOKENIZER, texts_per_image=0)
     with pytest.raises(InputError, match="question is empty after cleaning"):
-        task.make_sample(Record(held(0), "x", questions=(Question("...", ("yes",)),)), 0, random.Random(0))
+        task.make_sample(Record(images_of(0), "x", questions=(Question("...", ("yes",)),)), 0, random.Random(0))
 
 
 # --- pairs --------------------------------------------------------------------------------------------------------
 
 
 def test_comparing_swaps_pictures_and_sides() -> None:
-    record = Record(held(1, 2), "pair", ("The left cup is red.",), label=1)
+    record = Record(images_of(1, 2), "pair", ("The left cup is red.",), label=1)
     plain = NlvrData(tokenizer=TOKENIZER, transform=PLAIN)
-    batch, samples = made(plain, [record], NlvrBatch)
-    assert [numbers_of([one])[0] for one in samples[0].images] == [1, 2]
+    batch, samples = make_batch(plain, [record], NlvrBatch)
+    assert [numbers_of([single])[0] for single in samples[0].images] == [1, 2]
     assert words(batch.ids) == ["[ENC] the left cup is red [SEP]"]
     assert batch.labels.tolist() == [1]
     assert not torch.equal(batch.left_pixels, batch.right_pixels)
     swapping = dataclasses.replace(plain, swap=True)
-    found = {
+    results = {
         (numbers_of([sample.images[0]])[0], sample.texts[0])
         for sample in (swapping.make_sample(record, 0, random.Random(seed)) for seed in range(20))
     }
-    assert found == {(1, "the left cup is red"), (2, "the right cup is red")}
+    assert results == {(1, "the left cup is red"), (2, "the right cup is red")}
 
 
 def test_comparing_needs_two_pictures_and_a_label() -> None:
     task = NlvrData(tokenizer=TOKENIZER)
-    assert task.count_samples(Record(held(1, 2), "x", ("a",), label=0)) == 1
-    assert task.count_samples(Record(held(1), "x", ("a",), label=0)) == 0
-    assert task.count_samples(Record(held(1, 2), "x", ("a",))) == 0
-    assert task.count_samples(Record(held(1, 2), "x", label=0)) == 0
-    assert PretrainData(tokenizer=TOKENIZER).count_samples(Record(held(1, 2), "x", ("a",), label=0)) == 0
+    assert task.count_samples(Record(images_of(1, 2), "x", ("a",), label=0)) == 1
+    assert task.count_samples(Record(images_of(1), "x", ("a",), label=0)) == 0
+    assert task.count_samples(Record(images_of(1, 2), "x", ("a",))) == 0
+    assert task.count_samples(Record(images_of(1, 2), "x", label=0)) == 0
+    assert PretrainData(tokenizer=TOKENIZER).count_samples(Record(images_of(1, 2), "x", ("a",), label=0)) == 0
     with pytest.raises(InputError, match="statement is empty after cleaning"):
-        task.make_sample(Record(held(1, 2), "x", ("...",), label=0), 0, random.Random(0))
+        task.make_sample(Record(images_of(1, 2), "x", ("...",), label=0), 0, random.Random(0))
 
 
 # --- boxes --------------------------------------------------------------------------------------------------------
 
 NAMED = Record(
-    held(3),
+    images_of(3),
     "named",
     expressions=(
         Expression("The dog's cup.", (3.0, 2.0, 9.0, 7.0)),
@@ -247,7 +249,7 @@ NAMED = Record(
 def test_grounding_moves_boxes_with_their_picture() -> None:
     task = GroundingData(tokenizer=TOKENIZER)
     assert task.count_samples(NAMED) == 2
-    tensors = task.make_batch([task.make_sample(NAMED, part, random.Random(0)) for part in range(2)])
+    tensors = task.make_batch([task.make_sample(NAMED, index, random.Random(0)) for index in range(2)])
     assert set(tensors) == {"pixels", "ids", "mask", "boxes", "sizes"}
     batch = GroundingBatch(**normalize_batch(tensors, ImageSettings(384)))
     assert words(batch.ids)[0] == "[CLS] the dog ##s cup [SEP]"  # all punctuation goes, and leaves no space
@@ -274,21 +276,21 @@ def test_a_mirrored_picture_has_its_sides_exchanged() -> None:
     assert mirrored.texts == ["the dog right of the left leftover cup"]
     # A picture that is mirrored after the same resizing, and its box measured from the other side.
     assert np.abs(mirrored.images[0].astype(int) - straight.images[0][:, ::-1].astype(int)).max() <= 1
-    ((left, top, right, bottom),) = straight.boxes
-    assert list(mirrored.boxes[0]) == pytest.approx([384 - right, top, 384 - left, bottom])
-    drawn = [
+    ((x0, y0, x1, y1),) = straight.boxes
+    assert list(mirrored.boxes[0]) == pytest.approx([384 - x1, y0, 384 - x0, y1])
+    random_data = [
         dataclasses.replace(plain, mirror=0.5).make_sample(record, 0, random.Random(seed)).texts for seed in range(40)
     ]
-    assert 10 < sum(texts == mirrored.texts for texts in drawn) < 30
+    assert 10 < sum(texts == mirrored.texts for texts in random_data) < 30
 
 
 @pytest.mark.parametrize("box", [(12.0, 0.0, 20.0, 5.0), (0.0, -5.0, 5.0, 0.0)])
 def test_a_box_outside_its_picture_is_a_bad_record(box: tuple[float, float, float, float]) -> None:
     task = GroundingData(tokenizer=TOKENIZER)
     with pytest.raises(InputError, match=r"bbox must overlap the image of 12 x 10"):
-        task.make_sample(Record(held(0), "x", expressions=(Expression("it", box),)), 0, random.Random(0))
+        task.make_sample(Record(images_of(0), "x", expressions=(Expression("it", box),)), 0, random.Random(0))
     with pytest.raises(InputError, match="expression is empty after cleaning"):
-        task.make_sample(Record(held(0), "x", expressions=(Expression("...", (0, 0, 1, 1)),)), 0, random.Random(0))
+        task.make_sample(Record(images_of(0), "x", expressions=(Expression("...", (0, 0, 1, 1)),)), 0, random.Random(0))
 
 
 # --- all ----------------------------------------------------------------------------------------------------------
