@@ -147,7 +147,10 @@ def _make_entries(status: ItemStatus, sink: Sink | None) -> Iterator[CardEntry]:
         for line in (status.text or "").splitlines():
             yield CardEntry(field=_make_field(item, sink, line))
     for row in status.records:
-        headings = [_format_value(row[name]) for name in _HEADINGS if name in row]
+        headings = []
+        for name in _HEADINGS:
+            if name in row:
+                headings.append(str(row[name]).lower() if isinstance(row[name], bool) else str(row[name]))
         field = None
         if "text" in item.fields:  # the list's own text, which is no result
             headings.append(item.fields["text"])
@@ -173,10 +176,6 @@ def _format_scores(row: Row) -> str:
     if row.get("unmet"):
         scores.append("a required word is missing")
     return " · ".join(scores)
-
-
-def _format_value(value: object) -> str:
-    return str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def _encode_thumbnail(image: ImageRef) -> str | None:

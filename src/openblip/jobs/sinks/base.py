@@ -180,6 +180,7 @@ class TextSink(BaseSink[str]):
     """A format that stores one text per image. Several results are joined by a separator."""
 
     def merge(self, item: Item, previous: str | None, records: Sequence[Row]) -> str | None:
+        """Return the content to store for an item: its texts, joined as `existing` requires."""
         texts = [row["text"] for row in records if "error" not in row]
         return self.join(previous, texts) if texts else previous
 
@@ -197,6 +198,7 @@ class TextSink(BaseSink[str]):
         return self.options.separator.join(ordered)
 
     def apply_edit(self, content: str | None, old: str, new: str) -> str | None:
+        """Return the content with an edit applied."""
         text = (content or "").strip()
         if text == old.strip() != new.strip():
             return self.format_text(new.strip())
@@ -211,6 +213,7 @@ class TextSink(BaseSink[str]):
         return text
 
     def has_result(self, content: str | None) -> bool:
+        """Return whether `existing="skip"` keeps this content."""
         return bool(content and content.strip())
 
 

@@ -56,17 +56,21 @@ class FolderSink(TextSink):
         return self.path + ".journal"
 
     def read(self, item: Item) -> str | None:
+        """Return the stored content of an item."""
         text: str | None = self._rows.get(self.target(item), {}).get(self.field)
         return text
 
     def write(self, item: Item, content: str) -> None:
+        """Store the content of an item."""
         self._rows.setdefault(self.target(item), {})[self.field] = content
         self._changed = True
 
     def edit_location(self, item: Item) -> tuple[str, str]:
+        """Return the file that holds an item's text and the item's key in that file."""
         return os.path.abspath(self.path), self.target(item)  # noqa: PTH100
 
     def write_edit(self, path: str, key: str, old: str, new: str) -> bool:
+        """Replace a stored text that was edited."""
         content = self._rows.get(key, {}).get(self.field)
         edited = self.apply_edit(content, old, new)
         if edited is not None and edited != content:
@@ -75,6 +79,7 @@ class FolderSink(TextSink):
         return edited is not None
 
     def close(self) -> None:
+        """Write the file if it has changed."""
         if self._changed or not os.path.exists(self.path):  # noqa: PTH110
             with replace_file(self.path) as file:
                 self.dump(file, self._rows)
@@ -88,12 +93,14 @@ class ImageFolderSink(FolderSink):
     file_name = "metadata.jsonl"
 
     def target(self, item: Item) -> str:
+        """Return the location an item is written to."""
         key = path_from(item.images[0].address, self.base)
         if item.file is None or os.path.isabs(key):  # noqa: PTH117
             raise InputError(f"the image must be below {self.base} to be listed in its metadata.jsonl")
         return key
 
     def parse(self, text: str) -> dict[str, Row]:
+        """Return the entries of an existing file, by image."""
         rows: dict[str, Row] = {}
         for line in jsonlines.iter_lines(text.encode("utf-8", "surrogateescape")):
             row = jsonlines.decode(line.content)
@@ -101,6 +108,7 @@ class ImageFolderSink(FolderSink):
         return rows
 
     def dump(self, file: IO[bytes], rows: dict[str, Row]) -> None:
+        """Write all entries."""
         for name, row in rows.items():
             file.write(jsonlines.encode({"file_name": name, **row}))
 
@@ -117,16 +125,19 @@ class KohyaSink(FolderSink):
     field = "caption"
 
     def target(self, item: Item) -> str:
+        """Return the location an item is written to."""
         if item.file is None:
             raise InputError("the image has no file of its own, which kohya's scripts need")
         key = path_from(item.images[0].address, self.base)
         return key if os.path.isabs(key) else os.path.splitext(key)[0]  # noqa: PTH117, PTH122
 
     def parse(self, text: str) -> dict[str, Row]:
+        """Return the entries of an existing file, by image."""
         rows = json.loads(text)
         if not isinstance(rows, dict) or not all(isinstance(row, dict) for row in rows.values()):
             raise ValueError("the file must map image names to entries")
         return rows
 
     def dump(self, file: IO[bytes], rows: dict[str, Row]) -> None:
+        """Write all entries."""
         file.write(json.dumps(rows, ensure_ascii=False, indent=2).encode() + b"\n")

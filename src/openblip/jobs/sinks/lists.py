@@ -74,12 +74,15 @@ class ListSink(BaseSink[list[Row]]):
         return self.path + ".journal"
 
     def target(self, item: Item) -> str:
+        """Return the location an item is written to."""
         return f"{self.path}: {item.key}"
 
     def read(self, item: Item) -> list[Row] | None:
+        """Return the stored content of an item."""
         return [row for row in self._rows.get(item.key, ()) if self.options.belongs(row)] or None
 
     def merge(self, item: Item, previous: list[Row] | None, records: Sequence[Row]) -> list[Row] | None:
+        """Return the content to store for an item."""
         if previous and all("error" in row for row in records):
             return previous  # a previous result is better than a failure
         existing = self.options.existing
@@ -91,14 +94,17 @@ class ListSink(BaseSink[list[Row]]):
         return [*new_rows, *old_rows] if existing == "prepend" else [*old_rows, *new_rows]
 
     def write(self, item: Item, content: list[Row]) -> None:
+        """Store the content of an item."""
         foreign_rows = [row for row in self._rows.get(item.key, ()) if not self.options.belongs(row)]
         self._rows[item.key] = [*foreign_rows, *content]
         self._changed = True
 
     def edit_location(self, item: Item) -> tuple[str, str]:
+        """Return the file that holds an item's text and the item's key in that file."""
         return os.path.abspath(self.path), item.key  # noqa: PTH100
 
     def write_edit(self, path: str, key: str, old: str, new: str) -> bool:
+        """Replace a stored text that was edited."""
         rows = self._rows.get(key)
         edited = self.apply_edit(rows, old, new)
         if edited is not None and edited != rows:
@@ -107,6 +113,7 @@ class ListSink(BaseSink[list[Row]]):
         return edited is not None
 
     def apply_edit(self, content: list[Row] | None, old: str, new: str) -> list[Row] | None:
+        """Return the content with an edit applied."""
         rows = content or []
         texts = [row.get("text") for row in rows]
         if old not in texts:
@@ -117,12 +124,15 @@ class ListSink(BaseSink[list[Row]]):
         return edited
 
     def has_result(self, content: list[Row] | None) -> bool:
+        """Return whether `existing="skip"` keeps this content."""
         return content is not None and any("error" not in row for row in content)
 
     def equal(self, left: list[Row] | None, right: list[Row] | None) -> bool:
+        """Return whether two contents are equal."""
         return _without_index(left) == _without_index(right)
 
     def close(self) -> None:
+        """Write the file if it has changed."""
         if self._changed or not os.path.exists(self.path):  # noqa: PTH110
             with replace_file(self.path) as file:
                 self.save_rows(file, [row for rows in self._rows.values() for row in rows])
@@ -136,6 +146,7 @@ class JsonlSink(ListSink):
     suffixes = (".jsonl", ".ndjson")
 
     def load_rows(self) -> Iterator[Row]:
+        """Return the rows of the existing file."""
         with open(self.path, "rb") as file:  # noqa: PTH123
             for line in jsonlines.iter_lines(file):
                 row = jsonlines.decode(line.content)
@@ -144,6 +155,7 @@ class JsonlSink(ListSink):
                 yield row
 
     def save_rows(self, file: IO[bytes], rows: Sequence[Row]) -> None:
+        """Write all rows."""
         for row in rows:
             file.write(jsonlines.encode(row))
 
@@ -159,9 +171,11 @@ class CsvSink(ListSink):
         return "\t" if self.path.lower().endswith(".tsv") else ","
 
     def normalize(self, row: Row) -> Row:
+        """Return a record as `load_rows` would read it back."""
         return {name: _format_cell(value) for name, value in super().normalize(row).items() if value is not None}
 
     def load_rows(self) -> Iterator[Row]:
+        """Return the rows of the existing file."""
         csv.field_size_limit(max(csv.field_size_limit(), 2**27))
         with open(self.path, encoding="utf-8-sig", newline="") as file:  # noqa: PTH123
             for row in csv.DictReader(file, delimiter=self._delimiter):
@@ -170,6 +184,7 @@ class CsvSink(ListSink):
                 yield {name: value for name, value in row.items() if value}
 
     def save_rows(self, file: IO[bytes], rows: Sequence[Row]) -> None:
+        """Write all rows."""
         out = io.StringIO(newline="")
         names = column_names(rows) or _DEFAULT_COLUMNS
         writer = csv.DictWriter(out, names, delimiter=self._delimiter, restval="", lineterminator="\n")
@@ -189,6 +204,7 @@ class ParquetSink(ListSink):
         super().__init__(options)
 
     def load_rows(self) -> list[Row]:
+        """Return the rows of the existing file."""
         try:
             rows = require("pyarrow.parquet", "reading Parquet").read_table(self.path).to_pylist()
         except require("pyarrow", "reading Parquet").ArrowException as error:
@@ -196,6 +212,7 @@ class ParquetSink(ListSink):
         return [{name: value for name, value in row.items() if value is not None} for row in rows]
 
     def save_rows(self, file: IO[bytes], rows: Sequence[Row]) -> None:
+        """Write all rows."""
         pa = require("pyarrow", "writing Parquet")
         arrays = {}
         try:
@@ -219,9 +236,11 @@ class NpySink(ListSink):
         return self.path.removesuffix(".npy") + ".rows.jsonl"
 
     def normalize(self, row: Row) -> Row:
+        """Return a record as `load_rows` would read it back."""
         return dict(row)
 
     def load_rows(self) -> Iterator[Row]:
+        """Return the rows of the existing file."""
         table = np.load(self.path, allow_pickle=False)
         rows = list(jsonlines.read(self.rows_path))
         if sum("row" in row for row in rows) != len(table):
@@ -231,6 +250,7 @@ class NpySink(ListSink):
             yield embedding | row
 
     def save_rows(self, file: IO[bytes], rows: Sequence[Row]) -> None:
+        """Write all rows."""
         embedded = [row for row in rows if "embedding" in row]
         failed = [row for row in rows if "embedding" not in row]
         with replace_file(self.rows_path) as listing:
@@ -246,6 +266,7 @@ class NpySink(ListSink):
         np.save(file, table)
 
     def equal(self, left: list[Row] | None, right: list[Row] | None) -> bool:
+        """Return whether two contents are equal."""
         return super().equal(_sort_fields(left), _sort_fields(right))
 
 

@@ -32,11 +32,13 @@ class MetadataSink(TextSink):
         return self.options.home
 
     def target(self, item: Item) -> str:
+        """Return the location an item is written to."""
         if item.file is None:
             raise InputError("the image has no file of its own to write a description into")
         return os.path.realpath(item.file)
 
     def read(self, item: Item) -> str | None:
+        """Return the stored content of an item."""
         path = self.target(item)
         try:
             with open(path, "rb") as file:  # noqa: PTH123
@@ -50,12 +52,14 @@ class MetadataSink(TextSink):
             return None  # the file cannot be read; opening the image reports it
 
     def signature_after(self, item: Item, content: str) -> str:
+        """Return the image's signature after `content` is written into it."""
         path = self.target(item)
         data = _with_text(path, content)
         self._prepared[path] = (content, data)
         return f"{len(data)}:{os.stat(path).st_mtime_ns}"  # noqa: PTH116
 
     def write(self, item: Item, content: str) -> None:
+        """Store the content of an item."""
         path = self.target(item)
         text, data = self._prepared.pop(path, (None, b""))
         if text != content:
@@ -63,6 +67,7 @@ class MetadataSink(TextSink):
         _replace_image(path, data)
 
     def write_edit(self, path: str, key: str, old: str, new: str) -> bool:
+        """Replace a stored text that was edited."""
         data = _read_image(path)
         content = read_description(data)
         edited = self.apply_edit(content, old, new)

@@ -31,6 +31,7 @@ class SidecarSink(TextSink):
         return self.options.out or self.options.home
 
     def target(self, item: Item) -> str:
+        """Return the location an item is written to."""
         if self.options.out is None:
             if item.file is None:
                 raise InputError("the image has no file of its own: use --out FOLDER to write the texts elsewhere")
@@ -41,19 +42,24 @@ class SidecarSink(TextSink):
         return os.path.join(self.options.out, os.path.splitext(inside)[0] + self.options.ext)  # noqa: PTH118, PTH122
 
     def read(self, item: Item) -> str | None:
+        """Return the stored content of an item."""
         return read_text(self.target(item))
 
     def merge(self, item: Item, previous: str | None, records: Sequence[Row]) -> str | None:
+        """Return the content to store for an item."""
         content = super().merge(item, previous, records)
         return content if content is previous or content is None else self.format_text(content)
 
     def format_text(self, text: str) -> str:
+        """Return a text in its stored form."""
         return text + "\n"
 
     def write(self, item: Item, content: str) -> None:
+        """Store the content of an item."""
         write_text(self.target(item), content)
 
     def write_edit(self, path: str, key: str, old: str, new: str) -> bool:
+        """Replace a stored text that was edited."""
         content = read_text(path)
         edited = self.apply_edit(content, old, new)
         if edited is not None and edited != content:
