@@ -147,10 +147,8 @@ def _make_entries(status: ItemStatus, sink: Sink | None) -> Iterator[CardEntry]:
         for line in (status.text or "").splitlines():
             yield CardEntry(field=_make_field(item, sink, line))
     for row in status.records:
-        headings = []
-        for name in _HEADINGS:
-            if name in row:
-                headings.append(str(row[name]).lower() if isinstance(row[name], bool) else str(row[name]))
+        values = [row[name] for name in _HEADINGS if name in row]
+        headings = [str(value).lower() if isinstance(value, bool) else str(value) for value in values]
         field = None
         if "text" in item.fields:  # the list's own text, which is no result
             headings.append(item.fields["text"])
