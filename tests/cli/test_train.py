@@ -1,4 +1,4 @@
-"""``openblip train``: recipes with overrides, one's own data, LoRA, going on, and what is said of wrong usage."""
+"""`openblip train`: recipes with overrides, own data, LoRA, resuming, and errors of wrong usage."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def run(*arguments: str | Path) -> Result:
 
 @pytest.fixture(scope="module")
 def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A bundle with a toy captioner, four captioned pictures, and one that is missing."""
+    """A bundle with a toy captioner, four captioned images, and one that is missing."""
     home = tmp_path_factory.mktemp("home")
     write.save(toy_model("caption"), home / "caption", tokenizer=toy_tokenizer(), image=ImageSettings(SIZE))
     bundle.write(home, {"caption": home / "caption"})
@@ -103,7 +103,7 @@ def test_wrong_usage_is_one_line(arguments: tuple[str, ...], message: str) -> No
     assert message in line
 
 
-def test_help_tells_the_tasks_and_how_to_use_many_processes() -> None:
+def test_help_lists_the_tasks_and_torchrun() -> None:
     text = run("--help").output
     for word in ("run", "caption", "vqa", "retrieval", "nlvr", "grounding", "torchrun"):
         assert word in text

@@ -1,4 +1,4 @@
-"""Pictures that can be told apart by their colour, and files that hold them."""
+"""Images that differ in color, and files with them."""
 
 from __future__ import annotations
 
@@ -16,30 +16,30 @@ SIZE = 8  # side of the square that tests train on
 
 
 def colour(number: int) -> tuple[int, int, int]:
-    """The colour of picture ``number``; multiples of 4 and of even spread, so that JPEG keeps them apart."""
+    """Return the color of image `number`: evenly spread multiples of 4, which survive JPEG."""
     return 4 * (number % 60), 4 * (number // 60), 128
 
 
 def picture(number: int, width: int = 12, height: int = 10) -> Image.Image:
-    """One colour all over."""
+    """One color all over."""
     return Image.new("RGB", (width, height), colour(number))
 
 
 def png(number: int, width: int = 12, height: int = 10) -> bytes:
-    """A PNG file of picture ``number``."""
+    """A PNG file of image `number`."""
     buffer = io.BytesIO()
     picture(number, width, height).save(buffer, "PNG")
     return buffer.getvalue()
 
 
 def numbers_of(pixels: Any) -> list[int]:
-    """Which pictures a batch (B, S, S, 3) is made of, if they were not changed."""
+    """Return the numbers of the images in a batch (B, S, S, 3), if they are unchanged."""
     red_values = np.asarray(pixels)[:, 0, 0].astype(int)
     return [int(red // 4 + 60 * (green // 4)) for red, green, _ in red_values]
 
 
 def write_images(folder: Path, count: int, suffix: str = ".png") -> list[Path]:
-    """``0000.png`` and so on."""
+    """`0000.png` and so on."""
     folder.mkdir(parents=True, exist_ok=True)
     paths = [folder / f"{number:04d}{suffix}" for number in range(count)]
     for number, path in enumerate(paths):
@@ -58,7 +58,7 @@ def write_tar(path: Path, members: Mapping[str, bytes], mode: str = "w") -> Path
 
 
 def members(numbers: Sequence[int], **fields: Any) -> dict[str, bytes]:
-    """Records ``KEY.png`` and ``KEY.json`` of a tar, with a caption or the given fields."""
+    """Records `KEY.png` and `KEY.json` of a tar, with a caption or the given fields."""
     files: dict[str, bytes] = {}
     for number in numbers:
         files[f"{number:04d}.png"] = png(number)
@@ -73,7 +73,7 @@ def write_jsonl(path: Path, rows: Sequence[Any]) -> Path:
 
 
 def rows(count: int, folder: Path | None = None) -> list[dict[str, Any]]:
-    """Rows that name ``0000.png`` and so on, written to ``folder``, if given."""
+    """Rows that name `0000.png` and so on, written to `folder`, if given."""
     if folder is not None:
         write_images(folder, count)
     return [{"image": f"{number:04d}.png", "caption": f"number {number}"} for number in range(count)]

@@ -161,7 +161,7 @@ def settings(size: int) -> Any:
     return cast(Any, SimpleNamespace(size=size))
 
 
-def test_transform_is_a_function_of_picture_and_seed() -> None:
+def test_transform_is_a_function_of_image_and_seed() -> None:
     noise = np.random.default_rng(3).integers(0, 256, (50, 70, 3), dtype=np.uint8)
     transform = TrainTransform(settings(32), randaugment=RandAugment())
     views = [transform(Image.fromarray(noise), random.Random(seed)) for seed in (1, 1, 2)]
@@ -172,7 +172,7 @@ def test_transform_is_a_function_of_picture_and_seed() -> None:
 
 def test_transform_crops_then_resizes_then_mirrors() -> None:
     noise = np.random.default_rng(4).integers(0, 256, (50, 70), dtype=np.uint8)
-    image = Image.fromarray(noise)  # grey scale: comes out as RGB
+    image = Image.fromarray(noise)  # gray scale: comes out as RGB
     for seed in range(4):
         view = TrainTransform(settings(32), min_scale=0.2)(image, random.Random(seed))
         rng = random.Random(seed)

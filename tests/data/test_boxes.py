@@ -1,4 +1,4 @@
-"""Boxes follow what happens to their pictures, whatever is drawn."""
+"""Boxes follow the random changes of their images."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ ALONE = GroundingTransform(size=96, jitter=None)
 
 
 def with_box(width: int, height: int, box: tuple[int, int, int, int]) -> Image.Image:
-    """White on grey: the box can be found again by its colour. (Black is what the padding has.)"""
+    """Return a white box on gray, which its color identifies; padding is black."""
     image = Image.new("RGB", (width, height), (128, 128, 128))
     image.paste((255, 255, 255), box)
     return image
 
 
 def found(pixels: np.ndarray[tuple[int, ...], np.dtype[np.uint8]]) -> Box:
-    """Where the picture is white, to about half a pixel."""
+    """Return the white area of an image, to about half a pixel."""
     white = pixels[..., 0] > 192
     rows, columns = np.flatnonzero(white.any(1)), np.flatnonzero(white.any(0))
     return float(columns[0]), float(rows[0]), float(columns[-1] + 1), float(rows[-1] + 1)
@@ -89,7 +89,7 @@ def test_the_same_draws_give_the_same_pixels() -> None:
     assert initial[1] == repeated[1]
 
 
-def test_jitter_changes_half_of_the_pictures_and_no_shape() -> None:
+def test_jitter_changes_half_of_the_images_and_no_shape() -> None:
     image = Image.new("RGB", (6, 4), (200, 100, 50))
     jittered = [ColorJitter()(image, random.Random(seed)) for seed in range(400)]
     assert all(image_.size == (6, 4) and image_.mode == "RGB" for image_ in jittered)

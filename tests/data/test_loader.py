@@ -56,13 +56,13 @@ def digests(loader: Loader, epoch: int = 0, start: int = 0) -> list[str]:
 
 
 def loaded(loader: Loader, epoch: int = 0) -> list[list[int]]:
-    """The pictures of every batch, by their numbers."""
+    """The images of every batch, by their numbers."""
     return [numbers_of(batch["pixels"]) for batch in loader.epoch(epoch)]
 
 
 @pytest.fixture(scope="module")
 def noisy(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Twenty-three pictures of noise with two captions each, in a folder and in two tars."""
+    """Twenty-three images of noise with two captions each, in a folder and in two tars."""
     folder = tmp_path_factory.mktemp("noisy")
     for number in range(23):
         toy_image(number).save(folder / f"{number:02d}.png")
@@ -87,9 +87,6 @@ def training(folder: Path, form: str = "folder", **options: Any) -> Loader:
         task,
         **{"batch_size": 4, "samples_per_epoch": 23 if form == "stream" else None, "shuffle_window": 6, **options},
     )
-
-
-# --- determinism --------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("form", ["folder", "tar", "stream"])
@@ -126,7 +123,7 @@ def test_a_record_looks_different_each_epoch_but_not_each_time(noisy: Path) -> N
 
 
 def test_the_order_of_batches_leaves_no_trace_in_samples(noisy: Path) -> None:
-    """What a record's sample looks like depends on the record, not on its place in a batch or the batch's size."""
+    """A sample depends on its record, not on its position in a batch or on the size of the batch."""
     task = CaptionData(tokenizer=TOKENIZER, transform=TRAIN)
     results = []
     for batch, shuffle in ((1, True), (5, True), (23, False)):
@@ -182,7 +179,7 @@ def test_workers_go_on_into_the_next_epoch(noisy: Path) -> None:
 
 
 def run_and_log(folder: Path, log: Path, form: str, workers: int) -> None:
-    """A run that goes on where its log ends, and notes every batch once it has it."""
+    """Continue a run where its log ends, and log every batch."""
     done = [json.loads(line) for line in log.read_text().splitlines()] if log.exists() else []
     initial = (done[-1]["epoch"], done[-1]["step"] + 1) if done else (0, 0)
     loader = training(folder, form, num_workers=workers)
@@ -220,9 +217,6 @@ def test_killed_and_resumed_runs_equal_one_that_was_not(noisy: Path, tmp_path: P
     assert [json.loads(line) for line in log.read_text().splitlines()] == expected
 
 
-# --- bad records --------------------------------------------------------------------------------------------------
-
-
 @pytest.fixture
 def mixed(tmp_path: Path) -> Path:
     """Thirty good records and seven bad ones of every kind."""
@@ -245,7 +239,7 @@ def mixed(tmp_path: Path) -> Path:
 
 
 def reasons_by_line(loader: Loader) -> dict[int, str]:
-    """What is reported of each line."""
+    """Return the reported reason of each line."""
     return {int(problem.address.rpartition(":")[2]): problem.reason for problem in loader.report.problems}
 
 
@@ -253,7 +247,7 @@ def reasons_by_line(loader: Loader) -> dict[int, str]:
 def test_bad_records_are_replaced_and_reported(mixed: Path, workers: int, caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.WARNING, "openblip.data"):
         loader = Loader(open_source(mixed), CAPTIONING, batch_size=7, num_workers=workers)
-        assert list(reasons_by_line(loader)) == [37, 36]  # what is known before any picture is opened
+        assert list(reasons_by_line(loader)) == [37, 36]  # known before any image is opened
         batches = loaded(loader)
         loader.close()
     assert [len(batch) for batch in batches] == [7] * loader.steps_per_epoch == [7] * 5
@@ -282,7 +276,7 @@ def test_other_records_of_the_batch_do_not_move(mixed: Path, tmp_path: Path) -> 
     complete = write_jsonl(tmp_path / "whole.jsonl", rows(35))
     write_images(tmp_path, 35)
     lines = mixed.read_text().splitlines()[:35]
-    mixed.write_text("\n".join(lines))  # 35 lines that look right, of which 5 are bad
+    mixed.write_text("\n".join(lines))  # 35 well-formed lines, of which 5 are bad
     bad = loaded(Loader(open_source(mixed), CAPTIONING, batch_size=7))
     good = loaded(Loader(open_source(complete), CAPTIONING, batch_size=7))
     moved = [
@@ -358,9 +352,6 @@ def test_a_transform_that_fails_is_reported(tmp_path: Path) -> None:
     assert [str(problem).rpartition("/")[2] for problem in loader.report.problems] == [
         "x.jsonl:2: ZeroDivisionError: odd picture"
     ]
-
-
-# --- the rest -----------------------------------------------------------------------------------------------------
 
 
 def test_every_caption_is_a_sample_and_ids_are_those_of_the_source(tmp_path: Path) -> None:

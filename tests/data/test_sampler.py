@@ -32,7 +32,7 @@ from openblip.errors import InputError
 
 
 def toy_source(parts: list[int], name: str = "p") -> Source:
-    """Records with as many captions as ``parts`` says."""
+    """Records with as many captions as `parts` says."""
     rows = [
         {"image": f"{name}{n}.png", "captions": [f"{n}/{index}" for index in range(count)]}
         for n, count in enumerate(parts)
@@ -82,9 +82,6 @@ shardings = st.fixed_dictionaries(
     {"batch_size": st.integers(1, 5), "world_size": st.integers(1, 4), "seed": st.integers(0, 9)}
 )
 quick = settings(max_examples=60, deadline=None)
-
-
-# --- sources with numbers -----------------------------------------------------------------------------------------
 
 
 @quick
@@ -183,7 +180,7 @@ def test_permutation(count: int, seed: int, epoch: int) -> None:
 
 
 def test_the_order_never_changes_with_a_library() -> None:
-    """A run started with one version of numpy goes on with another."""
+    """A run that started with one version of NumPy resumes with another."""
     mask = 2**64 - 1
 
     def mixed(number: int) -> int:  # SplitMix64, as published, in whole numbers
@@ -200,8 +197,6 @@ def test_every_place_is_as_likely() -> None:
     positions = np.array([permutation(20, 42, epoch).tolist().index(7) for epoch in range(4000)])
     assert np.bincount(positions, minlength=20).min() > 140  # 200 expected at each place
 
-
-# --- streams ------------------------------------------------------------------------------------------------------
 
 streams = st.lists(st.integers(0, 12), min_size=1, max_size=6).filter(lambda shards: sum(shards) >= 4)
 
@@ -266,7 +261,7 @@ def test_a_stream_is_read_again_until_the_epoch_is_long_enough() -> None:
     plan = stream_plan(stream, length=12, batch_size=4)
     assert plan.steps() == 3
     numbers = [number for rank_plans in batches(plan.plans(0)) for number, _ in rank_plans]
-    assert len(numbers) == len(set(numbers)) == 12  # each lap draws anew
+    assert len(numbers) == len(set(numbers)) == 12  # each lap has its own draws
     assert stream.reads == 6
 
 
@@ -301,9 +296,6 @@ def test_a_window_shuffles_no_further_than_it_is_wide(count: int, window: int, s
     shuffled = list(shuffle_in_window(iter(range(count)), window, random.Random(seed)))
     assert sorted(shuffled) == list(range(count))
     assert all(item - position <= window for position, item in enumerate(shuffled))
-
-
-# --- reading ahead ------------------------------------------------------------------------------------------------
 
 
 def test_reading_ahead() -> None:

@@ -1,4 +1,4 @@
-"""The record schema: every published layout of a row, and what is said of a row that is none."""
+"""The record schema: every published layout of a row, and the errors of rows that are not records."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def test_a_okvqa_and_hub_answers() -> None:
     assert parse_row({"question": "how many?", "image": "1.jpg", "answer": 2}).questions[0].answers == ("2",)
 
 
-def test_several_questions_and_boxes_of_one_picture() -> None:
+def test_several_questions_and_boxes_of_one_image() -> None:
     row = {
         "captions": ["c"],
         "qa": [{"question": "a?", "answer": "yes", "auto": True}, {"question": "b?", "answer": "no"}],
@@ -70,7 +70,7 @@ def test_several_questions_and_boxes_of_one_picture() -> None:
     )
 
 
-def test_pair_of_pictures_with_a_statement() -> None:
+def test_pair_of_images_with_a_statement() -> None:
     row = {"sentence": "exactly two cups", "label": "True", "images": ["a-img0.png", "a-img1.png"]}
     assert parse_row(row) == ParsedRow(("a-img0.png", "a-img1.png"), ("exactly two cups",), label=1)
     assert [parse_row({**row, "label": label}).label for label in ("False", False, 0, "1")] == [0, 0, 0, 1]

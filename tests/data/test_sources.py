@@ -44,16 +44,13 @@ def streamed(data: Any, **options: Any) -> list[Record | Problem]:
 
 
 def seen(record: Record | Problem) -> tuple[tuple[str, ...], list[tuple[int, ...]]]:
-    """The captions of a record and the colours of its pictures."""
+    """The captions of a record and the colors of its images."""
     assert isinstance(record, Record)
     pixels = [open_image(entry).getpixel((0, 0)) for entry in record.images]
     return record.captions, pixels  # type: ignore[return-value]
 
 
 EXPECTED = [((f"number {number}",), [colour(number)]) for number in range(COUNT)]
-
-
-# --- the same five pictures in every form -------------------------------------------------------------------------
 
 
 def folder_with_sidecars(folder: Path) -> Any:
@@ -245,9 +242,6 @@ def test_fsspec_addresses(tmp_path: Path) -> None:
         open_source("memory://bucket/a-0.tar", stream=False)
 
 
-# --- what records say ---------------------------------------------------------------------------------------------
-
-
 def test_addresses(tmp_path: Path) -> None:
     def table(form: Callable[[Path], Any]) -> str:
         folder = tmp_path / form.__name__
@@ -295,7 +289,7 @@ def test_pairs(tmp_path: Path) -> None:
     assert seen(streaming) == (("two",), [colour(0), colour(1)])
 
 
-def test_image_ids_are_dense_and_follow_the_picture(tmp_path: Path) -> None:
+def test_image_ids_are_dense_and_follow_the_image(tmp_path: Path) -> None:
     listed = [{"image": name, "caption": "c"} for name in ("b.png", "a.png", "b.png", "c.png", "a.png")]
     table = open_indexed(write_jsonl(tmp_path / "one.jsonl", listed))
     assert [record.image_id for record in table] == [0, 1, 0, 2, 1]
@@ -329,9 +323,6 @@ def test_kept_columns_and_renamed_ones(tmp_path: Path) -> None:
     (record,) = open_indexed(tmp_path / "x.csv", columns={"image": "photo", "caption": "title"}, keep=["prompt"])
     assert seen(record) == (("the title",), [colour(0)])
     assert record.extra == {"prompt": "a painting of"}
-
-
-# --- what is wrong ------------------------------------------------------------------------------------------------
 
 
 def problems(source: Source | list[Record | Problem], folder: Path) -> dict[str, str]:
@@ -444,7 +435,7 @@ class Interrupted(io.BytesIO):
         return super().read(size)
 
 
-def test_a_broken_connection_goes_on_where_it_broke(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_broken_connection_resumes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     content = write_tar(tmp_path / "x.tar", members(range(40))).read_bytes()
     breaks = [15_000, 45_000, len(content)]
     monkeypatch.setattr(tars, "open_remote", lambda address: Interrupted(content, breaks.pop(0)))
@@ -466,7 +457,7 @@ def test_bad_cells_of_parquet(tmp_path: Path) -> None:
     table = pa.Table.from_pylist([{"image": cell, "caption": "c"} for cell in cells])
     pq.write_table(table, tmp_path / "x.parquet")
     source = open_indexed(tmp_path / "x.parquet")
-    assert len(source) == 4  # cells are looked into when they are needed
+    assert len(source) == 4  # cells are read on demand
     assert open_image(source[0].images[0]).size == (12, 10)
     for number in (1, 2, 3):
         with pytest.raises((ImageError, InputError)):
@@ -580,10 +571,7 @@ def test_expanded_addresses(tmp_path: Path) -> None:
         names("a-{08..11}.tar")
 
 
-# --- pictures and reports -----------------------------------------------------------------------------------------
-
-
-def test_pictures_that_cannot_be_opened(tmp_path: Path) -> None:
+def test_images_that_cannot_be_opened(tmp_path: Path) -> None:
     for bad in (
         FileImage(str(tmp_path / "absent.png")),
         FileImage("memory://nowhere/a.png"),

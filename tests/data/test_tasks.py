@@ -72,8 +72,6 @@ def words(ids: Tensor) -> list[str]:
     return [" ".join(TOKENIZER.pieces(row)) for row in ids]
 
 
-# --- captions -----------------------------------------------------------------------------------------------------
-
 DOGS = Record(images_of(3), "dogs", ("A dog.", "A red dog!"), image_id=7)
 CAT = Record(images_of(5), "cat", ("the cat",), image_id=8)
 
@@ -90,7 +88,7 @@ def test_pretraining_makes_every_caption_a_sample() -> None:
     assert batch.lm_ids is None
 
 
-def test_pretraining_with_several_captions_of_a_picture() -> None:
+def test_pretraining_with_several_captions_of_an_image() -> None:
     task = PretrainData(tokenizer=TOKENIZER, transform=PLAIN, texts_per_image=3)
     assert [task.count_samples(record) for record in (DOGS, CAT)] == [1, 1]
     batch, samples = make_batch(task, [DOGS, CAT], PretrainBatch)
@@ -130,7 +128,7 @@ def test_captioning_puts_the_prompt_first() -> None:
     assert dataclasses.replace(task, prompt="").prompt_length == 1
 
 
-def test_retrieval_knows_the_pictures() -> None:
+def test_retrieval_has_the_ids_of_images() -> None:
     task = RetrievalData(tokenizer=TOKENIZER, transform=PLAIN)
     batch, _ = make_batch(task, [DOGS, CAT], RetrievalBatch)
     assert batch.image_ids.tolist() == [7, 7, 8]
@@ -153,8 +151,6 @@ def test_captions_that_clean_to_nothing(task: type[Any]) -> None:
     with pytest.raises(InputError, match="texts_per_image must be at least 1"):
         task(tokenizer=TOKENIZER, texts_per_image=0)
 
-
-# --- questions ----------------------------------------------------------------------------------------------------
 
 ASKED = Record(
     images_of(3),
@@ -189,7 +185,7 @@ def test_answering_weighs_answers_as_they_are() -> None:
     assert make_batch(full, [ASKED], VqaBatch)[0].weights.tolist() == [0.75, 0.25, 1.0]
 
 
-def test_answering_several_questions_of_one_picture() -> None:
+def test_answering_several_questions_of_one_image() -> None:
     task = VqaData(tokenizer=TOKENIZER, transform=PLAIN, texts_per_image=2)
     batch, samples = make_batch(task, [ASKED, ASKED_ONCE], VqaBatch)
     assert batch.pixels.shape[0] == 2
@@ -204,10 +200,7 @@ def test_answering_several_questions_of_one_picture() -> None:
         task.make_sample(Record(images_of(0), "x", questions=(Question("...", ("yes",)),)), 0, random.Random(0))
 
 
-# --- pairs --------------------------------------------------------------------------------------------------------
-
-
-def test_comparing_swaps_pictures_and_sides() -> None:
+def test_comparing_swaps_images_and_sides() -> None:
     record = Record(images_of(1, 2), "pair", ("The left cup is red.",), label=1)
     plain = NlvrData(tokenizer=TOKENIZER, transform=PLAIN)
     batch, samples = make_batch(plain, [record], NlvrBatch)
@@ -223,7 +216,7 @@ def test_comparing_swaps_pictures_and_sides() -> None:
     assert results == {(1, "the left cup is red"), (2, "the right cup is red")}
 
 
-def test_comparing_needs_two_pictures_and_a_label() -> None:
+def test_comparing_needs_two_images_and_a_label() -> None:
     task = NlvrData(tokenizer=TOKENIZER)
     assert task.count_samples(Record(images_of(1, 2), "x", ("a",), label=0)) == 1
     assert task.count_samples(Record(images_of(1), "x", ("a",), label=0)) == 0
@@ -233,8 +226,6 @@ def test_comparing_needs_two_pictures_and_a_label() -> None:
     with pytest.raises(InputError, match="statement is empty after cleaning"):
         task.make_sample(Record(images_of(1, 2), "x", ("...",), label=0), 0, random.Random(0))
 
-
-# --- boxes --------------------------------------------------------------------------------------------------------
 
 NAMED = Record(
     images_of(3),
@@ -246,7 +237,7 @@ NAMED = Record(
 )
 
 
-def test_grounding_moves_boxes_with_their_picture() -> None:
+def test_grounding_moves_boxes_with_their_image() -> None:
     task = GroundingData(tokenizer=TOKENIZER)
     assert task.count_samples(NAMED) == 2
     tensors = task.make_batch([task.make_sample(NAMED, index, random.Random(0)) for index in range(2)])
@@ -255,7 +246,7 @@ def test_grounding_moves_boxes_with_their_picture() -> None:
     assert words(batch.ids)[0] == "[CLS] the dog ##s cup [SEP]"  # all punctuation goes, and leaves no space
     assert words(batch.ids)[1] == "[CLS] it the cat [SEP] [PAD]"
     assert batch.sizes.tolist() == [[384.0, 384.0]] * 2
-    scale = torch.tensor([384 / 12, 384 / 10] * 2)  # the picture is 12 x 10
+    scale = torch.tensor([384 / 12, 384 / 10] * 2)  # the image is 12 x 10
     assert torch.allclose(batch.boxes[0], torch.tensor([3.0, 2.0, 9.0, 7.0]) * scale)
     assert torch.allclose(batch.boxes[1], torch.tensor([0.0, 0.0, 12.0, 10.0]) * scale)  # cut at the edge
     several = dataclasses.replace(task, texts_per_image=5)
@@ -266,7 +257,7 @@ def test_grounding_moves_boxes_with_their_picture() -> None:
         GroundingData(tokenizer=TOKENIZER, texts_per_image=0)
 
 
-def test_a_mirrored_picture_has_its_sides_exchanged() -> None:
+def test_a_mirrored_image_has_its_sides_exchanged() -> None:
     record = dataclasses.replace(
         NAMED, expressions=(Expression("the dog left of the Right, leftover cup", (3.0, 2.0, 9.0, 7.0)),)
     )
@@ -274,7 +265,7 @@ def test_a_mirrored_picture_has_its_sides_exchanged() -> None:
     straight = plain.make_sample(record, 0, random.Random(0))
     mirrored = dataclasses.replace(plain, mirror=1.0).make_sample(record, 0, random.Random(0))
     assert mirrored.texts == ["the dog right of the left leftover cup"]
-    # A picture that is mirrored after the same resizing, and its box measured from the other side.
+    # The same image, mirrored after resizing, with its box measured from the right edge.
     assert np.abs(mirrored.images[0].astype(int) - straight.images[0][:, ::-1].astype(int)).max() <= 1
     ((x0, y0, x1, y1),) = straight.boxes
     assert list(mirrored.boxes[0]) == pytest.approx([384 - x1, y0, 384 - x0, y1])
@@ -285,15 +276,12 @@ def test_a_mirrored_picture_has_its_sides_exchanged() -> None:
 
 
 @pytest.mark.parametrize("box", [(12.0, 0.0, 20.0, 5.0), (0.0, -5.0, 5.0, 0.0)])
-def test_a_box_outside_its_picture_is_a_bad_record(box: tuple[float, float, float, float]) -> None:
+def test_a_box_outside_its_image_is_a_bad_record(box: tuple[float, float, float, float]) -> None:
     task = GroundingData(tokenizer=TOKENIZER)
     with pytest.raises(InputError, match=r"bbox must overlap the image of 12 x 10"):
         task.make_sample(Record(images_of(0), "x", expressions=(Expression("it", box),)), 0, random.Random(0))
     with pytest.raises(InputError, match="expression is empty after cleaning"):
         task.make_sample(Record(images_of(0), "x", expressions=(Expression("...", (0, 0, 1, 1)),)), 0, random.Random(0))
-
-
-# --- all ----------------------------------------------------------------------------------------------------------
 
 
 def test_plain_pixels_are_those_of_evaluation(tmp_path: Path) -> None:
@@ -307,7 +295,7 @@ def test_plain_pixels_are_those_of_evaluation(tmp_path: Path) -> None:
     assert torch.equal(batch["ids"], torch.ones(1, 2))
 
 
-def test_a_picture_that_cannot_be_read_is_an_error_of_the_family() -> None:
+def test_an_image_that_cannot_be_read_is_an_error_of_the_family() -> None:
     bad = Record((MemoryImage(b"no picture", "here"),), "x", ("a",), (Question("q?", ("yes",)),))
     for task in (CaptionData(tokenizer=TOKENIZER), VqaData(tokenizer=TOKENIZER)):
         with pytest.raises(ImageError):

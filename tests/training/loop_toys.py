@@ -65,7 +65,7 @@ def toy_pretraining(*, dropout: bool = False, gather: Gather | None = None, **op
 
 
 def texts(count: int, length: int, first_id: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    """Ids and mask (B, T) of texts of 3 to ``length`` tokens, padded on the right."""
+    """Ids and mask (B, T) of texts of 3 to `length` tokens, padded on the right."""
     ids = torch.randint(10, WORDS, (count, length), generator=generator)
     ids[:, 0] = first_id
     lengths = torch.randint(3, length + 1, (count,), generator=generator)
@@ -75,7 +75,7 @@ def texts(count: int, length: int, first_id: int, generator: torch.Generator) ->
 
 @dataclass
 class ToyLoader:
-    """``steps_per_epoch`` batches of ``size`` pictures with one text each, for "caption" or "pretrain"."""
+    """`steps_per_epoch` batches of `size` images with one text each, for "caption" or "pretrain"."""
 
     kind: str = "caption"
     steps_per_epoch: int = 4
@@ -117,7 +117,7 @@ def toy_objective(name: str, **options: Any) -> nn.Module:
 
 
 def toy_batch(name: str, size: int = 8) -> Any:
-    """A batch of ``size`` pictures, texts padded to one length, which :func:`half` can take apart."""
+    """A batch of `size` images, texts padded to one length, which `half` can take apart."""
     generator = torch.Generator().manual_seed(5)
     pixels = torch.randn(size, 3, 32, 32, generator=generator)
     ids, mask = texts(
@@ -151,7 +151,7 @@ def toy_batch(name: str, size: int = 8) -> Any:
 
 
 def half(batch: Any, which: int) -> Any:
-    """The first or the second half of every tensor of a batch; answers are told their questions anew."""
+    """Return half 0 or 1 of every tensor of a batch; answers are numbered by the questions of their half."""
     parts = {f.name: getattr(batch, f.name) for f in dataclasses.fields(batch)}
     parts = {name: value.chunk(2)[which] for name, value in parts.items() if isinstance(value, Tensor)}
     if "question_index" in parts:

@@ -1,4 +1,4 @@
-"""What each of two processes does in the tests of distributed training; they write what they found into a folder.
+"""The work of each of two processes in the tests of distributed training; they write their results into a folder.
 
 One pair of processes runs every case, because starting them takes longer than all the work.
 """
@@ -51,7 +51,7 @@ COCO: dict[str, dict[str, Any]] = {"retrieval": {"negatives": "all"}}  # publish
 
 
 def free_ports() -> tuple[int, int]:
-    """Two ports that nobody listens on, and not the same one twice."""
+    """Return two different free ports."""
     with socket.socket() as socket_a, socket.socket() as socket_b:
         for probe in (socket_a, socket_b):
             probe.bind(("127.0.0.1", 0))
@@ -59,7 +59,7 @@ def free_ports() -> tuple[int, int]:
 
 
 def work(rank: int, folder: Path, ports: tuple[int, int]) -> None:
-    """One of the two processes, as ``torchrun`` would join_processes it."""
+    """One of the two processes, as `torchrun` would join_processes it."""
     os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE="2", MASTER_ADDR="127.0.0.1")
     torch.set_num_threads(1)
     os.environ["MASTER_PORT"] = str(ports[0])
@@ -88,7 +88,7 @@ def start_both(folder: Path, patience: float = 150.0) -> list[tuple[int, str]] |
 
 
 def whole_run(folder: Path, out: Path, batch_size: int) -> Recipe:
-    """A run on the data and from the model in a folder: batches of four pictures, however many processes make them."""
+    """Return a recipe for the data and the model of a folder, with batches of four images over all processes."""
     return recipe_from_table(
         {
             "task": "caption",
@@ -175,7 +175,7 @@ def accumulated(group: ProcessGroupInfo, strategy: Strategy) -> dict[str, Tensor
 
 
 def run(group: ProcessGroupInfo, strategy: Strategy, folder: Path) -> dict[str, Any]:
-    """A run of the loop, and one that is stopped in the middle of an epoch and goes on: both must end alike."""
+    """Run the loop once straight, and once stopped in the middle of an epoch and resumed: both must end equal."""
     straight, _ = trainer(group, strategy, folder / "straight")
     straight.run()
     stopped, evaluated = trainer(group, strategy, folder / "resumed", stop_at=3)
@@ -213,14 +213,14 @@ def trainer(
     stop_at: int = -1,
     evaluated: list[dict[str, Tensor]] | None = None,
 ) -> tuple[Trainer, list[dict[str, Tensor]]]:
-    """A run of one epoch of four batches, which saves after the third too; what its evaluations saw of the model."""
+    """Return a run of one epoch of four batches, saved after the third too, and the weights that it evaluates."""
     evaluated = [] if evaluated is None else evaluated
     objective = toy_pretraining(dropout=True, gather=group.gather if group.world_size > 1 else Gather())
     loader = StoppingLoader("pretrain", steps_per_epoch=4, size=2, rank=group.rank, draws=True)
     loader.stop_at = stop_at
 
     def evaluate(model: nn.Module, progress: Progress) -> Evaluation:
-        torch.rand(3)  # an evaluation may draw what it likes
+        torch.rand(3)  # an evaluation may draw random numbers
         evaluated.append({name: tensor.clone() for name, tensor in model.state_dict().items()})
         return Evaluation({"steps": float(progress.step)})
 

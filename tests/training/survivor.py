@@ -1,4 +1,4 @@
-"""A run that is killed and goes on, over and over, as a program of its own: ``python -m ...survivor FOLDER SEED``.
+"""A run that is killed and resumed repeatedly, as a program: `python -m tests.training.survivor FOLDER SEED`.
 
 The parent loads everything once and forks a child for each attempt; a child trains until it is done. In FOLDER/outside
 it is killed with SIGKILL at a random moment, in FOLDER/inside it kills itself in the middle of writing a checkpoint
@@ -75,7 +75,7 @@ def attempt(folder: Path, deadly: random.Random | None) -> None:
 
 
 def survive(folder: Path, seed: int, by_its_own_hand: bool) -> tuple[int, int]:
-    """How many times the run was killed before it was done, and how many attempts found something to go on from."""
+    """How many times the run was killed before it was done, and how many attempts found something to continue from."""
     rng = random.Random(seed)
     deaths, resumed = 0, 0
     while True:

@@ -42,9 +42,6 @@ def total(losses: dict[str, Tensor]) -> Tensor:
     return torch.stack(list(losses.values())).sum()
 
 
-# --- a plain recomputation ----------------------------------------------------------------------------------------
-
-
 @dataclass
 class Plain:
     """One step in loops over single pairs, without padding, on copies of the objective's state."""
@@ -190,9 +187,6 @@ def test_retrieval_is_the_plain_computation() -> None:
     for owners in ([7, 3, 7, 5], [5, 7, 2, 2]):  # repeated within the batch, and in the queue
         drift(objective)
         check_against_plain(objective, retrieval_batch(owners), owners, 0.4)
-
-
-# --- edge cases ---------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("count", [1, 3])
@@ -358,11 +352,8 @@ def test_twin_holds_what_embeds_and_no_more() -> None:
         torch.testing.assert_close(slow, state_before[name] + 0.1, msg=name)
 
 
-# --- several processes --------------------------------------------------------------------------------------------
-
-
 class Exchange(Gather):
-    """Stands for one of several processes, each of which is a thread here; gradients pass between them."""
+    """One of several processes, simulated by a thread; gradients pass between them."""
 
     def __init__(self, rank: int, slots: list[Any], barrier: threading.Barrier) -> None:
         self.rank, self.slots, self.barrier = rank, slots, barrier

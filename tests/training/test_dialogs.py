@@ -46,7 +46,7 @@ def test_a_dialog_is_a_record_of_its_rounds(tmp_path: Path) -> None:
     ]
 
 
-def test_pictures_to_train_on_are_coco_s(tmp_path: Path) -> None:
+def test_training_images_are_those_of_coco(tmp_path: Path) -> None:
     file = evaluation_toys.make_visdial(tmp_path, "train") / "visdial_1.0_train.json"
     content = json.loads(file.read_text())
     content["split"] = "train"

@@ -33,7 +33,7 @@ Results = list[dict[str, Any]]
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A toy captioner and six captioned pictures; both processes leave what they find here."""
+    """A toy captioner and six captioned images; both processes write their results here."""
     folder = tmp_path_factory.mktemp("ranks")
     save(toy_model("caption"), folder / "model", tokenizer=toy_tokenizer(), image=ImageSettings(SIZE))
     rows = [{"image": f"{i}.png", "captions": ["a dog", "a dog on the grass in the snow"]} for i in range(6)]
@@ -54,9 +54,6 @@ def results(folder: Path) -> Results:
     assert ended is not None, "two processes did not meet, three times"
     assert [code for code, _ in ended] == [0, 0], "\n".join(output for _, output in ended)
     return [torch.load(folder / f"rank-{rank}.pt") for rank in range(2)]
-
-
-# --- one process that does what two do ----------------------------------------------------------------------------
 
 
 def averaged_halves(name: str) -> dict[str, Any]:
@@ -129,9 +126,6 @@ def assert_same_step(results: Results, case: str, reference: dict[str, Any]) -> 
             assert_close(results[rank][case][what], reference[what])
 
 
-# --- losses, gradients, weights -----------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize("strategy", ranks.STRATEGIES)
 @pytest.mark.parametrize("name", ranks.PUBLISHED)
 def test_published_losses_are_averages_over_processes(results: Results, strategy: str, name: str) -> None:
@@ -151,7 +145,7 @@ def test_retrieval_as_published_for_coco_draws_from_all_but_compares_its_own(res
 
 @pytest.mark.parametrize("name", ["caption", "pretrain", "retrieval"])
 def test_the_two_references_differ(name: str) -> None:
-    """Else the tests above would not tell the published mean from the global one."""
+    """The published mean differs from the global one, so the tests above can fail."""
     first_run, peer = averaged_halves(name)["losses"], global_batch(name)["losses"]
     assert any(abs(first_run[key] - peer[key]) > 1e-3 for key in first_run)
 
@@ -166,9 +160,6 @@ def test_accumulated_gradients_are_those_of_the_whole_batch(results: Results, st
         assert_close(results[rank][f"{strategy}/accumulated"], reference)
 
 
-# --- gathering ----------------------------------------------------------------------------------------------------
-
-
 def test_gathering_keeps_the_order_of_ranks_and_sums_what_all_losses_say(results: Results) -> None:
     rows = torch.tensor([[1.0, 1.0]] * 3 + [[2.0, 2.0]] * 2)
     weights = torch.arange(10.0).view(5, 2)
@@ -180,9 +171,6 @@ def test_gathering_keeps_the_order_of_ranks_and_sums_what_all_losses_say(results
         assert result["truth"].tolist() == [True, False]
         assert result["places"].tolist() == list(range(5))[own_rows]
         assert result["mean"].item() == 0.5
-
-
-# --- runs ---------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("strategy", ranks.STRATEGIES)
@@ -214,7 +202,7 @@ def test_both_strategies_train_the_same(results: Results) -> None:
 
 
 @pytest.mark.parametrize("strategy", ranks.STRATEGIES)
-def test_one_process_goes_on_with_what_two_began(strategy: Strategy, results: Results, folder: Path) -> None:
+def test_one_process_resumes_a_run_of_two(strategy: Strategy, results: Results, folder: Path) -> None:
     newest = Checkpoints(folder / strategy / "straight").latest()
     assert newest is not None
     trainer, _ = ranks.trainer(ProcessGroupInfo(torch.device("cpu")), strategy, folder / strategy / "straight")
@@ -238,10 +226,7 @@ def test_a_whole_run_is_the_same_on_one_process_and_on_two(results: Results, fol
     models = [load(path / "model").model.state_dict() for path in (tmp_path / "one", folder / "two")]
     moved = torch.cat([(models[0][n] - t).flatten() for n, t in toy_model("caption").state_dict().items()]).norm()
     distance = torch.cat([(models[0][n] - models[1][n]).flatten() for n in models[0]]).norm()
-    assert distance < 0.05 * moved  # Adam takes the sign of what is nearly zero
-
-
-# --- one process alone --------------------------------------------------------------------------------------------
+    assert distance < 0.05 * moved  # Adam amplifies gradients that are nearly zero
 
 
 def test_without_torchrun_a_process_is_alone(monkeypatch: pytest.MonkeyPatch) -> None:

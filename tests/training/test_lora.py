@@ -1,4 +1,4 @@
-"""LoRA: what is frozen, what is learned, merging, and adapters on disk."""
+"""LoRA: frozen and trained weights, merging, and adapters on disk."""
 
 from __future__ import annotations
 

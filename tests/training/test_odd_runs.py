@@ -42,7 +42,7 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def dataset(folder: Path, captions: list[list[str]]) -> Path:
-    """A picture for each list of captions, with a question or two."""
+    """Write an image for each list of captions, with a question."""
     rows = []
     for i, texts in enumerate(captions):
         toy_image(i).save(folder / f"{i}.png")
@@ -89,15 +89,15 @@ def test_texts_of_500_words_are_cut_and_empty_ones_are_reported(name: TaskName, 
 
 @pytest.mark.parametrize("name", ["caption", "pretrain", "retrieval", "vqa"])
 @pytest.mark.parametrize("size", [1, 4])
-def test_a_dataset_of_one_picture(name: TaskName, size: int, models: Path, tmp_path: Path) -> None:
-    """A batch of one, and a batch that asks for more than there is: ITM has no negative then, all else goes on."""
+def test_a_dataset_of_one_image(name: TaskName, size: int, models: Path, tmp_path: Path) -> None:
+    """A batch of one, and a batch larger than the data: ITM has no negative, and the run continues."""
     data = dataset(tmp_path, [["a dog"]])
     result = runs.run(recipe(name, data, tmp_path / "out", models, epochs=2, batch_size=size))
     assert result.progress.step == 2
     assert all(value == value for value in losses(tmp_path / "out"))
 
 
-def test_all_texts_of_a_batch_may_be_of_one_picture(models: Path, tmp_path: Path) -> None:
+def test_all_texts_of_a_batch_may_be_of_one_image(models: Path, tmp_path: Path) -> None:
     data = dataset(tmp_path, [["a dog", "a brown dog", "the dog", "one dog"]])
     runs.run(recipe("retrieval", data, tmp_path / "out", models))
     (record,) = (line for line in read_log(tmp_path / "out" / "log.jsonl") if line["kind"] == "train")
@@ -119,10 +119,10 @@ def test_what_does_not_fill_a_last_batch_waits_for_the_next_epoch(models: Path, 
     assert loss_a == pytest.approx(loss_b, rel=1e-5), "of the same five, in batches of 1 and of 4 and 1"
 
 
-def test_a_run_compiles_its_layers_if_it_is_told_to(
+def test_a_run_compiles_its_layers_if_the_recipe_says_so(
     models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """That compiled layers compute the same is shown beside them; here it only counts that they are asked for."""
+    """Another test compares the results of compiled layers; this one checks the option."""
     compiled: list[str] = []
     monkeypatch.setattr(runs, "compile_layers", lambda model: compiled.append(type(model).__name__))
     data = dataset(tmp_path, [["a dog"], ["a cat"]])

@@ -108,7 +108,7 @@ def test_retrieval() -> None:
 
 
 class OtherPairs(PretrainObjective):
-    """With a queue that keeps the random features it began with, as if they were of other pictures.
+    """An objective whose queue keeps its initial random features, like features of other images.
 
     Fed one batch over and over, it would fill with these same pairs, which ITC could only tell from themselves by age.
     """
@@ -148,7 +148,7 @@ def test_comparing() -> None:
 
 
 def test_grounding() -> None:
-    """Two expressions about each of two pictures; the box comes back as four likeliest bins, one after another."""
+    """Two expressions about each of two images; the box is predicted as four likeliest bins in sequence."""
     model, pixels = toy("grounding", box_bins=16, box_start_id=39), images(2)
     ids, mask = texts([[10, 11], [12], [10, 11], [12]], CLS)
     boxes = torch.tensor(

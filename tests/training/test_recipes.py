@@ -120,7 +120,7 @@ def test_the_recipes_of_pocket_make_what_is_bundled(name: str) -> None:
     shipped = {task: read.load(path).config for task, path in models.items()}
     start = dataclasses.replace(shipped["retrieval"], task="pretrain")
     actual = config_of(recipe, start)
-    if actual.task not in shipped:  # pretraining itself, and what is not bundled
+    if actual.task not in shipped:  # pretraining, and tasks that are not bundled
         assert count_parameters(build_model(actual, device="meta")) > 5e6
         return
     expected = shipped[actual.task]
@@ -140,7 +140,7 @@ def test_the_recipes_of_pocket_make_what_is_bundled(name: str) -> None:
         assert actual.box_start_id + 1 + actual.box_bins < actual.text.vocab_size
 
 
-def test_what_only_some_recipes_say() -> None:
+def test_values_of_single_recipes() -> None:
     recipes = {name: read_recipe(RECIPES / f"{name}.yaml") for name in TABLE}
     for size in ("base", "large"):
         schedule = recipes[f"pretrain_14m_{size}"].schedule
@@ -164,9 +164,6 @@ def test_what_only_some_recipes_say() -> None:
     }  # fmt: skip
     groups = {name for name, recipe in recipes.items() if recipe.optimizer.groups == "lavis"}
     assert groups == {"vqa_okvqa_base", "vqa_aokvqa_base"}
-
-
-# --- reading ------------------------------------------------------------------------------------------------------
 
 
 def test_a_recipe_comes_back_from_its_file(tmp_path: Path) -> None:
@@ -262,7 +259,7 @@ def test_total_batches_are_made_on_any_number_of_processes() -> None:
     assert recipe_from_table({"task": "caption"}).accumulation(5) == 1
 
 
-def test_a_run_goes_on_only_with_its_own_settings() -> None:
+def test_a_run_resumes_only_with_its_own_settings() -> None:
     original = recipe_from_table({"task": "caption", "data": {"train": "a"}})
     check_same_run(
         original, dataclasses.replace(original, epochs=9, run=dataclasses.replace(original.run, keep_checkpoints=9))

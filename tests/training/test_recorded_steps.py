@@ -23,7 +23,7 @@ def close(ours: Tensor, recorded: Tensor | float) -> None:
 
 
 class Drawn:
-    """Draws the arg-max, as the recorded steps did, and keeps what it was asked."""
+    """Draws the arg-max, as the recorded steps did, and records the weights."""
 
     def __init__(self) -> None:
         self.weights: list[Tensor] = []

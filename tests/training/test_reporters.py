@@ -1,4 +1,4 @@
-"""What a run tells of itself: the log and its repair, TensorBoardReporter, the loss curve, the bar."""
+"""Reports of a run: the log and its repair, TensorBoard, the loss curve, the bar."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def record(step: int, loss: float = 2.0) -> dict[str, Any]:
 
 
 def send_reports(reporter: Reporter, start: int = 0, stop: int = 4) -> None:
-    """A run of ``stop`` steps, evaluated after the last."""
+    """A run of `stop` steps, evaluated after the last."""
     reporter.on_start(start, 4, 2)
     for step in range(start + 1, stop + 1):
         reporter.on_step(step)
@@ -74,7 +74,7 @@ def test_tensorboard_has_the_curves_and_the_samples(tmp_path: Path) -> None:
     assert b"a [red] dog" in text.tensor_proto.string_val[0]
 
 
-def test_the_curve_is_a_picture_that_follows_the_log(tmp_path: Path) -> None:
+def test_the_curve_is_drawn_from_the_log(tmp_path: Path) -> None:
     log = JsonLinesReporter(tmp_path / "log.jsonl")
     send_reports(log)
     LossCurveReporter(log.path, tmp_path / "loss.png").on_end()
@@ -111,7 +111,7 @@ def test_the_bar_is_a_bar_on_a_terminal(capsys: pytest.CaptureFixture[str], monk
 
 
 @pytest.mark.parametrize(("module", "make"), [("tensorboard", TensorBoardReporter), ("matplotlib", None)])
-def test_a_missing_library_is_said_before_the_run(
+def test_a_missing_library_is_reported_before_the_run(
     module: str, make: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     real = builtins.__import__

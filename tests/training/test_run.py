@@ -41,7 +41,7 @@ METRICS["pretrain"] = METRICS["retrieval"]
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Six pictures with captions, questions, boxes, and statements about pairs of them."""
+    """Six images with captions, questions, boxes, and statements about pairs of them."""
     folder = tmp_path_factory.mktemp("data")
     rows, pairs = [], []
     for i, word in enumerate(WORDS):
@@ -74,7 +74,7 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def recipe(name: TaskName, photos: Path, out: Path, **values: Any) -> Recipe:
-    """A recipe for toys; what is given replaces its sections' values."""
+    """Return a recipe for toys; `values` replace the values of its sections."""
     file = str(photos / ("pairs.jsonl" if name == "nlvr" else "data.jsonl"))
     table: dict[str, Any] = {
         "task": name,
@@ -91,9 +91,6 @@ def recipe(name: TaskName, photos: Path, out: Path, **values: Any) -> Recipe:
     for key, value in values.items():
         table[key] = {**table[key], **value} if isinstance(table.get(key), dict) else value
     return recipe_from_table(table)
-
-
-# --- every task ---------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("name", TASK_NAMES)
@@ -120,7 +117,7 @@ def test_every_task_goes_from_a_start_to_a_model(name: TaskName, data: Path, mod
     assert len(result.report) == 0
 
 
-def test_a_model_from_nothing_has_the_sizes_and_the_vocabulary_it_is_told(data: Path, tmp_path: Path) -> None:
+def test_a_model_without_a_start_has_the_sizes_and_vocabulary_of_the_recipe(data: Path, tmp_path: Path) -> None:
     sizes = {
         "size": "base",
         "image_size": 32,
@@ -142,7 +139,7 @@ def test_the_start_lends_its_prompt_and_takes_another_size(data: Path, models: P
     assert (loaded.prompt, loaded.config.vision.image_size, loaded.image.size) == ("a dog ", 48, 48)
 
 
-def test_a_handful_of_pictures_is_learned_by_heart(data: Path, models: Path, tmp_path: Path) -> None:
+def test_a_handful_of_images_is_memorized(data: Path, models: Path, tmp_path: Path) -> None:
     run_recipe = recipe(
         "caption", data, tmp_path / "out", start=str(models / "caption"), epochs=10, batch_size=6,
         data={"train": [str(data / "data.jsonl")] * 9, "prompt": "", "texts_per_image": 2}, loss={"smoothing": 0.0},
@@ -153,13 +150,10 @@ def test_a_handful_of_pictures_is_learned_by_heart(data: Path, models: Path, tmp
     assert result.progress.step == 90
     log = read_log(tmp_path / "out" / "log.jsonl")
     assert log[0]["loss"] > 3.0
-    assert [record for record in log if record["kind"] == "train"][-1]["loss"] < 0.5  # each picture has two captions
+    assert [record for record in log if record["kind"] == "train"][-1]["loss"] < 0.5  # each image has two captions
     outputs = {Path(sample["image"]).stem: sample["caption"] for sample in log[-1]["samples"]}
     right = sum(outputs[str(i)] in (f"a dog on the {word}", f"the {word} and a dog") for i, word in enumerate(WORDS))
     assert right == 6, outputs
-
-
-# --- going on -----------------------------------------------------------------------------------------------------
 
 
 class StopAt(Reporter):
@@ -174,7 +168,7 @@ class StopAt(Reporter):
 
 
 @pytest.mark.parametrize("name", ["retrieval", "vqa"])
-def test_a_run_goes_on_bit_for_bit(name: TaskName, data: Path, models: Path, tmp_path: Path) -> None:
+def test_a_run_resumes_bit_for_bit(name: TaskName, data: Path, models: Path, tmp_path: Path) -> None:
     def run_recipe(out: str) -> Recipe:
         text = {"dropout": 0.1, "attention_dropout": 0.1}
         start = str(models / "pretrain")
@@ -197,16 +191,13 @@ def test_a_run_goes_on_bit_for_bit(name: TaskName, data: Path, models: Path, tmp
     assert load(repeated.model).config.task == TASKS[name].networks[0]
 
 
-def test_a_run_goes_on_only_as_it_began(data: Path, models: Path, tmp_path: Path) -> None:
+def test_a_run_resumes_only_with_its_settings(data: Path, models: Path, tmp_path: Path) -> None:
     out, start = tmp_path / "out", str(models / "caption")
     run(recipe("caption", data, out, start=start, epochs=1))
     with pytest.raises(ConfigError, match=r"batch_size"):
         run(recipe("caption", data, out, start=start, epochs=1, batch_size=2), resume=True)
     longer = run(recipe("caption", data, out, start=start, epochs=2), resume=True)
     assert longer.progress.epoch == 2
-
-
-# --- LoRA, averages, the best -------------------------------------------------------------------------------------
 
 
 def test_lora_leaves_a_merged_model_and_an_adapter(data: Path, models: Path, tmp_path: Path) -> None:
@@ -273,17 +264,14 @@ def test_the_best_by_a_metric_that_is_handed_in(data: Path, models: Path, tmp_pa
     assert final_record["samples"][-1] == {"image": "x", "caption": "y"}
 
 
-def test_a_metric_that_nobody_measures_is_an_error(data: Path, models: Path, tmp_path: Path) -> None:
+def test_a_metric_that_is_not_measured_is_an_error(data: Path, models: Path, tmp_path: Path) -> None:
     run_recipe = recipe("caption", data, tmp_path, start=str(models / "caption"), evaluate={"metric": "bleu"})
     with pytest.raises(ConfigError, match=r"must be one of val_loss, got 'bleu'"):
         run(run_recipe)
 
 
-# --- what else may be asked for -----------------------------------------------------------------------------------
-
-
 def test_everything_at_once(data: Path, models: Path, tmp_path: Path) -> None:
-    """Half precision, recomputed blocks, clipping, accumulation, jitter, sources in turn, samples of given pictures."""
+    """Half precision, recomputed blocks, clipping, accumulation, jitter, rotating sources, chosen previews."""
     file = str(data / "data.jsonl")
     run_recipe = recipe(
         "pretrain", data, tmp_path / "out", start=str(models / "pretrain"), batch_size=2, total_batch_size=4,
@@ -298,7 +286,7 @@ def test_everything_at_once(data: Path, models: Path, tmp_path: Path) -> None:
 
     result = run(run_recipe, reporters=[Listen()])
     assert [samples[0]["image"] for _, samples in reports] == [str(data / "5.png")] * 2
-    assert result.progress.step == 2 * 3  # six pictures and six in turn, two times two at a step
+    assert result.progress.step == 2 * 3  # six images and six in turn, two batches of two per step
     assert load(result.model).model.get_parameter("vision.norm.weight").dtype == torch.float32
     assert {path.name for path in (tmp_path / "out").iterdir()} == {
         "checkpoints", "log.jsonl", "loss.png", "model", "recipe.yaml", "tensorboard",

@@ -1,4 +1,4 @@
-"""Checkpoints that survive, runs that go on bit for bit, random states, and averages of checkpoints."""
+"""Checkpoints that survive, runs that continue bit for bit, random states, and averages of checkpoints."""
 
 from __future__ import annotations
 
@@ -32,9 +32,6 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 CPU = torch.device("cpu")
 GROUP = ProcessGroupInfo(CPU)
 ROOT = Path(__file__).parents[2]
-
-
-# --- killed -------------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
@@ -86,9 +83,6 @@ def test_a_run_killed_again_and_again_ends_as_if_it_never_was(
     assert file_names == ["step-000000014.pt", "step-000000015.pt"], "two whole ones are kept, and no halves"
 
 
-# --- checkpoints --------------------------------------------------------------------------------------------------
-
-
 def test_checkpoints_are_whole_or_not_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     checkpoints = Checkpoints(tmp_path, keep=2)
     for step in (1, 2, 10):
@@ -124,9 +118,6 @@ def test_averages_are_means_of_the_model_alone(tmp_path: Path) -> None:
         average_weights([], "model.")
 
 
-# --- random states ------------------------------------------------------------------------------------------------
-
-
 def draws() -> list[float]:
     return [
         random.random(),
@@ -154,9 +145,6 @@ def test_a_block_that_draws_leaves_no_trace() -> None:
     with preserve_random_state(CPU):
         draws()
     assert draws() == expected
-
-
-# --- the loop -----------------------------------------------------------------------------------------------------
 
 
 def trainer(
@@ -330,7 +318,7 @@ def test_a_checkpoint_of_another_model_is_refused(tmp_path: Path) -> None:
         built.restore({})
 
 
-def test_another_number_of_processes_goes_on_only_between_epochs(tmp_path: Path) -> None:
+def test_another_number_of_processes_continues_only_between_epochs(tmp_path: Path) -> None:
     built = trainer(tmp_path, RunSettings(save_every=3, keep_checkpoints=9))
     built.run()
     within, end = (read_state(path) for path in built.checkpoints.files())

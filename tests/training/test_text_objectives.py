@@ -52,11 +52,8 @@ def smoothed(logits: Tensor, target: int, smoothing: float) -> Tensor:
 
 
 def token_losses(logits: Tensor, ids: Tensor, prompt_length: int, smoothing: float) -> list[Tensor]:
-    """The losses of the tokens after the first ``given`` of ids (1, t), by logits (1, t, V)."""
+    """The losses of the tokens after the first `given` of ids (1, t), by logits (1, t, V)."""
     return [smoothed(logits[0, p - 1], int(ids[0, p]), smoothing) for p in range(prompt_length, ids.shape[1])]
-
-
-# --- captioning ---------------------------------------------------------------------------------------------------
 
 
 def captioning_batch(length: int = 0, image: Tensor | None = None) -> CaptionBatch:
@@ -85,7 +82,7 @@ def test_captioning_does_not_depend_on_padding() -> None:
     objective = CaptionObjective(toy("caption"), prompt_length=3)
     short = captioning_batch()
     ids, mask = texts(CAPTIONS, DEC, 40)
-    ids[mask == 0] = 33  # whatever stands there
+    ids[mask == 0] = 33  # padding with any ids
     long = CaptionBatch(pixels=short.pixels, ids=ids, mask=mask)
     short_loss, long_loss = objective(short)["lm"], objective(long)["lm"]
     torch.testing.assert_close(short_loss, long_loss)
@@ -153,8 +150,6 @@ def test_lm_loss_sums_per_text() -> None:
         torch.testing.assert_close(sums[row], expected)
 
 
-# --- VQA ----------------------------------------------------------------------------------------------------------
-
 QUESTIONS = [[10, 11, 12, 13], [14], [15, 16]]
 ANSWERS = [[30], [31, 32], [33], [30], [34, 35, 36]]
 OWNERS = [0, 0, 1, 2, 2]
@@ -212,9 +207,6 @@ def test_answering_one_question_and_an_empty_answer() -> None:
     torch.testing.assert_close(VqaObjective(model)(batch)["vqa"], smoothed(logits[0, 0], SEP, 0.1))
 
 
-# --- NLVR2 --------------------------------------------------------------------------------------------------------
-
-
 def comparing_batch(count: int, length: int = 0) -> NlvrBatch:
     ids, mask = texts([[10, 11], [12, 13, 14, 15], [16]][:count], ENC, length)
     torch.manual_seed(5)
@@ -244,8 +236,6 @@ def test_comparing_is_the_plain_computation(count: int) -> None:
     assert_same(gradients(model, loss), gradients(model, expected))
     torch.testing.assert_close(NlvrObjective(model)(comparing_batch(count, 30))["nlvr"], loss)
 
-
-# --- grounding ----------------------------------------------------------------------------------------------------
 
 SIZES = torch.tensor([[64.0, 48.0], [64.0, 48.0], [100.0, 200.0]])
 BOXES = torch.tensor([[0.0, 0.0, 64.0, 48.0], [10.0, 5.0, 20.0, 47.0], [30.0, 100.0, 90.0, 130.0]])
@@ -300,11 +290,11 @@ def test_grounding_is_the_plain_computation(image: list[int] | None, count: int)
     torch.testing.assert_close(GroundingObjective(model)(padded)["box"], loss)
 
 
-def test_bins_are_whole_shares_of_the_picture() -> None:
+def test_bins_are_whole_shares_of_the_image() -> None:
     assert box_bins(BOXES, SIZES, 640).tolist()[0] == [320, 320, 640, 640]
     edge = torch.tensor([[3.0, 0.0, 18.0, 300.0]])  # 15 / 300 of 640 is 32; 18 / 300 - 3 / 300 in single precision, 31
     assert box_bins(edge, torch.tensor([[300.0, 300.0]]), 640).tolist() == [[22, 320, 32, 640]]
-    beyond = torch.tensor([[-50.0, 0.0, 150.0, 100.0]])  # wider than its picture
+    beyond = torch.tensor([[-50.0, 0.0, 150.0, 100.0]])  # wider than its image
     assert box_bins(beyond, torch.tensor([[100.0, 100.0]]), 640).tolist() == [[320, 320, 640, 640]]
 
 
@@ -339,7 +329,7 @@ def test_the_logged_weighted_loss_has_no_gradient() -> None:
     torch.testing.assert_close(both["box"], plain["box"])
 
 
-def test_targets_that_spread_over_the_bins_beside() -> None:
+def test_targets_that_spread_over_neighboring_bins() -> None:
     """Against the bell written out bin by bin; a narrow one is the published target."""
     model, batch = grounder(), grounding_batch()
     bins, box_ids = model.config.box_bins, model.box_ids(batch.ids.device)
@@ -362,7 +352,7 @@ def test_targets_that_spread_over_the_bins_beside() -> None:
 
 
 def test_words_learn_to_look_into_their_boxes() -> None:
-    """Against every patch, head and word written out; the boxes' own loss stays what it was."""
+    """Compare with loops over patches, heads and words; the loss of the boxes does not change."""
     model, batch = grounder(), grounding_batch()
     losses = GroundingObjective(model, attention=0.5)(batch)
     torch.testing.assert_close(losses["box"], GroundingObjective(model)(batch)["box"])

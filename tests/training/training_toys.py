@@ -20,7 +20,7 @@ from tests.conftest import GOLDEN
 class Recording:
     """One recorded case: its json, its tensors as float32 or int64, the model, and its training state.
 
-    ``state`` holds the momentum copies ("momentum.vision...") and the queues ("queue.image").
+    `state` holds the momentum copies ("momentum.vision...") and the queues ("queue.image").
     """
 
     def __init__(self, name: str, task: ModelKind, weights: str | None = None) -> None:
@@ -84,7 +84,7 @@ def toy(task: ModelKind, **changes: Any) -> Any:
 
 
 def texts(rows: Iterable[Iterable[int]], first_id: int, length: int = 0) -> tuple[Tensor, Tensor]:
-    """Ids and mask (B, T) of the rows, each behind ``first`` and before [SEP], padded to the longest or ``length``."""
+    """Ids and mask (B, T) of the rows, each behind `first` and before [SEP], padded to the longest or `length`."""
     rows_of_ids = [[first_id, *row, SEP] for row in rows]
     longest = max(length, *(len(row) for row in rows_of_ids))
     ids = torch.tensor([row + [PAD] * (longest - len(row)) for row in rows_of_ids])
@@ -98,7 +98,7 @@ def alone(ids: Tensor, mask: Tensor, row: int) -> Tensor:
 
 
 def images(count: int) -> Tensor:
-    """Noise that tells the pictures apart."""
+    """Return noise, different for each image."""
     return torch.randn(count, 3, 32, 32)
 
 
