@@ -27,7 +27,7 @@ class Server(ThreadingHTTPServer):
         self.cuts: list[int] = []
         self.refusals: list[int] = []
         self.ranges = True
-        self.asked: list[tuple[str, str, str | None]] = []
+        self.requests: list[tuple[str, str, str | None]] = []
 
     @property
     def address(self) -> str:
@@ -35,7 +35,7 @@ class Server(ThreadingHTTPServer):
 
     def bodies(self) -> list[tuple[str, str | None]]:
         """What was asked for by GET: the path and its Range header."""
-        return [(path, span) for method, path, span in self.asked if method == "GET"]
+        return [(path, span) for method, path, span in self.requests if method == "GET"]
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -53,7 +53,7 @@ class Handler(BaseHTTPRequestHandler):
 
     def _serve(self, body: bool) -> None:
         path = self.path.partition("?")[0]
-        self.server.asked.append((self.command, path, self.headers.get("Range")))
+        self.server.requests.append((self.command, path, self.headers.get("Range")))
         if self.server.refusals:
             self.send_error(self.server.refusals.pop(0))
         elif path.startswith("/api/models/"):

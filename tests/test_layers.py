@@ -138,16 +138,16 @@ class Import(NamedTuple):
 
 @cache
 def modules() -> dict[str, Path]:
-    found = {}
+    paths = {}
     for path in sorted(SOURCE.rglob("*.py")):
         parts = path.relative_to(SOURCE.parent).with_suffix("").parts
-        found[".".join(parts[:-1] if parts[-1] == "__init__" else parts)] = path
-    return found
+        paths[".".join(parts[:-1] if parts[-1] == "__init__" else parts)] = path
+    return paths
 
 
 @cache
 def imports() -> tuple[Import, ...]:
-    return tuple(one for module, path in modules().items() for one in _imports(module, path))
+    return tuple(each for module, path in modules().items() for each in _imports(module, path))
 
 
 def _imports(module: str, path: Path) -> Iterator[Import]:
@@ -245,24 +245,24 @@ def distributions(extra: bool) -> set[str]:
 def test_late_imports_are_those_with_a_reason() -> None:
     optional = distributions(extra=True)  # looked for where they are needed
     unexplained = []
-    for one in imports():
-        reasons = [LATE[home] for home in LATE if one.module == home or one.module.startswith(f"{home}.")]
+    for each in imports():
+        reasons = [LATE[home] for home in LATE if each.module == home or each.module.startswith(f"{home}.")]
         if (
-            one.late
-            and not one.typing
-            and not any(one.target.partition(".")[0] in allowed for allowed in (optional, *reasons))
+            each.late
+            and not each.typing
+            and not any(each.target.partition(".")[0] in allowed for allowed in (optional, *reasons))
         ):
-            unexplained.append(f"{one.module}:{one.line} imports {one.target}")
+            unexplained.append(f"{each.module}:{each.line} imports {each.target}")
     assert unexplained == []
 
 
 def test_only_declared_packages_are_imported() -> None:
     always = distributions(extra=False) | sys.stdlib_module_names | {"openblip"}
     strangers = [
-        f"{one.module}:{one.line} imports {one.target}"
-        for one in imports()
-        if one.target.partition(".")[0] not in (always | distributions(extra=True) if one.late else always)
-        if not one.typing
+        f"{each.module}:{each.line} imports {each.target}"
+        for each in imports()
+        if each.target.partition(".")[0] not in (always | distributions(extra=True) if each.late else always)
+        if not each.typing
     ]
     assert "torch" in always
     assert "transformers" not in always | distributions(extra=True)
@@ -329,5 +329,5 @@ def test_every_exported_name_exists() -> None:
 def test_type_checkers_see_the_names_that_are_exported() -> None:
     tree = ast.parse(modules()["openblip"].read_text(encoding="utf-8"))
     (block,) = (node for node in tree.body if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING")
-    seen = {alias.asname for node in block.body if isinstance(node, ast.ImportFrom) for alias in node.names}
-    assert seen | {"__version__"} == set(openblip.__all__)
+    exported = {alias.asname for node in block.body if isinstance(node, ast.ImportFrom) for alias in node.names}
+    assert exported | {"__version__"} == set(openblip.__all__)

@@ -37,11 +37,11 @@ def folder(tmp_path: Path) -> Path:
 
 def test_paths_are_relative_to_the_bundle(folder: Path, tmp_path: Path) -> None:
     for name in (folder, folder / "bundle.json", str(folder)):
-        found = bundle.find(name)
-        assert found is not None
-        assert found.locate("caption") == folder / "models" / "captioner"
-        assert found.locate("vqa") == folder / "answers.pth"
-        assert found.models["retrieval"] == "Salesforce/blip-itm-base-coco"
+        result = bundle.find(name)
+        assert result is not None
+        assert result.locate("caption") == folder / "models" / "captioner"
+        assert result.locate("vqa") == folder / "answers.pth"
+        assert result.models["retrieval"] == "Salesforce/blip-itm-base-coco"
     shutil.move(folder, tmp_path / "elsewhere")
     moved = bundle.find(tmp_path / "elsewhere")
     assert moved is not None
@@ -50,10 +50,10 @@ def test_paths_are_relative_to_the_bundle(folder: Path, tmp_path: Path) -> None:
 
 def test_a_relative_path_works_from_any_place(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(folder.parent)
-    found = bundle.find("mine")
+    result = bundle.find("mine")
     monkeypatch.chdir(folder)
-    assert found is not None
-    assert found.locate("caption") == folder / "models" / "captioner"
+    assert result is not None
+    assert result.locate("caption") == folder / "models" / "captioner"
 
 
 def test_a_task_that_is_not_there_names_a_model_that_is(folder: Path) -> None:
@@ -64,9 +64,9 @@ def test_a_task_that_is_not_there_names_a_model_that_is(folder: Path) -> None:
 
 
 def test_published_names_are_fetched_only_when_they_are_used(folder: Path) -> None:
-    found = bundle.read(folder)
+    result = bundle.read(folder)
     with pytest.raises(DownloadError, match="Salesforce/blip-itm-base-coco is not on this machine"):
-        found.locate("retrieval", offline=True)
+        result.locate("retrieval", offline=True)
 
 
 def test_what_is_written_is_read_again(tmp_path: Path, folder: Path) -> None:
@@ -118,10 +118,10 @@ def test_a_bundle_that_is_not_there(tmp_path: Path) -> None:
 
 def test_the_named_bundles(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("base", "large"):
-        found = bundle.find(name)
-        assert found is not None
-        assert found.name == name
-        assert set(found.models) == {"caption", "vqa", "retrieval", "nlvr", "grounding"}
+        result = bundle.find(name)
+        assert result is not None
+        assert result.name == name
+        assert set(result.models) == {"caption", "vqa", "retrieval", "nlvr", "grounding"}
     monkeypatch.chdir(tmp_path)
     (tmp_path / "base").mkdir()
     assert bundle.find("base") is None, "a folder here comes before the name"
@@ -129,10 +129,10 @@ def test_the_named_bundles(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
 
 def test_pocket_is_the_folder_in_the_package(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(bundle, "POCKET", folder)
-    found = bundle.find("pocket")
-    assert found is not None
-    assert found.name == "pocket"
-    assert found.locate("caption") == folder / "models" / "captioner"
+    result = bundle.find("pocket")
+    assert result is not None
+    assert result.name == "pocket"
+    assert result.locate("caption") == folder / "models" / "captioner"
     monkeypatch.setattr(bundle, "POCKET", tmp_path / "missing")
     with pytest.raises(CheckpointError, match="the pocket model is missing from this installation"):
         bundle.find("pocket")

@@ -58,15 +58,15 @@ def start(model: nn.Module, source: object) -> InitReport:
 
 @torch.no_grad()
 def test_a_captioner_from_pretraining_says_what_the_pretrained_decoder_says() -> None:
-    source, seen = golden("pretrain"), recorded("pretrain")
+    source, expected = golden("pretrain"), recorded("pretrain")
     model = fresh("caption", source.config)
     report = start(model, GOLDEN / "pretrain.weights.safetensors")
     assert isinstance(model, Captioner)
     assert not report.fresh
-    image = model.encode_image(seen["pixel_values"])
-    logits = model.logits(seen["lm_input_ids"], seen["attention_mask"], image)
-    real = seen["attention_mask"][:2].bool()
-    torch.testing.assert_close(logits[:2][real], seen["lm_logits_first2"][real], atol=1e-4, rtol=0)
+    image = model.encode_image(expected["pixel_values"])
+    logits = model.logits(expected["lm_input_ids"], expected["attention_mask"], image)
+    real = expected["attention_mask"][:2].bool()
+    torch.testing.assert_close(logits[:2][real], expected["lm_logits_first2"][real], atol=1e-4, rtol=0)
     assert report.derived["decoder.layers.1.self_attn.query.weight"] == (
         "text_decoder.bert.encoder.layer.1.attention.self.query.weight"
     )

@@ -233,6 +233,6 @@ def test_which_family_has_what() -> None:
 @pytest.mark.parametrize(("family", "task"), PAIRS)
 def test_names_tell_the_model(family: Family, task: ModelKind) -> None:
     names = [theirs for ours in shapes(task) for _, theirs in table(family, task).theirs(ours)]
-    found, distance = layouts.nearest(names)
-    assert (found.task, distance) == (task, 0)
-    assert {found.family, family} in ({family}, {"salesforce", "lavis"})  # those two share a layout
+    best, distance = layouts.nearest(names)
+    assert (best.task, distance) == (task, 0)
+    assert {best.family, family} in ({family}, {"salesforce", "lavis"})  # those two share a layout

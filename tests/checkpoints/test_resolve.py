@@ -78,14 +78,14 @@ def test_offline_names_the_file_and_what_to_do(server: Server, monkeypatch: pyte
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     with pytest.raises(DownloadError, match=r"model_vqa\.pth is not on this machine and offline mode is on"):
         resolve("model_vqa", mirror=server.address)
-    assert server.asked == []
+    assert server.requests == []
     resolve("model_vqa", mirror=server.address, offline=False)
     assert resolve("model_vqa", mirror="http://nowhere.invalid").read_bytes() == BODY
 
 
 def hub_files(*weights: str) -> dict[str, bytes]:
-    beside = ("config.json", "preprocessor_config.json", "tokenizer.json", "vocab.txt", "README.md", "tf_model.h5")
-    return {name: f"content of {name}".encode() for name in (*beside, *weights)}
+    other_files = ("config.json", "preprocessor_config.json", "tokenizer.json", "vocab.txt", "README.md", "tf_model.h5")
+    return {name: f"content of {name}".encode() for name in (*other_files, *weights)}
 
 
 def got(folder: Path) -> list[str]:
@@ -112,9 +112,9 @@ def test_only_the_needed_files_of_a_repository_are_fetched(
         server.repository["model.safetensors.index.json"] = json.dumps({"weight_map": shards}).encode()
     folder = resolve(REPOSITORY, endpoint=server.address)
     assert got(folder) == sorted(["config.json", "preprocessor_config.json", "tokenizer.json", "vocab.txt", *taken])
-    server.asked.clear()
+    server.requests.clear()
     assert resolve(REPOSITORY, endpoint=server.address, offline=True) == folder
-    assert server.asked == []
+    assert server.requests == []
 
 
 def test_an_unreachable_hub_leaves_what_is_cached(server: Server) -> None:
@@ -166,9 +166,9 @@ def test_the_vocabulary_is_fetched_once_and_whole(server: Server, monkeypatch: p
     server.repository = {"vocab.txt": b"[PAD]\n" * 30522}
     path = hub.bert_vocabulary(endpoint=server.address)
     assert path.read_bytes() == server.repository["vocab.txt"]
-    server.asked.clear()
+    server.requests.clear()
     assert hub.bert_vocabulary(endpoint=server.address) == path
-    assert server.asked == []
+    assert server.requests == []
     path.write_text("[PAD]\n" * 100)
     with pytest.raises(DownloadError, match="got 100; delete it"):
         hub.bert_vocabulary()

@@ -74,9 +74,9 @@ def test_how_boxes_are_read_is_kept(tmp_path: Path) -> None:
     model = toy_model("grounding", config=dataclasses.replace(toy_config("grounding"), box_reading="median"))
     folder = save(model, tmp_path / "folder", to="hub")
     assert load(folder, tokenizer=False).config.box_reading == "median"
-    told = json.loads((folder / "config.json").read_text())
-    told["openblip"]["box_reading"] = "mean"
-    (folder / "config.json").write_text(json.dumps(told))
+    description = json.loads((folder / "config.json").read_text())
+    description["openblip"]["box_reading"] = "mean"
+    (folder / "config.json").write_text(json.dumps(description))
     with pytest.raises(CheckpointError, match="box_reading must be likeliest or median, got 'mean'"):
         load(folder, tokenizer=False)
 
@@ -209,20 +209,20 @@ def test_a_newer_format_is_refused(tmp_path: Path) -> None:
     folder = tmp_path / "one"
     saved("caption", folder)
     file = folder / "config.json"
-    whole = json.loads(file.read_text())
+    content = json.loads(file.read_text())
     for version, message in (
         (FORMAT_VERSION + 1, "must be at most 1, got 2: upgrade"),
         (None, "must name a format version"),
     ):
-        whole["openblip"]["format_version"] = version
-        file.write_text(json.dumps(whole))
+        content["openblip"]["format_version"] = version
+        file.write_text(json.dumps(content))
         with pytest.raises(CheckpointError, match=message):
             load(folder)
-    del whole["openblip"]
-    file.write_text(json.dumps(whole | {"model_type": "openblip"}))
+    del content["openblip"]
+    file.write_text(json.dumps(content | {"model_type": "openblip"}))
     with pytest.raises(CheckpointError, match="must have the key 'openblip'"):
         load(folder)
-    file.write_text(json.dumps(whole | {"model_type": "blip-2"}))
+    file.write_text(json.dumps(content | {"model_type": "blip-2"}))
     with pytest.raises(CheckpointError, match="must be of a BLIP model, got model_type 'blip-2'"):
         load(folder)
 
@@ -313,8 +313,8 @@ def outputs(task: ModelKind, model: Any) -> list[Tensor]:
     if task == "retrieval":
         inputs = {"input_ids": IDS, "pixel_values": pixels, "attention_mask": MASK}
         return [model(**inputs).itm_score, model(**inputs, use_itm_head=False).itm_score]
-    seen = model(input_ids=IDS, pixel_values=pixels, attention_mask=MASK)
-    return [seen.image_embeds, seen.text_embeds]
+    result = model(input_ids=IDS, pixel_values=pixels, attention_mask=MASK)
+    return [result.image_embeds, result.text_embeds]
 
 
 @torch.no_grad()
@@ -368,10 +368,10 @@ def test_our_folders_load_in_transformers(task: ModelKind, tmp_path: Path) -> No
         assert theirs.generation_config.bos_token_id == 598
     written = theirs.config.to_dict()
     for key in ("text_config", "vision_config"):
-        wanted = json.loads((tmp_path / "theirs" / "config.json").read_text()).get(key, {})
+        expected = json.loads((tmp_path / "theirs" / "config.json").read_text()).get(key, {})
         ignored = {"eos_token_id", "initializer_range", "projection_dim"}
-        assert {k: v for k, v in written.get(key, {}).items() if k in wanted and k not in ignored} == {
-            k: v for k, v in wanted.items() if k not in ignored
+        assert {k: v for k, v in written.get(key, {}).items() if k in expected and k not in ignored} == {
+            k: v for k, v in expected.items() if k not in ignored
         }
 
 

@@ -41,7 +41,7 @@ Change = Callable[[dict[str, Tensor]], object]
 
 
 @pytest.fixture(scope="module")
-def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def toy_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("strict")
 
 
@@ -142,10 +142,10 @@ def test_optional_groups_are_whole_or_absent(tmp_path: Path) -> None:
 
     momentum = ("visual_encoder_m.", "text_encoder_m.", "vision_proj_m.", "text_proj_m.")
     queues = ("image_queue", "text_queue", "ptr_queue")
-    whole = golden("retrieval").model
+    complete = golden("retrieval").model
     for prefixes in (momentum, queues, ("idx_queue",), (*momentum, *queues, "idx_queue")):
         model = load(changed("retrieval", tmp_path, without(*prefixes)), config=HEADS, tokenizer=False).model
-        assert same_state(model, whole)
+        assert same_state(model, complete)
     # as LAVIS saves: no momentum parameters, but the buffer of their text encoder
     assert reading(changed("retrieval", tmp_path, without(*momentum[:1], *momentum[2:], "text_encoder_m.e")))
     with pytest.raises(
@@ -238,10 +238,10 @@ def test_coordinate_tokens_that_are_not_stored_have_the_published_places(tmp_pat
 # --- the wrong task -----------------------------------------------------------------------------------------------
 
 
-def test_each_task_refuses_every_other_and_names_it(place: Path) -> None:
+def test_each_task_refuses_every_other_and_names_it(toy_folder: Path) -> None:
     families: tuple[Family, ...] = ("hub", "salesforce", "mmpretrain")  # LAVIS has Salesforce's layout
     for family, stored in [(one, task) for one in families for task in TABLES[one]]:
-        path = _toy_file(place, family, stored)
+        path = _toy_file(toy_folder, family, stored)
         for wanted in TABLES[family]:
             if wanted != stored and (family != "hub" or wanted in ("caption", "retrieval")):
                 with pytest.raises(CheckpointError) as caught:
@@ -307,9 +307,9 @@ def test_what_is_no_blip_at_all(tmp_path: Path) -> None:
 @settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(share=st.floats(0, 0.9999), name=st.sampled_from(["caption.pth", "caption.weights.safetensors"]))
 def test_a_torn_file_is_an_error_that_names_it(share: float, name: str, tmp_path: Path) -> None:
-    whole = (GOLDEN / name).read_bytes()
+    complete = (GOLDEN / name).read_bytes()
     path = tmp_path / name
-    path.write_bytes(whole[: int(len(whole) * share)])
+    path.write_bytes(complete[: int(len(complete) * share)])
     with pytest.raises(CheckpointError, match=rf"{name} is (damaged|not a checkpoint)"):
         reading(path)
 
@@ -384,8 +384,8 @@ def test_paths_that_are_no_checkpoint(tmp_path: Path) -> None:
         reading(tmp_path)
 
 
-def test_one_task_of_a_bundle(place: Path, tmp_path: Path) -> None:
-    (tmp_path / "bundle.json").write_text(json.dumps({"retrieval": str(_toy_file(place, "hub", "retrieval"))}))
+def test_one_task_of_a_bundle(toy_folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "bundle.json").write_text(json.dumps({"retrieval": str(_toy_file(toy_folder, "hub", "retrieval"))}))
     for path in (tmp_path, tmp_path / "bundle.json"):
         assert load(path, task="retrieval", tokenizer=False).config.task == "retrieval"
         with pytest.raises(CheckpointError, match="is a bundle of retrieval: choose one"):
@@ -397,8 +397,8 @@ def test_one_task_of_a_bundle(place: Path, tmp_path: Path) -> None:
 # --- sizes and vocabulary -----------------------------------------------------------------------------------------
 
 
-def test_heads_are_64_wide_unless_given(place: Path) -> None:
-    path = _toy_file(place, "salesforce", "caption")
+def test_heads_are_64_wide_unless_given(toy_folder: Path) -> None:
+    path = _toy_file(toy_folder, "salesforce", "caption")
     config = load(path, tokenizer=False).config
     assert (config.vision.heads, config.text.heads) == (2, 1)
     config = load(path, tokenizer=False, config={"text": {"heads": 4}}).config
@@ -407,24 +407,24 @@ def test_heads_are_64_wide_unless_given(place: Path) -> None:
         load(GOLDEN / "caption.pth", tokenizer=False)
 
 
-def test_a_whole_configuration_may_be_given(place: Path) -> None:
-    path = _toy_file(place, "salesforce", "caption")
+def test_a_whole_configuration_may_be_given(toy_folder: Path) -> None:
+    path = _toy_file(toy_folder, "salesforce", "caption")
     assert load(path, tokenizer=False, config=toy_config("caption")).config == toy_config("caption")
     with pytest.raises(CheckpointError, match=r"configuration must be for 'caption', as .*, got 'vqa'"):
         load(path, tokenizer=False, config=toy_config("vqa"))
 
 
 @pytest.mark.parametrize("config", [{"txt": {}}, {"text": {"layers": 3}}, {"vision": {"size": 3}}])
-def test_unknown_fields_of_a_configuration(config: dict[str, Any], place: Path) -> None:
+def test_unknown_fields_of_a_configuration(config: dict[str, Any], toy_folder: Path) -> None:
     with pytest.raises(ConfigError, match=r"has no (txt|layers|size); it has"):
-        load(_toy_file(place, "hub", "caption"), tokenizer=False, config=config)
+        load(_toy_file(toy_folder, "hub", "caption"), tokenizer=False, config=config)
 
 
-def test_a_contradicting_configuration_is_a_wrong_shape(place: Path) -> None:
+def test_a_contradicting_configuration_is_a_wrong_shape(toy_folder: Path) -> None:
     with pytest.raises(CheckpointError, match="of a wrong shape"):
-        load(_toy_file(place, "hub", "caption"), tokenizer=False, config={"text": {"mlp_width": 96}})
+        load(_toy_file(toy_folder, "hub", "caption"), tokenizer=False, config={"text": {"mlp_width": 96}})
     with pytest.raises(CheckpointError, match="unknown"):
-        load(_toy_file(place, "salesforce", "caption"), tokenizer=False, config={"text": {"depth": 2}})
+        load(_toy_file(toy_folder, "salesforce", "caption"), tokenizer=False, config={"text": {"depth": 2}})
 
 
 def test_the_image_size_resizes_momentum_twins_too(tmp_path: Path) -> None:
@@ -470,22 +470,22 @@ def sharded(source: Path, target: Path, *, pickled: bool) -> Path:
     target.mkdir()
     (target / "config.json").write_bytes((source / "config.json").read_bytes())
     stem, suffix = ("pytorch_model", "bin") if pickled else ("model", "safetensors")
-    places: dict[str, str] = {}
+    weight_map: dict[str, str] = {}
     for i in range(3):
         file = f"{stem}-{i + 1:05}-of-00003.{suffix}"
-        part = {name: tensors[name].clone() for name in names[i::3]}
-        places |= dict.fromkeys(part, file)
+        shard = {name: tensors[name].clone() for name in names[i::3]}
+        weight_map |= dict.fromkeys(shard, file)
         if pickled:
-            torch.save(part, target / file)
+            torch.save(shard, target / file)
         else:
-            save_file(part, target / file, metadata={"format": "pt"})
-    (target / f"{stem}.{suffix}.index.json").write_text(json.dumps({"metadata": {}, "weight_map": places}))
+            save_file(shard, target / file, metadata={"format": "pt"})
+    (target / f"{stem}.{suffix}.index.json").write_text(json.dumps({"metadata": {}, "weight_map": weight_map}))
     return target
 
 
 @pytest.mark.parametrize("pickled", [False, True])
-def test_shards(pickled: bool, place: Path, tmp_path: Path) -> None:
-    source = _toy_file(place, "hub", "vqa")
+def test_shards(pickled: bool, toy_folder: Path, tmp_path: Path) -> None:
+    source = _toy_file(toy_folder, "hub", "vqa")
     folder = sharded(source, tmp_path / "shards", pickled=pickled)
     assert same_state(load(folder, tokenizer=False).model, load(source, tokenizer=False).model)
     index = next(folder.glob("*.index.json"))
@@ -511,8 +511,8 @@ def test_shards(pickled: bool, place: Path, tmp_path: Path) -> None:
         load(folder)
 
 
-def test_an_old_bin_with_everything_that_was_stored_then(place: Path, tmp_path: Path) -> None:
-    source = _toy_file(place, "hub", "vqa")
+def test_an_old_bin_with_everything_that_was_stored_then(toy_folder: Path, tmp_path: Path) -> None:
+    source = _toy_file(toy_folder, "hub", "vqa")
     tensors = load_file(source / "model.safetensors")
     tensors["text_decoder.cls.predictions.decoder.weight"] = tensors[
         "text_decoder.bert.embeddings.word_embeddings.weight"

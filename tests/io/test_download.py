@@ -42,7 +42,7 @@ def test_the_next_call_continues_what_an_earlier_one_left(server: Server, tmp_pa
         download(f"{server.address}/model.pth", tmp_path)
     assert not (tmp_path / "model.pth").exists()
     server.cuts.clear()
-    server.asked.clear()
+    server.requests.clear()
     assert download(f"{server.address}/model.pth", tmp_path).read_bytes() == BODY
     assert server.bodies() == [("/model.pth", "bytes=400000-")]
 
@@ -133,7 +133,7 @@ def test_a_refusal_is_final_and_told(server: Server, tmp_path: Path, status: int
     server.refusals = [status]
     with pytest.raises(DownloadError, match=says):
         download(f"{server.address}/model.pth", tmp_path)
-    assert len(server.asked) == 1
+    assert len(server.requests) == 1
 
 
 def test_nobody_answers(server: Server, tmp_path: Path) -> None:

@@ -44,7 +44,7 @@ def models(pattern: str, task: str, family: str, size: str, json: bool) -> None:
     ]
     if json:
         for entry in entries:
-            print_json(_record(entry))
+            print_json(asdict(entry) | {"file": entry.file, "names": entry.names})
     else:
         print_table(("name", "task", "size", "px", "family", "trained on", "also called"), map(_row, entries))
 
@@ -52,10 +52,6 @@ def models(pattern: str, task: str, family: str, size: str, json: bool) -> None:
 def _check_choice(option: str, value: str, choices: Sequence[str]) -> None:
     if value and value not in choices:
         raise click.UsageError(f"{option} must be one of {', '.join(choices)}, got {value!r}")
-
-
-def _record(entry: Published) -> dict[str, object]:
-    return asdict(entry) | {"file": entry.file, "names": entry.names}
 
 
 def _row(entry: Published) -> tuple[object, ...]:
