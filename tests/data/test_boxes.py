@@ -12,7 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from openblip.data.boxes import Box, ColorJitter, GroundingTransform, ResizeWithBoxes
+from openblip.data.augment import ColorJitter
+from openblip.data.boxes import GroundingTransform, ResizeWithBoxes
+from openblip.data.samples import Box
 from openblip.errors import ConfigError
 
 ALONE = GroundingTransform(size=96, jitter=None)

@@ -59,7 +59,7 @@ class ToyStream(Stream):
 
 def plan_of(parts: list[int], **options: Any) -> IndexedSampler:
     source = toy_source(parts)
-    return IndexedSampler(source, source.counts["captions"], Sharding(**options))
+    return IndexedSampler(source, source.counts["captions"].astype(np.int64), Sharding(**options))
 
 
 def stream_plan(stream: Stream, *, length: int | None = None, window: int = 10, **options: Any) -> StreamSampler:
@@ -166,7 +166,7 @@ def test_a_handful_of_records_makes_smaller_batches() -> None:
 
 def test_a_rotating_source_gives_each_epoch_its_turn() -> None:
     source = RotatingSource([toy_source([1] * 4, "a"), toy_source([2] * 3, "b")], always=[toy_source([1] * 2, "x")])
-    plan = IndexedSampler(source, source.counts["captions"], Sharding(batch_size=3), source.period)
+    plan = IndexedSampler(source, source.counts["captions"].astype(np.int64), Sharding(batch_size=3), source.period)
     assert plan.steps() == 2  # six samples in even epochs, eight in odd ones: as many steps in each
     even, odd = ({key for batch in batches(plan.plans(epoch)) for key in batch} for epoch in (0, 1))
     assert even == {(number, 0) for number in range(6)}

@@ -22,7 +22,8 @@ from PIL import Image
 from openblip.data.images import FileImage, MemoryImage, SpanImage, open_image
 from openblip.data.problems import Problem, Report
 from openblip.data.records import Record
-from openblip.data.sources import expand, open_source, tars
+from openblip.data.sources import open_source, tars
+from openblip.data.sources.addresses import expand
 from openblip.data.sources.base import Source, Stream
 from openblip.data.sources.combined import ConcatSource, RotatingSource
 from openblip.errors import ImageError, InputError

@@ -18,7 +18,6 @@ from openblip.data.augment import Resize
 from openblip.data.collate import IMAGE_FIELDS, normalize_batch
 from openblip.data.images import ImageRef, MemoryImage
 from openblip.data.records import Expression, Question, Record
-from openblip.data.samples import Sample
 from openblip.data.tasks.base import TaskData
 from openblip.data.tasks.caption import CaptionData
 from openblip.data.tasks.grounding import GroundingData
@@ -52,7 +51,7 @@ def images_of(*numbers: int) -> tuple[ImageRef, ...]:
 
 def make_batch(
     task: TaskData[Any], records: Sequence[Record], batch: type[Any], seed: int = 0
-) -> tuple[Any, list[Sample]]:
+) -> tuple[Any, list[Any]]:
     """The objective's batch of every sample of the records."""
     samples = [
         task.make_sample(record, index, random.Random(f"{seed}/{number}/{index}"))

@@ -15,6 +15,7 @@ from openblip.model.build import build_model
 from openblip.model.captioner import Captioner
 from openblip.model.config import ModelConfig, ModelKind
 from openblip.model.pretrainer import Pretrainer
+from openblip.training.objectives.base import Objective
 from openblip.training.objectives.caption import CaptionBatch, CaptionObjective
 from openblip.training.objectives.gather import Gather
 from openblip.training.objectives.grounding import GroundingBatch, GroundingObjective
@@ -103,7 +104,7 @@ def weights(module: nn.Module) -> dict[str, Tensor]:
     return {name: tensor.clone() for name, tensor in module.state_dict().items()}
 
 
-def toy_objective(name: str, **options: Any) -> nn.Module:
+def toy_objective(name: str, **options: Any) -> Objective[Any, Any, Any, Any]:
     """The objective of a task around a toy model, the same at every call; negatives are the hardest, not drawn."""
     torch.manual_seed(9)
     model: Any = build_model(dataclasses.replace(small(_MODELS[name]), box_bins=20, box_start_id=400))
@@ -172,7 +173,7 @@ _MODELS: dict[str, ModelKind] = {
     "pretrain": "pretrain",
     "retrieval": "retrieval",
 }
-OBJECTIVES: dict[str, Callable[..., nn.Module]] = {
+OBJECTIVES: dict[str, Callable[..., Objective[Any, Any, Any, Any]]] = {
     "caption": partial(CaptionObjective, prompt_length=1),
     "vqa": VqaObjective,
     "nlvr": NlvrObjective,

@@ -196,13 +196,13 @@ class Stop(Exception):  # noqa: N818 (an event)
 
 class StoppingLoader(ToyLoader):
     stop_at = 0
-    yielded = 0
+    num_yielded = 0
 
     def epoch(self, epoch: int, start_step: int = 0) -> Iterator[Any]:
         for batch in super().epoch(epoch, start_step):
-            if self.given == self.stop_at:
+            if self.num_yielded == self.stop_at:
                 raise Stop
-            self.given += 1
+            self.num_yielded += 1
             yield batch
 
 

@@ -142,19 +142,18 @@ def test_the_recipes_of_pocket_make_what_is_bundled(name: str) -> None:
 
 def test_values_of_single_recipes() -> None:
     recipes = {name: read_recipe(RECIPES / f"{name}.yaml") for name in TABLE}
+    losses: dict[str, Any] = {name: recipe.loss for name, recipe in recipes.items()}
     for size in ("base", "large"):
         schedule = recipes[f"pretrain_14m_{size}"].schedule
         assert (schedule.warmup_steps, schedule.warmup_lr, schedule.decay_rate) == (3000, 1e-6, 0.85)
-        assert recipes[f"retrieval_coco_{size}"].loss.negatives == "all"
-        assert recipes[f"retrieval_flickr_{size}"].loss.negatives == "rank"
+        assert losses[f"retrieval_coco_{size}"].negatives == "all"
+        assert losses[f"retrieval_flickr_{size}"].negatives == "rank"
         assert recipes[f"caption_coco_{size}"].data.prompt == "a picture of "
-    losses = [recipes[name].loss for name in TABLE if recipes[name].task in ("pretrain", "retrieval")]
-    assert {(loss.queue_size, loss.momentum, loss.alpha) for loss in losses} == {(57600, 0.995, 0.4)}
-    assert {r.task: r.loss.alpha_epochs for r in recipes.values() if r.task in ("pretrain", "retrieval")} == {
-        "pretrain": 2.0,
-        "retrieval": 1.0,
-    }
-    assert {r.loss.smoothing for r in recipes.values() if r.task in ("pretrain", "caption", "vqa")} == {0.1}
+    contrastive = [loss for loss in losses.values() if loss.task in ("pretrain", "retrieval")]
+    assert {(loss.queue_size, loss.momentum, loss.alpha) for loss in contrastive} == {(57600, 0.995, 0.4)}
+    assert {loss.task: loss.alpha_epochs for loss in contrastive} == {"pretrain": 2.0, "retrieval": 1.0}
+    smoothed = [loss for loss in losses.values() if loss.task in ("pretrain", "caption", "vqa")]
+    assert {loss.smoothing for loss in smoothed} == {0.1}
     assert recipes["vqa_v2_base"].data.vg_weight == 0.2
     assert len(recipes["vqa_v2_base"].data.train) == 3
     limits = {r.task: (r.data.max_words, r.data.max_tokens) for r in recipes.values()}

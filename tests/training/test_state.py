@@ -221,12 +221,12 @@ def test_precisions_train_nearly_the_same(tmp_path: Path) -> None:
 
 def test_evaluation_keeps_the_best_and_stops_early(tmp_path: Path) -> None:
     values = iter([0.2, 0.5, 0.4, 0.3, 0.9])
-    evaluations: list[float] = []
+    scores_seen: list[float] = []
     calls: list[tuple[int, bool]] = []
 
     def evaluate(model: torch.nn.Module, progress: Progress) -> Evaluation:
         calls.append((progress.step, model.training))
-        evaluations.append(0.0)
+        scores_seen.append(0.0)
         return Evaluation({"score": next(values)}, [{"image": "a.jpg", "caption": "a dog"}])
 
     settings = EvaluateSettings(metric="score", patience=2)
@@ -237,7 +237,7 @@ def test_evaluation_keeps_the_best_and_stops_early(tmp_path: Path) -> None:
         evaluation=settings,
         epochs=9,
         evaluate=evaluate,
-        keep_best=lambda model: best.append(len(evaluations)),
+        keep_best=lambda model: best.append(len(scores_seen)),
         reporters=[JsonLinesReporter(log)],
     )
     progress = built.run()

@@ -63,9 +63,11 @@ class FileImage:
 
     @property
     def address(self) -> str:
+        """Where a person finds the image."""
         return self.path
 
     def read(self) -> ImageSource:
+        """Return the path, or the content of a remote file."""
         by_path = is_local(self.path) or self.path.startswith(("https://", "http://"))
         return self.path if by_path else read_bytes(self.path)
 
@@ -81,9 +83,11 @@ class SpanImage:
 
     @property
     def address(self) -> str:
+        """Where a person finds the image."""
         return f"{self.path}:{self.member}"
 
     def read(self) -> ImageSource:
+        """Return the image's bytes."""
         with Path(self.path).open("rb") as file:
             file.seek(self.offset)
             return file.read(self.size)
@@ -98,9 +102,11 @@ class MemberImage:
 
     @property
     def address(self) -> str:
+        """Where a person finds the image."""
         return f"{self.path}:{self.member}"
 
     def read(self) -> ImageSource:
+        """Return the member's bytes."""
         span = _member_spans(self.path, Path(self.path).stat().st_mtime_ns).get(self.member)
         if span is None:
             raise ImageError(f"cannot read {self.address}: {self.path} has no such member")
@@ -133,6 +139,7 @@ class MemoryImage:
     address: str
 
     def read(self) -> ImageSource:
+        """Return the value."""
         return self.value
 
 

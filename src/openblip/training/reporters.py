@@ -55,13 +55,16 @@ class JsonLinesReporter(Reporter):
         self.path = path
 
     def on_start(self, step: int, total_steps: int, steps_per_epoch: int) -> None:
+        """Create the log, or remove the records after `step`."""
         records = [record for record in read_log(self.path) if record["step"] <= step] if step else []
         atomic.write_bytes(self.path, b"".join(map(jsonlines.encode, records)))
 
     def on_losses(self, record: LogRecord) -> None:
+        """Append the record."""
         self._append({"kind": "train", **record})
 
     def on_evaluation(self, record: LogRecord, samples: Sequence[SampleRow]) -> None:
+        """Append the record with its samples."""
         self._append({"kind": "evaluation", **record, "samples": [dict(sample) for sample in samples]})
 
     def _append(self, record: LogRecord) -> None:
@@ -93,14 +96,17 @@ class TensorBoardReporter(Reporter):
         self._writer_class = SummaryWriter
 
     def on_start(self, step: int, total_steps: int, steps_per_epoch: int) -> None:
+        """Open the logs, and remove the events after `step`."""
         self.writer: Any = self._writer_class(str(self.folder), purge_step=step + 1 if step else None)
 
     def on_losses(self, record: LogRecord) -> None:
+        """Add the losses to their curves."""
         for name, value in record.items():
             if name not in ("step", "epoch", "eta_seconds"):
                 self.writer.add_scalar(f"train/{name}", value, record["step"])
 
     def on_evaluation(self, record: LogRecord, samples: Sequence[SampleRow]) -> None:
+        """Add the metrics to their curves, and the samples as text."""
         for name, value in record.items():
             if name not in ("step", "epoch"):
                 self.writer.add_scalar(f"evaluation/{name}", value, record["step"])
@@ -109,6 +115,7 @@ class TensorBoardReporter(Reporter):
             self.writer.add_text("samples", text, record["step"])
 
     def on_end(self) -> None:
+        """Close the logs."""
         self.writer.close()
 
 
@@ -128,6 +135,7 @@ class LossCurveReporter(Reporter):
         self.log, self.image = log, image
 
     def on_end(self) -> None:
+        """Draw the curve."""
         draw_losses(read_log(self.log), self.image)
 
 
@@ -193,6 +201,7 @@ class BarReporter(Reporter):
         self._bar: progress.Bar | None = None
 
     def on_start(self, step: int, total_steps: int, steps_per_epoch: int) -> None:
+        """Show the bar."""
         self.total_steps = total_steps
         description = f"epoch {step // max(steps_per_epoch, 1)}"
         self._bar = self._stack.enter_context(
@@ -200,10 +209,12 @@ class BarReporter(Reporter):
         )
 
     def on_step(self, step: int) -> None:
+        """Advance the bar."""
         if self._bar is not None:
             self._bar.update(step)
 
     def on_losses(self, record: LogRecord) -> None:
+        """Show the loss, or print a line without a terminal."""
         status = f"loss {record['loss']:.4g}  {record['images_per_second']:.3g} images/s"
         if self._bar is not None and self._bar.visible:
             self._bar.update(description=f"epoch {record['epoch'] + 1}", status=status)
@@ -213,12 +224,14 @@ class BarReporter(Reporter):
             self.print(f"{step}  {status}  lr {record['lr']:.3g}  {remaining} left")
 
     def on_evaluation(self, record: LogRecord, samples: Sequence[SampleRow]) -> None:
+        """Print metrics and samples."""
         metrics = [f"{name} {value:.4g}" for name, value in record.items() if _is_metric(name, value)]
         self.print(f"epoch {record['epoch']}, step {record['step']}: {'  '.join(metrics) or 'evaluated'}")
         for sample in samples:
             self.print("  " + " | ".join(sample.values()))
 
     def on_end(self) -> None:
+        """Remove the bar."""
         self._stack.close()
         self._bar = None
 

@@ -96,16 +96,19 @@ class SingleProcess(ParallelStrategy):
 
     @contextmanager
     def accumulation(self, is_last_batch: bool) -> Iterator[None]:
+        """Return a context for forward and backward."""
         yield
 
     def finish_backward(self) -> None:
-        pass
+        """Complete the gradients after the last backward of a step; nothing to do in a single process."""
 
     def full_state(self) -> dict[str, Tensor]:
+        """Return the full weights and buffers on the main process."""
         return dict(self.objective.state_dict())
 
     @contextmanager
     def full_model(self) -> Iterator[nn.Module]:
+        """Yield the full model in evaluation mode."""
         training, model = self.objective.training, self.objective.model
         model.eval()
         try:
@@ -137,6 +140,7 @@ class DDP(SingleProcess):
 
     @contextmanager
     def accumulation(self, is_last_batch: bool) -> Iterator[None]:
+        """Return a context that averages gradients in the last batch of a step only."""
         if is_last_batch:
             yield
             return
@@ -180,19 +184,23 @@ class FSDP(ParallelStrategy):
 
     @contextmanager
     def accumulation(self, is_last_batch: bool) -> Iterator[None]:
+        """Return a context that averages gradients in the last batch of a step only."""
         self.root.set_requires_gradient_sync(is_last_batch)
         yield
 
     def finish_backward(self) -> None:
+        """Average the gradients of scalars."""
         for scalar in self.scalars:
             if scalar.grad is not None:
                 scalar.grad = self.group.mean(scalar.grad)
 
     def full_state(self) -> dict[str, Tensor]:
+        """Return the full weights and buffers on the main process."""
         return self._gather(self.objective)
 
     @contextmanager
     def full_model(self) -> Iterator[nn.Module]:
+        """Yield the full model in evaluation mode."""
         model = copy.deepcopy(self.meta_model)
         state = self._gather(self.objective.model)
         if self.group.is_main:

@@ -41,10 +41,12 @@ class ConcatSource(Source):
 
     @property
     def counts(self) -> Counts:
+        """`Record.counts` of every record, as arrays."""
         return self._counts
 
     @property
     def keys(self) -> NDArray[np.uint64]:
+        """A hash of each record's image."""
         return self._keys
 
 
@@ -81,5 +83,6 @@ class ChainedStream(Stream):
         self.shards = len(self._shards)
 
     def read(self, shard: int) -> Iterator[Record | Problem]:
+        """Yield the records of one shard of one of the streams."""
         stream, number = self._shards[shard]
         return stream.read(number)

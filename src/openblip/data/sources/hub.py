@@ -124,6 +124,7 @@ class RowImage:
     locate: Locator
 
     def read(self) -> ImageSource:
+        """Return the value in the row."""
         return self.locate(self.dataset[self.row][self.column], self.address).read()
 
 
@@ -162,6 +163,7 @@ class HubStream(Stream):
         self._columns = _without_images(columns, image_columns)
 
     def read(self, shard: int) -> Iterator[Record | Problem]:
+        """Yield the records of one shard, with their images in memory."""
         rows = self._dataset.shard(num_shards=self.shards, index=shard) if self.shards > 1 else self._dataset
         for number, row in enumerate(rows):
             address = f"{self.name}[shard {shard}, {number}]"

@@ -75,6 +75,7 @@ class ParquetStream(Stream):
         self._images, self._columns, self._keep = images, columns, keep
 
     def read(self, shard: int) -> Iterator[Record | Problem]:
+        """Yield the records of one file, with embedded images in memory."""
         path = self.paths[shard]
         try:
             file = _open(path)
@@ -105,6 +106,7 @@ class CellImage:
     locate: Locator
 
     def read(self) -> ImageSource:
+        """Return the value of the cell."""
         cell = _read_row_group(self.path, self.group, self.column)[self.row]
         return self.locate(cell.as_py(), self.address).read()
 

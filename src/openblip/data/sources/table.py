@@ -64,10 +64,12 @@ class Table(Source):
 
     @property
     def counts(self) -> Counts:
+        """`Record.counts` of every record, as arrays."""
         return self._counts
 
     @property
     def keys(self) -> NDArray[np.uint64]:
+        """A hash of each record's image."""
         return self._keys
 
 

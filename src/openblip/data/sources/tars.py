@@ -72,6 +72,7 @@ class TarStream(Stream):
         self._columns, self._keep = columns, keep
 
     def read(self, shard: int) -> Iterator[Record | Problem]:
+        """Yield the records of one tar, with their images in memory."""
         path, num_yielded, failures = self.paths[shard], 0, 0
         while True:
             number = 0

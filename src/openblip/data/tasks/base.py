@@ -125,9 +125,11 @@ class CaptionedData(TaskData[Sample]):
         check_texts_per_image(self.texts_per_image)
 
     def num_samples(self, counts: Counts) -> NDArray[np.int64]:
+        """Return the number of samples (N,) in each of N records."""
         return samples_per_record(counts["captions"], self.texts_per_image) * (counts["images"] == 1)
 
     def make_sample(self, record: Record, index: int, rng: random.Random) -> Sample:
+        """Make sample `index` of a record."""
         texts = [clean_caption(text, self.max_words) for text in record.captions]
         if self.texts_per_image is None:
             texts = texts[index : index + 1]

@@ -27,6 +27,7 @@ class CaptionData(CaptionedData):
 
     @classmethod
     def from_options(cls, options: DataOptions) -> CaptionData:
+        """Build the data class from the options of a recipe."""
         return cls(
             tokenizer=options.tokenizer,
             transform=options.transform(),

@@ -54,6 +54,7 @@ class GroundingData(TaskData[GroundingSample]):
 
     @classmethod
     def from_options(cls, options: DataOptions) -> GroundingData:
+        """Build the data class from the options of a recipe."""
         options.refuse("grounding", "max_words")
         augment, size = options.augment, options.image.size
         transform: BoxTransform = ResizeWithBoxes(size)
@@ -68,9 +69,11 @@ class GroundingData(TaskData[GroundingSample]):
         )
 
     def num_samples(self, counts: Counts) -> NDArray[np.int64]:
+        """Return the number of samples (N,) in each of N records."""
         return samples_per_record(counts["expressions"], self.texts_per_image) * (counts["images"] == 1)
 
     def make_sample(self, record: Record, index: int, rng: random.Random) -> GroundingSample:
+        """Make sample `index` of a record."""
         expressions = choose(record.expressions, index, self.texts_per_image, rng)
         texts = [clean_expression(expression.text) for expression in expressions]
         if not all(texts):

@@ -41,15 +41,18 @@ class NlvrData(TaskData[NlvrSample]):
 
     @classmethod
     def from_options(cls, options: DataOptions) -> NlvrData:
+        """Build the data class from the options of a recipe."""
         options.refuse("nlvr", "texts_per_image")
         training = options.augment is not None
         return cls(tokenizer=options.tokenizer, transform=options.transform(), swap=training, **options.limits)
 
     def num_samples(self, counts: Counts) -> NDArray[np.int64]:
+        """Return the number of samples (N,) in each of N records."""
         usable = (counts["images"] == 2) & (counts["captions"] == 1) & (counts["labeled"] == 1)
         return usable.astype(np.int64)
 
     def make_sample(self, record: Record, index: int, rng: random.Random) -> NlvrSample:
+        """Make sample `index` of a record."""
         text = clean_caption(record.captions[0], self.max_words)
         if not text:
             raise InputError("the statement is empty after cleaning")

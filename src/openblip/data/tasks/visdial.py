@@ -39,15 +39,18 @@ class VisdialData(TaskData[VisdialSample]):
 
     @classmethod
     def from_options(cls, options: DataOptions) -> VisdialData:
+        """Build the data class from the options of a recipe."""
         options.refuse("visdial", "texts_per_image", "max_words")
         training = options.augment is not None
         return cls(tokenizer=options.tokenizer, transform=options.transform(), draw=training, **options.limits)
 
     def num_samples(self, counts: Counts) -> NDArray[np.int64]:
+        """Return the number of samples (N,) in each of N records."""
         usable = (counts["images"] == 1) & (counts["captions"] > 0)
         return counts["answered"] * usable.astype(np.int64)
 
     def make_sample(self, record: Record, index: int, rng: random.Random) -> VisdialSample:
+        """Make sample `index` of a record."""
         rounds = [question for question in record.questions if question.answers]
         question = rounds[index]
         if not question.wrong:

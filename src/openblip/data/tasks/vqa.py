@@ -56,6 +56,7 @@ class VqaData(TaskData[VqaSample]):
 
     @classmethod
     def from_options(cls, options: DataOptions) -> VqaData:
+        """Build the data class from the options of a recipe."""
         return cls(
             tokenizer=options.tokenizer,
             transform=options.transform(),
@@ -65,9 +66,11 @@ class VqaData(TaskData[VqaSample]):
         )
 
     def num_samples(self, counts: Counts) -> NDArray[np.int64]:
+        """Return the number of samples (N,) in each of N records."""
         return samples_per_record(counts["answered"], self.texts_per_image) * (counts["images"] == 1)
 
     def make_sample(self, record: Record, index: int, rng: random.Random) -> VqaSample:
+        """Make sample `index` of a record."""
         answered = [question for question in record.questions if question.answers]
         questions = choose(answered, index, self.texts_per_image, rng)
         texts = [clean_question(question.text, self.max_words) for question in questions]

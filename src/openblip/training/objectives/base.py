@@ -51,6 +51,7 @@ class ImageBatch(Batch):
 
     @property
     def num_images(self) -> int:
+        """Number of images that the batch encodes."""
         return len(self.pixels)
 
 

@@ -62,6 +62,7 @@ class CaptionObjective(Objective[Captioner, CaptionBatch, CaptionLoss, CaptionDa
 
     @classmethod
     def from_settings(cls, model: Captioner, loss: CaptionLoss, data: CaptionData, gather: Gather) -> CaptionObjective:
+        """Build the objective from a recipe's loss options."""
         return cls(
             model,
             prompt_length=data.prompt_length,

@@ -86,6 +86,7 @@ class GroundingObjective(Objective[Grounder, GroundingBatch, GroundingLoss, Grou
     def from_settings(
         cls, model: Grounder, loss: GroundingLoss, data: GroundingData, gather: Gather
     ) -> GroundingObjective:
+        """Build the objective from a recipe's loss options."""
         return cls(model, log_weighted=loss.log_weighted, spread=loss.spread, attention=loss.attention)
 
     def forward(self, batch: GroundingBatch) -> dict[str, Tensor]:

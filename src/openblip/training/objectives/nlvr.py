@@ -34,6 +34,7 @@ class NlvrBatch(Batch):
 
     @property
     def num_images(self) -> int:
+        """Number of images that the batch encodes."""
         return 2 * len(self.left_pixels)
 
 
@@ -44,6 +45,7 @@ class NlvrObjective(Objective[Comparer, NlvrBatch, NlvrLoss, NlvrData]):
 
     @classmethod
     def from_settings(cls, model: Comparer, loss: NlvrLoss, data: NlvrData, gather: Gather) -> NlvrObjective:
+        """Build the objective from a recipe's loss options."""
         return cls(model)
 
     def forward(self, batch: NlvrBatch) -> dict[str, Tensor]:

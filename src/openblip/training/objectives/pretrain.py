@@ -63,6 +63,7 @@ class PretrainObjective(ContrastiveObjective[Pretrainer, PretrainBatch, Pretrain
     def from_settings(
         cls, model: Pretrainer, loss: PretrainLoss, data: PretrainData, gather: Gather
     ) -> PretrainObjective:
+        """Build the objective from a recipe's loss options."""
         return cls(
             model,
             smoothing=loss.smoothing,
@@ -103,6 +104,7 @@ class PretrainObjective(ContrastiveObjective[Pretrainer, PretrainBatch, Pretrain
         return {"itc": itc, "itm": itm, "lm": lm}
 
     def advance_queues(self, features: Features, pair_ids: Tensor) -> None:
+        """Push the momentum features of a batch into the queues."""
         self.queue.push(self.gather(features.image_m), self.gather(features.text_m))
 
     @classmethod

@@ -46,6 +46,7 @@ class RetrievalObjective(ContrastiveObjective[Matcher, RetrievalBatch, Retrieval
     def from_settings(
         cls, model: Matcher, loss: RetrievalLoss, data: RetrievalData, gather: Gather
     ) -> RetrievalObjective:
+        """Build the objective from a recipe's loss options."""
         return cls(
             model,
             queue_size=loss.queue_size,
@@ -78,4 +79,5 @@ class RetrievalObjective(ContrastiveObjective[Matcher, RetrievalBatch, Retrieval
         return {"itc": itc, "itm": itm}
 
     def advance_queues(self, features: Features, pair_ids: Tensor) -> None:
+        """Push the momentum features and image ids of a batch into the queues."""
         self.queue.push(self.gather(features.image_m), self.gather(features.text_m), self.gather(pair_ids))

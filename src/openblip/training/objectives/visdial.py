@@ -41,6 +41,7 @@ class VisdialObjective(Objective[Matcher, VisdialBatch, VisdialLoss, VisdialData
 
     @classmethod
     def from_settings(cls, model: Matcher, loss: VisdialLoss, data: VisdialData, gather: Gather) -> VisdialObjective:
+        """Build the objective from a recipe's loss options."""
         return cls(model)
 
     def forward(self, batch: VisdialBatch) -> dict[str, Tensor]:

@@ -67,6 +67,7 @@ class VqaObjective(Objective[Answerer, VqaBatch, VqaLoss, VqaData]):
 
     @classmethod
     def from_settings(cls, model: Answerer, loss: VqaLoss, data: VqaData, gather: Gather) -> VqaObjective:
+        """Build the objective from a recipe's loss options."""
         return cls(model, smoothing=loss.smoothing)
 
     def forward(self, batch: VqaBatch) -> dict[str, Tensor]:
