@@ -86,7 +86,12 @@ class Record:
     extra: Mapping[str, Any] = field(default_factory=dict)
 
     def counts(self) -> dict[str, int]:
-        """Return the number of images and annotations by kind; `answered` counts questions with an answer."""
+        """Count images and annotations.
+
+        Returns:
+            Numbers by kind: `images`, `captions`, `questions`, `answered` (questions with an answer), `expressions` and
+            `labeled` (0 or 1).
+        """
         return {
             "images": len(self.images),
             "captions": len(self.captions),

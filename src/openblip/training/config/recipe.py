@@ -88,7 +88,13 @@ class Recipe:
         return Path(self.out or f"runs/{self.task}")
 
     def accumulation(self, world_size: int) -> int:
-        """Return the batches per step on `world_size` processes.
+        """Return the number of batches per step.
+
+        Args:
+            world_size: Number of processes.
+
+        Returns:
+            Batches that each process accumulates per step.
 
         Raises:
             ConfigError: If `total_batch_size` is not a multiple of the samples that all processes compute at a time.
@@ -104,11 +110,21 @@ class Recipe:
         return total // per_batch
 
     def to_table(self) -> dict[str, Any]:
-        """Return all settings as a table for YAML."""
+        """Return all settings as a table for YAML.
+
+        Returns:
+            Plain values by name; `recipe_from_table` builds an equal recipe from them.
+        """
         return {"task": self.task, **parsing.as_table(self)}
 
     def override(self, assignments: Sequence[str]) -> Recipe:
-        """Return a recipe with `key=value` assignments applied, such as `schedule.lr=1e-5`.
+        """Return a recipe with changed settings.
+
+        Args:
+            assignments: `key=value` each, such as `schedule.lr=1e-5`.
+
+        Returns:
+            The changed recipe.
 
         Raises:
             ConfigError: If an assignment is malformed, or a setting unknown or out of range.
@@ -151,7 +167,15 @@ def read_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
 
 
 def write_recipe(recipe: Recipe, path: Path) -> None:
-    """Write a recipe with all its settings as YAML."""
+    """Write a recipe with all its settings as YAML.
+
+    Args:
+        recipe: The recipe.
+        path: The file to create or replace.
+
+    Raises:
+        InputError: If PyYAML is missing.
+    """
     atomic.write_text(path, parsing.write_yaml(recipe.to_table()))
 
 
