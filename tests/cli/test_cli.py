@@ -1,4 +1,4 @@
-"""The command line: one grammar, exit codes, bad items in place, and conversion there and back."""
+"""The command line: shared options, exit codes, errors of single items, and conversion of checkpoints."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from openblip.tasks import TaskName
 from tests.toys import SIZE, VOCABULARY, toy_image, toy_model, toy_tokenizer
 
 TASKS: tuple[TaskName, ...] = ("caption", "vqa", "retrieval")
-HEADS = '{"vision": {"heads": 4}, "text": {"heads": 4}}'  # a .pth does not tell them; here they are not 64 wide
+HEADS = '{"vision": {"heads": 4}, "text": {"heads": 4}}'  # a .pth file lacks them, and the toy heads are not 64 wide
 SHARED = {"--model", "--device", "--engine", "--precision", "--batch-size", "--num-workers", "--threads", "--offline"}
 
 
@@ -36,7 +36,7 @@ def run(*arguments: str | Path) -> Result:
 
 @pytest.fixture(scope="module")
 def toys(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A bundle of toy models and three pictures, one of which is none."""
+    """A bundle of toy models, two images, and a file that is no image."""
     home = tmp_path_factory.mktemp("toys")
     for task in TASKS:
         write.save(toy_model(task), home / task, tokenizer=toy_tokenizer(), image=ImageSettings(size=SIZE))
@@ -47,14 +47,14 @@ def toys(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return home
 
 
-# The grammar
+# Options
 
 
 @pytest.mark.parametrize("command", ["caption", "ask", "match", "embed"])
 def test_model_commands_take_the_shared_options(command: str) -> None:
     parameters = getattr(app, "commands")[command].params  # noqa: B009
-    taken = {option for parameter in parameters for option in parameter.opts}
-    assert taken >= SHARED | {"--json"}
+    options = {option for parameter in parameters for option in parameter.opts}
+    assert options >= SHARED | {"--json"}
 
 
 def test_version() -> None:
@@ -64,16 +64,16 @@ def test_version() -> None:
 @pytest.mark.parametrize(
     "arguments", [("caption",), ("nothing",), ("models", "--task", "sing"), ("caption", "--num-beams", "0", "x")]
 )
-def test_wrong_usage_is_2(arguments: tuple[str, ...]) -> None:
+def test_wrong_usage_exits_with_2(arguments: tuple[str, ...]) -> None:
     assert run(*arguments).exit_code == 2
 
 
-@pytest.mark.parametrize(("given", "code"), [("auto", 0), ("1", 0), ("4", 0), ("0", 2), ("-1", 2), ("many", 2)])
-def test_batch_size_is_auto_or_a_number(toys: Path, given: str, code: int) -> None:
-    found = run("caption", toys / "one.png", toys / "two.png", "-m", toys, "--batch-size", given)
-    assert found.exit_code == code
+@pytest.mark.parametrize(("value", "code"), [("auto", 0), ("1", 0), ("4", 0), ("0", 2), ("-1", 2), ("many", 2)])
+def test_batch_size_is_auto_or_a_number(toys: Path, value: str, code: int) -> None:
+    result = run("caption", toys / "one.png", toys / "two.png", "-m", toys, "--batch-size", value)
+    assert result.exit_code == code
     if code:
-        assert "must be 'auto' or a positive integer" in found.output
+        assert "must be 'auto' or a positive integer" in result.output
 
 
 def test_out_to_and_report_mean_the_same_in_every_command() -> None:
@@ -83,37 +83,37 @@ def test_out_to_and_report_mean_the_same_in_every_command() -> None:
     def export(num: int, output: o.OutputOptions) -> None:
         click.echo(f"{num} {output.out} {output.to} {output.report}")
 
-    def said(*arguments: str) -> str:
+    def print_options(*arguments: str) -> str:
         return CliRunner().invoke(export, arguments).output.splitlines()[-1]
 
-    assert said() == "1 None None None"
-    assert said("-n", "3", "--out", "there", "--to", "csv", "--report", "a.html") == "3 there csv a.html"
-    assert "must end in .html, got a.pdf" in said("--report", "a.pdf")
+    assert print_options() == "1 None None None"
+    assert print_options("-n", "3", "--out", "there", "--to", "csv", "--report", "a.html") == "3 there csv a.html"
+    assert "must end in .html, got a.pdf" in print_options("--report", "a.pdf")
 
 
 # Exit codes
 
 
 @pytest.mark.parametrize(
-    ("error", "code", "said"),
+    ("error", "code", "message"),
     [
         (CheckpointError("no such model; try another"), 1, "error: no such model; try another\n"),
         (KeyboardInterrupt(), 130, "interrupted\n"),
         (click.exceptions.Exit(3), 3, ""),
     ],
 )
-def test_what_ends_a_command_becomes_a_line_and_a_code(error: BaseException, code: int, said: str) -> None:
+def test_exceptions_become_one_line_and_an_exit_code(error: BaseException, code: int, message: str) -> None:
     small = Group("small")
 
     @small.command()
     def fail() -> None:
         raise error
 
-    found = CliRunner().invoke(small, ["fail"])
-    assert (found.exit_code, found.stderr, found.stdout) == (code, said, "")
+    result = CliRunner().invoke(small, ["fail"])
+    assert (result.exit_code, result.stderr, result.stdout) == (code, message, "")
 
 
-def test_an_interrupt_from_outside_is_130() -> None:
+def test_an_interrupt_exits_with_130() -> None:
     program = (
         "import signal, time, openblip.cli as cli\n"
         "signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # ignored in what a shell starts in the background
@@ -127,11 +127,11 @@ def test_an_interrupt_from_outside_is_130() -> None:
     assert running.stdout.readline() == "up\n"
     time.sleep(0.1)
     running.send_signal(signal.SIGINT)
-    _, said = running.communicate(timeout=30)
-    assert (running.returncode, said) == (130, "interrupted\n")
+    _, message = running.communicate(timeout=30)
+    assert (running.returncode, message) == (130, "interrupted\n")
 
 
-def test_bad_pictures_get_one_line_and_the_rest_is_done(toys: Path) -> None:
+def test_bad_images_get_one_line_each_and_others_are_computed(toys: Path) -> None:
     some = run("caption", toys / "one.png", toys / "bad.png", toys / "two.png", "-m", toys, "--json")
     lines = [json.loads(line) for line in some.stdout.splitlines()]
     assert some.exit_code == 3
@@ -143,7 +143,7 @@ def test_bad_pictures_get_one_line_and_the_rest_is_done(toys: Path) -> None:
     assert run("caption", toys / "one.png", "-m", toys / "gone").exit_code == 1
 
 
-# What commands say
+# Output
 
 
 def test_a_caption_for_people_and_for_machines(toys: Path) -> None:
@@ -155,8 +155,8 @@ def test_a_caption_for_people_and_for_machines(toys: Path) -> None:
 
 
 def test_answers_and_matches(toys: Path) -> None:
-    asked = run("ask", toys / "one.png", "-m", toys, "-q", "what?", "-q", "why?", "--answers", "yes|no", "--json")
-    answers = [json.loads(line) for line in asked.stdout.splitlines()]
+    answered = run("ask", toys / "one.png", "-m", toys, "-q", "what?", "-q", "why?", "--answers", "yes|no", "--json")
+    answers = [json.loads(line) for line in answered.stdout.splitlines()]
     assert [answer["question"] for answer in answers] == ["what?", "why?"]
     assert {answer["text"] for answer in answers} <= {"yes", "no"}
     matched = run("match", toys / "one.png", toys / "two.png", "-m", toys, "-t", "a cat", "-t", "a dog", "--json")
@@ -198,11 +198,11 @@ def test_a_model_converts_through_every_family_and_back(toys: Path, tmp_path: Pa
         assert torch.equal(first[name], last[name]), name
 
 
-def test_convert_refuses_what_it_cannot_do(toys: Path, tmp_path: Path) -> None:
+def test_convert_refuses_impossible_conversions(toys: Path, tmp_path: Path) -> None:
     (tmp_path / "there.pth").write_bytes(b"mine")
-    kept = run("convert", toys / "caption", tmp_path / "there.pth", "--to", "lavis")
-    assert (kept.exit_code, (tmp_path / "there.pth").read_bytes()) == (1, b"mine")
-    assert "--overwrite" in kept.stderr
+    refused = run("convert", toys / "caption", tmp_path / "there.pth", "--to", "lavis")
+    assert (refused.exit_code, (tmp_path / "there.pth").read_bytes()) == (1, b"mine")
+    assert "--overwrite" in refused.stderr
     replaced = run("convert", toys / "caption", tmp_path / "there.pth", "--to", "lavis", "--overwrite")
     assert replaced.exit_code == 0
     assert read.load(

@@ -1,4 +1,4 @@
-"""Ground, compare, classify and explain on the command line, and the pictures they draw."""
+"""Ground, compare, classify and explain on the command line, and their drawings."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def test_ground_prints_and_draws(toys: Path, tmp_path: Path) -> None:
     with Image.open(out) as drawn, Image.open(toys / "one.png") as picture:
         assert (drawn.format, drawn.size) == ("PNG", picture.size)
         assert drawn.convert("RGB").tobytes() != picture.convert("RGB").tobytes()
-    assert [path.name for path in out.parent.iterdir()] == ["found.png"], "nothing is left beside it"
+    assert [path.name for path in out.parent.iterdir()] == ["found.png"], "no temporary file remains"
     table = run("ground", toys / "one.png", "-e", "a man", "-m", toys).stdout
     assert table.splitlines()[0].split() == ["image", "expression", "left", "top", "right", "bottom", "probability"]
 
@@ -76,8 +76,8 @@ def test_several_pictures_are_drawn_into_a_folder(toys: Path, tmp_path: Path) ->
     assert sorted(path.name for path in (tmp_path / "e").iterdir()) == ["one-2.png", "one.png"]
 
 
-def test_a_job_that_goes_on_draws_what_is_new_under_names_of_its_own(toys: Path, tmp_path: Path) -> None:
-    """Folders below are mirrored, each text has its drawing, and the page shows what was drawn."""
+def test_a_resumed_job_draws_new_images_under_new_names(toys: Path, tmp_path: Path) -> None:
+    """Subfolders are mirrored, each text has a drawing, and the report shows the drawings."""
     (tmp_path / "p" / "below").mkdir(parents=True)
     toy_image(1).save(tmp_path / "p" / "one.png")
     job: list[str | Path] = ["explain", tmp_path / "p", "-r", "-t", "a cat", "-t", "a dog", "-m", toys]
@@ -94,7 +94,7 @@ def test_a_job_that_goes_on_draws_what_is_new_under_names_of_its_own(toys: Path,
     assert [(row["path"], row["text"]) for row in rows] == [
         ("p/one.png", "a cat"), ("p/one.png", "a dog"), ("p/below/one.png", "a cat"), ("p/below/one.png", "a dog"),
     ]  # fmt: skip
-    assert (tmp_path / "s.html").read_text().count("<img ") == 3, "one of the four is no picture any more"
+    assert (tmp_path / "s.html").read_text().count("<img ") == 3, "one of the four drawings was overwritten"
 
 
 def test_boxes_of_a_job_are_data_to_train_on(toys: Path, tmp_path: Path) -> None:
@@ -103,18 +103,18 @@ def test_boxes_of_a_job_are_data_to_train_on(toys: Path, tmp_path: Path) -> None
     assert done.exit_code == 0, done.output
     source = open_source(str(out))
     assert isinstance(source, Source)
-    found = {ref.text: ref.box for record in source for ref in record.expressions}
+    boxes_in_list = {ref.text: ref.box for record in source for ref in record.expressions}
     boxes = openblip.load(toys).ground(toys / "one.png", ["a man", "it"])
     for name, box in zip(("a man", "it"), boxes, strict=True):
-        empty = box.right <= box.left or box.bottom <= box.top  # the model of a test may say anything
-        assert empty or found[name] == pytest.approx(box.edges)
+        empty = box.right <= box.left or box.bottom <= box.top  # an untrained model may return an empty box
+        assert empty or boxes_in_list[name] == pytest.approx(box.edges)
     assert len(source) + len(source.problems) == 2
 
 
 @pytest.mark.parametrize(
     ("images", "out"), [(["one.png", "more/one.png"], "x.png"), (["one.png"], "x.jpg"), (["one.png"], "bad")]
 )
-def test_places_that_cannot_be_drawn_to_are_refused(toys: Path, tmp_path: Path, images: list[str], out: str) -> None:
+def test_impossible_drawing_outputs_are_refused(toys: Path, tmp_path: Path, images: list[str], out: str) -> None:
     (tmp_path / "bad").write_bytes(b"a file")
     paths = [toys / image for image in images]
     assert run("ground", *paths, "-e", "a man", "-m", toys, "--draw", tmp_path / out).exit_code == 2
@@ -132,11 +132,11 @@ def test_compare(toys: Path) -> None:
     assert (failed.exit_code, len(failed.stderr.splitlines())) == (1, 1)
     for paths in (["one.png"], ["one.png"] * 3, ["one.png", "pairs.csv"]):
         assert run("compare", *(toys / path for path in paths), "-t", "a cat", "-m", toys).exit_code == 2
-    assert run("compare", toys / "one.png", toys / "bad.png", "-m", toys).exit_code == 2, "nothing to judge"
+    assert run("compare", toys / "one.png", toys / "bad.png", "-m", toys).exit_code == 2, "no statement"
 
 
-def test_compare_goes_through_lists_of_pairs_and_what_they_say(toys: Path, tmp_path: Path) -> None:
-    """Two forms of a pair; two statements about one; a pair that cannot be read; and no pair at all."""
+def test_compare_reads_pairs_and_statements_from_lists(toys: Path, tmp_path: Path) -> None:
+    """Both forms of a pair, two statements about one, an unreadable pair, one image, and a pair without statement."""
     pair: dict[str, object] = {"left": f"{toys}/one.png", "right": f"{toys}/more/one.png"}
     rows: list[dict[str, object]] = [
         {**pair, "text": "a cat"}, {**pair, "text": "a dog"}, {"image": list(pair.values())[::-1], "sentence": "a cat"},
@@ -168,11 +168,11 @@ def test_compare_goes_through_lists_of_pairs_and_what_they_say(toys: Path, tmp_p
 def test_classify(toys: Path) -> None:
     done = run("classify", toys / "one.png", toys / "bad.png", "-l", "cat| dog|man", "-n", "3", "-m", toys, "--json")
     assert done.exit_code == 3
-    *found, error = lines(done)
-    assert {record["label"] for record in found} == {"cat", "dog", "man"}
-    assert sum(float(str(record["probability"])) for record in found) == pytest.approx(1)
+    *records, error = lines(done)
+    assert {record["label"] for record in records} == {"cat", "dog", "man"}
+    assert sum(float(str(record["probability"])) for record in records) == pytest.approx(1)
     assert "error" in error
-    assert [record["rank"] for record in found] == [0, 1, 2]
+    assert [record["rank"] for record in records] == [0, 1, 2]
     assert run("classify", toys / "one.png", "-l", "cat|dog", "-m", toys, "--by", "vibes").exit_code == 2
     assert run("classify", toys / "one.png", "-l", "cat|dog", "-m", toys, "-n", "3").exit_code == 1
 
@@ -191,4 +191,4 @@ def test_explain(toys: Path, tmp_path: Path) -> None:
     assert run("explain", toys / "one.png", "--task", "dance", "-m", toys).exit_code == 2
     assert run("explain", toys / "one.png", "--task", "retrieval", "-m", toys).exit_code == 2
     wrong = run("explain", toys / "one.png", toys / "more", "-t", "a cat", "--layer", "9", "-m", toys)
-    assert (wrong.exit_code, len(wrong.stderr.splitlines())) == (1, 1), "told once, not for each picture"
+    assert (wrong.exit_code, len(wrong.stderr.splitlines())) == (1, 1), "one line, not one for each image"

@@ -1,4 +1,4 @@
-"""Commands over pictures: what they print and write, the options they share, and odd pictures through each of them."""
+"""Commands over images: their output, their shared options, and unusual images through each of them."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from tests.preprocess.odd_images import bad, good
 from tests.toys import SIZE, toy_image, toy_model, toy_tokenizer
 
 TASKS: tuple[TaskName, ...] = ("caption", "vqa", "retrieval", "grounding", "nlvr")
-# What a command over pictures needs besides them; a new one joins by its line here.
+# The arguments of each command over images, apart from the images. A new command needs a line here.
 COMMANDS: dict[str, list[str]] = {
     "caption": ["--num-beams", "1", "--max-new-tokens", "2"],
     "ask": ["-q", "what?", "--num-beams", "1", "--max-new-tokens", "2"],
@@ -37,8 +37,8 @@ COMMANDS: dict[str, list[str]] = {
 PAIRS = ("compare",)  # these take lists of pairs
 
 
-def run(*arguments: str | Path, given: str | None = None) -> Result:
-    return CliRunner().invoke(app, [str(argument) for argument in arguments], input=given)
+def run(*arguments: str | Path, stdin: str | None = None) -> Result:
+    return CliRunner().invoke(app, [str(argument) for argument in arguments], input=stdin)
 
 
 @pytest.fixture(scope="module")
@@ -57,23 +57,23 @@ def lines(path: Path) -> list[dict[str, object]]:
     return [json.loads(line) for line in path.read_text().splitlines()]
 
 
-def test_every_command_over_pictures_is_tested_here() -> None:
+def test_every_command_over_images_is_tested_here() -> None:
     group = app
     takers = {name for name, command in group.commands.items() if any("--existing" in p.opts for p in command.params)}
     assert takers == set(COMMANDS)
 
 
 @pytest.mark.parametrize("command", COMMANDS)
-def test_odd_pictures_go_through(toys: Path, tmp_path: Path, command: str) -> None:
-    """Good ones have results; bad ones one line each, exit code 3, and no traceback."""
+def test_unusual_images(toys: Path, tmp_path: Path, command: str) -> None:
+    """Good images have results; bad images have one line each, without a traceback, and the exit code is 3."""
     for number, odd in enumerate([*good(), *bad()]):
         (tmp_path / f"{number:03}.jpg").write_bytes(odd.data)
     fine, broken = len(good()), len(bad())
     assert fine + broken >= 60
     out = tmp_path / "out.jsonl"
     names = [f"{n:03}.jpg" for n in range(fine + broken)]
-    given = pairs(tmp_path / "pairs.csv", names) if command in PAIRS else tmp_path
-    done = run(command, given, *COMMANDS[command], "-m", toys, "--to", "jsonl", "--out", out, "--quiet")
+    source = pairs(tmp_path / "pairs.csv", names) if command in PAIRS else tmp_path
+    done = run(command, source, *COMMANDS[command], "-m", toys, "--to", "jsonl", "--out", out, "--quiet")
     assert done.exit_code == 3, done.output
     rows = lines(out)
     assert [row["path"] for row in rows] == ([["000.jpg", name] for name in names] if command in PAIRS else names)
@@ -83,12 +83,12 @@ def test_odd_pictures_go_through(toys: Path, tmp_path: Path, command: str) -> No
 
 
 def pairs(path: Path, names: list[str]) -> Path:
-    """A list in which every picture has the first one, which is good, on its left."""
+    """Write a list that pairs every image with the first one, which is good."""
     path.write_text("left,right\n" + "".join(f"{names[0]},{name}\n" for name in names))
     return path
 
 
-def test_nothing_is_written_unless_asked_for(toys: Path) -> None:
+def test_nothing_is_written_without_to(toys: Path) -> None:
     before = set((toys / "p").iterdir())
     assert run("caption", toys / "p", "-m", toys).exit_code == 0
     assert run("caption", toys / "p", "-m", toys, "--to", "sidecar", "--dry-run").exit_code == 0
@@ -102,7 +102,7 @@ def test_nothing_is_written_unless_asked_for(toys: Path) -> None:
         ("--to", "sidecar", "--existing", "sometimes"), ("--best-of", "2", "-n", "3"),
     ],
 )  # fmt: skip
-def test_options_that_do_not_go_together_are_wrong_usage(toys: Path, arguments: tuple[str, ...]) -> None:
+def test_contradicting_options_are_wrong_usage(toys: Path, arguments: tuple[str, ...]) -> None:
     assert run("caption", toys / "p", "-m", toys, *arguments).exit_code == 2
 
 
@@ -119,11 +119,11 @@ def test_strict_stops_at_the_first_bad_image_and_keeps_the_results_before(toys: 
 
 
 def test_paths_on_standard_input(toys: Path) -> None:
-    found = run("caption", "-", "-m", toys, "--json", given=f"{toys / 'p' / '2.png'}\n\n{toys / 'p' / '1.png'}\n")
-    assert [Path(json.loads(line)["path"]).name for line in found.stdout.splitlines()] == ["2.png", "1.png"]
+    result = run("caption", "-", "-m", toys, "--json", stdin=f"{toys / 'p' / '2.png'}\n\n{toys / 'p' / '1.png'}\n")
+    assert [Path(json.loads(line)["path"]).name for line in result.stdout.splitlines()] == ["2.png", "1.png"]
 
 
-def test_words_around_and_prompts_of_a_column(toys: Path, tmp_path: Path) -> None:
+def test_template_and_prompts_of_a_column(toys: Path, tmp_path: Path) -> None:
     (tmp_path / "list.csv").write_text(f"path,start\n{toys}/p/1.png,a cat\n{toys}/p/2.png,\n")
     out = tmp_path / "out.jsonl"
     options = ["--template", "{folder}/{name}: {caption}", "--prefix", "<", "--suffix", ">", "--prompt-column", "start"]
@@ -136,7 +136,7 @@ def test_words_around_and_prompts_of_a_column(toys: Path, tmp_path: Path) -> Non
     assert run("caption", toys / "p", "-m", toys, "--template", "{caption.text}").exit_code == 1
 
 
-def test_the_best_of_several_is_what_the_scorer_likes(toys: Path, tmp_path: Path) -> None:
+def test_best_of_keeps_the_caption_with_the_highest_score(toys: Path, tmp_path: Path) -> None:
     run("caption", toys / "p", "-m", toys, "-n", "3", "--score", "--to", "jsonl", "--out", tmp_path / "all.jsonl")
     run("caption", toys / "p", "-m", toys, "--best-of", "3", "--to", "jsonl", "--out", tmp_path / "best.jsonl")
     every, best = lines(tmp_path / "all.jsonl"), lines(tmp_path / "best.jsonl")
@@ -149,15 +149,15 @@ def test_the_best_of_several_is_what_the_scorer_likes(toys: Path, tmp_path: Path
 def test_forbidden_and_required_words(toys: Path) -> None:
     (line, _) = run("caption", toys / "p", "-m", toys, "--json").stdout.splitlines()
     word = json.loads(line)["text"].split()[0]
-    other = run("caption", toys / "p", "-m", toys, "--json", "--forbid", word).stdout.splitlines()
-    assert all(word not in json.loads(text)["text"].split() for text in other)
-    forced = run("caption", toys / "p", "-m", toys, "--json", "--require", "cat|dog").stdout.splitlines()
-    for text in map(json.loads, forced):
+    forbidden = run("caption", toys / "p", "-m", toys, "--json", "--forbid", word).stdout.splitlines()
+    assert all(word not in json.loads(text)["text"].split() for text in forbidden)
+    required = run("caption", toys / "p", "-m", toys, "--json", "--require", "cat|dog").stdout.splitlines()
+    for text in map(json.loads, required):
         assert text.get("unmet") or {"cat", "dog"} & set(text["text"].split())
     assert run("caption", toys / "p", "-m", toys, "--forbid", "cat", "--require", "cat").exit_code == 1
 
 
-def test_captions_that_exist_are_judged(toys: Path, tmp_path: Path) -> None:
+def test_sidecars_are_scored(toys: Path, tmp_path: Path) -> None:
     toy_image(1).save(tmp_path / "a.png")
     toy_image(2).save(tmp_path / "b.png")
     (tmp_path / "a.txt").write_text("a cat\na dog\n")
@@ -187,7 +187,7 @@ def test_embeddings_and_their_rows(toys: Path, tmp_path: Path) -> None:
     np.testing.assert_array_equal(np.array([row["embedding"] for row in lines(listed)], np.float32), table)
 
 
-def test_questions_asked_later_join_the_list(toys: Path, tmp_path: Path) -> None:
+def test_later_questions_are_added_to_the_list(toys: Path, tmp_path: Path) -> None:
     out = tmp_path / "a.jsonl"
     quick: list[str | Path] = ["-m", toys, "--to", "jsonl", "--out", out, "--num-beams", "1", "--max-new-tokens", "2"]
     run("ask", toys / "p", *quick, "-q", "what?", "-q", "where?")
@@ -196,7 +196,7 @@ def test_questions_asked_later_join_the_list(toys: Path, tmp_path: Path) -> None
 
 
 def test_commands_share_a_list(toys: Path, tmp_path: Path) -> None:
-    """Each keeps its own rows and leaves those of the others, and none takes another's for its own."""
+    """Each command keeps the rows of the others, and does not take them for its results."""
     out = tmp_path / "all.jsonl"
     commands = ("classify", "ground", "explain", "caption")
     for _ in range(2):
@@ -220,7 +220,7 @@ def test_a_finished_job_imports_no_torch(toys: Path, tmp_path: Path) -> None:
     assert "2 done before" in again.stderr
 
 
-def test_edits_go_back_by_the_command(toys: Path, tmp_path: Path) -> None:
+def test_apply_writes_edits_back(toys: Path, tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_text("old\n")
     edit = {"path": "a.png", "was": "old", "text": "new", "to": "sidecar", "place": str(tmp_path / "a.txt"), "key": ""}
     edit |= {"journal": str(tmp_path / "gone.journal"), "item": "a.png"}
@@ -229,7 +229,7 @@ def test_edits_go_back_by_the_command(toys: Path, tmp_path: Path) -> None:
     assert (done.exit_code, (tmp_path / "a.txt").read_text()) == (0, "new\n")
 
 
-def test_doctor_says_what_is_there_and_what_is_missing() -> None:
+def test_doctor_reports_installed_and_missing_parts() -> None:
     done = run("doctor", "--json")
     checks = {line["name"]: line for line in map(json.loads, done.stdout.splitlines())}
     assert done.exit_code == 0
@@ -266,4 +266,4 @@ def test_powershell_completes_commands_and_options() -> None:
         environment = dict(os.environ, _OPENBLIP_COMPLETE="powershell_complete", COMP_WORDS=line, COMP_WORD=word)
         command = [sys.executable, "-c", program]
         done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
-        assert [found.split("\t")[0] for found in done.stdout.splitlines()] == [value]
+        assert [text.split("	")[0] for text in done.stdout.splitlines()] == [value]

@@ -1,4 +1,4 @@
-"""Runs the command line in processes that can be killed, and makes pictures for it."""
+"""Run the command line in processes that can be killed, and write images for it."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ import numpy as np
 from PIL import Image
 
 ROOT = Path(__file__).parents[2]
-QUICK = ("--num-beams", "1", "--max-new-tokens", "1")  # as little work for a picture as there can be
+QUICK = ("--num-beams", "1", "--max-new-tokens", "1")  # as little work per image as possible
 
 
 @dataclass(frozen=True)
 class Ended:
-    """How a call ended."""
+    """Exit code and output of a call."""
 
     code: int
     stdout: str
@@ -78,23 +78,23 @@ def _alive(child: int) -> bool:
 
 
 def pictures(folder: Path, count: int, *, side: int = 8) -> list[Path]:
-    """Small PNG files of noise, each different."""
+    """Write small PNG files of noise, each different, and return their paths."""
     folder.mkdir(parents=True, exist_ok=True)
-    made = []
+    paths = []
     for number in range(count):
         noise = np.random.default_rng(number).integers(0, 256, (side, side, 3), dtype=np.uint8)
-        made.append(folder / f"{number:04}.png")
-        Image.fromarray(noise).save(made[-1])
-    return made
+        paths.append(folder / f"{number:04}.png")
+        Image.fromarray(noise).save(paths[-1])
+    return paths
 
 
 def count(journal: Path) -> int:
-    """How many items a journal tells of, found out in a moment."""
+    """Return the number of items in a journal, without parsing it."""
     return journal.read_bytes().count(b'{"item"') if journal.exists() else 0
 
 
 def recorded(journal: Path) -> list[str]:
-    """The items of a journal's whole lines, in their order."""
+    """Return the items of a journal's complete lines, in order."""
     if not journal.exists():
         return []
     lines = journal.read_bytes().split(b"\n")[:-1]  # what follows the last line break is torn

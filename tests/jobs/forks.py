@@ -49,11 +49,11 @@ def run(call: dict[str, Any]) -> None:
 
 def _take_time() -> None:
     """Pictures take a moment each, so that whoever watches the work can stop it before its end."""
-    opened = TaskModel.open_image
+    open_image = TaskModel.open_image
 
     def open_slowly(self: TaskModel, image: Any, **options: Any) -> Any:
         time.sleep(0.02)
-        return opened(self, image, **options)
+        return open_image(self, image, **options)
 
     TaskModel.open_image = open_slowly  # type: ignore[method-assign]
 

@@ -1,4 +1,4 @@
-"""Memory that runs out, as numpy, torch, OpenVINO and the system tell of it."""
+"""Out-of-memory errors of numpy, torch, OpenVINO and the system."""
 
 from __future__ import annotations
 
@@ -14,21 +14,21 @@ import torch
 from openblip.jobs.memory import out_of_memory
 
 
-def met(function: Callable[[], object]) -> Exception:
-    """The error that asking for more memory than any machine has ends in."""
+def error_of(function: Callable[[], object]) -> Exception:
+    """Return the error of a function that requests more memory than any machine has."""
     try:
         function()
     except Exception as error:
         return error
-    raise AssertionError("it was given")
+    raise AssertionError("the memory was allocated")
 
 
 @pytest.mark.parametrize(
     "error",
     [
         MemoryError(),
-        met(lambda: np.empty(2**62, np.uint8)),
-        met(lambda: torch.empty(2**60, dtype=torch.uint8)),
+        error_of(lambda: np.empty(2**62, np.uint8)),
+        error_of(lambda: torch.empty(2**60, dtype=torch.uint8)),
         torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB. GPU 0 has a total capacity of ..."),
         RuntimeError("MPS backend out of memory (MPS allocated: 5.05 GB, other allocations: 2.01 GB)"),
         RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
@@ -37,7 +37,7 @@ def met(function: Callable[[], object]) -> Exception:
     ],
     ids=["python", "numpy", "torch", "cuda", "mps", "cublas", "openvino", "windows"],
 )
-def test_every_way_of_running_out_of_memory_is_known(error: Exception) -> None:
+def test_every_out_of_memory_error_is_recognized(error: Exception) -> None:
     assert out_of_memory(error)
     wrapped = RuntimeError("the compiled graph failed")
     wrapped.__cause__ = error
@@ -46,7 +46,7 @@ def test_every_way_of_running_out_of_memory_is_known(error: Exception) -> None:
 
 
 def test_memory_that_really_runs_out_halves_the_batch() -> None:
-    """Torch's own allocator is refused memory by the system, in a process that may have little more than it has."""
+    """The system refuses memory to torch's allocator, in a process with a limit."""
     program = (
         "import json, resource, torch\n"
         "from openblip.jobs.items import open_items\n"

@@ -1,4 +1,4 @@
-"""Jobs that are killed, run out of disk or are interrupted go on: nothing is lost, nothing twice, nothing torn."""
+"""Jobs resume after kills, full disks and interrupts: no result is lost, repeated or cut short."""
 
 from __future__ import annotations
 
@@ -50,11 +50,11 @@ def kill_often(
         wait = time.monotonic() + draw.uniform(0.05, 0.5)
         grows = kill % 3 == 0 and before < total * 0.6
 
-        def time_has_come(before: int = before, grows: bool = grows, wait: float = wait) -> bool:
+        def is_time(before: int = before, grows: bool = grows, wait: float = wait) -> bool:
             new = count(journal) - before
             return new > 0 if grows else new >= total // 20 or time.monotonic() > wait
 
-        assert cli(*arguments, "--batch-size", "1", until=time_has_come).code == -signal.SIGKILL
+        assert cli(*arguments, "--batch-size", "1", until=is_time).code == -signal.SIGKILL
         assert 0 < len(recorded(journal)) < total
         check()
     last = cli(*arguments)
@@ -67,23 +67,23 @@ def kill_often(
 
 @pytest.mark.parametrize(("total", "kills"), [(60, 3), pytest.param(500, 10, marks=pytest.mark.slow)])
 def test_sidecars_survive_kills(cli: Cli, tmp_path: Path, total: int, kills: int) -> None:
-    made = pictures(tmp_path / "p", total)
-    sound = set[str]()
+    images = pictures(tmp_path / "p", total)
+    complete = set[str]()
 
-    def nothing_is_torn() -> None:
+    def check_texts() -> None:
         for path in (tmp_path / "p").glob("*.txt"):
             text = path.read_text()
             assert text.endswith("\n")
             assert text.strip()
-            sound.add(path.name)
+            complete.add(path.name)
 
     journal = tmp_path / "p" / ".openblip-caption.journal"
-    kill_often(cli, ["caption", tmp_path / "p", "--to", "sidecar", *QUICK], journal, total, kills, nothing_is_torn)
-    left = {path.name for path in (tmp_path / "p").iterdir()}
-    assert left == {p.name for p in made} | {p.with_suffix(".txt").name for p in made} | {journal.name}
-    assert sound <= left
-    told = {line["item"]: line["records"][0]["text"] for line in _lines(journal) if "item" in line}
-    assert {p.name: p.with_suffix(".txt").read_text().strip() for p in made} == told
+    kill_often(cli, ["caption", tmp_path / "p", "--to", "sidecar", *QUICK], journal, total, kills, check_texts)
+    names = {path.name for path in (tmp_path / "p").iterdir()}
+    assert names == {p.name for p in images} | {p.with_suffix(".txt").name for p in images} | {journal.name}
+    assert complete <= names
+    texts = {line["item"]: line["records"][0]["text"] for line in _lines(journal) if "item" in line}
+    assert {p.name: p.with_suffix(".txt").read_text().strip() for p in images} == texts
 
 
 @pytest.mark.parametrize("kills", KILLS)
@@ -142,13 +142,13 @@ def test_a_full_disk_loses_nothing(cli: Cli, sixty: Path, tmp_path: Path, form: 
     assert full.code == 1
     assert f"cannot write {journal}" in full.stderr
     assert 0 < len(recorded(journal)) < 60
-    assert journal.read_bytes().endswith(b"\n"), "what did not fit is no torn line"
+    assert journal.read_bytes().endswith(b"\n"), "no partial line remains"
     assert cli(*arguments).code == 0
     assert len(recorded(journal)) == len(set(recorded(journal))) == 60
     assert len(list(out.glob("*.txt")) if form == "sidecar" else _lines(out)) == 60
 
 
-def test_an_interrupt_is_130_and_the_job_goes_on(cli: Cli, sixty: Path, tmp_path: Path) -> None:
+def test_an_interrupt_exits_with_130_and_the_job_resumes(cli: Cli, sixty: Path, tmp_path: Path) -> None:
     journal = tmp_path / "list.jsonl.journal"
     arguments: list[str | Path] = ["caption", sixty, "--to", "jsonl", "--out", tmp_path / "list.jsonl", *QUICK]
     stopped = cli(*arguments, until=lambda: count(journal) > 0, by=signal.SIGINT)
@@ -160,8 +160,8 @@ def test_an_interrupt_is_130_and_the_job_goes_on(cli: Cli, sixty: Path, tmp_path
 def test_two_jobs_do_not_share_an_output(cli: Cli, sixty: Path, tmp_path: Path) -> None:
     out = tmp_path / "list.jsonl"
     with filelock.FileLock(f"{out}.journal.lock"):
-        other = cli("caption", sixty, "--to", "jsonl", "--out", out, *QUICK)
-    assert (other.code, "another job is writing to this output" in other.stderr) == (1, True)
+        second = cli("caption", sixty, "--to", "jsonl", "--out", out, *QUICK)
+    assert (second.code, "another job is writing to this output" in second.stderr) == (1, True)
     assert cli("caption", sixty, "--to", "jsonl", "--out", out, *QUICK).code == 0
     assert {path.name for path in tmp_path.iterdir()} == {"list.jsonl", "list.jsonl.journal"}
 

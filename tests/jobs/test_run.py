@@ -1,4 +1,4 @@
-"""What a job decides about each item, and what it leaves in its output: with a command that computes nothing."""
+"""Decisions about items, and the output of jobs, with an annotator that runs no model."""
 
 from __future__ import annotations
 
@@ -110,11 +110,11 @@ def texts(folder: Path) -> dict[str, str]:
 
 
 def change(path: Path) -> None:
-    """Another picture in its place."""
+    """Change the file."""
     path.write_bytes(path.read_bytes() + b"changed")
 
 
-def test_what_is_done_is_skipped_and_what_changed_is_done_again(photos: Path) -> None:
+def test_done_items_are_skipped_and_changed_ones_computed_again(photos: Path) -> None:
     run = JobRunner(photos, "sidecar")
     assert run() == {"computed": 3}
     assert texts(photos) == {"0000": "0000 v1\n", "0001": "0001 v1\n", "0002": "0002 v1\n"}
@@ -125,39 +125,41 @@ def test_what_is_done_is_skipped_and_what_changed_is_done_again(photos: Path) ->
     run.version = "2"
     assert run() == {"computed": 1, "done": 2}
     assert run.computed == ["0001.png"]
-    assert texts(photos) == {"0000": "0000 v1\n", "0001": "0001 v2\n", "0002": "0002 v1\n"}, "what is lost is restored"
+    assert texts(photos) == {"0000": "0000 v1\n", "0001": "0001 v2\n", "0002": "0002 v1\n"}, (
+        "the missing text is restored"
+    )
 
 
-def test_a_finished_job_never_calls_its_command(photos: Path) -> None:
+def test_a_finished_job_computes_nothing(photos: Path) -> None:
     run = JobRunner(photos, "sidecar")
     run()
     journal = (photos / ".openblip-caption.journal").read_bytes()
     assert run(stop_after=0)["done"] == 3
-    assert (photos / ".openblip-caption.journal").read_bytes() == journal, "and leaves its journal as it is"
+    assert (photos / ".openblip-caption.journal").read_bytes() == journal, "the journal is unchanged"
 
 
 @pytest.mark.parametrize(
     ("existing", "expected"),
     [("skip", "mine\n"), ("overwrite", "0000 v1\n"), ("append", "mine\n0000 v1\n"), ("prepend", "0000 v1\nmine\n")],
 )
-def test_texts_that_were_there_before(photos: Path, existing: Existing, expected: str) -> None:
+def test_existing_texts(photos: Path, existing: Existing, expected: str) -> None:
     (photos / "0000.txt").write_text("mine\n")
     (photos / "0001.txt").write_text(" \n")
     run = JobRunner(photos, "sidecar", existing=existing)
     for _ in range(3):
         run()
         assert texts(photos)["0000"] == expected
-    assert "0001 v1" in texts(photos)["0001"], "a blank text is none"
+    assert "0001 v1" in texts(photos)["0001"], "a blank text does not count"
     change(photos / "0000.png")
     run.version = "2"
     run()
-    assert texts(photos)["0000"] == expected.replace("v1", "v2"), "ours is replaced, not applied twice"
+    assert texts(photos)["0000"] == expected.replace("v1", "v2"), "the job's text is replaced, not added twice"
     run.version = "3"
     run(restart=True)
     assert texts(photos)["0000"] == expected.replace("v1", "v3")
 
 
-def test_a_restart_that_was_stopped_goes_on_as_a_restart(photos: Path) -> None:
+def test_a_stopped_restart_resumes_as_a_restart(photos: Path) -> None:
     run = JobRunner(photos, "sidecar", existing="append")
     run()
     run.version = "2"
@@ -178,7 +180,7 @@ def test_a_text_edited_since_is_kept_and_reported(photos: Path, existing: Existi
     assert run.edited == ["0001.png"]
 
 
-def test_bytes_that_are_no_utf8_survive_an_append(photos: Path) -> None:
+def test_bytes_that_are_not_utf8_survive_an_append(photos: Path) -> None:
     (photos / "0000.txt").write_bytes(b"caf\xe9\n")
     run = JobRunner(photos, "sidecar", existing="append")
     run()
@@ -193,7 +195,7 @@ def test_failures_are_reported_and_retried_once_they_may_work(photos: Path, tmp_
     rows = [json.loads(line) for line in (tmp_path / "out.jsonl").read_text().splitlines()]
     assert [("error" in row, Path(row["path"]).name) for row in rows][-1] == (True, "bad.png")
     assert run() == {"done": 3, "failed": 1}
-    assert run.computed == [], "it is opened without the model, and still bad"
+    assert run.computed == [], "it is opened without the model, and still fails"
     assert list(run.errors) == ["bad.png"]
     (photos / "bad.png").write_bytes((photos / "0000.png").read_bytes())
     run()
@@ -233,10 +235,10 @@ def test_another_job_on_the_same_output_is_another_job(photos: Path) -> None:
     other.version = "2"
     assert other()["computed"] == 3
     assert texts(photos)["0000"] == "0000 v2\n"
-    assert run()["edited"] == 3, "what another job wrote is left alone by the first"
+    assert run()["edited"] == 3, "the first job keeps the output of the second"
 
 
-def test_rows_stay_where_they_are_and_new_ones_follow(photos: Path, tmp_path: Path) -> None:
+def test_rows_keep_their_order_and_new_rows_follow(photos: Path, tmp_path: Path) -> None:
     out = tmp_path / "out.jsonl"
     out.write_text('{"path": "elsewhere.jpg", "text": "kept"}\n')
     run = JobRunner(photos, "jsonl", out)
@@ -355,7 +357,7 @@ def test_lists_are_read_back_by_the_data_layer(photos: Path, tmp_path: Path, nam
     assert len(source.problems) == 1
 
 
-def test_an_answer_is_read_back_as_one(photos: Path) -> None:
+def test_an_answer_is_read_back_as_an_answer(photos: Path) -> None:
     row = {"path": "a.jpg", "question": "what?", "text": "a dog", "probability": 0.5}
     source = open_source([row])
     assert isinstance(source, Source)
@@ -363,7 +365,7 @@ def test_an_answer_is_read_back_as_one(photos: Path) -> None:
     assert (record.questions[0].answers, record.captions) == (("a dog",), ())
 
 
-def test_a_journal_that_is_none_is_refused(photos: Path) -> None:
+def test_a_file_that_is_no_journal_is_refused(photos: Path) -> None:
     (photos / ".openblip-caption.journal").write_text("my diary\nof today\n")
     with pytest.raises(JobError, match="is not a journal"):
         JobRunner(photos, "sidecar")()
@@ -379,7 +381,7 @@ def test_a_torn_last_line_is_dropped(photos: Path, torn: bytes) -> None:
     assert run() == {"computed": 1, "done": 2}
 
 
-def test_imagefolder_and_kohya_keep_what_else_their_files_say(photos: Path) -> None:
+def test_imagefolder_and_kohya_keep_other_fields_and_entries(photos: Path) -> None:
     (photos / "metadata.jsonl").write_text('{"file_name": "0000.png", "label": 3}\n{"file_name": "gone.png"}\n')
     (photos / "meta_cap.json").write_text('{"0001": {"tags": "dog"}}')
     JobRunner(photos, "imagefolder")()
@@ -408,11 +410,11 @@ def test_names_that_cannot_be_used_are_errors_and_the_rest_is_done(photos: Path,
     (photos / "0001.png").rename(photos / os.fsdecode(b"caf\xe9.png"))
     (photos / "loop.png").symlink_to("loop.png")
     (photos / "around").symlink_to(photos)
-    found = open_items([str(photos), str(tmp_path / "gone.png"), str(tmp_path / "*.nothing")])
-    bad = {one.name: one.reason for one in found if not isinstance(one, Item)}
+    items = open_items([str(photos), str(tmp_path / "gone.png"), str(tmp_path / "*.nothing")])
+    bad = {one.name: one.reason for one in items if not isinstance(one, Item)}
     assert bad[f"{photos}/caf\\xe9.png"] == "its name is not UTF-8: rename it"
     assert "matches no file" in bad[str(tmp_path / "*.nothing")]
-    names = [Path(one.name).name for one in found if isinstance(one, Item)]
+    names = [Path(one.name).name for one in items if isinstance(one, Item)]
     assert names == ["0000.png", "0002.png", "loop.png", "gone.png"]
 
 
@@ -437,7 +439,7 @@ def test_sources_of_every_kind_and_each_image_once(photos: Path, tmp_path: Path)
     assert isinstance(part, RootedSource)
 
 
-def test_a_text_never_leaves_the_folder_it_is_to_go_to(photos: Path, tmp_path: Path) -> None:
+def test_a_text_is_never_written_outside_its_folder(photos: Path, tmp_path: Path) -> None:
     (item, *_) = open_items([str(photos)])
     assert isinstance(item, Item)
     sink = open_sink("sidecar", SinkOptions(str(tmp_path / "out")))
@@ -459,10 +461,10 @@ def test_a_frame_of_an_animation(tmp_path: Path) -> None:
         assert load_image(moving.source(number)).getpixel((4, 4)) == colour
     with pytest.raises(ImageError, match="3 frames"):
         load_image(moving.source(3))
-    assert load_image(still.source(2)).getpixel((4, 4)) == colours[0], "what does not move is itself"
+    assert load_image(still.source(2)).getpixel((4, 4)) == colours[0], "a still image has one frame"
 
 
-def test_heic_is_read_once_its_library_is_there() -> None:
+def test_heic_is_read_with_its_library() -> None:
     import pillow_heif
 
     out = io.BytesIO()

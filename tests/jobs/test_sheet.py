@@ -74,9 +74,9 @@ def test_the_page_needs_nothing_else_and_shows_every_picture(photos: Path, tmp_p
 def test_nothing_from_outside_becomes_markup(tmp_path: Path) -> None:
     nasty = "</textarea><script>alert(1)</script> \"'&<!--CARDS-->"
     folder = tmp_path / "p"
-    (made,) = pictures(folder, 1)
+    (image,) = pictures(folder, 1)
     name = "a\"><img src=x onerror=alert(1)>'&.png"
-    made.rename(folder / name)
+    image.rename(folder / name)
     (folder / name).with_suffix(".txt").write_text(nasty)
     (folder / "bad<b>.png").write_bytes(b"")
     page = sheet_of(JobRunner(folder, "sidecar", existing="append"), tmp_path / "s.html")
@@ -110,9 +110,9 @@ def test_edits_are_written_back_once_and_never_over_others(photos: Path, tmp_pat
     (tmp_path / "edits.jsonl").write_text("".join(json.dumps(edit) + "\n" for edit in edits[:2]))
     assert apply_edits([tmp_path / "edits.jsonl"]) == (2, [])
     journal = Path(edits[0]["journal"])
-    told = journal.read_bytes()
+    content = journal.read_bytes()
     assert apply_edits([tmp_path / "edits.jsonl"]) == (2, []), "a second time changes nothing"
-    assert journal.read_bytes() == told
+    assert journal.read_bytes() == content
     again = sheet_of(run, tmp_path / "s.html").all("textarea")
     assert [field["data-was"] for field in again] == ["edited 0", "edited 1", "0002 v1"]
     assert run() == {"done": 3}, "the job knows of them"

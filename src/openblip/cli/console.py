@@ -1,8 +1,7 @@
-"""What commands print: a table for people, one JSON object per line for machines, one line per bad item."""
+"""Printing: tables, JSON lines and errors, and the exit code of a command."""
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -10,15 +9,21 @@ from typing import Any
 import click
 
 from openblip.cli.command import FAILED, SOME_FAILED
+from openblip.io.jsonlines import dumps
 
 
 def print_json(record: dict[str, Any]) -> None:
-    """One object on one line of standard output, UTF-8 left readable."""
-    click.echo(json.dumps(record, ensure_ascii=False))
+    """Print an object as one line of JSON on standard output."""
+    click.echo(dumps(record))
 
 
 def print_table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
-    """A table on standard output: folded to a terminal's width, never cut when it goes into a pipe or a file."""
+    """Print a table on standard output: folded to the width of a terminal, and in full into a pipe or a file.
+
+    Args:
+        columns: The headings.
+        rows: The cells of each row.
+    """
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
@@ -36,11 +41,19 @@ def print_table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> Non
 
 
 def report_bad(name: object, error: Exception) -> None:
-    """The one line that a bad item gets, on standard error."""
+    """Print the error of one item on standard error."""
     click.echo(f"error: {name}: {error}", err=True)
 
 
 def finish(failed: int, total: int) -> None:
-    """End a command that went through ``total`` items of which ``failed`` could not be done: exit code 0, 3 or 1."""
+    """Exit with code 1 if all items failed, or 3 if some did; return if none failed.
+
+    Args:
+        failed: Number of items that failed.
+        total: Number of all items.
+
+    Raises:
+        click.exceptions.Exit: Some items failed.
+    """
     if failed:
         raise click.exceptions.Exit(FAILED if failed == total else SOME_FAILED)

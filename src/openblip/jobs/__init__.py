@@ -1,5 +1,5 @@
-"""Long commands over many pictures: what goes in, what is written, and how a job goes on where it was stopped.
+"""Jobs: commands over many images that write their results and can be stopped and resumed.
 
-A command is one function from items to records (:class:`openblip.jobs.run.Job`); all the rest is here. Nothing here
-imports torch: a job that finds its work done never loads a model. ``docs/jobs.md`` tells users the same.
+A job has items, an annotator that computes their records, and a sink that stores them. Nothing here imports torch, so
+that a finished job returns without loading a model. See `docs/jobs.md`.
 """
