@@ -29,7 +29,7 @@ def folder(tmp_path: Path) -> Path:
     """A bundle of two local models, one nested, and a published one."""
     home = tmp_path / "mine"
     add_model(home / "models" / "captioner")
-    (home / "answers.pth").write_bytes(b"weights")
+    (home / "answers.pth").write_bytes(b"PK weights")
     entries = {"caption": "models/captioner", "vqa": "answers.pth", "retrieval": "Salesforce/blip-itm-base-coco"}
     (home / "bundle.json").write_text(json.dumps(entries))
     return home
@@ -138,6 +138,10 @@ def test_pocket_is_the_folder_in_the_package(folder: Path, tmp_path: Path, monke
         bundle.find("pocket")
 
 
+def write_header(file: Path, header: str) -> None:
+    file.write_bytes(len(header).to_bytes(8, "little") + header.encode())
+
+
 def cut(file: Path) -> None:
     file.write_bytes(file.read_bytes()[:-1])
 
@@ -146,13 +150,20 @@ def cut(file: Path) -> None:
     ("break_it", "says"),
     [
         (lambda model: (model / "config.json").unlink(), "No such file.*config.json"),
-        (lambda model: (model / "config.json").write_text("{"), "Expecting property name"),
+        (lambda model: (model / "config.json").write_text("{"), "config.json is not JSON: Expecting property name"),
         (lambda model: (model / "config.json").write_text("[]"), "config.json must hold a JSON object"),
         (lambda model: (model / "model.safetensors").unlink(), "must have model.safetensors or pytorch_model.bin"),
-        (lambda model: (model / "model.safetensors").write_bytes(b""), "Expecting value"),
-        (lambda model: (model / "model.safetensors").write_text("version https://git-lfs.github.com/spec/v1"), ""),
+        (lambda model: (model / "model.safetensors").write_bytes(b""), "damaged header"),
+        (
+            lambda model: (model / "model.safetensors").write_text("version https://git-lfs.github.com"),
+            "damaged header",
+        ),
+        (lambda model: write_header(model / "model.safetensors", "[]"), "damaged header"),
+        (lambda model: write_header(model / "model.safetensors", '{"a": 1}'), "damaged header"),
+        (lambda model: write_header(model / "model.safetensors", '{"a": {"shape": [1]}}'), "damaged header"),
+        (lambda model: write_header(model / "model.safetensors", "[" * 100_000), "damaged header"),
         (lambda model: cut(model / "model.safetensors"), "model.safetensors is incomplete"),
-        (lambda model: (model / "pytorch_model.bin").touch(), "pytorch_model.bin is empty"),
+        (lambda model: (model / "pytorch_model.bin").touch(), "pytorch_model.bin is not a file of torch.save"),
     ],
 )
 def test_a_member_that_cannot_be_read_is_named_at_load(
@@ -164,7 +175,14 @@ def test_a_member_that_cannot_be_read_is_named_at_load(
         openblip.load(folder)
 
 
-def test_an_empty_pickle_is_named_at_load(folder: Path) -> None:
-    (folder / "answers.pth").write_bytes(b"")
-    with pytest.raises(CheckpointError, match=r"the model of 'vqa' cannot be read: answers\.pth is empty"):
+@pytest.mark.parametrize("content", [b"", b"a text", b"<html>"])
+def test_a_file_that_torch_did_not_save_is_named_at_load(folder: Path, content: bytes) -> None:
+    (folder / "answers.pth").write_bytes(content)
+    says = r"the model of 'vqa' cannot be read: answers\.pth is not a file of torch.save"
+    with pytest.raises(CheckpointError, match=says):
         openblip.load(folder)
+
+
+def test_an_unknown_task_of_a_bundle_suggests_the_nearest(folder: Path) -> None:
+    with pytest.raises(UnsupportedTaskError, match=r"no model for 'capton', .*; did you mean caption\?"):
+        openblip.load(folder, task="capton")  # type: ignore[arg-type]

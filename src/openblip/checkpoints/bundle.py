@@ -58,6 +58,7 @@ class Bundle:
             names = " or ".join(entry.name for entry in published.serving(task)[:2])
             raise UnsupportedTaskError(
                 f"bundle {self.name!r} has no model for {task!r}, only for {', '.join(self.models)}"
+                + did_you_mean(task, self.models)
                 + (f"; load {names}" if names else "")
             )
         return resolve(self.models[cast(TaskName, task)], offline=offline)
@@ -174,7 +175,11 @@ def _check_member(member: Path) -> None:
     if member.is_dir():
         adapter = member / "adapter_config.json"  # an adapter has no other configuration
         config = adapter if adapter.is_file() else member / "config.json"
-        if not isinstance(json.loads(config.read_text(encoding="utf-8")), dict):
+        try:
+            settings = json.loads(config.read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise ValueError(f"{config.name} is not JSON: {error}") from error
+        if not isinstance(settings, dict):
             raise ValueError(f"{config.name} must hold a JSON object")
         files = [file for file in member.iterdir() if file.suffix in (".safetensors", ".bin")]
         if not files:
@@ -186,8 +191,12 @@ def _check_member(member: Path) -> None:
             start = stream.read(8)
             if file.suffix == ".safetensors":  # the length of the header, the header in JSON, the tensors
                 header = stream.read(min(int.from_bytes(start, "little"), file.stat().st_size))
-                sizes = [entry["data_offsets"][1] for name, entry in json.loads(header).items() if name[:2] != "__"]
-                if 8 + len(header) + max(sizes, default=0) != file.stat().st_size:
+                try:
+                    sizes = [entry["data_offsets"][1] for name, entry in json.loads(header).items() if name[:2] != "__"]
+                    size = 8 + len(header) + max(sizes, default=0)
+                except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
+                    raise ValueError(f"{file.name} has a damaged header") from error
+                if size != file.stat().st_size:
                     raise ValueError(f"{file.name} is incomplete")
-            elif not start:
-                raise ValueError(f"{file.name} is empty")
+            elif not start.startswith((b"PK", b"\x80")):  # torch.save writes a zip file, and once wrote a pickle
+                raise ValueError(f"{file.name} is not a file of torch.save")
