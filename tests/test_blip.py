@@ -341,6 +341,9 @@ def test_options_that_would_do_nothing_are_refused(blip: Blip, options: dict[str
     "wrong",
     [
         lambda blip: blip.caption(IMAGES[:2], prompt=["a"]),
+        lambda blip: blip.caption(IMAGES[0], do_sample=True, seed=1.5),
+        lambda blip: list(blip.match(iter(IMAGES[:2]), iter(["a"]), paired=True)),
+        lambda blip: blip.pipeline("capton"),
         lambda blip: blip.caption(IMAGES[0], prompt=["a"]),
         lambda blip: blip.caption(IMAGES[0], prompt="a " * 80),
         lambda blip: blip.ask(IMAGES[:2], ["what?"]),
@@ -353,6 +356,8 @@ def test_options_that_would_do_nothing_are_refused(blip: Blip, options: dict[str
         lambda blip: openblip.load("pocket", engine=cast(Any, "warp")),
         lambda blip: openblip.load("pocket", precision=cast(Any, "fp8")),
         lambda blip: openblip.load("pocket", device="abacus"),
+        lambda blip: openblip.load("pocket", batch_size=0),
+        lambda blip: openblip.load("pocket", num_workers=-1),
     ],
 )
 def test_wrong_arguments_are_named(blip: Blip, wrong: Callable[[Blip], Any]) -> None:

@@ -14,7 +14,7 @@ import torch
 import openblip
 from openblip import Blip, InputError, defaults
 from openblip.cli import app
-from openblip.engine.device import resolve_device
+from openblip.engine.device import check_available, resolve_device
 
 VERBS: dict[str, Any] = {
     "caption": Blip.caption, "ask": Blip.ask, "match": Blip.match, "classify": Blip.classify, "ground": Blip.ground,
@@ -99,6 +99,17 @@ def test_auto_is_the_first_device_that_is_there(
 def test_unknown_devices_are_refused() -> None:
     with pytest.raises(InputError, match="device must be auto"):
         resolve_device("abacus")
+
+
+@pytest.mark.parametrize("device", ["cuda", "cuda:1", "mps"])
+def test_devices_that_this_machine_lacks_are_refused(device: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
+    with pytest.raises(InputError, match=f"device must be one that PyTorch can use here, got '{device}'"):
+        openblip.load("pocket", device=device)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
+    check_available(torch.device(device))
 
 
 def test_training_and_inference_share_the_device() -> None:

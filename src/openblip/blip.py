@@ -30,7 +30,7 @@ from openblip.checkpoints.containers import weights_digest
 from openblip.checkpoints.resolve import resolve
 from openblip.defaults import Decode, EngineName, Precision
 from openblip.engine.create import check_engine, create_engine, default_batch_size
-from openblip.engine.device import resolve_device
+from openblip.engine.device import check_available, resolve_device
 from openblip.errors import InputError, OpenBlipError, UnsupportedTaskError
 from openblip.model.config import ModelConfig, ModelKind
 from openblip.pipelines.base import TEXT_ROWS, Batching, TaskModel, iter_chunks
@@ -67,7 +67,7 @@ from openblip.pipelines.vqa import VqaPipeline
 from openblip.preprocess.image import ImageSource, load_image, resize, to_tensor
 from openblip.preprocess.text import Tokenizer
 from openblip.results import Answer, Box, Caption, Classification, Comparison, Explanation, Match
-from openblip.tasks import SERVED_TASKS, TASKS, TaskName
+from openblip.tasks import SERVED_TASKS, TASKS, TaskName, did_you_mean
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -176,6 +176,7 @@ def load(
         raise InputError(f"decode must be 'fast' or 'exact', got {decode!r}")
     torch_device = resolve_device(device, cpu_only=engine == "openvino" or precision == "int8")
     check_engine(engine, precision, torch_device, calibrated=calibration is not None)
+    check_available(torch_device)
     batching = Batching(
         default_batch_size(precision, torch_device) if batch_size is None else batch_size,
         defaults.NUM_WORKERS if num_workers is None else num_workers,
@@ -963,7 +964,8 @@ class Blip:
             (('a', 'cat', 'on', 'a', 'bed'), (5, 24, 24))
         """
         if task not in EXPLAINED_TASKS:
-            raise InputError(f"task must be one of {', '.join(EXPLAINED_TASKS)}, got {task!r}")
+            hint = did_you_mean(task, EXPLAINED_TASKS)
+            raise InputError(f"task must be one of {', '.join(EXPLAINED_TASKS)}, got {task!r}{hint}")
         if answer is not None and task != "vqa":
             raise InputError(f"an answer needs task='vqa', got task={task!r}")
         model = self.pipeline(task).model
@@ -1170,7 +1172,7 @@ class Blip:
         reference = TASKS[task].pipeline if task in TASKS else None
         if reference is None:
             names = [spec.name for spec in TASKS.values() if spec.pipeline is not None]
-            raise InputError(f"task must be one of {', '.join(names)}, got {task!r}")
+            raise InputError(f"task must be one of {', '.join(names)}, got {task!r}{did_you_mean(task, names)}")
         if task not in self._loaders:
             others = [repr(entry.name) for entry in published.serving(task)[:2]]
             raise UnsupportedTaskError(

@@ -74,10 +74,16 @@ def test_one_text_serves_all_images_and_several_one_each(paths: list[str], strea
 def test_lists_of_different_lengths_are_refused(paths: list[str], texts: list[str]) -> None:
     if len(paths) == len(texts):
         return
-    with pytest.raises(InputError, match=rf"\({len(paths)}\), got {len(texts)}"):
+    with pytest.raises(InputError, match=rf"{len(paths)} images need {len(paths)} prompts, got {len(texts)}"):
         paired_inputs(paths, texts, "prompt")
-    with pytest.raises(ValueError, match="zip"):
+    shorter = "images" if len(paths) < len(texts) else "prompts"
+    with pytest.raises(InputError, match=f"got fewer {shorter}"):
         list(paired_inputs(iter(paths), texts, "prompt").items)
+
+
+def test_texts_must_be_iterable() -> None:
+    with pytest.raises(InputError, match="prompts must be a string or a list of strings, got int"):
+        paired_inputs(["a.jpg"], 3, "prompt")  # type: ignore[arg-type]
 
 
 @given(st.lists(st.text(), max_size=4))
@@ -95,6 +101,9 @@ def test_pairs_of_images_have_one_shape() -> None:
     for right in ("c", ["c"], iter(["c", "d"])):
         with pytest.raises(InputError, match="left and right"):
             add_right_images(grouped_inputs(["a", "b"], "text", "statement"), right)
+    streams = add_right_images(grouped_inputs(iter(["a", "b"]), "text", "statement"), iter(["c"]))
+    with pytest.raises(InputError, match="got fewer right images"):
+        list(streams)
 
 
 RESULTS = st.lists(st.one_of(st.integers(), st.builds(ImageError, st.just("bad"))), max_size=8)

@@ -124,8 +124,7 @@ class Decoding:
         if self.score_rule == "total":
             if self.do_sample:
                 raise InputError(
-                    f"num_beams must be 1 with do_sample=True, got {self.num_beams}; "
-                    "score_rule='generated' samples beams"
+                    f"num_beams must be 1 with do_sample=True, got {self.num_beams}; leave num_beams out to sample"
                 )
             if self.early_stopping == "never":
                 raise InputError("early_stopping='never' needs score_rule='generated', got 'total'")

@@ -37,6 +37,8 @@ def generate(session: Session, prompts: Tensor, options: Decoding, seed: int | N
         raise InputError(f"prompts must have shape (items, tokens) with at least one token, got {tuple(prompts.shape)}")
     if seed is not None and not options.do_sample:
         raise InputError(f"seed needs do_sample=True, got seed={seed}")
+    if seed is not None and not isinstance(seed, int):
+        raise InputError(f"seed must be an integer, got {seed!r}")
     if len(prompts) == 0:
         return []
     draws = Draws(options, seed) if options.do_sample else None

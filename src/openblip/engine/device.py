@@ -27,3 +27,22 @@ def resolve_device(name: str, *, cpu_only: bool = False) -> torch.device:
     if torch.cuda.is_available():
         return torch.device("cuda")
     return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+
+
+def check_available(device: torch.device) -> None:
+    """Check that PyTorch can use the device on this machine.
+
+    Raises:
+        InputError: It cannot.
+    """
+    if device.type == "cuda":
+        count = torch.cuda.device_count()
+        available = (device.index or 0) < count
+    else:
+        count = int(torch.backends.mps.is_available())
+        available = device.type != "mps" or count > 0
+    if not available:
+        raise InputError(
+            f"device must be one that PyTorch can use here, got '{device}' where {count} are available; "
+            "use 'cpu' or 'auto'"
+        )

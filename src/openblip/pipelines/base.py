@@ -44,6 +44,12 @@ class Batching:
     batch_size: int = 8
     num_workers: int = defaults.NUM_WORKERS
 
+    def __post_init__(self) -> None:
+        for name, minimum in (("batch_size", 1), ("num_workers", 0)):
+            value = getattr(self, name)
+            if not isinstance(value, int) or value < minimum:
+                raise InputError(f"{name} must be an integer of at least {minimum}, got {value!r}")
+
 
 @dataclass(eq=False)
 class OpenedImage:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
 from dataclasses import dataclass
 from enum import Enum
-from itertools import repeat
+from itertools import repeat, zip_longest
 from typing import Any, Generic, Literal, TypeAlias, TypeVar, cast
 
 from openblip.errors import InputError, OpenBlipError
@@ -163,13 +163,15 @@ def paired_inputs(
     if texts is None or isinstance(texts, str):
         return Inputs(zip(listed, repeat(texts)), shape, total)
     if shape is Shape.ONE:
-        raise InputError(f"one image takes one {noun}, got a {type(texts).__name__}; pass a string")
-    if shape is Shape.LIST and hasattr(texts, "__len__") and total != len(cast("Sequence[str]", texts)):
+        raise InputError(f"one image takes one {noun}, got {type(texts).__name__}; pass a string")
+    if not isinstance(texts, Iterable):
+        raise InputError(f"{noun}s must be a string or a list of strings, got {type(texts).__name__}")
+    count = len(texts) if isinstance(texts, Sized) else None
+    if shape is Shape.LIST and count is not None and total is not None and count != total:
         raise InputError(
-            f"the number of {noun}s must be 1 or the number of images ({total}), "
-            f"got {len(cast('Sequence[str]', texts))}"
+            f"{total} images need {total} {noun}s, got {count}; pass a string to use one {noun} for all images"
         )
-    return Inputs(zip(listed, texts, strict=True), shape, total)
+    return Inputs(_zip_equal(listed, texts, f"{noun}s"), shape, total)
 
 
 def grouped_inputs(
@@ -208,8 +210,18 @@ def add_right_images(
             "left and right must be two images, or lists or iterators with equally many images: "
             f"got {inputs.total or 'an iterator of'} left and {others.total or 'an iterator of'} right images"
         )
-    pairs = zip(inputs.items, others.items, strict=True)
+    pairs = _zip_equal(inputs.items, others.items, "right images")
     return ((left, other, statements) for (left, statements), other in pairs)
+
+
+def _zip_equal(images: Iterable[Item], partners: Iterable[Result], noun: str) -> Iterator[tuple[Item, Result]]:
+    """Yield pairs, and raise an `InputError` if one of the iterables ends before the other."""
+    missing: Any = object()
+    for image, partner in zip_longest(images, partners, fillvalue=missing):
+        if image is missing or partner is missing:
+            shorter = "images" if image is missing else noun
+            raise InputError(f"the number of {noun} must be the number of images, got fewer {shorter}")
+        yield image, partner
 
 
 def report_progress(results: Iterator[Result], total: int | None, progress: Progress) -> Iterator[Result]:

@@ -13,7 +13,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from openblip.engine.device import resolve_device
+from openblip.engine.device import check_available, resolve_device
 from openblip.training.objectives.gather import Gather
 
 T = TypeVar("T")
@@ -88,7 +88,9 @@ def join_processes(device: str = "auto", timeout_minutes: float = 120.0) -> Iter
     """
     world_size = int(os.environ.get("WORLD_SIZE", "1"))
     if world_size == 1:
-        yield ProcessGroupInfo(resolve_device(device))
+        own_device = resolve_device(device)
+        check_available(own_device)
+        yield ProcessGroupInfo(own_device)
         return
     kind = resolve_device(device).type
     own_device = torch.device(kind, int(os.environ["LOCAL_RANK"])) if kind == "cuda" else torch.device(kind)
