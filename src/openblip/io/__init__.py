@@ -6,7 +6,6 @@
 - `download`: HTTP downloads that resume and are verified
 - `progress`: progress bars on a terminal
 - `templates`: HTML pages
-- `templates`: HTML pages from jinja2 templates, escaped
 - `cache`: the folder for files that can be computed or fetched again
 
 All modules load without torch.
