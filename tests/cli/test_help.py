@@ -53,9 +53,10 @@ def test_every_parameter_has_a_help_text(name: str) -> None:
 def test_every_default_is_shown(name: str) -> None:
     text = " ".join(help_of(name).split())
     for parameter in COMMANDS[name].params:
-        is_value = isinstance(parameter, Option) and not parameter.is_flag and not parameter.multiple
+        if not isinstance(parameter, Option) or parameter.is_flag or parameter.multiple or parameter.required:
+            continue
         default = parameter.to_info_dict()["default"]
-        if is_value and not parameter.required and default not in (None, ""):
+        if default not in (None, ""):
             shown = parameter.show_default if isinstance(parameter.show_default, str) else default
             assert f"[default: {shown}" in text, parameter.name
 

@@ -22,7 +22,7 @@ def print_table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> Non
 
     Args:
         columns: The headings.
-        rows: The cells of each row.
+        rows: The cells of each row. Floats are rounded, and `None` is an empty cell.
     """
     from rich.console import Console
     from rich.table import Table
@@ -32,7 +32,16 @@ def print_table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> Non
     for column in columns:
         table.add_column(column, overflow="fold")
     for row in rows:
-        table.add_row(*(Text(str(cell)) for cell in row))
+        cells = []
+        for cell in row:
+            if isinstance(cell, bool):
+                cells.append("true" if cell else "false")
+            elif isinstance(cell, float):
+                is_small = 0 < abs(cell) < 0.001  # such as the probability of a box, a product of four
+                cells.append(f"{cell:.2g}" if is_small else f"{cell:.3f}")
+            else:
+                cells.append("" if cell is None else str(cell))
+        table.add_row(*map(Text, cells))
     console = Console(width=None if sys.stdout.isatty() else 100_000)
     with console.capture() as capture:
         console.print(table)

@@ -182,7 +182,7 @@ class ImageJob:
         elif self.sink is None:
             if lines is None:
                 lines = [[row.get(name) for name in self._fields] for row in status.records]
-            self._lines += [[item.name, *map(format_cell, line)] for line in lines]
+            self._lines += [[item.name, *line] for line in lines]
         if output.strict and status.error is not None:
             raise JobError(f"stopped at {item.name}, which failed (--strict)")
 
@@ -306,15 +306,6 @@ def print_records(status: ItemStatus) -> None:
             row["embedding"] = unpack_embedding(row["embedding"]).tolist()
         print_json({**head, **row})
     sys.stdout.flush()
-
-
-def format_cell(value: object) -> object:
-    """Return a value as the table shows it."""
-    if isinstance(value, bool):
-        return "true" if value else "false"
-    if isinstance(value, float):
-        return f"{value:.2g}" if 0 < abs(value) < 0.001 else f"{value:.3f}"  # a box's probability is a product of four
-    return "" if value is None else value
 
 
 def plural(count: int, noun: str) -> str:
