@@ -94,8 +94,8 @@ def test_the_same_draws_give_the_same_pixels() -> None:
 def test_jitter_changes_half_of_the_images_and_no_shape() -> None:
     image = Image.new("RGB", (6, 4), (200, 100, 50))
     jittered = [ColorJitter()(image, random.Random(seed)) for seed in range(400)]
-    assert all(image_.size == (6, 4) and image_.mode == "RGB" for image_ in jittered)
-    changed = sum(image_.getpixel((0, 0)) != (200, 100, 50) for image_ in jittered)
+    assert all(jittered_image.size == (6, 4) and jittered_image.mode == "RGB" for jittered_image in jittered)
+    changed = sum(jittered_image.getpixel((0, 0)) != (200, 100, 50) for jittered_image in jittered)
     assert 150 < changed < 250
     assert image.getpixel((0, 0)) == (200, 100, 50)
 

@@ -189,8 +189,8 @@ def test_every_form_gives_the_same_records(form: Callable[[Path], Any], tmp_path
     assert len({record.address for record in source}) == COUNT
     assert source.counts["captions"].tolist() == [1] * COUNT
     assert source.counts["questions"].tolist() == [0] * COUNT
-    copy_ = pickle.loads(pickle.dumps(source))  # as worker processes get it where they are not forked
-    assert seen(copy_[3]) == EXPECTED[3]
+    unpickled = pickle.loads(pickle.dumps(source))  # as worker processes get it where they are not forked
+    assert seen(unpickled[3]) == EXPECTED[3]
 
 
 @pytest.mark.parametrize("form", [parquet_of_bytes, parquet_of_paths, folder_of_parquet, tar_with_json, tars_with_text])

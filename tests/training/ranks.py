@@ -138,9 +138,9 @@ def one_step(group: ProcessGroupInfo, strategy: Strategy, name: str, options: di
     """Losses, gradients, and everything the objective holds after a step of SGD."""
     takes_gather = name in ("caption", "pretrain", "retrieval")
     objective = toy_objective(name, **options, **({"gather": group.gather} if takes_gather else {}))
-    strategy_ = build_strategy(objective, group, strategy)
-    losses = strategy_(half(toy_batch(name), group.rank))
-    return {"losses": detached(group, losses), **stepped(objective, losses, strategy_.finish_backward)}
+    parallel = build_strategy(objective, group, strategy)
+    losses = parallel(half(toy_batch(name), group.rank))
+    return {"losses": detached(group, losses), **stepped(objective, losses, parallel.finish_backward)}
 
 
 def stepped(objective: nn.Module, losses: dict[str, Tensor], finish: Callable[[], None]) -> dict[str, Any]:
@@ -166,11 +166,11 @@ def detached(group: ProcessGroupInfo, losses: dict[str, Tensor]) -> dict[str, Te
 def accumulated(group: ProcessGroupInfo, strategy: Strategy) -> dict[str, Tensor]:
     """Gradients of two batches that make one step."""
     objective = toy_objective("caption")
-    strategy_ = build_strategy(objective, group, strategy)
+    parallel = build_strategy(objective, group, strategy)
     for i in range(2):
-        with strategy_.accumulation(is_last_batch=i == 1):
-            torch.autograd.backward(strategy_(half(half(toy_batch("caption"), group.rank), i))["lm"] / 2)
-    strategy_.finish_backward()
+        with parallel.accumulation(is_last_batch=i == 1):
+            torch.autograd.backward(parallel(half(half(toy_batch("caption"), group.rank), i))["lm"] / 2)
+    parallel.finish_backward()
     return copied({n: p.grad for n, p in objective.named_parameters() if p.grad is not None})
 
 

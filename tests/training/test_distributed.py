@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -98,7 +99,7 @@ def coco_retrieval() -> dict[str, Any]:
     return {"losses": losses, **after_sgd(objectives[0], queues_of=objectives[1:])}
 
 
-def after_sgd(objective: nn.Module, queues_of: list[nn.Module] | None = None) -> dict[str, Any]:
+def after_sgd(objective: nn.Module, queues_of: Sequence[nn.Module] | None = None) -> dict[str, Any]:
     """Gradients, and everything after a step; the queue holds what each of the objectives has put into its own."""
     trained = [p for p in objective.parameters() if p.grad is not None]
     gradients = {name: p.grad.clone() for name, p in objective.named_parameters() if p.grad is not None}

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor
@@ -35,7 +37,7 @@ class Drawn:
         return weights.argmax(1)
 
 
-def restore(objective: ContrastiveObjective, recording: Recording) -> None:
+def restore(objective: ContrastiveObjective[Any, Any, Any, Any], recording: Recording) -> None:
     twin = {key: value for key, value in recording.state.items() if key.startswith("momentum.")}
     objective.twin.load_state_dict({key.removeprefix("momentum."): value for key, value in twin.items()})
     objective.queue.image.copy_(recording.state["queue.image"])
@@ -44,7 +46,7 @@ def restore(objective: ContrastiveObjective, recording: Recording) -> None:
     assert objective.queue.pointer.tolist() == [recording.json["ptr_before"]]
 
 
-def check_state(objective: ContrastiveObjective, recording: Recording) -> None:
+def check_state(objective: ContrastiveObjective[Any, Any, Any, Any], recording: Recording) -> None:
     """Queues, pointer, temperature and every momentum tensor after the step."""
     after = {key.removeprefix("after."): value for key, value in recording.io.items() if key.startswith("after.")}
     close(objective.queue.image, after["image_queue"])
