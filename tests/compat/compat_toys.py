@@ -99,9 +99,9 @@ def padded(lengths: list[int], width: int, *, left: bool = False, seed: int = 0)
     """Texts of these lengths padded to ``width``, and their mask."""
     rows, mask = torch.zeros(len(lengths), width, dtype=torch.long), torch.zeros(len(lengths), width, dtype=torch.long)
     for row, length in enumerate(lengths):
-        places = slice(width - length, width) if left else slice(0, length)
-        rows[row, places] = ids(1, length, seed=seed + row)[0]
-        mask[row, places] = 1
+        columns = slice(width - length, width) if left else slice(0, length)
+        rows[row, columns] = ids(1, length, seed=seed + row)[0]
+        mask[row, columns] = 1
     return rows, mask
 
 
@@ -114,8 +114,8 @@ def close(ours: Any, theirs: Any, tolerance: float = 1e-5) -> None:
         torch.testing.assert_close(ours, theirs, atol=tolerance, rtol=tolerance)
     elif isinstance(theirs, tuple | list):
         assert len(ours) == len(theirs)
-        for one, other in zip(ours, theirs, strict=True):
-            close(one, other, tolerance)
+        for actual, expected in zip(ours, theirs, strict=True):
+            close(actual, expected, tolerance)
     elif hasattr(theirs, "keys"):
         names = [name for name in theirs if name != "past_key_values"]
         assert [name for name in ours.keys() if name != "past_key_values"] == names  # noqa: SIM118 (ours is no dict)

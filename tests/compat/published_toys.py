@@ -33,10 +33,10 @@ def fill(home: Path) -> dict[str, str]:
     cache.mkdir(parents=True)
     for number, name in enumerate(NAMES):
         entry = published.get(name)
-        place = write.save(_model(entry, number), cache / str(entry.file), to=entry.family)
+        path = write.save(_model(entry, number), cache / str(entry.file), to=entry.family)
         if entry.digits:  # as `sha256sum` writes it: this file is what is meant, whatever the published name says
-            digest = hashlib.sha256(place.read_bytes()).hexdigest()
-            place.with_name(f"{place.name}.sha256").write_text(f"{digest}  {place.name}\n")
+            digest = hashlib.sha256(path.read_bytes()).hexdigest()
+            path.with_name(f"{path.name}.sha256").write_text(f"{digest}  {path.name}\n")
     _vocabulary(home / "hf" / "hub" / "models--google-bert--bert-base-uncased")
     return {"OPENBLIP_CACHE": str(cache), "HF_HOME": str(home / "hf"), "HF_HUB_OFFLINE": "1"}
 
@@ -63,7 +63,7 @@ def _model(entry: published.Published, seed: int) -> torch.nn.Module:
 def _vocabulary(repository: Path) -> None:
     """As long as bert-base-uncased, with the words that the tests say."""
     lines = [f"[unused{number - 1 if number < 100 else number - 5}]" for number in range(30522)]
-    known = {
+    pieces = {
         0: "[PAD]",
         100: "[UNK]",
         101: "[CLS]",
@@ -73,8 +73,8 @@ def _vocabulary(repository: Path) -> None:
         3861: "picture",
         1997: "of",
     }
-    words = [word for word in read_vocab(GOLDEN / "vocab.txt") if word[0] != "[" and word not in known.values()]
-    for number, piece in (known | dict(enumerate(words, 5000))).items():
+    words = [word for word in read_vocab(GOLDEN / "vocab.txt") if word[0] != "[" and word not in pieces.values()]
+    for number, piece in (pieces | dict(enumerate(words, 5000))).items():
         lines[number] = piece
     commit = "0" * 40
     snapshot = repository / "snapshots" / commit

@@ -47,12 +47,14 @@ def test_changed_and_unknown_values_are_preserved(tmp_path: Path) -> None:
 
 def test_subconfigs_as_objects_dictionaries_or_none() -> None:
     text, vision = Ours.BlipTextConfig(hidden_size=48), Ours.BlipVisionConfig(hidden_size=96)
-    whole = Ours.BlipConfig(text_config=text, vision_config=vision)
-    assert whole.text_config is text
+    config = Ours.BlipConfig(text_config=text, vision_config=vision)
+    assert config.text_config is text
     assert text.encoder_hidden_size == 96
-    other = Ours.BlipConfig.from_text_vision_configs(text, vision, projection_dim=7)
-    assert (other.text_config.hidden_size, other.vision_config.hidden_size, other.projection_dim) == (48, 96, 7)
-    assert other.text_config is not text
+    other_config = Ours.BlipConfig.from_text_vision_configs(text, vision, projection_dim=7)
+    assert other_config.text_config.hidden_size == 48
+    assert other_config.vision_config.hidden_size == 96
+    assert other_config.projection_dim == 7
+    assert other_config.text_config is not text
     assert Ours.BlipConfig(text_config={"hidden_size": 24}).text_config.hidden_size == 24
     assert Ours.BlipConfig({"hidden_size": 24}, None, 9).projection_dim == 9  # places, as 4.x had them
     assert Ours.BlipTextConfig(100, 24).vocab_size == 100

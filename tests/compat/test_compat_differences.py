@@ -13,12 +13,12 @@ DOCS = HERE.parents[1] / "docs" / "differences.md"
 
 def _tests() -> dict[str, set[str]]:
     """Difference -> the tests whose docstrings name it."""
-    found: dict[str, set[str]] = {}
+    tests: dict[str, set[str]] = {}
     for path in HERE.glob("test_*.py"):
         pattern = r"def (test_\w+)\([^)]*\)[^:]*:\n    \"\"\"Difference `([\w-]+)`"
         for test, name in re.findall(pattern, path.read_text(), re.DOTALL):
-            found.setdefault(name, set()).add(test)
-    return found
+            tests.setdefault(name, set()).add(test)
+    return tests
 
 
 def test_docs_and_tests_name_the_same_differences() -> None:

@@ -80,8 +80,8 @@ def test_saving_a_state_dict_and_to_invalid_folders(tmp_path: Path) -> None:
     _, ours = pair("BlipVisionModel")
     changed = {name: tensor * 2 for name, tensor in ours.state_dict().items()}
     ours.save_pretrained(tmp_path / "model", state_dict=changed)
-    again = Ours.BlipVisionModel.from_pretrained(tmp_path / "model").state_dict()
-    assert all(torch.equal(again[name], tensor) for name, tensor in changed.items())
+    reloaded = Ours.BlipVisionModel.from_pretrained(tmp_path / "model").state_dict()
+    assert all(torch.equal(reloaded[name], tensor) for name, tensor in changed.items())
     ours.save_pretrained(tmp_path / "none", is_main_process=False)
     assert not (tmp_path / "none").exists()
     (tmp_path / "file").write_text("")
@@ -104,13 +104,13 @@ def test_floating_types(stored: torch.dtype, tmp_path: Path) -> None:
         ({"torch_dtype": "bfloat16"}, torch.bfloat16),
     ]
     for options, expected in cases:
-        ours, other = (
+        ours, stored_there = (
             getattr(library, "BlipForImageTextRetrieval").from_pretrained(tmp_path, **options)  # noqa: B009
             for library in (Ours, Theirs)
         )
-        assert ours.dtype == other.dtype == expected
+        assert ours.dtype == stored_there.dtype == expected
         assert {p.dtype for p in ours.parameters()} == {expected}
-        assert ours.config.dtype == other.config.dtype == expected
+        assert ours.config.dtype == stored_there.config.dtype == expected
     with pytest.raises(InputError, match="float17"):
         Ours.BlipForImageTextRetrieval.from_pretrained(tmp_path, dtype="float17")
     # Without a word in the configuration the tensors tell.
@@ -123,17 +123,17 @@ def test_floating_types(stored: torch.dtype, tmp_path: Path) -> None:
 def test_configuration_fields_and_constructor_arguments(tmp_path: Path) -> None:
     theirs, _ = pair("BlipForConditionalGeneration")
     theirs.save_pretrained(tmp_path)
-    read = Ours.BlipForConditionalGeneration.from_pretrained
-    model = read(tmp_path, output_attentions=True, text_config={"label_smoothing": 0.3}, low_cpu_mem_usage=True)
+    load = Ours.BlipForConditionalGeneration.from_pretrained
+    model = load(tmp_path, output_attentions=True, text_config={"label_smoothing": 0.3}, low_cpu_mem_usage=True)
     assert model.config.output_attentions is True
     assert model.text_decoder.label_smoothing == 0.3
     config = Ours.BlipConfig.from_pretrained(tmp_path, label_smoothing=0.2)
-    assert read(tmp_path, config=config).config.label_smoothing == 0.2
-    assert read(tmp_path, config=tmp_path / "config.json").config == read(tmp_path).config
-    assert read(str(tmp_path), device_map="cpu").device.type == "cpu"
-    assert read(tmp_path, device_map={"": "cpu"}, attn_implementation="sdpa").device.type == "cpu"
-    assert read(tmp_path.parent, subfolder=tmp_path.name).num_parameters() == theirs.num_parameters()
-    _, info = read(tmp_path, output_loading_info=True)
+    assert load(tmp_path, config=config).config.label_smoothing == 0.2
+    assert load(tmp_path, config=tmp_path / "config.json").config == load(tmp_path).config
+    assert load(str(tmp_path), device_map="cpu").device.type == "cpu"
+    assert load(tmp_path, device_map={"": "cpu"}, attn_implementation="sdpa").device.type == "cpu"
+    assert load(tmp_path.parent, subfolder=tmp_path.name).num_parameters() == theirs.num_parameters()
+    _, info = load(tmp_path, output_loading_info=True)
     assert info == {"missing_keys": [], "unexpected_keys": [], "mismatched_keys": []}
     for options, error in (
         ({"foo": 1}, TypeError),
@@ -141,7 +141,7 @@ def test_configuration_fields_and_constructor_arguments(tmp_path: Path) -> None:
         ({"device_map": {"vision_model": 0, "text_decoder": 1}}, InputError),
     ):
         with pytest.raises(error):
-            read(tmp_path, **options)
+            load(tmp_path, **options)
 
 
 def test_the_stored_layer_norm_eps_is_used(tmp_path: Path) -> None:
@@ -156,9 +156,9 @@ def test_submodels_load_from_the_full_model(tmp_path: Path) -> None:
     theirs.save_pretrained(tmp_path / "towers")
     close(Ours.BlipVisionModel.from_pretrained(tmp_path / "towers")(pixels()), theirs.vision_model(pixels()))
     close(Ours.BlipTextModel.from_pretrained(tmp_path / "towers")(ids()), theirs.text_model(ids()))
-    other, _ = pair("BlipForQuestionAnswering")
-    other.save_pretrained(tmp_path / "vqa")
-    close(Ours.BlipVisionModel.from_pretrained(tmp_path / "vqa")(pixels()), other.vision_model(pixels()))
+    vqa_model, _ = pair("BlipForQuestionAnswering")
+    vqa_model.save_pretrained(tmp_path / "vqa")
+    close(Ours.BlipVisionModel.from_pretrained(tmp_path / "vqa")(pixels()), vqa_model.vision_model(pixels()))
     with pytest.raises(CheckpointError, match="BlipTextModel"):
         Ours.BlipTextModel.from_pretrained(tmp_path / "vqa")
     assert ours is not None
@@ -188,13 +188,13 @@ def test_missing_and_unknown_weights_are_errors(tmp_path: Path, caplog: pytest.L
 def test_misshapen_weights_are_errors(tmp_path: Path) -> None:
     theirs, _ = pair("BlipForImageTextRetrieval")
     theirs.save_pretrained(tmp_path)
-    read = Ours.BlipForImageTextRetrieval.from_pretrained
+    load = Ours.BlipForImageTextRetrieval.from_pretrained
     with pytest.raises(CheckpointError, match=r"size mismatch for vision_proj\.weight"):
-        read(tmp_path, image_text_hidden_size=8)
-    model, info = read(tmp_path, image_text_hidden_size=8, ignore_mismatched_sizes=True, output_loading_info=True)
+        load(tmp_path, image_text_hidden_size=8)
+    model, info = load(tmp_path, image_text_hidden_size=8, ignore_mismatched_sizes=True, output_loading_info=True)
     assert model.vision_proj.weight.shape == (8, 32)
     assert set(info["mismatched_keys"]) == {
-        f"{part}_proj.{kind}" for part in ("vision", "text") for kind in ("weight", "bias")
+        f"{tower}_proj.{kind}" for tower in ("vision", "text") for kind in ("weight", "bias")
     }
     assert info["missing_keys"] == []
     with pytest.raises(CheckpointError, match="pass allow_missing=True"):
@@ -216,9 +216,9 @@ def test_folders_of_openblip(tmp_path: Path) -> None:
         loaded = load(tmp_path / task, tokenizer=False, published_eps=False)
         assert loaded.config.task == task
         save(loaded, tmp_path / f"{task}-again", prompt="see: " if task == "caption" else None)
-        again = getattr(Ours, name).from_pretrained(tmp_path / f"{task}-again")
-        close(again(**_inputs(name)), ours(**_inputs(name)))
-        again.save_pretrained(tmp_path / f"{task}-third")
+        reloaded = getattr(Ours, name).from_pretrained(tmp_path / f"{task}-again")
+        close(reloaded(**_inputs(name)), ours(**_inputs(name)))
+        reloaded.save_pretrained(tmp_path / f"{task}-third")
         third = load(tmp_path / f"{task}-third", tokenizer=False, published_eps=False)
         assert third.config == load(tmp_path / f"{task}-again", tokenizer=False, published_eps=False).config
         assert task != "caption" or third.prompt == "see: "
@@ -242,23 +242,23 @@ def test_old_files(tmp_path: Path) -> None:
 
 def test_damaged_and_missing_checkpoints(tmp_path: Path) -> None:
     theirs, _ = pair("BlipForConditionalGeneration")
-    read = Ours.BlipForConditionalGeneration.from_pretrained
+    load = Ours.BlipForConditionalGeneration.from_pretrained
     with pytest.raises(CheckpointError):
-        read(tmp_path / "nothing-here")
+        load(tmp_path / "nothing-here")
     with pytest.raises(CheckpointError):
-        read(tmp_path)
+        load(tmp_path)
     theirs.save_pretrained(tmp_path)
     weights = tmp_path / "model.safetensors"
-    whole = weights.read_bytes()
-    weights.write_bytes(whole[: len(whole) // 2])
+    content = weights.read_bytes()
+    weights.write_bytes(content[: len(content) // 2])
     with pytest.raises(CheckpointError, match="damaged"):
-        read(tmp_path)
+        load(tmp_path)
     weights.unlink()
     with pytest.raises(CheckpointError, match="must have model"):
-        read(tmp_path)
+        load(tmp_path)
     save_file({"other.weight": torch.zeros(1)}, weights)
     with pytest.raises(CheckpointError, match="missing"):
-        read(tmp_path)
+        load(tmp_path)
 
 
 def test_hub_ids_need_the_network(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -274,9 +274,9 @@ def test_processor_files_next_to_the_weights(tmp_path: Path) -> None:
     _, ours = pair("BlipForConditionalGeneration")
     vocabulary = Path(__file__).parents[1] / "golden" / "vocab.txt"
     processor = Ours.BlipProcessor(Ours.BlipImageProcessor(size=32), Ours.BlipTokenizer(vocabulary))
-    for first, second in ((ours, processor), (processor, ours)):
-        folder = tmp_path / type(first).__name__
-        first.save_pretrained(folder)
+    for writer, second in ((ours, processor), (processor, ours)):
+        folder = tmp_path / type(writer).__name__
+        writer.save_pretrained(folder)
         second.save_pretrained(folder)
         assert Ours.BlipProcessor.from_pretrained(folder).image_processor.size["height"] == 32
         close(Ours.BlipForConditionalGeneration.from_pretrained(folder)(pixels(), ids()), ours(pixels(), ids()))

@@ -65,24 +65,24 @@ def _id(options: dict[str, Any]) -> str:
 
 
 def _given(name: str, *, prompt: bool, rows: int = 3) -> dict[str, Any]:
-    given: dict[str, Any] = {"pixel_values": pixels(rows)}
+    inputs: dict[str, Any] = {"pixel_values": pixels(rows)}
     if prompt or name == ANSWERER:
-        given["input_ids"] = ids(rows, 5)
-        given["attention_mask"] = torch.ones(rows, 5, dtype=torch.long)
-    return given
+        inputs["input_ids"] = ids(rows, 5)
+        inputs["attention_mask"] = torch.ones(rows, 5, dtype=torch.long)
+    return inputs
 
 
-def _same(models: tuple[Any, Any], given: dict[str, Any], options: dict[str, Any]) -> Tensor:
+def _same(models: tuple[Any, Any], inputs: dict[str, Any], options: dict[str, Any]) -> Tensor:
     """Both generate the same; what they do."""
     theirs, ours = models
     torch.manual_seed(5)
-    one = ours.generate(**given, **options)
-    copied = {name: value.clone() if isinstance(value, Tensor) else value for name, value in given.items()}
+    actual = ours.generate(**inputs, **options)
+    copied = {name: value.clone() if isinstance(value, Tensor) else value for name, value in inputs.items()}
     torch.manual_seed(5)
-    other = theirs.generate(**copied, **options)
-    assert one.dtype == other.dtype
-    assert one.tolist() == other.tolist()
-    return torch.as_tensor(one)
+    expected = theirs.generate(**copied, **options)
+    assert actual.dtype == expected.dtype
+    assert actual.tolist() == expected.tolist()
+    return torch.as_tensor(actual)
 
 
 @pytest.fixture(scope="module")
@@ -134,19 +134,19 @@ def test_rows_end_at_different_steps(models: dict[str, list[tuple[Any, Any]]]) -
 def test_default_prompt_and_length(models: dict[str, list[tuple[Any, Any]]]) -> None:
     """[DEC] alone, and 20 new tokens unless the model has fewer positions."""
     both = models[CAPTIONER][0]
-    found = _same(both, {"pixel_values": pixels()}, {"min_new_tokens": 20})
-    assert found.shape == (2, 21)
+    sequences = _same(both, {"pixel_values": pixels()}, {"min_new_tokens": 20})
+    assert sequences.shape == (2, 21)
     # A long prompt: the positions of the model, 40, are the end.
-    found = _same(both, {"pixel_values": pixels(), "input_ids": ids(2, 30)}, {"min_new_tokens": 11})
-    assert found.shape == (2, 40)
+    sequences = _same(both, {"pixel_values": pixels(), "input_ids": ids(2, 30)}, {"min_new_tokens": 11})
+    assert sequences.shape == (2, 40)
 
 
 def test_prompts_as_lists_with_the_first_token_replaced(models: dict[str, list[tuple[Any, Any]]]) -> None:
     theirs, ours = models[CAPTIONER][0]
     prompt = ids(2, 4)
-    found = ours.generate(pixels(), prompt.tolist())
-    assert found.tolist() == theirs.generate(pixels(), prompt.tolist()).tolist()
-    assert found[:, :3].tolist() == [[DEC, *row[1:3]] for row in prompt.tolist()]
+    sequences = ours.generate(pixels(), prompt.tolist())
+    assert sequences.tolist() == theirs.generate(pixels(), prompt.tolist()).tolist()
+    assert sequences[:, :3].tolist() == [[DEC, *row[1:3]] for row in prompt.tolist()]
     assert prompt[:, 0].tolist() == [CLS, CLS]
 
 
@@ -171,8 +171,8 @@ def test_one_image_for_many_prompts(models: dict[str, list[tuple[Any, Any]]], be
 
 def test_other_image_sizes(models: dict[str, list[tuple[Any, Any]]]) -> None:
     for name, pairs in models.items():
-        given = _given(name, prompt=True) | {"pixel_values": pixels(3, size=48), "interpolate_pos_encoding": True}
-        _same(pairs[0], given, {"num_beams": 2})
+        inputs = _given(name, prompt=True) | {"pixel_values": pixels(3, size=48), "interpolate_pos_encoding": True}
+        _same(pairs[0], inputs, {"num_beams": 2})
 
 
 @pytest.mark.parametrize("beams", [2, 4])
@@ -180,19 +180,19 @@ def test_scores_of_a_beam_search(models: dict[str, list[tuple[Any, Any]]], beams
     options = {"num_beams": beams, "num_return_sequences": 2, "return_dict_in_generate": True, "output_scores": True}
     for name, pairs in models.items():
         theirs, ours = pairs[0]
-        given = _given(name, prompt=False)
-        one, other = ours.generate(**given, **options), theirs.generate(**given, **options)
-        assert one.sequences.tolist() == other.sequences.tolist()
-        close(one["sequences_scores"], other.sequences_scores, 1e-4)
-        assert list(ours.generate(**given, return_dict_in_generate=True)) == ["sequences"]
+        inputs = _given(name, prompt=False)
+        actual, expected = ours.generate(**inputs, **options), theirs.generate(**inputs, **options)
+        assert actual.sequences.tolist() == expected.sequences.tolist()
+        close(actual["sequences_scores"], expected.sequences_scores, 1e-4)
+        assert list(ours.generate(**inputs, return_dict_in_generate=True)) == ["sequences"]
 
 
 def test_the_text_decoder_by_itself(models: dict[str, list[tuple[Any, Any]]]) -> None:
     theirs, ours = (model.text_decoder for model in models[CAPTIONER][0])
     states = torch.randn(2, 5, 32)
     for options in ({}, {"eos_token_id": SEP, "pad_token_id": PAD}, {"eos_token_id": 9, "num_beams": 2}):
-        given = {"input_ids": torch.tensor([[DEC, 7], [DEC, 8]]), "encoder_hidden_states": states}
-        _same((theirs, ours), given, options)
+        inputs = {"input_ids": torch.tensor([[DEC, 7], [DEC, 8]]), "encoder_hidden_states": states}
+        _same((theirs, ours), inputs, options)
 
 
 @pytest.mark.parametrize(
@@ -266,25 +266,26 @@ def test_options_without_effect_warn(models: dict[str, list[tuple[Any, Any]]], o
 
 
 def test_generation_config(models: dict[str, list[tuple[Any, Any]]], tmp_path: Path) -> None:
-    """Difference `generation-config`: 5.23 loads generation_config.json and then leaves it unread."""
+    """Difference `generation-config`: 5.23 loads generation_config.json and does not use it."""
     theirs, _ = models[CAPTIONER][0]
     theirs.save_pretrained(tmp_path)
     values = json.loads((tmp_path / "generation_config.json").read_text()) | {"max_length": 7, "num_beams": 3}
     (tmp_path / "generation_config.json").write_text(json.dumps(values))
-    again, other = Ours.BlipForConditionalGeneration.from_pretrained(tmp_path), type(theirs).from_pretrained(tmp_path)
-    asked = theirs.generate(pixels(), max_length=7, num_beams=3).tolist()
-    assert again.generate(pixels()).tolist() == asked
-    assert other.generate(pixels()).tolist() == theirs.generate(pixels()).tolist() != asked
-    # What is asked in the call goes first, then a configuration given there, then the model's.
-    assert again.generate(pixels(), num_beams=1).tolist() == theirs.generate(pixels(), max_length=7).tolist()
-    given = Ours.GenerationConfig(num_beams=2, max_new_tokens=None)
-    found = again.generate(pixels(), generation_config=given).tolist()
-    assert found == theirs.generate(pixels(), max_length=7, num_beams=2).tolist()
-    again.generation_config.num_beams = 1
-    assert again.generate(pixels()).tolist() == theirs.generate(pixels(), max_length=7).tolist()
-    again.generation_config.update(typical_p=0.5)
+    ours_reloaded = Ours.BlipForConditionalGeneration.from_pretrained(tmp_path)
+    theirs_reloaded = type(theirs).from_pretrained(tmp_path)
+    expected = theirs.generate(pixels(), max_length=7, num_beams=3).tolist()
+    assert ours_reloaded.generate(pixels()).tolist() == expected
+    assert theirs_reloaded.generate(pixels()).tolist() == theirs.generate(pixels()).tolist() != expected
+    # Options of the call override a configuration in the call, which overrides the model's.
+    assert ours_reloaded.generate(pixels(), num_beams=1).tolist() == theirs.generate(pixels(), max_length=7).tolist()
+    overrides = Ours.GenerationConfig(num_beams=2, max_new_tokens=None)
+    sequences = ours_reloaded.generate(pixels(), generation_config=overrides).tolist()
+    assert sequences == theirs.generate(pixels(), max_length=7, num_beams=2).tolist()
+    ours_reloaded.generation_config.num_beams = 1
+    assert ours_reloaded.generate(pixels()).tolist() == theirs.generate(pixels(), max_length=7).tolist()
+    ours_reloaded.generation_config.update(typical_p=0.5)
     with pytest.raises(InputError, match="typical_p"):
-        again.generate(pixels())
+        ours_reloaded.generate(pixels())
 
 
 def test_generation_config_files(tmp_path: Path) -> None:
@@ -297,8 +298,8 @@ def test_generation_config_files(tmp_path: Path) -> None:
 def test_half_precision_generates() -> None:
     for name in (CAPTIONER, ANSWERER):
         theirs, ours = pair(name, their_config(), seed=1, scale=LOUD)
-        given = _given(name, prompt=True)
-        one = ours.to(torch.bfloat16).generate(**given, num_beams=2)
-        other = theirs.to(torch.bfloat16).generate(**given, num_beams=2)
-        assert one[:, 0].tolist() == other[:, 0].tolist()
-        assert one.shape[0] == other.shape[0]
+        inputs = _given(name, prompt=True)
+        actual = ours.to(torch.bfloat16).generate(**inputs, num_beams=2)
+        expected = theirs.to(torch.bfloat16).generate(**inputs, num_beams=2)
+        assert actual[:, 0].tolist() == expected[:, 0].tolist()
+        assert actual.shape[0] == expected.shape[0]

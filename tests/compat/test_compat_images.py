@@ -105,10 +105,10 @@ OPTIONS: dict[str, dict[str, Any]] = {
 
 def _same(ours: Any, theirs: Any) -> None:
     assert list(ours) == ["pixel_values"]
-    one, other = ours["pixel_values"], theirs["pixel_values"]
-    assert type(one) is type(other)
-    assert len(one) == len(other)
-    for mine, yours in zip(one, other, strict=True):
+    actual, expected = ours["pixel_values"], theirs["pixel_values"]
+    assert type(actual) is type(expected)
+    assert len(actual) == len(expected)
+    for mine, yours in zip(actual, expected, strict=True):
         assert type(mine) is type(yours)
         assert mine.dtype == yours.dtype
         assert mine.shape == yours.shape
@@ -211,10 +211,10 @@ def test_argument_order_of_version_4() -> None:
 
 def test_data_format_is_applied() -> None:
     """Difference `data-format`: 5.23 accepts the option and ignores it; 4.x and we do not."""
-    last = BlipImageProcessor()(PHOTO, return_tensors="np", data_format="channels_last")["pixel_values"]
-    first = BlipImageProcessorPil()(PHOTO, return_tensors="np", data_format="channels_last")["pixel_values"]
-    assert last.shape == (1, 384, 384, 3)
-    assert np.array_equal(last.transpose(0, 3, 1, 2), first)
+    channels_last = BlipImageProcessor()(PHOTO, return_tensors="np", data_format="channels_last")["pixel_values"]
+    channels_first = BlipImageProcessorPil()(PHOTO, return_tensors="np", data_format="channels_last")["pixel_values"]
+    assert channels_last.shape == (1, 384, 384, 3)
+    assert np.array_equal(channels_last.transpose(0, 3, 1, 2), channels_first)
 
 
 def test_files_of_either_library(tmp_path: Path) -> None:
@@ -246,8 +246,8 @@ def test_batch_feature_casts_floats_only() -> None:
     assert batch.to(torch.bfloat16).pixel_values.dtype == torch.bfloat16
     assert batch.to(device="cpu").input_ids.device.type == "cpu"
     assert dict(**batch).keys() == {"pixel_values", "input_ids"}
-    for other in (copy.deepcopy(batch), pickle.loads(pickle.dumps(batch))):
-        assert torch.equal(other.input_ids, batch.input_ids)
+    for duplicate in (copy.deepcopy(batch), pickle.loads(pickle.dumps(batch))):
+        assert torch.equal(duplicate.input_ids, batch.input_ids)
     with pytest.raises(KeyError):
         batch[0]  # type: ignore[index]
     with pytest.raises(AttributeError):

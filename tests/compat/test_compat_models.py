@@ -142,9 +142,9 @@ def test_text_model_options(options: dict[str, Any]) -> None:
 def test_text_model_other_inputs() -> None:
     theirs, ours = pair("BlipTextModel")
     states = torch.randn(2, 4, WIDTH)
-    before = states.clone()
+    original = states.clone()
     close(ours(inputs_embeds=states), theirs(inputs_embeds=states.clone()))
-    assert torch.equal(states, before)
+    assert torch.equal(states, original)
     close(
         ours(encoder_embeds=states, encoder_hidden_states=IMAGES),
         theirs(encoder_embeds=states, encoder_hidden_states=IMAGES),
@@ -160,31 +160,37 @@ def test_caller_tensors_are_not_changed() -> None:
     """Difference `caller-tensors`: 5.23 adds positions to ``inputs_embeds`` and [DEC] to ``input_ids`` in place."""
     theirs, ours = pair("BlipTextModel")
     states = torch.randn(2, 4, WIDTH)
-    for model, kept in ((ours, True), (theirs, False)):
-        given = states.clone()
-        model(inputs_embeds=given)
-        assert torch.equal(given, states) is kept
+    for model, unchanged in ((ours, True), (theirs, False)):
+        argument = states.clone()
+        model(inputs_embeds=argument)
+        assert torch.equal(argument, states) is unchanged
     theirs, ours = pair("BlipForConditionalGeneration")
-    for model, kept in ((ours, True), (theirs, False)):
+    for model, unchanged in ((ours, True), (theirs, False)):
         prompt = ids()
         model.generate(pixels(), prompt)
-        assert torch.equal(prompt, ids()) is kept
+        assert torch.equal(prompt, ids()) is unchanged
 
 
 def test_incremental_decoding() -> None:
     theirs, ours = _language_models()
     words = ids(2, 9)
-    whole = theirs(words, encoder_hidden_states=IMAGES).logits
+    expected = theirs(words, encoder_hidden_states=IMAGES).logits
     for options in ({}, {"attention_mask": True}):
         caches: list[Any] = [None, None]
         for start, end in ((0, 4), (4, 5), (5, 9)):
-            given = {"attention_mask": torch.ones(2, end, dtype=torch.long)} if options else {}
+            step_options = {"attention_mask": torch.ones(2, end, dtype=torch.long)} if options else {}
             outputs = [
-                model(words[:, start:end], encoder_hidden_states=IMAGES, past_key_values=cache, use_cache=True, **given)
+                model(
+                    words[:, start:end],
+                    encoder_hidden_states=IMAGES,
+                    past_key_values=cache,
+                    use_cache=True,
+                    **step_options,
+                )
                 for model, cache in zip((ours, theirs), caches, strict=True)
             ]
             close(outputs[0].logits, outputs[1].logits)
-            close(outputs[0].logits, whole[:, start:end])
+            close(outputs[0].logits, expected[:, start:end])
             caches = [output.past_key_values for output in outputs]
         assert caches[0].get_seq_length() == caches[1].get_seq_length() == 9
     rows = torch.tensor([1, 1])
@@ -231,18 +237,18 @@ def test_language_model(options: dict[str, Any]) -> None:
 @pytest.mark.parametrize("smoothing", [0.0, 0.1])
 def test_losses_and_gradients(smoothing: float) -> None:
     labels = ids().masked_fill(ids() == 3, -100)
-    asked: dict[str, dict[str, Any]] = {
+    arguments: dict[str, dict[str, Any]] = {
         "BlipForConditionalGeneration": {"labels": labels},
         "BlipForQuestionAnswering": {"labels": ids(2, 5, seed=2), "decoder_attention_mask": MIXED[:, :5]},
         "BlipModel": {"return_loss": True},
     }
-    for name, options in asked.items():
+    for name, options in arguments.items():
         theirs, ours = pair(name, their_config(label_smoothing=smoothing))
         inputs = {"input_ids": ids(), "pixel_values": pixels(), "attention_mask": COMMON, **options}
-        one, other = ours(**inputs), theirs(**inputs)
-        close(one, other)
-        one.loss.backward()
-        other.loss.backward()
+        actual, expected = ours(**inputs), theirs(**inputs)
+        close(actual, expected)
+        actual.loss.backward()
+        expected.loss.backward()
         gradients = {n: p.grad for n, p in theirs.named_parameters() if p.grad is not None}
         assert gradients
         for parameter_name, parameter in ours.named_parameters():
@@ -269,8 +275,8 @@ def test_vqa_ignored_labels_become_padding() -> None:
     labels[1, 3:] = -100
     with pytest.raises(IndexError):
         theirs(ids(), pixels(), labels=labels)
-    apart = theirs(ids(), pixels(), labels=labels, decoder_input_ids=labels.masked_fill(labels == -100, 0))
-    close(ours(ids(), pixels(), labels=labels), apart)
+    expected = theirs(ids(), pixels(), labels=labels, decoder_input_ids=labels.masked_fill(labels == -100, 0))
+    close(ours(ids(), pixels(), labels=labels), expected)
 
 
 def test_two_towers_features() -> None:
@@ -361,10 +367,10 @@ def test_argument_order_of_version_4(name: str) -> None:
     close(ours(*(values.get(key) for key in names)), theirs(**today))
     if name in ("BlipForConditionalGeneration", "BlipForQuestionAnswering"):
         short = names[: names.index("output_hidden_states")]
-        given = {key: value for key, value in today.items() if key in short}
+        keywords = {key: value for key, value in today.items() if key in short}
         if name == "BlipForQuestionAnswering":  # a truth value in the place of labels gives it away
-            given["decoder_input_ids"] = values["decoder_input_ids"] = ids(2, 3)
-        close(ours(*(values.get(key) for key in short)), theirs(**given))
+            keywords["decoder_input_ids"] = values["decoder_input_ids"] = ids(2, 3)
+        close(ours(*(values.get(key) for key in short)), theirs(**keywords))
     with pytest.raises(TypeError):
         ours(*(values.get(key) for key in names), None)
     with pytest.raises(TypeError, match="twice"):
@@ -432,20 +438,20 @@ def test_hub_names_inside_another_module(name: str) -> None:
 def test_strict_loading_reports_hub_names(name: str, assign: bool) -> None:
     theirs, ours = pair(name)
     state = theirs.state_dict()
-    first = next(iter(state))
-    state["something.else"] = state.pop(first)
+    missing = next(iter(state))
+    state["something.else"] = state.pop(missing)
     with pytest.raises(RuntimeError) as caught:
         ours.load_state_dict(state, assign=assign)
-    assert f'Missing key(s) in state_dict: "{first}"' in str(caught.value)
+    assert f'Missing key(s) in state_dict: "{missing}"' in str(caught.value)
     assert 'Unexpected key(s) in state_dict: "something.else"' in str(caught.value)
     state = theirs.state_dict()
-    first = next(name for name, tensor in state.items() if tensor.ndim > 1)
-    state[first] = state[first][..., :1]
-    with pytest.raises(RuntimeError, match=f"size mismatch for {first}"):
+    missing = next(name for name, tensor in state.items() if tensor.ndim > 1)
+    state[missing] = state[missing][..., :1]
+    with pytest.raises(RuntimeError, match=f"size mismatch for {missing}"):
         ours.load_state_dict(state, assign=assign)
-    before = {n: p.clone() for n, p in ours.named_parameters()}
+    original = {n: p.clone() for n, p in ours.named_parameters()}
     ours.load_state_dict({}, strict=False, assign=assign)
-    assert all(torch.equal(parameter, before[n]) for n, parameter in ours.named_parameters())
+    assert all(torch.equal(parameter, original[n]) for n, parameter in ours.named_parameters())
 
 
 def test_tied_names() -> None:
@@ -454,9 +460,11 @@ def test_tied_names() -> None:
     state = theirs.state_dict()
     repeats = [name for name in state if ".predictions.decoder." in name]
     assert len(repeats) == 2
-    own = ours.state_dict()
-    assert own[repeats[1]].data_ptr() == own["text_decoder.bert.embeddings.word_embeddings.weight"].data_ptr() or (
-        own[repeats[0]].data_ptr() == own["text_decoder.bert.embeddings.word_embeddings.weight"].data_ptr()
+    our_state = ours.state_dict()
+    assert our_state[repeats[1]].data_ptr() == our_state[
+        "text_decoder.bert.embeddings.word_embeddings.weight"
+    ].data_ptr() or (
+        our_state[repeats[0]].data_ptr() == our_state["text_decoder.bert.embeddings.word_embeddings.weight"].data_ptr()
     )
     for name in repeats:  # they may be left out, as files do
         del state[name]
@@ -553,12 +561,12 @@ def test_added_modules_keep_their_names() -> None:
 def test_copies(name: str) -> None:
     theirs, ours = pair(name)
     expected = theirs(**_inputs(name))
-    for other in (copy.deepcopy(ours), pickle.loads(pickle.dumps(ours))):
+    for duplicate in (copy.deepcopy(ours), pickle.loads(pickle.dumps(ours))):
         with torch.no_grad():
             for parameter in ours.parameters():
                 parameter.add_(0.0)
-        close(other(**_inputs(name)), expected)
-        assert set(other.state_dict()) == set(theirs.state_dict())
+        close(duplicate(**_inputs(name)), expected)
+        assert set(duplicate.state_dict()) == set(theirs.state_dict())
 
 
 @pytest.mark.parametrize("name", WHOLE)
@@ -566,9 +574,9 @@ def test_half_precision(name: str) -> None:
     theirs, ours = pair(name)
     inputs = _inputs(name)
     for dtype, tolerance in ((torch.bfloat16, 0.15), (torch.float16, 0.02)):
-        one, other = ours.to("cpu", dtype)(**inputs), theirs.to("cpu", dtype)(**inputs)
+        actual, expected = ours.to("cpu", dtype)(**inputs), theirs.to("cpu", dtype)(**inputs)
         assert ours.dtype == dtype
-        close(one, other, tolerance)
+        close(actual, expected, tolerance)
 
 
 def test_word_embeddings_are_shared_with_the_output() -> None:
@@ -620,9 +628,9 @@ def test_submodels_work_by_themselves() -> None:
         ours.text_decoder(ids(), encoder_hidden_states=states).logits,
         theirs.text_decoder(ids(), encoder_hidden_states=states).logits,
     )
-    seen: list[tuple[int, ...]] = []
-    ours.vision_model.register_forward_hook(lambda _m, _i, output: seen.append(tuple(output[0].shape)))
+    shapes: list[tuple[int, ...]] = []
+    ours.vision_model.register_forward_hook(lambda _m, _i, output: shapes.append(tuple(output[0].shape)))
     ours(pixels(), ids())
     ours.generate(pixels(), max_new_tokens=1)
-    assert seen == [(2, 5, WIDTH)] * 2
+    assert shapes == [(2, 5, WIDTH)] * 2
     assert ids()[0, 0] == CLS

@@ -51,14 +51,14 @@ def test_common_padding_equals_transformers(name: str, left: bool, options: dict
     rows, mask = padded([5, 5], 8, left=left)
     for seed in SEEDS:
         theirs, ours = pair(name, seed=seed, scale=LOUD)
-        for given in ({"attention_mask": mask}, {}):
-            one = ours.generate(input_ids=rows, pixel_values=pixels(), **given, **options)
-            other = theirs.generate(input_ids=rows.clone(), pixel_values=pixels(), **given, **options)
-            assert one.tolist() == other.tolist()
+        for masks in ({"attention_mask": mask}, {}):
+            actual = ours.generate(input_ids=rows, pixel_values=pixels(), **masks, **options)
+            expected = theirs.generate(input_ids=rows.clone(), pixel_values=pixels(), **masks, **options)
+            assert actual.tolist() == expected.tolist()
     single, single_mask = rows[:1], mask[:1]
-    one = ours.generate(input_ids=single, pixel_values=pixels(1), attention_mask=single_mask, **options)
-    other = theirs.generate(input_ids=single.clone(), pixel_values=pixels(1), attention_mask=single_mask, **options)
-    assert one.tolist() == other.tolist()
+    actual = ours.generate(input_ids=single, pixel_values=pixels(1), attention_mask=single_mask, **options)
+    expected = theirs.generate(input_ids=single.clone(), pixel_values=pixels(1), attention_mask=single_mask, **options)
+    assert actual.tolist() == expected.tolist()
 
 
 @pytest.mark.parametrize("penalty", [1.0, 1.6])
@@ -68,8 +68,8 @@ def test_penalties_with_padding_equal_transformers(left: bool, penalty: float) -
     for seed in SEEDS:
         theirs, ours = pair(CAPTIONER, seed=seed, scale=LOUD)
         options = {"input_ids": rows, "pixel_values": pixels(1), "attention_mask": mask, "repetition_penalty": penalty}
-        one = ours.generate(**options)
-        assert one.tolist() == theirs.generate(**options | {"input_ids": rows.clone()}).tolist()
+        actual = ours.generate(**options)
+        assert actual.tolist() == theirs.generate(**options | {"input_ids": rows.clone()}).tolist()
         if left and penalty != 1.0:
             with pytest.raises(InputError, match="left"):
                 ours.generate(**options, no_repeat_ngram_size=2)
@@ -87,17 +87,17 @@ def test_results_do_not_depend_on_the_batch(name: str, beams: int, common: int, 
     for seed in SEEDS:
         theirs, ours = pair(name, seed=seed, scale=LOUD)
         mixed = ours.generate(input_ids=rows, pixel_values=images, attention_mask=mask, num_beams=beams).tolist()
-        there = theirs.generate(
+        reference = theirs.generate(
             input_ids=rows.clone(), pixel_values=images, attention_mask=mask, num_beams=beams
         ).tolist()
         for row in range(len(rows)):
-            one, one_mask = _alone(rows, mask, row)
+            row_ids, row_mask = _alone(rows, mask, row)
             alone = theirs.generate(
-                input_ids=one.clone(), pixel_values=images[row : row + 1], attention_mask=one_mask, num_beams=beams
+                input_ids=row_ids.clone(), pixel_values=images[row : row + 1], attention_mask=row_mask, num_beams=beams
             )
             expected = _stripped(alone[0].tolist(), beams=beams)
             assert _stripped(mixed[row], beams=beams) == expected
-            changed += _stripped(there[row], beams=beams) != expected
+            changed += _stripped(reference[row], beams=beams) != expected
         if name == CAPTIONER and not common and not left:
             # Prompts keep their own lengths: [DEC], the words, no [SEP].
             assert [line[:2] for line in mixed] == [[DEC, row[1]] for row in rows.tolist()]
@@ -119,11 +119,11 @@ def test_order_and_batch_size_do_not_matter(name: str) -> None:
     _, ours = pair(name, seed=2, scale=LOUD)
     rows, mask = padded(LENGTHS, 7)
     images = pixels(len(rows))
-    given = {"input_ids": rows, "pixel_values": images, "attention_mask": mask}
-    found = [_stripped(line, beams=1) for line in ours.generate(**given).tolist()]
+    inputs = {"input_ids": rows, "pixel_values": images, "attention_mask": mask}
+    texts = [_stripped(line, beams=1) for line in ours.generate(**inputs).tolist()]
     order = torch.tensor([2, 0, 3, 1])
-    turned = ours.generate(**{key: value[order] for key, value in given.items()}).tolist()
-    assert [_stripped(line, beams=1) for line in turned] == [found[i] for i in order.tolist()]
+    turned = ours.generate(**{key: value[order] for key, value in inputs.items()}).tolist()
+    assert [_stripped(line, beams=1) for line in turned] == [texts[i] for i in order.tolist()]
 
 
 def test_mixed_prompts_with_several_sequences_and_scores() -> None:
@@ -132,26 +132,26 @@ def test_mixed_prompts_with_several_sequences_and_scores() -> None:
     options = {"num_beams": 3, "num_return_sequences": 2, "return_dict_in_generate": True, "output_scores": True}
     mixed = ours.generate(pixels(), rows, mask, **options)
     for row in range(2):
-        one, one_mask = _alone(rows, mask, row)
-        alone = ours.generate(pixels()[row : row + 1], one, one_mask, **options)
-        for place in range(2):
-            line = mixed.sequences[2 * row + place].tolist()
-            assert _stripped(line, beams=3) == _stripped(alone.sequences[place].tolist(), beams=3)
-            close(mixed.sequences_scores[2 * row + place], alone.sequences_scores[place])
+        row_ids, row_mask = _alone(rows, mask, row)
+        alone = ours.generate(pixels()[row : row + 1], row_ids, row_mask, **options)
+        for rank in range(2):
+            line = mixed.sequences[2 * row + rank].tolist()
+            assert _stripped(line, beams=3) == _stripped(alone.sequences[rank].tolist(), beams=3)
+            close(mixed.sequences_scores[2 * row + rank], alone.sequences_scores[rank])
 
 
 def test_the_text_decoder_by_itself_ignores_padding() -> None:
     theirs, ours = (model.text_decoder for model in pair(CAPTIONER, seed=1, scale=LOUD))
     rows, mask = padded([5, 3], 5)
-    states, seen = torch.randn(2, 6, 32), torch.tensor([[1, 1, 1, 1, 1, 1], [1, 1, 1, 0, 0, 0]])
-    asked: dict[str, Any] = {"eos_token_id": SEP, "pad_token_id": PAD, "max_new_tokens": 8}
-    found = ours.generate(rows, mask, states, seen, **asked).tolist()
+    states, states_mask = torch.randn(2, 6, 32), torch.tensor([[1, 1, 1, 1, 1, 1], [1, 1, 1, 0, 0, 0]])
+    options: dict[str, Any] = {"eos_token_id": SEP, "pad_token_id": PAD, "max_new_tokens": 8}
+    sequences = ours.generate(rows, mask, states, states_mask, **options).tolist()
     for row, width in ((0, 6), (1, 3)):
-        one, one_mask = _alone(rows, mask, row)
+        row_ids, row_mask = _alone(rows, mask, row)
         alone = theirs.generate(
-            input_ids=one, attention_mask=one_mask, encoder_hidden_states=states[row : row + 1, :width], **asked
+            input_ids=row_ids, attention_mask=row_mask, encoder_hidden_states=states[row : row + 1, :width], **options
         )
-        assert _stripped(found[row], beams=1) == _stripped(alone[0].tolist(), beams=1)
+        assert _stripped(sequences[row], beams=1) == _stripped(alone[0].tolist(), beams=1)
 
 
 # --- forward ------------------------------------------------------------------------------------------------------
@@ -164,28 +164,31 @@ def test_states_of_mixed_texts(left: bool, common: int) -> None:
     rows, mask = padded(LENGTHS, 7 + common, left=left)
     images = torch.randn(len(rows), 5, 32)
     for options in ({}, {"encoder_hidden_states": images}, {"encoder_hidden_states": images, "is_decoder": True}):
-        found = ours(rows, mask, **options)
+        outputs = ours(rows, mask, **options)
         for row in range(len(rows)):
-            one, one_mask = _alone(rows, mask, row)
-            given = dict(options)
-            if "encoder_hidden_states" in given:
-                given["encoder_hidden_states"] = images[row : row + 1]
-            alone = theirs(one, attention_mask=one_mask, **given)
+            row_ids, row_mask = _alone(rows, mask, row)
+            row_options = dict(options)
+            if "encoder_hidden_states" in row_options:
+                row_options["encoder_hidden_states"] = images[row : row + 1]
+            alone = theirs(row_ids, attention_mask=row_mask, **row_options)
             # A causal token that is padding on the left sees nothing, so its state means nothing.
             blind = "is_decoder" in options and left
             keep = (mask[row] == 1) | (mask == 0).all(0) & (not blind)
-            close(found.last_hidden_state[row, keep], alone.last_hidden_state[0, one_mask[0] == 1 if blind else ...])
+            close(outputs.last_hidden_state[row, keep], alone.last_hidden_state[0, row_mask[0] == 1 if blind else ...])
             if not (blind and common):
-                close(found.pooler_output[row], alone.pooler_output[0])
+                close(outputs.pooler_output[row], alone.pooler_output[0])
 
 
 def test_positions_of_the_caller_are_used() -> None:
     theirs, ours = pair("BlipTextModel")
     rows, mask = padded(LENGTHS, 7, left=True)
-    places = torch.arange(7)[None].expand(len(rows), -1)
-    found, other = ours(rows, mask, position_ids=places), theirs(rows, attention_mask=mask, position_ids=places)
+    positions = torch.arange(7)[None].expand(len(rows), -1)
+    actual, expected = (
+        ours(rows, mask, position_ids=positions),
+        theirs(rows, attention_mask=mask, position_ids=positions),
+    )
     real = mask == 1
-    close(found.last_hidden_state[real], other.last_hidden_state[real])
+    close(actual.last_hidden_state[real], expected.last_hidden_state[real])
 
 
 @pytest.mark.parametrize("left", [False, True])
@@ -198,20 +201,20 @@ def test_scores_of_mixed_texts(left: bool) -> None:
         ("BlipModel", {}),
     ):
         theirs, ours = pair(name)
-        found = ours(rows, images, attention_mask=mask, **options)
+        outputs = ours(rows, images, attention_mask=mask, **options)
         for row in range(len(rows)):
-            one, one_mask = _alone(rows, mask, row)
-            alone = theirs(one, images[row : row + 1], attention_mask=one_mask, **options)
-            score, other = ("logits_per_image",) * 2 if name == "BlipModel" else ("itm_score",) * 2
-            mine = found[score][row] if score == "itm_score" and not options else found[score][row, row].view(1)
-            close(mine, alone[other][0])
+            row_ids, row_mask = _alone(rows, mask, row)
+            alone = theirs(row_ids, images[row : row + 1], attention_mask=row_mask, **options)
+            score, row_score = ("logits_per_image",) * 2 if name == "BlipModel" else ("itm_score",) * 2
+            mine = outputs[score][row] if score == "itm_score" and not options else outputs[score][row, row].view(1)
+            close(mine, alone[row_score][0])
     theirs, ours = pair("BlipModel")
     for row in range(len(rows)):
-        one, one_mask = _alone(rows, mask, row)
+        row_ids, row_mask = _alone(rows, mask, row)
         features = ours.get_text_features(rows, mask).pooler_output[row]
-        close(features, theirs.get_text_features(one, attention_mask=one_mask).pooler_output[0])
+        close(features, theirs.get_text_features(row_ids, attention_mask=row_mask).pooler_output[0])
         both = ours.get_multimodal_features(rows, images, mask)[row]
-        close(both, theirs.get_multimodal_features(one, images[row : row + 1], one_mask)[0])
+        close(both, theirs.get_multimodal_features(row_ids, images[row : row + 1], row_mask)[0])
 
 
 @pytest.mark.parametrize("left", [False, True])
@@ -221,14 +224,14 @@ def test_vqa_loss_of_mixed_questions(left: bool, common: int) -> None:
     theirs, ours = pair(ANSWERER)
     rows, mask = padded(LENGTHS, 7 + common, left=left)
     images, labels = pixels(len(rows)), ids(len(rows), 4, seed=9)
-    found = ours(rows, images, labels=labels, attention_mask=mask).loss
+    batch_loss = ours(rows, images, labels=labels, attention_mask=mask).loss
     alone = []
     for row in range(len(rows)):
-        one, one_mask = _alone(rows, mask, row)
+        row_ids, row_mask = _alone(rows, mask, row)
         answer = labels[row : row + 1]
-        alone.append(theirs(one, images[row : row + 1], labels=answer, attention_mask=one_mask).loss)
-    close(found, torch.stack(alone).mean())
-    assert abs(theirs(rows, images, labels=labels, attention_mask=mask).loss - found) > 1e-4
+        alone.append(theirs(row_ids, images[row : row + 1], labels=answer, attention_mask=row_mask).loss)
+    close(batch_loss, torch.stack(alone).mean())
+    assert abs(theirs(rows, images, labels=labels, attention_mask=mask).loss - batch_loss) > 1e-4
 
 
 @pytest.mark.parametrize("left", [False, True])
@@ -236,10 +239,10 @@ def test_caption_logits_of_mixed_texts(left: bool) -> None:
     theirs, ours = pair(CAPTIONER)
     rows, mask = padded(LENGTHS, 7, left=left)
     images = pixels(len(rows))
-    found = ours(images, rows, mask).logits
+    batch_logits = ours(images, rows, mask).logits
     for row in range(len(rows)):
-        one, one_mask = _alone(rows, mask, row)
-        close(found[row, mask[row] == 1], theirs(images[row : row + 1], one, one_mask).logits[0])
+        row_ids, row_mask = _alone(rows, mask, row)
+        close(batch_logits[row, mask[row] == 1], theirs(images[row : row + 1], row_ids, row_mask).logits[0])
 
 
 @pytest.mark.parametrize("left", [False, True])
@@ -248,11 +251,11 @@ def test_incremental_decoding_of_mixed_texts(left: bool) -> None:
     rows, mask = padded([6, 4], 6, left=left)
     states = torch.randn(2, 5, 32)
     more = ids(2, 3, seed=4)
-    first = ours(rows, mask, encoder_hidden_states=states, use_cache=True)
+    prefix_output = ours(rows, mask, encoder_hidden_states=states, use_cache=True)
     longer = torch.cat([mask, torch.ones_like(more)], 1)
-    second = ours(more, longer, encoder_hidden_states=states, past_key_values=first.past_key_values)
-    whole = ours(torch.cat([rows, more], 1), longer, encoder_hidden_states=states)
-    close(second.logits, whole.logits[:, 6:])
+    second = ours(more, longer, encoder_hidden_states=states, past_key_values=prefix_output.past_key_values)
+    full_output = ours(torch.cat([rows, more], 1), longer, encoder_hidden_states=states)
+    close(second.logits, full_output.logits[:, 6:])
     # The new tokens of the short row follow its own last one, as if it had come alone.
     short = torch.cat([ids(1, 4, seed=1), more[1:]], 1)
     close(second.logits[1], ours(short, encoder_hidden_states=states[1:]).logits[0, 4:])

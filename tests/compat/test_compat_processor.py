@@ -52,15 +52,15 @@ def hub_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def _equal(ours: Any, theirs: Any) -> None:
     assert set(ours) == set(theirs)
     for name in ours:
-        one, other = ours[name], theirs[name]
-        if name == "pixel_values" and isinstance(one, list):
-            assert all(np.array_equal(a, b) for a, b in zip(one, other, strict=True))
-        elif isinstance(one, list | int):
-            assert one == [list(row) if isinstance(row, tuple) else row for row in other] or one == other
+        actual, expected = ours[name], theirs[name]
+        if name == "pixel_values" and isinstance(actual, list):
+            assert all(np.array_equal(a, b) for a, b in zip(actual, expected, strict=True))
+        elif isinstance(actual, list | int):
+            assert actual == [list(row) if isinstance(row, tuple) else row for row in expected] or actual == expected
         else:
-            assert type(one) is type(other)
-            assert one.dtype == other.dtype
-            assert np.array_equal(np.asarray(one), np.asarray(other))
+            assert type(actual) is type(expected)
+            assert actual.dtype == expected.dtype
+            assert np.array_equal(np.asarray(actual), np.asarray(expected))
 
 
 CALLS: dict[str, tuple[tuple[Any, ...], dict[str, Any]]] = {
@@ -130,18 +130,18 @@ def test_decoding(folder: Path) -> None:
     for rows in ([ids, [5]], torch.tensor([ids, ids])):
         assert ours.batch_decode(rows, skip_special_tokens=True) == theirs.batch_decode(rows, skip_special_tokens=True)
         assert ours.decode(rows) == theirs.decode(rows)
-    tokenizer, other = ours.tokenizer, theirs.tokenizer
-    assert tokenizer.decode(5) == other.decode(5)
-    assert tokenizer.convert_ids_to_tokens(ids) == other.convert_ids_to_tokens(ids)
-    assert tokenizer.convert_ids_to_tokens(5) == other.convert_ids_to_tokens(5)
-    assert tokenizer.convert_tokens_to_ids(["a", "zzz"]) == other.convert_tokens_to_ids(["a", "zzz"])
-    assert tokenizer.encode(TEXTS[1]) == other.encode(TEXTS[1])
-    assert tokenizer.tokenize(TEXTS[1]) == other.tokenize(TEXTS[1])
-    assert (len(tokenizer), tokenizer.vocab_size, tokenizer.pad_token_id) == (len(other), other.vocab_size, 0)
-    assert (tokenizer.sep_token, tokenizer.cls_token_id) == (other.sep_token, other.cls_token_id)
+    tokenizer, expected = ours.tokenizer, theirs.tokenizer
+    assert tokenizer.decode(5) == expected.decode(5)
+    assert tokenizer.convert_ids_to_tokens(ids) == expected.convert_ids_to_tokens(ids)
+    assert tokenizer.convert_ids_to_tokens(5) == expected.convert_ids_to_tokens(5)
+    assert tokenizer.convert_tokens_to_ids(["a", "zzz"]) == expected.convert_tokens_to_ids(["a", "zzz"])
+    assert tokenizer.encode(TEXTS[1]) == expected.encode(TEXTS[1])
+    assert tokenizer.tokenize(TEXTS[1]) == expected.tokenize(TEXTS[1])
+    assert (len(tokenizer), tokenizer.vocab_size, tokenizer.pad_token_id) == (len(expected), expected.vocab_size, 0)
+    assert (tokenizer.sep_token, tokenizer.cls_token_id) == (expected.sep_token, expected.cls_token_id)
     assert tokenizer.bos_token_id is None
-    assert set(tokenizer.all_special_tokens) == set(other.all_special_tokens)
-    assert tokenizer.get_vocab() == other.get_vocab()
+    assert set(tokenizer.all_special_tokens) == set(expected.all_special_tokens)
+    assert tokenizer.get_vocab() == expected.get_vocab()
 
 
 IMAGE = Image.fromarray(PHOTO)
@@ -172,9 +172,9 @@ PROCESSOR_CALLS: dict[str, tuple[tuple[Any, ...], dict[str, Any]]] = {
 def test_processor_call(folder: Path, name: str) -> None:
     args, options = PROCESSOR_CALLS[name]
     ours, theirs = BlipProcessor.from_pretrained(folder), Theirs.BlipProcessor.from_pretrained(folder)
-    one, other = ours(*args, **options), theirs(*args, **options)
-    assert list(one) == list(other)
-    _equal(one, other)
+    actual, expected = ours(*args, **options), theirs(*args, **options)
+    assert list(actual) == list(expected)
+    _equal(actual, expected)
     assert ours.model_input_names == theirs.model_input_names
 
 
@@ -225,9 +225,9 @@ def test_each_library_reads_the_files_of_the_other(folder: Path, tmp_path: Path)
         path.name for path in tmp_path.iterdir()
     }
     for reader in (BlipProcessor, Theirs.BlipProcessor):
-        again = reader.from_pretrained(tmp_path)
-        _equal(again(IMAGE, TEXTS, truncation=True), processor(IMAGE, TEXTS, truncation=True))
-        assert again.tokenizer.model_max_length == 9
+        reloaded = reader.from_pretrained(tmp_path)
+        _equal(reloaded(IMAGE, TEXTS, truncation=True), processor(IMAGE, TEXTS, truncation=True))
+        assert reloaded.tokenizer.model_max_length == 9
 
 
 def test_added_tokens_and_casing_come_from_the_files(folder: Path, tmp_path: Path) -> None:

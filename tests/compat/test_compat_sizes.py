@@ -47,9 +47,9 @@ class Pool:
         models = []
         for library in (Theirs, Ours):
             config = library.BlipConfig(text_config=TEXT, vision_config=self.vision)
-            part = {"BlipTextModel": "text_config", "BlipVisionModel": "vision_config"}.get(name)
+            subconfig = {"BlipTextModel": "text_config", "BlipVisionModel": "vision_config"}.get(name)
             with torch.device("meta"):
-                models.append(getattr(library, name)(getattr(config, part) if part else config))
+                models.append(getattr(library, name)(getattr(config, subconfig) if subconfig else config))
         theirs, ours = models
         state = {key: self._tensor(key, tensor.shape) for key, tensor in ours.state_dict().items()}
         for model in models:
@@ -79,12 +79,12 @@ def base() -> Pool:
 @torch.no_grad()
 def test_captions_at_base_size(base: Pool) -> None:
     theirs, ours = base.pair("BlipForConditionalGeneration")
-    found = ours(PIXELS, IDS, labels=IDS)
-    close(found, theirs(PIXELS, IDS, labels=IDS), TOLERANCE)
-    _same_texts(theirs, ours, found.image_embeds, (1, 2, 3, 4, 5))
+    output = ours(PIXELS, IDS, labels=IDS)
+    close(output, theirs(PIXELS, IDS, labels=IDS), TOLERANCE)
+    _same_texts(theirs, ours, output.image_embeds, (1, 2, 3, 4, 5))
     image, text = base.pair("BlipVisionModel"), base.pair("BlipTextModel")
-    close(image[1](PIXELS).last_hidden_state, found.image_embeds, TOLERANCE)
-    states = found.image_embeds
+    close(image[1](PIXELS).last_hidden_state, output.image_embeds, TOLERANCE)
+    states = output.image_embeds
     close(text[1](IDS, encoder_hidden_states=states), text[0](IDS, encoder_hidden_states=states), TOLERANCE)
 
 
@@ -99,22 +99,22 @@ def test_other_classes_at_base_size(base: Pool, name: str) -> None:
 @torch.no_grad()
 def test_captions_at_large_size() -> None:
     theirs, ours = Pool(LARGE).pair("BlipForConditionalGeneration")
-    found = ours(PIXELS, IDS)
-    close(found, theirs(PIXELS, IDS), TOLERANCE)
-    _same_texts(theirs, ours, found.image_embeds, (1, 2, 3))
+    output = ours(PIXELS, IDS)
+    close(output, theirs(PIXELS, IDS), TOLERANCE)
+    _same_texts(theirs, ours, output.image_embeds, (1, 2, 3))
 
 
 def _same_texts(theirs: Any, ours: Any, image: Tensor, beams: Sequence[int]) -> None:
     """Both decoders write the same about an image."""
     prompt = torch.tensor([[30522, 1037, 3861, 1997]])
-    asked = {"encoder_hidden_states": image, "eos_token_id": 102, "pad_token_id": 0, "max_new_tokens": 4}
+    arguments = {"encoder_hidden_states": image, "eos_token_id": 102, "pad_token_id": 0, "max_new_tokens": 4}
     texts: set[tuple[int, ...]] = set()
     for count in beams:
         options: dict[str, Any] = {"num_beams": count}
         if count % 2:
             options |= {"repetition_penalty": 1.5, "min_length": 7, "num_return_sequences": min(count, 2)}
-        one = ours.text_decoder.generate(prompt, **asked, **options)
-        other = theirs.text_decoder.generate(input_ids=prompt.clone(), **asked, **options)
-        assert one.tolist() == other.tolist()
-        texts.update(map(tuple, one.tolist()))
+        actual = ours.text_decoder.generate(prompt, **arguments, **options)
+        expected = theirs.text_decoder.generate(input_ids=prompt.clone(), **arguments, **options)
+        assert actual.tolist() == expected.tolist()
+        texts.update(map(tuple, actual.tolist()))
     assert len(texts) > 1

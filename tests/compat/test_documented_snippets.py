@@ -34,19 +34,19 @@ print(json.dumps([caption, [box.left, box.top, box.right, box.bottom], words[int
 
 @pytest.fixture(scope="module")
 def home(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, str]]:
-    place = tmp_path_factory.mktemp("user")
+    folder = tmp_path_factory.mktemp("user")
     for name in ("demo/cat-dog.png", "demo/bird.JPEG", "docs/_static/merlion.png"):
-        (place / name).parent.mkdir(parents=True, exist_ok=True)
-        toy_image(len(name)).save(place / name)
-    return place, fill(place / "cache")
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        toy_image(len(name)).save(folder / name)
+    return folder, fill(folder / "cache")
 
 
 def run(program: str, home: tuple[Path, dict[str, str]]) -> list[str]:
-    place, environment = home
+    folder, environment = home
     environment = {**os.environ, **environment, "OMP_NUM_THREADS": "1"}
     source = {"PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
     done = subprocess.run(
-        [sys.executable, "-W", "error::UserWarning", "-c", program], cwd=place, env=environment | source,
+        [sys.executable, "-W", "error::UserWarning", "-c", program], cwd=folder, env=environment | source,
         capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
@@ -61,35 +61,35 @@ def snippets(library: str) -> str:
 def test_mmpretrain_snippets(home: tuple[Path, dict[str, str]]) -> None:
     program = snippets("mmpretrain")
     assert program.count("inference_model(") == 2
-    said = run(program + TAIL + OURS, home)
+    lines = run(program + TAIL + OURS, home)
     import json
 
-    caption, box, word = json.loads(said[-1])
-    assert ast.literal_eval(said[0]) == {"pred_caption": caption}
-    assert ast.literal_eval(said[1]) == [
+    caption, box, word = json.loads(lines[-1])
+    assert ast.literal_eval(lines[0]) == {"pred_caption": caption}
+    assert ast.literal_eval(lines[1]) == [
         "blip-base_3rdparty_caption", "blip-base_3rdparty_nlvr", "blip-base_3rdparty_retrieval",
         "blip-base_3rdparty_vqa", "blip-base_8xb16_refcoco",
     ]  # fmt: skip
-    assert ast.literal_eval(said[2]) == ["blip-base_8xb16_refcoco"]
-    assert set(ast.literal_eval(said[3])) == {"question", "pred_answer"}
-    numbers = [float(number) for number in re.findall(r"-?\d+\.\d*", said[4])]
+    assert ast.literal_eval(lines[2]) == ["blip-base_8xb16_refcoco"]
+    assert set(ast.literal_eval(lines[3])) == {"question", "pred_answer"}
+    numbers = [float(number) for number in re.findall(r"-?\d+\.\d*", lines[4])]
     assert numbers == pytest.approx(box, abs=1e-3)
     assert (home[0] / "drawn" / "cat-dog.png").is_file()
-    assert re.match(r"\{'pred_scores': array\(\[.*'pred_label': [01], 'pred_score': 0\.\d+\}", said[5])
-    assert re.match(r"\[\{'match_score': tensor\(.*'sample_idx': [01], 'sample': \{'img_path': 'demo/", said[6])
-    assert f"'text': '{word}'" in said[7]
+    assert re.match(r"\{'pred_scores': array\(\[.*'pred_label': [01], 'pred_score': 0\.\d+\}", lines[5])
+    assert re.match(r"\[\{'match_score': tensor\(.*'sample_idx': [01], 'sample': \{'img_path': 'demo/", lines[6])
+    assert f"'text': '{word}'" in lines[7]
     assert (home[0] / "t2i_retri.pth").is_file()
 
 
 def test_lavis_snippets(home: tuple[Path, dict[str, str]]) -> None:
-    said = run(snippets("LAVIS") + TAIL, home)
-    assert [len(ast.literal_eval(line)) for line in said[:3]] == [1, 3, 1]
-    assert said[3].startswith("torch.Size([1, ")
-    assert said[3].endswith("64])")
-    assert said[4].startswith("tensor([[")
-    zoo = dict(line.split(maxsplit=1) for line in said[5:15] if line.startswith("blip_"))
+    lines = run(snippets("LAVIS") + TAIL, home)
+    assert [len(ast.literal_eval(line)) for line in lines[:3]] == [1, 3, 1]
+    assert lines[3].startswith("torch.Size([1, ")
+    assert lines[3].endswith("64])")
+    assert lines[4].startswith("tensor([[")
+    zoo = dict(line.split(maxsplit=1) for line in lines[5:15] if line.startswith("blip_"))
     assert zoo["blip_caption"] == "base_coco, large_coco"
-    probability, cosine, shape = said[-3:]
+    probability, cosine, shape = lines[-3:]
     assert 0 < float(probability) < 1
     assert cosine.startswith("tensor([[")
     assert ast.literal_eval(shape)[2] == 3

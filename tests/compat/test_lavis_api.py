@@ -34,26 +34,26 @@ def golden(name: str, kind: type[Kind], heads: int = 4) -> tuple[Kind, dict[str,
     """A recorded checkpoint behind one of the classes, what was recorded, and the strings beside it."""
     config = {"text": {"heads": heads}, "vision": {"heads": 4}}
     blip = openblip.load(GOLDEN / f"{name}.weights.safetensors", config=config, tokenizer=GOLDEN / "vocab.txt")
-    told = json.loads((GOLDEN / f"{name}.json").read_text())
-    return kind(blip.pipeline(blip.tasks[0]).model), recorded(name), told
+    document = json.loads((GOLDEN / f"{name}.json").read_text())
+    return kind(blip.pipeline(blip.tasks[0]).model), recorded(name), document
 
 
 @pytest.mark.parametrize("entry", [1, 4, 6])
 def test_captions_equal_recorded_ones(entry: int) -> None:
     """Difference `prompt-removal`: the text of the recorded ids after the prompt, not of what 13 characters leave."""
-    model, seen, told = golden("caption", lavis.BlipCaption)
-    asked = told["generation"][entry]
-    options = {name: asked[name] for name in ("num_beams", "max_length", "min_length", "repetition_penalty")}
-    said = model.generate({"image": seen["pixel_values"]}, **options)
-    assert said == [model.task_model.tokenizer.decode(ids[4:]) for ids in seen[asked["ids_tensor"]]]
-    assert said[:2] == asked["texts"][:2]
-    assert said[3] != asked["texts"][3]
+    model, inputs, recorded = golden("caption", lavis.BlipCaption)
+    call = recorded["generation"][entry]
+    options = {name: call[name] for name in ("num_beams", "max_length", "min_length", "repetition_penalty")}
+    captions = model.generate({"image": inputs["pixel_values"]}, **options)
+    assert captions == [model.task_model.tokenizer.decode(ids[4:]) for ids in inputs[call["ids_tensor"]]]
+    assert captions[:2] == call["texts"][:2]
+    assert captions[3] != call["texts"][3]
 
 
 def test_captions_of_an_image_differ() -> None:
     """Difference `num-captions`."""
-    model, seen, _ = golden("caption", lavis.BlipCaption)
-    images = {"image": seen["pixel_values"][:2]}
+    model, inputs, _ = golden("caption", lavis.BlipCaption)
+    images = {"image": inputs["pixel_values"][:2]}
     several = model.generate(images, num_captions=2)
     assert several[::2] == model.generate(images)
     assert len(set(several)) == 4
@@ -65,21 +65,23 @@ def test_captions_of_an_image_differ() -> None:
 
 def test_answers_equal_recorded_ones() -> None:
     """Difference `question-padding`: the longest question is answered as recorded, all others as if alone."""
-    model, seen, told = golden("vqa", lavis.BlipVQA)
-    questions = told["questions"]
-    said = model.predict_answers({"image": seen["pixel_values"], "text_input": questions}, inference_method="generate")
-    assert said[1] == told["generate"]["texts"][1]
+    model, inputs, recorded = golden("vqa", lavis.BlipVQA)
+    questions = recorded["questions"]
+    answers = model.predict_answers(
+        {"image": inputs["pixel_values"], "text_input": questions}, inference_method="generate"
+    )
+    assert answers[1] == recorded["generate"]["texts"][1]
     for number, question in enumerate(questions):
-        sample = {"image": seen["pixel_values"][number, None], "text_input": question}
-        assert model.predict_answers(sample, inference_method="generate") == [said[number]]
+        sample = {"image": inputs["pixel_values"][number, None], "text_input": question}
+        assert model.predict_answers(sample, inference_method="generate") == [answers[number]]
 
 
 def test_ranked_answers_equal_recorded_ones() -> None:
-    model, seen, told = golden("vqa", lavis.BlipVQA)
-    ranked = told["rank"]
-    samples = {"image": seen["pixel_values"], "text_input": told["questions"]}
-    found = model.predict_answers(samples, answer_list=ranked["candidates"], num_ans_candidates=ranked["k"])
-    assert found == ranked["answers"]
+    model, inputs, recorded = golden("vqa", lavis.BlipVQA)
+    ranked = recorded["rank"]
+    samples = {"image": inputs["pixel_values"], "text_input": recorded["questions"]}
+    answers = model.predict_answers(samples, answer_list=ranked["candidates"], num_ans_candidates=ranked["k"])
+    assert answers == ranked["answers"]
     with pytest.raises(InputError, match="answer_list"):
         model.predict_answers(samples)
     with pytest.raises(InputError, match="guess"):
@@ -87,62 +89,67 @@ def test_ranked_answers_equal_recorded_ones() -> None:
 
 
 def test_match_scores_equal_recorded_ones() -> None:
-    model, seen, told = golden("retrieval", lavis.BlipITM)
-    samples = {"image": seen["pixel_values"], "text_input": told["texts"]}
-    torch.testing.assert_close(model(samples, match_head="itc"), seen["itc_sim"], atol=1e-5, rtol=0)
-    pairs = {"image": seen["pixel_values"], "text_input": told["texts"][::2]}
-    expected = seen["itm_logits_enc_all_pairs"][range(6), range(0, 12, 2)]
+    model, inputs, recorded = golden("retrieval", lavis.BlipITM)
+    samples = {"image": inputs["pixel_values"], "text_input": recorded["texts"]}
+    torch.testing.assert_close(model(samples, match_head="itc"), inputs["itc_sim"], atol=1e-5, rtol=0)
+    pairs = {"image": inputs["pixel_values"], "text_input": recorded["texts"][::2]}
+    expected = inputs["itm_logits_enc_all_pairs"][range(6), range(0, 12, 2)]
     torch.testing.assert_close(model(pairs), expected, atol=1e-4, rtol=0)
     with pytest.raises(InputError, match="for each of 6 images, got 12"):
         model(samples)
 
 
 def test_retrieval_scores_equal_recorded_ones() -> None:
-    model, seen, told = golden("retrieval", lavis.BlipRetrieval)
+    model, inputs, recorded = golden("retrieval", lavis.BlipRetrieval)
 
     class Loader(list[dict[str, Tensor]]):
-        dataset = SimpleNamespace(text=told["texts"])
+        dataset = SimpleNamespace(text=recorded["texts"])
 
-    loader = Loader({"image": pixels} for pixels in seen["pixel_values"].split(4))  # type: ignore[no-untyped-call]
-    for found, name in zip(
-        model.compute_sim_matrix(loader, SimpleNamespace(k_test=told["k_test"])),
+    loader = Loader({"image": pixels} for pixels in inputs["pixel_values"].split(4))  # type: ignore[no-untyped-call]
+    for scores, name in zip(
+        model.compute_sim_matrix(loader, SimpleNamespace(k_test=recorded["k_test"])),
         ("score_i2t", "score_t2i"),
         strict=True,
     ):
-        assert ((found == -100) == (seen[name].numpy() == -100)).all()
-        np.testing.assert_allclose(found, seen[name], atol=1e-4)
+        assert ((scores == -100) == (inputs[name].numpy() == -100)).all()
+        np.testing.assert_allclose(scores, inputs[name], atol=1e-4)
     with pytest.raises(InputError, match="k_test"):
         model.compute_sim_matrix(loader, {})
 
 
 def test_nlvr_logits_equal_recorded_ones() -> None:
-    model, seen, told = golden("nlvr", lavis.BlipNLVR)
-    first, second = seen["pixel_values"].chunk(2)
-    samples = {"image0": first, "image1": second, "text_input": told["texts"], "label": seen["targets"]}
-    found = model.predict(samples)
-    torch.testing.assert_close(found["predictions"], seen["logits"], atol=1e-4, rtol=0)
-    assert found["targets"] is seen["targets"]
+    model, inputs, recorded = golden("nlvr", lavis.BlipNLVR)
+    left_images, right_images = inputs["pixel_values"].chunk(2)
+    samples = {
+        "image0": left_images,
+        "image1": right_images,
+        "text_input": recorded["texts"],
+        "label": inputs["targets"],
+    }
+    outputs = model.predict(samples)
+    torch.testing.assert_close(outputs["predictions"], inputs["logits"], atol=1e-4, rtol=0)
+    assert outputs["targets"] is inputs["targets"]
 
 
 def test_heat_maps_equal_recorded_ones() -> None:
-    model, seen, told = golden("gradcam", lavis.BlipITM, heads=12)
-    pixels = seen["pixel_values_48"].repeat_interleave(8, 2).repeat_interleave(8, 3)
-    tokens = model.tokenizer(told["texts"], padding="longest", return_tensors="pt")
-    assert torch.equal(tokens["input_ids"], seen["input_ids"])
-    maps, logits = lavis.compute_gradcam(model, pixels, told["texts"], tokens, block_num=told["block_num"])
-    torch.testing.assert_close(logits, seen["itm_logits"], atol=1e-4, rtol=0)
+    model, inputs, recorded = golden("gradcam", lavis.BlipITM, heads=12)
+    pixels = inputs["pixel_values_48"].repeat_interleave(8, 2).repeat_interleave(8, 3)
+    tokens = model.tokenizer(recorded["texts"], padding="longest", return_tensors="pt")
+    assert torch.equal(tokens["input_ids"], inputs["input_ids"])
+    maps, logits = lavis.compute_gradcam(model, pixels, recorded["texts"], tokens, block_num=recorded["block_num"])
+    torch.testing.assert_close(logits, inputs["itm_logits"], atol=1e-4, rtol=0)
     for number, heat in enumerate(maps):
-        torch.testing.assert_close(heat, seen[f"gradcam{number}"], atol=1e-6, rtol=1e-4)
+        torch.testing.assert_close(heat, inputs[f"gradcam{number}"], atol=1e-6, rtol=1e-4)
 
 
 def test_features_equal_those_of_the_model() -> None:
-    model, seen, _ = golden("pretrain", lavis.BlipFeatureExtractor)
+    model, inputs, _ = golden("pretrain", lavis.BlipFeatureExtractor)
     network: Any = model.module
     texts = ["a man", "two dogs on the beach", "a cat", "a bus"]
-    sample = {"image": seen["pixel_values"], "text_input": texts}
+    sample = {"image": inputs["pixel_values"], "text_input": texts}
     image, text = model.extract_features(sample, mode="image"), model.extract_features(sample, mode="text")
     with torch.no_grad():
-        states = network.encode_image(seen["pixel_values"])
+        states = network.encode_image(inputs["pixel_values"])
         torch.testing.assert_close(image.image_embeds, states)
         assert image.image_embeds_proj is not None
         torch.testing.assert_close(image.image_embeds_proj[:, 0], network.embed_image(states))
@@ -161,14 +168,14 @@ def test_features_equal_those_of_the_model() -> None:
     with pytest.raises(InputError, match="mode"):
         model.extract_features(sample, mode="sound")
     with pytest.raises(InputError, match="text_input"):
-        model.extract_features({"image": seen["pixel_values"]}, mode="text")
+        model.extract_features({"image": inputs["pixel_values"]}, mode="text")
 
 
 def test_models_do_not_compute_losses() -> None:
     """Difference `training-mode`."""
-    model, seen, _ = golden("caption", lavis.BlipCaption)
+    model, inputs, _ = golden("caption", lavis.BlipCaption)
     with pytest.raises(UnsupportedTaskError, match="openblip train"):
-        model({"image": seen["pixel_values"], "text_input": ["a man"]})
+        model({"image": inputs["pixel_values"], "text_input": ["a man"]})
     assert model.eval() is model
     assert not model.module.training
     assert model.to("cpu").device.type == "cpu"
@@ -185,11 +192,11 @@ def test_processors() -> None:
     assert torch.equal(plain, pixels)
     train = lavis.load_processor("blip_image_train", {"image_size": 48})
     random.seed(3)
-    first, second = train(picture), train(picture)
-    assert first.shape == second.shape == (3, 48, 48)
-    assert not torch.equal(first, second)
+    view, other_view = train(picture), train(picture)
+    assert view.shape == other_view.shape == (3, 48, 48)
+    assert not torch.equal(view, other_view)
     random.seed(3)
-    assert torch.equal(train(picture), first)
+    assert torch.equal(train(picture), view)
     assert (
         lavis.load_processor("blip_caption").build(prompt="a photo of ")("A Dog (brown).") == "a photo of a dog brown"
     )
@@ -204,14 +211,14 @@ def test_processor_classes() -> None:
     picture = toy_image(1)
     plain = processors.BlipImageEvalProcessor(image_size=48)
     assert torch.equal(plain(picture), lavis.load_processor("blip_image_eval").build(image_size=48)(picture))
-    other = lavis.BlipImageEvalProcessor(48, mean=[0.5] * 3, std=[0.25] * 3)
+    processor = lavis.BlipImageEvalProcessor(48, mean=[0.5] * 3, std=[0.25] * 3)
     usual = ImageSettings()
     back = plain(picture) * torch.tensor(usual.std)[:, None, None] + torch.tensor(usual.mean)[:, None, None]
-    torch.testing.assert_close(other(picture), (back - 0.5) / 0.25)
+    torch.testing.assert_close(processor(picture), (back - 0.5) / 0.25)
     random.seed(3)
-    first = lavis.BlipImageTrainProcessor(48, min_scale=0.2)(picture)
+    view = lavis.BlipImageTrainProcessor(48, min_scale=0.2)(picture)
     random.seed(3)
-    assert torch.equal(lavis.BlipImageTrainProcessor.from_config({"image_size": 48, "min_scale": 0.2})(picture), first)
+    assert torch.equal(lavis.BlipImageTrainProcessor.from_config({"image_size": 48, "min_scale": 0.2})(picture), view)
     caption = lavis.BlipCaptionProcessor.from_config({"name": "blip_caption", "prompt": "a ", "max_words": 2})
     assert (caption("Big dogs run."), caption.pre_caption("Big dogs run.")) == ("a big dogs", "big dogs")
     assert lavis.BlipQuestionProcessor(max_words=2)("Where is it?") == "where is"
@@ -233,11 +240,11 @@ def _smoothing(length: int, deviation: float = 0.02 * 60) -> NDArray[np.float64]
     """What a Gaussian, cut at four deviations, makes of each place of a row that is mirrored at its ends."""
     radius = int(4 * deviation + 0.5)
     matrix = np.zeros((length, length))
-    for place in range(length):
+    for row in range(length):
         for step in range(-radius, radius + 1):
-            seen = place + step
-            seen = -1 - seen if seen < 0 else 2 * length - 1 - seen if seen >= length else seen
-            matrix[place, seen] += np.exp(-0.5 * (step / deviation) ** 2)
+            neighbor = row + step
+            neighbor = -1 - neighbor if neighbor < 0 else 2 * length - 1 - neighbor if neighbor >= length else neighbor
+            matrix[row, neighbor] += np.exp(-0.5 * (step / deviation) ** 2)
     return matrix / matrix.sum(1, keepdims=True)
 
 
@@ -245,7 +252,7 @@ def test_heat_maps_are_drawn_over_images() -> None:
     """Difference `heat-map`."""
     generator = np.random.default_rng(0)
     picture, heat = generator.random((40, 60, 3)), generator.random((3, 3)).astype(np.float32)
-    kept = heat.copy()
+    original = heat.copy()
     alone = lavis.getAttMap(picture, heat, blur=False, overlap=False)
     large = np.asarray(
         Image.fromarray((heat - heat.min()) / np.ptp(heat)).resize((60, 40), Image.Resampling.BICUBIC)
@@ -254,14 +261,14 @@ def test_heat_maps_are_drawn_over_images() -> None:
     smooth = lavis.getAttMap(picture, torch.from_numpy(heat), overlap=False)
     blurred = _smoothing(40) @ large @ _smoothing(60).T
     np.testing.assert_allclose(smooth, (blurred - blurred.min()) / np.ptp(blurred), atol=1e-6)
-    seen = lavis.getAttMap(picture, heat)
+    drawing = lavis.getAttMap(picture, heat)
     opacity = smooth[..., None] ** 0.7
-    colours = (seen - picture * (1 - opacity)) / np.where(opacity > 0, opacity, 1)
-    for place, colour in ((smooth.argmin(), (0, 0, 0)), (smooth.argmax(), (0.5, 0, 0))):
-        np.testing.assert_allclose(colours.reshape(-1, 3)[place], colour, atol=1e-6)
+    colours = (drawing - picture * (1 - opacity)) / np.where(opacity > 0, opacity, 1)
+    for position, color in ((smooth.argmin(), (0, 0, 0)), (smooth.argmax(), (0.5, 0, 0))):
+        np.testing.assert_allclose(colours.reshape(-1, 3)[position], color, atol=1e-6)
     middle = abs(smooth - 0.5) < 0.1
     np.testing.assert_allclose(colours[middle][:, 1], 1, atol=1e-6)
-    assert np.array_equal(heat, kept)
+    assert np.array_equal(heat, original)
     np.testing.assert_array_equal(lavis.getAttMap(picture, np.ones((3, 3))), picture)
     with pytest.raises(InputError, match="attMap"):
         lavis.getAttMap(picture[..., 0], heat)
@@ -283,5 +290,5 @@ def test_the_zoo_equals_the_published_table() -> None:
         load_model("blip_classification")
     with pytest.raises(InputError, match="architecture must be one of"):
         load_model("albef_vqa", "vqav2")
-    with pytest.raises(InputError, match="no type 'coco'"):
+    with pytest.raises(InputError, match="got 'coco'"):
         load_model("blip_caption", "coco")

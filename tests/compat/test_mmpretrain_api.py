@@ -32,17 +32,17 @@ TASKS: tuple[TaskName, ...] = ("caption", "vqa", "retrieval", "grounding", "nlvr
 @pytest.fixture(scope="module")
 def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A bundle of toy models, a folder of pictures, and a file that is none."""
-    place = tmp_path_factory.mktemp("mm")
+    folder = tmp_path_factory.mktemp("mm")
     for task in TASKS:
         prompt = "a picture of " if task == "caption" else None
         image = ImageSettings(size=SIZE)
-        write.save(toy_model(task), place / task, tokenizer=toy_tokenizer(), image=image, prompt=prompt)
-    bundle.write(place, {task: place / task for task in TASKS})
-    (place / "pictures").mkdir()
+        write.save(toy_model(task), folder / task, tokenizer=toy_tokenizer(), image=image, prompt=prompt)
+    bundle.write(folder, {task: folder / task for task in TASKS})
+    (folder / "pictures").mkdir()
     for seed in range(4):
-        toy_image(seed).save(place / "pictures" / f"{seed}.png")
-    (place / "bad.png").write_bytes(b"no picture")
-    return place
+        toy_image(seed).save(folder / "pictures" / f"{seed}.png")
+    (folder / "bad.png").write_bytes(b"no picture")
+    return folder
 
 
 @pytest.fixture(scope="module")
@@ -126,7 +126,7 @@ INFERENCERS: tuple[Any, ...] = (
 
 def test_captions_of_paths_arrays_lists_and_folders(home: Path, model: mm.Model) -> None:
     inferencer = mm.ImageCaptionInferencer(model)
-    expected = [{"pred_caption": one.text} for one in model.blip.caption(paths(home), min_new_tokens=0)]
+    expected = [{"pred_caption": result.text} for result in model.blip.caption(paths(home), min_new_tokens=0)]
     assert inferencer(paths(home), batch_size=3) == expected
     assert inferencer(str(home / "pictures")) == expected
     assert inferencer(bgr(paths(home)[2])) == [expected[2]]
@@ -153,17 +153,17 @@ def test_arrays_are_blue_green_red(home: Path) -> None:
 
 def test_answers_are_ranked_with_an_answer_list(home: Path, model: mm.Model) -> None:
     """Difference `answer-list`."""
-    images, asked = paths(home)[:2], ["What is it?", "Is it a cat, or a dog?"]
+    images, questions = paths(home)[:2], ["What is it?", "Is it a cat, or a dog?"]
     clean = ["what is it", "is it a cat or a dog"]
-    free = mm.VisualQuestionAnsweringInferencer(model)(images, asked)
+    free = mm.VisualQuestionAnsweringInferencer(model)(images, questions)
     expected = model.blip.ask(images, clean, min_new_tokens=0)
     assert free == [{"question": q, "pred_answer": a.text} for q, a in zip(clean, expected, strict=True)]
     answers = ["yes", "no", "a cat", "two dogs"]
     (home / "answers.json").write_text(json.dumps(answers))
     ranked = model.blip.ask(images, clean, answers=answers, shortlist=4, smoothing=0.1)
-    for given in (answers, home / "answers.json"):
-        found = mm.VisualQuestionAnsweringInferencer(model, answer_list=given)(images, asked)
-        assert [one["pred_answer"] for one in found] == [one.text for one in ranked]
+    for candidates in (answers, home / "answers.json"):
+        results = mm.VisualQuestionAnsweringInferencer(model, answer_list=candidates)(images, questions)
+        assert [entry["pred_answer"] for entry in results] == [entry.text for entry in ranked]
     with pytest.raises(InputError, match="cannot read the answer list"):
         mm.VisualQuestionAnsweringInferencer(model, answer_list=home / "bad.png")
 
@@ -171,29 +171,29 @@ def test_answers_are_ranked_with_an_answer_list(home: Path, model: mm.Model) -> 
 def test_long_questions_are_cut(home: Path, model: mm.Model) -> None:
     """Difference `question-length`."""
     inferencer, question = mm.VisualQuestionAnsweringInferencer(model), "is it a cat " * 12
-    (found,) = inferencer(paths(home)[0], question)
-    assert found["pred_answer"] == inferencer(paths(home)[0], f"{question} or a dog")[0]["pred_answer"]
+    (result,) = inferencer(paths(home)[0], question)
+    assert result["pred_answer"] == inferencer(paths(home)[0], f"{question} or a dog")[0]["pred_answer"]
 
 
 def test_boxes_are_tensors_in_pixels(home: Path, model: mm.Model) -> None:
     images, texts = paths(home)[:2], ["The dog!", "a man"]
-    found = mm.VisualGroundingInferencer(model)(images, texts, batch_size=2)
-    for one, box in zip(found, model.blip.ground(images, texts), strict=True):
-        torch.testing.assert_close(one["pred_bboxes"], torch.tensor([box.edges]))
+    results = mm.VisualGroundingInferencer(model)(images, texts, batch_size=2)
+    for result, box in zip(results, model.blip.ground(images, texts), strict=True):
+        torch.testing.assert_close(result["pred_bboxes"], torch.tensor([box.edges]))
 
 
 def test_statements_start_with_cls_and_are_not_cleaned(home: Path, model: mm.Model) -> None:
     left, right = paths(home)[:2]
     text = "A dog. A cat!"
-    (found,) = mm.NLVRInferencer(model)((left, right, text))
+    (result,) = mm.NLVRInferencer(model)((left, right, text))
     task_model = model.task_model("nlvr")
     ids = task_model.tokenizer.encode([text], "cls").ids
     with torch.no_grad():
         states = task_model.encode_images([task_model.open_image(left), task_model.open_image(right)])
         logits = cast(Comparer, task_model.module).logits(ids, None, (states[:1], states[1:]))[0]
-    np.testing.assert_allclose(found["pred_scores"], logits.softmax(-1), atol=1e-5)
-    assert found["pred_label"] == int(logits.argmax())
-    assert found["pred_score"] == pytest.approx(float(logits.softmax(-1).max()), abs=1e-5)
+    np.testing.assert_allclose(result["pred_scores"], logits.softmax(-1), atol=1e-5)
+    assert result["pred_label"] == int(logits.argmax())
+    assert result["pred_score"] == pytest.approx(float(logits.softmax(-1).max()), abs=1e-5)
     assert len(mm.NLVRInferencer(model)([(left, right, text), (bgr(right), left, "a cat")], batch_size=2)) == 2
 
 
@@ -229,12 +229,12 @@ def test_invalid_inputs_are_errors(home: Path, model: mm.Model, wrong: Callable[
 
 def test_images_are_retrieved_by_text(home: Path, model: mm.Model) -> None:
     inferencer = mm.TextToImageRetrievalInferencer(model, prototype=str(home / "pictures"))
-    (found,) = inferencer("A cat, on a bed!", topk=4)
+    (results,) = inferencer("A cat, on a bed!", topk=4)
     cosines = model.blip.embed_images(paths(home)) @ model.blip.embed_texts("a cat on a bed")
     order = np.argsort(-cosines).tolist()
-    assert [match["sample_idx"] for match in found] == order
-    assert [match["sample"]["img_path"] for match in found] == [paths(home)[i] for i in order]
-    np.testing.assert_allclose([float(match["match_score"]) for match in found], cosines[order], atol=1e-5)
+    assert [match["sample_idx"] for match in results] == order
+    assert [match["sample"]["img_path"] for match in results] == [paths(home)[i] for i in order]
+    np.testing.assert_allclose([float(match["match_score"]) for match in results], cosines[order], atol=1e-5)
     assert len(inferencer(["a cat", "a dog"])) == 2
     assert len(inferencer("a cat")[0]) == 1
 
@@ -271,14 +271,14 @@ def test_a_prototype_can_be_a_dataset(home: Path, model: mm.Model) -> None:
         *(_Told(images), _Flowing(named), DataLoader(Items(named), batch_size=3)),
     ]
     for prototype in with_paths:
-        (found,) = mm.TextToImageRetrievalInferencer(model, prototype, prepare_batch_size=3)("a cat", topk=4)
-        assert [match["sample"] for match in found] == [match["sample"] for match in expected]
+        (results,) = mm.TextToImageRetrievalInferencer(model, prototype, prepare_batch_size=3)("a cat", topk=4)
+        assert [match["sample"] for match in results] == [match["sample"] for match in expected]
     opened = [Image.open(path).convert("RGB") for path in images]
-    for items in (opened, [(one, 7) for one in opened], [bgr(path) for path in images]):
-        (found,) = mm.TextToImageRetrievalInferencer(model, Items(items), fast_match=False)("a cat", topk=4)
-        assert {match["sample_idx"] for match in found} == set(range(4))
-        (found,) = mm.TextToImageRetrievalInferencer(model, DataLoader(Items(items)))("a cat", topk=4)
-        assert [match["sample_idx"] for match in found] == [match["sample_idx"] for match in expected]
+    for items in (opened, [(image, 7) for image in opened], [bgr(path) for path in images]):
+        (results,) = mm.TextToImageRetrievalInferencer(model, Items(items), fast_match=False)("a cat", topk=4)
+        assert {match["sample_idx"] for match in results} == set(range(4))
+        (results,) = mm.TextToImageRetrievalInferencer(model, DataLoader(Items(items)))("a cat", topk=4)
+        assert [match["sample_idx"] for match in results] == [match["sample_idx"] for match in expected]
 
 
 def test_texts_are_retrieved_by_image(home: Path, model: mm.Model) -> None:
@@ -287,9 +287,9 @@ def test_texts_are_retrieved_by_image(home: Path, model: mm.Model) -> None:
     (home / "texts.txt").write_text("\n".join(texts) + "\n")
     cosines = model.blip.embed_texts(texts) @ model.blip.embed_images(paths(home)[1])
     for prototype in (texts, str(home / "texts.txt")):
-        (found,) = mm.ImageToTextRetrievalInferencer(model, prototype=prototype)(paths(home)[1], topk=2)
-        assert [match["text"] for match in found] == [texts[i] for i in np.argsort(-cosines)[:2]]
-        assert all(type(match["sample_idx"]) is int for match in found)
+        (results,) = mm.ImageToTextRetrievalInferencer(model, prototype=prototype)(paths(home)[1], topk=2)
+        assert [match["text"] for match in results] == [texts[i] for i in np.argsort(-cosines)[:2]]
+        assert all(type(match["sample_idx"]) is int for match in results)
 
 
 def test_without_fast_match_candidates_are_scored_by_itm(
@@ -311,23 +311,23 @@ def test_without_fast_match_candidates_are_scored_by_itm(
     to_images = mm.TextToImageRetrievalInferencer(model, prototype=paths(home), fast_match=False)
     (sample,) = to_images("dog", return_datasamples=True)
     to_texts = mm.ImageToTextRetrievalInferencer(model, prototype=texts, fast_match=False)
-    (other,) = to_texts(paths(home)[2], return_datasamples=True)
-    for scores, row, places in (
+    (by_image,) = to_texts(paths(home)[2], return_datasamples=True)
+    for scores, row, pairs in (
         (sample.pred_score, cosines[1], [(1, i) for i in range(4)]),
-        (other.pred_score, cosines[:, 2], [(i, 2) for i in range(4)]),
+        (by_image.pred_score, cosines[:, 2], [(i, 2) for i in range(4)]),
     ):
         best = set(np.argsort(-row)[:3].tolist())
-        for i, place in enumerate(places):
-            assert float(scores[i]) == pytest.approx(logit(*place) + row[i] if i in best else -100.0, abs=1e-4)
+        for i, indices in enumerate(pairs):
+            assert float(scores[i]) == pytest.approx(logit(*indices) + row[i] if i in best else -100.0, abs=1e-4)
 
 
 def test_a_prototype_cache_is_used(home: Path, model: mm.Model, tmp_path: Path) -> None:
     cache = tmp_path / "images.pth"
-    (first,) = mm.TextToImageRetrievalInferencer(model, str(home / "pictures"), prototype_cache=cache)("a cat")
+    (fresh,) = mm.TextToImageRetrievalInferencer(model, str(home / "pictures"), prototype_cache=cache)("a cat")
     features = torch.load(cache, weights_only=True)
     torch.save({"image_feat": features["image_feat"].flip(0)}, cache)
-    (other,) = mm.TextToImageRetrievalInferencer(model, str(home / "pictures"), prototype_cache=cache)("a cat")
-    assert other[0]["sample_idx"] == 3 - first[0]["sample_idx"]
+    (cached,) = mm.TextToImageRetrievalInferencer(model, str(home / "pictures"), prototype_cache=cache)("a cat")
+    assert cached[0]["sample_idx"] == 3 - fresh[0]["sample_idx"]
 
 
 def test_a_cache_of_another_prototype_is_refused(home: Path, model: mm.Model, tmp_path: Path) -> None:
@@ -343,11 +343,11 @@ def test_a_cache_of_another_prototype_is_refused(home: Path, model: mm.Model, tm
 def test_the_first_input_decides_the_direction_of_retrieval(home: Path) -> None:
     """Difference `retrieval-direction`."""
     with pytest.warns(UserWarning, match="using TextToImageRetrievalInferencer"):
-        found = mm.inference_model(home / "retrieval", "a cat", prototype=paths(home), topk=2)
-    assert [set(match) for match in found] == [{"match_score", "sample_idx", "sample"}] * 2
+        results = mm.inference_model(home / "retrieval", "a cat", prototype=paths(home), topk=2)
+    assert [set(match) for match in results] == [{"match_score", "sample_idx", "sample"}] * 2
     with pytest.warns(UserWarning, match="using ImageToTextRetrievalInferencer"):
-        found = mm.inference_model(home / "retrieval", paths(home)[0], prototype=["a cat", "a dog"])
-    assert [set(match) for match in found] == [{"match_score", "sample_idx", "text"}]
+        results = mm.inference_model(home / "retrieval", paths(home)[0], prototype=["a cat", "a dog"])
+    assert [set(match) for match in results] == [{"match_score", "sample_idx", "text"}]
 
 
 # --- drawings -----------------------------------------------------------------------------------------------------
@@ -367,8 +367,8 @@ def test_drawings_are_written(home: Path, model: mm.Model, tmp_path: Path) -> No
     mm.ImageToTextRetrievalInferencer(model, ["a cat", "a dog"])(images[3], show_dir=tmp_path / "i", resize=50)
     written = sorted(str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*.png"))
     assert written == ["c/0.png", "c/1.png", "g/2.png", "i/3.png", "n/0.png", "q/1.png", "t/0.png"]
-    with Image.open(tmp_path / "g" / "2.png") as drawn:
-        assert min(drawn.size) == 60
-        assert (0, 0, 255) in {pixel for _, pixel in cast(Any, drawn.convert("RGB").getcolors(1 << 20))}
-    with Image.open(tmp_path / "t" / "0.png") as drawn:
-        assert drawn.size == (300, 250)
+    with Image.open(tmp_path / "g" / "2.png") as drawing:
+        assert min(drawing.size) == 60
+        assert (0, 0, 255) in {pixel for _, pixel in cast(Any, drawing.convert("RGB").getcolors(1 << 20))}
+    with Image.open(tmp_path / "t" / "0.png") as drawing:
+        assert drawing.size == (300, 250)

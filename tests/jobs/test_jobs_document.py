@@ -18,8 +18,8 @@ DOCUMENT = (ROOT / "docs" / "jobs.md").read_text(encoding="utf-8")
 
 
 def test_the_record_is_told_in_full() -> None:
-    told = dict(re.findall(r"^\| `(\w+)` \| (.*) \|$", DOCUMENT, re.MULTILINE))
-    assert {name: told.get(name) for name in FIELDS} == dict(FIELDS)
+    documented = dict(re.findall(r"^\| `(\w+)` \| (.*) \|$", DOCUMENT, re.MULTILINE))
+    assert {name: documented.get(name) for name in FIELDS} == dict(FIELDS)
 
 
 def test_every_format_and_choice_is_told() -> None:

@@ -29,7 +29,7 @@ XMP = (
 IPTC = b"Photoshop 3.0\x008BIM\x04\x04\0\0\0\0\0\x0c\x1c\x02\x19\0\x07keyword"
 
 
-def made(form: str, **options: Any) -> bytes:
+def encode_image(form: str, **options: Any) -> bytes:
     exif = Image.Exif()
     exif[0x010F] = "Maker"
     profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
@@ -48,7 +48,7 @@ def jpeg_parts(data: bytes) -> tuple[list[tuple[int, bytes]], bytes]:
         size = struct.unpack(">H", data[at + 2 : at + 4])[0]
         parts.append((data[at + 1], data[at + 4 : at + 2 + size]))
         at += 2 + size
-    return [part for part in parts if not part[1].startswith(b"http://ns.adobe.com/xap")], data[at:]
+    return [segment for segment in parts if not segment[1].startswith(b"http://ns.adobe.com/xap")], data[at:]
 
 
 def png_parts(data: bytes) -> tuple[list[tuple[int, bytes]], bytes]:
@@ -58,8 +58,8 @@ def png_parts(data: bytes) -> tuple[list[tuple[int, bytes]], bytes]:
         parts.append((0, data[at + 4 : at + 12 + size]))
         assert name
         at += 12 + size
-    kept = [part for part in parts if not part[1].startswith(b"iTXtXML:com.adobe.xmp")]
-    return kept, b"".join(part for _, part in kept if part.startswith(b"IDAT"))
+    chunks = [chunk for chunk in parts if not chunk[1].startswith(b"iTXtXML:com.adobe.xmp")]
+    return chunks, b"".join(chunk for _, chunk in chunks if chunk.startswith(b"IDAT"))
 
 
 def webp_parts(data: bytes) -> tuple[list[tuple[int, bytes]], bytes]:
@@ -69,19 +69,19 @@ def webp_parts(data: bytes) -> tuple[list[tuple[int, bytes]], bytes]:
         name, size = struct.unpack("<4sI", data[at : at + 8])
         parts.append((0, name + data[at + 8 : at + 8 + size]))
         at += 8 + size + size % 2
-    image = b"".join(part for _, part in parts if part[:3] in (b"VP8", b"ALP") and not part.startswith(b"VP8X"))
-    return [part for part in parts if part[1][:4] not in (b"XMP ", b"VP8X")], image
+    image = b"".join(chunk for _, chunk in parts if chunk[:3] in (b"VP8", b"ALP") and not chunk.startswith(b"VP8X"))
+    return [chunk for chunk in parts if chunk[1][:4] not in (b"XMP ", b"VP8X")], image
 
 
 CASES = {
-    "jpeg": (made("JPEG"), jpeg_parts),
-    "jpeg with iptc": (jpeg_with(made("JPEG"), 0xED, IPTC), jpeg_parts),
-    "jpeg progressive": (made("JPEG", progressive=True), jpeg_parts),
-    "jpeg with xmp": (made("JPEG", xmp=XMP), jpeg_parts),
-    "png": (made("PNG"), png_parts),
-    "png animated": (made("PNG", save_all=True, append_images=[Image.fromarray(255 - photo())]), png_parts),
-    "webp": (made("WEBP"), webp_parts),
-    "webp with xmp": (made("WEBP", xmp=XMP), webp_parts),
+    "jpeg": (encode_image("JPEG"), jpeg_parts),
+    "jpeg with iptc": (jpeg_with(encode_image("JPEG"), 0xED, IPTC), jpeg_parts),
+    "jpeg progressive": (encode_image("JPEG", progressive=True), jpeg_parts),
+    "jpeg with xmp": (encode_image("JPEG", xmp=XMP), jpeg_parts),
+    "png": (encode_image("PNG"), png_parts),
+    "png animated": (encode_image("PNG", save_all=True, append_images=[Image.fromarray(255 - photo())]), png_parts),
+    "webp": (encode_image("WEBP"), webp_parts),
+    "webp with xmp": (encode_image("WEBP", xmp=XMP), webp_parts),
     "webp lossy, simple": (encoded(photo(), "WEBP"), webp_parts),
     "webp lossless, simple": (encoded(photo(), "WEBP", lossless=True), webp_parts),
     "webp with alpha, simple": (
@@ -95,12 +95,12 @@ def test_nothing_but_the_packet_changes(name: str) -> None:
     data, parts = CASES[name]
     new = with_description(data, TEXT)
     assert parts(new) == parts(data), "every other block, and the compressed image data, byte for byte"
-    before, after = Image.open(io.BytesIO(data)), Image.open(io.BytesIO(new))
-    assert before.mode == after.mode
-    assert np.array_equal(np.asarray(before), np.asarray(after))
-    assert before.info.get("icc_profile") == after.info.get("icc_profile")
-    assert dict(before.getexif()) == dict(after.getexif())
-    assert getattr(before, "n_frames", 1) == getattr(after, "n_frames", 1)
+    old_image, new_image = Image.open(io.BytesIO(data)), Image.open(io.BytesIO(new))
+    assert old_image.mode == new_image.mode
+    assert np.array_equal(np.asarray(old_image), np.asarray(new_image))
+    assert old_image.info.get("icc_profile") == new_image.info.get("icc_profile")
+    assert dict(old_image.getexif()) == dict(new_image.getexif())
+    assert getattr(old_image, "n_frames", 1) == getattr(new_image, "n_frames", 1)
     assert read_description(new) == TEXT
     assert with_description(new, TEXT) == new
     assert len(with_description(new, "x")) < len(new), "replaced, not added"
@@ -111,8 +111,11 @@ def test_the_packet_is_what_others_read(name: str) -> None:
     new = with_description(CASES[name][0], TEXT)
     packet = read_packet(new)
     assert packet is not None
-    other = Image.open(io.BytesIO(new)).info.get("xmp")  # Pillow's own finding of it
-    assert other is None or (other if isinstance(other, bytes) else other.encode()).strip(b"\0") == packet
+    pillow_packet = Image.open(io.BytesIO(new)).info.get("xmp")  # Pillow's own finding of it
+    assert (
+        pillow_packet is None
+        or (pillow_packet if isinstance(pillow_packet, bytes) else pillow_packet.encode()).strip(b"\0") == packet
+    )
     root = ET.fromstring(packet.decode("utf-8").strip("\ufeff"))
     for space, local in (
         ("http://purl.org/dc/elements/1.1/", "description"),
@@ -139,24 +142,24 @@ def test_other_formats_and_damaged_files_are_refused_by_name() -> None:
             with_description(encoded(photo(), form)[:30], "x")
     bomb = b'<!DOCTYPE x [<!ENTITY a "b">]>' + XMP
     with pytest.raises(ImageError, match="file not modified"):
-        with_description(made("JPEG", xmp=bomb), "x")
+        with_description(encode_image("JPEG", xmp=bomb), "x")
 
 
 def test_a_job_describes_pictures_once(tmp_path: Path) -> None:
     folder = tmp_path / "p"
     folder.mkdir()
     for form in ("JPEG", "PNG", "WEBP"):
-        (folder / f"{form.lower()}.{form.lower()}").write_bytes(made(form))
+        (folder / f"{form.lower()}.{form.lower()}").write_bytes(encode_image(form))
     (folder / "moving.gif").write_bytes(encoded(photo(), "GIF"))
-    (folder / "told.jpg").write_bytes(with_description(made("JPEG"), "told by somebody"))
+    (folder / "told.jpg").write_bytes(with_description(encode_image("JPEG"), "told by somebody"))
     times = {path.name: path.stat().st_mtime_ns for path in folder.iterdir()}
     run = JobRunner(folder, "metadata")
-    first = run()
-    assert first == {"computed": 3, "existing": 1, "failed": 1}
+    outcome = run()
+    assert outcome == {"computed": 3, "existing": 1, "failed": 1}
     assert "JPEG, PNG and WebP" in run.errors["moving.gif"]
     assert {path.name: path.stat().st_mtime_ns for path in folder.iterdir() if path.name in times} == times
-    again = run()
-    assert again == {"done": 3, "existing": 1, "failed": 1}
+    second_outcome = run()
+    assert second_outcome == {"done": 3, "existing": 1, "failed": 1}
     assert run.computed == []
     assert read_description((folder / "jpeg.jpeg").read_bytes()) == "jpeg v1"
     (folder / "png.png").write_bytes(with_description((folder / "png.png").read_bytes(), "edited by somebody"))
