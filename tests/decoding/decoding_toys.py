@@ -28,13 +28,13 @@ from openblip.model.text import LanguageHead, Memory, TextTransformer
 EOS, PAD = 3, 0
 
 
-def options(**given: Any) -> Decoding:
+def options(**overrides: Any) -> Decoding:
     """Options for the toy vocabularies."""
-    return Decoding(**{"eos_id": EOS, "pad_id": PAD, **given})
+    return Decoding(**{"eos_id": EOS, "pad_id": PAD, **overrides})
 
 
 def ids_of(results: list[list[Hypothesis]]) -> list[list[list[int]]]:
-    return [[found.ids for found in item] for item in results]
+    return [[actual.ids for actual in item] for item in results]
 
 
 class TableSession:
@@ -76,9 +76,9 @@ class TableSession:
         self.places = self.places.view(-1, self.width)[items].flatten()
 
 
-def tables(seed: int, items: int = 3, vocab: int = 12, eos_bias: float = 1.0, places: int = 997) -> Tensor:
+def tables(seed: int, items: int = 3, vocab: int = 12, eos_bias: float = 1.0, positions: int = 997) -> Tensor:
     """Random logits (I, places, V) with a say in how soon [SEP] comes."""
-    logits = 2.0 * torch.randn(items, places, vocab, generator=torch.Generator().manual_seed(seed))
+    logits = 2.0 * torch.randn(items, positions, vocab, generator=torch.Generator().manual_seed(seed))
     logits[:, :, EOS] += eos_bias
     return logits
 
@@ -182,7 +182,7 @@ def twins(seed: int, items: int = 3, eos_bias: float = 6.0) -> tuple[Toy, Any]:
 
 
 @torch.no_grad()
-def theirs_generate(model: Any, toy: Toy, prompts: Tensor, **given: Any) -> Any:
+def theirs_generate(model: Any, toy: Toy, prompts: Tensor, **overrides: Any) -> Any:
     """What transformers' generate gives over the toy's states: by default ids (I * n, T) with padding."""
     return model.generate(
         prompts,
@@ -191,7 +191,7 @@ def theirs_generate(model: Any, toy: Toy, prompts: Tensor, **given: Any) -> Any:
         attention_mask=torch.ones_like(prompts),
         eos_token_id=EOS,
         pad_token_id=PAD,
-        **given,
+        **overrides,
     )
 
 

@@ -24,10 +24,10 @@ def table_scores(table: Tensor) -> Scores:
     """What :class:`TableSession` says of one item (S, V), computed from whole texts."""
 
     def scores(text: list[int]) -> list[float]:
-        place = 0
+        index = 0
         for token in text:
-            place = (place * 31 + token + 7) % len(table)
-        return table[place].double().log_softmax(-1).tolist()
+            index = (index * 31 + token + 7) % len(table)
+        return table[index].double().log_softmax(-1).tolist()
 
     return scores
 
@@ -59,9 +59,9 @@ def reference(logprobs: Scores, prompt: list[int], o: Decoding) -> list[Found]:
         return summed / length**o.length_penalty
 
     running: list[Found] = [(0.0, [], 0.0)]
-    kept: list[Found] = []
+    remaining: list[Found] = []
     for new in range(1, o.max_new_tokens + 1):
-        last = new == o.max_new_tokens
+        final = new == o.max_new_tokens
         pool: list[Found] = []
         for summed, tokens, logprob in running:
             raw = logprobs(prompt + tokens)
@@ -69,27 +69,27 @@ def reference(logprobs: Scores, prompt: list[int], o: Decoding) -> list[Found]:
             pool += [(summed + s, [*tokens, t], logprob + raw[t]) for t, s in enumerate(scores) if s > float("-inf")]
         pool = sorted(pool, reverse=True)[: 2 * o.num_beams]
         running = []
-        for rank, found in enumerate(pool):
-            ends = found[1][-1] == EOS
-            if rank < o.num_beams and (ends or (last and not total)):
-                kept.append((scored(found[0], found[1]), *found[1:]))
+        for rank, actual in enumerate(pool):
+            ends = actual[1][-1] == EOS
+            if rank < o.num_beams and (ends or (final and not total)):
+                remaining.append((scored(actual[0], actual[1]), *actual[1:]))
             if not ends and len(running) < o.num_beams:
-                running.append(found)
-        kept = sorted(kept, reverse=True)[: o.num_beams]
-        full = len(kept) == o.num_beams
+                running.append(actual)
+        remaining = sorted(remaining, reverse=True)[: o.num_beams]
+        full = len(remaining) == o.num_beams
         if not running or (full and o.early_stopping is True):
             break
         if total:
-            beaten = kept and kept[-1][0] >= pool[0][0] / (len(prompt) + new - 1) ** o.length_penalty
+            beaten = remaining and remaining[-1][0] >= pool[0][0] / (len(prompt) + new - 1) ** o.length_penalty
         else:
             reach = o.max_new_tokens if o.early_stopping == "never" and o.length_penalty > 0 else new
-            beaten = kept and kept[-1][0] >= running[0][0] / reach**o.length_penalty
+            beaten = remaining and remaining[-1][0] >= running[0][0] / reach**o.length_penalty
         if full and beaten:
             break
     else:
         if total:
-            kept = sorted(kept + [(scored(s, t), t, p) for s, t, p in running], reverse=True)[: o.num_beams]
-    return kept[: o.n]
+            remaining = sorted(remaining + [(scored(s, t), t, p) for s, t, p in running], reverse=True)[: o.num_beams]
+    return remaining[: o.n]
 
 
 @st.composite
@@ -112,9 +112,9 @@ def searches(draw: st.DrawFn) -> Decoding:
     )
 
 
-def check(found: list[Hypothesis], expected: list[Found]) -> None:
-    assert [best.ids for best in found] == [tokens for _, tokens, _ in expected]
-    for best, (score, tokens, logprob) in zip(found, expected, strict=True):
+def check(actual: list[Hypothesis], expected: list[Found]) -> None:
+    assert [best.ids for best in actual] == [tokens for _, tokens, _ in expected]
+    for best, (score, tokens, logprob) in zip(actual, expected, strict=True):
         assert best.score == pytest.approx(score, abs=1e-4)
         assert best.logprob == pytest.approx(logprob, abs=1e-4)
         assert best.finished == (tokens[-1] == EOS)
@@ -124,8 +124,8 @@ def check(found: list[Hypothesis], expected: list[Found]) -> None:
 @given(searches(), st.integers(0, 10**6), st.sampled_from([0.0, 2.0, 4.0]), st.sampled_from([[4], [4, 9, 4, 9]]))
 def test_equals_the_plain_search(o: Decoding, seed: int, eos_bias: float, prompt: list[int]) -> None:
     logits = tables(seed, eos_bias=eos_bias)
-    found = generate(TableSession(logits), torch.tensor([prompt] * len(logits)), o)
-    for item, hypotheses in enumerate(found):
+    actual = generate(TableSession(logits), torch.tensor([prompt] * len(logits)), o)
+    for item, hypotheses in enumerate(actual):
         check(hypotheses, reference(table_scores(logits[item]), prompt, o))
 
 
@@ -146,8 +146,8 @@ def test_equals_exhaustive_search_when_nothing_is_cut(rule: str, power: float) -
         score_rule=rule,
         length_penalty=power,
     )
-    found = generate(TableSession(logits), torch.tensor([prompt] * 2), o)
-    for item, hypotheses in enumerate(found):
+    actual = generate(TableSession(logits), torch.tensor([prompt] * 2), o)
+    for item, hypotheses in enumerate(actual):
         scores = table_scores(logits[item])
         expected: list[Found] = []
         for text in texts:
@@ -164,19 +164,19 @@ def test_items_do_not_see_each_other(chosen: dict[str, object]) -> None:
     o = options(max_new_tokens=12, **chosen)
     logits = tables(7, items=9, eos_bias=2.5)
     prompts = torch.randint(4, 12, (9, 3))
-    together = ids_of(generate(TableSession(logits), prompts, o))
-    alone = [ids_of(generate(TableSession(logits[[i]]), prompts[[i]], o))[0] for i in range(9)]
-    assert together == alone
-    assert len({len(item[0]) for item in together}) > 2  # they did end at different times
+    batched = ids_of(generate(TableSession(logits), prompts, o))
+    single = [ids_of(generate(TableSession(logits[[i]]), prompts[[i]], o))[0] for i in range(9)]
+    assert batched == single
+    assert len({len(item[0]) for item in batched}) > 2  # they did end at different times
 
 
 @pytest.mark.parametrize("chosen", [{"num_beams": 1}, {"num_beams": 3}, {"num_beams": 3, "score_rule": "generated"}])
 def test_finished_items_leave_the_session(chosen: dict[str, object]) -> None:
     logits = tables(7, items=8, eos_bias=2.5)
     session = TableSession(logits)
-    found = generate(session, torch.full((8, 2), 5), options(max_new_tokens=16, **chosen))
+    actual = generate(session, torch.full((8, 2), 5), options(max_new_tokens=16, **chosen))
     assert session.calls.count("keep") >= 2
-    longest = max(len(item[0].ids) for item in found)
+    longest = max(len(item[0].ids) for item in actual)
     assert longest <= session.calls.count("step") < 16
     assert session.calls.count("widen") == (chosen["num_beams"] != 1)
 
@@ -223,16 +223,16 @@ def test_prompts_of_any_length(chosen: dict[str, object]) -> None:
         groups.append(items)
         return RecomputeSession(toy, items)
 
-    found = generate_grouped(start, prompts, o, seed)
+    actual = generate_grouped(start, prompts, o, seed)
     assert groups == [[0, 2], [1]]
     for item, prompt in enumerate(prompts):
-        assert ids_of([found[item]]) == ids_of(toy.generate(torch.tensor([prompt]), o, seed, items=[item]))
+        assert ids_of([actual[item]]) == ids_of(toy.generate(torch.tensor([prompt]), o, seed, items=[item]))
 
 
 def test_fewer_than_n_where_no_more_exist() -> None:
     o = options(num_beams=4, n=4, max_new_tokens=1, min_new_tokens=0, allowed_ids=(4, EOS))
-    (found,) = generate(TableSession(tables(0, items=1)), torch.tensor([[7]]), o)
-    assert sorted(best.ids for best in found) == [[EOS], [4]]
+    (actual,) = generate(TableSession(tables(0, items=1)), torch.tensor([[7]]), o)
+    assert sorted(best.ids for best in actual) == [[EOS], [4]]
 
 
 def test_nothing_to_decode() -> None:

@@ -37,9 +37,9 @@ class Written:
 def test_only_coordinates_are_taken() -> None:
     steps = torch.randn(4, 2, 12)
     steps[:, :, 0] = 50.0  # a word that no coordinate beats
-    places = torch.tensor([7, 8, 9, 10])
+    positions = torch.tensor([7, 8, 9, 10])
     session = Written(steps)
-    bins, logprob = decode_boxes(session, torch.tensor([[6], [6]]), places)
+    bins, logprob = decode_boxes(session, torch.tensor([[6], [6]]), positions)
     for item in range(2):
         probability = 0.0
         for step in range(4):
@@ -55,15 +55,15 @@ def test_only_coordinates_are_taken() -> None:
 
 def test_the_median_is_read_where_half_lies_below() -> None:
     """A peak beside a broad hill: the likeliest is the peak, the median lies in the hill, and is what is fed on."""
-    places = torch.tensor([7, 8, 9, 10])
+    positions = torch.tensor([7, 8, 9, 10])
     shares = torch.tensor([0.4, 0.0, 0.3, 0.3])
     scores = torch.full((12,), 9.0)
     scores[7:11] = shares.clamp(min=1e-30).log()
     steps = scores.repeat(4, 1, 1)
-    peak, _ = decode_boxes(Written(steps), torch.tensor([[6]]), places)
+    peak, _ = decode_boxes(Written(steps), torch.tensor([[6]]), positions)
     assert peak.tolist() == [[0, 0, 0, 0]]
     session = Written(steps)
-    numbers, logprob = decode_boxes(session, torch.tensor([[6]]), places, "median")
+    numbers, logprob = decode_boxes(session, torch.tensor([[6]]), positions, "median")
     assert torch.allclose(numbers, torch.full((1, 4), 2 + 1 / 3))  # a tenth of the three tenths in bin 2
     assert math.isclose(logprob.item(), 4 * math.log(0.3), abs_tol=1e-5)
     assert session.fed == [[6], [9], [9], [9]]

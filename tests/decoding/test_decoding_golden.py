@@ -52,9 +52,9 @@ def test_captions_and_scores(entry: dict[str, object]) -> None:
     )
     results = toy.generate(prompts, options)
     expected = io[str(entry["ids_tensor"])]
-    found = stack_hypotheses(prompts, results, 0)
-    assert torch.equal(found, expected[:, : found.shape[1]])
-    assert not expected[:, found.shape[1] :].any()
+    actual = stack_hypotheses(prompts, results, 0)
+    assert torch.equal(actual, expected[:, : actual.shape[1]])
+    assert not expected[:, actual.shape[1] :].any()
     for item, (best,) in enumerate(results):
         assert best.logprob == pytest.approx(toy.logprob(prompts[item].tolist(), best.ids, item), abs=1e-4)
         assert best.finished == (best.ids[-1] == EOS)
@@ -66,10 +66,10 @@ def test_captions_and_scores(entry: dict[str, object]) -> None:
 def test_sample_path(monkeypatch: pytest.MonkeyPatch) -> None:
     """The recorded path: at every step the second likeliest token of what was to be drawn from."""
     toy, io = caption()
-    seen: list[Tensor] = []
+    recorded: list[Tensor] = []
 
     def second(probs: Tensor, count: int) -> Tensor:
-        seen.append(probs)
+        recorded.append(probs)
         best = probs.topk(2)
         return best.indices.gather(1, (best.values[:, 1:] > 0).long())
 
@@ -86,9 +86,9 @@ def test_sample_path(monkeypatch: pytest.MonkeyPatch) -> None:
         pad_id=0,
     )
     prompts = io["input_ids"][:, :4]
-    found = stack_hypotheses(prompts, toy.generate(prompts, options), 0)
-    assert torch.equal(found, io["sample_ids"])
-    torch.testing.assert_close(torch.stack(seen[:3]), io["sample_probs_first3"], atol=1e-4, rtol=0)
+    actual = stack_hypotheses(prompts, toy.generate(prompts, options), 0)
+    assert torch.equal(actual, io["sample_ids"])
+    torch.testing.assert_close(torch.stack(recorded[:3]), io["sample_probs_first3"], atol=1e-4, rtol=0)
 
 
 def test_answers_by_generation() -> None:
@@ -98,9 +98,9 @@ def test_answers_by_generation() -> None:
     prompts = io["answer_ids"][:1, :1].expand(3, 1)
     options = Decoding(num_beams=3, max_new_tokens=9, min_new_tokens=0, eos_id=EOS, pad_id=0)
     results = unmasked.generate(prompts, options)
-    found = stack_hypotheses(prompts, results, 0)
-    assert torch.equal(found, io["generate_ids"][:, : found.shape[1]])
-    assert not io["generate_ids"][:, found.shape[1] :].any()
+    actual = stack_hypotheses(prompts, results, 0)
+    assert torch.equal(actual, io["generate_ids"][:, : actual.shape[1]])
+    assert not io["generate_ids"][:, actual.shape[1] :].any()
     scores = torch.tensor([best.score for (best,) in results])
     torch.testing.assert_close(scores, io["generate_scores"], atol=1e-4, rtol=0)
 
@@ -136,5 +136,5 @@ def test_constrained_box_tokens() -> None:
     options = Decoding(num_beams=1, max_new_tokens=4, min_new_tokens=4, allowed_ids=boxes, eos_id=EOS, pad_id=0)
     session = EagerSession(text, head, text.project(states, mask), options.capacity(1))
     prompts = torch.full((3, 1), tokens["prefix"])
-    found = generate(session, prompts, options)
-    assert [best.ids for (best,) in found] == io["pred_box_ids"].tolist()
+    actual = generate(session, prompts, options)
+    assert [best.ids for (best,) in actual] == io["pred_box_ids"].tolist()

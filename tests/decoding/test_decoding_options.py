@@ -17,7 +17,7 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.mark.parametrize(
-    ("given", "says"),
+    ("overrides", "message"),
     [
         ({"num_beams": 0}, "beams"),
         ({"num_beams": 2.5}, "beams"),
@@ -50,9 +50,9 @@ pytestmark = pytest.mark.usefixtures("one_thread")
         ({"early_stopping": "never"}, "generated"),
     ],
 )
-def test_bad_options_raise(given: dict[str, Any], says: str) -> None:
-    with pytest.raises(InputError, match=says):
-        options(**given)
+def test_bad_options_raise(overrides: dict[str, Any], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        options(**overrides)
 
 
 def test_a_seed_needs_sampling() -> None:
@@ -98,8 +98,8 @@ def test_every_option_changes_something(base: dict[str, Any], change: dict[str, 
     logits = tables(2, items=12, eos_bias=1.5)
     prompts = torch.full((12, 2), 5)
 
-    def found(given: dict[str, Any]) -> list[list[list[int]]]:
-        chosen = options(**given)
+    def found(overrides: dict[str, Any]) -> list[list[list[int]]]:
+        chosen = options(**overrides)
         return ids_of(generate(TableSession(logits), prompts, chosen, seed=3 if chosen.do_sample else None))
 
     assert found(base) == found(dict(base))
@@ -110,7 +110,7 @@ def test_every_option_changes_something(base: dict[str, Any], change: dict[str, 
 def test_penalties_and_bans_equal_the_peer(n: int) -> None:
     scores = 3 * torch.randn(6, 12)
     history = torch.randint(0, 12, (6, 9))
-    given = options(
+    overrides = options(
         repetition_penalty=1.7,
         no_repeat_ngram_size=n,
         min_new_tokens=5,
@@ -126,10 +126,10 @@ def test_penalties_and_bans_equal_the_peer(n: int) -> None:
         peer.SuppressTokensLogitsProcessor([2, 7]),
     ):
         expected = processor(history, expected)
-    before = scores.clone()
-    assert torch.equal(Processors(given)(scores, history, new=4), expected)
-    assert torch.equal(scores, before)
-    assert Processors(given)(scores, history, new=4)[0, EOS] == float("-inf")
+    previous = scores.clone()
+    assert torch.equal(Processors(overrides)(scores, history, new=4), expected)
+    assert torch.equal(scores, previous)
+    assert Processors(overrides)(scores, history, new=4)[0, EOS] == float("-inf")
     late = peer.SuppressTokensLogitsProcessor([2, 7])(history, scores)
     free = options(min_new_tokens=5, max_new_tokens=9, forbid_ids=(2, 7))
     assert torch.equal(Processors(free)(scores, history, new=5), late)
@@ -137,8 +137,8 @@ def test_penalties_and_bans_equal_the_peer(n: int) -> None:
 
 def test_allowed_ids_leave_nothing_else() -> None:
     scores = torch.randn(3, 12)
-    given = options(allowed_ids=(4, 9, 10), forbid_ids=(9,), min_new_tokens=0)
-    left = Processors(given)(scores, torch.full((3, 1), 5), new=0)
+    overrides = options(allowed_ids=(4, 9, 10), forbid_ids=(9,), min_new_tokens=0)
+    left = Processors(overrides)(scores, torch.full((3, 1), 5), new=0)
     assert left.isfinite().nonzero()[:, 1].view(3, -1).tolist() == [[4, 10]] * 3
     assert torch.equal(left[:, [4, 10]], scores[:, [4, 10]])
 
@@ -154,5 +154,7 @@ def test_what_is_sampled_from_equals_the_peer(beams: int, top_k: int, top_p: flo
         expected = peer.TopKLogitsWarper(top_k, min_tokens_to_keep=stay)(None, expected)
     if top_p < 1:
         expected = peer.TopPLogitsWarper(top_p, min_tokens_to_keep=stay)(None, expected)
-    given = options(num_beams=beams, do_sample=True, top_k=top_k, top_p=top_p, temperature=0.6, score_rule="generated")
-    assert torch.equal(filter_for_sampling(scores, given), expected)
+    overrides = options(
+        num_beams=beams, do_sample=True, top_k=top_k, top_p=top_p, temperature=0.6, score_rule="generated"
+    )
+    assert torch.equal(filter_for_sampling(scores, overrides), expected)

@@ -85,11 +85,11 @@ def test_stopping_length_penalty_and_n_best(seed: int, early: bool | str, power:
 def test_scores() -> None:
     toy, model = twins(1, eos_bias=4.0)
     prompts = prompts_of([DEC, 7])
-    given = {"num_beams": 3, "num_return_sequences": 3, "max_new_tokens": 9}
-    expected = theirs_generate(model, toy, prompts, **given, output_scores=True, return_dict_in_generate=True)
+    overrides = {"num_beams": 3, "num_return_sequences": 3, "max_new_tokens": 9}
+    expected = theirs_generate(model, toy, prompts, **overrides, output_scores=True, return_dict_in_generate=True)
     chosen = options(num_beams=3, n=3, max_new_tokens=9, min_new_tokens=0, score_rule="generated")
-    found = torch.tensor([best.score for item in toy.generate(prompts, chosen) for best in item])
-    torch.testing.assert_close(found, expected.sequences_scores, atol=1e-5, rtol=1e-5)
+    actual = torch.tensor([best.score for item in toy.generate(prompts, chosen) for best in item])
+    torch.testing.assert_close(actual, expected.sequences_scores, atol=1e-5, rtol=1e-5)
 
 
 SAMPLING: list[dict[str, object]] = [
@@ -102,9 +102,9 @@ SAMPLING: list[dict[str, object]] = [
 
 
 @pytest.mark.parametrize("seed", SEEDS)
-@pytest.mark.parametrize("given", SAMPLING, ids=str)
-def test_global_seed_gives_the_same_samples(seed: int, given: dict[str, object]) -> None:
-    compare_samples(seed, 1, given)
+@pytest.mark.parametrize("overrides", SAMPLING, ids=str)
+def test_global_seed_gives_the_same_samples(seed: int, overrides: dict[str, object]) -> None:
+    compare_samples(seed, 1, overrides)
 
 
 # A search draws 2 * beams candidates. Where bans and cuts leave fewer, transformers goes on with tokens that were cut;
@@ -119,20 +119,20 @@ BEAM_SAMPLING: list[dict[str, object]] = [
 
 @pytest.mark.parametrize("seed", SEEDS)
 @pytest.mark.parametrize("beams", [2, 3])
-@pytest.mark.parametrize("given", BEAM_SAMPLING, ids=str)
-def test_global_seed_gives_the_same_sampled_beams(seed: int, beams: int, given: dict[str, object]) -> None:
-    compare_samples(seed, beams, given)
+@pytest.mark.parametrize("overrides", BEAM_SAMPLING, ids=str)
+def test_global_seed_gives_the_same_sampled_beams(seed: int, beams: int, overrides: dict[str, object]) -> None:
+    compare_samples(seed, beams, overrides)
 
 
-def compare_samples(seed: int, beams: int, given: dict[str, object]) -> None:
+def compare_samples(seed: int, beams: int, overrides: dict[str, object]) -> None:
     toy, model = twins(seed, eos_bias=SEEDS[seed])
-    ours = {"min_new_tokens": 0, **given}
+    ours = {"min_new_tokens": 0, **overrides}
     for prompt in PROMPTS:
         prompts = prompts_of(prompt)
         chosen = options(num_beams=beams, n=2, do_sample=True, max_new_tokens=9, score_rule="generated", **ours)
         torch.manual_seed(seed)
         expected = theirs_generate(
-            model, toy, prompts, do_sample=True, num_beams=beams, num_return_sequences=2, max_new_tokens=9, **given
+            model, toy, prompts, do_sample=True, num_beams=beams, num_return_sequences=2, max_new_tokens=9, **overrides
         )
         torch.manual_seed(seed)
         assert torch.equal(toy.table(prompts, chosen), repadded(expected, len(prompt)))

@@ -27,9 +27,9 @@ def masked() -> Toy:
 
 def answers(count: int = 60) -> list[list[int]]:
     """Random answers of one to five tokens; many share beginnings, some begin as others end, one comes twice."""
-    drawn = torch.randint(5, 9, (count, 5)).tolist()
+    samples = torch.randint(5, 9, (count, 5)).tolist()
     sizes = torch.randint(1, 6, (count,)).tolist()
-    texts = [[DEC, *tokens[:size], EOS] for tokens, size in zip(drawn, sizes, strict=True)]
+    texts = [[DEC, *tokens[:size], EOS] for tokens, size in zip(samples, sizes, strict=True)]
     return [*texts, texts[0], [DEC, EOS]]
 
 
@@ -46,8 +46,8 @@ def brute(toy: Toy, texts: list[list[int]], smoothing: float = 0.0) -> Tensor:
     return torch.tensor(rows)
 
 
-def rank(toy: Toy, texts: list[list[int]], **given: Any) -> Tensor:
-    return rank_answers(toy.packed_decoder(), texts, **given)
+def rank(toy: Toy, texts: list[list[int]], **overrides: Any) -> Tensor:
+    return rank_answers(toy.packed_decoder(), texts, **overrides)
 
 
 @pytest.mark.parametrize("smoothing", [0.0, 0.1])
@@ -55,8 +55,8 @@ def test_equals_brute_force(smoothing: float) -> None:
     toy, texts = masked(), answers()
     expected = brute(toy, texts, smoothing)
     for chunk in (1, 20, 100, 4096):
-        found = rank(toy, texts, smoothing=smoothing, chunk_size=chunk)
-        torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-5)
+        actual = rank(toy, texts, smoothing=smoothing, chunk_size=chunk)
+        torch.testing.assert_close(actual, expected, atol=1e-4, rtol=1e-5)
 
 
 def test_log_probabilities_of_a_complete_list_sum_to_one() -> None:
@@ -74,8 +74,8 @@ def test_neither_list_nor_batch_matters() -> None:
     torch.testing.assert_close(rank(toy, texts[7:19]), whole[:, 7:19], atol=1e-5, rtol=1e-5)
     torch.testing.assert_close(rank(toy, texts[::-1]), whole.flip(1), atol=1e-5, rtol=1e-5)
     for item in range(3):
-        alone = rank_answers(toy.packed_decoder([item]), texts)
-        torch.testing.assert_close(alone, whole[[item]], atol=1e-5, rtol=1e-5)
+        single = rank_answers(toy.packed_decoder([item]), texts)
+        torch.testing.assert_close(single, whole[[item]], atol=1e-5, rtol=1e-5)
 
 
 @pytest.mark.parametrize("smoothing", [0.0, 0.1])
@@ -85,13 +85,13 @@ def test_two_steps(smoothing: float) -> None:
     texts = [
         [DEC, first, *rest, EOS] for first, *rest in torch.randperm(36).add(2).view(12, 3).tolist() if first != EOS
     ]
-    found = rank(toy, texts, shortlist=4, smoothing=smoothing)
+    actual = rank(toy, texts, shortlist=4, smoothing=smoothing)
     full = brute(toy, texts, smoothing)
     for item in range(3):
         first = toy.logits([DEC], item)[-1].softmax(-1)
         best = sorted(range(len(texts)), key=lambda i: -float(first[texts[i][1]]))[:4]
-        assert sorted(best) == found[item].isfinite().nonzero().flatten().tolist()
-        torch.testing.assert_close(found[item, best], full[item, best], atol=1e-4, rtol=1e-5)
+        assert sorted(best) == actual[item].isfinite().nonzero().flatten().tolist()
+        torch.testing.assert_close(actual[item, best], full[item, best], atol=1e-4, rtol=1e-5)
 
 
 def test_a_shortlist_longer_than_the_list_is_the_list() -> None:
@@ -102,8 +102,8 @@ def test_a_shortlist_longer_than_the_list_is_the_list() -> None:
 def test_equal_first_tokens_are_shortlisted_in_order() -> None:
     toy = masked()
     texts = [[DEC, 5, token, EOS] for token in range(6, 16)]
-    found = rank(toy, texts, shortlist=3)
-    assert found.isfinite().nonzero()[:, 1].view(3, 3).tolist() == [[0, 1, 2]] * 3
+    actual = rank(toy, texts, shortlist=3)
+    assert actual.isfinite().nonzero()[:, 1].view(3, 3).tolist() == [[0, 1, 2]] * 3
 
 
 def test_lists_longer_than_the_positions_of_the_model() -> None:
@@ -114,7 +114,7 @@ def test_lists_longer_than_the_positions_of_the_model() -> None:
 
 
 @pytest.mark.parametrize(
-    ("texts", "given", "says"),
+    ("texts", "overrides", "message"),
     [
         ([], {}, "must not be empty"),
         ([[DEC]], {}, "at least two tokens"),
@@ -125,6 +125,6 @@ def test_lists_longer_than_the_positions_of_the_model() -> None:
         ([[DEC, *[5] * 40, EOS]], {}, "at most 32 tokens, got 41"),
     ],
 )
-def test_bad_requests_raise(texts: list[list[int]], given: dict[str, float], says: str) -> None:
-    with pytest.raises(InputError, match=says):
-        rank(masked(), texts, **given)
+def test_bad_requests_raise(texts: list[list[int]], overrides: dict[str, float], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        rank(masked(), texts, **overrides)

@@ -18,22 +18,22 @@ def test_a_seeded_sample_depends_on_its_item(way: dict[str, object]) -> None:
     logits = tables(11, items=9, eos_bias=2.0)
     prompts = torch.randint(4, 12, (9, 2))
     chosen = options(do_sample=True, min_new_tokens=4, max_new_tokens=12, **way)
-    together = ids_of(generate(TableSession(logits), prompts, chosen, seed=5))
+    batched = ids_of(generate(TableSession(logits), prompts, chosen, seed=5))
     order = torch.randperm(9)
     moved = ids_of(generate(TableSession(logits[order]), prompts[order], chosen, seed=5))
-    assert moved == [together[i] for i in order.tolist()]
-    alone = [ids_of(generate(TableSession(logits[[i]]), prompts[[i]], chosen, seed=5))[0] for i in range(9)]
-    assert together == alone
+    assert moved == [batched[i] for i in order.tolist()]
+    single = [ids_of(generate(TableSession(logits[[i]]), prompts[[i]], chosen, seed=5))[0] for i in range(9)]
+    assert batched == single
     other = ids_of(generate(TableSession(logits), prompts, chosen, seed=6))
-    assert sum(a != b for a, b in zip(together, other, strict=True)) > 6
-    assert sum(len(set(map(tuple, item))) == 3 for item in together) > 6  # the samples of an item are different draws
+    assert sum(a != b for a, b in zip(batched, other, strict=True)) > 6
+    assert sum(len(set(map(tuple, item))) == 3 for item in batched) > 6  # the samples of an item are different draws
 
 
 def test_seeded_samples_leave_the_global_generator_alone() -> None:
     chosen = options(num_beams=1, do_sample=True)
-    before = torch.random.get_rng_state()
+    previous = torch.random.get_rng_state()
     generate(TableSession(tables(0)), torch.full((3, 1), 5), chosen, seed=1)
-    assert torch.equal(torch.random.get_rng_state(), before)
+    assert torch.equal(torch.random.get_rng_state(), previous)
 
 
 def test_unseeded_samples_follow_the_global_generator() -> None:
@@ -58,8 +58,8 @@ def test_draws_have_the_probabilities_they_should() -> None:
     logits = torch.tensor([1.0, float("-inf"), 2.0, 0.0, -1.0])
     draws = Draws(options(num_beams=1, do_sample=True, n=40_000, max_new_tokens=2), seed=3)
     steps = [draws.sample_tokens(logits.expand(40_000, 5), step) for step in (0, 1)]
-    for drawn in steps:
-        share = torch.bincount(drawn, minlength=5) / 40_000
+    for samples in steps:
+        share = torch.bincount(samples, minlength=5) / 40_000
         torch.testing.assert_close(share, logits.softmax(0), atol=0.01, rtol=0)
     agree = float((steps[0] == steps[1]).float().mean())  # the steps are independent
     assert agree == pytest.approx(float(logits.softmax(0).square().sum()), abs=0.01)
@@ -88,10 +88,10 @@ def test_sampled_beams_hold_nothing_that_was_cut() -> None:
         for item, hypotheses in enumerate(generate(TableSession(logits), torch.full((4, 1), 5), chosen, seed)):
             assert hypotheses
             for best in hypotheses:
-                place = (5 + 7) % 997
+                index = (5 + 7) % 997
                 for token in best.ids:
-                    assert token in logits[item, place].topk(2).indices
-                    place = (place * 31 + token + 7) % 997
+                    assert token in logits[item, index].topk(2).indices
+                    index = (index * 31 + token + 7) % 997
                 assert EOS not in best.ids[:-1]
 
 
@@ -101,6 +101,6 @@ def test_a_batch_of_real_decoders_samples_as_single_items_do() -> None:
     chosen = options(
         num_beams=1, do_sample=True, n=2, max_new_tokens=9, temperature=1.3, repetition_penalty=1.2, top_k=9
     )
-    together = ids_of(toy.generate(prompts, chosen, seed=8))
-    alone = [ids_of(toy.generate(prompts[:1], chosen, seed=8, items=[i]))[0] for i in range(3)]
-    assert together == alone
+    batched = ids_of(toy.generate(prompts, chosen, seed=8))
+    single = [ids_of(toy.generate(prompts[:1], chosen, seed=8, items=[i]))[0] for i in range(3)]
+    assert batched == single

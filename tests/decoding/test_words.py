@@ -48,7 +48,7 @@ class Grammar:
 
 def every_text(seed: int, most: int) -> list[tuple[float, list[int]]]:
     """All sequences up to ``most`` tokens with their scores by the rule "generated", the best first."""
-    grammar, found = Grammar(seed), []
+    grammar, actual = Grammar(seed), []
     usable = [i for i in range(len(PIECES)) if i not in (PAD, DEC, SEP)]
 
     def logprob(tokens: Sequence[int]) -> float:
@@ -60,9 +60,9 @@ def every_text(seed: int, most: int) -> list[tuple[float, list[int]]]:
 
     for size in range(most + 1):
         for tokens in itertools.product(usable, repeat=size):
-            whole = [*tokens, SEP] if size < most else list(tokens)
-            found.append((logprob(whole) / len(whole), whole))
-    return sorted(found, reverse=True)
+            full = [*tokens, SEP] if size < most else list(tokens)
+            actual.append((logprob(full) / len(full), full))
+    return sorted(actual, reverse=True)
 
 
 def search(seed: int, beams: int = 3, most: int = 3, **options: object) -> list[Hypothesis]:
@@ -70,8 +70,8 @@ def search(seed: int, beams: int = 3, most: int = 3, **options: object) -> list[
         num_beams=beams, n=beams if beams > 1 else 1, max_new_tokens=most, min_new_tokens=0, score_rule="generated",
         eos_id=SEP, pad_id=PAD, **options,  # type: ignore[arg-type]
     )  # fmt: skip
-    (found,) = generate(Grammar(seed), torch.tensor([[DEC]]), decoding)
-    return found
+    (actual,) = generate(Grammar(seed), torch.tensor([[DEC]]), decoding)
+    return actual
 
 
 def test_words_of_pieces() -> None:
@@ -97,8 +97,8 @@ def test_completing_tokens_are_exactly_those_that_make_the_phrase(tokens: list[i
 @pytest.mark.parametrize("seed", range(8))
 def test_a_forbidden_word_is_never_said_in_any_spelling(seed: int, beams: int) -> None:
     forbidden = ForbiddenWords(PIECES, (("cat",), ("a",)))
-    for found in search(seed, beams, most=4, forbidden_words=forbidden):
-        words = split_words(PIECES, found.ids)
+    for actual in search(seed, beams, most=4, forbidden_words=forbidden):
+        words = split_words(PIECES, actual.ids)
         assert "cat" not in words
         assert "a" not in words
 
@@ -106,8 +106,8 @@ def test_a_forbidden_word_is_never_said_in_any_spelling(seed: int, beams: int) -
 @pytest.mark.parametrize("seed", range(4))
 def test_a_wide_search_finds_the_best_text_without_the_word(seed: int) -> None:
     best = next(text for _, text in every_text(seed, 3) if "cat" not in split_words(PIECES, text))
-    found = search(seed, beams=200, forbidden_words=ForbiddenWords(PIECES, (("cat",),)))
-    assert found[0].ids == best, "longer words that begin with it stay possible"
+    actual = search(seed, beams=200, forbidden_words=ForbiddenWords(PIECES, (("cat",),)))
+    assert actual[0].ids == best, "longer words that begin with it stay possible"
 
 
 def required(*alternatives: str) -> RequiredWords:
@@ -118,8 +118,8 @@ def required(*alternatives: str) -> RequiredWords:
 @pytest.mark.parametrize("seed", range(4))
 def test_a_wide_search_finds_the_best_text_with_the_word(seed: int) -> None:
     texts = [text for _, text in every_text(seed, 3) if set(split_words(PIECES, text)) & {"cats", "the"}]
-    found = search(seed, beams=400, required_words=required("cats", "the"))
-    met = [one for one in found if required("cats", "the").are_met(split_words(PIECES, one.ids))]
+    actual = search(seed, beams=400, required_words=required("cats", "the"))
+    met = [item for item in actual if required("cats", "the").are_met(split_words(PIECES, item.ids))]
     assert met[0].ids == texts[0]
 
 
@@ -127,17 +127,17 @@ def test_a_wide_search_finds_the_best_text_with_the_word(seed: int) -> None:
 @pytest.mark.parametrize("seed", range(5))
 def test_few_beams_still_say_the_word(seed: int, beams: int) -> None:
     both = RequiredWords(PIECES, (*required("cat").clauses, *required("the").clauses))
-    for wanted in (required("cat"), required("dog", "the"), both):
-        found = search(seed, beams, most=6, required_words=wanted)
-        ended = [one for one in found if one.finished]
-        assert all(wanted.are_met(split_words(PIECES, one.ids)) for one in ended), "no text ends before"
-        assert any(wanted.are_met(split_words(PIECES, one.ids)) for one in found)
+    for expected in (required("cat"), required("dog", "the"), both):
+        actual = search(seed, beams, most=6, required_words=expected)
+        ended = [item for item in actual if item.finished]
+        assert all(expected.are_met(split_words(PIECES, item.ids)) for item in ended), "no text ends before"
+        assert any(expected.are_met(split_words(PIECES, item.ids)) for item in actual)
 
 
 def test_without_requirements_nothing_changes() -> None:
     for seed in range(3):
         plain, helped = search(seed), search(seed, required_words=RequiredWords(PIECES, ()))
-        assert [one.ids for one in plain] == [one.ids for one in helped]
+        assert [item.ids for item in plain] == [item.ids for item in helped]
 
 
 def test_what_a_sentence_does_not_end_with_is_taken_off() -> None:

@@ -107,13 +107,10 @@ def captions(engine: TestedEngine, beams: int, states: Tensor) -> list[list[Hypo
     return generate_grouped(engine.prepare_captions(states, 12), PROMPTS, decoding(beams))
 
 
-def same(found: list[list[Hypothesis]], expected: list[list[Hypothesis]]) -> None:
-    assert [[h.ids for h in hs] for hs in found] == [[h.ids for h in hs] for hs in expected]
-    for ours, theirs in zip(found, expected, strict=True):
+def same(actual: list[list[Hypothesis]], expected: list[list[Hypothesis]]) -> None:
+    assert [[h.ids for h in hs] for hs in actual] == [[h.ids for h in hs] for hs in expected]
+    for ours, theirs in zip(actual, expected, strict=True):
         assert [h.logprob for h in ours] == pytest.approx([h.logprob for h in theirs], abs=1e-4)
-
-
-# --- fp32: the same -----------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("task", ["caption", "pretrain"])
@@ -132,15 +129,17 @@ def test_answers_are_the_same(make: Make, beams: int) -> None:
     ours, theirs = make("vqa"), reference("vqa")
     states = theirs.encode_images(pixels())
     ids, mask = texts(2 * ITEMS)
-    heard = theirs.encode_questions(ids, mask, states)
-    torch.testing.assert_close(ours.encode_questions(ids, mask, states), heard, rtol=0, atol=2e-5)
+    questions = theirs.encode_questions(ids, mask, states)
+    torch.testing.assert_close(ours.encode_questions(ids, mask, states), questions, rtol=0, atol=2e-5)
     starts = [[598]] * len(ids)
-    found = generate_grouped(ours.prepare_answers(heard, mask, 9), starts, decoding(beams))
-    same(found, generate_grouped(theirs.prepare_answers(heard, mask, 9), starts, decoding(beams)))
+    actual = generate_grouped(ours.prepare_answers(questions, mask, 9), starts, decoding(beams))
+    same(actual, generate_grouped(theirs.prepare_answers(questions, mask, 9), starts, decoding(beams)))
     closed = [[598, 40, 50, 3], [598, 40, 3], [598, 70, 80, 90, 3], [598, 40, 50, 60, 3]]
-    for k, smoothing in ((None, 0.0), (2, 0.1)):
-        scores = ours.rank_answers(heard, mask, closed, k, smoothing)
-        torch.testing.assert_close(scores, theirs.rank_answers(heard, mask, closed, k, smoothing), rtol=0, atol=1e-4)
+    for shortlist, smoothing in ((None, 0.0), (2, 0.1)):
+        scores = ours.rank_answers(questions, mask, closed, shortlist, smoothing)
+        torch.testing.assert_close(
+            scores, theirs.rank_answers(questions, mask, closed, shortlist, smoothing), rtol=0, atol=1e-4
+        )
 
 
 def test_tokens_of_several_frames_in_a_row_are_read_the_same(make: Make) -> None:
@@ -154,12 +153,12 @@ def test_tokens_of_several_frames_in_a_row_are_read_the_same(make: Make) -> None
             same(captions(ours, 3, states), captions(theirs, 3, states))
             continue
         if task == "vqa":
-            found, expected = (one.encode_questions(ids, mask, one.project_images(states)) for one in (ours, theirs))
+            actual, expected = (one.encode_questions(ids, mask, one.project_images(states)) for one in (ours, theirs))
         else:
-            found, expected = (one.match(ids, mask, states) for one in (ours, theirs))
+            actual, expected = (one.match(ids, mask, states) for one in (ours, theirs))
             mean = frames[:, :, :1].mean(1)
             torch.testing.assert_close(ours.embed_images(mean), theirs.embed_images(mean), rtol=0, atol=1e-5)
-        torch.testing.assert_close(found, expected, rtol=0, atol=2e-5)
+        torch.testing.assert_close(actual, expected, rtol=0, atol=2e-5)
 
 
 @pytest.mark.parametrize("task", ["retrieval", "pretrain"])
@@ -167,12 +166,12 @@ def test_matches_and_embeddings_are_the_same(make: Make, task: TaskName) -> None
     ours, theirs = make(task), reference(task)
     states = theirs.encode_images(pixels())
     ids, mask = texts(3 * ITEMS)
-    for found, expected in (
+    for actual, expected in (
         (ours.match(ids, mask, states), theirs.match(ids, mask, states)),
         (ours.embed_texts(ids, mask), theirs.embed_texts(ids, mask)),
         (ours.embed_images(states), theirs.embed_images(states)),
     ):
-        torch.testing.assert_close(found, expected, rtol=0, atol=2e-5)
+        torch.testing.assert_close(actual, expected, rtol=0, atol=2e-5)
 
 
 def test_the_real_compiler_gives_the_same_captions() -> None:
@@ -188,15 +187,15 @@ def really_compiled() -> None:
     states = theirs.encode_images(pixels())
     torch.testing.assert_close(ours.encode_images(pixels()), states, rtol=0, atol=2e-5)
     start = [prompt[:1] for prompt in PROMPTS]
-    found = generate_grouped(ours.prepare_captions(states, 9), start, decoding(2))
-    same(found, generate_grouped(theirs.prepare_captions(states, 9), start, decoding(2)))
+    actual = generate_grouped(ours.prepare_captions(states, 9), start, decoding(2))
+    same(actual, generate_grouped(theirs.prepare_captions(states, 9), start, decoding(2)))
 
 
 def test_a_batch_changes_no_item(make: Make) -> None:
     engine = make("caption")
-    together = engine.encode_images(pixels())
-    alone = torch.cat([engine.encode_images(one[None]) for one in pixels()])
-    torch.testing.assert_close(alone, together, rtol=0, atol=2e-5)
+    batched = engine.encode_images(pixels())
+    single = torch.cat([engine.encode_images(one[None]) for one in pixels()])
+    torch.testing.assert_close(single, batched, rtol=0, atol=2e-5)
 
 
 @pytest.mark.parametrize("name", ["torch", "compiled", "openvino"])
@@ -249,9 +248,6 @@ def test_log_odds_agree_with_the_probability(make: Make) -> None:
     torch.testing.assert_close(odds.sigmoid(), probability, rtol=0, atol=1e-5)
 
 
-# --- 8 and 16 bits ------------------------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize("shape", [(1, 32), (3, 64), (64, 48)])
 def test_an_8_bit_layer_multiplies_what_it_rounded_exactly(shape: tuple[int, int]) -> None:
     """By hand, in double precision: 127 steps for the greatest of each row and of each output channel."""
@@ -301,8 +297,8 @@ def test_8_bits_stay_near(name: str, cache: Path) -> None:
     assert (
         torch.nn.functional.cosine_similarity(ours.embed_texts(ids, mask), theirs.embed_texts(ids, mask)).min() > 0.99
     )
-    alone = torch.cat([ours.encode_images(one[None]) for one in pixels()])
-    assert torch.nn.functional.cosine_similarity(alone.flatten(1), states.flatten(1)).min() > 0.999
+    single = torch.cat([ours.encode_images(one[None]) for one in pixels()])
+    assert torch.nn.functional.cosine_similarity(single.flatten(1), states.flatten(1)).min() > 0.999
 
 
 @pytest.mark.parametrize("name", ["torch", "openvino"])
@@ -312,11 +308,11 @@ def test_8_bits_describe(name: str, cache: Path) -> None:
     small = EagerEngine(int8.quantize(toy("caption")), CPU, torch.float32)
     ours: TestedEngine = small if name == "torch" else vino(cache, "caption", "int8")
     states = theirs.encode_images(pixels())
-    found, expected = captions(ours, 3, states), captions(theirs, 3, states)
-    assert sum(a[0].ids == b[0].ids for a, b in zip(found, expected, strict=True)) >= ITEMS - 2
+    actual, expected = captions(ours, 3, states), captions(theirs, 3, states)
+    assert sum(a[0].ids == b[0].ids for a, b in zip(actual, expected, strict=True)) >= ITEMS - 2
     for item, (prompt, (best, *_)) in enumerate(zip(PROMPTS, expected, strict=True)):
-        told = torch.tensor([prompt + list(best.ids)])
-        near, far = (chances(engine, states[item : item + 1], told) for engine in (ours, theirs))
+        tokens = torch.tensor([prompt + list(best.ids)])
+        near, far = (chances(engine, states[item : item + 1], tokens) for engine in (ours, theirs))
         assert (near - far).abs().max() < 0.05
 
 
@@ -330,11 +326,8 @@ def chances(engine: TestedEngine, states: Tensor, ids: Tensor) -> Tensor:
 def test_bf16_stays_near(cache: Path) -> None:
     expected = reference("retrieval").encode_images(pixels())
     for ours in (EagerEngine(toy("retrieval"), CPU, torch.bfloat16), vino(cache, "retrieval", "bf16")):
-        found = ours.encode_images(pixels()).float()
-        assert torch.nn.functional.cosine_similarity(found.flatten(1), expected.flatten(1)).min() > 0.999
-
-
-# --- converted parts on disk --------------------------------------------------------------------------------------
+        actual = ours.encode_images(pixels()).float()
+        assert torch.nn.functional.cosine_similarity(actual.flatten(1), expected.flatten(1)).min() > 0.999
 
 
 def test_conversions_tell_nobody(tmp_path: Path) -> None:
@@ -399,9 +392,6 @@ def test_the_digest_is_of_the_weights(tmp_path: Path) -> None:
     assert weights_digest(tmp_path / "one" / "model.safetensors") == one
 
 
-# --- by the facade ------------------------------------------------------------------------------------------------
-
-
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     home = tmp_path_factory.mktemp("toy")
@@ -424,8 +414,8 @@ def test_a_model_is_loaded_into_any_engine(folder: Path, own_cache: Path) -> Non
     assert [c.text for c in ours.caption(images)] == [c.text for c in plain.caption(images)]
     assert ours.ask(images[0], ["what is it?", "why?"])[1].text == plain.ask(images[0], ["what is it?", "why?"])[1].text
     both = [blip.match(images, ["a cat", "a dog on a bed"]) for blip in (ours, plain)]
-    found, expected = ([[m.probability, m.similarity] for row in table for m in row] for table in both)
-    np.testing.assert_allclose(found, expected, atol=1e-4)
+    actual, expected = ([[m.probability, m.similarity] for row in table for m in row] for table in both)
+    np.testing.assert_allclose(actual, expected, atol=1e-4)
     assert {path.parent.name for path in own_cache.rglob("vision.xml")} == {
         path.name for path in (own_cache / "openvino").iterdir()
     }
@@ -458,7 +448,7 @@ def test_auto_follows_the_notes() -> None:
 
 
 @pytest.mark.parametrize(
-    ("given", "message"),
+    ("overrides", "message"),
     [
         ({"engine": "tpu"}, "engine must be one of auto, torch, compiled, openvino, got 'tpu'"),
         ({"precision": "int4"}, "precision must be one of fp32, bf16, fp16, int8, got 'int4'"),
@@ -468,9 +458,9 @@ def test_auto_follows_the_notes() -> None:
         ({"engine": "torch", "calibration": []}, "calibration images"),
     ],
 )
-def test_what_does_not_go_together_is_refused(folder: Path, given: dict[str, Any], message: str) -> None:
+def test_what_does_not_go_together_is_refused(folder: Path, overrides: dict[str, Any], message: str) -> None:
     with pytest.raises(InputError, match=message):
-        openblip.load(folder / "retrieval", **given)
+        openblip.load(folder / "retrieval", **overrides)
 
 
 def test_openvino_refuses_what_it_does_not_serve(tmp_path: Path) -> None:

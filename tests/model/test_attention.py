@@ -60,9 +60,9 @@ def test_gradients_are_those_of_the_formula(length: int) -> None:
     wanted = torch.randn(2, 2, length, 8)
     loss = (attend(ours[0], ours[1], ours[2], bias, 0.0, None) * wanted).sum()
     expected = (plain(theirs[0], theirs[1], theirs[2], bias) * wanted.double()).sum()
-    found, right = torch.autograd.grad(loss, ours), torch.autograd.grad(expected, theirs)
-    for one, other in zip(found, right, strict=True):
-        torch.testing.assert_close(one.double(), other, atol=1e-5, rtol=1e-4)
+    actual, right = torch.autograd.grad(loss, ours), torch.autograd.grad(expected, theirs)
+    for item, other in zip(actual, right, strict=True):
+        torch.testing.assert_close(item.double(), other, atol=1e-5, rtol=1e-4)
 
 
 def test_a_short_row_trains_in_bfloat16_under_autocast() -> None:

@@ -78,9 +78,9 @@ def test_cached_rows_can_be_reordered_dropped_and_repeated(text: TextTransformer
         cache = Cache(TOY, rows=4, capacity=7, like=text.embeddings.word.weight)
         text.step(IDS[:, :5], memory, cache)
         cache.select(torch.tensor(rows))
-        found = text.step(IDS[:, 5:], memory, cache)
+        actual = text.step(IDS[:, 5:], memory, cache)
         history = torch.cat([IDS[rows, :5], IDS[:, 5:]], 1)
-        torch.testing.assert_close(found, text.decode(history, None, memory)[:, 5:], atol=1e-5, rtol=1e-5)
+        torch.testing.assert_close(actual, text.decode(history, None, memory)[:, 5:], atol=1e-5, rtol=1e-5)
 
 
 def test_padding_is_not_seen(text: TextTransformer) -> None:
@@ -92,10 +92,10 @@ def test_padding_is_not_seen(text: TextTransformer) -> None:
     ]
     for call in calls:
         torch.testing.assert_close(call(IDS, mask)[:, :4], call(IDS[:, :4], None), atol=1e-5, rtol=1e-5)
-    seen = torch.tensor([[1, 1, 1, 0, 0], [1] * 5])
-    found = text.decode(IDS, None, IMAGES, seen)
-    torch.testing.assert_close(found[:2], text.decode(IDS[:2], None, IMAGES[:1, :3]), atol=1e-5, rtol=1e-5)
-    torch.testing.assert_close(text.decode(IDS, None, text.project(IMAGES, seen)), found)
+    recorded = torch.tensor([[1, 1, 1, 0, 0], [1] * 5])
+    actual = text.decode(IDS, None, IMAGES, recorded)
+    torch.testing.assert_close(actual[:2], text.decode(IDS[:2], None, IMAGES[:1, :3]), atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(text.decode(IDS, None, text.project(IMAGES, recorded)), actual)
 
 
 def test_nothing_but_padding_gives_numbers(text: TextTransformer) -> None:
@@ -132,10 +132,10 @@ def test_threads_share_a_model(text: TextTransformer) -> None:
         with torch.no_grad():
             return torch.cat([text.step(ids[:, i : i + 1], memory, cache) for i in range(6)], 1)
 
-    alone = [decode(seed) for seed in range(16)]
+    single = [decode(seed) for seed in range(16)]
     with ThreadPoolExecutor(8) as pool:
-        for found, expected in zip(pool.map(decode, range(16)), alone, strict=True):
-            torch.testing.assert_close(found, expected)
+        for actual, expected in zip(pool.map(decode, range(16)), single, strict=True):
+            torch.testing.assert_close(actual, expected)
 
 
 def test_misuse_is_named(text: TextTransformer) -> None:

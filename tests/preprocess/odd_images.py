@@ -122,14 +122,11 @@ def tiff(values: NDArray[Any], bits: int, photometric: int, rows: bytes | None =
     )
 
 
-# --- good ones ----------------------------------------------------------------------------------------------------
-
-
 def plain() -> list[Odd]:
     picture, values = photo(), ramp()
     cmyk = np.dstack([255 - picture, np.zeros((HEIGHT, WIDTH, 1), np.uint8)])
     black = np.where(values > 127, 255, 0).astype(np.uint8)
-    found = [
+    actual = [
         Odd("png RGB", encoded(picture, "PNG"), picture),
         Odd("png L", encoded(values, "PNG"), grey(values)),
         Odd("png 1", encoded(Image.fromarray(black).convert("1"), "PNG"), grey(black)),
@@ -157,10 +154,10 @@ def plain() -> list[Odd]:
     ]
     Image.init()
     if "JPEG2000" in Image.SAVE:
-        found.append(Odd("jpeg 2000", encoded(picture, "JPEG2000"), picture))
+        actual.append(Odd("jpeg 2000", encoded(picture, "JPEG2000"), picture))
     if "AVIF" in Image.SAVE:
-        found.append(Odd("avif", encoded(picture, "AVIF", quality=100, subsampling="4:4:4"), picture, 8))
-    return found
+        actual.append(Odd("avif", encoded(picture, "AVIF", quality=100, subsampling="4:4:4"), picture, 8))
+    return actual
 
 
 def _lab(lightness: int) -> Image.Image:
@@ -281,7 +278,7 @@ def turned(orientation: int) -> Bytes:
 
 
 def oriented() -> list[Odd]:
-    found = []
+    actual = []
     for orientation in range(1, 9):
         exif = Image.Exif()
         exif[0x0112] = orientation
@@ -294,8 +291,8 @@ def oriented() -> list[Odd]:
             ("TIFF", stored, {}, 0),
         ):
             name = f"{form.lower()} held as {orientation}"
-            found.append(Odd(name, encoded(pixels, form, exif=exif, **options), photo(), tolerance))
-    return found
+            actual.append(Odd(name, encoded(pixels, form, exif=exif, **options), photo(), tolerance))
+    return actual
 
 
 def damaged_notes() -> list[Odd]:
@@ -318,8 +315,6 @@ def good() -> list[Odd]:
 
 
 POSTSCRIPT = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\n%%EOF\n"
-
-# --- bad ones -----------------------------------------------------------------------------------------------------
 
 
 def bad() -> list[Odd]:

@@ -55,10 +55,10 @@ def test_unusual_settings_mean_the_same_as_in_transformers(changed: dict[str, An
     config = {**HUB, "size": {"height": 32, "width": 32}, **changed}
     picture = Image.fromarray(np.random.default_rng(0).integers(0, 256, (40, 50, 3), np.uint8))
     ours = ImageSettings.from_processor_config(config)
-    found = to_tensor(resize(picture, ours.size)[None], ours)
+    actual = to_tensor(resize(picture, ours.size)[None], ours)
     theirs = BlipImageProcessorPil(**_as_lists(config))
     expected = theirs(picture, return_tensors="pt")["pixel_values"].float()
-    torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(actual, expected, atol=1e-5, rtol=1e-5)
 
 
 def _as_lists(config: dict[str, Any]) -> dict[str, Any]:
@@ -108,8 +108,8 @@ def test_we_read_what_transformers_writes(tmp_path: Path, golden: Path) -> None:
     image.save_pretrained(tmp_path / "image")
     written = json.loads((tmp_path / "image" / "preprocessor_config.json").read_text())
     assert ImageSettings.from_processor_config(written) == ours
-    whole = BlipProcessor(image, BertTokenizer(str(golden / "vocab.txt")))  # type: ignore[no-untyped-call]
-    whole.save_pretrained(tmp_path / "whole")
-    written = json.loads((tmp_path / "whole" / "processor_config.json").read_text())
+    full = BlipProcessor(image, BertTokenizer(str(golden / "vocab.txt")))  # type: ignore[no-untyped-call]
+    full.save_pretrained(tmp_path / "full")
+    written = json.loads((tmp_path / "full" / "processor_config.json").read_text())
     assert "image_processor" in written
     assert ImageSettings.from_processor_config(written) == ours

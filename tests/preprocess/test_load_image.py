@@ -43,15 +43,12 @@ def pixels(source: Any) -> np.ndarray[Any, np.dtype[np.uint8]]:
     return np.asarray(picture)
 
 
-# --- files --------------------------------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize("odd", GOOD, ids=str)
 def test_odd_pictures_are_read(odd: Odd) -> None:
-    found = pixels(odd.data)
+    actual = pixels(odd.data)
     assert odd.expected is not None
-    assert found.shape == odd.expected.shape
-    difference = np.abs(found.astype(int) - odd.expected)
+    assert actual.shape == odd.expected.shape
+    difference = np.abs(actual.astype(int) - odd.expected)
     assert difference.max() <= odd.tolerance, (
         f"off by {difference.max()} at {np.argwhere(difference > odd.tolerance)[:3]}"
     )
@@ -98,9 +95,6 @@ def test_half_a_photo_is_an_error(examples: Path) -> None:
     data = (examples / "cat.jpg").read_bytes()
     with pytest.raises(ImageError, match="damaged or truncated"):
         load_image(data[: len(data) // 2])
-
-
-# --- sources ------------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -173,8 +167,8 @@ def test_a_pil_image_keeps_its_frame_and_is_left_as_it_was() -> None:
 def test_pil_images_in_modes_that_no_file_has() -> None:
     picture = Image.fromarray(photo())
     for mode, tolerance in {"YCbCr": 3, "HSV": 6, "RGBX": 0, "RGBa": 0, "CMYK": 0, "LAB": 20}.items():
-        found = pixels((picture.convert("RGBA") if mode == "RGBa" else picture).convert(mode))
-        np.testing.assert_allclose(found.astype(int), photo(), atol=tolerance, err_msg=mode)
+        actual = pixels((picture.convert("RGBA") if mode == "RGBa" else picture).convert(mode))
+        np.testing.assert_allclose(actual.astype(int), photo(), atol=tolerance, err_msg=mode)
     grey = Image.fromarray(odd_images.ramp())
     steps = (["L"], ["LA"], ["LA", "La"], ["P", "PA"], ["I"], ["F"])
     for modes in steps:
@@ -289,8 +283,6 @@ def test_many_threads_read_at_once(file: Path) -> None:
         assert all(pool.map(read, range(8)))
 
 
-# --- whatever comes -----------------------------------------------------------------------------------------------
-
 SEEDS = [odd.data for odd in GOOD if len(odd.data) < 4000 and "held" not in odd.name]
 QUICK = settings(deadline=None, max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
@@ -324,11 +316,11 @@ def test_any_damage_leaves_a_picture_or_an_image_error(sound: bytes, data: st.Da
     """Bits flipped and pieces cut out of real files reach much deeper into the decoders than noise does."""
     damaged = bytearray(sound)
     for _ in range(data.draw(st.integers(1, 6))):
-        place = data.draw(st.integers(0, len(damaged) - 1))
+        index = data.draw(st.integers(0, len(damaged) - 1))
         if data.draw(st.booleans()):
-            damaged[place] = data.draw(st.integers(0, 255))
+            damaged[index] = data.draw(st.integers(0, 255))
         else:
-            del damaged[place : place + data.draw(st.integers(1, 40))]
+            del damaged[index : index + data.draw(st.integers(1, 40))]
         if not damaged:
             break
     _picture_or_image_error(bytes(damaged))
@@ -357,9 +349,6 @@ def test_anything_else_is_an_input_error(thing: Any) -> None:
         load_image(thing)
 
 
-# --- to the model -------------------------------------------------------------------------------------------------
-
-
 def test_pixels_equal_the_original_to_the_bit(golden: Path) -> None:
     recorded = load_file(golden / "preprocess.io.safetensors")
     cases = json.loads((golden / "preprocess.json").read_text())["cases"]
@@ -380,8 +369,8 @@ def test_pixels_equal_the_transformers_pil_processor(examples: Path) -> None:
     theirs = BlipImageProcessorPil(size={"height": 96, "width": 96})
     for path in sorted(examples.glob("*.jpg")):
         expected = theirs(Image.open(path).convert("RGB"), return_tensors="pt")["pixel_values"]
-        found = to_tensor(resize(load_image(path), 96)[None], ImageSettings(96))
-        torch.testing.assert_close(found, expected, atol=1e-6, rtol=0)
+        actual = to_tensor(resize(load_image(path), 96)[None], ImageSettings(96))
+        torch.testing.assert_close(actual, expected, atol=1e-6, rtol=0)
 
 
 def test_to_tensor_takes_arrays_and_tensors_and_nothing_else() -> None:
@@ -392,17 +381,14 @@ def test_to_tensor_takes_arrays_and_tensors_and_nothing_else() -> None:
     frozen = batch.copy()
     frozen.flags.writeable = False
     for source in (batch, frozen, torch.from_numpy(batch), batch[::-1][::-1]):
-        found = to_tensor(source, chosen)
-        assert found.dtype == torch.float32
-        np.testing.assert_allclose(found.numpy(), expected.transpose(0, 3, 1, 2), atol=1e-6)
+        actual = to_tensor(source, chosen)
+        assert actual.dtype == torch.float32
+        np.testing.assert_allclose(actual.numpy(), expected.transpose(0, 3, 1, 2), atol=1e-6)
     np.testing.assert_array_equal(frozen, batch)  # not written to
     wrong: list[Any] = [batch[0], batch.astype(np.float32), batch.transpose(0, 3, 1, 2), torch.zeros(1, 5, 5, 3)]
     for source in wrong:
         with pytest.raises(InputError, match=r"uint8 \(B, S, S, 3\)"):
             to_tensor(source, chosen)
-
-
-# --- large JPEG files ---------------------------------------------------------------------------------------------
 
 
 def photo_like(width: int, height: int, seed: int = 0) -> Image.Image:
@@ -431,10 +417,10 @@ def test_a_large_jpeg_is_decoded_near_the_size_needed(
     """Within 1 grey level on average and 12 at most of what the whole file gives."""
     buffer = io.BytesIO()
     photo_like(*size).convert(mode).save(buffer, "JPEG", quality=92, **options)
-    whole, small = load_image(buffer.getvalue()), load_image(buffer.getvalue(), target_size=96)
+    full, small = load_image(buffer.getvalue()), load_image(buffer.getvalue(), target_size=96)
     assert min(small.size) >= 2 * 96
-    assert small.size < whole.size
-    difference = np.abs(resize(whole, 96).astype(int) - resize(small, 96))
+    assert small.size < full.size
+    difference = np.abs(resize(full, 96).astype(int) - resize(small, 96))
     assert difference.mean() < 1.0
     assert difference.max() <= 12
 
@@ -451,7 +437,7 @@ def test_a_large_jpeg_is_turned_upright_all_the_same() -> None:
     exif[0x0112] = 6
     buffer = io.BytesIO()
     photo_like(1600, 1200).save(buffer, "JPEG", exif=exif)
-    whole, small = load_image(buffer.getvalue()), load_image(buffer.getvalue(), target_size=96)
-    assert whole.size == (1200, 1600)
+    full, small = load_image(buffer.getvalue()), load_image(buffer.getvalue(), target_size=96)
+    assert full.size == (1200, 1600)
     assert small.width < small.height
-    assert np.abs(resize(whole, 96).astype(int) - resize(small, 96)).mean() < 1.0
+    assert np.abs(resize(full, 96).astype(int) - resize(small, 96)).mean() < 1.0

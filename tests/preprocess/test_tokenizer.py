@@ -31,7 +31,7 @@ SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
 def _characters() -> list[str]:
     """Single characters of many scripts: with these as pieces, any difference of splitting or casing changes an id."""
     ranges = ((33, 127), (0xA1, 0x180), (0x370, 0x400), (0x400, 0x460), (0x5D0, 0x5EB), (0x2010, 0x2040))
-    several = [chr(i) for first, last in ranges for i in range(first, last)]
+    several = [chr(i) for first, final in ranges for i in range(first, final)]
     several += "中文字符日本語ひらがなカタカナ한국어。😀🚀👍\u0301\u0308\u200d\ufe0f\uff01"
     # White space is in no vocabulary, and readers of vocab.txt drop it; Cn stands for no character at all.
     return [c for c in several if not c.isspace() and unicodedata.category(c) != "Cn"]
@@ -90,9 +90,6 @@ def rows(tokens: Tokens) -> list[list[int]]:
     return [ids[mask.bool()].tolist() for ids, mask in zip(tokens.ids, tokens.mask, strict=True)]
 
 
-# --- ids ----------------------------------------------------------------------------------------------------------
-
-
 def _varied(count: int, *, any_character: bool = True) -> list[str]:
     """Texts of one to twelve fragments: words, special tokens, punctuation, scripts, and any character at all."""
     generator = random.Random(0)
@@ -113,11 +110,11 @@ def _varied(count: int, *, any_character: bool = True) -> list[str]:
 
 def test_ids_and_texts_equal_transformers_on_thousands_of_texts(ours: Tokenizer, theirs: Any) -> None:
     texts = _varied(4000)
-    found = rows(ours.encode(texts))
+    actual = rows(ours.encode(texts))
     expected = theirs(texts).input_ids
-    assert [text for text, a, b in zip(texts, found, expected, strict=True) if a != b] == []
-    assert len({i for row in found for i in row}) > 500  # all that lower-casing and stripping leave takes part
-    for ids in found:
+    assert [text for text, a, b in zip(texts, actual, expected, strict=True) if a != b] == []
+    assert len({i for row in actual for i in row}) > 500  # all that lower-casing and stripping leave takes part
+    for ids in actual:
         assert ours.decode(ids, clean_up=False) == theirs.decode(ids, skip_special_tokens=True)
         assert ours.decode(ids) == theirs.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=True)
 
@@ -131,9 +128,9 @@ def test_ids_and_texts_equal_the_slow_tokenizer_that_blip_was_trained_with(ours:
     slow: Any = BertTokenizerLegacy(str(folder / "vocab.txt"))  # type: ignore[no-untyped-call]
     texts = [text for text in _varied(3000, any_character=False) if "Σ" not in text]
     assert len(texts) > 2500
-    for text, found in zip(texts, rows(ours.encode(texts)), strict=True):
-        assert found == slow(text).input_ids
-        assert ours.decode(found) == slow.decode(found, skip_special_tokens=True)
+    for text, actual in zip(texts, rows(ours.encode(texts)), strict=True):
+        assert actual == slow(text).input_ids
+        assert ours.decode(actual) == slow.decode(actual, skip_special_tokens=True)
 
 
 @MANY
@@ -227,9 +224,9 @@ def test_truncation_keeps_the_last_token_and_equals_transformers(ours: Tokenizer
     texts = ["a man a dog a picture of snow", "a", ""]
     for length in (2, 3, 5, 8, 100):
         expected = theirs(texts, truncation=True, max_length=length, padding="max_length")
-        found = ours.encode(texts, "cls", length, length)
-        assert found.ids.tolist() == expected.input_ids
-        assert found.mask.tolist() == expected.attention_mask
+        actual = ours.encode(texts, "cls", length, length)
+        assert actual.ids.tolist() == expected.input_ids
+        assert actual.mask.tolist() == expected.attention_mask
     long = "man " * 5000
     assert ours.encode(long).ids.shape == (1, 5002)  # nothing is cut unasked
 
@@ -238,17 +235,16 @@ def test_half_a_surrogate_pair_is_no_character(ours: Tokenizer) -> None:
     assert rows(ours.encode("a \ud83dman\udc00")) == rows(ours.encode("a man"))
 
 
-# --- texts --------------------------------------------------------------------------------------------------------
-
-
 @MANY
 @given(ids=st.lists(st.integers(0, len(VOCABULARY) + 3), max_size=12))
 def test_decoding_equals_transformers(ids: list[int], ours: Tokenizer, theirs: Any) -> None:
     assert ours.decode(ids, clean_up=False) == theirs.decode(ids, skip_special_tokens=True)
     assert ours.decode(ids, clean_up=False, skip_special=False) == theirs.decode(ids, skip_special_tokens=False)
     expected = theirs.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=True)
-    kept = [p for i in ids if i < len(VOCABULARY) and (p := VOCABULARY[i]) not in SPECIAL]
-    assert ours.decode(ids) == (expected.removeprefix("##") if kept and kept[0].startswith("##") else expected)
+    remaining = [p for i in ids if i < len(VOCABULARY) and (p := VOCABULARY[i]) not in SPECIAL]
+    assert ours.decode(ids) == (
+        expected.removeprefix("##") if remaining and remaining[0].startswith("##") else expected
+    )
 
 
 def test_decoding_reads_well(ours: Tokenizer) -> None:
@@ -288,12 +284,9 @@ def test_a_prompt_is_continued_as_it_was_typed(prompt: str, pieces: str, expecte
 def test_what_comes_after_a_left_out_prompt_has_no_marks(ours: Tokenizer) -> None:
     """Cut by tokens, never by characters: the original's cut loses a letter here."""
     prompt = ours.encode_prompt("a picture of snow")
-    whole = [*prompt, VOCABULARY.index("##man"), VOCABULARY.index("."), ours.sep_id]
-    assert ours.decode(whole) == "a picture of snowman."
-    assert ours.decode(whole[len(prompt) :]) == "man."
-
-
-# --- files --------------------------------------------------------------------------------------------------------
+    full = [*prompt, VOCABULARY.index("##man"), VOCABULARY.index("."), ours.sep_id]
+    assert ours.decode(full) == "a picture of snowman."
+    assert ours.decode(full[len(prompt) :]) == "man."
 
 
 def _plain(folder: Path) -> None:
@@ -366,7 +359,7 @@ SAMPLES = ["a man", "", "A Picture of CAFÉ, don't! 中文 😀", "a [DEC] man [
 @pytest.mark.parametrize("form", FORMS)
 def test_every_form_of_files_gives_the_same_tokenizer_and_round_trips(form: str, tmp_path: Path) -> None:
     make, knows = FORMS[form]
-    source, saved, again = tmp_path / "source", tmp_path / "saved", tmp_path / "again"
+    source, saved, reloaded = tmp_path / "source", tmp_path / "saved", tmp_path / "reloaded"
     source.mkdir()
     make(source)
     n = len(VOCABULARY)
@@ -382,11 +375,11 @@ def test_every_form_of_files_gives_the_same_tokenizer_and_round_trips(form: str,
 
     first.save(saved)
     second = Tokenizer.load(saved)
-    second.save(again)
+    second.save(reloaded)
     names = {"vocab.txt", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json"}
     assert {path.name for path in saved.iterdir()} == names
     for name in names:
-        assert (saved / name).read_bytes() == (again / name).read_bytes()
+        assert (saved / name).read_bytes() == (reloaded / name).read_bytes()
     assert (second.dec_id, second.enc_id, second.vocab_size) == (n, n + 1, n + 2)
     assert rows(second.encode(SAMPLES)) == expected
     for unread in ("nothing", "tokenizer.json"):  # transformers also reads it from vocab.txt alone
@@ -441,12 +434,12 @@ def test_settings_of_transformers_come_back_and_paths_do_not(folder: Path, tmp_p
     source = tmp_path / "source"
     source.mkdir()
     (source / "vocab.txt").write_bytes((folder / "vocab.txt").read_bytes())
-    kept = {"model_max_length": 512, "clean_up_tokenization_spaces": False, "processor_class": "BlipProcessor"}
+    remaining = {"model_max_length": 512, "clean_up_tokenization_spaces": False, "processor_class": "BlipProcessor"}
     more = {"additional_special_tokens": ["[X]"], "eos_token": "[SEP]", "name_or_path": "/home/me/secret"}
-    (source / "tokenizer_config.json").write_text(json.dumps({**kept, **more}))
+    (source / "tokenizer_config.json").write_text(json.dumps({**remaining, **more}))
     Tokenizer.load(source).save(tmp_path / "saved")
     written = (tmp_path / "saved" / "tokenizer_config.json").read_text()
-    assert json.loads(written).items() >= kept.items()
+    assert json.loads(written).items() >= remaining.items()
     assert "secret" not in written
     theirs = AutoTokenizer.from_pretrained(tmp_path / "saved")
     assert (
@@ -458,7 +451,7 @@ def test_settings_of_transformers_come_back_and_paths_do_not(folder: Path, tmp_p
 
 def test_a_cut_off_save_leaves_the_old_files(ours: Tokenizer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     ours.save(tmp_path)
-    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    previous = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
 
     def fail(self: Path, target: Path) -> None:
         raise OSError("no space left")
@@ -466,17 +459,17 @@ def test_a_cut_off_save_leaves_the_old_files(ours: Tokenizer, tmp_path: Path, mo
     monkeypatch.setattr(Path, "replace", fail)
     with pytest.raises(OSError, match="no space"):
         Tokenizer.from_vocab([*VOCABULARY, "more"]).save(tmp_path)
-    assert {name: (tmp_path / name).read_bytes() for name in before} == before
+    assert {name: (tmp_path / name).read_bytes() for name in previous} == previous
 
 
 def test_unfit_files_are_checkpoint_errors(tmp_path: Path, folder: Path) -> None:
     def refuse(complaint: str, **files: str) -> None:
-        place = tmp_path / str(len(list(tmp_path.iterdir())))
-        place.mkdir()
+        index = tmp_path / str(len(list(tmp_path.iterdir())))
+        index.mkdir()
         for name, content in files.items():
-            (place / name.replace("__", ".")).write_text(content, encoding="utf-8")
+            (index / name.replace("__", ".")).write_text(content, encoding="utf-8")
         with pytest.raises(CheckpointError, match=complaint):
-            Tokenizer.load(place)
+            Tokenizer.load(index)
 
     vocabulary = (folder / "vocab.txt").read_text(encoding="utf-8")
     description = Tokenizer.load(folder).backend.to_str()
@@ -515,9 +508,6 @@ def test_wrong_arguments(ours: Tokenizer, folder: Path) -> None:
             call()
 
 
-# --- use ----------------------------------------------------------------------------------------------------------
-
-
 def test_many_threads_share_one(ours: Tokenizer) -> None:
     """Every call has its own padding and truncation: a setting on the shared tokenizer would leak between threads."""
     generator = random.Random(1)
@@ -527,8 +517,8 @@ def test_many_threads_share_one(ours: Tokenizer) -> None:
     ]
     expected = [rows(ours.encode(part, first, length)) for part, length, first in calls]  # type: ignore[arg-type]
     with ThreadPoolExecutor(8) as pool:
-        found = list(pool.map(lambda call: rows(ours.encode(call[0], call[2], call[1])), calls))
-    assert found == expected
+        actual = list(pool.map(lambda call: rows(ours.encode(call[0], call[2], call[1])), calls))
+    assert actual == expected
 
 
 def test_copies_are_equal(ours: Tokenizer) -> None:

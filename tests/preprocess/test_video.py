@@ -45,10 +45,10 @@ def test_frames_are_those_of_decoding_everything(tmp_path: Path, name: str, code
     path = make_video(tmp_path / name, 37, codec=codec, gop=gop)
     every = all_frames(path)
     assert len(every) == 37
-    found = list(load_frames(Video(path, frames=count)))
-    assert len(found) == count
-    for frame, place in zip(found, sample_frames(37, count), strict=True):
-        np.testing.assert_array_equal(np.asarray(frame), np.asarray(every[place]))
+    actual = list(load_frames(Video(path, frames=count)))
+    assert len(actual) == count
+    for frame, index in zip(actual, sample_frames(37, count), strict=True):
+        np.testing.assert_array_equal(np.asarray(frame), np.asarray(every[index]))
 
 
 def test_eight_frames_by_default_and_all_of_a_list(tmp_path: Path) -> None:
@@ -81,8 +81,8 @@ def test_frames_are_upright(tmp_path: Path, matrix: tuple[int, ...], turn: Image
 
 
 def test_what_cannot_be_read_is_named(tmp_path: Path) -> None:
-    whole = make_video(tmp_path / "a.mp4", 20).read_bytes()
-    for content in (b"", b"no video", whole[: len(whole) // 2], whole[1000:]):
+    full = make_video(tmp_path / "a.mp4", 20).read_bytes()
+    for content in (b"", b"no video", full[: len(full) // 2], full[1000:]):
         (tmp_path / "bad.mp4").write_bytes(content)
         with pytest.raises(VideoError, match=r"cannot read .*bad\.mp4: damaged"):
             list(load_frames(tmp_path / "bad.mp4"))

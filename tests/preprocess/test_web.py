@@ -28,7 +28,7 @@ class Handler(BaseHTTPRequestHandler):
     """Each path is one behaviour of a server."""
 
     protocol_version = "HTTP/1.1"
-    seen: list[str]
+    recorded: list[str]
 
     def do_GET(self) -> None:
         Handler.seen.append(f"{self.path} {self.headers['User-Agent']}")

@@ -48,15 +48,19 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
 def weights_digest(path: Path) -> str:
     """Return a SHA-256 that identifies weights: of a file, or of all weight files of a folder.
 
+    A folder with one weight file has the hash of the file.
+
     Args:
         path: A weight file or a hub folder.
 
     Returns:
         The hash as hexadecimal digits.
     """
-    if path.is_file():
-        return sha256(path)
-    files = sorted(file for file in path.iterdir() if file.suffix in (".safetensors", ".bin"))
+    files = [path]
+    if path.is_dir():
+        files = sorted(file for file in path.iterdir() if file.suffix in (".safetensors", ".bin"))
+    if len(files) == 1:
+        return sha256(files[0])
     lines = [f"{file.name} {sha256(file)}" for file in files]
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()
 

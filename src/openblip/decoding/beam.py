@@ -68,7 +68,7 @@ def beam_search(session: Session, prompts: Tensor, options: Decoding, draws: Dra
             break
 
         # Store the results of finished items, and drop their rows once that is worth copying the others.
-        # Unseeded draws come from one stream for all items, so dropping an item would change the draws of the others.
+        # Unseeded draws come from one stream for all items, so dropping an item would change all later draws.
         if should_drop(done) and (draws is None or draws.seeded):
             running = []
             for index, item_done in enumerate(done):
@@ -254,7 +254,7 @@ class _Search:
         items, width = self.running.score.shape
         beams = self.options.num_beams
         sums = (scores.view(items, width, -1) + self.running.score[..., None]).flatten(1)
-        # In the first step an item has one row. Padding to B rows makes the draws equal to those of transformers.
+        # In the first step an item has one row. With padding to B rows, transformers makes the same draws.
         padded = F.pad(sums, (0, (beams - width) * scores.shape[1]), value=_EMPTY)
         flat = draws.sample_candidates(padded, 2 * beams)
         score = padded.gather(1, flat)

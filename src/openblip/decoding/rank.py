@@ -68,6 +68,7 @@ class TorchPackedDecoder(PackedDecoder):
     head: LanguageHead
 
     def logits(self, ids: Tensor, positions: Tensor, visible: Tensor) -> Tensor:
+        """Return the logits (I, T, V) after each token; see the base class."""
         states = self.text.decode_packed(ids, positions, visible, self.memory)
         return self.head(states, self.text.embeddings.word).float()
 

@@ -54,6 +54,7 @@ class CompiledEngine(EagerEngine):
 
     @torch.inference_mode()
     def encode_images(self, pixels: Tensor) -> Tensor:
+        """Return the image states (I, M, D_v) of pixels (I, 3, S, S)."""
         images = len(pixels)
         pixels = pixels.to(self.device, self.dtype)
         padded = 1 << (images - 1).bit_length()
@@ -63,12 +64,14 @@ class CompiledEngine(EagerEngine):
 
     @torch.inference_mode()
     def prepare_captions(self, states: Tensor, capacity: int) -> SessionFactory:
+        """Project image states (I, M, D_v), and return a factory of decoding sessions over the images."""
         model = cast("Captioner | Pretrainer", self.model)
         text = model.text if isinstance(model, Pretrainer) else model.decoder
         return self._make_factory(text, text.project(states), capacity)
 
     @torch.inference_mode()
     def prepare_answers(self, questions: Tensor, mask: Tensor, capacity: int) -> SessionFactory:
+        """Project question states (Q, T, D), and return a factory of decoding sessions over the questions."""
         model = cast(Answerer, self.model)
         return self._make_factory(model.decoder, model.decoder.project(questions, mask.to(self.device)), capacity)
 
@@ -98,6 +101,7 @@ class StaticSession:
         self.keys, self.values = like.new_zeros(shape), like.new_zeros(shape)
 
     def step(self, ids: Tensor) -> Tensor:
+        """Append tokens (rows, t) to all rows; return the logits (rows, V) of the next token."""
         new, capacity, device = ids.shape[1], self.keys.shape[3], self.keys.device
         end = self.length + new
         check_capacity(capacity, end)
@@ -113,17 +117,20 @@ class StaticSession:
         return logits[rows].float()
 
     def widen(self, width: int) -> None:
+        """Replace the row of each item by `width` copies."""
         sources = torch.arange(self.keys.shape[1], device=self.keys.device).repeat_interleave(width)
         self.keys, self.values = self.keys[:, sources], self.values[:, sources]
         self.width = width
 
     def reorder(self, rows: Tensor) -> None:
+        """Replace each row r by row `rows[r]` of the same item."""
         sources = torch.arange(self.keys.shape[1], device=self.keys.device)
         live_rows = self._rows()
         sources[live_rows] = live_rows[rows]
         self.keys, self.values = self.keys[:, sources], self.values[:, sources]
 
     def keep(self, items: Tensor) -> None:
+        """Drop all items except these."""
         self.live = self.live[items]
 
     def _rows(self) -> Tensor:

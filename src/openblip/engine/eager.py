@@ -75,6 +75,7 @@ class EagerEngine(BaseEngine):
         super().__init__(device, frozenset(offered))
 
     def to(self, device: torch.device) -> Engine:
+        """Move the model, and return an engine for it on `device`."""
         return EagerEngine(self.model, device, self.dtype)
 
     def _remedy(self, capability: type[object]) -> str:
@@ -84,26 +85,31 @@ class EagerEngine(BaseEngine):
 
     @torch.inference_mode()
     def encode_images(self, pixels: Tensor) -> Tensor:
+        """Return the image states (I, M, D_v) of pixels (I, 3, S, S)."""
         return cast(Tensor, self.model.encode_image(pixels.to(self.device, self.dtype)))
 
     @torch.inference_mode()
     def prepare_captions(self, states: Tensor, capacity: int) -> SessionFactory:
+        """Project image states (I, M, D_v), and return a factory of decoding sessions over the images."""
         model = cast("Captioner | Pretrainer", self.model)
         text = model.text if isinstance(model, Pretrainer) else model.decoder
         return _make_factory(text, model.lm_head, text.project(states), capacity)
 
     @torch.inference_mode()
     def project_images(self, states: Tensor) -> Memory:
+        """Return the cross-attention keys and values of image states (I, M, D_v)."""
         model = cast("Answerer | Matcher", self.model)
         return (model.encoder if isinstance(model, Answerer) else model.text).project(states)
 
     @torch.inference_mode()
     def encode_questions(self, ids: Tensor, mask: Tensor, images: Tensor | Memory) -> Tensor:
+        """Return the states (Q, T, D) of questions (Q, T) about images."""
         model = cast(Answerer, self.model)
         return model.encode_question(ids.to(self.device), mask.to(self.device), images)
 
     @torch.inference_mode()
     def prepare_answers(self, questions: Tensor, mask: Tensor, capacity: int) -> SessionFactory:
+        """Project question states (Q, T, D), and return a factory of decoding sessions over the questions."""
         model = cast(Answerer, self.model)
         memory = model.decoder.project(questions, mask.to(self.device))
         return _make_factory(model.decoder, model.lm_head, memory, capacity)
@@ -117,6 +123,7 @@ class EagerEngine(BaseEngine):
         shortlist: int | None,
         smoothing: float,
     ) -> Tensor:
+        """Return the log-probabilities (Q, candidates) of complete answers to questions (Q, T, D)."""
         model = cast(Answerer, self.model)
         memory = model.decoder.project(questions, mask.to(self.device))
         decoder = TorchPackedDecoder(memory=memory, text=model.decoder, head=model.lm_head)
@@ -124,32 +131,39 @@ class EagerEngine(BaseEngine):
 
     @torch.inference_mode()
     def embed_images(self, states: Tensor) -> Tensor:
+        """Return the L2-normalized embeddings (I, E) of image states (I, M, D_v)."""
         return _normalize(cast(Matcher, self.model).embed_image(states))
 
     @torch.inference_mode()
     def embed_texts(self, ids: Tensor, mask: Tensor) -> Tensor:
+        """Return the L2-normalized embeddings (B, E) of texts (B, T)."""
         return _normalize(cast(Matcher, self.model).embed_text(ids.to(self.device), mask.to(self.device)))
 
     @torch.inference_mode()
     def match(self, ids: Tensor, mask: Tensor, images: Tensor | Memory) -> Tensor:
+        """Return the probability (B,) that texts (B, T) match images."""
         return self.match_logits(ids, mask, images).softmax(-1)[:, 1]
 
     @torch.inference_mode()
     def match_log_odds(self, ids: Tensor, mask: Tensor, images: Tensor | Memory) -> Tensor:
+        """Return the log-odds (B,) that texts (B, T) match images."""
         logits = self.match_logits(ids, mask, images)
         return logits[:, 1] - logits[:, 0]
 
     @torch.inference_mode()
     def match_logits(self, ids: Tensor, mask: Tensor, images: Tensor | Memory) -> Tensor:
+        """Return the ITM logits (B, 2) of texts (B, T) with images."""
         return cast(Matcher, self.model).match_logits(ids.to(self.device), mask.to(self.device), images).float()
 
     @torch.inference_mode()
     def compare_logits(self, ids: Tensor, mask: Tensor, first: Tensor, second: Tensor) -> Tensor:
+        """Return the logits (B, classes) of statements (B, T) about pairs of images."""
         model = cast(Comparer, self.model)
         return model.logits(ids.to(self.device), mask.to(self.device), (first, second)).float()
 
     @torch.inference_mode()
     def ground(self, ids: Tensor, mask: Tensor, states: Tensor) -> tuple[Tensor, Tensor]:
+        """Return boxes (B, 4) of expressions (B, T), as fractions of the image size, and log-probabilities (B,)."""
         model = cast(Grounder, self.model)
         ids, mask = ids.to(self.device), mask.to(self.device)
         session = EagerSession(model.decoder, model.lm_head, model.make_memory(ids, mask, states), COORDINATES)
@@ -161,6 +175,7 @@ class EagerEngine(BaseEngine):
 
     @torch.inference_mode()
     def project_captioned_images(self, states: Tensor, ids: Tensor, mask: Tensor) -> Memory:
+        """Return the cross-attention keys and values of images followed by their captions (I, T)."""
         return cast(Matcher, self.model).project_captioned(states, ids.to(self.device), mask.to(self.device))
 
     # Explanations. Gradients are taken with respect to the embedded text, so no weight takes part and threads can share
@@ -169,6 +184,7 @@ class EagerEngine(BaseEngine):
     @torch.inference_mode(False)
     @torch.enable_grad()
     def explain_match(self, ids: Tensor, mask: Tensor, states: Tensor, layer: int) -> tuple[Tensor, Tensor]:
+        """Return Grad-CAM maps (B, T, N) of a match, and its probability (B,)."""
         model = cast(Matcher, self.model)
         ids, mask, trace = ids.to(self.device), mask.to(self.device), Trace(attention=True)
         embedded = model.text.embeddings(ids).requires_grad_()
@@ -181,6 +197,7 @@ class EagerEngine(BaseEngine):
     def explain_next(
         self, ids: Tensor, mask: Tensor, following: Tensor, states: Tensor, layer: int
     ) -> tuple[Tensor, Tensor]:
+        """Return Grad-CAM maps (B, N) of the next token, and its log-probability (B,)."""
         model = cast("Captioner | Pretrainer", self.model)
         decoder = model.text if isinstance(model, Pretrainer) else model.decoder
         ids, mask, trace = ids.to(self.device), mask.to(self.device), Trace(attention=True)
@@ -195,6 +212,7 @@ class EagerEngine(BaseEngine):
     def explain_answers(
         self, ids: Tensor, mask: Tensor, states: Tensor, answers: Tensor, answers_mask: Tensor, layer: int
     ) -> tuple[Tensor, Tensor]:
+        """Return Grad-CAM maps (Q, T, N) of answers, and their log-probabilities (Q,)."""
         model = cast(Answerer, self.model)
         ids, mask, trace = ids.to(self.device), mask.to(self.device), Trace(attention=True)
         answers, answers_mask = answers.to(self.device), answers_mask.to(self.device)
@@ -240,18 +258,22 @@ class EagerSession:
         self.cache = Cache(text.config, rows, capacity, like=text.embeddings.norm.weight)
 
     def step(self, ids: Tensor) -> Tensor:
+        """Append tokens (rows, t) to all rows; return the logits (rows, V) of the next token."""
         states = self.text.step(ids, self.memory, self.cache)
         return self.head(states[:, -1], self.text.embeddings.word).float()
 
     def widen(self, width: int) -> None:
+        """Replace the row of each item by `width` copies."""
         items = self.cache.keys.shape[1]
         self.cache.select(torch.arange(items, device=self.cache.keys.device).repeat_interleave(width))
         self.width = width
 
     def reorder(self, rows: Tensor) -> None:
+        """Replace each row r by row `rows[r]` of the same item."""
         self.cache.select(rows)
 
     def keep(self, items: Tensor) -> None:
+        """Drop all items except these."""
         offsets = torch.arange(self.width, device=items.device)
         self.cache.select((items[:, None] * self.width + offsets).flatten())
         if self.memory is not None:

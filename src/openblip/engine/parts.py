@@ -28,6 +28,7 @@ class Vision(nn.Module):
         self.vision = vision
 
     def forward(self, pixels: Tensor) -> Tensor:
+        """Return image states (I, M, D)."""
         return self.vision(pixels)
 
 
@@ -39,6 +40,7 @@ class Projection(nn.Module):
         self.text = text
 
     def forward(self, states: Tensor) -> tuple[Tensor, ...]:
+        """Return keys and values of all layers."""
         layers = cast("tuple[KeysValues, ...]", self.text.project(states).layers)
         return tuple(tensor for layer in layers for tensor in layer)
 
@@ -51,6 +53,7 @@ class GroundedEncoder(nn.Module):
         self.text = text
 
     def forward(self, ids: Tensor, bias: Tensor, *memory: Tensor) -> Tensor:
+        """Return text states (B, T, D)."""
         return self.text.run(_embed(self.text, ids), bias, to_memory(memory), None)
 
 
@@ -62,6 +65,7 @@ class Match(nn.Module):
         self.text, self.head = model.text, model.itm_head
 
     def forward(self, ids: Tensor, bias: Tensor, *memory: Tensor) -> Tensor:
+        """Return probabilities (B,)."""
         states = self.text.run(_embed(self.text, ids), bias, to_memory(memory), None)
         return self.head(states[:, 0]).softmax(-1)[:, 1]
 
@@ -74,6 +78,7 @@ class TextEmbedding(nn.Module):
         self.text, self.proj = model.text, model.text_proj
 
     def forward(self, ids: Tensor, bias: Tensor) -> Tensor:
+        """Return embeddings (B, E)."""
         states = self.text.run(_embed(self.text, ids), bias, None, None)
         return nn.functional.normalize(self.proj(states[:, 0]), dim=-1)
 
@@ -86,6 +91,7 @@ class ImageEmbedding(nn.Module):
         self.proj = model.vision_proj
 
     def forward(self, states: Tensor) -> Tensor:
+        """Return embeddings (I, E)."""
         return nn.functional.normalize(self.proj(states[:, 0]), dim=-1)
 
 
@@ -132,6 +138,7 @@ class PackedStep(nn.Module):
         self.text, self.head = text, head
 
     def forward(self, ids: Tensor, positions: Tensor, bias: Tensor, padding: Tensor, *memory: Tensor) -> Tensor:
+        """Return logits (I, T, V)."""
         x = _embed(self.text, ids, positions).expand(memory[0].shape[0], -1, -1)
         states = self.text.run(x, bias, to_memory(memory, padding), None, causal=True)
         return self.head(states, self.text.embeddings.word)

@@ -49,7 +49,7 @@ class Matcher(ImageTextModel):
             mask: 1 for tokens, 0 for padding (I, T).
 
         Returns:
-            Cross-attention keys and values of the image tokens, followed by those of the caption.
+            Cross-attention keys and values of the image tokens, followed by the keys and values of the caption.
 
         Raises:
             ConfigError: Images and texts have different widths.

@@ -422,6 +422,7 @@ class MetaSafeEmbedding(nn.Embedding):
     """An embedding without random initialization on the meta device, which would make PyTorch import its compiler."""
 
     def reset_parameters(self) -> None:
+        """Initialize the weights, unless they are on the meta device."""
         if not self.weight.is_meta:
             super().reset_parameters()
 

@@ -81,19 +81,24 @@ class OpenVinoEngine(BaseEngine):
         self._decoder = config.answer_decoder if self.supports(Answers) else config.grounded_text
 
     def encode_images(self, pixels: Tensor) -> Tensor:
+        """Return the image states (I, M, D_v) of pixels (I, 3, S, S)."""
         return run_per_image(self._parts["vision"], pixels)[0]
 
     def prepare_captions(self, states: Tensor, capacity: int) -> SessionFactory:
+        """Project image states (I, M, D_v), and return a factory of decoding sessions over the images."""
         return self._make_factory(self.project_images(states), capacity)
 
     def project_images(self, states: Tensor) -> Memory:
+        """Return the cross-attention keys and values of image states (I, M, D_v)."""
         return to_memory(run_per_image(self._parts["memory"], states))
 
     def encode_questions(self, ids: Tensor, mask: Tensor, images: Tensor | Memory) -> Tensor:
+        """Return the states (Q, T, D) of questions (Q, T) about images."""
         memory = images if isinstance(images, Memory) else self.project_images(images)
         return self._parts["question_encoder"](ids, padding_bias(mask, torch.float32), *flatten_memory(memory))[0]
 
     def prepare_answers(self, questions: Tensor, mask: Tensor, capacity: int) -> SessionFactory:
+        """Project question states (Q, T, D), and return a factory of decoding sessions over the questions."""
         return self._make_factory(self._project_questions(questions, mask), capacity)
 
     def rank_answers(
@@ -104,21 +109,26 @@ class OpenVinoEngine(BaseEngine):
         shortlist: int | None,
         smoothing: float,
     ) -> Tensor:
+        """Return the log-probabilities (Q, candidates) of complete answers to questions (Q, T, D)."""
         memory = self._project_questions(questions, mask)
         decoder = OpenVinoPackedDecoder(memory=memory, part=self._parts["packed_step"])
         return rank_answers(decoder, candidates, shortlist=shortlist, smoothing=smoothing)
 
     def embed_images(self, states: Tensor) -> Tensor:
+        """Return the L2-normalized embeddings (I, E) of image states (I, M, D_v)."""
         return self._parts["image_embedding"](states[:, :1])[0]
 
     def embed_texts(self, ids: Tensor, mask: Tensor) -> Tensor:
+        """Return the L2-normalized embeddings (B, E) of texts (B, T)."""
         return self._parts["text_embedding"](ids, padding_bias(mask, torch.float32))[0]
 
     def match(self, ids: Tensor, mask: Tensor, images: Tensor | Memory) -> Tensor:
+        """Return the probability (B,) that texts (B, T) match images."""
         memory = images if isinstance(images, Memory) else self.project_images(images)
         return self._parts["match"](ids, padding_bias(mask, torch.float32), *flatten_memory(memory))[0]
 
     def match_log_odds(self, ids: Tensor, mask: Tensor, images: Tensor | Memory) -> Tensor:
+        """Return the log-odds (B,) that texts (B, T) match images."""
         return self.match(ids, mask, images).logit(1e-7)  # the converted part returns probabilities only
 
     def _project_questions(self, questions: Tensor, mask: Tensor) -> Memory:

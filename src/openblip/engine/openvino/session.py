@@ -35,6 +35,7 @@ class OpenVinoSession:
         self.keys, self.values = torch.zeros(shape), torch.zeros(shape)
 
     def step(self, ids: Tensor) -> Tensor:
+        """Append tokens (rows, t) to all rows; return the logits (rows, V) of the next token."""
         new, capacity = ids.shape[1], self.keys.shape[3]
         end = self.length + new
         check_capacity(capacity, end)
@@ -49,13 +50,16 @@ class OpenVinoSession:
         return logits
 
     def widen(self, width: int) -> None:
+        """Replace the row of each item by `width` copies."""
         self._select(torch.arange(self.keys.shape[1]).repeat_interleave(width))
         self.width = width
 
     def reorder(self, rows: Tensor) -> None:
+        """Replace each row r by row `rows[r]` of the same item."""
         self._select(rows)
 
     def keep(self, items: Tensor) -> None:
+        """Drop all items except these."""
         self._select((items[:, None] * self.width + torch.arange(self.width)).flatten())
         self.memory = self.memory.select(items)
 
@@ -70,5 +74,6 @@ class OpenVinoPackedDecoder(PackedDecoder):
     part: CompiledPart
 
     def logits(self, ids: Tensor, positions: Tensor, visible: Tensor) -> Tensor:
+        """Return the logits (I, T, V) after each token; see the base class."""
         bias = hiding_bias(~visible[None, None], torch.float32)
         return self.part(ids[None], positions, bias, *flatten_memory(self.memory, bias=True))[0]
