@@ -23,7 +23,7 @@ OUTPUT = "Output"
 MODEL = "Model"
 OTHER = "Other"
 
-Function = TypeVar("Function", bound=Callable[..., Any])
+Function = TypeVar("Function", bound=Callable[..., None])
 
 
 class Option(click.Option):
@@ -106,11 +106,11 @@ class Group(click.Group):
 
     def command(  # type: ignore[override]  # typed, so that mypy accepts it as a decorator
         self, name: str | None = None, **settings: Any
-    ) -> Callable[[Callable[..., Any]], click.Command]:
+    ) -> Callable[[Callable[..., None]], click.Command]:
         """Return a decorator that makes a command of a function and adds it to the group."""
         return super().command(name, cls=Command, **settings)
 
-    def group(self, name: str, **settings: Any) -> Callable[[Callable[..., Any]], click.Group]:  # type: ignore[override]
+    def group(self, name: str, **settings: Any) -> Callable[[Callable[..., None]], click.Group]:  # type: ignore[override]
         """Return a decorator that makes a group of a function and adds it to the group."""
         return super().group(name, cls=Group, **settings)
 
@@ -135,12 +135,12 @@ class Group(click.Group):
             raise click.exceptions.Exit(INTERRUPTED) from error
 
 
-def command(name: str | None = None, **settings: Any) -> Callable[[Callable[..., Any]], Command]:
+def command(name: str | None = None, **settings: Any) -> Callable[[Callable[..., None]], Command]:
     """Return a decorator that makes a [`Command`][openblip.cli.command.Command] of a function."""
     return click.command(name, cls=Command, **settings)
 
 
-def group(name: str, **settings: Any) -> Callable[[Callable[..., Any]], Group]:
+def group(name: str, **settings: Any) -> Callable[[Callable[..., None]], Group]:
     """Return a decorator that makes a [`Group`][openblip.cli.command.Group] of a function."""
     return click.group(name, cls=Group, **settings)
 
@@ -155,7 +155,7 @@ argument = partial(click.argument, cls=Argument)
 
 def option_group(
     name: str, options_class: type, declarations: Sequence[Callable[[Any], Any]]
-) -> Callable[[Function], Callable[..., Any]]:
+) -> Callable[[Function], Callable[..., None]]:
     """Return a decorator that adds options to a command and passes them to it as one dataclass.
 
     Args:
@@ -164,13 +164,13 @@ def option_group(
         declarations: Decorators made by `option`, in the order of the help.
     """
 
-    def decorate(function: Function) -> Callable[..., Any]:
+    def decorate(function: Function) -> Callable[..., None]:
         @wraps(function)
-        def call_with_group(**values: Any) -> Any:
+        def call_with_group(**values: Any) -> None:
             grouped = {field.name: values.pop(field.name) for field in fields(options_class)}
-            return function(**values, **{name: options_class(**grouped)})
+            function(**values, **{name: options_class(**grouped)})
 
-        decorated: Callable[..., Any] = call_with_group
+        decorated: Callable[..., None] = call_with_group
         for declare in reversed(declarations):
             decorated = declare(decorated)
         return decorated

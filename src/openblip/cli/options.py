@@ -130,7 +130,7 @@ class OutputOptions:
     report: Path | None
 
 
-def output_options(formats: Sequence[str] = LISTS) -> Callable[[Function], Callable[..., Any]]:
+def output_options(formats: Sequence[str] = LISTS) -> Callable[[Function], Callable[..., None]]:
     """Return the decorator that adds the output options, with `formats` as the values of `--to`."""
     return option_group(
         "output",

@@ -7,7 +7,7 @@ import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from hashlib import blake2b
-from typing import Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias, cast
 
 from PIL import Image
 
@@ -22,6 +22,9 @@ from openblip.data.sources.images import RootedSource, glob_root, open_images, p
 from openblip.errors import ImageError, InputError
 from openblip.preprocess.image import MAX_PIXELS
 from openblip.preprocess.web import download
+
+if TYPE_CHECKING:
+    from openblip.preprocess.image import ImageSource
 
 Fields: TypeAlias = Mapping[str, str]
 FieldsOf: TypeAlias = Callable[[Record], Iterable[Fields]]
@@ -76,7 +79,7 @@ class Item:
                 return ""
         return " ".join(signatures) if all(signatures) else ""
 
-    def source(self, frame: int = 0, index: int = 0) -> Any:
+    def source(self, frame: int = 0, index: int = 0) -> ImageSource:
         """Return an image as [`Blip`][openblip.Blip] takes it; it is read when the model needs it.
 
         Args:
@@ -88,7 +91,7 @@ class Item:
             return image.value
         if frame == 0 and isinstance(image, FileImage) and ("://" not in image.path or image.path.startswith("http")):
             return image.path
-        return DeferredImage(image, frame)
+        return cast("ImageSource", DeferredImage(image, frame))
 
 
 @dataclass(frozen=True)
