@@ -1,4 +1,4 @@
-"""Toy models of that library and ours, with the same weights, loud enough that inputs matter and texts end early."""
+"""Toy models of transformers and OpenBLIP with equal weights, large enough that inputs matter and texts end early."""
 
 from __future__ import annotations
 

@@ -48,7 +48,7 @@ def _model(entry: published.Published, seed: int) -> torch.nn.Module:
         task=entry.task, vision=VisionConfig(image_size=48, width=64, depth=2, heads=1, mlp_width=96), text=text
     )
     if ("blip_image_text_matching", "large") in entry.lavis:
-        config = replace(config, text=replace(text, depth=8))  # block 7, which that library's example explains
+        config = replace(config, text=replace(text, depth=8))  # the example of LAVIS explains block 7
     if entry.task == "nlvr":
         config = replace(config, text=replace(text, merge_from=6, depth=7))
     generator = torch.Generator().manual_seed(seed)

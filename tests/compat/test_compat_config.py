@@ -1,4 +1,4 @@
-"""The configuration classes against that library's."""
+"""The configuration classes, compared with those of transformers."""
 
 from __future__ import annotations
 

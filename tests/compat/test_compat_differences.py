@@ -1,4 +1,4 @@
-"""Every difference has a name, a line in the docs, and a test that says so; and that library is never imported."""
+"""Every difference has a name, a row in the docs, and a test that names it; transformers is not imported."""
 
 from __future__ import annotations
 

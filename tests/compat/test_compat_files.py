@@ -165,7 +165,7 @@ def test_submodels_load_from_the_full_model(tmp_path: Path) -> None:
 
 
 def test_missing_and_unknown_weights_are_errors(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """Difference `missing-weights`: 5.23 starts what is missing at random, drops what it does not know, and logs."""
+    """Difference `missing-weights`: 5.23 initializes missing weights randomly, drops unknown ones, and logs both."""
     theirs, _ = pair("BlipForImageTextRetrieval")
     theirs.save_pretrained(tmp_path)
     with pytest.raises(CheckpointError) as caught:

@@ -1,4 +1,4 @@
-"""``generate`` against that library's, token for token."""
+"""`generate`, compared with transformers token for token."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``BlipImageProcessor`` against that library's PIL-based class, pixel for pixel."""
+"""`BlipImageProcessor`, compared with the PIL processor of transformers pixel for pixel."""
 
 from __future__ import annotations
 

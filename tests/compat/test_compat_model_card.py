@@ -122,7 +122,7 @@ FOLDERS = {
 
 @pytest.fixture(scope="module")
 def hub(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder in which the names of the cards are local folders of toy models, as that library saves them."""
+    """A folder with toy models, saved by transformers under the names of the model cards."""
     root = tmp_path_factory.mktemp("hub")
     vocabulary = len(VOCABULARY.read_text().splitlines())
     processor = Theirs.BlipProcessor(

@@ -1,4 +1,4 @@
-"""Every model class against that library's, with the same weights: values, losses, records, and how they are called."""
+"""Every model class, compared with transformers for equal weights: values, losses, hidden states, and signatures."""
 
 from __future__ import annotations
 
@@ -387,7 +387,7 @@ def test_argument_order_of_version_5() -> None:
 
 
 def test_unknown_arguments_are_errors() -> None:
-    """Difference `unknown-argument`: 5.23 swallows what it does not know."""
+    """Difference `unknown-argument`: 5.23 ignores unknown arguments."""
     theirs, ours = pair("BlipForConditionalGeneration")
     theirs(pixels(), ids(), attention_maks=MIXED)
     with pytest.raises(TypeError, match="attention_maks"):
@@ -480,7 +480,7 @@ def test_tied_names() -> None:
 
 
 def test_counts_of_the_published_sizes() -> None:
-    """State-dict entries and parameters at the published sizes, ViT-L for VQA as that library counts it included."""
+    """Numbers of state-dict entries and parameters at the published sizes, including VQA with ViT-L."""
     large = {"hidden_size": 1024, "intermediate_size": 4096, "num_hidden_layers": 24, "num_attention_heads": 16}
     text = {"num_attention_heads": 12}
     published = {
@@ -497,7 +497,7 @@ def test_counts_of_the_published_sizes() -> None:
 
 
 def test_vqa_with_a_wider_image_encoder_is_refused() -> None:
-    """Difference `vqa-width`: that library builds such a model, whose forward then fails in a matrix product."""
+    """Difference `vqa-width`: 5.23 builds such a model, and its forward fails in a matrix product."""
     theirs, ours = pair("BlipForQuestionAnswering", their_config(vision_width=48))
     assert ours.num_parameters() == theirs.num_parameters()
     inputs = {"input_ids": ids(), "pixel_values": pixels()}

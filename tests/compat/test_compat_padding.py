@@ -1,6 +1,6 @@
-"""Padding: that of every row was the caller's choice and counts as there; that of batch mates changes nothing.
+"""Padding that all rows share is computed as in transformers; other padding does not change results.
 
-The oracle is that library with one row at a time.
+The oracle is transformers with one row at a time.
 """
 
 from __future__ import annotations
@@ -80,7 +80,7 @@ def test_penalties_with_padding_equal_transformers(left: bool, penalty: float) -
 @pytest.mark.parametrize("beams", [1, 3])
 @pytest.mark.parametrize("name", [CAPTIONER, ANSWERER])
 def test_results_do_not_depend_on_the_batch(name: str, beams: int, common: int, left: bool) -> None:
-    """Difference `batch-padding`: each row of a mixed batch is what it is alone; there, rows change."""
+    """Difference `batch-padding`: a row does not depend on its batch; in 5.23 it does."""
     rows, mask = padded(LENGTHS, max(LENGTHS) + common, left=left)
     images = pixels(len(rows))
     changed = 0
@@ -105,7 +105,7 @@ def test_results_do_not_depend_on_the_batch(name: str, beams: int, common: int, 
 
 
 def test_padding_without_a_mask() -> None:
-    """As that library, captioning takes padding ids for padding; VQA does not, and sees them as words."""
+    """As in transformers, captioning masks padding ids; VQA does not, and treats them as words."""
     theirs, ours = pair(CAPTIONER, seed=1, scale=LOUD)
     rows, mask = padded(LENGTHS, 7)
     images = pixels(len(rows))

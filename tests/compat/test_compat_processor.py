@@ -1,4 +1,4 @@
-"""``BlipTokenizer`` and ``BlipProcessor`` against that library's, from the same files, token for token."""
+"""`BlipTokenizer` and `BlipProcessor`, compared with transformers for equal files, token for token."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ Theirs: Any = transformers
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A processor as that library saves it."""
+    """A processor that transformers saved."""
     path = tmp_path_factory.mktemp("theirs")
     tokenizer = Theirs.BertTokenizer(str(VOCABULARY), model_max_length=12)
     Theirs.BlipProcessor(Theirs.BlipImageProcessor(size={"height": 8, "width": 8}), tokenizer).save_pretrained(path)

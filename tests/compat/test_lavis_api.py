@@ -31,7 +31,7 @@ Kind = TypeVar("Kind", bound=BaseModel)
 
 
 def golden(name: str, kind: type[Kind], heads: int = 4) -> tuple[Kind, dict[str, Tensor], dict[str, Any]]:
-    """A recorded checkpoint behind one of the classes, what was recorded, and the strings beside it."""
+    """Return a model with a recorded checkpoint, the recorded tensors, and the recorded document."""
     config = {"text": {"heads": heads}, "vision": {"heads": 4}}
     blip = openblip.load(GOLDEN / f"{name}.weights.safetensors", config=config, tokenizer=GOLDEN / "vocab.txt")
     document = json.loads((GOLDEN / f"{name}.json").read_text())

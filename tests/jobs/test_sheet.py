@@ -71,7 +71,7 @@ def test_the_page_needs_nothing_else_and_shows_every_picture(photos: Path, tmp_p
     assert "<!--" not in text.partition("<body")[2], "every place is filled"
 
 
-def test_nothing_from_outside_becomes_markup(tmp_path: Path) -> None:
+def test_all_text_is_escaped(tmp_path: Path) -> None:
     nasty = "</textarea><script>alert(1)</script> \"'&<!--CARDS-->"
     folder = tmp_path / "p"
     (image,) = pictures(folder, 1)
@@ -87,15 +87,15 @@ def test_nothing_from_outside_becomes_markup(tmp_path: Path) -> None:
     assert not page.all("b")
 
 
-def test_pages_of_a_limited_size_that_lead_to_each_other(
+def test_pages_have_a_maximum_size_and_link_to_each_other(
     photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert sheet.PER_PAGE == 500
     monkeypatch.setattr(sheet, "PER_PAGE", 2)
-    first = sheet_of(JobRunner(photos, "sidecar"), tmp_path / "s.html")
+    front = sheet_of(JobRunner(photos, "sidecar"), tmp_path / "s.html")
     second = Page(tmp_path / "s-2.html")
-    assert [len(page.all("article")) for page in (first, second)] == [2, 1]
-    assert [link["href"] for link in first.all("a")] == ["s-2.html"]
+    assert [len(page.all("article")) for page in (front, second)] == [2, 1]
+    assert [link["href"] for link in front.all("a")] == ["s-2.html"]
     assert [link["href"] for link in second.all("a")] == ["s.html"]
 
 
@@ -105,16 +105,16 @@ def test_edits_are_written_back_once_and_never_over_others(photos: Path, tmp_pat
     run = JobRunner(photos, to, out)
     fields = sheet_of(run, tmp_path / "s.html").all("textarea")
     names = [name for name in FIELDS if name != "text"]
-    kept = {name: [field[f"data-{name}"] for field in fields] for name in names}
-    edits = [{name: values[i] for name, values in kept.items()} | {"text": f"edited {i}"} for i in range(3)]
+    locations = {name: [field[f"data-{name}"] for field in fields] for name in names}
+    edits = [{name: values[i] for name, values in locations.items()} | {"text": f"edited {i}"} for i in range(3)]
     (tmp_path / "edits.jsonl").write_text("".join(json.dumps(edit) + "\n" for edit in edits[:2]))
     assert apply_edits([tmp_path / "edits.jsonl"]) == (2, [])
     journal = Path(edits[0]["journal"])
     content = journal.read_bytes()
     assert apply_edits([tmp_path / "edits.jsonl"]) == (2, []), "a second time changes nothing"
     assert journal.read_bytes() == content
-    again = sheet_of(run, tmp_path / "s.html").all("textarea")
-    assert [field["data-was"] for field in again] == ["edited 0", "edited 1", "0002 v1"]
+    new_fields = sheet_of(run, tmp_path / "s.html").all("textarea")
+    assert [field["data-was"] for field in new_fields] == ["edited 0", "edited 1", "0002 v1"]
     assert run() == {"done": 3}, "the job knows of them"
     assert run.edited == []
     assert run(restart=True) == {"computed": 1, "edited": 2}, "and does not take what a person wrote away"
@@ -124,13 +124,13 @@ def test_edits_are_written_back_once_and_never_over_others(photos: Path, tmp_pat
     assert "was changed since" in notes[0]
 
 
-def test_an_edit_that_was_written_back_is_restored_and_an_unknown_one_is_told(photos: Path, tmp_path: Path) -> None:
+def test_an_applied_edit_is_restored_and_another_change_is_reported(photos: Path, tmp_path: Path) -> None:
     run = JobRunner(photos, "sidecar", existing="append")
     (photos / "0000.txt").write_text("old\n")
     fields = sheet_of(run, tmp_path / "s.html").all("textarea")
-    first = {name: fields[0][f"data-{name}"] for name in FIELDS if name != "text"}
+    location = {name: fields[0][f"data-{name}"] for name in FIELDS if name != "text"}
     for was, text in (("old\n0000 v1", "second"), ("second", "third")):
-        (tmp_path / "edits.jsonl").write_text(json.dumps(first | {"was": was, "text": text}) + "\n")
+        (tmp_path / "edits.jsonl").write_text(json.dumps(location | {"was": was, "text": text}) + "\n")
         assert apply_edits([tmp_path / "edits.jsonl"]) == (1, [])
     assert run()["done"] == 3
     (photos / "0000.txt").unlink()
@@ -144,7 +144,7 @@ def test_an_edit_that_was_written_back_is_restored_and_an_unknown_one_is_told(ph
 
 
 @pytest.mark.parametrize("line", ["{", "[]", '{"path": "a.jpg", "text": "x"}', '{"path": 1}'])
-def test_what_is_no_edit_is_refused(tmp_path: Path, line: str) -> None:
+def test_invalid_edits_are_errors(tmp_path: Path, line: str) -> None:
     (tmp_path / "edits.jsonl").write_text(line + "\n")
     with pytest.raises(JobError, match=r"edits\.jsonl:1"):
         apply_edits([tmp_path / "edits.jsonl"])

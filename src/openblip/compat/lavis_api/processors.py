@@ -6,7 +6,7 @@ import inspect
 import random
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, TypeAlias, TypeVar
+from typing import Any, TypeAlias, TypeVar, overload
 
 import numpy as np
 from torch import Tensor
@@ -161,8 +161,10 @@ def _settings(size: int, mean: Sequence[float] | None, std: Sequence[float] | No
     return settings
 
 
-Processor: TypeAlias = BlipImageEvalProcessor | BlipImageTrainProcessor | BlipCaptionProcessor | BlipQuestionProcessor
+Processor: TypeAlias = Callable[[Any], Any]
+"""An image to a tensor (3, S, S), or a text to a cleaned text."""
 Processors: TypeAlias = dict[str, Processor]
+"""The processors "train" and "eval"."""
 _CLASSES: Mapping[str, Callable[..., Processor]] = {
     "blip_image_eval": BlipImageEvalProcessor,
     "blip_image_train": BlipImageTrainProcessor,
@@ -194,6 +196,14 @@ class ProcessorBuilder:
 
     def __call__(self, item: Any) -> Any:
         return self.build()(item)
+
+
+@overload
+def load_processor(name: str, cfg: None = None) -> ProcessorBuilder: ...
+
+
+@overload
+def load_processor(name: str, cfg: Mapping[str, Any]) -> Processor: ...
 
 
 def load_processor(name: str, cfg: Mapping[str, Any] | None = None) -> Processor | ProcessorBuilder:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -57,7 +58,7 @@ def load_model(
     is_eval: bool = False,
     device: str | torch.device = "cpu",
     checkpoint: str | Path | None = None,
-) -> models.BaseModel:
+) -> Any:
     """Load a published model, in evaluation mode.
 
     Args:
@@ -90,7 +91,7 @@ def load_model(
 
 def load_model_and_preprocess(
     name: str, model_type: str = "base", is_eval: bool = False, device: str | torch.device = "cpu"
-) -> tuple[models.BaseModel, Processors, Processors]:
+) -> tuple[Any, Processors, Processors]:
     """Load a published model and its processors.
 
     Args:
