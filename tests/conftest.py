@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from openblip import Blip
 from tests.http_server import Server, running_server
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # no test may reach a hub
@@ -34,6 +35,23 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="session")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A bundle with a toy model for each task."""
+    from tests.pipelines.pipeline_toys import TASKS
+    from tests.toys import toy_bundle
+
+    return toy_bundle(tmp_path_factory.mktemp("toy"), TASKS)
+
+
+@pytest.fixture(scope="session")
+def blip(folder: Path) -> Blip:
+    """The bundle of `folder`, loaded."""
+    import openblip
+
+    return openblip.load(folder)
 
 
 @pytest.fixture

@@ -1,296 +1,225 @@
-"""The facade: shapes of results, independence of the batch, errors in place, one encoding for many texts."""
+"""The public API: shapes, errors, batches, encoded images, threads, and the loading of models."""
 
 from __future__ import annotations
 
 import io
 import math
+import shutil
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
 import pytest
 import torch
-from PIL import Image
 
 import openblip
-from openblip import Answer, Blip, Caption, ImageError, InputError, Match, UnsupportedTaskError
+from openblip import (
+    Blip,
+    Caption,
+    CheckpointError,
+    EncodedImage,
+    ImageError,
+    InputError,
+    Match,
+    UnsupportedTaskError,
+)
 from openblip.checkpoints import write
-from openblip.decoding import Decoding, generate
-from openblip.engine.protocols import Captions, TorchModel
-from openblip.model.answerer import Answerer
-from openblip.model.captioner import Captioner
-from openblip.model.matcher import Matcher
-from openblip.preprocess.image import ImageSettings, load_image, resize, to_tensor
+from openblip.engine.protocols import TorchModel
+from openblip.preprocess.image import ImageSettings
 from openblip.tasks import TaskName
-from tests.toys import SIZE, toy_bundle, toy_image, toy_model, toy_tokenizer
+from tests.pipelines.pipeline_toys import (
+    IMAGES,
+    LABELS,
+    PROMPTS,
+    QUESTIONS,
+    RIGHT_IMAGES,
+    TASKS,
+    TEXTS,
+    UNREADABLE,
+    assert_close,
+    count_images,
+)
+from tests.toys import SIZE, toy_bundle, toy_model, toy_tokenizer
 
-TASKS: tuple[TaskName, ...] = ("caption", "vqa", "retrieval")
-IMAGES = [toy_image(seed) for seed in range(5)]
-TEXTS = ["a cat on a bed", "a yellow school bus parked on the street near a train", "children", "a dog, a man"]
-QUESTIONS = ["what is it?", "is there a cat sleeping on the bed near the window?", "why", "how many dogs are there?"]
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return toy_bundle(tmp_path_factory.mktemp("toy"), TASKS)
-
-
-@pytest.fixture(scope="module")
-def blip(folder: Path) -> Blip:
-    return openblip.load(folder)
-
-
-def close(a: Any, b: Any) -> None:
-    """Equal texts; numbers within the tolerance the library promises across batches."""
-    assert type(a) is type(b)
-    if isinstance(a, list | tuple):
-        assert len(a) == len(b)
-        for x, y in zip(a, b, strict=True):
-            close(x, y)
-        return
-    if isinstance(a, Caption):
-        assert (a.text, a.finished) == (b.text, b.finished)
-        assert a.logprob == pytest.approx(b.logprob, abs=1e-4)
-        close(a.alternatives, b.alternatives)
-    elif isinstance(a, Answer):
-        assert a.text == b.text
-        assert a.probability == pytest.approx(b.probability, abs=1e-5)
-        close(a.alternatives, b.alternatives)
-    else:
-        assert isinstance(a, Match)
-        assert a.probability == pytest.approx(b.probability, abs=1e-5)
-        assert a.similarity == pytest.approx(b.similarity, abs=1e-5)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
-def ranked(best: Answer) -> list[Answer]:
-    """The answer without its alternatives, followed by them."""
-    return [replace(best, alternatives=()), *best.alternatives]
+def right_images(images: Any) -> Any:
+    """Return right images in the shape of the left ones."""
+    if isinstance(images, Iterator):
+        return iter(RIGHT_IMAGES)
+    return RIGHT_IMAGES[: len(images)] if isinstance(images, list) else RIGHT_IMAGES[0]
 
 
-def tokens_of(blip: Blip, task: TaskName, images: list[Image.Image]) -> torch.Tensor:
-    """Image states by the model itself, without the facade's batching."""
-    pixels = np.stack([resize(load_image(image), SIZE) for image in images])
-    return cast(
-        torch.Tensor, blip.pipeline(task).model.module.encode_image(to_tensor(pixels, ImageSettings(size=SIZE)))
-    )
-
-
-class Forwards:
-    """Counts the images that pass through an encoder."""
-
-    def __init__(self, module: torch.nn.Module) -> None:
-        self.images = 0
-        self.hook = module.register_forward_hook(self.count)
-
-    def count(self, module: torch.nn.Module, inputs: tuple[torch.Tensor, ...], output: object) -> None:
-        self.images += len(inputs[0])
-
-    def __enter__(self) -> Forwards:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.hook.remove()
-
-
-CALLS: dict[str, Callable[..., Any]] = {
+Call = Callable[..., Any]
+CALLS: dict[str, Call] = {
     "caption": lambda blip, images, **options: blip.caption(images, **options),
-    "caption, 2 beams of which 2": lambda blip, images, **options: blip.caption(images, num_beams=2, n=2, **options),
+    "caption, n=2": lambda blip, images, **options: blip.caption(images, num_beams=2, n=2, **options),
     "caption, greedy": lambda blip, images, **options: blip.caption(images, num_beams=1, max_new_tokens=5, **options),
     "caption, sampled": lambda blip, images, **options: blip.caption(images, do_sample=True, seed=3, n=2, **options),
     "ask": lambda blip, images, **options: blip.ask(images, "what is it?", **options),
-    "ask, closed": lambda blip, images, **options: blip.ask(
-        images, "what is it?", answers=["a cat", "dog", "yes"], n=2, **options
-    ),
+    "ask, closed": lambda blip, images, **options: blip.ask(images, "what?", answers=["cat", "yes"], n=2, **options),
     "match": lambda blip, images, **options: blip.match(images, "a cat", **options),
+    "match, several texts": lambda blip, images, **options: blip.match(images, TEXTS, **options),
+    "classify": lambda blip, images, **options: blip.classify(images, LABELS, n=2, **options),
+    "classify, itm": lambda blip, images, **options: blip.classify(images, LABELS, by="itm", **options),
+    "ground": lambda blip, images, **options: blip.ground(images, "the dog on the left", **options),
+    "compare": lambda blip, images, **options: blip.compare(images, right_images(images), "a dog", **options),
+    "explain": lambda blip, images, **options: blip.explain(images, "a dog on the street", layer=0, **options),
+    "explain caption": lambda blip, images, **options: blip.explain(images, task="caption", **options),
+    "explain answer": lambda blip, images, **options: blip.explain(images, "what is it?", task="vqa", **options),
 }
+all_calls = pytest.mark.parametrize("call", CALLS.values(), ids=CALLS.keys())
+calls_of_one_image = pytest.mark.parametrize("name", [name for name in CALLS if name != "compare"])
 
 
-@pytest.mark.parametrize("call", CALLS.values(), ids=CALLS.keys())
-def test_one_gives_one_a_list_a_list_and_an_iterator_streams(blip: Blip, call: Callable[[Blip, Any], Any]) -> None:
-    each = [call(blip, image) for image in IMAGES]
-    close(call(blip, IMAGES), each)
+@calls_of_one_image
+def test_one_gives_one_a_list_a_list_and_an_iterator_an_iterator(blip: Blip, name: str) -> None:
+    call = CALLS[name]
+    expected = [call(blip, image) for image in IMAGES]
+    assert_close(call(blip, IMAGES), expected)
+    assert_close(call(blip, tuple(IMAGES)), expected)
     stream = call(blip, iter(IMAGES))
     assert isinstance(stream, Iterator)
-    close(list(stream), each)
+    assert_close(list(stream), expected)
     assert call(blip, []) == []
 
 
-@pytest.mark.parametrize("size", [1, 2, 3, 64])
-def test_the_batch_size_changes_nothing(folder: Path, blip: Blip, size: int) -> None:
-    other = openblip.load(folder, batch_size=size, num_workers=0)
-    prompts = ["a picture of ", "", "a cat sleeping on the", "a"]
-    close(other.caption(IMAGES[:4], prompt=prompts), blip.caption(IMAGES[:4], prompt=prompts))
-    close(other.ask(IMAGES[:4], QUESTIONS), blip.ask(IMAGES[:4], QUESTIONS))
-    close(other.match(IMAGES, TEXTS), blip.match(IMAGES, TEXTS))
+def test_an_iterator_is_read_as_its_results_are_consumed(blip: Blip) -> None:
+    opened: list[int] = []
+
+    def images() -> Iterator[Any]:
+        for index in range(1000):
+            opened.append(index)
+            yield IMAGES[index % 5]
+
+    captions = blip.caption(images(), max_new_tokens=2)
+    assert opened == []
+    next(captions)
+    assert len(opened) <= 3 * blip.batch_size + 1
 
 
-def test_mixed_lengths_in_a_batch_equal_single_items(blip: Blip) -> None:
-    prompts = ["a picture of ", "", "a cat sleeping on the", "a"]
-    close(
-        blip.caption(IMAGES[:4], prompt=prompts),
-        [blip.caption(image, prompt=prompt) for image, prompt in zip(IMAGES, prompts, strict=False)],
-    )
-    close(blip.ask(IMAGES[:4], QUESTIONS), [blip.ask(i, q) for i, q in zip(IMAGES, QUESTIONS, strict=False)])
-    close(blip.ask(IMAGES[0], QUESTIONS), [blip.ask(IMAGES[0], q) for q in QUESTIONS])
-    close(blip.match(IMAGES, TEXTS), [[blip.match(i, t) for t in TEXTS] for i in IMAGES])
-    close(blip.match(IMAGES[:4], TEXTS, paired=True), [blip.match(i, t) for i, t in zip(IMAGES, TEXTS, strict=False)])
-    np.testing.assert_allclose(blip.embed_texts(TEXTS), [blip.embed_texts(text) for text in TEXTS], atol=1e-5)
-    np.testing.assert_allclose(blip.embed_images(IMAGES), [blip.embed_images(i) for i in IMAGES], atol=1e-5)
+# Errors.
 
 
-def test_the_default_prompt_is_left_out_and_a_given_one_included(blip: Blip) -> None:
-    plain, given = blip.caption(IMAGES[0]), blip.caption(IMAGES[0], prompt="a picture of ")
-    assert given.text == f"a picture of {plain.text}"
-    assert given.logprob == plain.logprob
-    assert blip.caption(IMAGES[0], prompt="").logprob != plain.logprob
-
-
-def test_logprob_is_the_model_s_own_probability_of_the_new_tokens(blip: Blip) -> None:
-    part = blip.pipeline("caption").model
-    options: dict[str, Any] = {
-        "num_beams": 4,
-        "repetition_penalty": 1.7,
-        "no_repeat_ngram_size": 2,
-        "max_new_tokens": 7,
-    }
-    decoding = Decoding(eos_id=part.tokenizer.sep_id, pad_id=part.tokenizer.pad_id, **options)
-    states = tokens_of(blip, "caption", IMAGES[1:2])
-    session = part.engine.require(Captions).prepare_captions(states, decoding.capacity(1))([0])
-    start = torch.tensor([[part.tokenizer.dec_id]])
-    ids = torch.cat([start, torch.tensor([generate(session, start, decoding)[0][0].ids])], dim=1)
-    with torch.no_grad():
-        scores = cast(Captioner, part.module).logits(ids, None, states)[0, :-1].log_softmax(-1)
-    expected = scores.gather(1, ids[0, 1:, None]).sum().item()
-    caption = blip.caption(IMAGES[1], prompt="", **options)
-    assert caption.logprob == pytest.approx(expected, abs=1e-4)
-    assert caption.text == part.tokenizer.decode(ids[0])
-    assert caption.finished == (ids[0, -1] == part.tokenizer.sep_id)
-
-
-def test_a_seeded_sample_depends_on_its_image_alone(blip: Blip) -> None:
-    sample: dict[str, Any] = {"do_sample": True, "seed": 11, "temperature": 2.0}
-    alone = blip.caption(IMAGES[2], **sample)
-    close(blip.caption([*IMAGES, IMAGES[2]], **sample)[2], alone)
-    close(blip.caption([*IMAGES, IMAGES[2]], **sample)[5], alone)
-    assert blip.caption(IMAGES[2], do_sample=True, seed=12, temperature=2.0) != alone
-
-
-def test_many_questions_and_texts_encode_the_image_once(blip: Blip) -> None:
-    with Forwards(blip.pipeline("vqa").model.module.vision) as seen:
-        blip.ask(IMAGES[0], QUESTIONS)
-    assert seen.images == 1
-    with Forwards(blip.pipeline("retrieval").model.module.vision) as seen:
-        blip.match(IMAGES, TEXTS)
-    assert seen.images == len(IMAGES)
-
-
-def test_an_encoded_image_stands_for_its_picture(blip: Blip) -> None:
-    encoded = blip.encode_images(IMAGES)
-    with Forwards(blip.pipeline("vqa").model.module.vision) as seen:
-        found = blip.ask(encoded[0], QUESTIONS)
-    assert seen.images == 0
-    close(found, blip.ask(IMAGES[0], QUESTIONS))
-    close(blip.caption([encoded[1], IMAGES[2]]), blip.caption(IMAGES[1:3]))
-    np.testing.assert_array_equal(blip.embed_images(encoded), blip.embed_images(IMAGES))
-    with pytest.raises(InputError, match="must be encoded for retrieval"):
-        blip.match(blip.encode_images(IMAGES[0], task="caption"), "a cat")
-
-
-def test_match_scores_are_those_of_the_heads(blip: Blip) -> None:
-    part = blip.pipeline("retrieval").model
-    model, tokenizer = cast(Matcher, part.module), part.tokenizer
-    states = tokens_of(blip, "retrieval", IMAGES[:1])
-    with torch.no_grad():
-        enc, cls = (tokenizer.encode(["a dog , a man"], first) for first in ("enc", "cls"))
-        probability = model.match_logits(enc.ids, enc.mask, states).softmax(-1)[0, 1].item()
-        cosine = (model.embed_image(states) @ model.embed_text(cls.ids, cls.mask).T).item()
-    close(blip.match(IMAGES[0], "A dog, a man."), Match(probability, cosine))
-
-
-def test_closed_answers_are_ranked_by_whole_sequences(blip: Blip) -> None:
-    part = blip.pipeline("vqa").model
-    model, tokenizer = cast(Answerer, part.module), part.tokenizer
-    candidates = ["yes", "no", "a cat sleeping", "a cat", "two", "a yellow bus"]
-    asked = tokenizer.encode(["what is it?"], "enc")
-    scores = []
-    with torch.no_grad():
-        heard = model.encode_question(asked.ids, asked.mask, tokens_of(blip, "vqa", IMAGES[3:4]))
-        for candidate in candidates:
-            ids = tokenizer.encode([candidate], "dec").ids
-            logprobs = model.logits(ids, None, heard)[0, :-1].log_softmax(-1)
-            scores.append(logprobs.gather(1, ids[0, 1:, None]).sum().item())
-    expected = sorted(zip(torch.tensor(scores).softmax(0).tolist(), candidates, strict=True), reverse=True)
-    found = blip.ask(IMAGES[3], "what is it?", answers=candidates, n=len(candidates))
-    close(ranked(found), [Answer(text, probability) for probability, text in expected])
-    short = blip.ask(IMAGES[3], "what is it?", answers=candidates, shortlist=2, smoothing=0.1, n=6)
-    assert sum(answer.probability > 0 for answer in ranked(short)) == 2
-
-
-def test_free_answers_carry_the_probability_of_their_sequence(blip: Blip) -> None:
-    best, second = ranked(blip.ask(IMAGES[0], "what is it?", n=2))
-    assert second.probability > 0
-    assert 0 < best.probability <= 1
-    assert blip.ask(IMAGES[0], "what is it?") == best
-
-
-BAD: list[Any] = [b"", b"not a picture", "/no/such/file.jpg", Path("/no/such/file.png")]
-
-
-@pytest.mark.parametrize("call", CALLS.values(), ids=CALLS.keys())
-def test_a_bad_image_raises_its_error_with_its_index(blip: Blip, call: Callable[..., Any]) -> None:
-    for bad in BAD:
+@calls_of_one_image
+def test_a_bad_image_raises_with_its_index(blip: Blip, name: str) -> None:
+    call = CALLS[name]
+    for bad in UNREADABLE:
         with pytest.raises(ImageError) as single:
             call(blip, bad)
-        assert (single.value.index, single.value.item, single.value.partial) == (None, bad, None)
+        assert (single.value.index, single.value.partial) == (None, None)
     with pytest.raises(ImageError, match="item 2: ") as listed:
-        call(blip, [IMAGES[0], IMAGES[1], BAD[1], BAD[2]])
-    assert (listed.value.index, listed.value.item) == (2, BAD[1])
-    close(listed.value.partial, call(blip, IMAGES[:2]))
-    stream = call(blip, iter([IMAGES[0], BAD[3], IMAGES[1]]))
-    close(next(stream), call(blip, IMAGES[0]))
+        call(blip, [IMAGES[0], IMAGES[1], UNREADABLE[1], UNREADABLE[2]])
+    assert listed.value.index == 2
+    assert_close(listed.value.partial, call(blip, IMAGES[:2]))
+    stream = call(blip, iter([IMAGES[0], UNREADABLE[3], IMAGES[1]]))
+    assert_close(next(stream), call(blip, IMAGES[:1])[0])
     with pytest.raises(ImageError, match=r"item 1: cannot read /no/such/file.png") as streamed:
         next(stream)
-    assert (streamed.value.index, streamed.value.item, streamed.value.partial) == (1, BAD[3], None)
+    assert (streamed.value.index, streamed.value.partial) == (1, None)
 
 
-@pytest.mark.parametrize("call", CALLS.values(), ids=CALLS.keys())
-def test_on_error_return_puts_errors_in_place(blip: Blip, call: Callable[..., Any]) -> None:
-    for bad in BAD:
+def test_an_error_holds_its_item(blip: Blip) -> None:
+    bad = UNREADABLE[1]
+    calls: list[Callable[[], Any]] = [
+        lambda: blip.caption([IMAGES[0], bad]),
+        lambda: blip.ask([IMAGES[0], bad], "what?"),
+        lambda: blip.embed_images([IMAGES[0], bad]),
+    ]
+    for call in calls:
+        with pytest.raises(ImageError) as raised:
+            call()
+        assert raised.value.item is bad
+
+
+@calls_of_one_image
+def test_on_error_return_puts_errors_in_place(blip: Blip, name: str) -> None:
+    call = CALLS[name]
+    for bad in UNREADABLE:
         assert isinstance(call(blip, bad, on_error="return"), ImageError)
-    inputs = [IMAGES[0], BAD[1], IMAGES[1], BAD[2]]
-    for mixed in (call(blip, inputs, on_error="return"), list(call(blip, iter(inputs), on_error="return"))):
-        assert [isinstance(result, ImageError) for result in mixed] == [False, True, False, True]
-        close([mixed[0], mixed[2]], call(blip, IMAGES[:2]))
-        assert [mixed[1].item, mixed[3].item] == [BAD[1], BAD[2]]
+    images = [IMAGES[0], UNREADABLE[1], IMAGES[1], UNREADABLE[2]]
+    expected = call(blip, IMAGES[:1])
+    for results in (call(blip, images, on_error="return"), list(call(blip, iter(images), on_error="return"))):
+        assert [isinstance(result, ImageError) for result in results] == [False, True, False, True]
+        assert_close([results[0]], expected)
+        assert str(results[3]) == "cannot read /no/such/file.jpg: no such file", "its position says where it was"
 
 
 def test_errors_of_embeddings(blip: Blip) -> None:
-    mixed: list[Any] = [IMAGES[0], BAD[1], IMAGES[1], BAD[2]]
+    images: list[Any] = [IMAGES[0], UNREADABLE[1], IMAGES[1], UNREADABLE[2]]
     with pytest.raises(ImageError, match="item 1: ") as raised:
-        blip.embed_images(mixed)
+        blip.embed_images(images)
     np.testing.assert_allclose(cast(Any, raised.value.partial), blip.embed_images(IMAGES[:1]), atol=1e-5)
-    results = blip.embed_images(mixed, on_error="return")
+    results = blip.embed_images(images, on_error="return")
     assert [isinstance(result, ImageError) for result in results] == [False, True, False, True]
-    with pytest.raises(InputError, match="on_error"):
+
+
+def test_a_bad_text_is_an_error_of_its_item(blip: Blip) -> None:
+    for results in (
+        blip.ground(IMAGES[:3], ["a dog", "?!", "a cat"], on_error="return"),
+        blip.explain(IMAGES[:3], ["a dog", "!", "a cat"], on_error="return"),
+        blip.compare(IMAGES[:3], RIGHT_IMAGES[:3], ["a dog", cast(Any, 7), "a cat"], on_error="return"),
+    ):
+        assert [isinstance(result, InputError) for result in results] == [False, True, False]
+
+
+def test_on_error_must_be_known(blip: Blip) -> None:
+    with pytest.raises(InputError, match="on_error must be 'raise' or 'return', got 'ignore'"):
         blip.caption(IMAGES[0], on_error=cast(Any, "ignore"))
 
 
-def test_embeddings_are_normalised_float32(blip: Blip) -> None:
-    for vectors in (blip.embed_images(IMAGES), blip.embed_texts(TEXTS)):
-        assert vectors.dtype == np.float32
-        assert vectors.shape[1] == 16
-        np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-6)
-    assert blip.embed_images(IMAGES[0]).shape == (16,)
-    assert blip.embed_texts("a cat").shape == (16,)
-    assert blip.embed_images([]).shape == (0, 16)
-    assert next(blip.embed_images(iter(IMAGES))).shape == (16,)
+# Progress.
 
 
-def test_every_form_of_a_picture_gives_the_same(blip: Blip, tmp_path: Path) -> None:
-    path = tmp_path / "picture.png"
+@all_calls
+def test_progress_is_reported(blip: Blip, call: Call) -> None:
+    reports: list[tuple[int, int | None]] = []
+    call(blip, IMAGES[:2], progress=lambda *report: reports.append(report))
+    assert reports == [(1, 2), (2, 2)]
+    assert_close(call(blip, IMAGES[:2], progress=True), call(blip, IMAGES[:2]))
+
+
+def test_progress_of_embeddings(blip: Blip) -> None:
+    for method, inputs in ((blip.embed_images, IMAGES), (blip.embed_texts, TEXTS), (blip.encode_images, IMAGES)):
+        reports: list[tuple[int, int | None]] = []
+        cast(Any, method)(inputs, progress=lambda *report, log=reports: log.append(report))
+        assert reports == [(done, len(inputs)) for done in range(1, len(inputs) + 1)]
+
+
+# Batches.
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 64])
+def test_results_do_not_depend_on_the_batch_size(folder: Path, blip: Blip, size: int) -> None:
+    other = openblip.load(folder, batch_size=size, num_workers=0)
+    assert (other.batch_size, other.num_workers) == (size, 0)
+    four = IMAGES[:4]
+    assert_close(other.caption(four, prompt=PROMPTS), blip.caption(four, prompt=PROMPTS))
+    assert_close(other.ask(four, QUESTIONS), blip.ask(four, QUESTIONS))
+    assert_close(other.match(IMAGES, TEXTS), blip.match(IMAGES, TEXTS))
+    assert_close(other.classify(IMAGES, LABELS, n=5), blip.classify(IMAGES, LABELS, n=5))
+    assert_close(other.ground(four, TEXTS), [blip.ground(i, t) for i, t in zip(four, TEXTS, strict=True)])
+    assert_close(other.compare(four, RIGHT_IMAGES[:4], TEXTS), blip.compare(four, RIGHT_IMAGES[:4], TEXTS))
+    explanations = [blip.explain(image, text, layer=0) for image, text in zip(four, TEXTS, strict=True)]
+    assert_close(other.explain(four, TEXTS, layer=0), explanations)
+
+
+def test_the_batch_size_can_change(folder: Path, blip: Blip) -> None:
+    other = openblip.load(folder)
+    pipeline = other.pipeline("caption")
+    other.batch_size = 1
+    assert pipeline.model.batching.batch_size == 1
+    assert_close(other.caption(IMAGES), blip.caption(IMAGES))
+
+
+# Images.
+
+
+def test_every_form_of_an_image_gives_the_same(blip: Blip, tmp_path: Path) -> None:
+    path = tmp_path / "image.png"
     IMAGES[0].save(path)
     array = np.asarray(IMAGES[0])
     chw = torch.from_numpy(array.copy()).permute(2, 0, 1)
@@ -303,78 +232,119 @@ def test_every_form_of_a_picture_gives_the_same(blip: Blip, tmp_path: Path) -> N
         chw,
         chw.float() / 255,
     ]
-    close([blip.caption(form) for form in forms], [blip.caption(IMAGES[0])] * len(forms))
-    close(blip.caption(torch.stack([chw, chw])), blip.caption([IMAGES[0]] * 2))
+    assert_close([blip.caption(form) for form in forms], [blip.caption(IMAGES[0])] * len(forms))
+    assert_close(blip.caption(torch.stack([chw, chw])), [blip.caption(IMAGES[0])] * 2)
 
 
-def test_a_checkpoint_refuses_what_it_cannot_serve(folder: Path, blip: Blip) -> None:
+@calls_of_one_image
+def test_an_encoded_image_replaces_its_image(blip: Blip, name: str) -> None:
+    call = CALLS[name]
+    encoded, other = blip.encode_images(IMAGES[:2])
+    assert_close(call(blip, encoded), call(blip, IMAGES[0]))
+    assert_close(call(blip, [IMAGES[0], other]), call(blip, IMAGES[:2]))
+
+
+def test_encoded_images_skip_the_encoder(blip: Blip) -> None:
+    encoded = blip.encode_images(IMAGES[0])
+    with count_images(blip, "vqa") as counter:
+        blip.ask(encoded, QUESTIONS)
+    assert counter.count == 0
+    np.testing.assert_array_equal(blip.embed_images(encoded), blip.embed_images(IMAGES[0]))
+    assert_close(blip.compare(encoded, encoded, TEXTS), blip.compare(IMAGES[0], IMAGES[0], TEXTS))
+    assert_close(blip.ground(blip.encode_images(encoded), TEXTS[0]), blip.ground(IMAGES[0], TEXTS[0]))
+
+
+def test_images_are_encoded_for_one_task_or_all(blip: Blip) -> None:
+    with count_images(blip, "vqa") as counter:
+        encoded = blip.encode_images(IMAGES[0], task="caption")
+    assert counter.count == 0
+    with pytest.raises(InputError, match="must be encoded for retrieval"):
+        blip.match(encoded, "a cat")
+    streams = [io.BytesIO() for _ in range(2)]
+    for stream, image in zip(streams, IMAGES, strict=False):
+        image.save(stream, "PNG")
+        stream.seek(0)
+    results = blip.encode_images([streams[0], UNREADABLE[0], streams[1]], on_error="return")
+    assert [type(result) for result in results] == [EncodedImage, ImageError, EncodedImage]
+    assert_close(blip.caption(cast(Any, results[2])), blip.caption(IMAGES[1]))
+
+
+def test_images_encoded_together_do_not_share_memory(blip: Blip) -> None:
+    """One image must not keep the states of its batch alive."""
+    for encoded in blip.encode_images(IMAGES, task="vqa"):
+        (states,) = encoded.states.values()
+        assert states.untyped_storage().nbytes() == states.nbytes
+
+
+# Loading.
+
+
+def test_a_model_refuses_the_tasks_it_does_not_serve(folder: Path, blip: Blip) -> None:
     captioner = openblip.load(folder / "caption")
     assert captioner.tasks == ("caption",)
-    with pytest.raises(UnsupportedTaskError, match=r"serves caption, not vqa.*blip-vqa"):
-        captioner.ask(IMAGES[0], "what is it?")
-    with pytest.raises(UnsupportedTaskError, match="retrieval"):
-        captioner.embed_texts("a cat")
+    calls: list[tuple[Callable[[], Any], str]] = [
+        (lambda: captioner.ask(IMAGES[0], "what is it?"), r"serves caption, not vqa.*blip-vqa"),
+        (lambda: captioner.embed_texts("a cat"), "retrieval"),
+        (lambda: captioner.ground(IMAGES[0], "a cat"), "blip-base_8xb16_refcoco"),
+        (lambda: captioner.compare(IMAGES[0], IMAGES[1], "a cat"), "model_base_nlvr"),
+        (lambda: captioner.encode_images(IMAGES[0], task="vqa"), "not vqa"),
+    ]
+    for call, message in calls:
+        with pytest.raises(UnsupportedTaskError, match=message):
+            call()
     assert blip.tasks == TASKS
+    with pytest.raises(InputError, match="task must be one of caption, vqa"):
+        captioner.pipeline("visdial")
+    with pytest.raises(InputError, match="did you mean caption"):
+        captioner.pipeline(cast(Any, "capton"))
+
+
+def test_one_task_of_a_bundle(folder: Path) -> None:
+    assert openblip.load(folder, task="vqa").tasks == ("vqa",)
+    with pytest.raises(UnsupportedTaskError, match="no model for 'pretrain'"):
+        openblip.load(folder, task="pretrain")
 
 
 def test_a_pretraining_checkpoint_captions_and_matches(tmp_path: Path) -> None:
     write.save(toy_model("pretrain"), tmp_path / "p", tokenizer=toy_tokenizer(), image=ImageSettings(size=SIZE))
-    blip = openblip.load(tmp_path / "p")
-    assert isinstance(blip.caption(IMAGES[0]), Caption)
-    assert isinstance(blip.match(IMAGES[0], "a cat"), Match)
+    pretrained = openblip.load(tmp_path / "p")
+    assert pretrained.tasks == ("caption", "retrieval")
+    assert isinstance(pretrained.caption(IMAGES[0]), Caption)
+    assert isinstance(pretrained.match(IMAGES[0], "a cat"), Match)
+    assert pretrained.pipeline("caption").model is pretrained.pipeline("retrieval").model
+    with count_images(pretrained, "caption") as counter:
+        pretrained.encode_images(IMAGES[0])
+    assert counter.count == 1
 
 
-@pytest.mark.parametrize(
-    "options",
-    [
-        {"num_beams": 0}, {"n": 4}, {"top_p": 0.5}, {"temperature": 2.0}, {"seed": 1}, {"num_beams": 1, "n": 2},
-        {"do_sample": True, "num_beams": 5}, {"min_new_tokens": 9, "max_new_tokens": 4}, {"repetition_penalty": 0.0},
-        {"num_beams": 1, "length_penalty": 2.0}, {"do_sample": True, "top_p": 1.5},
-    ],
-)  # fmt: skip
-def test_options_that_would_do_nothing_are_refused(blip: Blip, options: dict[str, Any]) -> None:
-    with pytest.raises(InputError):
-        blip.caption(IMAGES[0], **options)
+def test_a_pretraining_checkpoint_in_a_bundle_fills_gaps(tmp_path: Path) -> None:
+    mixed = openblip.load(toy_bundle(tmp_path, ("pretrain", "caption")))
+    assert set(mixed.tasks) == {"caption", "retrieval"}
+    assert mixed.pipeline("caption").model.config.task == "caption"
+    assert mixed.pipeline("retrieval").model.config.task == "pretrain"
 
 
-@pytest.mark.parametrize(
-    "wrong",
-    [
-        lambda blip: blip.caption(IMAGES[:2], prompt=["a"]),
-        lambda blip: blip.caption(IMAGES[0], do_sample=True, seed=1.5),
-        lambda blip: list(blip.match(iter(IMAGES[:2]), iter(["a"]), paired=True)),
-        lambda blip: blip.pipeline("capton"),
-        lambda blip: blip.caption(IMAGES[0], prompt=["a"]),
-        lambda blip: blip.caption(IMAGES[0], prompt="a " * 80),
-        lambda blip: blip.ask(IMAGES[:2], ["what?"]),
-        lambda blip: blip.ask(IMAGES[0], "what?", answers=[]),
-        lambda blip: blip.ask(IMAGES[0], "what?", answers="yes"),
-        lambda blip: blip.ask(IMAGES[0], "what?", shortlist=3),
-        lambda blip: blip.ask(IMAGES[0], "what?", answers=["yes"], n=2),
-        lambda blip: blip.match(IMAGES[:2], ["a"], paired=True),
-        lambda blip: blip.match(IMAGES[0], [7]),
-        lambda blip: openblip.load("pocket", engine=cast(Any, "warp")),
-        lambda blip: openblip.load("pocket", precision=cast(Any, "fp8")),
-        lambda blip: openblip.load("pocket", device="abacus"),
-        lambda blip: openblip.load("pocket", batch_size=0),
-        lambda blip: openblip.load("pocket", num_workers=-1),
-    ],
-)
-def test_wrong_arguments_are_named(blip: Blip, wrong: Callable[[Blip], Any]) -> None:
-    with pytest.raises(InputError):
-        wrong(blip)
+@pytest.mark.parametrize("damage", ["missing", "empty", "short", "no config"])
+def test_load_checks_every_member_of_a_bundle(tmp_path: Path, damage: str) -> None:
+    home = toy_bundle(tmp_path, ("caption", "vqa"))
+    weights = home / "vqa" / "model.safetensors"
+    if damage == "missing":
+        weights.unlink()
+    elif damage == "no config":
+        (home / "vqa" / "config.json").unlink()
+    else:
+        weights.write_bytes(b"" if damage == "empty" else weights.read_bytes()[:-10])
+    with pytest.raises(CheckpointError, match="vqa"):
+        openblip.load(home)
 
 
-def test_one_blip_under_eight_threads(folder: Path, blip: Blip) -> None:
-    fresh = openblip.load(folder)  # its parts are loaded under contention, too
-    jobs: list[Callable[[Blip], Any]] = [
-        lambda b: b.caption(IMAGES), lambda b: b.ask(IMAGES[0], QUESTIONS), lambda b: b.match(IMAGES, TEXTS),
-        lambda b: b.caption(IMAGES[0], do_sample=True, seed=1),
-    ]  # fmt: skip
-    expected = [job(blip) for job in jobs]
-    with ThreadPoolExecutor(8) as pool:
-        for found, wanted in zip(pool.map(lambda job: job(fresh), jobs * 4), expected * 4, strict=True):
-            close(found, wanted)
+def test_a_model_without_a_vocabulary_still_embeds_images(folder: Path, blip: Blip, tmp_path: Path) -> None:
+    for name in ("config.json", "model.safetensors", "preprocessor_config.json"):
+        shutil.copy(folder / "retrieval" / name, tmp_path)
+    model = openblip.load(tmp_path)
+    np.testing.assert_allclose(model.embed_images(IMAGES), blip.embed_images(IMAGES), atol=1e-5)
+    with pytest.raises(InputError, match="no vocabulary"):
+        model.embed_texts("a cat")
 
 
 def test_precision_is_chosen_by_the_caller_and_not_by_the_file(folder: Path, blip: Blip, tmp_path: Path) -> None:
@@ -382,13 +352,38 @@ def test_precision_is_chosen_by_the_caller_and_not_by_the_file(folder: Path, bli
         toy_model("retrieval"), tmp_path / "half", tokenizer=toy_tokenizer(), image=ImageSettings(size=SIZE),
         dtype=torch.float16,
     )  # fmt: skip
-    assert (
-        openblip.load(tmp_path / "half").pipeline("retrieval").model.engine.require(TorchModel).dtype is torch.float32
-    )
+    stored_half = openblip.load(tmp_path / "half").pipeline("retrieval").model
+    assert stored_half.engine.require(TorchModel).dtype is torch.float32
     half = openblip.load(folder / "retrieval", precision="bf16")
-    vectors = half.embed_images(IMAGES)
-    assert vectors.dtype == np.float32
-    np.testing.assert_allclose(vectors, blip.embed_images(IMAGES), atol=0.05)
-    probability, similarity = (getattr(half.match(IMAGES[0], "a cat"), f) for f in ("probability", "similarity"))
-    assert math.isfinite(probability)
-    assert math.isfinite(similarity)
+    embeddings = half.embed_images(IMAGES)
+    assert embeddings.dtype == np.float32
+    np.testing.assert_allclose(embeddings, blip.embed_images(IMAGES), atol=0.05)
+    match = half.match(IMAGES[0], "a cat")
+    assert math.isfinite(match.probability)
+    assert math.isfinite(match.similarity)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"engine": "warp"}, "engine"), ({"precision": "fp8"}, "precision"), ({"device": "abacus"}, "device must be"),
+        ({"decode": "lossy"}, "decode must be"), ({"batch_size": 0}, "batch_size"), ({"num_workers": -1}, "num_workers"), ({"calibration": [], "precision": "int8"}, "at least one image"),
+    ],
+)  # fmt: skip
+def test_wrong_loading_options_are_named(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        openblip.load("pocket", **options)
+
+
+def test_one_blip_in_eight_threads(folder: Path, blip: Blip) -> None:
+    fresh = openblip.load(folder)  # its models are loaded by competing threads too
+    calls: list[Callable[[Blip], Any]] = [
+        lambda b: b.caption(IMAGES), lambda b: b.ask(IMAGES[0], QUESTIONS), lambda b: b.match(IMAGES, TEXTS),
+        lambda b: b.caption(IMAGES[0], do_sample=True, seed=1), lambda b: b.ground(IMAGES, TEXTS[1]),
+        lambda b: b.compare(IMAGES, RIGHT_IMAGES, TEXTS[0]), lambda b: b.explain(IMAGES[0], TEXTS, layer=0),
+        lambda b: b.explain(IMAGES[1], task="caption"),
+    ]  # fmt: skip
+    expected = [call(blip) for call in calls]
+    with ThreadPoolExecutor(8) as pool:
+        for result, value in zip(pool.map(lambda call: call(fresh), calls * 3), expected * 3, strict=True):
+            assert_close(result, value)

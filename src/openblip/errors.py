@@ -1,18 +1,18 @@
 """The exceptions that OpenBLIP raises on purpose.
 
-::
-
-    OpenBlipError
-    ├── InputError             (ValueError)  a wrong argument
-    ├── ImageError             (ValueError)  an unreadable image
-    │   └── VideoError                       an unreadable video
-    ├── ConfigError            (ValueError)  an impossible model configuration
-    ├── CheckpointError                      weights or files that do not fit the model
-    ├── DownloadError                        a failed or damaged download
-    ├── UnsupportedTaskError                 a task that the loaded checkpoint does not serve
-    ├── JobError                             a job that cannot continue
-    ├── TrainingError                        training that cannot continue
-    └── EvaluationError        (ValueError)  predictions and references that do not fit
+```text
+OpenBlipError
+├── InputError             (ValueError)  a wrong argument
+├── ImageError             (ValueError)  an unreadable image
+│   └── VideoError                       an unreadable video
+├── ConfigError            (ValueError)  an impossible model configuration
+├── CheckpointError                      weights or files that do not fit the model
+├── DownloadError                        a failed or damaged download
+├── UnsupportedTaskError                 a task that the loaded model does not serve
+├── JobError                             a job that cannot continue
+├── TrainingError                        training that cannot continue
+└── EvaluationError        (ValueError)  predictions that do not fit the references
+```
 
 Every message states the requirement, the value and the remedy. Errors about a wrong argument are also `ValueError`,
 so that code written against other libraries catches them.
@@ -35,8 +35,8 @@ class OpenBlipError(Exception):
     """Base class of every error that OpenBLIP raises on purpose.
 
     Attributes:
-        index: Position of the failing item in a list or iterator, counted from 0. `None` for a single input, and for
-            errors that `on_error="return"` returns, which stand at their position.
+        index: Index of the failing item in a list or iterator. `None` for a single input, and for errors that
+            `on_error="return"` returns.
         item: The failing input: an image, or a text to embed. `None` if the error is not about one input.
         partial: Results of the items before the failing one, if the inputs were a list.
     """
