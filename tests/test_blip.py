@@ -28,7 +28,6 @@ from openblip import (
 from openblip.checkpoints import write
 from openblip.engine.protocols import TorchModel
 from openblip.preprocess.image import ImageSettings
-from openblip.tasks import TaskName
 from tests.pipelines.pipeline_toys import (
     IMAGES,
     LABELS,

@@ -150,7 +150,7 @@ def load(
         precision: Precision of the arithmetic: "fp32", "bf16", "fp16" or "int8", whatever the file stores.
         device: "cpu", "cuda", "cuda:1", "mps" or "auto": a GPU if there is one and the engine and precision run on it.
         config: Configuration of a `.pth` file, or values to change, such as `{"image_size": 480}`.
-        tokenizer: Tokenizer, vocabulary file or folder, for a `.pth` file; by default that of bert-base-uncased.
+        tokenizer: Tokenizer, vocabulary file or folder for a `.pth` file; by default that of bert-base-uncased.
         batch_size: Images to run together; by default 4 or 8 on a CPU and 64 on a GPU. Results do not depend on it.
         num_workers: Threads that open images ahead of the model; by default 2.
         decode: "fast" decodes large JPEG files at reduced size, which changes pixels by a fraction of a gray level;
@@ -1058,9 +1058,10 @@ class Blip:
             >>> blip.embed_texts(["a cat", "a dog"]).shape  # doctest: +SKIP
             (2, 256)
         """
-        model = self.pipeline("retrieval").model
+        pipeline = self.pipeline("retrieval")
         listed = [texts] if isinstance(texts, str) else texts
-        embeddings = _embed_texts(RetrievalPipeline(model), listed)
+        batches = (pipeline.embed_texts(pipeline.tokenize(chunk)) for chunk in iter_chunks(listed, TEXT_ROWS))
+        embeddings: Iterator[Embedding] = (embedding for batch in batches for embedding in batch.cpu().numpy())
         if progress is not False:
             total = len(listed) if isinstance(listed, Sequence) else None
             embeddings = report_progress(embeddings, total, progress)
@@ -1069,7 +1070,7 @@ class Blip:
         rows = list(embeddings)
         if isinstance(texts, str):
             return rows[0]
-        return np.stack(rows) if rows else _no_embeddings(model)
+        return np.stack(rows) if rows else _no_embeddings(pipeline.model)
 
     @overload
     def encode_images(
@@ -1153,8 +1154,7 @@ class Blip:
 
         Args:
             task: "caption", "vqa", "retrieval", "nlvr" or "grounding".
-            **options: Options of the pipeline: those of `caption` and `ask` without `on_error` and `progress`, and
-                `texts` for retrieval.
+            **options: Options of the pipeline, which the methods `caption` and `ask` take too; `texts` for retrieval.
 
         Returns:
             The pipeline. Its `run` yields results for items; its `model` has the tokenizer and the engine.
@@ -1174,10 +1174,10 @@ class Blip:
             names = [spec.name for spec in TASKS.values() if spec.pipeline is not None]
             raise InputError(f"task must be one of {', '.join(names)}, got {task!r}{did_you_mean(task, names)}")
         if task not in self._loaders:
-            others = [repr(entry.name) for entry in published.serving(task)[:2]]
+            checkpoints = [repr(entry.name) for entry in published.serving(task)[:2]]
             raise UnsupportedTaskError(
                 f"{self.name!r} serves {', '.join(self.tasks) or 'no task'}, not {task}; "
-                f"load {' or '.join(others) or 'a checkpoint of that task'}"
+                f"load {' or '.join(checkpoints) or 'a checkpoint of that task'}"
             )
         with self._lock:
             if task not in self._models:
@@ -1187,11 +1187,6 @@ class Blip:
 
 
 AnyPipeline: TypeAlias = CaptionPipeline | VqaPipeline | RetrievalPipeline | NlvrPipeline | GroundingPipeline
-
-
-def _embed_texts(pipeline: RetrievalPipeline, texts: Iterable[str]) -> Iterator[Embedding]:
-    for chunk in iter_chunks(texts, TEXT_ROWS):
-        yield from pipeline.embed_texts(pipeline.tokenize(chunk)).cpu().numpy()
 
 
 def _no_embeddings(model: TaskModel) -> Embedding:

@@ -92,7 +92,7 @@ def test_required_words_and_trimming_change_the_choice_but_not_the_number(blip: 
         ({"num_beams": 1, "length_penalty": 2.0}, "length_penalty"), ({"do_sample": True, "top_p": 1.5}, "top_p"),
         ({"forbid": "cat"}, "list of words"), ({"require": "cat"}, "require"), ({"require": [[]]}, "require"),
         ({"require": ["cat"], "forbid": ["cat"]}, "require"), ({"forbid": [""]}, "spell"),
-        ({"prompt": 7}, "prompt must be a string"), ({"prompt": "a " * 80}, "fewer than 64 tokens"),
+        ({"prompt": 7}, "one image takes one prompt, got int"), ({"prompt": "a " * 80}, "fewer than 64 tokens"),
     ],
 )  # fmt: skip
 def test_wrong_options_are_named(blip: Blip, options: dict[str, Any], message: str) -> None:

@@ -131,5 +131,5 @@ def test_an_encoded_image_needs_its_size(blip: Blip) -> None:
 def test_expressions_must_have_words(blip: Blip) -> None:
     with pytest.raises(InputError, match="must contain words"):
         blip.ground(IMAGES[0], "?!")
-    with pytest.raises(InputError, match="number of expressions"):
+    with pytest.raises(InputError, match="2 images need 2 expressions, got 1"):
         blip.ground(IMAGES[:2], ["a"])

@@ -100,5 +100,5 @@ def test_wrong_options_are_named(blip: Blip, options: dict[str, Any], message: s
 def test_texts_must_be_strings_and_as_many_as_images(blip: Blip) -> None:
     with pytest.raises(InputError, match="a text must be a string, got int"):
         blip.match(IMAGES[0], cast(Any, [7]))
-    with pytest.raises(InputError, match="number of texts must be 1 or the number of images"):
+    with pytest.raises(InputError, match="2 images need 2 texts, got 1"):
         blip.match(IMAGES[:2], ["a"], paired=True)

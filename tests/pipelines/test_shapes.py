@@ -91,7 +91,7 @@ def test_one_image_takes_several_texts(texts: list[str]) -> None:
     inputs = grouped_inputs("a.jpg", texts, "question")
     assert inputs.nested
     assert list(inputs.items) == [("a.jpg", texts)]
-    with pytest.raises(InputError, match="question must be a string for one image"):
+    with pytest.raises(InputError, match="one image takes one question"):
         paired_inputs("a.jpg", texts, "question")
 
 

@@ -118,6 +118,9 @@ class TaskModel:
             image: The image.
             videos: Whether videos are allowed.
 
+        Returns:
+            Pixels of the size that the model reads, or the states of an encoded image.
+
         Raises:
             ImageError: The image cannot be read.
             InputError: The image was encoded by another model.
@@ -160,20 +163,24 @@ class TaskModel:
         if pixels and not images[0].frames:
             states = self.engine.encode_images(to_tensor(np.stack(pixels), self.image_settings))
         elif pixels:
-            states = self._encode_frames(np.stack(pixels))
+            frames = to_tensor(np.concatenate(pixels), self.image_settings)  # (I * F, 3, S, S)
+            encoded = torch.cat([self.engine.encode_images(rows) for rows in torch.split(frames, FRAME_ROWS)])
+            states = encoded.view(len(pixels), -1, *encoded.shape[1:])  # (I, F, M, D)
         if len(states) < len(images) or not isinstance(states, Tensor):
             remaining = iter(states)
             states = torch.stack([next(remaining) if isinstance(i.data, np.ndarray) else i.data for i in images])
         return states.flatten(1, 2) if join_frames and states.ndim == 4 else states
 
-    def _encode_frames(self, pixels: NDArray[np.uint8]) -> Tensor:
-        """Return the states (I, F, M, D) of video frames (I, F, S, S, 3)."""
-        frames = to_tensor(pixels.reshape(-1, *pixels.shape[2:]), self.image_settings)
-        states = torch.cat([self.engine.encode_images(rows) for rows in torch.split(frames, FRAME_ROWS)])
-        return states.view(*pixels.shape[:2], *states.shape[1:])
-
     def preview(self, image: ImageInput, opened: OpenedImage) -> ImagePreview | None:
-        """Return the preview of an opened image, for drawings; `None` for videos and encoded images without one."""
+        """Return the preview of an image, for drawings.
+
+        Args:
+            image: The image.
+            opened: The same image after [`open_image`][openblip.pipelines.base.TaskModel.open_image].
+
+        Returns:
+            The preview; `None` for videos, and for encoded images without one.
+        """
         if opened.size is None or not isinstance(opened.data, np.ndarray):
             return opened.preview
         return ImagePreview.of(cast("ImageSource", image), opened.data, opened.size)
@@ -185,19 +192,42 @@ class TaskModel:
             text: The text.
             first: The first token: "cls", "enc" or "dec".
             max_length: Most tokens, the first token and [SEP] included; longer texts are cut.
+
+        Returns:
+            The token ids.
+
+        Raises:
+            InputError: The text is not a string, or the checkpoint has no vocabulary.
         """
         ids: list[int] = self.tokenizer.encode([text], first, max_length=max_length).ids[0].tolist()
         return ids
 
     def check_length(self, ids: list[int]) -> list[int]:
-        """Return the ids; raise `InputError` if the model has too few positions for them."""
+        """Return token ids unchanged if the model has a position for each.
+
+        Args:
+            ids: The token ids of a text.
+
+        Returns:
+            The token ids.
+
+        Raises:
+            InputError: There are too many tokens.
+        """
         limit = self.config.text.max_positions
         if len(ids) >= limit:
             raise InputError(f"a text must have fewer than {limit} tokens, got {len(ids)}; shorten it")
         return ids
 
     def pad(self, rows: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
-        """Return rows of token ids as ids and mask, both (B, T), padded on the right."""
+        """Pad rows of token ids on the right.
+
+        Args:
+            rows: B rows of token ids.
+
+        Returns:
+            Token ids (B, T), and a mask (B, T) that is 1 on tokens and 0 on padding.
+        """
         ids = torch.full((len(rows), max(map(len, rows))), self.tokenizer.pad_id)
         mask = torch.zeros_like(ids)
         for index, row in enumerate(rows):
@@ -221,15 +251,40 @@ class Pipeline(ABC, Generic[Item, Text, Raw, Result]):
 
     @abstractmethod
     def preprocess(self, item: Item) -> Prepared[Text]:
-        """Return an item as pixels and token ids. Runs on a worker thread."""
+        """Open the image of an item and tokenize its texts. Runs on a worker thread.
+
+        Args:
+            item: The item.
+
+        Returns:
+            Pixels and token ids.
+
+        Raises:
+            OpenBlipError: The item cannot be processed; `run` yields the error in its place.
+        """
 
     @abstractmethod
     def forward(self, batch: list[Prepared[Text]]) -> Raw:
-        """Run the model on a batch. All its images have the same number of frames, and the same number of texts."""
+        """Run the model on a batch.
+
+        Args:
+            batch: Prepared items with the same number of frames and the same number of texts.
+
+        Returns:
+            The output of the model.
+        """
 
     @abstractmethod
     def postprocess(self, raw: Raw, batch: list[Prepared[Text]]) -> Sequence[Result | OpenBlipError]:
-        """Return one result, or error, for each item of the batch."""
+        """Turn the output of the model into results.
+
+        Args:
+            raw: The output of `forward`.
+            batch: The same batch.
+
+        Returns:
+            One result, or error, for each item.
+        """
 
     def run(self, items: Iterable[Item]) -> Iterator[Result | OpenBlipError]:
         """Yield one result for each item, in order.
@@ -255,10 +310,14 @@ class Pipeline(ABC, Generic[Item, Text, Raw, Result]):
 def group_batches(
     prepared: Iterable[Prepared[Text] | OpenBlipError], size: int
 ) -> Iterator[list[Prepared[Text] | OpenBlipError]]:
-    """Yield consecutive items that can run together, with errors in place.
+    """Group consecutive items that can run together: with the same number of frames and the same number of texts.
 
-    The images of a batch have the same number of frames and of texts. A batch has at most `size` images or frames, but
-    at least one video.
+    Args:
+        prepared: Prepared items, and errors of items.
+        size: Most images, or frames of videos, in a group; a group has at least one video.
+
+    Yields:
+        Groups of items, with errors in place.
     """
     group: list[Prepared[Text] | OpenBlipError] = []
     shape, count, limit = (0, 0), 0, size
@@ -327,14 +386,30 @@ def _with_item(error: OpenBlipError, item: object) -> OpenBlipError:
 
 
 def iter_chunks(items: Iterable[T], size: int) -> Iterator[list[T]]:
-    """Yield lists of up to `size` consecutive items."""
+    """Split items into lists.
+
+    Args:
+        items: The items.
+        size: Length of every list but the last.
+
+    Yields:
+        Lists of consecutive items.
+    """
     source = iter(items)
     while chunk := list(islice(source, size)):
         yield chunk
 
 
 def iter_similar_lengths(rows: Sequence[Sequence[int]], size: int) -> Iterator[list[int]]:
-    """Yield indices of up to `size` rows of similar length, so that little is computed for padding."""
+    """Group rows of similar length, so that little is computed for padding.
+
+    Args:
+        rows: The rows.
+        size: Most rows in a group.
+
+    Yields:
+        Indices of rows, from the shortest to the longest.
+    """
     return iter_chunks(sorted(range(len(rows)), key=lambda index: len(rows[index])), size)
 
 
@@ -362,7 +437,18 @@ def iter_row_batches(rows: Sequence[Sequence[T]], max_rows: int) -> Iterator[tup
 
 
 def check_text(text: str, noun: str) -> str:
-    """Return the text; raise `InputError` if it is not a string."""
+    """Return a text unchanged if it is a string.
+
+    Args:
+        text: The text.
+        noun: The kind of text, for the error.
+
+    Returns:
+        The text.
+
+    Raises:
+        InputError: The text is not a string.
+    """
     if not isinstance(text, str):
         raise InputError(f"{noun} must be a string, got {type(text).__name__}")
     return text

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from typing import cast
 
 from torch import Tensor
 
@@ -33,13 +34,22 @@ class EncodePipeline(Pipeline[ImageInput, "ImagePreview | None", Tensor, Encoded
 
 
 def encode_images(models: Sequence[TaskModel], images: Iterable[ImageInput]) -> Iterator[EncodedImage | OpenBlipError]:
-    """Yield each image encoded for all `models`, or the first of its errors."""
+    """Encode images for several models.
+
+    Args:
+        models: The models. One reads the images as its results are consumed; several read a batch at a time.
+        images: The images.
+
+    Yields:
+        Each image encoded for all models, or its first error.
+    """
     pipelines = [EncodePipeline(model) for model in models]
     if len(pipelines) == 1:
         yield from pipelines[0].run(images)
         return
     for chunk in iter_chunks(images, models[0].batching.batch_size):
-        content = [_read_file(image) for image in chunk]
+        # A file object can be read only once, but several encoders need its bytes.
+        content = [cast(bytes, image.read()) if hasattr(image, "read") else image for image in chunk]
         runs = [pipeline.run(content) for pipeline in pipelines]
         for results in zip(*runs, strict=True):
             yield _merge(results)
@@ -54,8 +64,3 @@ def _merge(results: Sequence[EncodedImage | OpenBlipError]) -> EncodedImage | Op
         states |= result.states
         size, preview = result.size, result.preview
     return EncodedImage(states, size, preview)
-
-
-def _read_file(image: ImageInput) -> ImageInput:
-    """Return the bytes of a file object, which can be read only once, and other images unchanged."""
-    return image.read() if hasattr(image, "read") else image

@@ -75,11 +75,29 @@ class ExplainPipeline(
 
     @abstractmethod
     def tokenize(self, text: str | None) -> list[int]:
-        """Return the token ids of a text."""
+        """Return the token ids of a text.
+
+        Args:
+            text: The text; `None` for the model's own, where there is one.
+
+        Returns:
+            The token ids.
+
+        Raises:
+            InputError: The text is missing or has no words.
+        """
 
     @abstractmethod
     def explain(self, text: ExplainedTexts, state: Tensor) -> list[Explanation]:
-        """Return the explanations of texts about the image with the states (1, M, D)."""
+        """Explain texts about one image.
+
+        Args:
+            text: The texts with their token ids.
+            state: States (1, M, D) of the image.
+
+        Returns:
+            One explanation per text.
+        """
 
     def preprocess(self, item: tuple[ImageInput, Sequence[str | None]]) -> Prepared[ExplainedTexts]:
         """Return the opened image and the token ids of the texts."""
@@ -126,6 +144,9 @@ class ExplainPipeline(
             preview: Preview of the image.
             answer: The explained answer of a question.
             start: Heat (N,) of the first token.
+
+        Returns:
+            The explanation, with the pieces of each word averaged.
         """
         pieces = self._grid(heat)
         words, owners = self._words(ids)
@@ -198,7 +219,10 @@ class ExplainAnswerPipeline(ExplainPipeline):
         results = []
         for chunk in iter_chunks(zip(text.texts, text.rows, strict=True), ROWS):
             ids, mask = self.model.pad([row for _, row in chunk])
-            answers = [self.answer] * len(chunk) if self.answer is not None else self._answer(ids, mask, state)
+            answers = [self.answer or ""] * len(chunk)
+            if self.answer is None:
+                questions = self.model.engine.require(Answers).encode_questions(ids, mask, state)
+                answers = [answer.text for answer in self.vqa.generate(questions, mask)]
             answer_ids = self.model.pad(self.vqa.tokenize_answers(answers))
             heats, logprobs = self.engine.explain_answers(ids, mask, state, *answer_ids, self.layer)
             for (question, row), heat, p, answer in zip(chunk, heats, logprobs.exp().tolist(), answers, strict=True):
@@ -207,11 +231,6 @@ class ExplainAnswerPipeline(ExplainPipeline):
                     self.build(str(question), row[pieces], heat[pieces], p, text.preview, answer=answer, start=heat[0])
                 )
         return results
-
-    def _answer(self, ids: Tensor, mask: Tensor, state: Tensor) -> list[str]:
-        """Return the model's own answers."""
-        questions = self.model.engine.require(Answers).encode_questions(ids, mask, state)
-        return [answer.text for answer in self.vqa.generate(questions, mask)]
 
 
 class ExplainCaptionPipeline(ExplainPipeline):

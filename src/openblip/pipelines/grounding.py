@@ -65,7 +65,17 @@ class GroundingPipeline(Pipeline[tuple[ImageInput, "Sequence[str]"], Expressions
         return results
 
     def tokenize(self, expression: str) -> list[int]:
-        """Return the token ids of an expression, cleaned as in training, from [CLS] to [SEP]."""
+        """Return the token ids of an expression, cleaned as in training.
+
+        Args:
+            expression: The expression.
+
+        Returns:
+            Token ids from [CLS] to [SEP].
+
+        Raises:
+            InputError: The expression is not a string, has no words, or is too long.
+        """
         cleaned = clean_expression(check_text(expression, "an expression"))
         if not cleaned:
             raise InputError(f"an expression must contain words, got {expression!r}")

@@ -35,9 +35,9 @@ class NlvrPipeline(Pipeline[tuple[ImageInput, ImageInput, "Sequence[str]"], Stat
         """Return the opened images and the token ids of the statements."""
         left, right, statements = item
         opened = self.model.open_image(left, videos=False)
-        other = self.model.open_image(right, videos=False)
+        opened_right = self.model.open_image(right, videos=False)
         rows = [self.tokenize(statement) for statement in statements]
-        return Prepared(opened, Statements(other, rows), len(rows))
+        return Prepared(opened, Statements(opened_right, rows), len(rows))
 
     def forward(self, batch: list[Prepared[Statements]]) -> Tensor:
         """Return logits (pairs, statements, 2), on the CPU; column 1 is "true"."""
@@ -57,16 +57,29 @@ class NlvrPipeline(Pipeline[tuple[ImageInput, ImageInput, "Sequence[str]"], Stat
         return results
 
     def tokenize(self, statement: str) -> list[int]:
-        """Return the token ids of a statement, cleaned as in training, from [ENC] to [SEP]."""
+        """Return the token ids of a statement, cleaned as in training.
+
+        Args:
+            statement: The statement.
+
+        Returns:
+            Token ids from [ENC] to [SEP].
+
+        Raises:
+            InputError: The statement is not a string, or is too long.
+        """
         cleaned = clean_caption(check_text(statement, "a statement"), MAX_WORDS)
         return self.model.check_length(self.model.token_ids(cleaned, "enc"))
 
     def compare(self, rows: Sequence[list[int]], left: Tensor, right: Tensor) -> Tensor:
-        """Return logits (B, 2) of statements; column 1 is "true".
+        """Judge statements about encoded images.
 
         Args:
             rows: Token ids of B statements; the statements of a pair are consecutive, equally many for each.
             left: States (I, M, D) of the left images.
             right: States (I, M, D) of the right images.
+
+        Returns:
+            Logits (B, 2); column 1 is "true".
         """
         return self.model.engine.require(Comparisons).compare_logits(*self.model.pad(rows), left, right)

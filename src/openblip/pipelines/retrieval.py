@@ -77,16 +77,40 @@ class RetrievalPipeline(Pipeline[tuple[ImageInput, "str | None"], "list[int]", "
         return raw
 
     def tokenize(self, texts: Sequence[str]) -> list[list[int]]:
-        """Return the token ids of texts, cleaned as in training, from [CLS] to [SEP]."""
+        """Return the token ids of texts, cleaned as in training.
+
+        Args:
+            texts: The texts.
+
+        Returns:
+            Token ids of each text, from [CLS] to [SEP].
+
+        Raises:
+            InputError: A text is not a string.
+        """
         cleaned = [clean_caption(check_text(text, "a text"), MAX_WORDS) for text in texts]
         return [self.model.token_ids(text, "cls", MAX_TOKENS) for text in cleaned]
 
     def with_enc(self, rows: Sequence[list[int]]) -> list[list[int]]:
-        """Return token ids with [ENC] as the first token, for the image-grounded encoder."""
+        """Return token ids with [ENC] as the first token, for the image-grounded encoder.
+
+        Args:
+            rows: Token ids of texts.
+
+        Returns:
+            New rows of token ids.
+        """
         return [[self.model.tokenizer.enc_id, *ids[1:]] for ids in rows]
 
     def embed_texts(self, rows: Sequence[list[int]]) -> Tensor:
-        """Return L2-normalized embeddings (B, E) of token ids that start with [CLS]."""
+        """Embed texts.
+
+        Args:
+            rows: Token ids of B texts that start with [CLS].
+
+        Returns:
+            L2-normalized embeddings (B, E).
+        """
         engine = self.model.engine.require(Embeddings)
         embeddings = torch.empty(len(rows), self.model.config.embed_width, device=engine.device)
         for indices in iter_similar_lengths(rows, TEXT_ROWS):
@@ -94,15 +118,29 @@ class RetrievalPipeline(Pipeline[tuple[ImageInput, "str | None"], "list[int]", "
         return embeddings
 
     def embed_images(self, states: Tensor) -> Tensor:
-        """Return L2-normalized embeddings (I, E) of image states (I, M, D) or video states (I, F, M, D).
+        """Embed encoded images or videos.
 
         The embedding of a video is the projection of its mean class token: the mean of the projections of its frames.
+
+        Args:
+            states: States (I, M, D) of images or (I, F, M, D) of videos.
+
+        Returns:
+            L2-normalized embeddings (I, E).
         """
         engine = self.model.engine.require(Embeddings)
         return engine.embed_images(states[:, :, :1].mean(1) if states.ndim == 4 else states)
 
     def match_all(self, rows: Sequence[list[int]], states: Tensor) -> Tensor:
-        """Return match probabilities (I, B) of all texts, by token ids that start with [CLS], with all images."""
+        """Match all texts with all images.
+
+        Args:
+            rows: Token ids of B texts that start with [CLS].
+            states: States (I, M, D) of the images.
+
+        Returns:
+            Probabilities (I, B) of a match.
+        """
         grounded = self.with_enc(rows)
         probabilities = torch.empty(len(states), len(grounded), device=states.device)
         engine = self.model.engine.require(Matches)
@@ -119,6 +157,12 @@ class RetrievalPipeline(Pipeline[tuple[ImageInput, "str | None"], "list[int]", "
         Args:
             rows: Token ids of B texts that start with [ENC].
             images: The states (1, M, D) of the image, or its projected keys and values.
+
+        Returns:
+            Column 1 of the ITM logits (B, 2).
+
+        Raises:
+            InputError: The engine has no logits.
         """
         logits = torch.empty(len(rows))
         if rows:

@@ -98,7 +98,16 @@ class Inputs(Generic[Item]):
         on_error: OnError = "raise",
         progress: Progress = False,
     ) -> Output[Result] | Output[list[Result]]:
-        """Return lists of results: the lists themselves if `nested`, otherwise the only result of each."""
+        """Return lists of results in the shape of the inputs: whole if `nested`, otherwise the only result of each.
+
+        Args:
+            results: One list of results, or error, per item, in order.
+            on_error: See `deliver`.
+            progress: See `deliver`.
+
+        Returns:
+            One list or result, a list of them, or an iterator over them.
+        """
         if self.nested:
             lists: Output[list[Result]] = self.deliver(results, on_error, progress)
             return lists
@@ -121,8 +130,12 @@ class _FirstOfEach(Iterator[Result | OpenBlipError]):
 def shape_of(inputs: object) -> Shape:
     """Return the shape of images or texts.
 
-    A string, bytes, path, file object, PIL image and 3-d array are one input; a sequence, a 4-d array and another
-    iterable are a list; an iterator is a stream.
+    Args:
+        inputs: The images or texts. A string, bytes, path, file object, PIL image or 3-d array is one input; a
+            sequence, a 4-d array or another iterable is a list; an iterator is a stream.
+
+    Returns:
+        The shape.
     """
     if isinstance(inputs, str | bytes | bytearray | memoryview | os.PathLike) or hasattr(inputs, "read"):
         return Shape.ONE
@@ -136,7 +149,14 @@ def shape_of(inputs: object) -> Shape:
 
 
 def single_inputs(images: ImageInputs) -> Inputs[ImageInput]:
-    """Return images as items without texts."""
+    """Return images as items without texts.
+
+    Args:
+        images: One image, a list or an iterator.
+
+    Returns:
+        The inputs.
+    """
     shape = shape_of(images)
     if shape is Shape.ONE:
         return Inputs([cast(ImageInput, images)], shape, 1)
@@ -204,14 +224,14 @@ def add_right_images(
     Raises:
         InputError: The shapes or the numbers of left and right images differ.
     """
-    others = single_inputs(right)
-    if others.shape is not inputs.shape or others.total != inputs.total:
+    right_inputs = single_inputs(right)
+    if right_inputs.shape is not inputs.shape or right_inputs.total != inputs.total:
         raise InputError(
             "left and right must be two images, or lists or iterators with equally many images: "
-            f"got {inputs.total or 'an iterator of'} left and {others.total or 'an iterator of'} right images"
+            f"got {inputs.total or 'an iterator of'} left and {right_inputs.total or 'an iterator of'} right images"
         )
-    pairs = _zip_equal(inputs.items, others.items, "right images")
-    return ((left, other, statements) for (left, statements), other in pairs)
+    pairs = _zip_equal(inputs.items, right_inputs.items, "right images")
+    return ((left, right_image, statements) for (left, statements), right_image in pairs)
 
 
 def _zip_equal(images: Iterable[Item], partners: Iterable[Result], noun: str) -> Iterator[tuple[Item, Result]]:

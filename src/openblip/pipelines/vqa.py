@@ -109,18 +109,46 @@ class VqaPipeline(Pipeline[tuple[ImageInput, "Sequence[str]"], QuestionIds, "lis
         return raw
 
     def tokenize_question(self, question: str) -> list[int]:
-        """Return the token ids of a question, cleaned as in training."""
+        """Return the token ids of a question, cleaned as in training.
+
+        Args:
+            question: The question.
+
+        Returns:
+            Token ids from [ENC] to [SEP].
+
+        Raises:
+            InputError: The question is not a string.
+        """
         cleaned = clean_question(check_text(question, "a question"), MAX_WORDS)
         return self.model.token_ids(cleaned, "enc", MAX_TOKENS)
 
     def tokenize_answers(self, answers: Sequence[str]) -> list[list[int]]:
-        """Return the token ids of answers, from [DEC] to [SEP]; answers are not cleaned, as in training."""
+        """Return the token ids of answers, which are not cleaned, as in training.
+
+        Args:
+            answers: The answers.
+
+        Returns:
+            Token ids of each answer, from [DEC] to [SEP].
+
+        Raises:
+            InputError: It is not a list of strings, or an answer is too long.
+        """
         if isinstance(answers, str) or not answers or not all(isinstance(answer, str) for answer in answers):
             raise InputError(f"answers must be a list of strings, got {answers!r}")
         return [self.model.check_length(self.model.token_ids(answer, "dec")) for answer in answers]
 
     def generate(self, questions: Tensor, mask: Tensor) -> list[Answer]:
-        """Return generated answers, the best with its alternatives, of question states (Q, T, D) and mask (Q, T)."""
+        """Generate answers to encoded questions.
+
+        Args:
+            questions: States (Q, T, D) of the questions.
+            mask: 1 for tokens, 0 for padding (Q, T).
+
+        Returns:
+            The best answer to each question with its alternatives.
+        """
         engine, tokenizer = self.model.engine.require(AnswerEngine), self.model.tokenizer
         start = engine.prepare_answers(questions, mask, self.decoding.capacity(1))
         prompts = [[tokenizer.dec_id]] * len(questions)
@@ -128,7 +156,18 @@ class VqaPipeline(Pipeline[tuple[ImageInput, "Sequence[str]"], QuestionIds, "lis
         return [_best([Answer(tokenizer.decode(h.ids), math.exp(h.logprob)) for h in each]) for each in searched]
 
     def rank(self, questions: Tensor, mask: Tensor) -> list[Answer]:
-        """Return the most probable answers of the closed list, of question states (Q, T, D) and mask (Q, T)."""
+        """Rank the answers of the closed list for encoded questions.
+
+        Args:
+            questions: States (Q, T, D) of the questions.
+            mask: 1 for tokens, 0 for padding (Q, T).
+
+        Returns:
+            The most probable answer to each question with its alternatives.
+
+        Raises:
+            InputError: The pipeline has no list of answers.
+        """
         if self.answers is None or self.answer_ids is None:
             raise InputError("ranking needs a list of answers: pass answers=[...]")
         engine = self.model.engine.require(AnswerEngine)
