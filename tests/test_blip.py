@@ -366,7 +366,8 @@ def test_precision_is_chosen_by_the_caller_and_not_by_the_file(folder: Path, bli
     ("options", "message"),
     [
         ({"engine": "warp"}, "engine"), ({"precision": "fp8"}, "precision"), ({"device": "abacus"}, "device must be"),
-        ({"decode": "lossy"}, "decode must be"), ({"batch_size": 0}, "batch_size"), ({"num_workers": -1}, "num_workers"),
+        ({"decode": "lossy"}, "decode must be"), ({"batch_size": 0}, "batch_size"),
+        ({"num_workers": -1}, "num_workers"),
         ({"calibration": [], "precision": "int8"}, "at least one image"),
     ],
 )  # fmt: skip
