@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, cast
 
 from openblip.drawing import draw_explanation
 from openblip.errors import ImageError, OpenBlipError
@@ -42,7 +42,7 @@ class ExplainAnnotator(BlipAnnotator):
         explained = self.blip.explain(source, texts, on_error="return", **self.options)
         if isinstance(explained, OpenBlipError):
             return explained
-        explanations = [explained] if isinstance(explained, Explanation) else explained
+        explanations = cast("list[Explanation]", [explained] if isinstance(explained, Explanation) else explained)
         records = [to_record(explanation) for explanation in explanations]
         if self.drawings is not None:
             try:
