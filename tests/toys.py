@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,7 @@ from torch import nn
 
 from openblip.checkpoints import bundle, write
 from openblip.model.build import build_model
-from openblip.model.config import ModelConfig, ModelKind, TextConfig, VisionConfig
+from openblip.model.config import ModelConfig, ModelKind, StemConfig, TextConfig, VisionConfig
 from openblip.preprocess.settings import ImageSettings
 from openblip.preprocess.text import Tokenizer
 from openblip.tasks import TaskName
@@ -24,6 +25,16 @@ SIZE = 32
 def toy_tokenizer() -> Tokenizer:
     """The 598 pieces of the golden vocabulary, [DEC] 598 and [ENC] 599 after them."""
     return Tokenizer.from_vocab(VOCABULARY)
+
+
+TOY_STEM = StemConfig(
+    first_width=8,
+    head_width=24,
+    stages=(
+        (1, 3, 1, 1, 8), (2, 3, 2, 2, 8), (1, 5, 2, 2, 16), (1, 3, 2, 2, 16), (1, 5, 1, 2, 16), (1, 5, 2, 2, 16),
+        (1, 3, 1, 2, 40),
+    ),
+)  # fmt: skip
 
 
 def toy_config(task: ModelKind, *, image_size: int = SIZE) -> ModelConfig:
@@ -47,6 +58,20 @@ def toy_model(task: ModelKind, *, seed: int = 0, image_size: int = SIZE) -> nn.M
         for parameter in model.parameters():
             if parameter.ndim > 1:
                 parameter.copy_(torch.randn(parameter.shape, generator=generator) * 0.25)
+    return model
+
+
+def toy_hybrid(task: ModelKind, *, seed: int = 0) -> nn.Module:
+    """A hybrid ViT over a grid of 2 x 2 cells, whose convolutions are as loud as its other weights."""
+    config = toy_config(task)
+    vision = replace(config.vision, image_size=64, patch_size=32, stem=TOY_STEM)
+    torch.manual_seed(seed)
+    model = build_model(replace(config, vision=vision)).eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.ndim > 1:
+                fan_in = parameter[0].numel()
+                parameter.copy_(torch.randn(parameter.shape) * max(0.25, 1.4 * fan_in**-0.5))
     return model
 
 

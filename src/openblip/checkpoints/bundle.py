@@ -25,6 +25,8 @@ from openblip.model.config import ModelKind
 from openblip.tasks import NETWORKS, TaskName, did_you_mean
 
 FILE = "bundle.json"
+SHARED = "shared.json"
+"""In the folder of a member: a file next to the folder, and the tensors in it that belong to this member too."""
 POCKET = Path(__file__).parent.parent / "pocket"
 
 
@@ -184,6 +186,8 @@ def _check_member(member: Path) -> None:
         files = [file for file in member.iterdir() if file.suffix in (".safetensors", ".bin")]
         if not files:
             raise ValueError(f"{member} must have model.safetensors or pytorch_model.bin")
+        if (shared := shared_file(member)) is not None:
+            files.append(shared)
     else:
         files = [member]
     for file in files:
@@ -200,3 +204,28 @@ def _check_member(member: Path) -> None:
                     raise ValueError(f"{file.name} is incomplete")
             elif not start.startswith((b"PK", b"\x80")):  # torch.save writes a zip file, and once wrote a pickle
                 raise ValueError(f"{file.name} is not a file of torch.save")
+
+
+def shared_file(member: Path) -> Path | None:
+    """Return the file in which a member of a bundle shares tensors with other members.
+
+    Args:
+        member: The folder of the member.
+
+    Returns:
+        The file; `None` if the member shares no tensors.
+
+    Raises:
+        CheckpointError: If the reference is damaged, or leads elsewhere than next to the folder.
+    """
+    reference = member / SHARED
+    if not reference.is_file():
+        return None
+    try:
+        content = json.loads(reference.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{reference} cannot be read: {error}") from error
+    name = content.get("file") if isinstance(content, dict) else None
+    if not isinstance(name, str) or Path(name).name != name:
+        raise CheckpointError(f"{reference} must name a file next to its folder, got {name!r}")
+    return member.parent / name

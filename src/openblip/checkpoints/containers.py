@@ -16,6 +16,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from openblip.checkpoints.bundle import SHARED, shared_file
 from openblip.errors import CheckpointError
 from openblip.io import atomic
 from openblip.io.hashing import sha256
@@ -59,6 +60,8 @@ def weights_digest(path: Path) -> str:
     files = [path]
     if path.is_dir():
         files = sorted(file for file in path.iterdir() if file.suffix in (".safetensors", ".bin"))
+        if (shared := shared_file(path)) is not None:
+            files.append(shared)
     if len(files) == 1:
         return sha256(files[0])
     lines = [f"{file.name} {sha256(file)}" for file in files]
@@ -80,7 +83,7 @@ def read_folder(folder: Path) -> dict[str, Tensor]:
     readers: dict[str, Reader] = {SAFETENSORS: read_safetensors, PICKLE: lambda path: read_pickle(path)[0]}
     for name, reader in readers.items():
         if (folder / name).is_file():
-            return reader(folder / name)
+            return reader(folder / name) | _read_shared(folder)
         if (folder / (name + INDEX)).is_file():
             return _read_shards(folder / (name + INDEX), reader)
     names = sorted(path.name for path in folder.iterdir() if path.is_file())
@@ -210,6 +213,21 @@ def join_names(names: list[str], limit: int = 6) -> str:
     """
     text = ", ".join(names[:limit])
     return f"{text} and {len(names) - limit} more" if len(names) > limit else text
+
+
+def _read_shared(folder: Path) -> dict[str, Tensor]:
+    """Return the tensors of a folder that lie in a shared file, which must hold all of them."""
+    if (file := shared_file(folder)) is None:
+        return {}
+    names = read_json(folder / SHARED).get("tensors")
+    if not isinstance(names, dict) or not all(isinstance(name, str) for name in names.values()):
+        raise CheckpointError(f"{folder / SHARED} has no table of tensors and their names in {file.name}")
+    if not file.is_file():
+        raise CheckpointError(f"{folder / SHARED} names {file.name}, which is not next to {folder}")
+    stored = read_safetensors(file)
+    if missing := sorted(set(names.values()) - stored.keys()):
+        raise CheckpointError(f"{file} lacks what {folder / SHARED} names: {join_names(missing)}")
+    return {ours: stored[theirs] for ours, theirs in names.items()}
 
 
 def _read_shards(index: Path, reader: Reader) -> dict[str, Tensor]:

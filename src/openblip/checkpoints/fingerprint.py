@@ -47,6 +47,8 @@ def fingerprint(model: str, tasks: Iterable[ModelKind], *, offline: bool | None 
 def _hash_files(path: Path) -> str:
     """Return a hash of a file, or of the names and contents of the files in a folder."""
     files = [path] if path.is_file() else sorted(file for file in path.iterdir() if file.suffix in _SUFFIXES)
+    if path.is_dir() and (shared := bundles.shared_file(path)) is not None:
+        files.append(shared)
     digest = hashlib.sha256()
     for file in files:
         name = file.name if path.is_dir() else ""

@@ -212,7 +212,8 @@ def read_raw(path: Path, task: ModelKind | None = None) -> RawCheckpoint:
         return RawCheckpoint(path, *read_weight_file(path))
     file, settings = path / SAFETENSORS, {}
     try:
-        tensors = load_file(file) if file.is_file() else read_folder(path)
+        is_single_file = file.is_file() and not (path / bundle.SHARED).is_file()
+        tensors = load_file(file) if is_single_file else read_folder(path)
         for file in (path / name for name in _SETTINGS_FILES):
             if file.name == "config.json" or file.is_file():
                 settings[file.name] = dict(json.loads(file.read_text(encoding="utf-8")))

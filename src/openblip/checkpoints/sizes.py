@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from typing import Any, cast
 
 from openblip.errors import CheckpointError, ConfigError
-from openblip.model.config import ModelConfig, ModelKind, TextConfig, VisionConfig
+from openblip.model.config import ModelConfig, ModelKind, StemConfig, TextConfig, VisionConfig
 
 Shapes = Mapping[str, tuple[int, ...]]
 
@@ -88,6 +88,7 @@ def override(config: ModelConfig, overrides: Mapping[str, Any]) -> ModelConfig:
         ("a model", values, ModelConfig),
         ("vision", vision, VisionConfig),
         ("text", text, TextConfig),
+        ("stem", vision.get("stem") if isinstance(vision.get("stem"), Mapping) else {}, StemConfig),
     ):
         fields = [field.name for field in dataclasses.fields(kind)]
         if unknown := sorted(section.keys() - set(fields)):
@@ -96,6 +97,8 @@ def override(config: ModelConfig, overrides: Mapping[str, Any]) -> ModelConfig:
         raise ConfigError(
             f"the configuration must be for {config.task!r}, as the checkpoint, got {overrides['task']!r}"
         )
+    if isinstance(stem := vision.get("stem"), Mapping):
+        vision["stem"] = StemConfig(**stem)
     vision_config = dataclasses.replace(config.vision, **vision)
     return dataclasses.replace(config, vision=vision_config, text=dataclasses.replace(config.text, **text), **values)
 

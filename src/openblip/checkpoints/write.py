@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from openblip.checkpoints.bundle import SHARED
 from openblip.checkpoints.containers import INDEX, PICKLE, SAFETENSORS, write_pickle, write_safetensors
 from openblip.checkpoints.layouts import Family, Table, hub_config, table
 from openblip.checkpoints.match import compute_constant
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
 _CONTAINER: Mapping[Family, str] = {"salesforce": "model", "lavis": "model", "mmpretrain": "state_dict"}
 _GENERATING = ("caption", "vqa")
 # Files of an older checkpoint in the folder that would be loaded in place of the new ones.
-_STALE = (SAFETENSORS + INDEX, PICKLE, PICKLE + INDEX, "processor_config.json")
+_STALE = (SAFETENSORS + INDEX, PICKLE, PICKLE + INDEX, SHARED, "processor_config.json")
 
 
 def save(
@@ -67,6 +68,10 @@ def save(
         model = model.model
     config = config_of(model)
     layout = table(to, config.task)
+    if config.vision.stem is not None and to != "hub":
+        raise CheckpointError(
+            f"the {to} family has no place for the CNN stem of this hybrid ViT; write it as a hub folder instead"
+        )
     path = Path(path).expanduser()
     state = {name: _stored(tensor, dtype) for name, tensor in model.state_dict().items()}
     tensors = _named(state, layout) | _training(training or {}, layout, dtype)

@@ -5,6 +5,7 @@ The presets are the models of the paper (section 4.1): ViT-B/16 or ViT-L/16, and
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Literal, TypeAlias, get_args
@@ -21,12 +22,62 @@ CAPTION_PROMPT = "a picture of "
 
 BoxReading = Literal["likeliest", "median"]
 
+STEM_STRIDE = 32
+"""Pixels per cell of every EfficientNet-Lite."""
+
 Activation = Literal["gelu", "gelu_tanh", "quick_gelu", "relu", "silu"]
 
 
 @dataclass(frozen=True, kw_only=True)
+class StemConfig:
+    """The CNN of a hybrid ViT: an EfficientNet-Lite, scaled from Lite0.
+
+    Lite0 has the width and depth (1.0, 1.0), Lite1 (1.0, 1.1), Lite2 (1.1, 1.2), Lite3 (1.2, 1.4), Lite4 (1.4, 1.8).
+
+    Attributes:
+        width: Factor of the widths of all stages.
+        depth: Factor of the lengths of all stages but the first and the last.
+        first_width: Channels after the first convolution.
+        head_width: Channels of the feature map.
+        stages: The stages of Lite0: blocks, kernel, stride, expansion, width.
+    """
+
+    width: float = 1.0
+    depth: float = 1.0
+    first_width: int = 32
+    head_width: int = 1280
+    stages: tuple[tuple[int, int, int, int, int], ...] = (
+        (1, 3, 1, 1, 16), (2, 3, 2, 6, 24), (2, 5, 2, 6, 40), (3, 3, 2, 6, 80), (3, 5, 1, 6, 112), (4, 5, 2, 6, 192),
+        (1, 3, 1, 6, 320),
+    )  # fmt: skip
+
+    @property
+    def blocks(self) -> tuple[tuple[int, int, int, int, int], ...]:
+        """Width in, width out, kernel, stride and expansion of each block."""
+        blocks, width_in = [], self.first_width
+        for index, (length, kernel, stride, expansion, width) in enumerate(self.stages):
+            scales = 0 < index < len(self.stages) - 1
+            width_out = self._scale(width)
+            for number in range(math.ceil(length * self.depth) if scales else length):
+                blocks.append((width_in, width_out, kernel, stride if number == 0 else 1, expansion))
+                width_in = width_out
+        return tuple(blocks)
+
+    @property
+    def trunk_width(self) -> int:
+        """Channels after the last block."""
+        return self._scale(self.stages[-1][-1])
+
+    def _scale(self, width: int) -> int:
+        """Return a scaled width, rounded to a multiple of 8 but by no more than a tenth downward, as published."""
+        scaled = width * self.width
+        rounded = max(8, int(scaled + 4) // 8 * 8)
+        return rounded + 8 if rounded < 0.9 * scaled else rounded
+
+
+@dataclass(frozen=True, kw_only=True)
 class VisionConfig:
-    """Configuration of the image encoder: a pre-norm ViT over square patches.
+    """Configuration of the image encoder: a pre-norm ViT over square patches or over a CNN's feature map.
 
     Attributes:
         image_size: Side of the image in pixels.
@@ -39,6 +90,7 @@ class VisionConfig:
         layer_norm_eps: Epsilon of the layer norms.
         attention_dropout: Dropout of attention probabilities in training.
         drop_path: Stochastic depth of the last block in training; it increases linearly from 0 in the first block.
+        stem: CNN whose feature map takes the place of the patches (a hybrid ViT); `None` for a plain ViT.
     """
 
     image_size: int = 384
@@ -51,9 +103,15 @@ class VisionConfig:
     layer_norm_eps: float = 1e-6
     attention_dropout: float = 0.0
     drop_path: float = 0.0
+    stem: StemConfig | None = None
 
     def __post_init__(self) -> None:
         _check_heads("vision", self.width, self.heads)
+        if self.stem is not None and (self.patch_size != STEM_STRIDE or self.image_size % STEM_STRIDE):
+            raise ConfigError(
+                f"with a stem, patch_size must be {STEM_STRIDE} and image_size a multiple of it, "
+                f"got {self.patch_size} and {self.image_size}"
+            )
         if self.image_size < self.patch_size:
             raise ConfigError(f"image_size must be at least patch_size={self.patch_size}, got {self.image_size}")
 

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from openblip.errors import InputError
 from openblip.model.config import VisionConfig
 from openblip.model.layers import Mlp, Trace, attend, drop_path
+from openblip.model.stem import EfficientNetLite
 
 
 class VisionTransformer(nn.Module):
@@ -28,7 +29,9 @@ class VisionTransformer(nn.Module):
         self.config = config
         self.cls_token = nn.Parameter(torch.zeros(1, 1, config.width))
         self.pos_embed = nn.Parameter(torch.zeros(1, config.tokens, config.width))
-        self.patch_embed = nn.Conv2d(3, config.width, config.patch_size, stride=config.patch_size)
+        self.stem = EfficientNetLite(config.stem) if config.stem else None
+        channels, side = (3, config.patch_size) if config.stem is None else (config.stem.head_width, 1)
+        self.patch_embed = nn.Conv2d(channels, config.width, side, stride=side)
         steps = max(config.depth - 1, 1)
         self.blocks = nn.ModuleList(Block(config, config.drop_path * i / steps) for i in range(config.depth))
         self.norm = nn.LayerNorm(config.width, eps=config.layer_norm_eps)
@@ -60,15 +63,20 @@ class VisionTransformer(nn.Module):
         return self.norm(x)
 
     def embed(self, pixels: Tensor, *, any_size: bool = False) -> Tensor:
-        """Return the input (B, N + 1, D) of the first block: class token and patches, with positions."""
+        """Return the input (B, N + 1, D) of the first block: class token and patches, with positions.
+
+        A hybrid ViT also accepts the output (B, T, G, G) of its stem's trunk, which a cache of views stores.
+        """
         height, width = pixels.shape[-2:]
-        size = self.config.image_size
+        cached = self.stem is not None and pixels.shape[1] == self.stem.config.trunk_width
+        size = self.config.grid if cached else self.config.image_size
         if (height, width) != (size, size) and not any_size:
             raise InputError(
                 f"images must have {size} x {size} pixels, got {height} x {width}; resize them, load the model with "
                 "image_size=..., or use any_size=True for interpolated positions"
             )
-        patches = self.patch_embed(pixels.to(self.patch_embed.weight.dtype))  # (B, D, rows, columns)
+        x = pixels.to(self.patch_embed.weight.dtype)
+        patches = self.patch_embed(x if self.stem is None else self.stem(x))  # (B, D, rows, columns)
         positions = resize_positions(self.pos_embed, patches.shape[-2], patches.shape[-1])
         tokens = patches.flatten(2).transpose(1, 2)  # (B, N, D)
         return torch.cat([self.cls_token.expand(tokens.shape[0], -1, -1), tokens], dim=1) + positions

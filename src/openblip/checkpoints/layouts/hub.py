@@ -22,7 +22,11 @@ VISION = {
     "post_layernorm": "norm",
 }
 
+# The CNN of a hybrid ViT, which no other library has; the configuration tells whether there is one.
+STEM = {"embeddings.stem": "stem"}
+
 _VISION = Group("image encoder", prefixed(VISION, "vision_model", "vision"))
+_STEM = Group("stem", prefixed(STEM, "vision_model", "vision"), "derivable")
 _PROJECTIONS = Group("projections", {"vision_proj": "vision_proj", "text_proj": "text_proj"})
 _ITM = Group("matching head", {"itm_head": "itm_head"})
 _POOLER = {"pooler.dense": "pooler"}
@@ -30,12 +34,14 @@ _POOLER = {"pooler.dense": "pooler"}
 _GROUPS: dict[ModelKind, tuple[Group, ...]] = {
     "caption": (
         _VISION,
+        _STEM,
         parts.decoder_stack("text_decoder.bert", "decoder"),
         *parts.language_head("text_decoder.cls.predictions", "decoder.embeddings.word"),
         parts.position_ids("text_decoder.bert"),
     ),
     "vqa": (
         _VISION,
+        _STEM,
         Group("question encoder", prefixed(parts.TEXT, "text_encoder", "encoder")),
         parts.decoder_stack("text_decoder.bert", "decoder"),
         *parts.language_head("text_decoder.cls.predictions", "decoder.embeddings.word"),
@@ -43,6 +49,7 @@ _GROUPS: dict[ModelKind, tuple[Group, ...]] = {
     ),
     "retrieval": (
         _VISION,
+        _STEM,
         Group("text encoder", prefixed(parts.TEXT, "text_encoder", "text")),
         _PROJECTIONS,
         _ITM,
@@ -50,11 +57,13 @@ _GROUPS: dict[ModelKind, tuple[Group, ...]] = {
     ),
     "nlvr": (
         _VISION,
+        _STEM,
         Group("text encoder of two images", prefixed(parts.TWIN_TEXT, "text_encoder", "text")),
         Group("comparison head", {"cls_head.0": "head.dense", "cls_head.2": "head.out"}),
     ),
     "grounding": (
         _VISION,
+        _STEM,
         Group("text encoder", prefixed(parts.TEXT, "text_encoder", "text")),
         Group("fusion encoder", prefixed(parts.TEXT, "multimodal_encoder", "fusion")),
         parts.decoder_stack("text_decoder.bert", "decoder"),
@@ -62,6 +71,7 @@ _GROUPS: dict[ModelKind, tuple[Group, ...]] = {
     ),
     "pretrain": (
         _VISION,
+        _STEM,
         Group("text encoder", prefixed(parts.TEXT, "text_encoder", "text")),
         Group(
             "self-attention of the text decoder",
@@ -80,6 +90,7 @@ _GROUPS: dict[ModelKind, tuple[Group, ...]] = {
     ),
     "two_tower": (
         _VISION,
+        _STEM,
         Group("text encoder", prefixed(merged(parts.TEXT, _POOLER), "text_model", "text")),
         Group("projections", {name: name for name in ("visual_projection", "text_projection")}),
         Group("logit scale", {"logit_scale": "logit_scale"}),
@@ -90,7 +101,7 @@ _GROUPS: dict[ModelKind, tuple[Group, ...]] = {
         Group("cross-attention", parts.CROSS_ATTENTION),  # only if the configuration has it
         parts.position_ids(""),
     ),
-    "vision": (Group("image encoder", VISION),),
+    "vision": (Group("image encoder", VISION), Group("stem", STEM, "derivable")),
 }
 
 TABLES: dict[ModelKind, Table] = {task: Table("hub", task, groups) for task, groups in _GROUPS.items()}

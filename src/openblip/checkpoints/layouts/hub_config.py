@@ -8,7 +8,7 @@ they are read, the first tokens, and a format version.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any, cast
 
 from openblip.checkpoints.published import Published
@@ -20,12 +20,14 @@ from openblip.model.config import (
     BoxReading,
     ModelConfig,
     ModelKind,
+    StemConfig,
     TextConfig,
     VisionConfig,
 )
 from openblip.tasks import NETWORKS, TASKS
 
 FORMAT_VERSION = 1
+STEM_KIND = "efficientnet_lite"
 
 Fields = Mapping[str, tuple[str, int | float | str]]
 """Our fields to the hub's keys and their defaults in `transformers` (BlipTextConfig, BlipVisionConfig, BlipConfig)."""
@@ -40,6 +42,12 @@ _VISION_FIELDS: Fields = {
     "activation": ("hidden_act", "gelu"),
     "layer_norm_eps": ("layer_norm_eps", 1e-5),
     "attention_dropout": ("attention_dropout", 0.0),
+}
+_STEM_FIELDS: Fields = {
+    "width": ("width", 1.0),
+    "depth": ("depth", 1.0),
+    "first_width": ("first_width", 32),
+    "head_width": ("head_width", 1280),
 }
 _TEXT_FIELDS: Fields = {
     "vocab_size": ("vocab_size", 30524),
@@ -191,7 +199,8 @@ def parse_config(
     our_values, values = _read_fields(ours, _OUR_FIELDS), _read_fields(raw, _MODEL_FIELDS)
     vision, text = VisionConfig(), TextConfig()
     if kind != "text":
-        vision = VisionConfig(**_read_fields(sections["vision"], _VISION_FIELDS), drop_path=our_values["drop_path"])
+        fields = _read_fields(sections["vision"], _VISION_FIELDS)
+        vision = VisionConfig(**fields, drop_path=our_values["drop_path"], stem=_read_stem(ours.get("stem")))
     if kind != "vision":
         fields = _read_fields(sections["text"], _TEXT_FIELDS)
         if "num_attention_heads" not in sections["text"]:
@@ -250,6 +259,8 @@ def write_config(
         ours["temperature"] = temperature
     if kind != "text":
         ours["drop_path"] = vision.drop_path
+        if vision.stem is not None:
+            ours["stem"] = {"kind": STEM_KIND, **asdict(vision.stem)}
     if kind != "vision":
         ours |= {"cls_token_id": text.cls_id, "enc_token_id": text.enc_id}
     if kind == "vqa":
@@ -275,10 +286,26 @@ def write_config(
         "openblip": ours,
     }
     # The answer decoder of transformers reads states as wide as the image's; it would load another one only in part.
-    foreign = kind in _OUR_KINDS or (kind == "vqa" and ours["decoder_memory_width"] != vision.width)
+    narrow_memory = kind == "vqa" and ours["decoder_memory_width"] != vision.width
+    foreign = kind in _OUR_KINDS or narrow_memory or vision.stem is not None
     # Its automatic classes refuse this model type. Its other classes only warn, load the tensors that fit and draw the
     # rest at random; but they check their fields, and null is not a width.
     return body | {"model_type": "openblip", "projection_dim": None} if foreign else body
+
+
+def _read_stem(raw: Any) -> StemConfig | None:
+    """Return the CNN of a hybrid ViT, for which `transformers` has no fields."""
+    if raw is None:
+        return None
+    if not isinstance(raw, Mapping) or raw.get("kind") != STEM_KIND:
+        raise CheckpointError(f"the stem of config.json must be an object of kind {STEM_KIND!r}, got {raw!r}")
+    stages = raw.get("stages", StemConfig.stages)
+    if not isinstance(stages, list | tuple) or not all(
+        isinstance(stage, list | tuple) and len(stage) == 5 and all(type(number) is int for number in stage)
+        for stage in stages
+    ):
+        raise CheckpointError(f"each stage of the stem of config.json must be five whole numbers, got {stages!r}")
+    return StemConfig(**_read_fields(raw, _STEM_FIELDS), stages=tuple(tuple(stage) for stage in stages))
 
 
 def _read_fields(section: Mapping[str, Any], fields: Fields) -> dict[str, Any]:
