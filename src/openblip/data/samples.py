@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 Pixels: TypeAlias = NDArray[np.uint8]
+Features: TypeAlias = NDArray[np.float16]  # of a frozen stem, from a cache
 Box: TypeAlias = tuple[float, float, float, float]  # left, top, right, bottom in pixels
 
 
@@ -18,12 +19,12 @@ class Sample:
     """Images with their texts.
 
     Attributes:
-        images: Pixels (S, S, 3) of one image, or of two for a pair.
+        images: Pixels (S, S, 3), or cached features (C, G, G), of one image, or of two for a pair.
         texts: Captions, questions, statements or expressions, cleaned.
         image_id: Equal for samples of one image, and only for those.
     """
 
-    images: Sequence[Pixels]
+    images: Sequence[Pixels | Features]
     texts: Sequence[str]
     image_id: int = 0
 

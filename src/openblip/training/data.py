@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any, cast
 
 import torch
@@ -14,6 +15,7 @@ from openblip.data.sources import open_source
 from openblip.data.sources.base import Source, Stream
 from openblip.data.sources.combined import RotatingSource
 from openblip.data.tasks.base import DataOptions, TaskData
+from openblip.data.views import ViewCache
 from openblip.errors import ConfigError
 from openblip.preprocess.settings import ImageSettings
 from openblip.preprocess.text import Tokenizer
@@ -83,6 +85,9 @@ def build_data(
     Raises:
         ConfigError: If the task lacks an option that the recipe sets.
     """
+    views = None
+    if recipe.data.views is not None:
+        views = ViewCache(Path(recipe.data.views), recipe.data.view_count if train else 1)
     options = DataOptions(
         tokenizer=tokenizer,
         image=image,
@@ -92,6 +97,8 @@ def build_data(
         vg_weight=recipe.data.vg_weight,
         max_words=recipe.data.max_words,
         max_tokens=recipe.data.max_tokens,
+        packed=recipe.data.packed and train,
+        views=views,
     )
     data_class: type[TaskData[Any]] = TASKS[task or recipe.task].data.resolve()
     return data_class.from_options(options)

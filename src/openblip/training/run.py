@@ -95,6 +95,7 @@ def run(
         objective_class: type[Objective[Any, Any, Any, Any]] = TASKS[recipe.task].objective.resolve()
         loader = train_loader(recipe, source, data, objective_class.batch_class, initial.image, group)
         stack.callback(loader.close)
+        freeze(initial.model, recipe.model.freeze)
         lora = _add_lora(recipe, initial)
         model = initial.model.to(group.device)
         objective = objective_class.from_settings(model, recipe.loss, data, group.gather).to(group.device)
@@ -146,6 +147,24 @@ def _claim_folder(recipe: Recipe, group: ProcessGroupInfo, resume: bool) -> None
             problem = str(error)
     if problem := group.broadcast(problem):
         raise ConfigError(problem)
+
+
+def freeze(model: nn.Module, parts: Sequence[str]) -> None:
+    """Exclude parts of a model from training.
+
+    Args:
+        model: The model.
+        parts: Names of modules or parameters.
+
+    Raises:
+        ConfigError: If the model does not have a part.
+    """
+    for part in parts:
+        names = [name for name, _ in model.named_parameters() if name == part or name.startswith(f"{part}.")]
+        if not names:
+            raise ConfigError(f"model.freeze must name parts of the model, got {part}")
+        for name in names:
+            model.get_parameter(name).requires_grad_(False)
 
 
 def _add_lora(recipe: Recipe, initial: InitialState) -> LoraSettings | None:

@@ -14,10 +14,10 @@ from torch import Tensor
 
 from openblip.data.augment import AugmentSettings, Resize, Transform
 from openblip.data.collate import as_tensor
-from openblip.data.images import open_image
 from openblip.data.records import Record
 from openblip.data.samples import Sample
 from openblip.data.sources.base import Counts
+from openblip.data.views import ViewCache, read_view
 from openblip.errors import ConfigError, InputError
 from openblip.preprocess.settings import ImageSettings
 from openblip.preprocess.text import Tokenizer, clean_caption
@@ -39,6 +39,8 @@ class DataOptions:
         vg_weight: Weight of an answer from Visual Genome.
         max_words: Words per text; `None` keeps the published limit of the task.
         max_tokens: Tokens per text; `None` keeps the published limit of the task.
+        packed: Put the captions of an image in one row.
+        views: Cached features that stand for the images; `None` reads the images.
     """
 
     tokenizer: Tokenizer
@@ -49,6 +51,8 @@ class DataOptions:
     vg_weight: float = 0.2
     max_words: int | None = None
     max_tokens: int | None = None
+    packed: bool = False
+    views: ViewCache | None = None
 
     @property
     def limits(self) -> dict[str, int]:
@@ -56,14 +60,16 @@ class DataOptions:
         limits = {"max_words": self.max_words, "max_tokens": self.max_tokens}
         return {name: limit for name, limit in limits.items() if limit is not None}
 
-    def transform(self) -> Transform:
-        """Return the transform of a single image."""
+    def transform(self) -> Transform | ViewCache:
+        """Return the transform of a single image, or the cache that stands for it."""
+        if self.views is not None:
+            return self.views
         return Resize(self.image.size) if self.augment is None else self.augment.transform(self.image)
 
     def refuse(self, task: str, *names: str) -> None:
         """Raise `ConfigError` if one of the options in `names` is set."""
         for name in names:
-            if getattr(self, name) is not None:
+            if getattr(self, name) not in (None, False):
                 raise ConfigError(f"data.{name} does not apply to {task}; remove it")
 
 
@@ -110,13 +116,13 @@ class CaptionedData(TaskData[Sample]):
     """Base of the tasks on captioned images.
 
     Attributes:
-        transform: Makes pixels of an image.
+        transform: Makes pixels of an image, or reads its cached features.
         texts_per_image: As published, `None` makes every caption a sample with its image. With n, an image is one
             sample with n of its captions, drawn at random each time and repeated if the image has fewer.
         max_words: Words kept of a caption.
     """
 
-    transform: Transform = field(default_factory=Resize)
+    transform: Transform | ViewCache = field(default_factory=Resize)
     texts_per_image: int | None = None
     max_words: int = 30
     needs: ClassVar[str] = "one image and a caption"
@@ -138,9 +144,13 @@ class CaptionedData(TaskData[Sample]):
             raise InputError("the caption is empty after cleaning")
         if self.texts_per_image is not None:
             rng.shuffle(texts)
-            texts = [texts[i % len(texts)] for i in range(self.texts_per_image)]
-        image = self.transform(open_image(record.images[0]), rng)
+            texts = self.draw_texts(texts, self.texts_per_image)
+        image = read_view(self.transform, record.images[0], rng)
         return Sample(images=[image], texts=texts, image_id=record.image_id)
+
+    def draw_texts(self, texts: list[str], count: int) -> list[str]:
+        """Return `count` of an image's texts, which are in random order."""
+        return [texts[i % len(texts)] for i in range(count)]
 
 
 def check_texts_per_image(count: int | None) -> None:

@@ -16,7 +16,7 @@ from openblip.data.augment import exchange_sides
 from openblip.data.boxes import BoxTransform, GroundingTransform, ResizeWithBoxes
 from openblip.data.collate import as_tensor, stack_images, tokenize
 from openblip.data.images import open_image
-from openblip.data.records import Record
+from openblip.data.records import Expression, Record
 from openblip.data.samples import GroundingSample
 from openblip.data.sources.base import Counts
 from openblip.data.tasks.base import (
@@ -27,6 +27,7 @@ from openblip.data.tasks.base import (
     image_indices,
     samples_per_record,
 )
+from openblip.data.views import COMPLETE, ViewCache, boxes_in_view, draw_window, view_key
 from openblip.errors import InputError
 from openblip.preprocess.text import clean_expression
 
@@ -43,7 +44,7 @@ class GroundingData(TaskData[GroundingSample]):
         max_tokens: Tokens kept of an expression.
     """
 
-    transform: BoxTransform = field(default_factory=ResizeWithBoxes)
+    transform: BoxTransform | ViewCache = field(default_factory=ResizeWithBoxes)
     texts_per_image: int | None = None
     mirror: float = 0.0
     max_tokens: int = 128
@@ -55,10 +56,12 @@ class GroundingData(TaskData[GroundingSample]):
     @classmethod
     def from_options(cls, options: DataOptions) -> GroundingData:
         """Build the data class from the options of a recipe."""
-        options.refuse("grounding", "max_words")
+        options.refuse("grounding", "packed", "max_words")
         augment, size = options.augment, options.image.size
-        transform: BoxTransform = ResizeWithBoxes(size)
-        if augment is not None:
+        transform: BoxTransform | ViewCache = ResizeWithBoxes(size)
+        if options.views is not None:
+            transform = options.views
+        elif augment is not None:
             transform = GroundingTransform(size=size, jitter=augment.color_jitter())
         return cls(
             tokenizer=options.tokenizer,
@@ -79,6 +82,8 @@ class GroundingData(TaskData[GroundingSample]):
         if not all(texts):
             raise InputError("an expression is empty after cleaning")
         image = open_image(record.images[0])
+        if isinstance(self.transform, ViewCache):
+            return self._sample_view(self.transform, record, expressions, image.size, rng)
         boxes = [expression.box for expression in expressions]
         for x0, y0, x1, y1 in boxes:
             if min(x1, image.width) - max(x0, 0) <= 0 or min(y1, image.height) - max(y0, 0) <= 0:
@@ -90,6 +95,33 @@ class GroundingData(TaskData[GroundingSample]):
             texts = [exchange_sides(text) for text in texts]
         pixels, boxes = self.transform(image, boxes, rng)
         return GroundingSample(images=[pixels], texts=texts, boxes=boxes, image_id=record.image_id)
+
+    def _sample_view(
+        self,
+        cache: ViewCache,
+        record: Record,
+        expressions: Sequence[Expression],
+        size: tuple[int, int],
+        rng: random.Random,
+    ) -> GroundingSample:
+        """Return a cached view with the expressions whose boxes it shows; the complete image if it shows none."""
+        image, boxes = record.images[0], [expression.box for expression in expressions]
+        key = view_key(image.address)
+        features, view = cache.draw(image, rng)
+        shares = boxes_in_view(boxes, size, view, key)
+        if not any(shares):
+            features, view = cache.read(image, COMPLETE), COMPLETE
+            shares = boxes_in_view(boxes, size, view, key)
+        if not any(shares):
+            raise InputError(f"a box must overlap the image of {size[0]} x {size[1]}, got {boxes}")
+        is_mirrored, cells = draw_window(*size, view, key)[1], features.shape[-1]
+        texts, scaled = [], []
+        for expression, box in zip(expressions, shares, strict=True):
+            if box is not None:
+                text = clean_expression(expression.text)
+                texts.append(exchange_sides(text) if is_mirrored else text)
+                scaled.append((box[0] * cells, box[1] * cells, box[2] * cells, box[3] * cells))
+        return GroundingSample(images=[features], texts=texts, boxes=scaled, image_id=record.image_id)
 
     def make_batch(self, samples: Sequence[GroundingSample]) -> dict[str, Tensor]:
         """Return the tensors of I images and B expressions.
@@ -103,7 +135,7 @@ class GroundingData(TaskData[GroundingSample]):
             "pixels": pixels,
             **tokenize(self.tokenizer, [text for sample in samples for text in sample.texts], "cls", self.max_tokens),
             "boxes": boxes,
-            "sizes": boxes.new_tensor([[pixels.shape[2], pixels.shape[1]]]).expand(len(boxes), 2).clone(),
+            "sizes": boxes.new_full((len(boxes), 2), pixels.shape[2]),  # of a square, in pixels or cells
         }
         if self.texts_per_image is not None:
             batch["image_index"] = image_indices(samples)

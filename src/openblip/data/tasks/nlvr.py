@@ -13,11 +13,11 @@ from torch import Tensor
 
 from openblip.data.augment import Resize, Transform, swap_pair
 from openblip.data.collate import as_tensor, stack_images, tokenize
-from openblip.data.images import open_image
 from openblip.data.records import Record
 from openblip.data.samples import NlvrSample
 from openblip.data.sources.base import Counts
 from openblip.data.tasks.base import DataOptions, TaskData
+from openblip.data.views import ViewCache, read_view
 from openblip.errors import InputError
 from openblip.preprocess.text import clean_caption
 
@@ -33,7 +33,7 @@ class NlvrData(TaskData[NlvrSample]):
         max_tokens: Tokens kept of a statement; `None` keeps all.
     """
 
-    transform: Transform = field(default_factory=Resize)
+    transform: Transform | ViewCache = field(default_factory=Resize)
     swap: bool = False
     max_words: int = 40
     max_tokens: int | None = None
@@ -42,7 +42,7 @@ class NlvrData(TaskData[NlvrSample]):
     @classmethod
     def from_options(cls, options: DataOptions) -> NlvrData:
         """Build the data class from the options of a recipe."""
-        options.refuse("nlvr", "texts_per_image")
+        options.refuse("nlvr", "packed", "texts_per_image")
         training = options.augment is not None
         return cls(tokenizer=options.tokenizer, transform=options.transform(), swap=training, **options.limits)
 
@@ -59,7 +59,7 @@ class NlvrData(TaskData[NlvrSample]):
         pair = record.images[0], record.images[1]
         if self.swap:
             pair, text = swap_pair(pair, text, rng)
-        images = [self.transform(open_image(image), rng) for image in pair]
+        images = [read_view(self.transform, image, rng) for image in pair]
         return NlvrSample(images=images, texts=[text], label=record.label or 0, image_id=record.image_id)
 
     def make_batch(self, samples: Sequence[NlvrSample]) -> dict[str, Tensor]:

@@ -25,6 +25,7 @@ class PretrainData(CaptionedData):
     @classmethod
     def from_options(cls, options: DataOptions) -> PretrainData:
         """Build the data class from the options of a recipe."""
+        options.refuse("pretrain", "packed")
         return cls(
             tokenizer=options.tokenizer,
             transform=options.transform(),

@@ -27,6 +27,7 @@ class RetrievalData(CaptionedData):
     @classmethod
     def from_options(cls, options: DataOptions) -> RetrievalData:
         """Build the data class from the options of a recipe."""
+        options.refuse("retrieval", "packed")
         return cls(
             tokenizer=options.tokenizer,
             transform=options.transform(),

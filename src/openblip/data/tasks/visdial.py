@@ -13,11 +13,11 @@ from torch import Tensor
 
 from openblip.data.augment import Resize, Transform
 from openblip.data.collate import as_tensor, pad_rows, stack_images, tokenize
-from openblip.data.images import open_image
 from openblip.data.records import Record
 from openblip.data.samples import VisdialSample
 from openblip.data.sources.base import Counts
 from openblip.data.tasks.base import DataOptions, TaskData
+from openblip.data.views import ViewCache, read_view
 from openblip.data.visdial import dialog_ids
 from openblip.errors import InputError
 
@@ -32,7 +32,7 @@ class VisdialData(TaskData[VisdialSample]):
         max_tokens: Tokens kept of a caption or a dialog; a longer dialog loses its beginning.
     """
 
-    transform: Transform = field(default_factory=Resize)
+    transform: Transform | ViewCache = field(default_factory=Resize)
     draw: bool = True
     max_tokens: int = 256
     needs: ClassVar[str] = "one image, a caption and questions with a right answer and wrong ones"
@@ -40,7 +40,7 @@ class VisdialData(TaskData[VisdialSample]):
     @classmethod
     def from_options(cls, options: DataOptions) -> VisdialData:
         """Build the data class from the options of a recipe."""
-        options.refuse("visdial", "texts_per_image", "max_words")
+        options.refuse("visdial", "packed", "texts_per_image", "max_words")
         training = options.augment is not None
         return cls(tokenizer=options.tokenizer, transform=options.transform(), draw=training, **options.limits)
 
@@ -65,7 +65,7 @@ class VisdialData(TaskData[VisdialSample]):
             last_id=self.tokenizer.sep_id,
             max_tokens=self.max_tokens,
         )
-        image = self.transform(open_image(record.images[0]), rng)
+        image = read_view(self.transform, record.images[0], rng)
         return VisdialSample(images=[image], texts=[record.captions[0]], image_id=record.image_id, dialogs=dialogs)
 
     def make_batch(self, samples: Sequence[VisdialSample]) -> dict[str, Tensor]:

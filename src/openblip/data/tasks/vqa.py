@@ -13,7 +13,6 @@ from torch import Tensor
 
 from openblip.data.augment import Resize, Transform
 from openblip.data.collate import as_tensor, stack_images, tokenize
-from openblip.data.images import open_image
 from openblip.data.records import Record
 from openblip.data.samples import VqaSample
 from openblip.data.sources.base import Counts
@@ -25,6 +24,7 @@ from openblip.data.tasks.base import (
     image_indices,
     samples_per_record,
 )
+from openblip.data.views import ViewCache, read_view
 from openblip.errors import InputError
 from openblip.preprocess.text import clean_question
 
@@ -43,7 +43,7 @@ class VqaData(TaskData[VqaSample]):
         max_answer_tokens: Tokens kept of an answer; `None` keeps all.
     """
 
-    transform: Transform = field(default_factory=Resize)
+    transform: Transform | ViewCache = field(default_factory=Resize)
     texts_per_image: int | None = None
     vg_weight: float = 0.2
     max_words: int = 50
@@ -57,6 +57,7 @@ class VqaData(TaskData[VqaSample]):
     @classmethod
     def from_options(cls, options: DataOptions) -> VqaData:
         """Build the data class from the options of a recipe."""
+        options.refuse("vqa", "packed")
         return cls(
             tokenizer=options.tokenizer,
             transform=options.transform(),
@@ -77,7 +78,7 @@ class VqaData(TaskData[VqaSample]):
         if not all(text.strip() for text in texts):
             raise InputError("a question is empty after cleaning")
         answers = [question.weighted_answers(self.vg_weight) for question in questions]
-        image = self.transform(open_image(record.images[0]), rng)
+        image = read_view(self.transform, record.images[0], rng)
         return VqaSample(images=[image], texts=texts, answers=answers, image_id=record.image_id)
 
     def make_batch(self, samples: Sequence[VqaSample]) -> dict[str, Tensor]:

@@ -24,6 +24,10 @@ class DataSettings:
         shuffle_window: Samples of a stream that are shuffled at a time.
         texts_per_image: Captions, questions or expressions drawn for an image each time; as published, `None` makes
             every one of them a sample with its image.
+        packed: Put up to `texts_per_image` captions of an image in one row (caption only).
+        views: Folder of cached stem features (`openblip.data.views`) that stand for the images; `augment` has no effect
+            then, and the stem should be frozen.
+        view_count: Views of each image that training draws from.
         prompt: Text that every caption starts with; the prompt of the start if `None`.
         max_words: Words per text; the published limit of the task if `None`.
         max_tokens: Tokens per text; the published limit of the task if `None`.
@@ -43,6 +47,9 @@ class DataSettings:
     samples_per_epoch: int | None = None
     shuffle_window: int = 1000
     texts_per_image: int | None = None
+    packed: bool = False
+    views: str | None = None
+    view_count: int = 1
     prompt: str | None = None
     max_words: int | None = None
     max_tokens: int | None = None

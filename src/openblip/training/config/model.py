@@ -26,6 +26,7 @@ class ModelSettings:
         vision: Further fields of the image encoder's configuration.
         text: Further fields of the text transformer's configuration.
         extra: Further fields of the model's configuration.
+        freeze: Parts of the model that are not trained, such as `vision.stem`.
     """
 
     size: Literal["start", "base", "large"] = "start"
@@ -34,6 +35,7 @@ class ModelSettings:
     vision: Mapping[str, Any] = field(default_factory=dict)
     text: Mapping[str, Any] = field(default_factory=dict)
     extra: Mapping[str, Any] = field(default_factory=dict)
+    freeze: tuple[str, ...] = ()
 
     def build_config(self, kind: ModelKind, drop_path: float, start: ModelConfig | None = None) -> ModelConfig:
         """Return the configuration of the model.

@@ -14,8 +14,9 @@ from openblip.model.captioner import Captioner
 from openblip.preprocess.text import Tokenizer
 from openblip.training.config.loss import CaptionLoss
 from openblip.training.objectives.base import Batch, ImageBatch, Objective, PreviewImage, generate_captions
-from openblip.training.objectives.gather import Gather, Scope
-from openblip.training.objectives.language import lm_loss, lm_targets
+from openblip.training.objectives.gather import Gather, Scope, mean_count
+from openblip.training.objectives.language import IGNORED, lm_loss, lm_targets
+from openblip.training.objectives.packing import PackedRows, decode_packed
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,9 +28,17 @@ class CaptionBatch(ImageBatch):
         ids: Token ids (C, T): [DEC], the prompt, the caption, [SEP].
         mask: Attention mask (C, T).
         image_index: Image (C,) of each caption; by default C / I captions per image, in order of images.
+        positions: With packed captions (`PackedRows`), the position (I, L) of each token in its caption; `ids` are
+            (I, L) then, and `mask` (I, L) holds the number of each token's caption.
     """
 
     image_index: Tensor | None = None
+    positions: Tensor | None = None
+
+    @property
+    def rows(self) -> PackedRows | None:
+        """The rows of packed captions."""
+        return None if self.positions is None else PackedRows(self.ids, self.positions, self.mask)
 
 
 class CaptionObjective(Objective[Captioner, CaptionBatch, CaptionLoss, CaptionData]):
@@ -72,14 +81,28 @@ class CaptionObjective(Objective[Captioner, CaptionBatch, CaptionLoss, CaptionDa
         )
 
     def forward(self, batch: CaptionBatch) -> dict[str, Tensor]:
-        """Return the loss `lm` of one batch; 0 if no caption has a token to score."""
+        """Return the loss `lm` of one batch."""
+        return {"lm": self.lm(batch, self.model.encode_image(batch.pixels))}
+
+    def lm(self, batch: CaptionBatch, image_tokens: Tensor) -> Tensor:
+        """Return the LM loss of captions of images with tokens (I, N + 1, D); 0 if there is no token to score."""
         model = self.model
-        memory = model.decoder.project(model.encode_image(batch.pixels))
+        if batch.rows is not None:
+            return self._packed_lm(batch.rows, image_tokens)
+        memory = model.decoder.project(image_tokens)
         if batch.image_index is not None:
             memory = memory.select(batch.image_index)
         states = model.decoder.decode(batch.ids, batch.mask, memory)
         labels = lm_targets(batch.ids, batch.mask, self.prompt_length)
-        return {"lm": lm_loss(states, labels, model.to_logits, self.smoothing, gather=self.gather)}
+        return lm_loss(states, labels, model.to_logits, self.smoothing, gather=self.gather)
+
+    def _packed_lm(self, rows: PackedRows, image_tokens: Tensor) -> Tensor:
+        total, count = image_tokens.new_zeros(()), torch.zeros((), device=image_tokens.device)
+        for _, states, group in decode_packed(self.model, rows, image_tokens):
+            labels = group.labels(self.prompt_length)
+            count = count + (labels[:, 1:] != IGNORED).sum()
+            total = total + lm_loss(states, labels, self.model.to_logits, self.smoothing, reduction="none").sum()
+        return total / mean_count(count, self.gather)
 
     @classmethod
     def describe(
