@@ -76,7 +76,15 @@ TABLE = {
 
 
 def test_no_recipe_is_without_its_row() -> None:
-    assert {path.stem for path in RECIPES.glob("*.yaml")} == set(TABLE)
+    assert {path.stem for path in RECIPES.glob("*.yaml")} == {*TABLE, "distill_base_to_small"}
+
+
+def test_the_distilled_student_has_40_million_parameters_and_its_teacher_s_texts() -> None:
+    recipe = read_recipe(RECIPES / "distill_base_to_small.yaml")
+    model = build_model(recipe.model.build_config("caption", recipe.loss.published.drop_path), device="meta")
+    assert 38e6 < count_parameters(model) < 42e6
+    assert recipe.distill is not None
+    assert (recipe.distill.teacher, recipe.tokenizer) == ("base", "Salesforce/blip-image-captioning-base")
 
 
 @pytest.mark.parametrize("name", TABLE)

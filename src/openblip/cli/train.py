@@ -95,6 +95,13 @@ def _add_command(task: TaskSpec) -> None:
         panel=MODEL,
         help="Train LoRA adapters of this rank instead of all weights.",
     )
+    @option(
+        "--teacher",
+        metavar="NAME",
+        show_default="none",
+        panel=MODEL,
+        help="Larger model to learn from as well: base, large, a folder, a .pth file or module:function.",
+    )
     @o.device_option
     @o.precision_option
     @option("--epochs", type=o.POSITIVE, default=5, help="Passes over the data.")
@@ -113,6 +120,7 @@ def _add_command(task: TaskSpec) -> None:
         images: str | None,
         start: str,
         lora: str | None,
+        teacher: str | None,
         device: str,
         precision: Any,
         epochs: int,
@@ -123,7 +131,7 @@ def _add_command(task: TaskSpec) -> None:
         threads: int | None,
         offline: bool,
     ) -> None:
-        from openblip.training.config import DataSettings, RunSettings, Schedule, fine_tuning_recipe
+        from openblip.training.config import DataSettings, DistillSettings, RunSettings, Schedule, fine_tuning_recipe
         from openblip.training.config.loss import loss_class
 
         if lr is None:
@@ -133,6 +141,7 @@ def _add_command(task: TaskSpec) -> None:
             start=(start,),
             data=DataSettings(train=data, val=val, images=images),
             lora=None if lora is None else _parse_lora(lora),
+            distill=None if teacher is None else DistillSettings(teacher=teacher),
             schedule=Schedule(lr=lr),
             run=RunSettings(device=device, precision=precision),
             epochs=epochs,

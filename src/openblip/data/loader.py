@@ -49,6 +49,7 @@ class Loader:
         shuffle_window: Samples of a stream that are shuffled at a time.
         max_bad_records: Largest number of bad records; `None` sets no limit.
         pin_memory: Put batches into page-locked memory.
+        recurring_views: Epochs after which the random draws of a sample recur, so that a cache finds its views again.
 
     Raises:
         InputError: If an option is out of range, or no record suits the task.
@@ -71,6 +72,7 @@ class Loader:
         shuffle_window: int = 1000,
         max_bad_records: int | None = None,
         pin_memory: bool = False,
+        recurring_views: int | None = None,
     ) -> None:
         if num_workers < 0:
             raise InputError(f"num_workers must be 0 (load in this process) or more, got {num_workers}")
@@ -84,6 +86,7 @@ class Loader:
         self._num_workers = num_workers
         self._prefetch = max(1, prefetch if prefetch is not None else 2 * max(1, num_workers))
         self._pin_memory = pin_memory
+        self._recurring_views = recurring_views
         self._run: _LoaderRun | None = None
         self._check_limit()
 
@@ -166,7 +169,8 @@ class Loader:
         plans: Iterator[BatchPlan | EpochEnd] = self._plans(epoch, step)
         if isinstance(self.source, Stream) and self._num_workers > 0:
             plans = Prefetcher(plans, self._prefetch)
-        maker = _BatchMaker(self.source, self.task, self._sharding.seed, self._sharding.drop_last)
+        sharding = self._sharding
+        maker = _BatchMaker(self.source, self.task, sharding.seed, sharding.drop_last, self._recurring_views)
         loader: DataLoader[Any] = DataLoader(
             maker,
             batch_size=None,
@@ -214,9 +218,11 @@ class _BatchResult:
 class _BatchMaker(Dataset[Any]):
     """Makes the batch of a plan, in any process."""
 
-    def __init__(self, source: Source | Stream, task: TaskData[Any], seed: int, drop_last: bool) -> None:
+    def __init__(
+        self, source: Source | Stream, task: TaskData[Any], seed: int, drop_last: bool, recurring_views: int | None
+    ) -> None:
         self.source, self.task = source, task
-        self.seed, self.drop_last = seed, drop_last
+        self.seed, self.drop_last, self.recurring_views = seed, drop_last, recurring_views
 
     def __getitem__(self, plan: BatchPlan | EpochEnd) -> _BatchResult | EpochEnd:
         if isinstance(plan, EpochEnd):
@@ -224,8 +230,9 @@ class _BatchMaker(Dataset[Any]):
         problems: list[Problem] = []
         samples: list[Sample] = []
         spares = iter(plan.spares)
+        view = plan.epoch if self.recurring_views is None else plan.epoch % self.recurring_views
         for ref in plan.samples:
-            sample = self._make_sample(ref, f"{self.seed}/{plan.epoch}", problems)
+            sample = self._make_sample(ref, f"{self.seed}/{view}", problems)
             while sample is None and (spare := next(spares, None)) is not None:
                 sample = self._make_sample(spare, f"{self.seed}/{plan.epoch}/{plan.step}", problems)
             if sample is not None:

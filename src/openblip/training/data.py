@@ -149,6 +149,7 @@ def train_loader(
         shuffle_window=settings.shuffle_window,
         max_bad_records=settings.max_bad_records,
         pin_memory=group.device.type == "cuda",
+        recurring_views=recipe.distill.views if recipe.distill is not None else None,
     )
     return BatchLoader(loader, batch_class, image, group.device)
 

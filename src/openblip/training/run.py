@@ -14,12 +14,14 @@ from torch import nn
 from openblip.checkpoints import read, write
 from openblip.data.problems import Report
 from openblip.data.sources.base import Source, Stream
+from openblip.data.tasks.caption import CaptionData
 from openblip.errors import ConfigError
 from openblip.tasks import TASKS
 from openblip.training.checkpointing import Checkpoints, average_weights
 from openblip.training.config.optim import LoraSettings
 from openblip.training.config.recipe import Recipe, check_same_run, read_recipe, write_recipe
 from openblip.training.data import build_data, open_train_source, train_loader
+from openblip.training.distillation import Distillation
 from openblip.training.initial import InitialState, build_initial_state
 from openblip.training.lora import add_lora, merge_lora, save_adapter
 from openblip.training.objectives.base import Objective
@@ -28,6 +30,7 @@ from openblip.training.random_state import seed_everything
 from openblip.training.reporters import JsonLinesReporter, LossCurveReporter, Reporter, TensorBoardReporter
 from openblip.training.speed import compile_layers, keep_freed_memory, recompute_vision
 from openblip.training.strategies import build_strategy
+from openblip.training.teachers import Teacher, load_teacher
 from openblip.training.trainer import Evaluate, Evaluation, Progress, Trainer
 from openblip.training.validation import Validator
 
@@ -91,14 +94,27 @@ def run(
         keep_freed_memory()
         initial = build_initial_state(recipe)
         source = open_train_source(recipe.data)
-        data = build_data(recipe, initial.tokenizer, initial.image, initial.prompt, train=True)
+        teacher = _load_teacher(recipe, group)
+        image = initial.image if teacher is None else teacher.image  # the student reduces the teacher's images
+        data = build_data(recipe, initial.tokenizer, image, initial.prompt, train=True)
         objective_class: type[Objective[Any, Any, Any, Any]] = TASKS[recipe.task].objective.resolve()
-        loader = train_loader(recipe, source, data, objective_class.batch_class, initial.image, group)
+        loader = train_loader(recipe, source, data, objective_class.batch_class, image, group)
         stack.callback(loader.close)
         freeze(initial.model, recipe.model.freeze)
         lora = _add_lora(recipe, initial)
         model = initial.model.to(group.device)
         objective = objective_class.from_settings(model, recipe.loss, data, group.gather).to(group.device)
+        if teacher is not None and recipe.distill is not None:
+            prompt_length = data.prompt_length if isinstance(data, CaptionData) else 0
+            distillation = Distillation(
+                teacher,
+                recipe.distill,
+                image=initial.image,
+                student=objective.model,
+                tokenizer=initial.tokenizer,
+                prompt_length=prompt_length,
+            )
+            distillation.to(group.device).attach(objective)
         if recipe.run.recompute_blocks:
             recompute_vision(objective.model, recipe.run.recompute_blocks)
         if recipe.run.compile:
@@ -147,6 +163,12 @@ def _claim_folder(recipe: Recipe, group: ProcessGroupInfo, resume: bool) -> None
             problem = str(error)
     if problem := group.broadcast(problem):
         raise ConfigError(problem)
+
+
+def _load_teacher(recipe: Recipe, group: ProcessGroupInfo) -> Teacher | None:
+    if recipe.distill is None:
+        return None
+    return load_teacher(recipe.distill.teacher, TASKS[recipe.task].networks[0]).to(group.device)
 
 
 def freeze(model: nn.Module, parts: Sequence[str]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from openblip.data.augment import AugmentSettings
 from openblip.training.config.data import DataSettings
+from openblip.training.config.distill import DistillSettings
 from openblip.training.config.loss import (
     CaptionLoss,
     GroundingLoss,
@@ -32,6 +33,7 @@ __all__ = [
     "AugmentSettings",
     "CaptionLoss",
     "DataSettings",
+    "DistillSettings",
     "EvaluateSettings",
     "GroundingLoss",
     "LoraSettings",

@@ -17,6 +17,7 @@ from openblip.io import atomic
 from openblip.tasks import TaskName
 from openblip.training.config import parsing
 from openblip.training.config.data import DataSettings
+from openblip.training.config.distill import DistillSettings
 from openblip.training.config.loss import Loss, loss_class
 from openblip.training.config.model import ModelSettings
 from openblip.training.config.optim import AdamWSettings, LoraSettings
@@ -45,6 +46,7 @@ class Recipe:
         optimizer: Options of AdamW.
         schedule: Learning rate.
         lora: Options of LoRA; `None` trains all weights.
+        distill: The teacher, and what to learn from it; `None` learns without one.
         run: Device, precision, logs and checkpoints.
         evaluate: Evaluations and the final model.
 
@@ -66,11 +68,14 @@ class Recipe:
     optimizer: AdamWSettings = field(default_factory=AdamWSettings)
     schedule: Schedule = field(default_factory=Schedule)
     lora: LoraSettings | None = None
+    distill: DistillSettings | None = None
     run: RunSettings = field(default_factory=RunSettings)
     evaluate: EvaluateSettings = field(default_factory=EvaluateSettings)
 
     def __post_init__(self) -> None:
         check_at_least(self, 1, "epochs", "batch_size")
+        if self.distill is not None and self.data.views is not None:
+            raise ConfigError("distill needs images, so data.views must be None, got cached features")
         if self.evaluate.final == "average" and self.run.keep_checkpoints < self.evaluate.average_checkpoints:
             raise ConfigError(
                 f"run.keep_checkpoints must be at least evaluate.average_checkpoints "
