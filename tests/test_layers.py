@@ -48,7 +48,7 @@ LAYERS: dict[str, set[str]] = {
     "blip": {"pipelines", "signatures"},
     # Data and training.
     "data": {"data.visdial", "model.config", "preprocess"},
-    "training": {"checkpoints", "data", "engine"},
+    "training": {"checkpoints", "data", "engine", "evaluation.metrics"},
     # Applications of the public API.
     "jobs": {"blip", "data"},
     "evaluation.metrics": {"errors", "extras"},

@@ -104,6 +104,8 @@ def run(
         lora = _add_lora(recipe, initial)
         model = initial.model.to(group.device)
         objective = objective_class.from_settings(model, recipe.loss, data, group.gather).to(group.device)
+        if isinstance(source, Source):
+            objective.prepare(source[index].captions for index in range(len(source)))
         if teacher is not None and recipe.distill is not None:
             prompt_length = data.prompt_length if isinstance(data, CaptionData) else 0
             distillation = Distillation(

@@ -8,19 +8,23 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from itertools import islice
-from typing import Any
+from typing import Any, cast
 
 import torch
 from PIL import Image
 from torch import nn
 
 from openblip.data.images import open_image
+from openblip.data.records import Record
 from openblip.data.sources.base import Source, Stream
+from openblip.data.tasks.caption import CaptionData
 from openblip.errors import ImageError
+from openblip.model.captioner import Captioner
 from openblip.preprocess.image import load_image, resize, to_tensor
 from openblip.preprocess.settings import ImageSettings
 from openblip.preprocess.text import Tokenizer
 from openblip.tasks import TASKS
+from openblip.training.cider import measure_cider
 from openblip.training.config.recipe import Recipe
 from openblip.training.data import build_data, open_val_source, val_loader
 from openblip.training.objectives.base import Batch, Objective, PreviewImage
@@ -35,7 +39,7 @@ class Validator:
 
     | task | metrics |
     | --- | --- |
-    | caption, vqa | `val_loss` |
+    | caption, vqa | `val_loss`; for captions also `cider`, of `evaluate.num_captions` images |
     | nlvr, visdial | `val_loss`, `accuracy` |
     | grounding | `val_loss`, `accuracy`: share of boxes with IoU >= 0.5 |
     | retrieval, pretrain | `t2i_r1` ... `i2t_r10`: recall by ITC in percent; `r_mean`: their mean |
@@ -63,7 +67,7 @@ class Validator:
         self.objective_class: type[Objective[Any, Any, Any, Any]] = TASKS[recipe.task].objective.resolve()
         task = self.objective_class.validation_task or recipe.task
         self.data = build_data(recipe, tokenizer, image, prompt, train=False, task=task)
-        val_source = open_val_source(recipe.data)
+        val_source = self.val_source = open_val_source(recipe.data)
         self.loader = None
         if val_source is not None:
             batch_class = TASKS[task].objective.resolve().batch_class
@@ -77,10 +81,18 @@ class Validator:
         metrics: Mapping[str, float] = {}
         if self.loader is not None:
             metrics = self.objective_class.validate(model, self._batches(), self.recipe.loss, self.data)
+        if isinstance(model, Captioner) and isinstance(self.val_source, Source) and self.recipe.evaluate.num_captions:
+            metrics = {**metrics, "cider": self._measure_cider(model, self.val_source)}
         samples: list[Mapping[str, str]] = []
         if self.previews:
             samples = self.objective_class.describe(model, self.tokenizer, self.previews, self.prompt)
         return Evaluation(metrics, samples)
+
+    def _measure_cider(self, model: Captioner, source: Source) -> float:
+        records = [source[index] for index in range(min(self.recipe.evaluate.num_captions, len(source)))]
+        usable = [record for record in records if isinstance(record, Record) and record.captions]
+        transform = cast(CaptionData, self.data).transform
+        return measure_cider(model, self.tokenizer, usable, transform, self.image, self.prompt, self.group.device)
 
     def _batches(self) -> Iterable[Batch]:
         assert self.loader is not None

@@ -218,15 +218,36 @@ def cider(hypotheses: Sequence[Tokens], references: Sequence[Sequence[Tokens]]) 
     Returns:
         The score of each image.
     """
-    log_images = math.log(len(references))
-    ngrams_by_image = ({ngram for text in texts for ngram in _ngrams(text)} for texts in references)
-    frequency = Counter(chain.from_iterable(ngrams_by_image))
-    scores = []
-    for hypothesis, targets in zip(hypotheses, references, strict=True):
-        vector = _TfIdf.weight(_ngrams(hypothesis), frequency, log_images)
-        similarities = [vector.similarity(_TfIdf.weight(_ngrams(t), frequency, log_images)) for t in targets]
-        scores.append(10 * math.fsum(similarities) / len(similarities))
-    return scores
+    scorer = CiderScorer.fit(references)
+    return [scorer.score(hypothesis, targets) for hypothesis, targets in zip(hypotheses, references, strict=True)]
+
+
+@dataclass(frozen=True)
+class CiderScorer:
+    """CIDEr with the n-gram weights of one set of images, for captions of these or of other images.
+
+    Attributes:
+        frequency: Number of images whose references contain an n-gram.
+        log_images: Logarithm of the number of images.
+    """
+
+    frequency: Ngrams
+    log_images: float
+
+    @classmethod
+    def fit(cls, references: Sequence[Sequence[Tokens]]) -> CiderScorer:
+        """Count the n-grams in the references of each image."""
+        ngrams_by_image = ({ngram for text in texts for ngram in _ngrams(text)} for texts in references)
+        return cls(Counter(chain.from_iterable(ngrams_by_image)), math.log(len(references)))
+
+    def score(self, hypothesis: Tokens, references: Sequence[Tokens]) -> float:
+        """Return the CIDEr of one caption against the references of its image."""
+        vector = self._weight(hypothesis)
+        similarities = [vector.similarity(self._weight(reference)) for reference in references]
+        return 10 * math.fsum(similarities) / len(similarities)
+
+    def _weight(self, tokens: Tokens) -> _TfIdf:
+        return _TfIdf.weight(_ngrams(tokens), self.frequency, self.log_images)
 
 
 @dataclass(frozen=True)

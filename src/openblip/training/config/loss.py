@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar, Literal, TypeAlias, get_args
 
+from openblip.errors import ConfigError
 from openblip.tasks import TaskName
 
 Scope = Literal["rank", "all"]
@@ -82,18 +83,35 @@ class RetrievalLoss:
 
 @dataclass(frozen=True, kw_only=True)
 class CaptionLoss:
-    """LM.
+    """LM, or the CIDEr of sampled captions (self-critical training).
 
     Attributes:
-        smoothing: Label smoothing.
-        token_mean: Average over the tokens of one process ("rank", published) or of all ("all").
+        kind: What is optimized: "lm" or "cider". CIDEr needs `data.packed`, with all captions of an image.
+        smoothing: Label smoothing of LM.
+        token_mean: Average LM over the tokens of one process ("rank", published) or of all ("all").
+        samples: Captions drawn for each image, each of which is compared with the others.
+        max_new_tokens: Most tokens of a drawn caption.
+        lm_weight: Weight of LM next to CIDEr.
+
+    Raises:
+        ConfigError: If `samples` is less than 2.
     """
 
     task: ClassVar[TaskName] = "caption"
     published: ClassVar[PublishedValues] = PublishedValues(lr=1e-5)
 
+    kind: Literal["lm", "cider"] = "lm"
     smoothing: float = 0.1
     token_mean: Scope = "rank"
+    samples: int = 5
+    max_new_tokens: int = 20
+    lm_weight: float = 0.0
+
+    def __post_init__(self) -> None:
+        if self.samples < 2:
+            raise ConfigError(
+                f"samples must be at least 2, because each is compared with the others, got {self.samples}"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)

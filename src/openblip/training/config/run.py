@@ -63,6 +63,7 @@ class EvaluateSettings:
             training data if there is none.
         num_samples: Number of images to describe.
         max_batches: Batches of validation data to use; 0 uses all.
+        num_captions: Validation images to caption and score by CIDEr (caption only).
         metric: Metric by which the best model is kept; empty keeps none.
         goal: Whether a higher ("max") or a lower ("min") metric is better.
         patience: Evaluations without a better metric that end the run; 0 never ends it.
@@ -78,6 +79,7 @@ class EvaluateSettings:
     images: tuple[str, ...] = ()
     num_samples: int = 4
     max_batches: int = 0
+    num_captions: int = 0
     metric: str = ""
     goal: Literal["max", "min"] = "max"
     patience: int = 0
@@ -86,7 +88,7 @@ class EvaluateSettings:
 
     def __post_init__(self) -> None:
         check_at_least(self, 1, "average_checkpoints")
-        check_at_least(self, 0, "every_epochs", "every_steps", "num_samples", "max_batches", "patience")
+        check_at_least(self, 0, "every_epochs", "every_steps", "num_samples", "max_batches", "num_captions", "patience")
         if self.final == "best" and not self.metric:
             raise ConfigError("final: best needs a metric")
         if self.patience and not self.metric:

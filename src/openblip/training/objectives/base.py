@@ -111,6 +111,13 @@ class Objective(nn.Module, Generic[ModelT, BatchT, LossT, DataT]):
             gather: Gathers tensors of all processes.
         """
 
+    def prepare(self, captions: Iterable[Sequence[str]]) -> None:
+        """Prepare the objective before the first step.
+
+        Args:
+            captions: The captions of each training image, to be read once if they are needed.
+        """
+
     def step_arguments(self, batches_done: int, batches_per_epoch: int) -> dict[str, float]:
         """Return the keyword arguments of `forward` that change during training."""
         return {}

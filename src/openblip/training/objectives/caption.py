@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import torch
 from torch import Tensor
 
 from openblip.data.tasks.caption import CaptionData
+from openblip.errors import ConfigError
 from openblip.model.captioner import Captioner
 from openblip.preprocess.text import Tokenizer
+from openblip.training.cider import CiderReward
 from openblip.training.config.loss import CaptionLoss
 from openblip.training.objectives.base import Batch, ImageBatch, Objective, PreviewImage, generate_captions
 from openblip.training.objectives.gather import Gather, Scope, mean_count
 from openblip.training.objectives.language import IGNORED, lm_loss, lm_targets
 from openblip.training.objectives.packing import PackedRows, decode_packed
+from openblip.training.objectives.self_critical import SelfCritic
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,7 +45,7 @@ class CaptionBatch(ImageBatch):
 
 
 class CaptionObjective(Objective[Captioner, CaptionBatch, CaptionLoss, CaptionData]):
-    """Mean cross-entropy over the tokens after the prompt, [SEP] included.
+    """Mean cross-entropy over the tokens after the prompt, [SEP] included; or the CIDEr of sampled captions.
 
     Args:
         model: The captioner.
@@ -50,6 +53,8 @@ class CaptionObjective(Objective[Captioner, CaptionBatch, CaptionLoss, CaptionDa
         smoothing: Label smoothing; 0.1 in all published code except transformers, which has none.
         token_mean: Average over the tokens of this process ("rank", as published) or of all processes.
         gather: Gathers tensors of all processes.
+        critic: Samples and judges captions; `None` trains with LM.
+        lm_weight: Weight of LM next to a critic.
     """
 
     batch_class: ClassVar[type[Batch]] = CaptionBatch
@@ -63,26 +68,54 @@ class CaptionObjective(Objective[Captioner, CaptionBatch, CaptionLoss, CaptionDa
         smoothing: float = 0.1,
         token_mean: Scope = "rank",
         gather: Gather | None = None,
+        critic: SelfCritic | None = None,
+        lm_weight: float = 0.0,
     ) -> None:
         super().__init__(model)
         self.prompt_length = prompt_length
         self.smoothing = smoothing
+        self.critic, self.lm_weight = critic, lm_weight
         self.gather = gather if gather is not None and token_mean == "all" else Gather()
 
     @classmethod
     def from_settings(cls, model: Captioner, loss: CaptionLoss, data: CaptionData, gather: Gather) -> CaptionObjective:
         """Build the objective from a recipe's loss options."""
+        critic = None
+        if loss.kind == "cider":
+            if not data.packed:
+                raise ConfigError("the loss cider needs data.packed, with all captions of an image as texts_per_image")
+            reward = CiderReward(data.tokenizer, data.max_words)
+            prompt_ids = data.tokenizer.encode_prompt(data.prompt)
+            critic = SelfCritic(model, reward, prompt_ids, loss.samples, loss.max_new_tokens)
         return cls(
             model,
             prompt_length=data.prompt_length,
             smoothing=loss.smoothing,
             token_mean=loss.token_mean,
             gather=gather,
+            critic=critic,
+            lm_weight=loss.lm_weight,
         )
 
+    @classmethod
+    def validate(
+        cls, model: Captioner, batches: Iterable[CaptionBatch], loss: CaptionLoss, data: CaptionData
+    ) -> dict[str, float]:
+        return super().validate(model, batches, replace(loss, kind="lm"), data)
+
+    def prepare(self, captions: Iterable[Sequence[str]]) -> None:
+        if self.critic is not None and isinstance(self.critic.reward, CiderReward):
+            self.critic.reward.fit(captions)
+
     def forward(self, batch: CaptionBatch) -> dict[str, Tensor]:
-        """Return the loss `lm` of one batch."""
-        return {"lm": self.lm(batch, self.model.encode_image(batch.pixels))}
+        """Return the losses of one batch: `lm`, or `cider` with the mean `reward`, and `lm` if it has a weight."""
+        image_tokens = self.model.encode_image(batch.pixels)
+        if self.critic is None or batch.rows is None:
+            return {"lm": self.lm(batch, image_tokens)}
+        losses = self.critic.losses(image_tokens, batch.rows)
+        if self.lm_weight > 0:
+            losses["lm"] = self.lm_weight * self.lm(batch, image_tokens)
+        return losses
 
     def lm(self, batch: CaptionBatch, image_tokens: Tensor) -> Tensor:
         """Return the LM loss of captions of images with tokens (I, N + 1, D); 0 if there is no token to score."""
