@@ -107,7 +107,7 @@ def boxes_in_view(boxes: Sequence[Box], size: tuple[int, int], number: int, key:
 def view_key(address: str) -> str:
     """Return the name of an image in a cache: its address from the last folder on, so that data may move as a whole.
 
-    Example:
+    Examples:
         >>> view_key("/data/train/shard-000.tar:a.jpg")
         'train/shard-000.tar:a.jpg'
     """

@@ -38,7 +38,7 @@ def accepted_words(captions: Iterable[str], agreement: int = AGREEMENT) -> froze
         captions: What people wrote about the image.
         agreement: How many captions must have a word.
 
-    Example:
+    Examples:
         >>> sorted(accepted_words(["a dog runs", "the dogs are running", "a brown dog", "two dogs", "a field"]))
         ['dog']
     """
