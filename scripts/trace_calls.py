@@ -84,7 +84,7 @@ def trace(walk: Callable[[], None]) -> list[tuple[str, str]]:
         walk()
     finally:
         sys.setprofile(None)
-        threading.setprofile(None)  # type: ignore[arg-type]  # typeshed wants a function
+        threading.setprofile(None)
     return list(calls)
 
 
