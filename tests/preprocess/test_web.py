@@ -31,7 +31,7 @@ class Handler(BaseHTTPRequestHandler):
     recorded: list[str]
 
     def do_GET(self) -> None:
-        Handler.seen.append(f"{self.path} {self.headers['User-Agent']}")
+        Handler.recorded.append(f"{self.path} {self.headers['User-Agent']}")
         self.close_connection = True
         way = self.path.split("?")[0].strip("/").replace("%20", "-").replace("%C3%A9", "e")
         getattr(self, f"answer_{way.replace('-', '_')}")()
@@ -124,7 +124,7 @@ def server() -> Iterator[str]:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(certificate)
     global PORT
-    Handler.seen = []
+    Handler.recorded = []
     with Server(("127.0.0.1", 0), Handler) as listening:
         listening.socket = context.wrap_socket(listening.socket, server_side=True)
         threading.Thread(target=listening.serve_forever, daemon=True).start()
@@ -146,7 +146,7 @@ def test_pictures_come_over_https(server: str, way: str) -> None:
 
 def test_the_server_is_told_who_asks(server: str) -> None:
     web.download(f"{server}/photo?who")
-    assert Handler.seen[-1] == f"/photo?who openblip/{openblip.__version__}"
+    assert Handler.recorded[-1] == f"/photo?who openblip/{openblip.__version__}"
 
 
 def test_the_scheme_may_be_in_capitals(server: str) -> None:

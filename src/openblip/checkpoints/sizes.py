@@ -84,11 +84,12 @@ def override(config: ModelConfig, overrides: Mapping[str, Any]) -> ModelConfig:
     vision, text = dict(values.pop("vision", {})), dict(values.pop("text", {}))
     if "image_size" in values:
         vision["image_size"] = values.pop("image_size")
+    stem_fields = vision.get("stem")  # a table, a StemConfig or nothing
     for title, section, kind in (
         ("a model", values, ModelConfig),
         ("vision", vision, VisionConfig),
         ("text", text, TextConfig),
-        ("stem", vision.get("stem") if isinstance(vision.get("stem"), Mapping) else {}, StemConfig),
+        ("stem", stem_fields if isinstance(stem_fields, Mapping) else {}, StemConfig),
     ):
         fields = [field.name for field in dataclasses.fields(kind)]
         if unknown := sorted(section.keys() - set(fields)):
@@ -97,8 +98,8 @@ def override(config: ModelConfig, overrides: Mapping[str, Any]) -> ModelConfig:
         raise ConfigError(
             f"the configuration must be for {config.task!r}, as the checkpoint, got {overrides['task']!r}"
         )
-    if isinstance(stem := vision.get("stem"), Mapping):
-        vision["stem"] = StemConfig(**stem)
+    if isinstance(stem_fields, Mapping):
+        vision["stem"] = StemConfig(**stem_fields)
     vision_config = dataclasses.replace(config.vision, **vision)
     return dataclasses.replace(config, vision=vision_config, text=dataclasses.replace(config.text, **text), **values)
 
