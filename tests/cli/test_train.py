@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import get_args
 
 import pytest
 import torch
@@ -13,6 +14,7 @@ from openblip.checkpoints import bundle, read, write
 from openblip.cli import app
 from openblip.preprocess.settings import ImageSettings
 from openblip.training.config import read_recipe
+from openblip.training.config.run import Precision
 from openblip.training.reporters import read_log
 from tests.toys import SIZE, toy_image, toy_model, toy_tokenizer
 
@@ -108,3 +110,9 @@ def test_help_lists_the_tasks_and_torchrun() -> None:
     for word in ("run", "caption", "vqa", "retrieval", "nlvr", "grounding", "torchrun"):
         assert word in text
     assert "openblip train vqa --data" in run("vqa", "--help").output
+
+
+def test_help_lists_the_precisions_of_training() -> None:
+    text = " ".join(run("caption", "--help").stdout.split())
+    assert "--precision PRECISION Precision of the arithmetic: fp32, bf16 or fp16." in text
+    assert set(get_args(Precision)) == {"fp32", "bf16", "fp16"}

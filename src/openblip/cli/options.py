@@ -85,6 +85,12 @@ precision_option = model_option(
     default=defaults.PRECISION,
     help="Precision of the arithmetic: fp32, bf16, fp16 or int8.",
 )
+training_precision_option = model_option(
+    "--precision",
+    metavar="PRECISION",
+    default=defaults.PRECISION,
+    help="Precision of the arithmetic: fp32, bf16 or fp16.",
+)
 threads_option = model_option("--threads", type=POSITIVE, show_default="all cores", help="CPU threads to compute with.")
 offline_option = model_option("--offline", is_flag=True, help="Use only files on this machine.")
 

@@ -103,7 +103,7 @@ def _add_command(task: TaskSpec) -> None:
         help="Larger model to learn from as well: base, large, a folder, a .pth file or module:function.",
     )
     @o.device_option
-    @o.precision_option
+    @o.training_precision_option
     @option("--epochs", type=o.POSITIVE, default=5, help="Passes over the data.")
     @option(
         "--lr", type=float, show_default="the published rate; ten times that with LoRA", help="Highest learning rate."
