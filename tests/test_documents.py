@@ -21,7 +21,7 @@ from openblip.cli import app
 
 ROOT = Path(__file__).parent.parent
 PHOTOS = ROOT / "examples" / "photos"
-SITE = sorted(path for path in (ROOT / "docs").rglob("*.md") if "pocket" not in path.parts)
+SITE = sorted((ROOT / "docs").rglob("*.md"))
 PAGES = [ROOT / "README.md", *SITE]
 LINKED = [
     *PAGES, ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", PHOTOS / "CREDITS.md", ROOT / "benchmarks" / "README.md",

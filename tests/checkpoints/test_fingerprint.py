@@ -8,6 +8,7 @@ import os
 from pathlib import Path
 
 import pytest
+import torch
 
 from openblip.checkpoints.fingerprint import fingerprint
 from openblip.errors import UnsupportedTaskError
@@ -84,7 +85,7 @@ def test_names_and_contents_decide_and_folders_do_not(model: Path, tmp_path: Pat
 
 
 def test_a_bundle_needs_only_the_first_task(tmp_path: Path) -> None:
-    (tmp_path / "captioner.pth").write_bytes(b"weights")
+    torch.save({}, tmp_path / "captioner.pth")
     (tmp_path / "bundle.json").write_text(json.dumps({"caption": "captioner.pth"}))
     assert set(fingerprint(str(tmp_path), ["caption", "vqa"])) == {"caption"}
     with pytest.raises(UnsupportedTaskError):
