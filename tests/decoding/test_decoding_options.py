@@ -46,7 +46,7 @@ pytestmark = pytest.mark.usefixtures("one_thread")
         ({"top_k": 5}, "needs do_sample=True"),
         ({"num_beams": 1, "length_penalty": 2.0}, "length_penalty needs num_beams"),
         ({"num_beams": 1, "early_stopping": True}, "early_stopping needs num_beams"),
-        ({"do_sample": True, "num_beams": 3}, "generated"),
+        ({"do_sample": True, "num_beams": 3}, "num_beams must be 1 with do_sample=True"),
         ({"early_stopping": "never"}, "generated"),
     ],
 )

@@ -85,7 +85,8 @@ def beam_search(session: Session, prompts: Tensor, options: Decoding, draws: Dra
         if step == 1:
             session.widen(options.num_beams)
         elif not in_place:
-            session.reorder(_flatten_rows(parents))
+            offsets = options.num_beams * torch.arange(len(parents), device=parents.device)[:, None]
+            session.reorder((parents + offsets).flatten())
         logits = session.step(search.running.tokens[:, :, prompt_length + step - 1].reshape(-1, 1))
     for index, item in enumerate(live):
         results[item] = search.results(index)
@@ -418,9 +419,3 @@ _RULES: dict[ScoreRule, Callable[[Decoding, int], _Rule]] = {"total": _TotalLeng
 def _rank(scores: Tensor, count: int) -> Tensor:
     """Return the slots (I, count) of the best scores, the first slot first among equal scores."""
     return scores.sort(dim=1, descending=True, stable=True).indices[:, :count]
-
-
-def _flatten_rows(parents: Tensor) -> Tensor:
-    """Return the row indices (I * B,) of beams (I, B) that are numbered within their item."""
-    items, beams = parents.shape
-    return (parents + beams * torch.arange(items, device=parents.device)[:, None]).flatten()

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from openblip.decoding.protocol import Session, SessionFactory
 from openblip.engine.eager import EagerEngine
 from openblip.engine.parts import Step, flatten_memory
+from openblip.engine.protocols import Answers, Captions
 from openblip.model.answerer import Answerer
 from openblip.model.captioner import Captioner
 from openblip.model.layers import causal_bias, hiding_bias
@@ -42,9 +43,9 @@ class CompiledEngine(EagerEngine):
             options["mode"] = "reduce-overhead"
         compile_module: Any = torch.compile
         self._vision = compile_module(self.model.vision, dynamic=False, **options)
-        decoder = _decoder(self.model)
         self._step = None
-        if decoder is not None:
+        if self.supports(Captions) or self.supports(Answers):
+            decoder = self.model.text if isinstance(self.model, Pretrainer) else self.model.decoder
             self._step = compile_module(Step(decoder, self.model.lm_head).eval(), dynamic=False, **options)
         for name in ("text", "encoder", "fusion"):
             encoder = getattr(self.model, name, None)
@@ -136,9 +137,3 @@ class StaticSession:
     def _rows(self) -> Tensor:
         """Return the positions of the rows of live items."""
         return (self.live[:, None] * self.width + torch.arange(self.width, device=self.live.device)).flatten()
-
-
-def _decoder(model: nn.Module) -> TextTransformer | None:
-    if isinstance(model, Pretrainer):
-        return model.text
-    return model.decoder if isinstance(model, Captioner | Answerer) else None

@@ -156,10 +156,10 @@ class EagerEngine(BaseEngine):
         return cast(Matcher, self.model).match_logits(ids.to(self.device), mask.to(self.device), images).float()
 
     @torch.inference_mode()
-    def compare_logits(self, ids: Tensor, mask: Tensor, first: Tensor, second: Tensor) -> Tensor:
+    def compare_logits(self, ids: Tensor, mask: Tensor, left: Tensor, right: Tensor) -> Tensor:
         """Return the logits (B, classes) of statements (B, T) about pairs of images."""
         model = cast(Comparer, self.model)
-        return model.logits(ids.to(self.device), mask.to(self.device), (first, second)).float()
+        return model.logits(ids.to(self.device), mask.to(self.device), (left, right)).float()
 
     @torch.inference_mode()
     def ground(self, ids: Tensor, mask: Tensor, states: Tensor) -> tuple[Tensor, Tensor]:

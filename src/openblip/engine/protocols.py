@@ -165,14 +165,14 @@ class Dialogs(MatchLogits, Protocol):
 class Comparisons(Engine, Protocol):
     """Statements about pairs of images (NLVR2; paper section 5.4)."""
 
-    def compare_logits(self, ids: Tensor, mask: Tensor, first: Tensor, second: Tensor) -> Tensor:
+    def compare_logits(self, ids: Tensor, mask: Tensor, left: Tensor, right: Tensor) -> Tensor:
         """Return the logits (B, classes) of statements about I pairs of images; class 1 is "true".
 
         Args:
             ids: Statements (B, T), the first token [ENC].
             mask: 1 for tokens, 0 for padding (B, T).
-            first: States of the first image of each pair (I, M, D_v).
-            second: States of the second image of each pair (I, M, D_v).
+            left: States of the left image of each pair (I, M, D_v).
+            right: States of the right image of each pair (I, M, D_v).
         """
         ...
 

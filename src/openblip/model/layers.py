@@ -108,7 +108,8 @@ def attend(
         weights = F.softmax(scores if bias is None else scores + bias, dim=-1)
         record.append(weights)
         return F.dropout(weights, dropout) @ value
-    if query.shape[-2] * key.shape[-2] <= _SHORT and (_is_tracing() or _is_training_on_cpu(query)):
+    is_short = query.shape[-2] * key.shape[-2] <= _SHORT
+    if is_short and (torch.jit.is_tracing() or _is_training_on_cpu(query)):  # type: ignore[attr-defined, no-untyped-call]
         return _attend_unfused(query, key, value, bias, dropout)
     return F.scaled_dot_product_attention(query, key, value, attn_mask=bias, dropout_p=dropout)
 
@@ -117,10 +118,6 @@ def attend(
 # in models traced for OpenVINO. OpenVINO converts the fused kernel to operations that scale and transpose all keys in
 # each decoder step, which doubles the time of the step; for all tokens of an image they are the faster ones.
 _SHORT = 128 * 128
-
-
-def _is_tracing() -> bool:
-    return bool(torch.jit.is_tracing())  # type: ignore[attr-defined, no-untyped-call]
 
 
 def _is_training_on_cpu(query: Tensor) -> bool:

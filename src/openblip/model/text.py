@@ -304,8 +304,8 @@ class TextTransformer(nn.Module):
             ConfigError: The transformer has no cross-attention.
         """
         self._check_cross_attention()
-        first = states if isinstance(states, Tensor) else states[0]
-        bias = None if mask is None else padding_bias(mask, first.dtype)
+        dtype = (states if isinstance(states, Tensor) else states[0]).dtype
+        bias = None if mask is None else padding_bias(mask, dtype)
         return Memory(tuple(layer.project_keys_values(states) for layer in self._layers), bias)
 
     def pool(self, states: Tensor) -> Tensor:

@@ -96,12 +96,12 @@ def _allocate_like(outputs: list[Tensor], rows: int) -> list[Tensor]:
     return [piece.view(rows, *output.shape[1:]) for piece, output in zip(pieces, outputs, strict=True)]
 
 
-def _precision_hint(part: str, precision: str) -> str:
+def _precision_hint(name: str, precision: str) -> str:
     """Return the precision that a part computes in.
 
     With int8 weights, few rows (the decoder step) are fastest in 8 bits, and many rows in bf16 where available.
     """
-    if precision == "int8" and part != "step" and has_bf16():
+    if precision == "int8" and name != "step" and has_bf16():
         return "bf16"
     return HINTS[precision]
 

@@ -108,7 +108,14 @@ def _make_parts(model: Any, config: ModelConfig) -> dict[str, Part]:
         parts["question_encoder"] = (GroundedEncoder(text), (ids, bias, *memory))
         parts["question_memory"] = (Projection(model.decoder), (torch.zeros(2, 5, config.text.width),))
         parts["step"] = _make_step(model.decoder, model.lm_head, question_memory)
-        parts["packed_step"] = _make_packed_step(model.decoder, model.lm_head, question_memory)
+        packed_inputs = (
+            ids[:1, :3],
+            torch.arange(3),
+            torch.zeros(1, 1, 3, 3),
+            torch.zeros(2, 1, 1, 5),
+            *question_memory,
+        )
+        parts["packed_step"] = (PackedStep(model.decoder, model.lm_head), (*packed_inputs, *question_memory))
     if config.task in ("retrieval", "pretrain"):
         parts["match"] = (Match(model), (ids, bias, *memory))
         parts["text_embedding"] = (TextEmbedding(model), (ids, bias))
@@ -127,8 +134,3 @@ def _make_step(text: TextTransformer, head: LanguageHead, memory: list[Tensor]) 
     ids, positions, bias = torch.zeros(4, 3, dtype=torch.long), torch.arange(3), torch.zeros(1, 1, 3, 10)
     padding = torch.zeros(2, 1, 1, memory[0].shape[2])
     return Step(text, head), (ids, positions, cache, cache.clone(), bias, padding, *memory)
-
-
-def _make_packed_step(text: TextTransformer, head: LanguageHead, memory: list[Tensor]) -> Part:
-    ids, padding = torch.zeros(1, 3, dtype=torch.long), torch.zeros(2, 1, 1, memory[0].shape[2])
-    return PackedStep(text, head), (ids, torch.arange(3), torch.zeros(1, 1, 3, 3), padding, *memory)
