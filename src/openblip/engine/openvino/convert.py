@@ -108,14 +108,9 @@ def _make_parts(model: Any, config: ModelConfig) -> dict[str, Part]:
         parts["question_encoder"] = (GroundedEncoder(text), (ids, bias, *memory))
         parts["question_memory"] = (Projection(model.decoder), (torch.zeros(2, 5, config.text.width),))
         parts["step"] = _make_step(model.decoder, model.lm_head, question_memory)
-        packed_inputs = (
-            ids[:1, :3],
-            torch.arange(3),
-            torch.zeros(1, 1, 3, 3),
-            torch.zeros(2, 1, 1, 5),
-            *question_memory,
-        )
-        parts["packed_step"] = (PackedStep(model.decoder, model.lm_head), (*packed_inputs, *question_memory))
+        packed_ids, packed_bias = torch.zeros(1, 3, dtype=torch.long), torch.zeros(1, 1, 3, 3)
+        packed_inputs = (packed_ids, torch.arange(3), packed_bias, torch.zeros(2, 1, 1, 5), *question_memory)
+        parts["packed_step"] = (PackedStep(model.decoder, model.lm_head), packed_inputs)
     if config.task in ("retrieval", "pretrain"):
         parts["match"] = (Match(model), (ids, bias, *memory))
         parts["text_embedding"] = (TextEmbedding(model), (ids, bias))
