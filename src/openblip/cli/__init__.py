@@ -31,7 +31,7 @@ from openblip.cli.command import Group
 
 app = Group(
     "openblip",
-    help="BLIP in full: captions, answers, matches and embeddings for images.",
+    help="Caption images, answer questions about them, match them with texts, and train BLIP models.",
     example="openblip caption photo.jpg",
     no_args_is_help=True,
     context_settings={"help_option_names": ["-h", "--help"]},

@@ -16,8 +16,8 @@ from openblip.cli.options import InputOptions, ModelOptions, OutputOptions
 @input_option("--questions", type=o.PATH, metavar="FILE", help="File of questions to ask, one per line.")
 @input_option("--answers", metavar="A|B|C", help="Answers to choose from, instead of free text.")
 @o.input_options
-@decoding_option("--num-beams", type=o.POSITIVE, show_default="3", help="Number of beams to search free answers with.")
-@decoding_option("--max-new-tokens", type=o.POSITIVE, show_default="9", help="Most tokens of a free answer.")
+@decoding_option("--num-beams", type=o.POSITIVE, show_default="3", help="Number of beams for free answers.")
+@decoding_option("--max-new-tokens", type=o.POSITIVE, show_default="9", help="Maximum tokens of a free answer.")
 @o.num_option
 @o.output_options()
 @o.model_options

@@ -29,19 +29,19 @@ PLAIN_TEXT = {"template": "{caption}", "prefix": "", "suffix": ""}
 @input_option("--prompt-column", metavar="NAME", help="Column of a list to take the prompt of each image from.")
 @decoding_option("--prompt", show_default="the checkpoint's prompt", help="Text to start every caption with.")
 @decoding_option(
-    "--num-beams", type=o.POSITIVE, show_default="3, or 1 with --do-sample", help="Number of beams to search with."
+    "--num-beams", type=o.POSITIVE, show_default="3, or 1 with --do-sample", help="Number of beams in the search."
 )
 @decoding_option(
     "--best-of",
     type=click.IntRange(min=2),
     help="Generate N captions and keep the ones with the highest matching score.",
 )
-@decoding_option("--min-new-tokens", type=o.NATURAL, default=1, help="Fewest tokens to generate.")
-@decoding_option("--max-new-tokens", type=o.POSITIVE, default=16, help="Most tokens to generate.")
+@decoding_option("--min-new-tokens", type=o.NATURAL, default=1, help="Minimum number of tokens to generate.")
+@decoding_option("--max-new-tokens", type=o.POSITIVE, default=16, help="Maximum number of tokens to generate.")
 @decoding_option("--length-penalty", type=float, default=1.0, help="Favor long captions if above 0 (beam search).")
 @decoding_option("--repetition-penalty", type=float, default=1.0, help="Penalize repeated words if above 1.")
 @decoding_option(
-    "--no-repeat-ngram-size", type=o.NATURAL, default=0, help="Forbid any N tokens from appearing twice; 0 allows it."
+    "--no-repeat-ngram-size", type=o.NATURAL, default=0, help="Forbid repeated sequences of N tokens; 0 allows them."
 )
 @decoding_option("--do-sample", is_flag=True, help="Sample tokens instead of searching with beams.")
 @decoding_option(
@@ -49,7 +49,7 @@ PLAIN_TEXT = {"template": "{caption}", "prefix": "", "suffix": ""}
 )
 @decoding_option("--top-k", type=o.NATURAL, show_default="all", help="Sample from the N most likely tokens.")
 @decoding_option(
-    "--temperature", type=float, show_default="1.0", help="Sample more freely if above 1, more strictly if below."
+    "--temperature", type=float, show_default="1.0", help="Flatten the probabilities if above 1, sharpen them if below."
 )
 @decoding_option("--seed", type=int, show_default="random", help="Seed that makes samples repeatable.")
 @decoding_option(
@@ -79,7 +79,7 @@ PLAIN_TEXT = {"template": "{caption}", "prefix": "", "suffix": ""}
     type=o.PATH,
     metavar="EDITS.jsonl",
     multiple=True,
-    help="Write back the edits that a --report exported, and do nothing else.",
+    help="Write back the edits exported from a --report page, and exit.",
 )
 @o.output_options(FORMATS)
 @o.model_options
@@ -117,7 +117,7 @@ def caption(
 ) -> None:
     """Describe each image in one sentence. In Python: openblip.load(MODEL).caption(IMAGES).
 
-    Prints the captions, and writes them where --to is given. Run the same command again to resume an interrupted job.
+    Print the captions, or write them to files with --to. To resume an interrupted job, run the same command again.
     """
     if apply:
         write_edits(apply, quiet=output.quiet)

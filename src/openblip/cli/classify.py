@@ -24,7 +24,7 @@ from openblip.cli.options import InputOptions, ModelOptions, OutputOptions
     "--by",
     type=click.Choice(["itc", "itm"]),
     default="itc",
-    help="Compare embeddings (itc, fast), or read the label together with the image (itm).",
+    help="Score to compare labels by: itc (embeddings, fast) or itm (image and label together).",
 )
 @o.input_options
 @o.num_option
@@ -42,7 +42,7 @@ def classify(
 ) -> None:
     """Choose a label for each image. In Python: openblip.load(MODEL).classify(IMAGES, LABELS).
 
-    The model needs no training for the labels: each becomes a text, and the best matching text wins.
+    The labels need no training. Each label is inserted into a text, and the label of the best matching text is chosen.
     """
     from openblip.jobs.matches import ClassifyAnnotator
 

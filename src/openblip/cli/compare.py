@@ -36,8 +36,8 @@ def compare(
 ) -> None:
     """Judge statements about two images. In Python: openblip.load(MODEL).compare(LEFT, RIGHT, STATEMENTS).
 
-    Prints the probability that each statement is true (NLVR2). A list names the images of a pair in the columns left
-    and right, or as a list of two, and may hold a statement in the column text. The model must serve nlvr.
+    Print the probability that each statement is true (NLVR2). A list names the images of a pair in the columns left
+    and right, or as a list of two, and can have a statement in the column text. The model must support nlvr.
     """
     from openblip.data.sources.images import path_kind
     from openblip.jobs.matches import CompareAnnotator, statement_fields
@@ -54,7 +54,7 @@ def compare(
     )
     kinds = [path_kind(path) for path in job.paths]
     if "image" in kinds and kinds != ["image", "image"]:
-        raise click.UsageError("name two images, or lists of pairs")
+        raise click.UsageError(f"expected two images, or lists of pairs, got {', '.join(job.paths)}")
     if "image" in kinds and not text:
         raise click.UsageError("--text is required to compare two images")
     items = job.open_items(fields_of=None if text else statement_fields, pairs=True)

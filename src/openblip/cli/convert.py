@@ -25,7 +25,7 @@ from openblip.tasks import did_you_mean
     default="",
     metavar="TASK",
     show_default="the source's task",
-    help="Task whose model to take from a bundle, or task of a file that fits several.",
+    help="Task of the model to convert, for a bundle or a file that fits several tasks.",
 )
 @option(
     "--tokenizer",
@@ -38,7 +38,7 @@ from openblip.tasks import did_you_mean
     default="",
     metavar="JSON",
     show_default="none",
-    help='Settings that SRC lacks or states wrongly, such as {"vision": {"heads": 4}}.',
+    help='Settings that SRC lacks or that need correction, such as {"vision": {"heads": 4}}.',
 )
 @option("--overwrite", is_flag=True, help="Replace DST if it exists.")
 @offline_option

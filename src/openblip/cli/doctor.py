@@ -50,7 +50,7 @@ def run_checks() -> Iterator[tuple[str, str, str]]:
     yield "python", "ok", f"{platform.python_version()} on {platform.platform()}"
     yield from check_torch()
     try:
-        yield "pocket model", "ok", f"serves {', '.join(read_bundle(POCKET).models)}"
+        yield "pocket model", "ok", f"supports {', '.join(read_bundle(POCKET).models)}"
     except OpenBlipError as error:
         yield "pocket model", "broken", str(error)
     yield check_cache()

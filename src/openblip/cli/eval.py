@@ -63,7 +63,7 @@ per_item_option = output_option(
 )
 json_option = output_option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 scoring_option = partial(option, panel="Scoring")
-java_option = scoring_option("--java", is_flag=True, help="Compute METEOR and SPICE too, with their Java programs.")
+java_option = scoring_option("--java", is_flag=True, help="Also compute METEOR and SPICE, with their Java programs.")
 
 
 @dataclass(frozen=True)
@@ -111,10 +111,10 @@ def captions(predictions: tuple[Path, ...], references: Path, per_item: Path | N
     type=click.Choice(RULES),
     metavar="RULE",
     default="official",
-    help=f"Rule that compares an answer with people's answers: {', '.join(RULES)}.",
+    help=f"Rule to compare predicted answers with references by: {', '.join(RULES)}.",
 )
 def vqa(predictions: tuple[Path, ...], references: Path, per_item: Path | None, as_json: bool, rule: str) -> None:
-    """Compute VQA accuracy: how many of ten people gave the predicted answer."""
+    """Compute VQA accuracy, which counts how many of ten people gave the predicted answer."""
     from openblip.evaluation import files
     from openblip.evaluation.metrics import answers as metric
 
@@ -227,7 +227,7 @@ def format_value(value: float | None) -> str:
     example="openblip eval run coco-caption --model model_base_caption_capfilt_large --data coco --report report.html\n"
     "openblip eval run own --data my.jsonl"
 )
-@argument("name", metavar="NAME", help="Benchmark, or own for your own records.")
+@argument("name", metavar="NAME", help="Benchmark to run, or own for your own records.")
 @input_option(
     "-d", "--data", metavar="PATH", required=True, help="Folder of the benchmark's files; for own, a file of records."
 )
@@ -283,12 +283,12 @@ def run(
 
     Benchmarks are coco-caption, nocaps, flickr30k-caption, vqa-v2, okvqa, aokvqa, ocr-vqa, coco-retrieval,
     flickr30k-retrieval, nlvr2, refcoco-testa, refcoco-testb, msrvtt-retrieval, msrvtt-qa, msvd-qa and visdial. If files
-    are missing, the command lists them and where they are published.
+    are missing, the command lists them with the addresses that publish them.
     """
     if name == OWN and preset != "paper":
-        raise click.UsageError("--preset needs a benchmark, got own")
+        raise click.UsageError("--preset requires a benchmark, got own")
     if name != OWN and (task or images):
-        raise click.UsageError(f"--task and --images need own, got {name}: a benchmark has a task and finds its images")
+        raise click.UsageError(f"--task and --images require own, got {name}: a benchmark defines its task and images")
     if name == OWN:
         evaluation, unreadable = evaluate_own(data, images, task or "", limit, out, java, model)
     else:

@@ -53,10 +53,10 @@ def explain(
     output: OutputOptions,
     model: ModelOptions,
 ) -> None:
-    """Show where the model looked for each word (Grad-CAM). In Python: openblip.load(MODEL).explain(IMAGE, TEXTS).
+    """Show which patches contribute to each word (Grad-CAM). In Python: openblip.load(MODEL).explain(IMAGE, TEXTS).
 
-    Prints the position of the strongest patch for each word, in percent from the left and the top edge. --draw draws
-    the heat maps; --json and --to return them as numbers.
+    Print the position of the strongest patch for each word, in percent from the left and the top edge. --draw draws the
+    heat maps. --json and --to write them as numbers.
     """
     task = task or ("retrieval" if text else "caption")
     if task != "caption" and not text:

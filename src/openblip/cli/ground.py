@@ -37,8 +37,8 @@ def ground(
 ) -> None:
     """Locate what expressions name in each image. In Python: openblip.load(MODEL).ground(IMAGE, EXPRESSIONS).
 
-    Prints the left, top, right and bottom edge of each box in pixels; the field bbox of a record holds left, top, width
-    and height. The model must serve grounding.
+    Print the left, top, right and bottom edge of each box in pixels. The field bbox of a record contains left, top,
+    width and height. The model must support grounding.
     """
     from openblip.jobs.answers import BoxAnnotator
 

@@ -76,9 +76,9 @@ class ImageJob:
         separator: str = "\n",
     ) -> None:
         if not images:
-            raise click.UsageError("name at least one image or folder")
+            raise click.UsageError("expected at least one image or folder, got none")
         if output.to is None and (output.out or output.restart or output.existing != "skip"):
-            raise click.UsageError("--out, --restart and --existing require --to, which names the format to write")
+            raise click.UsageError("--out, --restart and --existing require --to FORMAT")
         self.command = command
         self.paths = list(read_paths(images)) if "-" in images else images
         self.input, self.output, self.model = input, output, model

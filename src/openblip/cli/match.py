@@ -31,10 +31,10 @@ def match(
 ) -> None:
     """Score how well texts fit each image. In Python: openblip.load(MODEL).match(IMAGES, TEXTS).
 
-    Prints the probability that image and text belong together (ITM) and the cosine of their embeddings (ITC).
+    Print the probability that image and text belong together (ITM) and the cosine of their embeddings (ITC).
     """
     if sidecar is not None and (text or texts):
-        raise click.UsageError("--sidecar reads the texts from files: remove --text and --texts")
+        raise click.UsageError("--sidecar cannot be combined with --text or --texts")
     from openblip.jobs.matches import MatchAnnotator, SidecarMatchAnnotator
 
     all_texts = None if sidecar else read_texts("--text", text, texts)

@@ -29,7 +29,7 @@ from openblip.tasks import NETWORKS
 def models(pattern: str, task: str, family: str, size: str, json: bool) -> None:
     """List the published checkpoints.
 
-    Each is listed with the names that other libraries use; --model takes any of them.
+    Each row lists the names that other libraries use. --model accepts all of them.
     """
     _check_choice("--task", task, NETWORKS)
     _check_choice("--family", family, FAMILIES)

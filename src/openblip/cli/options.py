@@ -108,7 +108,7 @@ input_options = option_group(
     "input",
     InputOptions,
     [
-        input_option("-r", "--recursive", is_flag=True, help="Search the subfolders of folders too."),
+        input_option("-r", "--recursive", is_flag=True, help="Also search subfolders."),
         input_option(
             "--images",
             "images_folder",
@@ -116,7 +116,7 @@ input_options = option_group(
             show_default="the folder of the list",
             help="Folder to resolve the relative paths of a list against.",
         ),
-        input_option("--frame", type=NATURAL, default=0, help="Frame of animations to read."),
+        input_option("--frame", type=NATURAL, default=0, help="Frame of animations to read, counted from 0."),
     ],
 )
 
@@ -155,11 +155,11 @@ def output_options(formats: Sequence[str] = LISTS) -> Callable[[Function], Calla
                 "--existing",
                 type=click.Choice(EXISTING),
                 default="skip",
-                help="Skip images that have a result, or combine the new result with it.",
+                help="Action for images that already have a result.",
             ),
-            output_option("--restart", is_flag=True, help="Compute the results of earlier runs again."),
+            output_option("--restart", is_flag=True, help="Process all images again, and replace earlier results."),
             output_option("--strict", is_flag=True, help="Stop at the first image that fails."),
-            output_option("--dry-run", is_flag=True, help="Print what would be done, without doing it."),
+            output_option("--dry-run", is_flag=True, help="Print the plan, and write nothing."),
             output_option("--quiet", is_flag=True, help="Print no progress and no summary, only errors."),
             report_option,
         ],
@@ -221,11 +221,9 @@ model_options = option_group(
             type=BatchSize(),
             metavar="auto|N",
             show_default="auto",
-            help="Images to compute at once; results do not depend on it.",
+            help="Images per batch; results do not depend on it.",
         ),
-        model_option(
-            "--num-workers", type=NATURAL, show_default="auto", help="Threads that read images ahead of the model."
-        ),
+        model_option("--num-workers", type=NATURAL, show_default="auto", help="Threads that load images."),
         threads_option,
         offline_option,
     ],

@@ -53,8 +53,8 @@ CONFIGURATIONS = {
     "test",
     example="openblip test blip-base_8xb32_caption blip-base_3rdparty_caption --cfg-options data=coco --out out.json",
 )
-@argument("recipe", metavar="RECIPE", help="Recipe, or configuration of mmpretrain, whose benchmark to evaluate on.")
-@argument("checkpoint", metavar="CHECKPOINT", help="Model to evaluate, as for --model elsewhere.")
+@argument("recipe", metavar="RECIPE", help="Recipe or mmpretrain configuration that names the benchmark.")
+@argument("checkpoint", metavar="CHECKPOINT", help="Model to evaluate, as in --model of the other commands.")
 @input_option(
     "--cfg-options",
     metavar="KEY=VALUE",
@@ -98,7 +98,7 @@ def evaluate(
 ) -> None:
     """Evaluate a checkpoint with the options of mmpretrain.
 
-    Runs `openblip eval run` on the benchmark of a recipe.
+    Run `openblip eval run` on the benchmark of a recipe.
     """
     if out is not None and out.suffix in (".pkl", ".pickle"):
         raise click.UsageError(f"--out must be a JSON file (.json), got {out}")
@@ -110,7 +110,7 @@ def evaluate(
 
     task = protocols.find(name).task
     if out is not None and out_item == "pred" and task == "retrieval":
-        raise click.UsageError("--out needs --out-item metrics for retrieval: its rankings are written to --work-dir")
+        raise click.UsageError("--out requires --out-item metrics for retrieval: rankings are written to --work-dir")
     benchmark = protocols.open_benchmark(name, Path(settings.get("data", "data")), preset)
     precision = "bf16" if amp else defaults.PRECISION
     blip = o.ModelOptions(checkpoint, device, defaults.ENGINE, precision, None, None, None, offline).load()
@@ -157,7 +157,7 @@ def choose_benchmark(recipe: str, settings: dict[str, str]) -> Configuration:
     benchmark, preset = CONFIGURATIONS.get(name, Configuration("", "paper"))
     benchmark, preset = settings.get("benchmark", benchmark), settings.get("preset", preset)
     if not benchmark:
-        raise click.UsageError(f"no benchmark is known for {recipe!r}: add --cfg-options benchmark=NAME")
+        raise click.UsageError(f"RECIPE must name a known benchmark, got {recipe!r}: add --cfg-options benchmark=NAME")
     return Configuration(benchmark, preset)
 
 

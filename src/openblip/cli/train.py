@@ -23,9 +23,9 @@ LORA_LR_FACTOR = 10  # adapters learn well at ten times the rate of full fine-tu
 
 @group("train")
 def app() -> None:
-    """Train by a recipe, or fine-tune on your own data.
+    """Train with a recipe, or fine-tune on your own data.
 
-    For many processes, use torchrun --nproc-per-node 8 --no-python openblip train ...
+    To train with several processes, run torchrun --nproc-per-node 8 --no-python openblip train ...
     """
 
 
@@ -36,13 +36,13 @@ resume_option = option("--resume", is_flag=True, help="Resume the run in its fol
 
 
 @app.command("run", example="openblip train run recipes/caption_coco_base.yaml data.images=coco out=runs/coco")
-@argument("recipe", type=o.PATH, metavar="RECIPE.yaml", help="File of settings.")
+@argument("recipe", type=o.PATH, metavar="RECIPE.yaml", help="YAML file that describes the training run.")
 @overrides_argument
 @resume_option
 @o.threads_option
 @o.offline_option
 def run_recipe(recipe: Path, overrides: tuple[str, ...], resume: bool, threads: int | None, offline: bool) -> None:
-    """Train by a recipe."""
+    """Train with a recipe."""
     from openblip.training.config import read_recipe
 
     _train(read_recipe(recipe, overrides), resume, threads, offline)
@@ -71,7 +71,7 @@ def _add_command(task: TaskSpec) -> None:
         multiple=True,
         show_default="none",
         panel=INPUT,
-        help="Validation data, to measure progress on.",
+        help="Validation data to evaluate the model on during training.",
     )
     @option(
         "--images",
@@ -100,15 +100,15 @@ def _add_command(task: TaskSpec) -> None:
         metavar="NAME",
         show_default="none",
         panel=MODEL,
-        help="Larger model to learn from as well: base, large, a folder, a .pth file or module:function.",
+        help="Teacher to distill: base, large, a folder, a .pth file or module:function.",
     )
     @o.device_option
     @o.training_precision_option
-    @option("--epochs", type=o.POSITIVE, default=5, help="Passes over the data.")
+    @option("--epochs", type=o.POSITIVE, default=5, help="Number of passes over the data.")
     @option(
         "--lr", type=float, show_default="the published rate; ten times that with LoRA", help="Highest learning rate."
     )
-    @option("--batch-size", type=o.POSITIVE, default=16, help="Samples to compute at once.")
+    @option("--batch-size", type=o.POSITIVE, default=16, help="Samples to process at once.")
     @option("--out", metavar="DIR", default="", show_default="runs/TASK", panel=OUTPUT, help="Folder for the results.")
     @resume_option
     @o.threads_option
