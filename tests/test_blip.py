@@ -282,7 +282,7 @@ def test_a_model_refuses_the_tasks_it_does_not_serve(folder: Path, blip: Blip) -
     captioner = openblip.load(folder / "caption")
     assert captioner.tasks == ("caption",)
     calls: list[tuple[Callable[[], Any], str]] = [
-        (lambda: captioner.ask(IMAGES[0], "what is it?"), r"serves caption, not vqa.*blip-vqa"),
+        (lambda: captioner.ask(IMAGES[0], "what is it?"), r"supports caption, not vqa.*blip-vqa"),
         (lambda: captioner.embed_texts("a cat"), "retrieval"),
         (lambda: captioner.ground(IMAGES[0], "a cat"), "blip-base_8xb16_refcoco"),
         (lambda: captioner.compare(IMAGES[0], IMAGES[1], "a cat"), "model_base_nlvr"),

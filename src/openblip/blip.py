@@ -222,7 +222,7 @@ class Blip:
 
     **Errors.** With `on_error="raise"`, the default, the first failing item raises its error. The error has the `index`
     and the `item`, and for lists the results so far as `partial`. With `on_error="return"`, errors are returned in
-    place of results. A task that the model does not serve always raises `UnsupportedTaskError`.
+    place of results. A task that the model does not support always raises `UnsupportedTaskError`.
 
     **Videos.** `caption`, `ask`, `match`, `embed_images` and `encode_images` take videos too: the path of a video file
     or a [`Video`][openblip.Video]. By default 8 frames are used; their tokens are concatenated, and their embeddings
@@ -258,7 +258,7 @@ class Blip:
 
     @property
     def tasks(self) -> tuple[TaskName, ...]:
-        """The tasks that the model serves."""
+        """The tasks that the model supports."""
         return tuple(self._loaders)
 
     @property
@@ -956,7 +956,7 @@ class Blip:
         Raises:
             ImageError: An image cannot be read.
             InputError: An option is out of range, a text is missing, or the engine computes no gradients.
-            UnsupportedTaskError: The model does not serve the task, or the input is a video.
+            UnsupportedTaskError: The model does not support the task, or the input is a video.
 
         Examples:
             >>> explanation = blip.explain("photo.jpg", "a cat on a bed")  # doctest: +SKIP
@@ -1122,7 +1122,7 @@ class Blip:
 
         Raises:
             ImageError: An image cannot be read.
-            UnsupportedTaskError: The model does not serve the task.
+            UnsupportedTaskError: The model does not support the task.
 
         Examples:
             >>> image = blip.encode_images("photo.jpg", task="vqa")  # doctest: +SKIP
@@ -1161,7 +1161,7 @@ class Blip:
 
         Raises:
             InputError: The task has no pipeline, or an option is out of range.
-            UnsupportedTaskError: The model does not serve the task.
+            UnsupportedTaskError: The model does not support the task.
 
         Examples:
             >>> pipeline = blip.pipeline("vqa")  # doctest: +SKIP
@@ -1176,7 +1176,7 @@ class Blip:
         if task not in self._loaders:
             checkpoints = [repr(entry.name) for entry in published.serving(task)[:2]]
             raise UnsupportedTaskError(
-                f"{self.name!r} serves {', '.join(self.tasks) or 'no task'}, not {task}; "
+                f"{self.name!r} supports {', '.join(self.tasks) or 'no task'}, not {task}; "
                 f"load {' or '.join(checkpoints) or 'a checkpoint of that task'}"
             )
         with self._lock:

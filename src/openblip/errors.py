@@ -8,7 +8,7 @@ OpenBlipError
 ├── ConfigError            (ValueError)  an impossible model configuration
 ├── CheckpointError                      weights or files that do not fit the model
 ├── DownloadError                        a failed or damaged download
-├── UnsupportedTaskError                 a task that the loaded model does not serve
+├── UnsupportedTaskError                 a task that the loaded model does not support
 ├── JobError                             a job that cannot continue
 ├── TrainingError                        training that cannot continue
 └── EvaluationError        (ValueError)  predictions that do not fit the references
@@ -79,11 +79,11 @@ class DownloadError(OpenBlipError):
 
 
 class UnsupportedTaskError(OpenBlipError):
-    """The loaded checkpoint does not serve the task; the message names a checkpoint that does."""
+    """The loaded checkpoint does not support the task. The message names a checkpoint that does."""
 
 
 class JobError(OpenBlipError):
-    """A job cannot continue: its output cannot be written, belongs to another job, or two images would share it."""
+    """A job cannot continue: its output cannot be written, belongs to another job, or would be shared by two images."""
 
 
 class TrainingError(OpenBlipError):
@@ -91,4 +91,4 @@ class TrainingError(OpenBlipError):
 
 
 class EvaluationError(OpenBlipError, ValueError):
-    """Predictions do not fit the references, or a file of them is damaged; the message names the record."""
+    """Predictions do not fit the references, or a file of predictions is damaged. The message names the record."""

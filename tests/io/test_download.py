@@ -149,7 +149,7 @@ def test_a_full_disk_is_told_before_the_download(
 ) -> None:
     server.files["/model.pth"] = BODY
     monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=1000))
-    with pytest.raises(DownloadError, match=r"needs 0\.0 GB, but .* has 0\.0 GB left; make room"):
+    with pytest.raises(DownloadError, match=r"needs 0\.0 GB, but .* has 0\.0 GB left; free some space"):
         download(f"{server.address}/model.pth", tmp_path)
     assert not (tmp_path / "model.pth.part").exists()
 

@@ -17,12 +17,12 @@ ROOT = Path(__file__).parents[2]
 DOCUMENT = (ROOT / "docs" / "jobs.md").read_text(encoding="utf-8")
 
 
-def test_the_record_is_told_in_full() -> None:
+def test_the_record_table_is_complete() -> None:
     documented = dict(re.findall(r"^\| `(\w+)` \| (.*) \|$", DOCUMENT, re.MULTILINE))
     assert {name: documented.get(name) for name in FIELDS} == dict(FIELDS)
 
 
-def test_every_format_and_choice_is_told() -> None:
+def test_every_format_and_choice_is_documented() -> None:
     for name in (*SINKS, *EXISTING):
         assert f"`{name}`" in DOCUMENT, name
 

@@ -51,7 +51,7 @@ def run_benchmark(
     Raises:
         EvaluationError: If files are broken, if no item could be processed, if `out` belongs to another run, or if
             `out` is missing where only a server can score.
-        UnsupportedTaskError: If the model does not serve the task.
+        UnsupportedTaskError: If the model does not support the task.
     """
     protocol, preset = benchmark.protocol, benchmark.preset
     if _needs_server(preset) and out is None:
@@ -114,7 +114,7 @@ def run_records(
     Raises:
         EvaluationError: If records do not fit the task, if no item could be processed, or if `out` belongs to another
             run.
-        UnsupportedTaskError: If the model does not serve the task.
+        UnsupportedTaskError: If the model does not support the task.
     """
     items, preset = build_items(records, task)
     items = items[:limit] if limit is not None else items

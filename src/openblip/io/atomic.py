@@ -93,7 +93,7 @@ def write_text(path: str | os.PathLike[str], text: str, *, sync: bool = False) -
         sync: Flush the content to the disk before the rename.
 
     Raises:
-        UnicodeEncodeError: If `text` holds a lone surrogate.
+        UnicodeEncodeError: If `text` contains a lone surrogate.
     """
     write_bytes(path, text.encode(), sync=sync)
 

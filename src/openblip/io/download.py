@@ -59,8 +59,8 @@ def download(address: str, folder: Path, *, digits: str | None = None, offline: 
         return _verify(target, digits)
     if offline:
         raise DownloadError(
-            f"{name} is not on this machine and offline mode is on; run once online, or put the file from {address} "
-            f"at {target}"
+            f"{name} is not on this machine and offline mode is on; run once online, or copy the file from {address} "
+            f"to {target}"
         )
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -203,7 +203,7 @@ def _check_room(partial_file: Path, total: int | None, start: int) -> None:
     if total is not None and total - start > free:
         raise DownloadError(
             f"{partial_file.stem} needs {(total - start) / 1e9:.1f} GB, but {folder} has {free / 1e9:.1f} GB left; "
-            "make room, or set OPENBLIP_CACHE to another folder"
+            "free some space, or set OPENBLIP_CACHE to another folder"
         )
 
 

@@ -35,7 +35,7 @@ class Skip:
     Attributes:
         reason: "done" by an earlier run of the job, "existing" before the job, or "edited" since.
         records: Results of the earlier run.
-        text: Stored text, where `records` do not hold it.
+        text: Stored text, if `records` do not contain it.
     """
 
     item: Item
@@ -56,7 +56,7 @@ class Restore:
 
 @dataclass(frozen=True)
 class Fail:
-    """The item cannot be computed, or failed in an earlier run for a reason that still holds.
+    """The item cannot be computed, or failed in an earlier run for a reason that still applies.
 
     Attributes:
         previous: Content that was stored for the item before the job started.

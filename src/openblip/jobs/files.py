@@ -1,4 +1,4 @@
-"""Files that a job reads and writes. Errors name the file, and say that the job can be resumed."""
+"""Files that a job reads and writes. Errors name the file, and state that the job can be resumed."""
 
 from __future__ import annotations
 

@@ -66,7 +66,7 @@ class Item:
     def signature(self) -> str:
         """Return a text that changes when an image changes, or "" if changes cannot be detected (images on the web).
 
-        It holds the size and time of a file, or a hash of an image in memory.
+        It contains the size and time of a file, or a hash of an image in memory.
         """
         signatures: list[str] = []
         for image in self.images:
@@ -123,7 +123,7 @@ def open_items(
         recursive: Search the subfolders of folders too.
         images_folder: Folder that relative paths in lists start from.
         columns: Extra columns of lists that `fields_of` reads.
-        fields_of: Return for a record of a list the fields of each item that it holds; by default one item without
+        fields_of: Return for a record of a list the fields of each item in it; by default one item without
             fields.
         base: Folder of the output, which item keys are relative to.
         pairs: Items are pairs of images.
@@ -147,7 +147,7 @@ def open_items(
         return list(files.values())
     if pairs and "image" in (kinds := [path_kind(path) for path in paths]):
         if kinds != ["image", "image"]:
-            raise InputError("expected two images, or lists of pairs")
+            raise InputError(f"expected two images, or lists of pairs, got {', '.join(paths)}")
         sources: list[RootedSource | Problem] = [RootedSource(open_source([{"image": list(paths)}]), None)]
     else:
         sources = list(open_images(paths, recursive=recursive, images=images_folder, keep=columns))
@@ -196,7 +196,7 @@ def file_stamp(path: str) -> str:
 
 
 def printable(name: str) -> str:
-    """Return a file name as text that every terminal and file can hold: bytes that are not UTF-8 become `\\xff`."""
+    """Return a file name as text that every terminal and file can store: bytes that are not UTF-8 become `\\xff`."""
     has_raw_bytes = any("\ud800" <= letter <= "\udfff" for letter in name)
     return os.fsencode(name).decode("utf-8", "backslashreplace") if has_raw_bytes else name
 

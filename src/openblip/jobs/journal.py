@@ -294,7 +294,7 @@ def _iter_lines(path: str) -> Iterator[tuple[dict[str, Any], int]]:
             end += len(raw)
             yield line, end
         if file.read():  # only the last line can be partial
-            raise JobError(f"{path} is not a journal, or it is damaged at byte {end}: move it elsewhere")
+            raise JobError(f"{path} is not a journal, or it is damaged at byte {end}: move or delete it")
 
 
 def _acquire_lock(path: str) -> filelock.BaseFileLock:

@@ -102,13 +102,13 @@ def read_sidecar(item: Item, suffix: str) -> list[str]:
         InputError: The image has no sidecar file, or the file cannot be read or is empty.
     """
     if item.file is None:
-        raise InputError("the image has no file of its own, and so no sidecar")
+        raise InputError("the image must be a file to have a sidecar")
     path = os.path.splitext(item.file)[0] + suffix  # noqa: PTH122
     try:
         with open(path, encoding="utf-8-sig") as file:  # noqa: PTH123
             lines = [line.strip() for line in file if line.strip()]
     except FileNotFoundError as error:
-        raise InputError(f"there is no sidecar {path}") from error
+        raise InputError(f"cannot read {path}: the sidecar does not exist") from error
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or "it is not UTF-8"
         raise InputError(f"cannot read {path}: {reason}") from error
@@ -123,7 +123,7 @@ class ClassifyAnnotator(BlipAnnotator):
 
     Attributes:
         labels: The labels to choose from.
-        template: Text of a label; {} stands for the label.
+        template: Text of a label; {} is replaced by the label.
         by: Score by embeddings ("itc") or by reading the text together with the image ("itm").
         n: Number of labels per image.
     """

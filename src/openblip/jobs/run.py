@@ -44,7 +44,7 @@ class ItemStatus:
             run, or "failed".
         records: Results of the item.
         error: Reason for which the item has no result.
-        text: Stored text, where `records` do not hold it.
+        text: Stored text, if `records` do not contain it.
     """
 
     item: Item | UnusableItem

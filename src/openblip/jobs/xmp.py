@@ -123,7 +123,7 @@ def _detect_format(data: Bytes) -> str:
         return "png"
     if start.startswith(b"RIFF") and start[8:12] == b"WEBP":
         return "webp"
-    raise ImageError("a description needs a file in one of the formats JPEG, PNG and WebP")
+    raise ImageError("the image must be a JPEG, PNG or WebP file to store a description")
 
 
 _JPEG_XMP = b"http://ns.adobe.com/xap/1.0/\0"

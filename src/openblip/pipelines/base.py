@@ -464,4 +464,4 @@ class _MissingTokenizer(Tokenizer):
         raise InputError("the checkpoint has no vocabulary: load it with tokenizer=...")
 
 
-_VIDEO_ERROR = "this method takes images only: a video can be captioned, asked about, matched and embedded"
+_VIDEO_ERROR = "the input must be an image, got a video; caption, ask, match and embed_images accept videos"

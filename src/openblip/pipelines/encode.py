@@ -37,7 +37,8 @@ def encode_images(models: Sequence[TaskModel], images: Iterable[ImageInput]) -> 
     """Encode images for several models.
 
     Args:
-        models: The models. One reads the images as its results are consumed; several read a batch at a time.
+        models: The models. A single model loads the images as its results are consumed. Several models load
+            one batch at a time.
         images: The images.
 
     Yields:

@@ -169,7 +169,7 @@ class VqaPipeline(Pipeline[tuple[ImageInput, "Sequence[str]"], QuestionIds, "lis
             InputError: The pipeline has no list of answers.
         """
         if self.answers is None or self.answer_ids is None:
-            raise InputError("ranking needs a list of answers: pass answers=[...]")
+            raise InputError("ranking requires a list of answers: pass answers=[...]")
         engine = self.model.engine.require(AnswerEngine)
         scores = engine.rank_answers(questions, mask, self.answer_ids, self.shortlist, self.smoothing)
         best = scores.softmax(-1).topk(self.n)

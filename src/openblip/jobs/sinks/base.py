@@ -138,10 +138,10 @@ class BaseSink(ABC, Generic[ContentT]):
         return ""
 
     def edit_location(self, item: Item) -> tuple[str, str]:
-        """Return the file that holds an item's text and the item's key in that file, for `write_edit`.
+        """Return the file that contains an item's text and the item's key in that file, for `write_edit`.
 
         Returns:
-            The file that holds an item's text and the item's key in that file, for `write_edit`.
+            The file that contains an item's text and the item's key in that file, for `write_edit`.
         """
         return os.path.abspath(self.target(item)), ""  # noqa: PTH100
 
@@ -150,7 +150,7 @@ class BaseSink(ABC, Generic[ContentT]):
         """Replace the text `old` by `new` at an `edit_location`.
 
         Returns:
-            Whether `new` is stored now. `False` if the location holds neither `old` nor `new`.
+            Whether `new` is stored now. `False` if the location contains neither `old` nor `new`.
 
         Raises:
             JobError: The file cannot be read or written.
@@ -159,10 +159,10 @@ class BaseSink(ABC, Generic[ContentT]):
 
     @abstractmethod
     def apply_edit(self, content: ContentT | None, old: str, new: str) -> ContentT | None:
-        """Return `content` with `old` replaced by `new`, or `None` if it holds neither.
+        """Return `content` with `old` replaced by `new`, or `None` if it contains neither.
 
         Returns:
-            `content` with `old` replaced by `new`, or `None` if it holds neither.
+            `content` with `old` replaced by `new`, or `None` if it contains neither.
         """
 
     def close(self) -> None:
@@ -227,7 +227,7 @@ def output_file(options: SinkOptions, suffixes: Sequence[str]) -> str:
         JobError: `--out` is missing or has another suffix.
     """
     if options.out is None:
-        raise JobError(f"this format needs --out, for example --out results{suffixes[0]}")
+        raise JobError(f"this format requires --out, for example --out results{suffixes[0]}")
     if not options.out.lower().endswith(tuple(suffixes)):
         raise JobError(f"--out must end in {' or '.join(suffixes)}, got {options.out}")
     return options.out

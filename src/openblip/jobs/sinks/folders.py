@@ -66,7 +66,7 @@ class FolderSink(TextSink):
         self._changed = True
 
     def edit_location(self, item: Item) -> tuple[str, str]:
-        """Return the file that holds an item's text and the item's key in that file."""
+        """Return the file that contains an item's text and the item's key in that file."""
         return os.path.abspath(self.path), self.target(item)  # noqa: PTH100
 
     def write_edit(self, path: str, key: str, old: str, new: str) -> bool:
@@ -127,7 +127,7 @@ class KohyaSink(FolderSink):
     def target(self, item: Item) -> str:
         """Return the location an item is written to."""
         if item.file is None:
-            raise InputError("the image has no file of its own, which kohya's scripts need")
+            raise InputError("the image must be a file: kohya's scripts cannot load it otherwise")
         key = path_from(item.images[0].address, self.base)
         return key if os.path.isabs(key) else os.path.splitext(key)[0]  # noqa: PTH117, PTH122
 

@@ -100,7 +100,7 @@ class ListSink(BaseSink[list[Row]]):
         self._changed = True
 
     def edit_location(self, item: Item) -> tuple[str, str]:
-        """Return the file that holds an item's text and the item's key in that file."""
+        """Return the file that contains an item's text and the item's key in that file."""
         return os.path.abspath(self.path), item.key  # noqa: PTH100
 
     def write_edit(self, path: str, key: str, old: str, new: str) -> bool:

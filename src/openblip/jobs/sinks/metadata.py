@@ -34,7 +34,7 @@ class MetadataSink(TextSink):
     def target(self, item: Item) -> str:
         """Return the location an item is written to."""
         if item.file is None:
-            raise InputError("the image has no file of its own to write a description into")
+            raise InputError("the image must be a file to store a description")
         return os.path.realpath(item.file)
 
     def read(self, item: Item) -> str | None:

@@ -34,7 +34,7 @@ class SidecarSink(TextSink):
         """Return the location an item is written to."""
         if self.options.out is None:
             if item.file is None:
-                raise InputError("the image has no file of its own: use --out FOLDER to write the texts elsewhere")
+                raise InputError("the image must be a file: use --out FOLDER to write the texts to a folder")
             return os.path.splitext(item.file)[0] + self.options.ext  # noqa: PTH122
         inside = item.inner_path.replace("\\", "/")
         if inside.startswith("/") or ".." in inside.split("/"):
