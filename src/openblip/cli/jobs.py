@@ -206,7 +206,7 @@ class ImageJob:
             print_json({outcome: counts[outcome] for outcome in SUMMARY})
         elif self.sink is not None and not output.quiet:
             parts = [f"{counts[outcome]} {words}" for outcome, words in SUMMARY.items() if counts[outcome]]
-            click.echo(", ".join(parts) or "there was nothing to do", err=True)
+            click.echo(", ".join(parts) or "nothing to do", err=True)
         if counts["failed"]:
             raise click.exceptions.Exit(FAILED if counts["failed"] == counts.total() else SOME_FAILED)
 

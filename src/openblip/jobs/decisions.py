@@ -30,7 +30,7 @@ class Compute:
 
 @dataclass(frozen=True)
 class Skip:
-    """The output of the item stays as it is.
+    """The output of the item does not change.
 
     Attributes:
         reason: "done" by an earlier run of the job, "existing" before the job, or "edited" since.

@@ -80,7 +80,7 @@ class Item:
         return " ".join(signatures) if all(signatures) else ""
 
     def source(self, frame: int = 0, index: int = 0) -> ImageSource:
-        """Return an image as [`Blip`][openblip.Blip] takes it; it is read when the model needs it.
+        """Return an image in a form that [`Blip`][openblip.Blip] accepts. The file is opened when the model needs it.
 
         Args:
             frame: Frame of an animation.
@@ -96,7 +96,7 @@ class Item:
 
 @dataclass(frozen=True)
 class UnusableItem:
-    """An entry of the input that is no image, and the reason."""
+    """An entry of the input that is not a usable image, and the reason."""
 
     key: str
     name: str
@@ -120,11 +120,11 @@ def open_items(
         paths: Images, folders, globs, tars, lists and addresses, as
             [`open_images`][openblip.data.sources.images.open_images] takes them. With `pairs`, two images or lists of
             pairs.
-        recursive: Search the subfolders of folders too.
-        images_folder: Folder that relative paths in lists start from.
+        recursive: Also search subfolders.
+        images_folder: Folder to resolve the relative paths of lists against.
         columns: Extra columns of lists that `fields_of` reads.
-        fields_of: Return for a record of a list the fields of each item in it; by default one item without
-            fields.
+        fields_of: Function that returns the fields of each item in a record of a list. By default, a record is one
+            item without fields.
         base: Folder of the output, which item keys are relative to.
         pairs: Items are pairs of images.
 
@@ -132,7 +132,7 @@ def open_items(
         A sequence, or an iterator if one of the sources is a stream.
 
     Raises:
-        InputError: `pairs` with image files that are not two.
+        InputError: `pairs` is true and the paths name image files, but not two.
     """
     if not pairs and all(
         os.path.splitext(path)[1].lower() in IMAGE_SUFFIXES  # noqa: PTH122

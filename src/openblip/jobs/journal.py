@@ -1,7 +1,7 @@
 """The journal of a job: a file of JSON lines next to its output, from which a stopped job resumes.
 
-A line is written before the output that it describes (write-ahead). After a crash, the next run therefore finds a
-result either nowhere, and computes it, or in the journal, and writes it to the output exactly once. Kinds of lines:
+A line is written before the output that it describes (write-ahead). After a crash, a result is therefore either
+absent, and the next run computes it, or in the journal, and the next run writes it exactly once. Kinds of lines:
 
 - `{"job": "9f2c...", "command": "caption", "model": ..., "options": {...}, "started": ...}` starts or resumes a job.
   The lines below belong to it. `"restart": true` invalidates its earlier lines.
@@ -42,7 +42,7 @@ class Identity:
     Attributes:
         command: Name of the command.
         model: Hash of each model by task.
-        options: Options that change what is written.
+        options: Options that change the results.
     """
 
     command: str

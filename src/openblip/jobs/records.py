@@ -1,8 +1,12 @@
-"""The record that every command writes about an image, equal in JSON Lines, CSV and Parquet.
+"""The record that every command writes for an image, with equal fields in JSON Lines, CSV and Parquet.
 
-`openblip.data` reads these files: `path` is the image and `text` its caption; `question` and `text` are a
-question and its answer; `expression` and `bbox` a box; two paths in `path` a pair of images with its statement in
-`text` and its `label`. Rows with an `error` are skipped.
+`openblip.data` loads these files:
+
+- `path` is the image and `text` is its caption.
+- `question` and `text` are a question and its answer.
+- `expression` and `bbox` are a phrase and its box.
+- Two paths in `path` are a pair of images, with a statement in `text` and its `label`.
+- Rows with an `error` are skipped.
 """
 
 from __future__ import annotations

@@ -43,7 +43,7 @@ class ItemStatus:
         outcome: "computed" by this run, "done" by an earlier run, "existing" before the job, "edited" since an earlier
             run, or "failed".
         records: Results of the item.
-        error: Reason for which the item has no result.
+        error: Reason why the item has no result.
         text: Stored text, if `records` do not contain it.
     """
 
@@ -120,8 +120,8 @@ def open_sink_run(
 class SinkRun:
     """A run that writes results to a sink, and resumes where earlier runs stopped.
 
-    Every result is added to the journal before it is written to the sink. After a crash, the next run finds it either
-    nowhere, and computes it, or in the journal, and writes it exactly once.
+    Every result is added to the journal before it is written to the sink. After a crash, a result is either absent,
+    and the next run computes it, or in the journal, and the next run writes it exactly once.
 
     Attributes:
         items: The items, in order.

@@ -33,13 +33,13 @@ Raw = TypeVar("Raw")
 Result = TypeVar("Result")
 T = TypeVar("T")
 
-TEXT_ROWS = 64  # most texts or questions in one forward pass
-FRAME_ROWS = 64  # most video frames in one pass of the image encoder
+TEXT_ROWS = 64  # maximum number of texts or questions in one forward pass
+FRAME_ROWS = 64  # maximum number of video frames in one pass of the image encoder
 
 
 @dataclass
 class Batching:
-    """How many images run together, and how many threads open images ahead of the model."""
+    """The number of images per batch, and the number of threads that load images."""
 
     batch_size: int = 8
     num_workers: int = defaults.NUM_WORKERS
@@ -78,13 +78,13 @@ class Prepared(Generic[Text]):
 
 
 class TaskModel:
-    """A loaded checkpoint on its engine. Pipelines of the same checkpoint share one.
+    """A loaded checkpoint on its engine. Pipelines of one checkpoint share one `TaskModel`.
 
     Attributes:
         config: Model configuration.
         engine: The engine that runs the model.
         image_settings: Image size and normalization of the checkpoint.
-        tokenizer: Tokenizer of the checkpoint. Using it raises `InputError` if there is none.
+        tokenizer: Tokenizer of the checkpoint. Its use raises `InputError` if the checkpoint has no vocabulary.
         prompt: The checkpoint's own caption prompt; empty if it has none.
         temperature: Learned temperature of the contrastive loss (ITC).
         batching: Batch size and number of threads.
@@ -455,7 +455,7 @@ def check_text(text: str, noun: str) -> str:
 
 
 class _MissingTokenizer(Tokenizer):
-    """Raises an error when it is used."""
+    """A tokenizer that raises an error on any use."""
 
     def __init__(self) -> None:
         pass

@@ -24,10 +24,10 @@ class SinkOptions:
         out: The output file or folder that the user named.
         home: The folder that all images share. Formats that write next to the images store their journal there.
         command: Name of the command, part of the journal's name.
-        existing: Policy for output that exists already.
+        existing: Action for output that already exists.
         ext: Suffix of sidecar files.
         separator: Text between several results in one file.
-        belongs: Return whether a row of an existing list belongs to this job, rather than to other questions or labels.
+        belongs: Function that returns whether a row of an existing list belongs to this job.
         key_fields: Fields that, with the path, identify an item in a list.
     """
 
@@ -42,10 +42,10 @@ class SinkOptions:
 
 
 class BaseSink(ABC, Generic[ContentT]):
-    """An output format: reads the stored content of an item, merges results into it and writes it.
+    """An output format, which loads the stored content of an item, merges results into it and writes it.
 
     Contents are JSON values because the journal stores them. A job compares contents to decide whether the output of an
-    item is older than the job, written by the job, or edited by a user; edited output is never overwritten.
+    item is older than the job, written by the job, or edited by a user. Edited output is never overwritten.
 
     Args:
         options: Location and behavior of the output.
