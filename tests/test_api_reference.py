@@ -41,7 +41,11 @@ def callables(name: str, value: Any) -> Iterator[tuple[str, Any]]:
     elif inspect.isclass(value):
         for key, member in vars(value).items():
             function = getattr(member, "__func__", member)
-            if key.startswith("_") or not inspect.isfunction(function):
+            if (
+                key.startswith("_")
+                or not inspect.isfunction(function)
+                or not function.__module__.startswith("openblip")
+            ):
                 continue
             if not any(key in vars(base) for base in value.__mro__[1:]):  # an override follows its base's documentation
                 yield f"{name}.{key}", function

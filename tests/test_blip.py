@@ -388,3 +388,14 @@ def test_one_blip_in_eight_threads(folder: Path, blip: Blip) -> None:
     with ThreadPoolExecutor(8) as pool:
         for result, value in zip(pool.map(lambda call: call(fresh), calls * 3), expected * 3, strict=True):
             assert_close(result, value)
+
+
+def test_a_model_and_a_pipeline_name_what_they_are() -> None:
+    blip = openblip.load("pocket", task="caption")
+    assert repr(blip) == "Blip('pocket', tasks=('caption',), engine='auto', precision='fp32')"
+    assert repr(blip.pipeline("caption")) == "CaptionPipeline(task='caption')"
+
+
+def test_an_empty_name_is_refused() -> None:
+    with pytest.raises(openblip.InputError, match="name_or_path must name a model"):
+        openblip.load("")

@@ -172,6 +172,8 @@ def load(
         >>> blip.tasks  # doctest: +SKIP
         ('caption',)
     """
+    if not str(name_or_path):
+        raise InputError("name_or_path must name a model, got an empty text; try 'pocket'")
     if decode not in get_args(Decode):
         raise InputError(f"decode must be 'fast' or 'exact', got {decode!r}")
     torch_device = resolve_device(device, cpu_only=engine == "openvino" or precision == "int8")
@@ -255,6 +257,10 @@ class Blip:
         self._loaders = dict(loaders)
         self._models: dict[TaskName, TaskModel] = {}
         self._lock = threading.Lock()
+
+    def __repr__(self) -> str:
+        """Return the model's name, tasks, engine and precision."""
+        return f"Blip({self.name!r}, tasks={self.tasks}, engine={self.engine!r}, precision={self.precision!r})"
 
     @property
     def tasks(self) -> tuple[TaskName, ...]:

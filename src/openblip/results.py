@@ -7,6 +7,7 @@ candidates, ranked, in `alternatives`.
 from __future__ import annotations
 
 import io
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import MISSING, dataclass, field, fields
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -22,8 +23,16 @@ ImageLoader: TypeAlias = "Callable[[], Image.Image]"
 _PNG_SIZE = 1024  # pixels: drawings for notebooks are at most this wide and high
 
 
-class _Result:
+class _Result(ABC):
     """A result that prints the fields that differ from their defaults."""
+
+    @abstractmethod
+    def to_dict(self) -> dict[str, Any]:
+        """Return the result for JSON.
+
+        Returns:
+            Fields as strings, numbers and lists.
+        """
 
     def __repr__(self) -> str:
         values = []

@@ -13,6 +13,7 @@ from click.testing import CliRunner
 import openblip
 from openblip.cli import app
 from openblip.cli.command import DECODING, INPUT, MODEL, OTHER, OUTPUT, Option
+from openblip.jobs.sinks import SINKS
 
 IMAGE_COMMANDS = ("caption", "ask", "match", "embed", "classify", "ground", "compare", "explain")
 
@@ -98,3 +99,12 @@ def test_commands_and_library_agree_on_the_defaults_of_their_options(name: str) 
     assert len(shared) >= 3
     for keyword in shared:
         assert values[keyword] == parameters[keyword].default, keyword
+
+
+def test_commands_offer_every_output_format_and_no_other() -> None:
+    offered: set[str] = set()
+    for name in IMAGE_COMMANDS:
+        (option,) = (parameter for parameter in COMMANDS[name].params if parameter.name == "to")
+        assert isinstance(option.type, click.Choice)
+        offered |= set(option.type.choices)
+    assert offered == set(SINKS)

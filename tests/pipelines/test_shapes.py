@@ -156,3 +156,11 @@ def test_progress_shows_a_bar(monkeypatch: pytest.MonkeyPatch) -> None:
     assert shown == [2]
     inputs.deliver(iter([1, 2]))
     assert shown == [2]
+
+
+@pytest.mark.parametrize(
+    "inputs", [{"a": "a.jpg"}, {"a.jpg", "b.jpg"}, frozenset({"a.jpg"})], ids=["dict", "set", "frozenset"]
+)
+def test_inputs_without_an_order_are_refused(inputs: object) -> None:
+    with pytest.raises(InputError, match="must be in a list or an iterator, got a"):
+        shape_of(inputs)

@@ -441,3 +441,10 @@ def test_a_large_jpeg_is_turned_upright_all_the_same() -> None:
     assert full.size == (1200, 1600)
     assert small.width < small.height
     assert np.abs(resize(full, 96).astype(int) - resize(small, 96)).mean() < 1.0
+
+
+def test_an_error_does_not_contain_an_address(tmp_path: Path) -> None:
+    (tmp_path / "a.gif").write_bytes(b"GIF89a")
+    with pytest.raises(ImageError) as caught:
+        load_image(tmp_path / "a.gif")
+    assert " at 0x" not in str(caught.value)

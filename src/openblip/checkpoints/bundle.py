@@ -186,7 +186,7 @@ def _check_member(member: Path) -> None:
         files = [file for file in member.iterdir() if file.suffix in (".safetensors", ".bin")]
         if not files:
             raise ValueError(f"{member} must have model.safetensors or pytorch_model.bin")
-        if (shared := shared_file(member)) is not None:
+        if (member / SHARED).is_file() and (shared := shared_file(member)) is not None:
             files.append(shared)
     else:
         files = [member]

@@ -249,6 +249,10 @@ class Pipeline(ABC, Generic[Item, Text, Raw, Result]):
     def __init__(self, model: TaskModel) -> None:
         self.model = model
 
+    def __repr__(self) -> str:
+        """Return the pipeline's class and the task of its model."""
+        return f"{type(self).__name__}(task={self.model.config.task!r})"
+
     @abstractmethod
     def preprocess(self, item: Item) -> Prepared[Text]:
         """Open the image of an item and tokenize its texts. Runs on a worker thread.

@@ -277,8 +277,10 @@ class ExplainCaptionPipeline(ExplainPipeline):
 
 
 def _check_text(text: str | None) -> str:
+    if text is None:
+        raise InputError("a match or an answer needs a text to explain; task='caption' explains the model's caption")
     if not isinstance(text, str):
-        raise InputError("a text to explain is required" if text is None else f"a text must be a string, got {text!r}")
+        raise InputError(f"a text must be a string, got {text!r}")
     return text
 
 

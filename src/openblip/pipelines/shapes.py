@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set, Sized
 from dataclasses import dataclass
 from enum import Enum
 from itertools import repeat, zip_longest
@@ -136,7 +136,12 @@ def shape_of(inputs: object) -> Shape:
 
     Returns:
         The shape.
+
+    Raises:
+        InputError: The inputs are a mapping or a set, which have no order for the results.
     """
+    if isinstance(inputs, Mapping | Set):
+        raise InputError(f"images and texts must be in a list or an iterator, got a {type(inputs).__name__}")
     if isinstance(inputs, str | bytes | bytearray | memoryview | os.PathLike) or hasattr(inputs, "read"):
         return Shape.ONE
     if hasattr(inputs, "ndim") and hasattr(inputs, "shape"):

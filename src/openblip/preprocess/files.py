@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import io
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -53,7 +54,8 @@ def wrap_errors(name: str) -> Iterator[None]:
 
 
 def _damaged(error: Exception) -> str:
-    return f"damaged or truncated ({str(error) or type(error).__name__})"
+    reason = re.sub(r" <[\w.]+ object at 0x[0-9a-f]+>", "", str(error))  # an address would differ from run to run
+    return f"damaged or truncated ({reason or type(error).__name__})"
 
 
 def read_path(path: Path, target_size: int | None) -> Image.Image:

@@ -200,7 +200,8 @@ def parse_config(
     vision, text = VisionConfig(), TextConfig()
     if kind != "text":
         fields = _read_fields(sections["vision"], _VISION_FIELDS)
-        vision = VisionConfig(**fields, drop_path=our_values["drop_path"], stem=_read_stem(ours.get("stem")))
+        stem = None if ours.get("stem") is None else _read_stem(ours["stem"])
+        vision = VisionConfig(**fields, drop_path=our_values["drop_path"], stem=stem)
     if kind != "vision":
         fields = _read_fields(sections["text"], _TEXT_FIELDS)
         if "num_attention_heads" not in sections["text"]:
@@ -293,10 +294,8 @@ def write_config(
     return body | {"model_type": "openblip", "projection_dim": None} if foreign else body
 
 
-def _read_stem(raw: Any) -> StemConfig | None:
+def _read_stem(raw: Any) -> StemConfig:
     """Return the CNN of a hybrid ViT, for which `transformers` has no fields."""
-    if raw is None:
-        return None
     if not isinstance(raw, Mapping) or raw.get("kind") != STEM_KIND:
         raise CheckpointError(f"the stem of config.json must be an object of kind {STEM_KIND!r}, got {raw!r}")
     stages = raw.get("stages", StemConfig.stages)

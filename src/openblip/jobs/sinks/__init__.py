@@ -1,4 +1,8 @@
-"""Output formats of jobs. A job drives every sink through the methods of `BaseSink`."""
+"""Output formats of jobs. A job drives every sink through the methods of `BaseSink`.
+
+The commands offer formats by name: `cli/options.py` (`LISTS`), `cli/caption.py` (`FORMATS`) and `cli/embed.py`. Their
+help does not import this package, so `tests/cli/test_help.py` compares the names.
+"""
 
 from __future__ import annotations
 
