@@ -29,7 +29,7 @@ check: $(VENV)/.installed-dev docs  ## Lint, check formatting and types, build t
 	$(BIN)/pyright tests/typing
 
 docs: $(VENV)/.installed-dev  ## Build the documentation into site/; open site/index.html
-	$(BIN)/zensical build --config-file mkdocs.yml --strict
+	$(BIN)/python scripts/build_docs.py
 
 format: $(VENV)/.installed-dev  ## Fix lint and formatting
 	$(BIN)/ruff check --fix
