@@ -1,7 +1,7 @@
 """Build the documentation into `site/`, strictly, so that it needs no network.
 
-The theme loads a script from a content delivery network that lets search run on pages opened from disk. This replaces it
-with our own, `docs/javascripts/file-worker.js`, and checks that no page loads anything from elsewhere.
+The theme loads a script from a content delivery network that lets search run on pages opened from disk. This script
+replaces it with ours, `docs/javascripts/file-worker.js`, and checks that no page loads anything from elsewhere.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ SITE = ROOT / "site"
 FOREIGN_WORKER = "https://unpkg.com/iframe-worker/shim"
 OUR_WORKER = "javascripts/file-worker.js"
 LOADED = re.compile(
-    r"<(?:script|img|iframe|source)[^>]* src=\"(https?:[^\"]*)|<link rel=\"stylesheet\" href=\"(https?:[^\"]*)"
+    r'<(?:script|img|iframe|source)[^>]* src="(https?:[^"]*)|<link rel="stylesheet" href="(https?:[^"]*)'
 )
 
 
