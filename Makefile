@@ -26,7 +26,7 @@ check: $(VENV)/.installed-dev docs  ## Lint, check formatting and types, build t
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
-	$(BIN)/pyright tests/typing
+	$(BIN)/pyright --pythonpath $(BIN)/python tests/typing
 
 docs: $(VENV)/.installed-dev  ## Build the documentation into site/; open site/index.html
 	$(BIN)/python scripts/build_docs.py
