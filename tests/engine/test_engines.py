@@ -174,6 +174,7 @@ def test_matches_and_embeddings_are_the_same(make: Make, task: TaskName) -> None
         torch.testing.assert_close(actual, expected, rtol=0, atol=2e-5)
 
 
+@pytest.mark.slow
 def test_the_real_compiler_gives_the_same_captions() -> None:
     """In a process of its own: the compiler starts workers and threads that others should not inherit."""
     call = "from tests.engine.test_engines import really_compiled; really_compiled()"

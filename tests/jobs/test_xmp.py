@@ -135,7 +135,7 @@ def test_the_packet_is_what_others_read(name: str) -> None:
 
 def test_other_formats_and_damaged_files_are_refused_by_name() -> None:
     for data in (encoded(photo(), "GIF"), encoded(photo(), "TIFF"), b"", b"words"):
-        with pytest.raises(ImageError, match="JPEG, PNG and WebP"):
+        with pytest.raises(ImageError, match="JPEG, PNG or WebP"):
             with_description(data, "x")
     for form in ("JPEG", "PNG", "WEBP"):
         with pytest.raises(ImageError):
@@ -156,7 +156,7 @@ def test_a_job_describes_pictures_once(tmp_path: Path) -> None:
     run = JobRunner(folder, "metadata")
     outcome = run()
     assert outcome == {"computed": 3, "existing": 1, "failed": 1}
-    assert "JPEG, PNG and WebP" in run.errors["moving.gif"]
+    assert "JPEG, PNG or WebP" in run.errors["moving.gif"]
     assert {path.name: path.stat().st_mtime_ns for path in folder.iterdir() if path.name in times} == times
     second_outcome = run()
     assert second_outcome == {"done": 3, "existing": 1, "failed": 1}

@@ -208,7 +208,7 @@ def test_some_methods_take_images_only(blip: Blip, clips: list[Path]) -> None:
     encoded = blip.encode_images(clips[0])
     for call in calls:
         for video in (clips[0], str(clips[0]), Video([toy_image(0)]), encoded):
-            with pytest.raises(UnsupportedTaskError, match="captioned, asked about, matched and embedded"):
+            with pytest.raises(UnsupportedTaskError, match="caption, ask, match and embed_images accept videos"):
                 call(video)
     results = blip.classify([toy_image(0), clips[0]], ["cat", "dog"], on_error="return")
     assert cast(Any, results[0]).text == blip.classify(toy_image(0), ["cat", "dog"]).text
