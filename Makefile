@@ -16,9 +16,9 @@ demo: $(VENV)/.installed  ## Caption the photos in examples/photos, ask about th
 	$(BIN)/openblip ask $(PHOTOS)/astronaut.jpg -q "is there a person in the picture?" -q "what color is the suit?"
 	$(BIN)/openblip match $(PHOTOS)/cat.jpg $(PHOTOS)/rocket.jpg -t "a cat" -t "a rocket in the sky"
 
-test: $(VENV)/.installed-dev  ## Run the tests, one after the other; they need no network
-	OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 $(BIN)/python -m pytest --ignore tests/engine --ignore tests/training
-	OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 $(BIN)/python -m pytest tests/engine tests/training
+test: $(VENV)/.installed-dev  ## Run the tests, every file in a process of its own; they need no network
+	find tests -name 'test_*.py' | sort | OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 xargs -n 1 -P 2 \
+		sh -c '$(BIN)/python -m pytest "$$0" || test $$? -eq 5'  # 5: all tests of the file are slow
 
 test-slow: $(VENV)/.installed-dev  ## Run the long tests: kill loops, load, base-size models
 	OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -m slow
