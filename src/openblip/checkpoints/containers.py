@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import pickle
 import re
 import zipfile
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,17 +15,13 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from openblip.checkpoints.bundle import SHARED, shared_file
+from openblip.checkpoints.bundle import shared_file
+from openblip.checkpoints.folder import PICKLE, SAFETENSORS, join_names, read_files
 from openblip.errors import CheckpointError
 from openblip.io import atomic
 from openblip.io.hashing import sha256
 
-SAFETENSORS = "model.safetensors"
-PICKLE = "pytorch_model.bin"
-INDEX = ".index.json"
 PICKLE_SUFFIXES = (".pth", ".pt", ".bin", ".ckpt")
-
-Reader = Callable[[Path], dict[str, Tensor]]
 
 _AGAIN = "Download or write it again"
 
@@ -80,19 +75,7 @@ def read_folder(folder: Path) -> dict[str, Tensor]:
     Raises:
         CheckpointError: If the folder has no weights, or if a file is damaged.
     """
-    readers: dict[str, Reader] = {SAFETENSORS: read_safetensors, PICKLE: lambda path: read_pickle(path)[0]}
-    for name, reader in readers.items():
-        if (folder / name).is_file():
-            return reader(folder / name) | _read_shared(folder)
-        if (folder / (name + INDEX)).is_file():
-            return _read_shards(folder / (name + INDEX), reader)
-    names = sorted(path.name for path in folder.iterdir() if path.is_file())
-    hint = ""
-    if weights := [name for name in names if name.endswith((".pth", ".safetensors"))]:
-        hint = f"; to load {weights[0]}, give its path"
-    elif any(name.endswith((".h5", ".msgpack")) for name in names):
-        hint = "; weights of TensorFlow or Flax are not supported"
-    raise CheckpointError(f"{folder} must have {SAFETENSORS} or {PICKLE}, or their shards{hint}")
+    return read_files(folder, {SAFETENSORS: read_safetensors, PICKLE: lambda path: read_pickle(path)[0]})
 
 
 def read_safetensors(path: Path) -> dict[str, Tensor]:
@@ -178,76 +161,6 @@ def write_safetensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
     contiguous = {name: tensor.contiguous() for name, tensor in tensors.items()}
     with atomic.replace_path(path) as temporary:
         save_file(contiguous, temporary, metadata={"format": "pt"})
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """Return the object in a JSON file.
-
-    Args:
-        path: The file.
-
-    Returns:
-        The object.
-
-    Raises:
-        CheckpointError: If the file cannot be read, or holds no object.
-    """
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise CheckpointError(f"{path} cannot be read: {error}") from error
-    if not isinstance(content, dict):
-        raise CheckpointError(f"{path} must hold a JSON object, got a {type(content).__name__}")
-    return content
-
-
-def join_names(names: list[str], limit: int = 6) -> str:
-    """Return names for a message: the first ones, and how many more there are.
-
-    Args:
-        names: The names.
-        limit: Most names to write out.
-
-    Returns:
-        The names, joined by commas.
-    """
-    text = ", ".join(names[:limit])
-    return f"{text} and {len(names) - limit} more" if len(names) > limit else text
-
-
-def _read_shared(folder: Path) -> dict[str, Tensor]:
-    """Return the tensors of a folder that lie in a shared file, which must hold all of them."""
-    if (file := shared_file(folder)) is None:
-        return {}
-    names = read_json(folder / SHARED).get("tensors")
-    if not isinstance(names, dict) or not all(isinstance(name, str) for name in names.values()):
-        raise CheckpointError(f"{folder / SHARED} has no table of tensors and their names in {file.name}")
-    if not file.is_file():
-        raise CheckpointError(f"{folder / SHARED} names {file.name}, which is not next to {folder}")
-    stored = read_safetensors(file)
-    if missing := sorted(set(names.values()) - stored.keys()):
-        raise CheckpointError(f"{file} lacks what {folder / SHARED} names: {join_names(missing)}")
-    return {ours: stored[theirs] for ours, theirs in names.items()}
-
-
-def _read_shards(index: Path, reader: Reader) -> dict[str, Tensor]:
-    """Return the tensors of all shards of an index. Each shard must have exactly the tensors that the index states."""
-    files = read_json(index).get("weight_map")
-    if not isinstance(files, dict) or not all(isinstance(file, str) for file in files.values()):
-        raise CheckpointError(f"{index} must have a weight_map of tensor names to files")
-    tensors: dict[str, Tensor] = {}
-    for file in sorted(set(files.values())):
-        path = index.parent / file
-        if Path(file).name != file:
-            raise CheckpointError(f"{index} must name files in its folder, got {file!r}")
-        if not path.is_file():
-            raise CheckpointError(f"{index} names the shard {file}, which does not exist")
-        shard = reader(path)
-        stated = {name for name, shard_file in files.items() if shard_file == file}
-        if wrong := sorted(stated ^ shard.keys()):
-            raise CheckpointError(f"the shard {path} does not have the tensors of its index: {join_names(wrong)}")
-        tensors |= shard
-    return tensors
 
 
 def _unpickle(path: Path) -> Mapping[str, Any]:

@@ -15,7 +15,7 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from openblip.checkpoints.containers import join_names
+from openblip.checkpoints.folder import join_names
 from openblip.checkpoints.layouts import Table, nearest
 from openblip.checkpoints.layouts.starts import RULES, Rules
 from openblip.checkpoints.match import check, match

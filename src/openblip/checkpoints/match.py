@@ -11,7 +11,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from openblip.checkpoints.containers import join_names
+from openblip.checkpoints.folder import join_names
 from openblip.checkpoints.layouts import Group, Table, nearest, starts
 from openblip.checkpoints.layouts.table import LAYER, TRAINING
 from openblip.errors import CheckpointError

@@ -22,7 +22,8 @@ from openblip import tasks
 from openblip.checkpoints import bundle, hub, published, sizes
 from openblip.checkpoints.adapter import CONFIG as ADAPTER_CONFIG
 from openblip.checkpoints.adapter import Adapter, load_adapter, read_adapter
-from openblip.checkpoints.containers import INDEX, PICKLE, SAFETENSORS, read_folder, read_weight_file
+from openblip.checkpoints.containers import read_folder, read_weight_file
+from openblip.checkpoints.folder import INDEX, PICKLE, SAFETENSORS
 from openblip.checkpoints.layouts import TABLES, Family, Table, hub_config, nearest
 from openblip.checkpoints.layouts.hub_config import ParsedConfig
 from openblip.checkpoints.match import MatchedCheckpoint, check, describe_names, match

@@ -9,7 +9,8 @@ from pathlib import Path
 from torch import Tensor
 
 from openblip.checkpoints.bundle import SHARED
-from openblip.checkpoints.containers import SAFETENSORS, read_folder, write_safetensors
+from openblip.checkpoints.containers import read_folder, write_safetensors
+from openblip.checkpoints.folder import SAFETENSORS
 from openblip.errors import InputError
 from openblip.io import atomic
 

@@ -9,7 +9,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from openblip.checkpoints.containers import join_names, read_tensors
+from openblip.checkpoints.containers import read_tensors
+from openblip.checkpoints.folder import join_names
 from openblip.errors import CheckpointError
 from openblip.model.config import StemConfig
 from openblip.model.stem import EfficientNetLite

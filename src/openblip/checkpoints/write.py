@@ -10,7 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from openblip.checkpoints.bundle import SHARED
-from openblip.checkpoints.containers import INDEX, PICKLE, SAFETENSORS, write_pickle, write_safetensors
+from openblip.checkpoints.containers import write_pickle, write_safetensors
+from openblip.checkpoints.folder import INDEX, PICKLE, SAFETENSORS
 from openblip.checkpoints.layouts import Family, Table, hub_config, table
 from openblip.checkpoints.match import compute_constant
 from openblip.checkpoints.read import LoadedModel

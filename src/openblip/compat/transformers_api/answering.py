@@ -10,7 +10,8 @@ from torch import Tensor, nn
 from openblip.compat.transformers_api.base import accepts_v4_order
 from openblip.compat.transformers_api.captioning import GeneratingModel
 from openblip.compat.transformers_api.config import BlipConfig
-from openblip.compat.transformers_api.generation import GenerationConfig, continue_rows
+from openblip.compat.transformers_api.generation import continue_rows
+from openblip.compat.transformers_api.options import GenerationConfig
 from openblip.compat.transformers_api.outputs import BlipTextVisionModelOutput, GenerateOutput, OutputTuple
 from openblip.compat.transformers_api.padding import select_columns
 from openblip.compat.transformers_api.text import BlipTextLMHeadModel, BlipTextModel

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import inspect
-import logging
 from collections.abc import Callable, Mapping, Sequence
 from functools import wraps
 from pathlib import Path
@@ -13,18 +12,11 @@ from typing import Any, ClassVar, Literal, TypeVar, cast, overload
 import torch
 from torch import Tensor, nn
 
-from openblip.checkpoints.containers import (
-    INDEX,
-    PICKLE,
-    SAFETENSORS,
-    join_names,
-    read_tensors,
-    write_pickle,
-    write_safetensors,
-)
-from openblip.checkpoints.layouts import hub_config, nearest
+from openblip.checkpoints.containers import read_tensors, write_pickle, write_safetensors
+from openblip.checkpoints.folder import INDEX, PICKLE, SAFETENSORS
 from openblip.compat.transformers_api.config import PreTrainedConfig
 from openblip.compat.transformers_api.files import StrPath, local_folder, write_text
+from openblip.compat.transformers_api.misfit import Misfit
 from openblip.compat.transformers_api.naming import HubNamed
 from openblip.compat.transformers_api.outputs import ModelOutput, OutputTuple
 from openblip.errors import CheckpointError, InputError
@@ -35,7 +27,6 @@ ModelT = TypeVar("ModelT", bound="PreTrainedModel")
 OutputT = TypeVar("OutputT", bound=ModelOutput)
 ForwardT = TypeVar("ForwardT", bound=Callable[..., Any])
 
-_log = logging.getLogger(__name__)
 _STALE = (SAFETENSORS + INDEX, PICKLE + INDEX)
 # Options that are accepted and ignored: always true here, or about internals of transformers.
 _WITHOUT_EFFECT = ("low_cpu_mem_usage", "weights_only", "use_safetensors", "_fast_init", "disable_mmap")
@@ -159,22 +150,8 @@ class PreTrainedModel(HubNamed):
             raise CheckpointError(f"{source} does not fit {type(self).__name__}: {error}") from error
         missing = [name for name in result.missing_keys if name not in mismatched]
         unexpected = list(result.unexpected_keys)
-        problems = []
-        for kind, names in (("missing", missing), ("unknown", unexpected), ("of another shape", mismatched)):
-            if names:
-                problems.append(f"{len(names)} {kind} ({join_names(names)})")
-        message = f"{source} does not fit {type(self).__name__}: tensors {'; '.join(problems)}"
-        if (missing or unexpected) and not allow_missing:
-            layout, distance = nearest(tensors, "hub")
-            hint = ""
-            if distance == 0 and layout.task in _CLASS_NAMES:
-                hint = f"The file contains a {_CLASS_NAMES[layout.task]}. "
-            raise CheckpointError(
-                f"{message}. {hint}To load it anyway, pass allow_missing=True: missing tensors are then random"
-            )
-        if problems:
-            _log.warning("%s; missing tensors and tensors of another shape are random", message)
-        return {"missing_keys": missing, "unexpected_keys": unexpected, "mismatched_keys": mismatched}
+        misfit = Misfit(source, type(self).__name__, missing, unexpected, mismatched)
+        return misfit.report(tensors, fatal=bool(missing or unexpected) and not allow_missing)
 
     def save_pretrained(
         self,
@@ -349,12 +326,6 @@ def strip_prefix(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor
         The tensors whose names start with `prefix`, without the prefix.
     """
     return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
-
-
-# The class that loads each kind of hub folder.
-_CLASS_NAMES: dict[str, str] = {
-    kind: name for kind, name in hub_config.ARCHITECTURES.items() if name.startswith("Blip")
-}
 
 
 def _weights_dtype(

@@ -10,13 +10,20 @@ from torch import Tensor, nn
 
 from openblip.compat.transformers_api.base import PreTrainedModel, accepts_v4_order
 from openblip.compat.transformers_api.config import BlipConfig
-from openblip.compat.transformers_api.generation import GenerationConfig, continue_rows
+from openblip.compat.transformers_api.generation import continue_rows
+from openblip.compat.transformers_api.options import (
+    GenerationConfig,
+    Rows,
+    caption_prompts,
+    read_generation_config,
+    write_generation_config,
+)
 from openblip.compat.transformers_api.outputs import (
     BlipForConditionalGenerationModelOutput,
     GenerateOutput,
     OutputTuple,
 )
-from openblip.compat.transformers_api.padding import unpad_rows
+from openblip.compat.transformers_api.padding import to_rows
 from openblip.compat.transformers_api.text import BlipTextLMHeadModel
 from openblip.compat.transformers_api.vision import BlipVisionModel
 
@@ -36,13 +43,10 @@ class GeneratingModel(PreTrainedModel):
         self.text_decoder.generation_config = value
 
     def _read_extra_files(self, folder: Path) -> None:
-        if (folder / "generation_config.json").is_file():
-            self.generation_config = GenerationConfig.from_pretrained(folder)
+        self.generation_config = read_generation_config(folder)
 
     def _write_extra_files(self, folder: Path) -> None:
-        text = self.config.text_config
-        tokens = {name: getattr(text, name) for name in ("bos_token_id", "eos_token_id", "pad_token_id")}
-        GenerationConfig(**{**tokens, **self.generation_config.to_dict()}).save_pretrained(folder)
+        write_generation_config(self.generation_config, self.config.text_config, folder)
 
 
 class BlipForConditionalGeneration(GeneratingModel):
@@ -158,16 +162,16 @@ class BlipForConditionalGeneration(GeneratingModel):
         """
         text = self.config.text_config
         image_states = self.vision_model(pixel_values, interpolate_pos_encoding, return_dict=True).last_hidden_state
-        if input_ids is None:
-            input_ids = torch.tensor([[text.bos_token_id, text.eos_token_id]] * len(image_states))
-        ids = torch.as_tensor(input_ids)
-        rows, masks = unpad_rows(ids, (ids != text.pad_token_id) if attention_mask is None else attention_mask)
-        if attention_mask is None:
-            masks = [[1, *mask[1:]] for mask in masks]  # transformers sets [DEC] before it looks for padding
+        rows: Rows | None = None
+        masks: Rows | None = None
+        if input_ids is not None:
+            rows = to_rows(torch.as_tensor(input_ids))
+            masks = None if attention_mask is None else to_rows(attention_mask)
+        prompts, masks = caption_prompts(rows, masks, len(image_states), text)
         return continue_rows(
             self.text_decoder,
-            [[text.bos_token_id, *row[1:-1]] for row in rows],
-            [mask[:-1] for mask in masks],
+            prompts,
+            masks,
             image_states,
             None,
             generation_config,

@@ -15,16 +15,19 @@ import json
 from collections.abc import Mapping, Sequence
 from math import ceil
 from pathlib import Path
-from typing import Any, Literal, TypeAlias, overload
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias, overload
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
-from torch import Tensor
 
-from openblip.compat.transformers_api.features import TENSOR_TYPES, BatchFeature
+from openblip.compat.transformers_api.features import BatchFeature
 from openblip.compat.transformers_api.files import StrPath, Values, local_folder, write_text
+from openblip.compat.transformers_api.tensors import check_tensor_type, is_tensor, to_array
 from openblip.errors import CheckpointError, ImageError, InputError
 from openblip.preprocess.image import load_image
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 Pixels: TypeAlias = np.ndarray[Any, Any]
 OpenImage: TypeAlias = "Image.Image | Pixels | Tensor"
@@ -103,9 +106,9 @@ class BlipImageProcessor:
         Args:
             images: An image or a list of images: PIL images, arrays or tensors (also batches), paths, URLs or base64.
             *args: Options in the order of transformers 4.
-            **kwargs: Settings of the constructor; `return_tensors` ("pt" or "np"); `data_format` of the result and
-                `input_data_format` ("channels_first" or "channels_last"). `None` disables a `do_...` step; for other
-                options it means the stored setting.
+            **kwargs: Settings of the constructor; `return_tensors` ("pt", "np", "tf" or "jax"); `data_format` of the
+                result and `input_data_format` ("channels_first" or "channels_last"). `None` disables a `do_...` step;
+                for other options it means the stored setting.
 
         Returns:
             `pixel_values`: a list of float32 arrays, or one tensor or array with `return_tensors`.
@@ -355,14 +358,14 @@ def flatten_images(images: Any) -> list[OpenImage]:
 
 
 def _is_image(value: object) -> bool:
-    return isinstance(value, Image.Image | np.ndarray | Tensor)
+    return isinstance(value, Image.Image | np.ndarray) or is_tensor(value)
 
 
 def _to_channels_first(image: Any, to_rgb: bool | None, layout: str | None) -> Pixels:
     if isinstance(image, Image.Image):
         array = np.array(_to_rgb(image) if to_rgb else image)
         return array[None] if array.ndim == 2 else np.moveaxis(array, -1, 0)
-    array = image.detach().cpu().numpy() if isinstance(image, Tensor) else image
+    array = to_array(image)
     if layout is None and array.shape[0] not in (1, 3, 4):
         if array.shape[-1] not in (1, 3, 4):
             raise InputError(f"an image must have 1, 3 or 4 channels, got {array.shape}: set input_data_format")
@@ -501,8 +504,7 @@ _SIZE_KEYS: tuple[set[str], ...] = (
 
 
 def _check_options(options: Mapping[str, Any]) -> None:
-    if options["return_tensors"] not in TENSOR_TYPES:
-        raise InputError(f"return_tensors must be 'pt', 'np' or None, got {options['return_tensors']!r}")
+    check_tensor_type(options["return_tensors"])
     if options["do_center_crop"] and options["crop_size"] is None:
         raise InputError("do_center_crop needs a crop_size")
     if options["resample"] not in range(6):

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, fields
-from typing import Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
-from torch import Tensor
+if TYPE_CHECKING:
+    from torch import Tensor
 
-Tensors: TypeAlias = tuple[Tensor, ...]
+    Tensors: TypeAlias = tuple[Tensor, ...]
+
 OutputTuple: TypeAlias = tuple[Any, ...]  # an output with `return_dict=False`
 
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from openblip.compat.transformers_api.options import Rows, unpad
 from openblip.errors import InputError
 
 
@@ -72,7 +73,7 @@ def first_states(states: Tensor, columns: Tensor | None) -> Tensor:
     return states[torch.arange(len(states), device=states.device), columns.int().argmax(1)]
 
 
-def unpad_rows(ids: Tensor, mask: Tensor | None) -> tuple[list[list[int]], list[list[int]]]:
+def unpad_rows(ids: Tensor, mask: Tensor | None) -> tuple[Rows, Rows]:
     """Return the ids and mask of each row without the padding that longer rows caused.
 
     Args:
@@ -85,14 +86,22 @@ def unpad_rows(ids: Tensor, mask: Tensor | None) -> tuple[list[list[int]], list[
     Raises:
         InputError: The mask has another shape, or a row is only padding.
     """
-    if mask is None:
-        mask = torch.ones_like(ids)
-    columns = select_columns(mask)
-    if mask.shape != ids.shape:
-        raise InputError(f"attention mask must have the shape of input_ids {tuple(ids.shape)}, got {tuple(mask.shape)}")
-    mask = mask.long()
-    if columns is None:
-        return ids.tolist(), mask.tolist()
-    unpadded_ids = [row[used].tolist() for row, used in zip(ids, columns, strict=True)]
-    unpadded_masks = [row[used].tolist() for row, used in zip(mask, columns, strict=True)]
-    return unpadded_ids, unpadded_masks
+    return unpad(to_rows(ids), to_rows(torch.ones_like(ids) if mask is None else mask))
+
+
+def to_rows(table: Tensor) -> Rows:
+    """Return a table of token ids, or a mask, as lists of numbers.
+
+    Args:
+        table: Token ids or mask (B, T).
+
+    Returns:
+        The rows.
+
+    Raises:
+        InputError: The table is not two-dimensional.
+    """
+    if table.ndim != 2:
+        raise InputError(f"input_ids and attention_mask must have shape (rows, columns), got {tuple(table.shape)}")
+    rows: Rows = table.long().tolist()
+    return rows

@@ -14,8 +14,9 @@ from torch import Tensor, nn
 
 from openblip.compat.transformers_api.base import PreTrainedModel, accepts_v4_order, select_states, strip_prefix
 from openblip.compat.transformers_api.config import BlipTextConfig
-from openblip.compat.transformers_api.generation import GenerationConfig, generate
+from openblip.compat.transformers_api.generation import generate
 from openblip.compat.transformers_api.naming import HubPart, add_state_dict_hooks
+from openblip.compat.transformers_api.options import GenerationConfig
 from openblip.compat.transformers_api.outputs import (
     BaseModelOutputWithPoolingAndCrossAttentions,
     CausalLMOutputWithCrossAttentions,

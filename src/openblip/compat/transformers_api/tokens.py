@@ -9,17 +9,20 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import tokenizers
-from torch import Tensor
 
 from openblip.compat.transformers_api.features import BatchFeature
 from openblip.compat.transformers_api.files import StrPath, local_folder
+from openblip.compat.transformers_api.tensors import is_tensor, to_array
 from openblip.errors import InputError
 from openblip.preprocess import vocabulary
 from openblip.preprocess.text import Tokenizer
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 _SPECIAL_TOKENS = {
     "unk_token": "[UNK]",
@@ -411,13 +414,13 @@ def _list_texts(text: Any, pair: Any, split: bool) -> tuple[list[Any], list[Any]
 
 def _to_lists(ids: Any) -> list[Any]:
     """Return ids as a list, or a list of lists, of Python numbers."""
-    if isinstance(ids, Tensor | np.ndarray):
-        ids = ids.tolist()
-    if isinstance(ids, int | np.integer):
-        return [int(ids)]
+    if is_tensor(ids) or isinstance(ids, np.ndarray | np.generic):
+        ids = to_array(ids).tolist()
+    if isinstance(ids, int):
+        return [ids]
     lists: list[Any] = []
     for entry in ids:
-        is_row = isinstance(entry, list | tuple) or (isinstance(entry, Tensor | np.ndarray) and entry.ndim > 0)
+        is_row = isinstance(entry, list | tuple) or getattr(entry, "ndim", 0) > 0
         lists.append(_to_lists(entry) if is_row else int(entry))
     return lists
 
