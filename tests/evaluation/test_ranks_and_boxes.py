@@ -77,10 +77,36 @@ def test_the_bootstrap_separates_a_difference_from_chance() -> None:
     baseline = {i: float(v) for i, v in enumerate(rng.normal(size=200))}
     better = {i: v + 0.1 + 0.1 * rng.normal() for i, v in baseline.items()}
     result = bootstrap.paired(baseline, better, samples=500)
-    assert result.p == 0
+    assert result.p == pytest.approx(2 / 501), "the smallest value of 500 resamples"
     assert result.low < result.difference < result.high
     # Close to the interval of a normal distribution of the mean of paired differences.
     spread = np.std([better[i] - baseline[i] for i in baseline]) / np.sqrt(200)
     assert result.high - result.low == pytest.approx(2 * 1.96 * spread, rel=0.15)
     same = bootstrap.paired(baseline, {i: v + 0.1 * rng.normal() for i, v in baseline.items()}, samples=500)
     assert 0.01 < same.p < 0.99
+
+
+def test_a_worse_model_has_the_p_value_of_a_better_one() -> None:
+    rng = np.random.default_rng(1)
+    baseline = {i: float(v) for i, v in enumerate(rng.normal(size=80))}
+    worse = {i: v - 0.3 * rng.random() for i, v in baseline.items()}
+    there, back = bootstrap.paired(baseline, worse, samples=500), bootstrap.paired(worse, baseline, samples=500)
+    assert there.high < 0 < back.low
+    assert there.p == back.p < 0.01
+    equal = bootstrap.paired(baseline, baseline, samples=200)
+    assert (equal.difference, equal.p) == (0, 1)
+
+
+@pytest.mark.parametrize("shift", [-0.12, -0.02, 0.0, 0.05, 0.1])
+def test_the_bootstrap_agrees_with_scipy(shift: float) -> None:
+    stats = pytest.importorskip("scipy.stats")
+    rng = np.random.default_rng(2)
+    differences = rng.gamma(2.0, 0.25, size=60) - 0.5 + shift  # skewed, as the scores of items are
+    result = bootstrap.paired(dict.fromkeys(range(60), 0.0), dict(enumerate(map(float, differences))), samples=10_000)
+    peer = stats.bootstrap((differences,), np.mean, method="percentile", n_resamples=10_000, rng=3, batch=1000)
+    assert result.low == pytest.approx(peer.confidence_interval.low, abs=0.01)
+    assert result.high == pytest.approx(peer.confidence_interval.high, abs=0.01)
+    # The p-value at which the interval of scipy's resamples just touches zero, and that of the paired t-test.
+    percentile = stats.percentileofscore(peer.bootstrap_distribution, 0.0) / 100
+    assert result.p == pytest.approx(2 * min(percentile, 1 - percentile), abs=0.02)
+    assert result.p == pytest.approx(stats.ttest_1samp(differences, 0.0).pvalue, abs=0.05)

@@ -192,8 +192,8 @@ def report_scores(results: Sequence[FileScores], metric: str, per_item: Path | N
         click.echo(f"{name}: {reason}", err=True)
     if comparison is not None:
         click.echo(
-            f"{metric} of items: second minus first {comparison.difference:+.4f}, 95 % between "
-            f"{comparison.low:+.4f} and {comparison.high:+.4f}, p {comparison.p:.4f}"
+            f"{metric} of items: second minus first {comparison.difference:+.4f}, 95 % interval "
+            f"{comparison.low:+.4f} to {comparison.high:+.4f}, two-sided p {comparison.p:.4f} (paired bootstrap)"
         )
 
 

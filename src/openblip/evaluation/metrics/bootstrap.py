@@ -18,7 +18,8 @@ class BootstrapResult:
         difference: The mean of the second model minus the mean of the first.
         low: The lower end of the 95 % interval of the difference.
         high: The upper end of the 95 % interval of the difference.
-        p: The one-sided p-value: the share of resamples in which the second model is not better than the first.
+        p: The two-sided p-value of "the models are equal": twice the share of resamples on the rarer side of zero. Its
+            smallest value is 2 / (samples + 1).
     """
 
     difference: float
@@ -42,7 +43,8 @@ def paired(
         seed: The seed of the random numbers.
 
     Returns:
-        The difference of the means (`candidate` minus `baseline`), its interval and its p-value.
+        The difference of the means (`candidate` minus `baseline`), its interval and its two-sided p-value, which is
+        below 0.05 where the interval excludes zero.
 
     Raises:
         EvaluationError: If the two have different ids, or no ids.
@@ -52,4 +54,6 @@ def paired(
     rng = np.random.default_rng(seed)
     means = np.array([rng.choice(differences, len(differences)).mean() for _ in range(samples)])
     low, high = np.quantile(means, [0.025, 0.975])
-    return BootstrapResult(float(differences.mean()), float(low), float(high), float((means <= 0).mean()))
+    rarer = min((means <= 0).sum(), (means >= 0).sum())
+    p = min(1.0, 2 * (int(rarer) + 1) / (samples + 1))  # the sample itself counts as a resample: p is never 0
+    return BootstrapResult(float(differences.mean()), float(low), float(high), p)
