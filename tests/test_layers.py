@@ -53,7 +53,7 @@ LAYERS: dict[str, set[str]] = {
     "jobs": {"blip", "data"},
     "evaluation.metrics": {"errors", "extras"},
     "evaluation.files": {"evaluation.metrics", "io"},
-    "evaluation.protocols": {"data.visdial", "evaluation.files", "model.config"},
+    "evaluation.protocols": {"data.visdial", "evaluation.files", "model.config", "preprocess"},
     "evaluation.report": {"drawing", "evaluation.files", "preprocess"},
     "evaluation": {"blip", "data", "evaluation.protocols", "evaluation.report"},
     "compat": {"blip", "data"},

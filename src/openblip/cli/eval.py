@@ -53,10 +53,15 @@ predictions_option = input_option(
     multiple=True,
     required=True,
     callback=check_files,
-    help="File of predictions; repeat the option to compare two files.",
+    help="File of predictions, folder of a run, or list that a job wrote; repeat the option to compare two.",
 )
 references_option = input_option(
-    "-r", "--references", type=o.PATH, metavar="FILE", required=True, help="File of references."
+    "-r",
+    "--references",
+    type=o.PATH,
+    metavar="FILE",
+    show_default="those of the run",
+    help="File of references, or your records.",
 )
 per_item_option = output_option(
     "--per-item", type=o.PATH, metavar="FILE", show_default="none", help="File to write the scores of each item to."
@@ -89,15 +94,19 @@ class FileScores:
 @per_item_option
 @json_option
 @java_option
-def captions(predictions: tuple[Path, ...], references: Path, per_item: Path | None, as_json: bool, java: bool) -> None:
+def captions(
+    predictions: tuple[Path, ...], references: Path | None, per_item: Path | None, as_json: bool, java: bool
+) -> None:
     """Compute BLEU, ROUGE-L and CIDEr as the COCO evaluation does."""
-    from openblip.evaluation import files
+    from openblip.evaluation import predictions as reader
     from openblip.evaluation.metrics import captions as metric
 
     results = []
-    for path in predictions:
-        scores = metric.score(files.read_captions(path), files.read_caption_references(references), java=java)
-        results.append(FileScores(path, scores.corpus, scores.items, scores.missing))
+    systems = [reader.read_captions(path) for path in predictions]
+    texts = reader.read_caption_references(references, systems[0])
+    for system in systems:
+        scores = metric.score(reader.align(system, texts), texts.values, java=java)
+        results.append(FileScores(system.path, scores.corpus, scores.items, scores.missing))
     report_scores(results, "CIDEr", per_item, as_json)
 
 
@@ -110,20 +119,25 @@ def captions(predictions: tuple[Path, ...], references: Path, per_item: Path | N
     "--rule",
     type=click.Choice(RULES),
     metavar="RULE",
-    default="official",
+    show_default="official, or that of the run",
     help=f"Rule to compare predicted answers with references by: {', '.join(RULES)}.",
 )
-def vqa(predictions: tuple[Path, ...], references: Path, per_item: Path | None, as_json: bool, rule: str) -> None:
+def vqa(
+    predictions: tuple[Path, ...], references: Path | None, per_item: Path | None, as_json: bool, rule: str | None
+) -> None:
     """Compute VQA accuracy, which counts how many of ten people gave the predicted answer."""
-    from openblip.evaluation import files
+    from openblip.evaluation import predictions as reader
     from openblip.evaluation.metrics import answers as metric
 
     results = []
-    for path in predictions:
-        scores = metric.score(files.read_answers(path), files.read_answer_references(references), cast(Rule, rule))
+    systems = [reader.read_answers(path) for path in predictions]
+    people = reader.read_answer_references(references, systems[0])
+    rule = rule or systems[0].settings.get("rule") or "official"
+    for system in systems:
+        scores = metric.score(reader.align(system, people), people.values, cast(Rule, rule))
         by_type = {**scores.by_answer_type, **scores.by_question_type}
         items = {key: {"accuracy": value} for key, value in scores.items.items()}
-        results.append(FileScores(path, {"accuracy": scores.accuracy, **by_type}, items))
+        results.append(FileScores(system.path, {"accuracy": scores.accuracy, **by_type}, items))
     report_scores(results, "accuracy", per_item, as_json)
 
 
@@ -132,16 +146,25 @@ def vqa(predictions: tuple[Path, ...], references: Path, per_item: Path | None, 
 @references_option
 @per_item_option
 @json_option
-def retrieval(predictions: tuple[Path, ...], references: Path, per_item: Path | None, as_json: bool) -> None:
+def retrieval(predictions: tuple[Path, ...], references: Path | None, per_item: Path | None, as_json: bool) -> None:
     """Compute recall at 1, 5 and 10 and the median rank.
 
     \b
     Predictions are entries {"query_id": ..., "ranking": [ids]}, best first;
     references are entries {"query_id": ..., "relevant": [ids]}.
+    A run writes both, for texts (ranking_txt.jsonl) and for images (ranking_img.jsonl).
     """
     from openblip.evaluation import files
     from openblip.evaluation.metrics import ranks as metric
 
+    for path in predictions:
+        if path.is_dir():
+            names = " or ".join(str(path / f"ranking_{name}.jsonl") for name in ("txt", "img"))
+            raise click.UsageError(f"-p must be the rankings of one direction, {names}, got the folder {path}")
+    if references is None:
+        references = predictions[0].with_name(predictions[0].name.replace("ranking_", "relevant_"))
+        if references == predictions[0] or not references.is_file():
+            raise click.UsageError("-r is required, except for the rankings of a run")
     results = []
     for path in predictions:
         scores = metric.score(files.read_id_lists(path, "ranking"), files.read_id_lists(references, "relevant"))
@@ -156,20 +179,22 @@ def retrieval(predictions: tuple[Path, ...], references: Path, per_item: Path | 
 @references_option
 @per_item_option
 @json_option
-def grounding(predictions: tuple[Path, ...], references: Path, per_item: Path | None, as_json: bool) -> None:
+def grounding(predictions: tuple[Path, ...], references: Path | None, per_item: Path | None, as_json: bool) -> None:
     """Compute the share of boxes with an IoU of 0.5 or more, and the mean IoU.
 
     \b
     Predictions and references are entries {"id": ..., "box": [left, top, right, bottom]}.
     """
-    from openblip.evaluation import files
+    from openblip.evaluation import predictions as reader
     from openblip.evaluation.metrics import boxes as metric
 
     results = []
-    for path in predictions:
-        scores = metric.score(files.read_boxes(path), files.read_boxes(references))
+    systems = [reader.read_boxes(path) for path in predictions]
+    boxes = reader.read_box_references(references, systems[0])
+    for system in systems:
+        scores = metric.score(reader.align(system, boxes), boxes.values)
         items = {key: {"IoU": value, "accuracy": float(value >= 0.5)} for key, value in scores.items.items()}
-        results.append(FileScores(path, {"accuracy": scores.accuracy, "mean_IoU": scores.mean_iou}, items))
+        results.append(FileScores(system.path, {"accuracy": scores.accuracy, "mean_IoU": scores.mean_iou}, items))
     report_scores(results, "accuracy", per_item, as_json)
 
 

@@ -9,7 +9,7 @@ import tarfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, cast
 
 from openblip.data.files import is_local, join, read_bytes
 from openblip.errors import ImageError, InputError
@@ -141,6 +141,42 @@ class MemoryImage:
     def read(self) -> ImageSource:
         """Return the value."""
         return self.value
+
+
+@dataclass(frozen=True)
+class LazyFile:
+    """A file object that reads an image when the model needs it."""
+
+    ref: ImageRef
+
+    @property
+    def name(self) -> str:
+        """The address of the image, for errors."""
+        return self.ref.address
+
+    def seekable(self) -> bool:
+        """Return False: the image is read once."""
+        return False
+
+    def read(self) -> ImageSource:
+        """Return the bytes of the image; raises `OSError` or `ImageError`."""
+        return self.ref.read()
+
+
+def image_source(ref: ImageRef) -> ImageSource:
+    """Return an image in a form that a model accepts, without opening it.
+
+    Args:
+        ref: Reference to the image.
+
+    Returns:
+        A path or address, an image that is in memory anyway, or a file object that is read later.
+    """
+    if isinstance(ref, MemoryImage):
+        return ref.value
+    if isinstance(ref, FileImage) and (is_local(ref.path) or ref.path.startswith(("https://", "http://"))):
+        return ref.path
+    return cast("ImageSource", LazyFile(ref))
 
 
 class Locator:

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Literal, get_args
 
-from openblip.data.images import FileImage
+from openblip.data.images import image_source
 from openblip.data.records import Record
 from openblip.errors import EvaluationError
 from openblip.evaluation.protocols.base import CaptionPreset, Item, Items, Preset, RetrievalPreset, Split, VqaPreset
+from openblip.preprocess.image import ImageSource
 
 RecordTask = Literal["caption", "vqa", "retrieval"]
 RECORD_TASKS: tuple[RecordTask, ...] = get_args(RecordTask)
@@ -23,20 +24,17 @@ def build_items(records: Iterable[Record], task: str = "") -> tuple[Items, Prese
     different ones, would leave nothing to agree with.
 
     Args:
-        records: The records, with one image file each.
+        records: The records, with one image each: a file, a member of a tar, or an image in memory.
         task: "caption", "vqa" or "retrieval"; "" for captions if any record has some, else questions.
 
     Returns:
         The items, and the settings.
 
     Raises:
-        EvaluationError: If a record has several images or no image file, if there is no such task, or if no record fits
-            the task.
+        EvaluationError: If a record has several images, if there is no such task, or if no record fits the task.
     """
     records = list(records)
     for record in records:
-        if not isinstance(record.images[0], FileImage):
-            raise EvaluationError(f"{record.address}: the image must be a file of its own")
         if len(record.images) > 1:
             raise EvaluationError(f"{record.address}: a record must have one image, got {len(record.images)}")
     task = task or ("caption" if any(record.captions for record in records) else "vqa")
@@ -57,7 +55,9 @@ def build_items(records: Iterable[Record], task: str = "") -> tuple[Items, Prese
 
 def _caption_items(records: list[Record]) -> Items:
     return [
-        Item(record.address, record.images[0].address, tuple(record.captions)) for record in records if record.captions
+        Item(record.address, record.images[0].address, tuple(record.captions), content=_content(record))
+        for record in records
+        if record.captions
     ]
 
 
@@ -68,5 +68,12 @@ def _question_items(records: list[Record]) -> Items:
             if question.answers:
                 item_id = f"{record.address}#{number}"
                 image = record.images[0].address
-                items.append(Item(item_id, image, question=question.text, answers=tuple(question.answers)))
+                answers = tuple(question.answers)
+                items.append(Item(item_id, image, question=question.text, answers=answers, content=_content(record)))
     return items
+
+
+def _content(record: Record) -> ImageSource | None:
+    """Return the image of a record, or a file object that reads it; `None` for a path or an address."""
+    source = image_source(record.images[0])
+    return None if isinstance(source, str) else source

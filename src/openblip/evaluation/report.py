@@ -12,7 +12,7 @@ from openblip.drawing import Edges, draw_boxes
 from openblip.errors import ImageError
 from openblip.evaluation.files import write_text
 from openblip.io.templates import render_html
-from openblip.preprocess.image import load_image
+from openblip.preprocess.image import ImageSource, load_image
 from openblip.preprocess.video import is_video, load_frames
 
 THUMBNAIL_SIZE = 320
@@ -36,6 +36,7 @@ class ReportItem:
         metric: Name of the score.
         boxes: Boxes to draw in the image, by name: left, top, right and bottom in pixels.
         by_server: Whether only the official server can score the item.
+        content: The image, or a file object that reads it, if it has no file of its own.
     """
 
     id: object
@@ -46,6 +47,7 @@ class ReportItem:
     metric: str = ""
     boxes: Mapping[str, Sequence[float]] = field(default_factory=dict)
     by_server: bool = False
+    content: ImageSource | None = field(default=None, repr=False, compare=False)
 
 
 @dataclass(frozen=True)
@@ -84,7 +86,9 @@ def write_report(
     ranked = sorted(items, key=lambda item: float("-inf") if item.score is None else item.score)
     cards = []
     for item in ranked[:MAX_ITEMS]:
-        images = [_make_thumbnail(image, item.boxes) for image in (item.image, item.second_image) if image]
+        images = [_make_thumbnail(item.image, item.boxes, item.content)]
+        if item.second_image:
+            images.append(_make_thumbnail(item.second_image, item.boxes))
         score = "the server scores it" if item.by_server else "no result"
         if item.score is not None:
             score = f"{item.metric} {item.score:.3f}".strip()
@@ -101,9 +105,12 @@ def write_report(
     write_text(path, html)
 
 
-def _make_thumbnail(path: str, boxes: Mapping[str, Sequence[float]]) -> Thumbnail:
+def _make_thumbnail(path: str, boxes: Mapping[str, Sequence[float]], content: ImageSource | None = None) -> Thumbnail:
     try:
-        image = next(load_frames(path)) if is_video(path) else load_image(path)
+        if content is None and is_video(path):
+            image = next(load_frames(path))
+        else:
+            image = load_image(path if content is None else content)
     except ImageError as error:
         return Thumbnail(path, error=str(error))
     width, height = image.size

@@ -18,11 +18,10 @@ from openblip.evaluation import files
 from openblip.evaluation.evaluators.base import Evaluation, Evaluator
 from openblip.evaluation.evaluators.retrieval import MEDIAN_OF_VIDEOS
 from openblip.evaluation.metrics.ids import ItemId
-from openblip.evaluation.protocols.base import Benchmark, Preset, Protocol, ServerFile, VqaPreset
+from openblip.evaluation.predictions import METRICS, write_references
+from openblip.evaluation.protocols.base import Benchmark, Items, Preset, Protocol, ServerFile, VqaPreset
 from openblip.evaluation.records import build_items
 from openblip.evaluation.workspace import ProgressCallback, Workspace, ignore_progress
-
-METRICS = "metrics.json"
 
 
 def run_benchmark(
@@ -82,6 +81,7 @@ def run_benchmark(
     if out is not None:
         if protocol.server_file is not None:
             paths.append(_write_server_file(protocol.server_file, evaluation.predictions, out))
+        paths += _write_references(items, evaluation, preset, out)
         files.write_json(out / METRICS, {**key, "items": len(items), "metrics": evaluation.metrics, "notes": notes})
         paths.append(out / METRICS)
     return replace(evaluation, notes=notes, files=paths)
@@ -122,6 +122,7 @@ def run_records(
     evaluation = _create_evaluator(blip, preset, java=java).evaluate(items, Workspace(out, key, progress))
     paths = list(evaluation.files)
     if out is not None:
+        paths += _write_references(items, evaluation, preset, out)
         files.write_json(out / METRICS, {**key, "items": len(items), "metrics": evaluation.metrics})
         paths.append(out / METRICS)
     return replace(evaluation, notes=[f"{len(items)} items of your own", *evaluation.notes], files=paths)
@@ -199,6 +200,14 @@ def _write_server_file(server_file: ServerFile, predictions: Mapping[ItemId, obj
     else:
         files.write_json(path, content)
     return path
+
+
+def _write_references(items: Items, evaluation: Evaluation[object], preset: Preset, out: Path) -> list[Path]:
+    """Write the references of the items that were scored, for tasks that `openblip eval score` scores."""
+    if preset.task not in ("caption", "vqa", "grounding"):
+        return []
+    path = write_references([item for item in items if item.id in evaluation.predictions], out)
+    return [] if path is None else [path]
 
 
 def _model_key(blip: Blip, preset: Preset, out: Path | None) -> dict[str, str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import ClassVar, Generic, TypeVar
 
@@ -12,11 +12,10 @@ from openblip.blip import Blip
 from openblip.errors import EvaluationError, OpenBlipError
 from openblip.evaluation.journal import Journal, digest_item
 from openblip.evaluation.metrics.ids import ItemId
+from openblip.evaluation.predictions import PREDICTIONS
 from openblip.evaluation.protocols.base import Item, Items, Preset
 from openblip.evaluation.report import ReportItem
 from openblip.evaluation.workspace import Workspace
-
-PREDICTIONS = "predictions.jsonl"
 
 P = TypeVar("P")  # the type of a prediction
 P_co = TypeVar("P_co", covariant=True)
@@ -166,7 +165,8 @@ class Evaluator(ABC, Generic[P]):
         report_items = []
         for item in items:
             prediction, error = predictions.values.get(item.id), predictions.errors.get(item.id, "")
-            report_items.append(self.show(item, prediction, error, scores.items.get(item.id)))
+            report_item = self.show(item, prediction, error, scores.items.get(item.id))
+            report_items.append(replace(report_item, content=item.content))
         files = self.write(done, predictions.values, workspace.folder) if workspace.folder is not None else []
         return Evaluation(scores.metrics, predictions.values, predictions.errors, scores.notes, report_items, files)
 

@@ -21,7 +21,7 @@ class CaptionEvaluator(Evaluator[str]):
     def predict(self, items: Items) -> Iterator[str | OpenBlipError]:
         """Yield the caption of each image, without the prompt."""
         results = self.blip.caption(
-            (item.image for item in items),
+            (item.source for item in items),
             prompt=self.preset.prompt,
             num_beams=self.preset.num_beams,
             min_new_tokens=self.preset.min_new_tokens,

@@ -94,7 +94,7 @@ class RetrievalEvaluator(Evaluator[ImageRanking]):
         with RetrievalStore(folder, {**workspace.key, "items": _digest(items)}) as store:
             scores = two_stage.score(
                 model,
-                [item.image if frames is None else Video(item.image, frames) for item in items],
+                [item.source if frames is None else Video(item.image, frames) for item in items],
                 ids,
                 self.preset.shortlist,
                 image_of_text=[number for number, item in enumerate(items) for _ in item.texts],

@@ -14,6 +14,7 @@ from openblip.evaluation.metrics import answers
 from openblip.evaluation.metrics.ids import ItemId
 from openblip.evaluation.protocols.base import Item, Items, VqaPreset
 from openblip.evaluation.report import ReportItem
+from openblip.pipelines.inputs import ImageInput
 from openblip.pipelines.vqa import VqaPipeline
 from openblip.preprocess.text import clean_expression, clean_question
 from openblip.preprocess.video import Video
@@ -50,9 +51,9 @@ class VqaEvaluator(Evaluator[str]):
             else:
                 yield from (answer.text for answer in result)
 
-    def _input(self, item: Item) -> str | Video:
+    def _input(self, item: Item) -> ImageInput:
         frames = self.preset.num_frames
-        return item.image if frames is None else Video(item.image, frames)
+        return item.source if frames is None else Video(item.image, frames)
 
     def parse(self, value: object) -> str:
         """Return an answer from its JSON value."""

@@ -7,14 +7,17 @@ in split, lengths, penalties, shortlists, cleaning and scoring; a score means no
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar, Literal, TypeAlias, get_args
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeAlias, get_args
 
 from openblip.errors import EvaluationError
 from openblip.evaluation.metrics.answers import Rule
 from openblip.evaluation.metrics.ids import ItemId
 from openblip.tasks import TaskName
+
+if TYPE_CHECKING:
+    from openblip.preprocess.image import ImageSource
 
 PresetName = Literal["paper", "lavis", "mmpretrain"]
 PRESET_NAMES: tuple[PresetName, ...] = get_args(PresetName)
@@ -210,6 +213,7 @@ class Item:
         domain: The domain of a NoCaps image: "in", "near" or "out".
         question_type: The type of the question.
         answer_type: The type of the answer.
+        content: The image, or a file object that reads it, if it has no file of its own.
     """
 
     id: ItemId
@@ -222,6 +226,12 @@ class Item:
     domain: str = ""
     question_type: str = ""
     answer_type: str = ""
+    content: ImageSource | None = field(default=None, repr=False, compare=False)
+
+    @property
+    def source(self) -> ImageSource:
+        """The image, in a form that a model accepts."""
+        return self.image if self.content is None else self.content
 
 
 @dataclass(frozen=True)
