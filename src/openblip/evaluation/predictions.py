@@ -121,7 +121,7 @@ def read_boxes(path: Path) -> PredictionFile[Box]:
         EvaluationError: If the file or an entry cannot be read, or if an expression occurs twice.
     """
     return _read_predictions(
-        path, files.read_boxes, _parse_box, lambda record: ((text.text, text.box) for text in record.expressions)
+        path, _read_official_boxes, _parse_box, lambda record: ((text.text, text.box) for text in record.expressions)
     )
 
 
@@ -190,7 +190,7 @@ def read_box_references(path: Path | None, predictions: PredictionFile[Box]) -> 
     def find(record: Record) -> Iterator[tuple[str, Box]]:
         return ((expression.text, expression.box) for expression in record.expressions)
 
-    return _read_references(path, predictions, files.read_boxes, find)
+    return _read_references(path, predictions, _read_official_boxes, find)
 
 
 def align(predictions: PredictionFile[V], references: ReferenceFile[Any]) -> dict[ItemId, V]:
@@ -332,6 +332,10 @@ def _read_records(path: Path, *, skip_failures: bool = False) -> Iterator[Record
         if not (skip_failures and "records a failure" in str(problem)):
             raise EvaluationError(str(problem))
     yield from records
+
+
+def _read_official_boxes(path: Path) -> dict[ItemId, Box]:
+    return {key: box for key, box in files.read_boxes(path).items()}
 
 
 def _first_entry(path: Path) -> Mapping[str, Any]:
