@@ -335,7 +335,7 @@ def _read_records(path: Path, *, skip_failures: bool = False) -> Iterator[Record
 
 
 def _read_official_boxes(path: Path) -> dict[ItemId, Box]:
-    return {key: box for key, box in files.read_boxes(path).items()}
+    return {**files.read_boxes(path)}
 
 
 def _first_entry(path: Path) -> Mapping[str, Any]:
