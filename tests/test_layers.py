@@ -24,6 +24,7 @@ SOURCE = Path(openblip.__file__).parent
 # that these name; imports for type checkers count. A module belongs to the longest name here that it starts with.
 LAYERS: dict[str, set[str]] = {
     "_version": set(),
+    "confidence": {"errors"},
     "defaults": set(),
     "drawing": set(),
     "errors": set(),
@@ -34,7 +35,7 @@ LAYERS: dict[str, set[str]] = {
     # Torch-free parts of packages that otherwise need torch.
     "model.config": {"errors", "tasks"},
     "checkpoints.published": {"model.config"},
-    "checkpoints.layouts": {"checkpoints.published"},
+    "checkpoints.layouts": {"checkpoints.published", "confidence"},
     "data.visdial": {"errors"},
     # The model and its inputs.
     "model": {"model.config"},
@@ -51,7 +52,7 @@ LAYERS: dict[str, set[str]] = {
     "training": {"checkpoints", "data", "engine", "evaluation.metrics"},
     # Applications of the public API.
     "jobs": {"blip", "data"},
-    "evaluation.metrics": {"errors", "extras"},
+    "evaluation.metrics": {"confidence", "errors", "extras"},
     "evaluation.files": {"evaluation.metrics", "io"},
     "evaluation.protocols": {"data.visdial", "evaluation.files", "model.config", "preprocess"},
     "evaluation.report": {"drawing", "evaluation.files", "preprocess"},

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import io
 import json
+import math
 import pickle
 from pathlib import Path
 from typing import Any
@@ -22,16 +23,26 @@ MAPS = np.arange(8, dtype=np.float32).reshape(2, 2, 2)
 EXPLANATION = Explanation("a cat", ("a", "cat"), MAPS, MAPS.mean(0), 0.5, None, MAPS[0])
 RESULTS: list[tuple[object, object]] = [
     (
-        Caption("a cat", -1.5, alternatives=(Caption("a dog", -2.5, finished=False, unmet=True),)),
+        Caption(
+            "a cat", -1.5, -0.5, confidence=0.75, alternatives=(Caption("a dog", -3.0, -1.0, finished=False, unmet=True),)
+        ),
         {
-            "text": "a cat", "logprob": -1.5, "finished": True, "unmet": False,
-            "alternatives": [{"text": "a dog", "logprob": -2.5, "finished": False, "unmet": True}],
+            "text": "a cat", "logprob": -1.5, "score": -0.5, "finished": True, "unmet": False, "confidence": 0.75,
+            "alternatives": [
+                {
+                    "text": "a dog", "logprob": -3.0, "score": -1.0, "finished": False, "unmet": True,
+                    "confidence": None,
+                }
+            ],
         },
     ),
-    (Answer("yes", 0.75), {"text": "yes", "probability": 0.75}),
+    (Answer("yes", 0.75, -0.5), {"text": "yes", "probability": 0.75, "score": -0.5}),
     (
-        Answer("yes", 0.75, (Answer("no", 0.25),)),
-        {"text": "yes", "probability": 0.75, "alternatives": [{"text": "no", "probability": 0.25}]},
+        Answer("yes", 0.75, -0.5, (Answer("no", 0.0),)),
+        {
+            "text": "yes", "probability": 0.75, "score": -0.5,
+            "alternatives": [{"text": "no", "probability": 0.0, "score": None}],
+        },
     ),
     (Match(0.5, 0.25), {"probability": 0.5, "similarity": 0.25}),
     (
@@ -40,8 +51,8 @@ RESULTS: list[tuple[object, object]] = [
     ),
     (Comparison(True, 0.75), {"label": True, "probability": 0.75}),
     (
-        Box(1.0, 2.0, 3.0, 4.0, 0.5, lambda: toy_image(0)),
-        {"left": 1.0, "top": 2.0, "right": 3.0, "bottom": 4.0, "probability": 0.5},
+        Box(1.0, 2.0, 3.0, 4.0, 0.0625, lambda: toy_image(0)),
+        {"left": 1.0, "top": 2.0, "right": 3.0, "bottom": 4.0, "probability": 0.0625, "score": math.log(0.5)},
     ),
     (
         EXPLANATION,
@@ -70,9 +81,11 @@ def test_results_are_frozen_and_documented(result: object) -> None:
 
 
 def test_repr_shows_what_matters() -> None:
-    assert repr(Caption("a cat", -1.5)) == "Caption(text='a cat', logprob=-1.5)"
-    assert repr(Caption("a cat", -1.5, finished=False)) == "Caption(text='a cat', logprob=-1.5, finished=False)"
-    assert repr(Answer("yes", 0.75, (Answer("no", 0.25),))) == (
+    assert repr(Caption("a cat", -1.5, -0.5)) == "Caption(text='a cat', logprob=-1.5, score=-0.5)"
+    assert repr(Caption("a cat", -1.5, -0.5, finished=False)) == (
+        "Caption(text='a cat', logprob=-1.5, score=-0.5, finished=False)"
+    )
+    assert repr(Answer("yes", 0.75, alternatives=(Answer("no", 0.25),))) == (
         "Answer(text='yes', probability=0.75, alternatives=(Answer(text='no', probability=0.25),))"
     )
     box = Box(1.0, 2.0, 3.0, 4.0, 0.5, lambda: toy_image(0))

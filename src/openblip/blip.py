@@ -335,7 +335,8 @@ class Blip:
             prompt: Text that captions start with, one for all images or one per image. `None` is the checkpoint's
                 own prompt ("a picture of " for published models), which the caption's text omits; `""` is none.
             num_beams: Beams of the search; by default 3, or 1 with `do_sample`.
-            n: Captions per image. The best one carries the others in `alternatives`.
+            n: Captions per image. The best one carries the others in `alternatives`, the likeliest first: by
+                log-probability over length ** `length_penalty`, which is the `score` by default.
             min_new_tokens: Fewest new tokens before the end.
             max_new_tokens: Most new tokens, the end token included.
             length_penalty: Above 0 prefers long captions, below 0 short ones. Beam search only.
@@ -432,6 +433,7 @@ class Blip:
         num_beams: int | None = None,
         min_new_tokens: int | None = None,
         max_new_tokens: int | None = None,
+        length_penalty: float | None = None,
         on_error: OnError = "raise",
         progress: Progress = False,
     ) -> Output[Answer] | Output[list[Answer]]:
@@ -441,12 +443,14 @@ class Blip:
             images: One image or video, a list, or an iterator.
             questions: One question for all images, one per image, or several about one image, which is encoded once.
             answers: Answers to choose from, by the probability of each whole answer; by default answers are generated.
-            n: Answers per question. The best one carries the others in `alternatives`.
+            n: Answers per question. The likeliest one carries the others in `alternatives`, ranked by probability.
             shortlist: Number of `answers` that a first step keeps; by default all. The original uses 128.
             smoothing: Label smoothing of the ranking of `answers`; by default 0. The original uses 0.1.
             num_beams: Beams of the search for generated answers; by default 3.
             min_new_tokens: Fewest new tokens of generated answers; by default 1.
             max_new_tokens: Most new tokens of generated answers, the end token included; by default 9.
+            length_penalty: Exponent of the length that divides the log-probability of generated answers; by default 0,
+                so the most probable answer wins. Published evaluations use 1, which prefers longer answers.
             on_error: `"raise"` or `"return"` the error of an image or question.
             progress: Whether to show a progress bar, or a function of the number of images done and the total.
 
@@ -471,6 +475,7 @@ class Blip:
             num_beams=num_beams,
             min_new_tokens=min_new_tokens,
             max_new_tokens=max_new_tokens,
+            length_penalty=length_penalty,
         )
         inputs = grouped_inputs(images, questions, "question")
         return inputs.deliver_lists(pipeline.run(inputs.items), on_error, progress)

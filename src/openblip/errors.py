@@ -22,7 +22,7 @@ Examples:
     ...     captions = blip.caption(["a.jpg", "damaged.jpg", "c.jpg"])
     ... except openblip.ImageError as error:
     ...     print(error.index, error.item, error.partial)
-    1 damaged.jpg [Caption(text='a cat on a bed', logprob=-3.1)]
+    1 damaged.jpg [Caption(text='a cat on a bed', logprob=-3.1, score=-0.52)]
 """
 
 from __future__ import annotations

@@ -7,6 +7,7 @@ candidates, ranked, in `alternatives`.
 from __future__ import annotations
 
 import io
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import MISSING, dataclass, field, fields
@@ -50,15 +51,20 @@ class Caption(_Result):
     Attributes:
         text: The caption. It starts with the prompt that the caller passed, but not with the checkpoint's own.
         logprob: Summed natural-log probability of the generated tokens, [SEP] included.
+        score: Mean natural-log probability per generated token, which compares captions of different lengths.
         finished: Whether the caption ended with [SEP]; `False` if `max_new_tokens` cut it off.
         unmet: Whether a word from `require` is missing.
-        alternatives: The other `n - 1` captions, ranked.
+        confidence: Probability that the caption names the subject of the image, with the default settings; `None` if
+            the model has no calibration.
+        alternatives: The other `n - 1` captions, the likeliest first.
     """
 
     text: str
     logprob: float
+    score: float
     finished: bool = True
     unmet: bool = False
+    confidence: float | None = None
     alternatives: tuple[Caption, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
@@ -66,8 +72,10 @@ class Caption(_Result):
         values: dict[str, Any] = {
             "text": self.text,
             "logprob": self.logprob,
+            "score": self.score,
             "finished": self.finished,
             "unmet": self.unmet,
+            "confidence": self.confidence,
         }
         return _with_alternatives(values, self.alternatives)
 
@@ -79,16 +87,20 @@ class Answer(_Result):
     Attributes:
         text: The answer.
         probability: Probability of the whole sequence, or, with a closed list of answers, among that list.
-        alternatives: The other `n - 1` answers, ranked.
+        score: Mean natural-log probability per token, [SEP] included; `None` for an answer of a closed list that
+            `shortlist` left out.
+        alternatives: The other `n - 1` answers, the likeliest first.
     """
 
     text: str
     probability: float
+    score: float | None = None
     alternatives: tuple[Answer, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
         """Return the answer as strings and numbers; alternatives only if there are any."""
-        return _with_alternatives({"text": self.text, "probability": self.probability}, self.alternatives)
+        values: dict[str, Any] = {"text": self.text, "probability": self.probability, "score": self.score}
+        return _with_alternatives(values, self.alternatives)
 
 
 @dataclass(frozen=True, repr=False)
@@ -194,14 +206,20 @@ class Box(_Result):
         """The left, top, right and bottom edges."""
         return self.left, self.top, self.right, self.bottom
 
+    @property
+    def score(self) -> float:
+        """Mean natural-log probability of the four coordinates."""
+        return math.log(self.probability) / 4 if self.probability > 0 else -math.inf
+
     def to_dict(self) -> dict[str, Any]:
-        """Return the edges and the probability."""
+        """Return the edges, the probability and the score."""
         return {
             "left": self.left,
             "top": self.top,
             "right": self.right,
             "bottom": self.bottom,
             "probability": self.probability,
+            "score": self.score,
         }
 
     def _repr_png_(self) -> bytes | None:

@@ -60,6 +60,7 @@ class VqaPipelineOptions(TypedDict, total=False):
     num_beams: int | None
     min_new_tokens: int | None
     max_new_tokens: int | None
+    length_penalty: float | None
 
 
 class AskOptions(VqaPipelineOptions, SharedOptions, total=False):

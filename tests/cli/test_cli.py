@@ -149,7 +149,7 @@ def test_bad_images_get_one_line_each_and_others_are_computed(toys: Path) -> Non
 def test_a_caption_for_people_and_for_machines(toys: Path) -> None:
     table = run("caption", toys / "one.png", "-m", toys).stdout
     (line,) = run("caption", toys / "one.png", "-m", toys, "--json").stdout.splitlines()
-    assert table.splitlines()[0].split() == ["image", "caption", "logprob"]
+    assert table.splitlines()[0].split() == ["image", "caption", "logprob", "score"]
     assert json.loads(line)["text"] in table
     assert len(run("caption", toys / "one.png", "-m", toys, "-n", "3", "--json").stdout.splitlines()) == 3
 

@@ -63,7 +63,16 @@ def test_ground_prints_and_draws(toys: Path, tmp_path: Path) -> None:
         assert drawn.convert("RGB").tobytes() != picture.convert("RGB").tobytes()
     assert [path.name for path in out.parent.iterdir()] == ["found.png"], "no temporary file remains"
     table = run("ground", toys / "one.png", "-e", "a man", "-m", toys).stdout
-    assert table.splitlines()[0].split() == ["image", "expression", "left", "top", "right", "bottom", "probability"]
+    assert table.splitlines()[0].split() == [
+        "image",
+        "expression",
+        "left",
+        "top",
+        "right",
+        "bottom",
+        "probability",
+        "score",
+    ]
 
 
 def test_several_pictures_are_drawn_into_a_folder(toys: Path, tmp_path: Path) -> None:

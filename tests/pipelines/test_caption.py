@@ -44,6 +44,8 @@ def test_logprob_is_the_probability_of_the_new_tokens_by_the_network(blip: Blip)
     expected = scores.gather(1, ids[0, 1:, None]).sum().item()
     caption = blip.caption(IMAGES[1], prompt="", **options)
     assert caption.logprob == pytest.approx(expected, abs=1e-4)
+    assert caption.score == pytest.approx(scores.gather(1, ids[0, 1:, None]).mean().item(), abs=1e-5)
+    assert caption.confidence is None, "the toy has no calibration"
     assert caption.text == model.tokenizer.decode(ids[0])
     assert caption.finished == (ids[0, -1] == model.tokenizer.sep_id)
 
@@ -62,11 +64,42 @@ def test_the_default_of_num_beams_depends_on_sampling(blip: Blip) -> None:
     assert (sampling.num_beams, sampling.top_p, sampling.top_k, sampling.temperature) == (1, 0.9, 0, 1.0)
 
 
-def test_alternatives_are_the_other_captions_ranked(blip: Blip) -> None:
+RANKED_OPTIONS: list[dict[str, Any]] = [
+    {"num_beams": 4, "n": 4}, {"num_beams": 5, "n": 5, "max_new_tokens": 4}, {"num_beams": 4, "n": 4, "prompt": ""},
+    {"num_beams": 4, "n": 4, "length_penalty": 0.0}, {"num_beams": 4, "n": 4, "length_penalty": 2.0},
+    {"num_beams": 4, "n": 4, "repetition_penalty": 1.5, "no_repeat_ngram_size": 2},
+    {"do_sample": True, "seed": 1, "n": 6, "temperature": 2.0}, {"do_sample": True, "seed": 2, "n": 6, "top_k": 5},
+    {"num_beams": 4, "n": 4, "trim": True, "max_new_tokens": 4}, {"num_beams": 5, "n": 3, "require": ["cat"]},
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("options", RANKED_OPTIONS, ids=str)
+def test_captions_are_ranked_with_the_likeliest_first(
+    blip: Blip, options: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Required words come first, and with `trim` finished captions; equals are ranked by likelihood per length."""
+    model = blip.pipeline("caption").model
+    bias = cast(Captioner, model.module).lm_head.bias
+    ends = torch.zeros_like(bias).index_fill(0, torch.tensor(model.tokenizer.sep_id), 4.0)
+    monkeypatch.setattr(bias, "data", bias.data + ends)  # captions of several lengths
+    power = options.get("length_penalty", 1.0)
+    for best in blip.caption(IMAGES, **options):
+        captions = [best, *best.alternatives]
+        lengths = [round(caption.logprob / caption.score) for caption in captions]
+        costs = [-caption.logprob / length**power for caption, length in zip(captions, lengths, strict=True)]
+        unfinished = [options.get("trim", False) and not caption.finished for caption in captions]
+        order = [(c.unmet, late, cost) for c, late, cost in zip(captions, unfinished, costs, strict=True)]
+        assert order == sorted(order)
+        if not {"length_penalty", "trim", "require"} & options.keys():
+            scores = [caption.score for caption in captions]
+            assert scores == sorted(scores, reverse=True)
+
+
+def test_alternatives_are_the_other_captions(blip: Blip) -> None:
     best = blip.caption(IMAGES[0], num_beams=4, n=3)
-    assert_close(blip.caption(IMAGES[0], num_beams=4).text, best.text)
-    assert len(best.alternatives) == 2
-    assert len({best.text, *(caption.text for caption in best.alternatives)}) == 3
+    captions = [best, *best.alternatives]
+    assert blip.caption(IMAGES[0], num_beams=4).text in [caption.text for caption in captions]
+    assert len({caption.text for caption in captions}) == 3
     assert all(caption.alternatives == () for caption in best.alternatives)
 
 

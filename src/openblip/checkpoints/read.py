@@ -28,6 +28,7 @@ from openblip.checkpoints.layouts import TABLES, Family, Table, hub_config, near
 from openblip.checkpoints.layouts.hub_config import ParsedConfig
 from openblip.checkpoints.match import MatchedCheckpoint, check, describe_names, match
 from openblip.checkpoints.resolve import resolve
+from openblip.confidence import Confidence
 from openblip.errors import CheckpointError, ConfigError
 from openblip.model.build import build_model
 from openblip.model.config import CAPTION_PROMPT, MODEL_KINDS, ModelConfig, ModelKind
@@ -54,6 +55,8 @@ class LoadedModel:
         notes: One note for everything that was derived, dropped, resized or corrected.
         training: Training state, under the names of our momentum twin ("momentum.vision.norm.weight") and queues
             ("queue.image"), if it was loaded.
+        confidence: Calibration of the captions; `None` for a model without one, or with another configuration than
+            that of its folder.
     """
 
     model: nn.Module
@@ -65,6 +68,7 @@ class LoadedModel:
     source: str
     notes: tuple[str, ...] = ()
     training: dict[str, Tensor] = field(default_factory=dict)
+    confidence: Confidence | None = None
 
 
 @dataclass(frozen=True)
@@ -164,6 +168,7 @@ def load(
         source=str(raw.path),
         notes=(*parsed.notes, *notes, *image_notes),
         training=matched.training if training else {},
+        confidence=None if config else parsed.confidence,
     )
 
 
@@ -182,7 +187,7 @@ def _load_adapted(adapter: Adapter, *, task: ModelKind | None, **options: Any) -
     loaded = load(path, task=kind, **options)
     load_adapter(loaded.model, adapter)
     notes = (*loaded.notes, f"the adapter {adapter.source} is merged into {adapter.base}")
-    return dataclasses.replace(loaded, source=str(adapter.source), notes=notes)
+    return dataclasses.replace(loaded, source=str(adapter.source), notes=notes, confidence=None)
 
 
 def read_raw(path: Path, task: ModelKind | None = None) -> RawCheckpoint:

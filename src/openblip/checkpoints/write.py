@@ -15,6 +15,7 @@ from openblip.checkpoints.folder import INDEX, PICKLE, SAFETENSORS
 from openblip.checkpoints.layouts import Family, Table, hub_config, table
 from openblip.checkpoints.match import compute_constant
 from openblip.checkpoints.read import LoadedModel
+from openblip.confidence import Confidence
 from openblip.errors import CheckpointError, InputError
 from openblip.io import atomic
 from openblip.model.config import ModelConfig
@@ -41,6 +42,7 @@ def save(
     prompt: str | None = None,
     dtype: torch.dtype | None = None,
     training: Mapping[str, Tensor] | None = None,
+    confidence: Confidence | None = None,
 ) -> Path:
     """Write a model as a hub folder, or as the `.pth` of another family.
 
@@ -54,6 +56,8 @@ def save(
             picture of " for another captioner.
         dtype: Type to store floating-point tensors in.
         training: Momentum copies and queues under our names (see `LoadedModel`), which only a `.pth` can hold.
+        confidence: Calibration of the captions, which only a hub folder can hold. The default is the calibration of a
+            `LoadedModel`.
 
     Returns:
         The path that was written.
@@ -65,7 +69,7 @@ def save(
     if isinstance(model, LoadedModel):
         tokenizer, image = tokenizer or model.tokenizer, image or model.image
         prompt = model.prompt if prompt is None else prompt
-        training = training or model.training
+        training, confidence = training or model.training, confidence or model.confidence
         model = model.model
     config = config_of(model)
     layout = table(to, config.task)
@@ -84,7 +88,9 @@ def save(
     temperature = float(state["temperature"]) if config.task == "retrieval" else None
     types = {str(tensor.dtype).removeprefix("torch.") for tensor in tensors.values() if tensor.is_floating_point()}
     dtype_name = types.pop() if len(types) == 1 else "float32"
-    description = hub_config.write_config(config, prompt=prompt, temperature=temperature, dtype=dtype_name)
+    description = hub_config.write_config(
+        config, prompt=prompt, temperature=temperature, dtype=dtype_name, confidence=confidence
+    )
     _write_folder(path, config, tensors, description, tokenizer, image)
     return path
 

@@ -44,7 +44,7 @@ def ask(
         input,
         output,
         model,
-        columns={"question": "question", "answer": "text", "probability": "probability"},
+        columns={"question": "question", "answer": "text", "probability": "probability", "score": "score"},
         belongs=lambda row: row.get("question") in all_questions or ("question" not in row and "error" in row),
     )
     items = job.open_items()

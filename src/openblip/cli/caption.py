@@ -148,7 +148,7 @@ def caption(
     }
     texts = {"template": template, "prefix": prefix, "suffix": suffix}
     caption_template = None if texts == PLAIN_TEXT else CaptionTemplate(**texts)
-    columns = {"caption": "text", "logprob": "logprob"}
+    columns = {"caption": "text", "logprob": "logprob", "score": "score", "confidence": "confidence"}
     models: dict[str, tuple[TaskName, ...]] = {model.model: ("caption",)}
     use_matcher = bool(score or best_of or scorer)
     if use_matcher:
@@ -163,6 +163,7 @@ def caption(
         output,
         model,
         columns=columns,
+        optional=["confidence"],
         belongs=lambda row: not FIELDS_OF_OTHERS & row.keys(),
         key_fields=["prompt"],
         ext=ext,

@@ -49,7 +49,7 @@ def ground(
         input,
         output,
         model,
-        columns=["expression", *edges, "probability", *(["drawing"] if draw else [])],
+        columns=["expression", *edges, "probability", "score", *(["drawing"] if draw else [])],
         belongs=lambda row: row.get("expression") in expression or "error" in row,
     )
     drawings = job.open_drawings(draw)
@@ -69,4 +69,4 @@ def box_cells(record: Row) -> list[object]:
     left, top, width, height = record["bbox"]
     edges = [f"{edge:.0f}" for edge in (left, top, left + width, top + height)]
     drawing = [record["drawing"]] if "drawing" in record else []
-    return [record["expression"], *edges, record["probability"], *drawing]
+    return [record["expression"], *edges, record["probability"], record["score"], *drawing]

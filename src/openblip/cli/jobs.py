@@ -55,6 +55,7 @@ class ImageJob:
         model: The model.
         columns: Columns of the printed table after the image, with the field of the records that each shows; or the
             names of the columns only, for a command that passes its own lines to `show`.
+        optional: Columns to leave out if all their cells are empty.
         belongs: Return whether a row of an existing list belongs to this job, rather than to other questions or labels.
         key_fields: Fields that, with the path, identify an item in a list.
         ext: Suffix of sidecar files.
@@ -70,6 +71,7 @@ class ImageJob:
         model: ModelOptions,
         *,
         columns: Mapping[str, str] | Sequence[str],
+        optional: Sequence[str] = (),
         belongs: Callable[[Mapping[str, Any]], bool] = lambda row: True,
         key_fields: Sequence[str] = (),
         ext: str = ".txt",
@@ -84,6 +86,7 @@ class ImageJob:
         self.input, self.output, self.model = input, output, model
         self.sink: Sink | None = None
         self._columns = ["image", *columns]
+        self._optional = optional
         self._lines: list[Sequence[object]] = []
         self._fields = list(columns.values()) if isinstance(columns, Mapping) else []
         self._statuses: list[ItemStatus] = []
@@ -194,7 +197,12 @@ class ImageJob:
         """
         output, counts = self.output, run.counts
         if self._lines:
-            print_table(self._columns, self._lines)
+            used = [
+                index
+                for index, name in enumerate(self._columns)
+                if name not in self._optional or any(line[index] is not None for line in self._lines)
+            ]
+            print_table([self._columns[i] for i in used], [[line[i] for i in used] for line in self._lines])
         if output.report is not None:
             from openblip.jobs.sheet import write_sheet
 

@@ -38,7 +38,12 @@ class AnswerAnnotator(BlipAnnotator):
             records: list[Row] = []
             for question, best in zip(self.questions, answers, strict=True):
                 for rank, answer in enumerate((best, *best.alternatives)):
-                    record = {"question": question, "text": answer.text, "probability": answer.probability}
+                    record = {
+                        "question": question,
+                        "text": answer.text,
+                        "probability": answer.probability,
+                        "score": answer.score,
+                    }
                     records.append(record | {"rank": rank} if self.options.get("n", 1) > 1 else record)
             yield records
 
@@ -91,6 +96,7 @@ class BoxAnnotator(BlipAnnotator):
                     "expression": expression,
                     "bbox": [box.left, box.top, box.right - box.left, box.bottom - box.top],
                     "probability": box.probability,
+                    "score": box.score,
                     **drawing,
                 }
                 for expression, box in zip(self.expressions, boxes, strict=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import string
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import tee
 from typing import TYPE_CHECKING, Any
 
@@ -67,7 +67,8 @@ class CaptionAnnotator(BlipAnnotator):
         keep: Number of captions per image to keep, the best ones.
         item_prompts: Use the field "prompt" of the items, where they have one.
         template: Text to write for a caption, if not the caption itself.
-        matcher: Model that ranks the captions by how well they match the image.
+        matcher: Model that ranks the captions by how well they match the image. If it is the bundle of the captioner,
+            the confidence of captions takes the match into account.
     """
 
     options: Mapping[str, Any] = field(default_factory=dict)
@@ -94,6 +95,9 @@ class CaptionAnnotator(BlipAnnotator):
 
     def _run_ranked(self, matcher: Blip, captioned: Iterator[tuple[Item, Caption | OpenBlipError]]) -> Iterator[Result]:
         """Yield the records of captioned items, with the captions that match best first."""
+        calibration = self.blip.pipeline("caption").model.confidence if matcher is self.blip else None
+        if calibration is not None and calibration.with_itm is None:
+            calibration = None
         for batch in iter_batches(captioned, self.blip.batch_size):
             candidates = {item: [c, *c.alternatives] for item, c in batch if not isinstance(c, OpenBlipError)}
             texts = {item: [caption.text for caption in captions] for item, captions in candidates.items()}
@@ -104,10 +108,14 @@ class CaptionAnnotator(BlipAnnotator):
                     yield result
                     continue
                 scored = sorted(zip(candidates[item], result, strict=True), key=lambda pair: -pair[1].probability)
-                yield [
-                    self._to_record(item, candidate, rank) | match.to_dict()
-                    for rank, (candidate, match) in enumerate(scored[: self.keep])
-                ]
+                records = []
+                for rank, (candidate, match) in enumerate(scored[: self.keep]):
+                    confidence = candidate.confidence
+                    if calibration is not None:
+                        confidence = calibration.probability(candidate.score, match.probability)
+                    record = self._to_record(item, replace(candidate, confidence=confidence), rank)
+                    records.append(record | match.to_dict())
+                yield records
 
     def _to_record(self, item: Item, caption: Caption, rank: int) -> Row:
         text = caption.text if self.template is None else self.template.fill(item, caption.text)
@@ -116,6 +124,8 @@ class CaptionAnnotator(BlipAnnotator):
             "text": text,
             "generated": caption.text if text != caption.text else None,
             "logprob": caption.logprob,
+            "score": caption.score,
+            "confidence": caption.confidence,
             "finished": caption.finished,
             "unmet": caption.unmet or None,
         }

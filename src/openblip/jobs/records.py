@@ -33,6 +33,8 @@ FIELDS: Mapping[str, str] = {
     "text": "the caption with prefix, suffix and template; the answer; or the text that was matched or explained",
     "generated": "the caption without prefix, suffix and template; only if they changed it",
     "logprob": "sum of the natural-log probabilities of the caption's new tokens",
+    "score": "mean natural-log probability per token of the caption or answer, or of the four coordinates of the box",
+    "confidence": "probability that the caption names the subject of the image; only for models with a calibration",
     "finished": "false if the caption was cut off at the maximum length",
     "unmet": "true if a required word could not be generated",
     "probability": "probability of the answer, label or box; that image and text match (ITM); or that the statement is "

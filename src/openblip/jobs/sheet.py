@@ -33,7 +33,13 @@ THUMBNAIL_SIZE = 240
 """Longest edge of a thumbnail, in pixels."""
 
 _HEADINGS = ("question", "expression", "label")
-_SCORES = {"logprob": "log p", "probability": "p", "similarity": "cos"}
+_SCORES = {
+    "logprob": "log p",
+    "score": "log p per token",
+    "confidence": "confidence",
+    "probability": "p",
+    "similarity": "cos",
+}
 
 
 @dataclass(frozen=True)

@@ -87,6 +87,7 @@ class TaskModel:
         tokenizer: Tokenizer of the checkpoint. Its use raises `InputError` if the checkpoint has no vocabulary.
         prompt: The checkpoint's own caption prompt; empty if it has none.
         temperature: Learned temperature of the contrastive loss (ITC).
+        confidence: Calibration of the captions; `None` without one.
         batching: Batch size and number of threads.
     """
 
@@ -97,6 +98,7 @@ class TaskModel:
         self.engine = engine
         self.image_settings = loaded.image
         self.prompt = loaded.prompt or ""
+        self.confidence = loaded.confidence
         self.temperature = float(getattr(loaded.model, "temperature", 1.0))
         self.batching = batching or Batching()
         self._target_size = None if exact_decode else loaded.image.size

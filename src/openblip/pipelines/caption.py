@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from operator import itemgetter
+from operator import attrgetter
 
 from openblip.decoding import Decoding, Hypothesis, generate_grouped
 from openblip.decoding.words import (
@@ -35,6 +35,16 @@ class Prompt:
     text: str | None
 
 
+@dataclass(frozen=True)
+class _Candidate:
+    """A caption with what it is ranked by, smallest first."""
+
+    unmet: bool
+    unfinished: bool
+    cost: float
+    caption: Caption
+
+
 class CaptionPipeline(Pipeline[tuple[ImageInput, "str | None"], Prompt, "list[list[Hypothesis]]", Caption]):
     """Captions images and videos. Items are pairs of an image and a prompt; `None` is the prompt of the pipeline.
 
@@ -43,7 +53,7 @@ class CaptionPipeline(Pipeline[tuple[ImageInput, "str | None"], Prompt, "list[li
         prompt: Prompt of the items without one; by default the checkpoint's own. Words of `require` that it contains
             count as met.
         num_beams: Beams of the search; by default 3, or 1 with `do_sample`.
-        n: Captions per image.
+        n: Captions per image, ranked by log-probability over length ** `length_penalty`.
         min_new_tokens: Fewest tokens before [SEP].
         max_new_tokens: Most tokens, [SEP] included.
         length_penalty: Exponent of the length that divides the score of a beam; above 0 prefers long captions.
@@ -134,14 +144,16 @@ class CaptionPipeline(Pipeline[tuple[ImageInput, "str | None"], Prompt, "list[li
     def postprocess(self, raw: list[list[Hypothesis]], batch: list[Prepared[Prompt]]) -> list[Caption]:
         """Return the best caption of each image with its alternatives.
 
-        Captions with all required words come first and, with `trim`, finished captions before unfinished ones.
+        Captions with all required words come first and, with `trim`, finished captions before unfinished ones. Captions
+        that are equal in this respect are ranked by their likelihood per token, or per power of tokens with a
+        `length_penalty`. A single caption is the search's choice, whose published rule also counts the prompt's tokens.
         """
         tokenizer, required = self.model.tokenizer, self.decoding.required_words
         pieces = tokenizer.vocab_pieces if required or self.trim else ()
         captions = []
         for hypotheses, prepared in zip(raw, batch, strict=True):
             prompt = prepared.text.text
-            ranked: list[tuple[bool, bool, Caption]] = []
+            candidates: list[_Candidate] = []
             for hypothesis in hypotheses:
                 ids, unmet = hypothesis.ids, False
                 if required:
@@ -151,10 +163,15 @@ class CaptionPipeline(Pipeline[tuple[ImageInput, "str | None"], Prompt, "list[li
                 if unfinished:
                     ids = trim_function_words(pieces, ids, tokenizer.sep_id)
                 text = tokenizer.decode_after(prompt, ids) if prompt else tokenizer.decode(ids)
-                ranked.append((unmet, unfinished, Caption(text, hypothesis.logprob, hypothesis.finished, unmet)))
+                score = hypothesis.logprob / len(hypothesis.ids)
+                confidence = None if self.model.confidence is None else self.model.confidence.probability(score)
+                caption = Caption(text, hypothesis.logprob, score, hypothesis.finished, unmet, confidence)
+                likelihood = hypothesis.logprob / len(hypothesis.ids) ** self.decoding.length_penalty
+                candidates.append(_Candidate(unmet, unfinished, -likelihood, caption))
             if required or self.trim:
-                ranked.sort(key=itemgetter(0, 1))
-            best, *alternatives = [caption for _, _, caption in ranked[: self.n]]
+                candidates.sort(key=attrgetter("unmet", "unfinished"))
+            ranked = sorted(candidates[: self.n], key=attrgetter("unmet", "unfinished", "cost"))
+            best, *alternatives = [candidate.caption for candidate in ranked]
             captions.append(replace(best, alternatives=tuple(alternatives)) if alternatives else best)
         return captions
 

@@ -249,9 +249,11 @@ class ClassifyPipeline(Pipeline[ImageInput, None, Tensor, Classification]):
 
     def postprocess(self, raw: Tensor, batch: list[Prepared[None]]) -> list[Classification]:
         """Return the `n` most probable labels of each image."""
-        best = raw.topk(self.n)
+        best = raw.sort(dim=-1, descending=True, stable=True)
         results = []
-        for probabilities, indices in zip(best.values.tolist(), best.indices.tolist(), strict=True):
+        for probabilities, indices in zip(
+            best.values[:, : self.n].tolist(), best.indices[:, : self.n].tolist(), strict=True
+        ):
             ranked = [Label(self.labels[i], p) for p, i in zip(probabilities, indices, strict=True)]
             results.append(Classification(tuple(ranked)))
         return results

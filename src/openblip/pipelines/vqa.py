@@ -9,6 +9,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import replace
 
+import torch
 from torch import Tensor
 
 from openblip.decoding import Decoding, generate_grouped
@@ -39,6 +40,8 @@ class VqaPipeline(Pipeline[tuple[ImageInput, "Sequence[str]"], QuestionIds, "lis
         num_beams: Beams of the search for generated answers; by default 3.
         min_new_tokens: Fewest tokens of generated answers; by default 1.
         max_new_tokens: Most tokens of generated answers, [SEP] included; by default 9.
+        length_penalty: Exponent of the length that divides the log-probability of a generated answer; by default 0, so
+            answers are ranked by probability. Published evaluations use 1.
 
     Raises:
         InputError: An option is out of range or belongs to the other way of answering.
@@ -55,6 +58,7 @@ class VqaPipeline(Pipeline[tuple[ImageInput, "Sequence[str]"], QuestionIds, "lis
         num_beams: int | None = None,
         min_new_tokens: int | None = None,
         max_new_tokens: int | None = None,
+        length_penalty: float | None = None,
     ) -> None:
         super().__init__(model)
         self.n = n
@@ -63,15 +67,24 @@ class VqaPipeline(Pipeline[tuple[ImageInput, "Sequence[str]"], QuestionIds, "lis
         self.answers = answers
         self.answer_ids = None if answers is None else self.tokenize_answers(answers)
         ranking = {"shortlist": shortlist, "smoothing": smoothing}
-        generation = {"num_beams": num_beams, "min_new_tokens": min_new_tokens, "max_new_tokens": max_new_tokens}
+        generation = {
+            "num_beams": num_beams,
+            "min_new_tokens": min_new_tokens,
+            "max_new_tokens": max_new_tokens,
+            "length_penalty": length_penalty,
+        }
         for name, value in (ranking if answers is None else generation).items():
             if value is not None:
                 needed = "needs a list of answers" if answers is None else "cannot be used with a list of answers"
                 raise InputError(f"{name} {needed}, got {name}={value}")
         if answers is not None and not 1 <= n <= len(answers):
             raise InputError(f"n must be between 1 and the number of answers ({len(answers)}), got {n}")
+        num_beams = 3 if num_beams is None else num_beams
+        if length_penalty is None:
+            length_penalty = 1.0 if num_beams == 1 else 0.0  # no length is compared without beams
         self.decoding = Decoding(
-            num_beams=3 if num_beams is None else num_beams,
+            num_beams=num_beams,
+            length_penalty=length_penalty,
             n=n if answers is None else 1,
             min_new_tokens=1 if min_new_tokens is None else min_new_tokens,
             max_new_tokens=9 if max_new_tokens is None else max_new_tokens,
@@ -153,7 +166,11 @@ class VqaPipeline(Pipeline[tuple[ImageInput, "Sequence[str]"], QuestionIds, "lis
         start = engine.prepare_answers(questions, mask, self.decoding.capacity(1))
         prompts = [[tokenizer.dec_id]] * len(questions)
         searched = generate_grouped(start, prompts, self.decoding, device=engine.device)
-        return [_best([Answer(tokenizer.decode(h.ids), math.exp(h.logprob)) for h in each]) for each in searched]
+        results = []
+        for hypotheses in searched:
+            answers = [Answer(tokenizer.decode(h.ids), math.exp(h.logprob), h.logprob / len(h.ids)) for h in hypotheses]
+            results.append(_best(answers))
+        return results
 
     def rank(self, questions: Tensor, mask: Tensor) -> list[Answer]:
         """Rank the answers of the closed list for encoded questions.
@@ -172,11 +189,17 @@ class VqaPipeline(Pipeline[tuple[ImageInput, "Sequence[str]"], QuestionIds, "lis
             raise InputError("ranking requires a list of answers: pass answers=[...]")
         engine = self.model.engine.require(AnswerEngine)
         scores = engine.rank_answers(questions, mask, self.answer_ids, self.shortlist, self.smoothing)
-        best = scores.softmax(-1).topk(self.n)
-        answers = []
-        for probabilities, indices in zip(best.values.tolist(), best.indices.tolist(), strict=True):
-            answers.append(_best([Answer(self.answers[i], p) for p, i in zip(probabilities, indices, strict=True)]))
-        return answers
+        lengths = torch.tensor([len(ids) - 1 for ids in self.answer_ids], device=scores.device)  # without [DEC]
+        per_token = (scores / lengths).tolist()
+        best = scores.softmax(-1).sort(dim=-1, descending=True, stable=True)
+        results = []
+        for row, probabilities, indices in zip(per_token, best.values.tolist(), best.indices.tolist(), strict=True):
+            answers = []
+            for probability, index in zip(probabilities[: self.n], indices[: self.n], strict=True):
+                score = row[index] if math.isfinite(row[index]) else None
+                answers.append(Answer(self.answers[index], probability, score))
+            results.append(_best(answers))
+        return results
 
 
 def _best(ranked: list[Answer]) -> Answer:

@@ -1,7 +1,7 @@
 """A hub folder's `config.json` and our configuration, both ways. Free of torch.
 
 The values that the configuration of `transformers` cannot express are under one key, `openblip`: the kind of the model,
-the default prompt, the temperature, the width that the answer decoder reads, drop path, NLVR2's merge, box bins and how
+the default prompt, the calibration of its captions, the temperature, the width that the answer decoder reads, drop path, NLVR2's merge, box bins and how
 they are read, the first tokens, and a format version.
 """
 
@@ -12,6 +12,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any, cast
 
 from openblip.checkpoints.published import Published
+from openblip.confidence import Confidence, parse_confidence
 from openblip.errors import CheckpointError
 from openblip.model.config import (
     CAPTION_PROMPT,
@@ -118,12 +119,14 @@ class ParsedConfig:
         config: The model.
         prompt: The default prompt; "" for none, `None` for a model without one.
         temperature: The temperature of a matcher.
+        confidence: The calibration of a captioner; `None` without one.
         notes: Values that were derived or corrected, for the user.
     """
 
     config: ModelConfig
     prompt: str | None = None
     temperature: float | None = None
+    confidence: Confidence | None = None
     notes: tuple[str, ...] = ()
 
 
@@ -233,11 +236,21 @@ def parse_config(
         logit_scale=values["logit_scale"],
     )
     temperature = our_values["temperature"] if ours.get("temperature") is not None else None
-    return ParsedConfig(config, prompt, temperature, tuple(notes))
+    confidence = None
+    if "confidence" in ours:
+        if kind != "caption":
+            raise CheckpointError(f"config.json must have a confidence for 'caption' only, got one for {kind!r}")
+        confidence = parse_confidence(ours["confidence"])
+    return ParsedConfig(config, prompt, temperature, confidence, tuple(notes))
 
 
 def write_config(
-    config: ModelConfig, *, prompt: str | None, temperature: float | None, dtype: str = "float32"
+    config: ModelConfig,
+    *,
+    prompt: str | None,
+    temperature: float | None,
+    dtype: str = "float32",
+    confidence: Confidence | None = None,
 ) -> dict[str, Any]:
     """Return the `config.json` of a model. `transformers` 5.23 reads it if it has the model, and refuses it otherwise.
 
@@ -246,6 +259,7 @@ def write_config(
         prompt: The default prompt; `None` for a captioner is "a picture of ".
         temperature: The temperature of a matcher.
         dtype: Type of the stored weights.
+        confidence: The calibration of a captioner.
 
     Returns:
         The content of the file.
@@ -258,6 +272,8 @@ def write_config(
         ours["prompt"] = prompt
     if temperature is not None:
         ours["temperature"] = temperature
+    if confidence is not None:
+        ours["confidence"] = confidence.to_dict()
     if kind != "text":
         ours["drop_path"] = vision.drop_path
         if vision.stem is not None:
