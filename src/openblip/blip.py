@@ -27,11 +27,12 @@ from openblip import defaults
 from openblip.checkpoints import bundle as bundles
 from openblip.checkpoints import published, read
 from openblip.checkpoints.containers import weights_digest
-from openblip.checkpoints.resolve import resolve
+from openblip.checkpoints.hub import is_offline
+from openblip.checkpoints.resolve import check_local, resolve
 from openblip.defaults import Decode, EngineName, Precision
 from openblip.engine.create import check_engine, create_engine, default_batch_size
 from openblip.engine.device import check_available, resolve_device
-from openblip.errors import InputError, OpenBlipError, UnsupportedTaskError
+from openblip.errors import DownloadError, InputError, OpenBlipError, UnsupportedTaskError
 from openblip.model.config import ModelConfig, ModelKind
 from openblip.pipelines.base import TEXT_ROWS, Batching, TaskModel, iter_chunks
 from openblip.pipelines.caption import CaptionPipeline
@@ -156,14 +157,15 @@ def load(
         decode: "fast" decodes large JPEG files at reduced size, which changes pixels by a fraction of a gray level;
             "exact" decodes them in full.
         calibration: Sample images that OpenVINO quantizes the image encoder with (`precision="int8"` only).
-        offline: Whether to use only files on this machine; by default as the environment says.
+        offline: Whether to use only files on this machine; by default as the environment says. The models of a bundle
+            that are not here are then left out of `tasks`.
 
     Returns:
         The model.
 
     Raises:
         CheckpointError: A file is missing or damaged, or does not fit the model.
-        DownloadError: A download failed.
+        DownloadError: A download failed, or offline mode is on and no model is on this machine.
         ConfigError: The configuration is impossible.
         InputError: An argument is wrong.
 
@@ -200,17 +202,26 @@ def load(
         offline=offline,
     )
     loaders: dict[TaskName, Callable[[], TaskModel]] = {}
+    missing: dict[TaskName, str] = {}
     if bundle is None:
         load_model = cache(partial(loader.load, name_or_path, task))
         loaders = dict.fromkeys(SERVED_TASKS.get(load_model().config.task, ()), load_model)
     else:
         for network in cast("Iterable[TaskName]", bundle.models if task is None else (task,)):
             source = bundle.models.get(network) or bundle.locate(network)  # `locate` raises for an absent task
+            if is_offline() if offline is None else offline:
+                try:
+                    check_local(source)
+                except DownloadError as error:
+                    missing |= dict.fromkeys(SERVED_TASKS[network], str(error))
+                    continue
             load_model = cache(partial(loader.load, source, network))
             for served in SERVED_TASKS[network]:
                 if served == network or served not in loaders:
                     loaders[served] = load_model
-    return Blip(str(name_or_path), loaders, batching=batching, engine=engine, precision=precision)
+        if not loaders:
+            raise DownloadError(f"{name_or_path} cannot be used: {next(iter(missing.values()))}")
+    return Blip(str(name_or_path), loaders, batching=batching, engine=engine, precision=precision, missing=missing)
 
 
 class Blip:
@@ -249,12 +260,14 @@ class Blip:
         batching: Batching | None = None,
         engine: EngineName = "torch",
         precision: Precision = "fp32",
+        missing: Mapping[TaskName, str] | None = None,
     ) -> None:
         self.name = name
         self.engine = engine
         self.precision = precision
         self.batching = batching or Batching()
         self._loaders = dict(loaders)
+        self._missing = dict(missing or {})  # why a model of the bundle cannot be loaded
         self._models: dict[TaskName, TaskModel] = {}
         self._lock = threading.Lock()
 
@@ -1173,6 +1186,7 @@ class Blip:
         Raises:
             InputError: The task has no pipeline, or an option is out of range.
             UnsupportedTaskError: The model does not support the task.
+            DownloadError: The model of the task is not on this machine, and offline mode was on.
 
         Examples:
             >>> pipeline = blip.pipeline("vqa")  # doctest: +SKIP
@@ -1184,6 +1198,8 @@ class Blip:
         if reference is None:
             names = [spec.name for spec in TASKS.values() if spec.pipeline is not None]
             raise InputError(f"task must be one of {', '.join(names)}, got {task!r}{did_you_mean(task, names)}")
+        if task not in self._loaders and task in self._missing:
+            raise DownloadError(self._missing[task])
         if task not in self._loaders:
             checkpoints = [repr(entry.name) for entry in published.serving(task)[:2]]
             raise UnsupportedTaskError(

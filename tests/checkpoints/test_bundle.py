@@ -69,6 +69,22 @@ def test_published_names_are_fetched_only_when_they_are_used(folder: Path) -> No
         result.locate("retrieval", offline=True)
 
 
+@pytest.mark.usefixtures("cache")
+def test_loading_offline_checks_that_models_are_here(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(DownloadError, match=r"base cannot be used: Salesforce/blip-image-captioning-base is not on"):
+        openblip.load("base", offline=True)
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    with pytest.raises(DownloadError, match="large cannot be used"):
+        openblip.load("large")
+    assert openblip.load("base", offline=False).tasks[0] == "caption", "loaded when it is used"
+    blip = openblip.load(folder)
+    assert blip.tasks == ("caption", "vqa")
+    with pytest.raises(DownloadError, match="Salesforce/blip-itm-base-coco is not on this machine and offline mode"):
+        blip.match("photo.jpg", "a cat")
+    with pytest.raises(UnsupportedTaskError):
+        blip.ground("photo.jpg", "a cat")
+
+
 def test_what_is_written_is_read_again(tmp_path: Path, folder: Path) -> None:
     target = tmp_path / "new"
     add_model(target / "cap")

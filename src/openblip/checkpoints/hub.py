@@ -51,12 +51,9 @@ def hub_folder(repository: str, *, offline: bool, endpoint: str | None = None) -
         DownloadError: If the repository cannot be downloaded, is not cached, or is damaged.
         CheckpointError: If the repository has no weights.
     """
-    config = _cached(repository, "config.json")
-    cached = config.parent if config and _is_complete(config.parent) else None
     if offline:
-        if cached is None:
-            raise _offline_error(repository, "or give a local folder")
-        return _verify(cached, {})
+        return _verify(cached_folder(repository), {})
+    cached = _find_cached(repository)
     from huggingface_hub import HfApi, snapshot_download
 
     try:
@@ -74,6 +71,24 @@ def hub_folder(repository: str, *, offline: bool, endpoint: str | None = None) -
             raise
         return _verify(cached, {})
     return _verify(folder, {file.rfilename: file.lfs.sha256 for file in siblings if file.lfs})
+
+
+def cached_folder(repository: str) -> Path:
+    """Return the snapshot of a repository in the cache, without a check of its weights.
+
+    Args:
+        repository: The id, `owner/name`.
+
+    Returns:
+        The folder in the hub's cache.
+
+    Raises:
+        DownloadError: If the repository is not cached, or not complete.
+    """
+    folder = _find_cached(repository)
+    if folder is None:
+        raise _offline_error(repository, "or give a local folder")
+    return folder
 
 
 def bert_vocabulary(*, offline: bool | None = None, endpoint: str | None = None) -> Path:
@@ -152,6 +167,11 @@ def _verify(folder: Path, published: Mapping[str, str]) -> Path:
                 f"{rejected}. Load the model online to download it again"
             )
     return folder
+
+
+def _find_cached(repository: str) -> Path | None:
+    config = _cached(repository, "config.json")
+    return config.parent if config and _is_complete(config.parent) else None
 
 
 def _cached(repository: str, file: str) -> Path | None:

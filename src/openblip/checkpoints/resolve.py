@@ -13,7 +13,7 @@ import re
 from pathlib import Path
 
 from openblip.checkpoints import published
-from openblip.checkpoints.hub import hub_folder, is_offline
+from openblip.checkpoints.hub import bert_vocabulary, cached_folder, hub_folder, is_offline
 from openblip.errors import CheckpointError
 from openblip.io.cache import cache_folder
 from openblip.io.download import download
@@ -66,6 +66,31 @@ def resolve(
         f"{name!r} must be a file or folder on this machine, a published name, or a hub id"
         f"{published.did_you_mean(name)}; see `openblip models`"
     )
+
+
+def check_local(name_or_path: str | os.PathLike[str]) -> None:
+    """Raise an error if offline mode could not load a checkpoint. Weights are neither read nor verified.
+
+    Args:
+        name_or_path: A path, a published name, a hub id, or the address of a `.pth` file.
+
+    Raises:
+        CheckpointError: If the name is unknown.
+        DownloadError: If a file of the checkpoint is not on this machine. The message names it.
+    """
+    if Path(name_or_path).expanduser().exists():
+        return
+    entry = published.find(os.fspath(name_or_path))
+    repository = entry.address if entry is not None and entry.family == "hub" else os.fspath(name_or_path)
+    if entry is None and not is_hub_id(repository):
+        resolve(name_or_path, offline=True)
+    elif entry is None or entry.family == "hub":
+        cached_folder(repository)
+    else:
+        name = str(entry.file)
+        if not (cache_folder() / name).exists():
+            download(entry.address, cache_folder(), offline=True)  # raises the error of a missing file
+        bert_vocabulary(offline=True)
 
 
 def is_hub_id(name: str) -> bool:
