@@ -70,6 +70,7 @@ def may_import(layer: str) -> set[str]:
 # Modules that load without torch, so that names, help and errors are there at once.
 NO_TORCH = (
     "openblip",
+    "openblip.confidence",
     "openblip.defaults",
     "openblip.errors",
     "openblip.extras",

@@ -24,7 +24,8 @@ EXPLANATION = Explanation("a cat", ("a", "cat"), MAPS, MAPS.mean(0), 0.5, None, 
 RESULTS: list[tuple[object, object]] = [
     (
         Caption(
-            "a cat", -1.5, -0.5, confidence=0.75, alternatives=(Caption("a dog", -3.0, -1.0, finished=False, unmet=True),)
+            "a cat", -1.5, -0.5, confidence=0.75,
+            alternatives=(Caption("a dog", -3.0, -1.0, finished=False, unmet=True),),
         ),
         {
             "text": "a cat", "logprob": -1.5, "score": -0.5, "finished": True, "unmet": False, "confidence": 0.75,

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 import yaml
 
+from openblip.confidence import Calibration
 from openblip.errors import EvaluationError
 from openblip.evaluation.metrics.calibration import (
-    Calibration,
     area_under_curve,
     expected_calibration_error,
     fit_calibration,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -93,6 +94,31 @@ def save(
     )
     _write_folder(path, config, tensors, description, tokenizer, image)
     return path
+
+
+def store_confidence(folder: Path, confidence: Confidence) -> None:
+    """Store a calibration in the `config.json` of a captioner.
+
+    Args:
+        folder: The hub folder, written by OpenBLIP.
+        confidence: The calibration.
+
+    Raises:
+        CheckpointError: If the folder is not a captioner that OpenBLIP wrote.
+    """
+    path = folder / "config.json"
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"cannot read {path}: {error}") from error
+    ours = content.get("openblip") if isinstance(content, dict) else None
+    if not isinstance(ours, dict) or ours.get("task") != "caption":
+        raise CheckpointError(
+            f"{path} must be the configuration of a captioner that OpenBLIP wrote; see `openblip convert`"
+        )
+    ours["confidence"] = confidence.to_dict()
+    hub_config.parse_config(content, "caption")
+    atomic.write_json(path, content, sort_keys=True)
 
 
 def config_of(model: nn.Module) -> ModelConfig:

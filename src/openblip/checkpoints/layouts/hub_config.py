@@ -1,8 +1,8 @@
 """A hub folder's `config.json` and our configuration, both ways. Free of torch.
 
 The values that the configuration of `transformers` cannot express are under one key, `openblip`: the kind of the model,
-the default prompt, the calibration of its captions, the temperature, the width that the answer decoder reads, drop path, NLVR2's merge, box bins and how
-they are read, the first tokens, and a format version.
+the default prompt, the calibration of its captions, the temperature, the width that the answer decoder reads, drop
+path, the stem of a hybrid ViT, NLVR2's merge, box bins and how they are read, the first tokens, and a format version.
 """
 
 from __future__ import annotations

@@ -4,32 +4,22 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 
+import numpy as np
+
+from openblip.confidence import Calibration, log_odds
 from openblip.errors import EvaluationError
 
 
-@dataclass(frozen=True)
-class Calibration:
-    """The probability that a statement is right, as a logistic function of its score (Platt 1999)."""
-
-    slope: float
-    intercept: float
-
-    def probability(self, score: float) -> float:
-        """Return the probability for a score."""
-        logit = self.slope * score + self.intercept
-        if logit >= 0:
-            return 1 / (1 + math.exp(-logit))
-        return math.exp(logit) / (1 + math.exp(logit))
-
-
-def fit_calibration(scores: Sequence[float], outcomes: Sequence[bool], steps: int = 50) -> Calibration:
+def fit_calibration(
+    scores: Sequence[float], outcomes: Sequence[bool], matches: Sequence[float] | None = None, steps: int = 50
+) -> Calibration:
     """Fit a logistic function by Newton's method, towards Platt's slightly softened targets.
 
     Args:
         scores: What was stated, such as mean log-probabilities per token.
         outcomes: Whether each statement was right.
+        matches: Probabilities of a match by ITM, to be weighed with the scores.
         steps: The most steps; a few usually suffice.
 
     Raises:
@@ -39,32 +29,23 @@ def fit_calibration(scores: Sequence[float], outcomes: Sequence[bool], steps: in
     wrong = len(outcomes) - right
     if not right or not wrong:
         raise EvaluationError(f"a calibration needs right and wrong outcomes, got {right} right and {wrong} wrong")
-    targets = [(right + 1) / (right + 2) if outcome else 1 / (wrong + 2) for outcome in outcomes]
-    calibration = Calibration(0.0, math.log((right + 1) / (wrong + 1)))
+    targets = np.where(outcomes, (right + 1) / (right + 2), 1 / (wrong + 2))
+    columns = [np.asarray(scores, float), np.ones(len(outcomes))]
+    if matches is not None:
+        columns.append(np.array([log_odds(match) for match in matches]))
+    features = np.stack(columns, 1)
+    ridge = 1e-6 * np.eye(len(columns))  # a touch, which keeps separable scores finite
+    weights = np.zeros(len(columns))
+    weights[1] = math.log((right + 1) / (wrong + 1))
     for _ in range(steps):
-        gradient, curvature = _derivatives(calibration, scores, targets)
-        (a, b), (_, d) = curvature
-        determinant = a * d - b * b
-        step = (d * gradient[0] - b * gradient[1]) / determinant, (a * gradient[1] - b * gradient[0]) / determinant
-        calibration = Calibration(calibration.slope - step[0], calibration.intercept - step[1])
-        if max(map(abs, step)) < 1e-10:
+        probabilities = 0.5 * (1 + np.tanh(features @ weights / 2))  # the logistic function, without overflow
+        gradient = features.T @ (probabilities - targets) + ridge @ weights
+        curvature = (features.T * (probabilities * (1 - probabilities))) @ features + ridge
+        step = np.linalg.solve(curvature, gradient)
+        weights = weights - step
+        if np.abs(step).max() < 1e-10:
             break
-    return calibration
-
-
-def _derivatives(
-    calibration: Calibration, scores: Sequence[float], targets: Sequence[float]
-) -> tuple[tuple[float, float], tuple[tuple[float, float], tuple[float, float]]]:
-    """The gradient and Hessian of the cross-entropy, with a touch of ridge that keeps separable scores finite."""
-    slope_gradient, intercept_gradient = 1e-6 * calibration.slope, 1e-6 * calibration.intercept
-    a, b, d = 1e-6, 0.0, 1e-6
-    for score, target in zip(scores, targets, strict=True):
-        probability = calibration.probability(score)
-        weight = probability * (1 - probability)
-        slope_gradient += (probability - target) * score
-        intercept_gradient += probability - target
-        a, b, d = a + weight * score * score, b + weight * score, d + weight
-    return (slope_gradient, intercept_gradient), ((a, b), (b, d))
+    return Calibration(*weights.tolist())
 
 
 def expected_calibration_error(probabilities: Sequence[float], outcomes: Sequence[bool], bins: int = 10) -> float:
