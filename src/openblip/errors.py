@@ -7,6 +7,7 @@ OpenBlipError
 │   └── VideoError                       an unreadable video
 ├── ConfigError            (ValueError)  an impossible model configuration
 ├── CheckpointError                      weights or files that do not fit the model
+│   └── UnknownModelError  (InputError)  a name that is no file, published model or hub id
 ├── DownloadError                        a failed or damaged download
 ├── UnsupportedTaskError                 a task that the loaded model does not support
 ├── JobError                             a job that cannot continue
@@ -72,6 +73,10 @@ class ConfigError(OpenBlipError, ValueError):
 
 class CheckpointError(OpenBlipError):
     """Weights, configuration or vocabulary do not fit the model: names or shapes are missing, unknown or wrong."""
+
+
+class UnknownModelError(CheckpointError, InputError):
+    """The name of a model is neither a file, a published name nor a hub id. The message suggests the nearest names."""
 
 
 class DownloadError(OpenBlipError):

@@ -140,7 +140,53 @@ def test_bad_images_get_one_line_each_and_others_are_computed(toys: Path) -> Non
     assert "bad.png" in lines[1]["error"]
     assert len(some.stderr.splitlines()) == 1
     assert run("caption", toys / "bad.png", toys / "gone.png", "-m", toys).exit_code == 1
-    assert run("caption", toys / "one.png", "-m", toys / "gone").exit_code == 1
+    assert run("caption", toys / "one.png", "-m", toys / "gone").exit_code == 2
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--engine", "torhc"), "did you mean torch?"),
+        (("--precision", "fp8"), "precision must be one of fp32"),
+        (("--device", "gpu"), "device must be auto, cpu"),
+        (("--model", "blip-bsae"), "did you mean"),
+        (("--to", "jsnol"), "did you mean jsonl?"),
+        (("--existing", "over"), "must be one of skip"),
+        (("--to", "jsonl"), "requires --out"),
+        (("--to", "csv", "--out", "a.txt"), "--out must end in .csv"),
+        (("--to", "sidecar", "--ext", "txt"), "--ext must be a suffix"),
+        (("--to", "sidecar", "--ext", ".jpg"), "--ext must not be an image suffix"),
+        (("--to", "metadata", "--out", "x"), "cannot be combined with --out"),
+        (("--template", "{x}"), "--template may contain"),
+        (("--top-p", "3", "--do-sample"), "top_p must"),
+        (("--max-new-tokens", "0"), "0 is not in the range"),
+        (("--temperature", "-1", "--do-sample"), "temperature must"),
+        (("--num-beams", "many"), "not a valid integer"),
+        (("--batch-size", "0"), "must be 'auto' or a positive integer"),
+        (("--threads", "0"), "0 is not in the range"),
+        (("--report", "sheet.pdf"), "must end in .html"),
+        (("--num", "3", "--best-of", "2"), "--num must not exceed"),
+        (("--recursiv",), "No such option"),
+    ],
+)
+def test_wrong_values_are_wrong_usage(toys: Path, arguments: tuple[str, ...], message: str) -> None:
+    model = () if "--model" in arguments else ("-m", toys)
+    result = run("caption", toys / "one.png", *model, *arguments)
+    assert (result.exit_code, result.stdout) == (2, "")
+    (line,) = result.stderr.splitlines()
+    assert line.startswith("error: ")
+    assert message in line
+
+
+def test_wrong_names_suggest_the_right_ones(tmp_path: Path) -> None:
+    for arguments, name in (
+        (("captoin", "a.jpg"), "caption"), (("eval", "run", "coco-captions", "-d", "x"), "coco-caption"),
+        (("models", "--task", "captions"), "caption"), (("explain", "a.jpg", "--task", "retreival"), "retrieval"),
+        (("eval", "run", "nlvr2", "-d", "x", "--preset", "lavs"), "lavis"), (("completion", "bsh"), "bash"),
+        (("convert", "pocket", tmp_path / "x", "--to", "salesfroce"), "salesforce"), (("eval", "scores"), "score"),
+    ):  # fmt: skip
+        result = run(*arguments)
+        assert (result.exit_code, f"did you mean {name}?" in result.stderr) == (2, True), (arguments, result.stderr)
 
 
 # Output
@@ -209,12 +255,12 @@ def test_convert_refuses_impossible_conversions(toys: Path, tmp_path: Path) -> N
         tmp_path / "there.pth", tokenizer=VOCABULARY, config={"text": {"heads": 4}, "vision": {"heads": 4}}
     )
     bundled = run("convert", toys, tmp_path / "x")
-    assert (bundled.exit_code, "choose one with --task" in bundled.stderr) == (1, True)
+    assert (bundled.exit_code, "choose one with --task" in bundled.stderr) == (2, True)
     assert run("convert", toys / "caption", tmp_path / "x", "--to", "onnx").exit_code == 2
     assert run("convert", toys / "caption", tmp_path / "x", "--task", "sing").exit_code == 2
     for broken in ("{", "[]"):
         assert run("convert", toys / "caption", tmp_path / "x", "--config", broken).exit_code == 2
     headless = run("convert", tmp_path / "there.pth", tmp_path / "x", "--to", "salesforce")
     assert (headless.exit_code, "state the number of heads" in headless.stderr) == (1, True)
-    assert run("convert", tmp_path / "gone", tmp_path / "x").exit_code == 1
+    assert run("convert", tmp_path / "gone", tmp_path / "x").exit_code == 2
     assert not (tmp_path / "x").exists()

@@ -183,7 +183,7 @@ def test_classify(toys: Path) -> None:
     assert "error" in error
     assert [record["rank"] for record in records] == [0, 1, 2]
     assert run("classify", toys / "one.png", "-l", "cat|dog", "-m", toys, "--by", "vibes").exit_code == 2
-    assert run("classify", toys / "one.png", "-l", "cat|dog", "-m", toys, "-n", "3").exit_code == 1
+    assert run("classify", toys / "one.png", "-l", "cat|dog", "-m", toys, "-n", "3").exit_code == 2
 
 
 def test_explain(toys: Path, tmp_path: Path) -> None:

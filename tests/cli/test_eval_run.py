@@ -44,8 +44,8 @@ def test_missing_files_are_reported_before_a_model_is_loaded(tmp_path: Path) -> 
     assert "missing: coco_karpathy_test.json, coco_karpathy_test_gt.json" in err
     assert "Published at" in err
     code, _, err = run("coco", "--data", tmp_path)
-    assert code == 1
-    assert "must be coco-caption" in err
+    assert code == 2
+    assert "did you mean coco-caption" in err or "must be one of coco-caption" in err
 
 
 def test_help_lists_every_benchmark() -> None:
@@ -81,7 +81,7 @@ def test_an_unreadable_record_sets_the_exit_code(tmp_path: Path) -> None:
 def test_a_benchmark_for_the_server_needs_a_folder(tmp_path: Path) -> None:
     toys.make_vqa(tmp_path)
     code, _, err = run("vqa-v2", "--data", tmp_path)
-    assert code == 1
+    assert code == 2
     assert "only the server can score" in err
     code, stdout, _ = run("vqa-v2", "--data", tmp_path, "--out", tmp_path / "out")
     assert code == 0

@@ -133,7 +133,7 @@ def test_template_and_prompts_of_a_column(toys: Path, tmp_path: Path) -> None:
     assert first["text"] == f"p/1: <{first['generated']}>"
     assert (first["prompt"], str(first["generated"]).startswith("a cat")) == ("a cat", True)
     assert "prompt" not in second
-    assert run("caption", toys / "p", "-m", toys, "--template", "{caption.text}").exit_code == 1
+    assert run("caption", toys / "p", "-m", toys, "--template", "{caption.text}").exit_code == 2
 
 
 def test_best_of_keeps_the_caption_with_the_highest_score(toys: Path, tmp_path: Path) -> None:
@@ -154,7 +154,7 @@ def test_forbidden_and_required_words(toys: Path) -> None:
     required = run("caption", toys / "p", "-m", toys, "--json", "--require", "cat|dog").stdout.splitlines()
     for text in map(json.loads, required):
         assert text.get("unmet") or {"cat", "dog"} & set(text["text"].split())
-    assert run("caption", toys / "p", "-m", toys, "--forbid", "cat", "--require", "cat").exit_code == 1
+    assert run("caption", toys / "p", "-m", toys, "--forbid", "cat", "--require", "cat").exit_code == 2
 
 
 def test_sidecars_are_scored(toys: Path, tmp_path: Path) -> None:

@@ -99,7 +99,7 @@ def test_a_recipe_with_overrides_and_going_on(home: Path, tmp_path: Path) -> Non
 )
 def test_wrong_usage_is_one_line(arguments: tuple[str, ...], message: str) -> None:
     result = run(*arguments)
-    assert result.exit_code == 1
+    assert result.exit_code == 2
     (line,) = result.stderr.splitlines()
     assert line.startswith("error: ")
     assert message in line

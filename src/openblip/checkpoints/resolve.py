@@ -14,7 +14,7 @@ from pathlib import Path
 
 from openblip.checkpoints import published
 from openblip.checkpoints.hub import bert_vocabulary, cached_folder, hub_folder, is_offline
-from openblip.errors import CheckpointError
+from openblip.errors import CheckpointError, UnknownModelError
 from openblip.io.cache import cache_folder
 from openblip.io.download import download
 
@@ -41,7 +41,7 @@ def resolve(
         The path.
 
     Raises:
-        CheckpointError: If the name is unknown.
+        UnknownModelError: If the name is unknown.
         DownloadError: If the checkpoint cannot be downloaded, or is not on this machine in offline mode.
     """
     path = Path(name_or_path).expanduser()
@@ -62,7 +62,7 @@ def resolve(
         return hub_folder(name, offline=offline, endpoint=endpoint)
     if name == "pocket" or name in published.BUNDLES:
         raise CheckpointError(f"{name!r} is a bundle of several models; name one of them (see `openblip models`)")
-    raise CheckpointError(
+    raise UnknownModelError(
         f"{name!r} must be a file or folder on this machine, a published name, or a hub id"
         f"{published.did_you_mean(name)}; see `openblip models`"
     )
@@ -75,7 +75,7 @@ def check_local(name_or_path: str | os.PathLike[str]) -> None:
         name_or_path: A path, a published name, a hub id, or the address of a `.pth` file.
 
     Raises:
-        CheckpointError: If the name is unknown.
+        UnknownModelError: If the name is unknown.
         DownloadError: If a file of the checkpoint is not on this machine. The message names it.
     """
     if Path(name_or_path).expanduser().exists():

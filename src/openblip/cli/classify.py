@@ -4,10 +4,8 @@ from __future__ import annotations
 
 from typing import Literal
 
-import click
-
 from openblip.cli import options as o
-from openblip.cli.command import command, input_option
+from openblip.cli.command import Choice, command, input_option
 from openblip.cli.jobs import ImageJob
 from openblip.cli.options import InputOptions, ModelOptions, OutputOptions
 
@@ -22,7 +20,7 @@ from openblip.cli.options import InputOptions, ModelOptions, OutputOptions
 )
 @input_option(
     "--by",
-    type=click.Choice(["itc", "itm"]),
+    type=Choice(["itc", "itm"]),
     default="itc",
     help="Score to compare labels by: itc (embeddings, fast) or itm (image and label together).",
 )

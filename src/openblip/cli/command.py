@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import fields
 from functools import partial, wraps
 from typing import Any, TypeVar
 
 import click
 
-from openblip.errors import OpenBlipError
+from openblip.errors import InputError, OpenBlipError
+from openblip.tasks import did_you_mean
 
 FAILED = 1
 WRONG_USAGE = 2
@@ -44,6 +46,16 @@ class Option(click.Option):
         if isinstance(self.show_default, str):
             extra["default"] = self.show_default  # without click's parentheses
         return extra
+
+
+class Choice(click.Choice):  # type: ignore[type-arg]  # generic in recent releases of click only
+    """One of several names. The error suggests the nearest one."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        names = list(map(str, self.choices))
+        if value not in names:
+            self.fail(f"must be one of {', '.join(names)}, got {value!r}{did_you_mean(str(value), names)}", param, ctx)
+        return value
 
 
 class Argument(click.Argument):
@@ -118,6 +130,14 @@ class Group(click.Group):
         """Return the names of the commands in the order in which they were added."""
         return list(self.commands)
 
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        if args and not args[0].startswith("-") and args[0] not in self.commands:
+            hint = did_you_mean(args[0], self.commands)
+            ctx.fail(f"command must be one of {', '.join(self.commands)}, got {args[0]!r}{hint}")
+        return super().resolve_command(ctx, args)
+
     def invoke(self, ctx: click.Context) -> Any:
         try:
             return super().invoke(ctx)
@@ -129,10 +149,19 @@ class Group(click.Group):
             raise click.exceptions.Exit(WRONG_USAGE) from error
         except OpenBlipError as error:
             click.echo(f"error: {error}", err=True)
-            raise click.exceptions.Exit(FAILED) from error
+            raise click.exceptions.Exit(WRONG_USAGE if isinstance(error, InputError) else FAILED) from error
         except KeyboardInterrupt as error:
             click.echo("interrupted", err=True)
             raise click.exceptions.Exit(INTERRUPTED) from error
+
+
+@contextmanager
+def usage_errors(*kinds: type[OpenBlipError]) -> Iterator[None]:
+    """Turn errors about the values of options into wrong usage, exit code 2."""
+    try:
+        yield
+    except kinds as error:
+        raise click.UsageError(str(error)) from error
 
 
 def command(name: str | None = None, **settings: Any) -> Callable[[Callable[..., None]], Command]:

@@ -13,7 +13,7 @@ from click.shell_completion import (
     split_arg_string,
 )
 
-from openblip.cli.command import argument, command
+from openblip.cli.command import Choice, argument, command
 
 SHELLS = ("bash", "zsh", "fish", "powershell")
 VARIABLE = "_OPENBLIP_COMPLETE"
@@ -50,9 +50,7 @@ Register-ArgumentCompleter -Native -CommandName %(prog_name)s -ScriptBlock {
 
 
 @command(example="openblip completion bash")
-@argument(
-    "shell", type=click.Choice(SHELLS), metavar="SHELL", help="Shell to complete in: bash, zsh, fish or powershell."
-)
+@argument("shell", type=Choice(SHELLS), metavar="SHELL", help="Shell to complete in: bash, zsh, fish or powershell.")
 @click.pass_context
 def completion(context: click.Context, shell: str) -> None:
     """Print the completion script of a shell.

@@ -54,7 +54,8 @@ def convert(
 ) -> None:
     """Convert a checkpoint to the format of another library."""
     if to not in FAMILIES:
-        raise click.UsageError(f"--to must be one of {', '.join(FAMILIES)}, got {to!r}")
+        hint = did_you_mean(to, FAMILIES)
+        raise click.UsageError(f"--to must be one of {', '.join(FAMILIES)}, got {to!r}{hint}")
     if task and task not in MODEL_KINDS:
         names = ", ".join(MODEL_KINDS)
         raise click.UsageError(f"--task must be one of {names}, got {task!r}{did_you_mean(task, MODEL_KINDS)}")
@@ -71,7 +72,7 @@ def convert(
     if source_bundle is None:
         path = resolve(source)
     elif kind is None:
-        raise CheckpointError(f"{source} is a bundle of {', '.join(source_bundle.models)}: choose one with --task")
+        raise click.UsageError(f"{source} is a bundle of {', '.join(source_bundle.models)}: choose one with --task")
     else:
         path = source_bundle.locate(kind)
     # A .pth holds no vocabulary, so converting one to another needs none.

@@ -12,10 +12,12 @@ from typing import TYPE_CHECKING, Any, cast
 import click
 
 from openblip.cli import options as o
-from openblip.cli.command import argument, group, input_option, option, output_option
+from openblip.cli.command import Choice, argument, group, input_option, option, output_option
 from openblip.cli.console import finish, print_json, print_table
 from openblip.evaluation.metrics.answers import RULES, Rule
-from openblip.evaluation.protocols.base import PRESET_NAMES
+from openblip.evaluation.protocols import NAMES
+from openblip.evaluation.protocols.base import PRESET_NAMES, VqaPreset
+from openblip.tasks import did_you_mean
 
 if TYPE_CHECKING:
     from openblip.data.records import Record
@@ -117,7 +119,7 @@ def captions(
 @json_option
 @scoring_option(
     "--rule",
-    type=click.Choice(RULES),
+    type=Choice(RULES),
     metavar="RULE",
     show_default="official, or that of the run",
     help=f"Rule to compare predicted answers with references by: {', '.join(RULES)}.",
@@ -258,7 +260,7 @@ def format_value(value: float | None) -> str:
 )
 @input_option(
     "--preset",
-    type=click.Choice(PRESET_NAMES),
+    type=Choice(PRESET_NAMES),
     metavar="NAME",
     default="paper",
     help=f"Reference implementation to follow: {', '.join(PRESET_NAMES)}.",
@@ -266,7 +268,7 @@ def format_value(value: float | None) -> str:
 @input_option("--limit", type=o.POSITIVE, show_default="all", help="Evaluate the first N items only.")
 @input_option(
     "--task",
-    type=click.Choice(OWN_TASKS),
+    type=Choice(OWN_TASKS),
     metavar="TASK",
     show_default="captions if there are any, else vqa",
     help=f"Task of your own records: {', '.join(OWN_TASKS)}.",
@@ -310,6 +312,9 @@ def run(
     flickr30k-retrieval, nlvr2, refcoco-testa, refcoco-testb, msrvtt-retrieval, msrvtt-qa, msvd-qa and visdial. If files
     are missing, the command lists them with the addresses that publish them.
     """
+    if name != OWN and name not in NAMES:
+        names = (*NAMES, OWN)
+        raise click.UsageError(f"NAME must be one of {', '.join(names)}, got {name!r}{did_you_mean(name, names)}")
     if name == OWN and preset != "paper":
         raise click.UsageError("--preset requires a benchmark, got own")
     if name != OWN and (task or images):
@@ -343,6 +348,9 @@ def evaluate_benchmark(
     from openblip.evaluation.protocols import open_benchmark
 
     benchmark = open_benchmark(name, data, preset)
+    if out is None and isinstance(benchmark.preset, VqaPreset) and benchmark.preset.needs_server:
+        title, split = benchmark.protocol.title, benchmark.preset.split.name
+        raise click.UsageError(f"only the server can score {title}, {split}: add --out DIR for the file to upload")
     blip = model.load()
     from openblip.evaluation.run import run_benchmark  # imports torch, as loading does
 

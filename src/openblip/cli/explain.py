@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import click
 
 from openblip.cli import options as o
-from openblip.cli.command import command, input_option
+from openblip.cli.command import Choice, command, input_option
 from openblip.cli.jobs import ImageJob
 from openblip.cli.options import InputOptions, ModelOptions, OutputOptions
 
@@ -32,7 +32,7 @@ openblip explain photo.jpg --task vqa -t "what is he holding?" --draw map.png"""
 )
 @input_option(
     "--task",
-    type=click.Choice(["retrieval", "caption", "vqa"]),
+    type=Choice(["retrieval", "caption", "vqa"]),
     show_default="retrieval, or caption without --text",
     help="Task to explain: retrieval (a match), caption, or vqa (the answer to a question).",
 )

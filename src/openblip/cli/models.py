@@ -12,7 +12,7 @@ from openblip.checkpoints.published import FAMILIES, PUBLISHED, Published, Size
 from openblip.cli.command import argument, command, option
 from openblip.cli.console import print_json, print_table
 from openblip.cli.options import json_option
-from openblip.tasks import NETWORKS
+from openblip.tasks import NETWORKS, did_you_mean
 
 
 @command(example="openblip models --task caption")
@@ -51,7 +51,8 @@ def models(pattern: str, task: str, family: str, size: str, json: bool) -> None:
 
 def _check_choice(option: str, value: str, choices: Sequence[str]) -> None:
     if value and value not in choices:
-        raise click.UsageError(f"{option} must be one of {', '.join(choices)}, got {value!r}")
+        hint = did_you_mean(value, choices)
+        raise click.UsageError(f"{option} must be one of {', '.join(choices)}, got {value!r}{hint}")
 
 
 def _row(entry: Published) -> tuple[object, ...]:

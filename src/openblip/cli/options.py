@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from openblip import defaults
-from openblip.cli.command import Function, argument, input_option, model_option, option_group, output_option
+from openblip.cli.command import Choice, Function, argument, input_option, model_option, option_group, output_option
 
 if TYPE_CHECKING:
     from openblip.blip import Blip
@@ -145,7 +145,7 @@ def output_options(formats: Sequence[str] = LISTS) -> Callable[[Function], Calla
             json_option,
             output_option(
                 "--to",
-                type=click.Choice(formats),
+                type=Choice(formats),
                 metavar="FORMAT",
                 show_default="print only",
                 help=f"Format to write: {', '.join(formats)}.",
@@ -153,7 +153,7 @@ def output_options(formats: Sequence[str] = LISTS) -> Callable[[Function], Calla
             output_option("--out", type=PATH, metavar="PATH", help="File to write, or folder for sidecars."),
             output_option(
                 "--existing",
-                type=click.Choice(EXISTING),
+                type=Choice(EXISTING),
                 default="skip",
                 help="Action for images that already have a result.",
             ),

@@ -10,9 +10,10 @@ import click
 
 from openblip import defaults
 from openblip.cli import options as o
-from openblip.cli.command import argument, command, input_option, model_option, output_option
+from openblip.cli.command import Choice, argument, command, input_option, model_option, output_option
 from openblip.cli.console import finish, report_bad
 from openblip.cli.eval import print_evaluation
+from openblip.tasks import did_you_mean
 
 
 class Configuration(NamedTuple):
@@ -73,7 +74,7 @@ CONFIGURATIONS = {
 )
 @output_option(
     "--out-item",
-    type=click.Choice(("pred", "metrics")),
+    type=Choice(("pred", "metrics")),
     metavar="ITEM",
     default="pred",
     help="Content of --out: pred or metrics.",
@@ -157,7 +158,10 @@ def choose_benchmark(recipe: str, settings: dict[str, str]) -> Configuration:
     benchmark, preset = CONFIGURATIONS.get(name, Configuration("", "paper"))
     benchmark, preset = settings.get("benchmark", benchmark), settings.get("preset", preset)
     if not benchmark:
-        raise click.UsageError(f"RECIPE must name a known benchmark, got {recipe!r}: add --cfg-options benchmark=NAME")
+        hint = did_you_mean(name, CONFIGURATIONS)
+        raise click.UsageError(
+            f"RECIPE must name a known benchmark, got {recipe!r}{hint}; or add --cfg-options benchmark=NAME"
+        )
     return Configuration(benchmark, preset)
 
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from openblip.cli import options as o
-from openblip.cli.command import INPUT, MODEL, OUTPUT, argument, group, option
+from openblip.cli.command import INPUT, MODEL, OUTPUT, argument, group, option, usage_errors
 from openblip.errors import ConfigError
 from openblip.tasks import TASKS, TaskSpec
 
@@ -45,7 +45,9 @@ def run_recipe(recipe: Path, overrides: tuple[str, ...], resume: bool, threads: 
     """Train with a recipe."""
     from openblip.training.config import read_recipe
 
-    _train(read_recipe(recipe, overrides), resume, threads, offline)
+    with usage_errors(ConfigError):
+        parsed = read_recipe(recipe, overrides)
+    _train(parsed, resume, threads, offline)
 
 
 def _add_command(task: TaskSpec) -> None:
@@ -136,19 +138,20 @@ def _add_command(task: TaskSpec) -> None:
 
         if lr is None:
             lr = loss_class(task.name).published.lr * (1 if lora is None else LORA_LR_FACTOR)
-        recipe = fine_tuning_recipe(
-            task.name,
-            start=(start,),
-            data=DataSettings(train=data, val=val, images=images),
-            lora=None if lora is None else _parse_lora(lora),
-            distill=None if teacher is None else DistillSettings(teacher=teacher),
-            schedule=Schedule(lr=lr),
-            run=RunSettings(device=device, precision=precision),
-            epochs=epochs,
-            batch_size=batch_size,
-            out=out,
-        )
-        _train(recipe.override(overrides), resume, threads, offline)
+        with usage_errors(ConfigError):
+            recipe = fine_tuning_recipe(
+                task.name,
+                start=(start,),
+                data=DataSettings(train=data, val=val, images=images),
+                lora=None if lora is None else _parse_lora(lora),
+                distill=None if teacher is None else DistillSettings(teacher=teacher),
+                schedule=Schedule(lr=lr),
+                run=RunSettings(device=device, precision=precision),
+                epochs=epochs,
+                batch_size=batch_size,
+                out=out,
+            ).override(overrides)
+        _train(recipe, resume, threads, offline)
 
 
 def _parse_lora(text: str) -> LoraSettings:

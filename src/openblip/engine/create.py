@@ -20,6 +20,7 @@ from openblip.errors import InputError
 from openblip.io.cache import cache_folder
 from openblip.model.config import ModelConfig
 from openblip.model.precision import DTYPES
+from openblip.tasks import did_you_mean
 
 ENGINES: tuple[str, ...] = get_args(EngineName)
 PRECISIONS: tuple[str, ...] = get_args(Precision)
@@ -38,9 +39,11 @@ def check_engine(engine: str, precision: str, device: torch.device, *, calibrate
         InputError: An unknown name, or a combination that does not exist.
     """
     if engine not in ENGINES:
-        raise InputError(f"engine must be one of {', '.join(ENGINES)}, got {engine!r}")
+        hint = did_you_mean(engine, ENGINES)
+        raise InputError(f"engine must be one of {', '.join(ENGINES)}, got {engine!r}{hint}")
     if precision not in PRECISIONS:
-        raise InputError(f"precision must be one of {', '.join(PRECISIONS)}, got {precision!r}")
+        hint = did_you_mean(precision, PRECISIONS)
+        raise InputError(f"precision must be one of {', '.join(PRECISIONS)}, got {precision!r}{hint}")
     if engine == "openvino" and device.type != "cpu":
         raise InputError(f"device must be 'cpu' with engine='openvino', got '{device}'")
     if engine == "openvino" and precision == "fp16":

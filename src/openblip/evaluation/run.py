@@ -179,7 +179,7 @@ def _create_evaluator(blip: Blip, preset: Preset, *, folder: Path = Path(), java
 
 def _needs_server(preset: Preset) -> bool:
     """Return whether only the server can score: the answers are not public."""
-    return isinstance(preset, VqaPreset) and not preset.rule
+    return isinstance(preset, VqaPreset) and preset.needs_server
 
 
 def _describe_server_file(protocol: Protocol, preset: Preset, evaluation: Evaluation[object]) -> list[str]:

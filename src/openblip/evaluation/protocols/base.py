@@ -136,6 +136,11 @@ class VqaPreset(Preset):
     strip_answer_punctuation: bool = False
     num_frames: int | None = None
 
+    @property
+    def needs_server(self) -> bool:
+        """Whether only the server can score: the answers are not public."""
+        return not self.rule
+
 
 @dataclass(frozen=True, kw_only=True)
 class RetrievalPreset(Preset):

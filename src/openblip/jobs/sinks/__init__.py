@@ -6,7 +6,7 @@ help does not import this package, so `tests/cli/test_help.py` compares the name
 
 from __future__ import annotations
 
-from openblip.errors import JobError
+from openblip.errors import InputError
 from openblip.jobs.sinks.base import BaseSink as BaseSink
 from openblip.jobs.sinks.base import Existing as Existing
 from openblip.jobs.sinks.base import Sink as Sink
@@ -39,8 +39,9 @@ def open_sink(name: str, options: SinkOptions) -> Sink:
         The sink that writes a format.
 
     Raises:
-        JobError: The format is unknown, the options do not fit it, or existing output cannot be read.
+        InputError: The format is unknown, or the options do not fit it.
+        JobError: Existing output cannot be read.
     """
     if name not in SINKS:
-        raise JobError(f"format must be one of {', '.join(SINKS)}, got {name!r}")
+        raise InputError(f"format must be one of {', '.join(SINKS)}, got {name!r}")
     return SINKS[name](options)

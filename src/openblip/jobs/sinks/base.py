@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Generic, Literal, TypeAlias, TypeVar
 
-from openblip.errors import JobError
+from openblip.errors import InputError
 from openblip.jobs.items import Item
 from openblip.jobs.records import Row
 
@@ -51,7 +51,8 @@ class BaseSink(ABC, Generic[ContentT]):
         options: Location and behavior of the output.
 
     Raises:
-        JobError: The options do not fit the format, or existing output cannot be read.
+        InputError: The options do not fit the format.
+        JobError: Existing output cannot be read.
     """
 
     name: ClassVar[str]
@@ -224,10 +225,10 @@ def output_file(options: SinkOptions, suffixes: Sequence[str]) -> str:
         `--out` of a format that writes one file.
 
     Raises:
-        JobError: `--out` is missing or has another suffix.
+        InputError: `--out` is missing or has another suffix.
     """
     if options.out is None:
-        raise JobError(f"this format requires --out, for example --out results{suffixes[0]}")
+        raise InputError(f"this format requires --out, for example --out results{suffixes[0]}")
     if not options.out.lower().endswith(tuple(suffixes)):
-        raise JobError(f"--out must end in {' or '.join(suffixes)}, got {options.out}")
+        raise InputError(f"--out must end in {' or '.join(suffixes)}, got {options.out}")
     return options.out

@@ -5,7 +5,7 @@ from __future__ import annotations
 import mmap
 import os
 
-from openblip.errors import ImageError, InputError, JobError
+from openblip.errors import ImageError, InputError
 from openblip.jobs.files import replace_file
 from openblip.jobs.items import Item
 from openblip.jobs.sinks.base import SinkOptions, TextSink
@@ -24,7 +24,7 @@ class MetadataSink(TextSink):
     def __init__(self, options: SinkOptions) -> None:
         super().__init__(options)
         if options.out is not None:
-            raise JobError("--to metadata writes into the images and cannot be combined with --out")
+            raise InputError("--to metadata writes into the images and cannot be combined with --out")
         self._prepared: dict[str, tuple[str, bytes]] = {}  # by path: text, and the file with that text
 
     @property

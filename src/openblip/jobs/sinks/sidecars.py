@@ -6,7 +6,7 @@ import os
 from collections.abc import Sequence
 
 from openblip.data.images import IMAGE_SUFFIXES
-from openblip.errors import InputError, JobError
+from openblip.errors import InputError
 from openblip.jobs.files import read_text, write_text
 from openblip.jobs.items import Item
 from openblip.jobs.records import Row
@@ -22,9 +22,9 @@ class SidecarSink(TextSink):
         super().__init__(options)
         ext = options.ext
         if not ext.startswith(".") or "/" in ext or len(ext) < 2:
-            raise JobError(f"--ext must be a suffix such as .txt, got {ext!r}")
+            raise InputError(f"--ext must be a suffix such as .txt, got {ext!r}")
         if ext.lower() in IMAGE_SUFFIXES:
-            raise JobError(f"--ext must not be an image suffix, got {ext}: texts would overwrite images")
+            raise InputError(f"--ext must not be an image suffix, got {ext}: texts would overwrite images")
 
     @property
     def base(self) -> str:
