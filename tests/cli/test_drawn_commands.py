@@ -200,4 +200,4 @@ def test_explain(toys: Path, tmp_path: Path) -> None:
     assert run("explain", toys / "one.png", "--task", "dance", "-m", toys).exit_code == 2
     assert run("explain", toys / "one.png", "--task", "retrieval", "-m", toys).exit_code == 2
     wrong = run("explain", toys / "one.png", toys / "more", "-t", "a cat", "--layer", "9", "-m", toys)
-    assert (wrong.exit_code, len(wrong.stderr.splitlines())) == (1, 1), "one line, not one for each image"
+    assert (wrong.exit_code, len(wrong.stderr.splitlines())) == (2, 1), "one line, not one for each image"
