@@ -143,6 +143,39 @@ def test_an_applied_edit_is_restored_and_another_change_is_reported(photos: Path
     assert run() == {"done": 2, "edited": 1}, "of a picture that is another now"
 
 
+def write_edit(page: Page, path: Path, text: str) -> None:
+    """Write what the page exports once its first field holds `text`."""
+    data = {name.removeprefix("data-"): value for name, value in page.all("textarea")[0].items() if name[:5] == "data-"}
+    path.write_text(json.dumps(data | {"text": text}) + "\n")
+
+
+@pytest.mark.parametrize("to", ["sidecar", "jsonl", "kohya"])
+def test_edits_follow_a_folder_that_was_moved(tmp_path: Path, to: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    home = tmp_path / "home"
+    pictures(home / "p" / "in", 2)
+    monkeypatch.chdir(home)
+    run = JobRunner(Path("p/in"), to, Path("p/out.jsonl") if to == "jsonl" else None)
+    page, edits = sheet_of(run, tmp_path / "s.html"), tmp_path / "edits.jsonl"
+    home.rename(tmp_path / "new")
+    write_edit(page, edits, "first")
+    monkeypatch.chdir(tmp_path)
+    done, (note,) = apply_edits([edits])
+    assert (done, "does not exist; if its folder was moved" in note) == (0, True)
+    assert "changed since" not in note
+    monkeypatch.chdir(tmp_path / "new")  # the command is repeated where its relative paths are right
+    assert apply_edits([edits]) == (1, [])
+    assert run() == {"done": 2}, "the journal, found as well, knows of the edit"
+    (tmp_path / "new" / "p").rename(tmp_path / "elsewhere")
+    monkeypatch.chdir(tmp_path)
+    write_edit(page, edits, "second")
+    edits.write_text(edits.read_text().replace('"was": "0000 v1"', '"was": "first"'))
+    assert apply_edits([edits], ["elsewhere"]) == (1, [])
+    stored = "".join(
+        p.read_text() for p in (tmp_path / "elsewhere").rglob("*") if p.suffix in (".txt", ".jsonl", ".json")
+    )
+    assert ("second" in stored, "first" in stored) == (True, False)
+
+
 @pytest.mark.parametrize("line", ["{", "[]", '{"path": "a.jpg", "text": "x"}', '{"path": 1}'])
 def test_invalid_edits_are_errors(tmp_path: Path, line: str) -> None:
     (tmp_path / "edits.jsonl").write_text(line + "\n")

@@ -79,7 +79,7 @@ PLAIN_TEXT = {"template": "{caption}", "prefix": "", "suffix": ""}
     type=o.PATH,
     metavar="EDITS.jsonl",
     multiple=True,
-    help="Write back the edits exported from a --report page, and exit.",
+    help="Write back the edits exported from a --report page, and exit. If folders were moved, also name the new one.",
 )
 @o.output_options(FORMATS)
 @o.model_options
@@ -120,7 +120,7 @@ def caption(
     Print the captions, or write them to files with --to. To resume an interrupted job, run the same command again.
     """
     if apply:
-        write_edits(apply, quiet=output.quiet)
+        write_edits(apply, images, quiet=output.quiet)
         return
     if best_of and num > best_of:
         raise click.UsageError(f"--num must not exceed --best-of {best_of}, got {num}")
@@ -184,11 +184,11 @@ def caption(
     job.finish(run)
 
 
-def write_edits(files: Sequence[Path], *, quiet: bool) -> None:
+def write_edits(files: Sequence[Path], folders: Sequence[str], *, quiet: bool) -> None:
     """Write back the edits of contact sheets, and exit with the code of the outcome."""
     from openblip.jobs.edits import apply_edits
 
-    count, notes = apply_edits(files)
+    count, notes = apply_edits(files, folders)
     for note in notes:
         click.echo(f"error: {note}", err=True)
     if not quiet:

@@ -169,6 +169,7 @@ def _make_field(item: Item, sink: Sink | None, text: str, label: str = "caption"
         data["to"] = sink.name
         data["place"], data["key"] = sink.edit_location(item)
         data["journal"] = os.path.abspath(sink.journal_path)  # noqa: PTH100
+        data["base"] = os.getcwd()  # noqa: PTH109
     num_lines = max(2, min(10, 1 + len(text) // 22 + text.count("\n")))
     return TextField(text, f"{label} of {item.name}", num_lines, data)
 
