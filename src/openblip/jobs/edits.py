@@ -97,7 +97,7 @@ def _find_moved(path: str, base: str, folders: Sequence[str]) -> str | None:
     relative = os.path.relpath(path, base)
     if not relative.startswith(os.pardir) and os.path.exists(relative):  # noqa: PTH110
         return os.path.abspath(relative)  # noqa: PTH100
-    parts = path.split(os.sep)
+    parts = Path(path).parts
     for folder in folders:
         for start in range(1, len(parts)):  # the longest end first
             candidate = os.path.join(folder, *parts[start:])  # noqa: PTH118
