@@ -6,7 +6,8 @@ import functools
 import os
 from importlib import import_module
 from pathlib import Path
-from typing import Any
+from types import ModuleType
+from typing import IO, cast
 
 from openblip.errors import InputError
 from openblip.extras import install_hint
@@ -22,11 +23,10 @@ def read_bytes(address: str) -> bytes:
     if is_local(address):
         return Path(address).read_bytes()
     with open_remote(address) as file:
-        data: bytes = file.read()
-        return data
+        return file.read()
 
 
-def open_remote(address: str) -> Any:
+def open_remote(address: str) -> IO[bytes]:
     """Open a file at an fsspec address for reading bytes.
 
     Raises:
@@ -35,7 +35,7 @@ def open_remote(address: str) -> Any:
     """
     fsspec = require("fsspec", f"reading {address}")
     try:
-        return fsspec.open(address, "rb").open()
+        return cast(IO[bytes], fsspec.open(address, "rb").open())
     except OSError:
         raise
     except ImportError as error:  # the library of the scheme, such as s3fs
@@ -45,7 +45,7 @@ def open_remote(address: str) -> Any:
 
 
 @functools.cache
-def require(module: str, purpose: str) -> Any:
+def require(module: str, purpose: str) -> ModuleType:
     """Import an optional dependency; raises `InputError` with the install command if it is missing."""
     try:
         return import_module(module)

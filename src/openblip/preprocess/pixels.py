@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -32,7 +32,7 @@ def to_upright_rgb(image: Image.Image) -> Image.Image:
     image.load()  # first: TIFF images are rotated by loading, and PNG files may have their EXIF data at the end
     if not image.width or not image.height:
         raise ImageError(f"an image must have pixels, got {image.width} x {image.height}")
-    transpose = _TRANSPOSES.get(read_orientation(image))
+    transpose = _TRANSPOSES.get(read_orientation(image) or 1)
     rgb = _to_rgb(image)
     if transpose is None:
         return rgb
@@ -41,15 +41,15 @@ def to_upright_rgb(image: Image.Image) -> Image.Image:
     return rgb
 
 
-def read_orientation(image: Image.Image) -> Any:
+def read_orientation(image: Image.Image) -> int | None:
     """Return the EXIF orientation of an image, or `None`."""
     try:
-        return image.getexif().get(_EXIF_ORIENTATION)
+        return cast("int | None", image.getexif().get(_EXIF_ORIENTATION))
     except Exception:  # the image is good even if its metadata are damaged
         return None
 
 
-def swaps_sides(orientation: Any) -> bool:
+def swaps_sides(orientation: int | None) -> bool:
     """Return whether an EXIF orientation exchanges width and height."""
     return orientation in (5, 6, 7, 8)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
+from typing import TypedDict
 
 import torch
 from torch import Tensor
@@ -46,6 +46,13 @@ class Stopwatch:
             self._lap_start += pause
 
 
+class LossState(TypedDict):
+    """Sums of the losses that are not reported yet."""
+
+    sums: dict[str, Tensor]
+    steps: int
+
+
 class LossMeter:
     """Sums of the losses since the last report, kept on the device so that no step waits for a value."""
 
@@ -70,11 +77,11 @@ class LossMeter:
         """Remove all losses."""
         self.sums, self.steps, self.num_images = {}, 0, 0
 
-    def state(self) -> dict[str, Any]:
+    def state(self) -> LossState:
         """Return the losses that are not reported yet."""
         return {"sums": dict(self.sums), "steps": self.steps}
 
-    def load(self, state: Mapping[str, Any], device: torch.device) -> None:
+    def load(self, state: LossState, device: torch.device) -> None:
         """Restore the result of `state`."""
         self.sums = {name: value.to(device) for name, value in state["sums"].items()}
         self.steps = state["steps"]

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib import import_module
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -112,7 +113,7 @@ def has_bf16() -> bool:
     return "BF16" in import_extra("openvino").Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
 
 
-def import_extra(module: str) -> Any:
+def import_extra(module: str) -> ModuleType:
     """Import OpenVINO or NNCF without their telemetry.
 
     Both start a process for each conversion that reports to their vendor, unless the package `openvino_telemetry` is
