@@ -145,7 +145,9 @@ def test_permissions_are_kept(tmp_path: Path) -> None:
 
 
 def test_the_modification_time_can_be_set(tmp_path: Path) -> None:
-    with atomic.replace_file(tmp_path / "file", modified_ns=1_600_000_000_123_456_789) as file:
+    with atomic.replace_file(
+        tmp_path / "file", times_ns=(1_500_000_000_000_000_000, 1_600_000_000_123_456_789)
+    ) as file:
         file.write(b"x")
     assert (tmp_path / "file").stat().st_mtime_ns == 1_600_000_000_123_456_789
 
@@ -225,3 +227,43 @@ def test_the_first_of_two_created_folders_stays(tmp_path: Path) -> None:
     with pytest.raises(OSError, match="file"), atomic.create_folder(tmp_path / "file"):
         pass
     assert json.loads('"x"') == (tmp_path / "file").read_text()
+
+
+def test_a_replacement_keeps_the_mode_the_attributes_and_the_links(tmp_path: Path) -> None:
+    path, link = tmp_path / "file", tmp_path / "link"
+    path.write_text("old")
+    path.chmod(0o640)
+    link.symlink_to("file")
+    has_attributes = hasattr(os, "setxattr")
+    if has_attributes:
+        try:
+            os.setxattr(path, "user.rating", b"5")
+        except OSError:
+            has_attributes = False
+    with atomic.replace_file(link, strict=True) as file:
+        file.write(b"new")
+    assert link.is_symlink()
+    assert path.read_text() == "new"
+    assert path.stat().st_mode & 0o777 == 0o640
+    if has_attributes:
+        assert os.getxattr(path, "user.rating") == b"5"
+
+
+@pytest.mark.skipif(not hasattr(os, "chown") or os.geteuid() != 0, reason="only root can give files away")
+def test_a_replacement_keeps_the_owner(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    path.write_text("old")
+    os.chown(path, 1234, 2345)
+    atomic.write_text(path, "new")
+    assert (path.stat().st_uid, path.stat().st_gid) == (1234, 2345)
+
+
+def test_a_file_with_hard_links_is_not_replaced_if_it_must_keep_them(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    path.write_text("old")
+    (tmp_path / "twin").hardlink_to(path)
+    with pytest.raises(OSError, match="2 hard links"), atomic.replace_file(path, strict=True) as file:
+        file.write(b"new")
+    assert path.read_text() == "old"
+    assert path.stat().st_nlink == 2
+    assert len(list(tmp_path.iterdir())) == 2

@@ -339,7 +339,7 @@ def bad() -> list[Odd]:
         Odd("one byte", b"\xff", complaint="damaged"),
         Odd("start of a jpeg", b"\xff\xd8\xff\xe0", complaint="damaged"),
         Odd("only a png signature", b"\x89PNG\r\n\x1a\n", complaint="damaged"),
-        Odd("words", b"This is a text file that someone named photo.jpg.\n" * 20, complaint="not in an image format"),
+        Odd("words", b"This is a text file that someone named photo.jpg.\n" * 20, complaint="it is text, not an image"),
         Odd("web page", b"\n <!DOCTYPE html><html><body>404</body></html>", complaint="web page"),
         Odd("svg", b'\xef\xbb\xbf<?xml version="1.0"?><svg/>', complaint="SVG"),
         Odd("pdf", b"%PDF-1.7\n1 0 obj", complaint="PDF"),

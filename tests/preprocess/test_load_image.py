@@ -23,8 +23,8 @@ from PIL.PngImagePlugin import PngImageFile
 from safetensors.numpy import load_file
 
 from openblip.errors import ImageError, InputError, OpenBlipError
-from openblip.preprocess import files
-from openblip.preprocess.image import ImageSettings, load_image, resize, to_tensor
+from openblip.preprocess import limits as decode_limits
+from openblip.preprocess.image import DecodeLimits, ImageSettings, load_image, resize, to_tensor
 from tests.preprocess import odd_images
 from tests.preprocess.odd_images import Odd, encoded, photo
 
@@ -83,12 +83,13 @@ def test_a_file_with_more_pixels_than_the_limit_is_refused_before_it_is_decoded(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     data = encoded(photo(), "PNG")
-    monkeypatch.setattr(files, "MAX_PIXELS", 26 * 16)
-    load_image(data)
-    monkeypatch.setattr(files, "MAX_PIXELS", 26 * 16 - 1)
+    for limits in (DecodeLimits(max_pixels=26 * 16), DecodeLimits(max_bytes=26 * 16 * 4)):
+        load_image(data, limits=limits)
     monkeypatch.setattr(PngImageFile, "load", lambda self: pytest.fail("decoded"))
-    with pytest.raises(ImageError, match="26 x 16 is more than 415 pixels"):
-        load_image(data)
+    with pytest.raises(ImageError, match="too large: 26 x 16 is more than 415 pixels"):
+        load_image(data, limits=DecodeLimits(max_pixels=26 * 16 - 1))
+    with pytest.raises(ImageError, match="too large: decoding 26 x 16 pixels would take"):
+        load_image(data, limits=DecodeLimits(max_bytes=26 * 16 * 4 - 1))
 
 
 def test_half_a_photo_is_an_error(examples: Path) -> None:
@@ -290,7 +291,7 @@ QUICK = settings(deadline=None, max_examples=150, suppress_health_check=[HealthC
 @pytest.fixture
 def _small(monkeypatch: pytest.MonkeyPatch) -> None:
     """A damaged header can ask for much memory; that has its own test."""
-    monkeypatch.setattr(files, "MAX_PIXELS", 10**6)
+    monkeypatch.setattr(decode_limits, "_default", DecodeLimits(max_pixels=10**6))
 
 
 def _picture_or_image_error(data: bytes) -> None:

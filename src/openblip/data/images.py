@@ -13,16 +13,13 @@ from typing import TYPE_CHECKING, Any, Protocol, cast
 
 from openblip.data.files import is_local, join, read_bytes
 from openblip.errors import ImageError, InputError
+from openblip.preprocess.formats import IMAGE_SUFFIXES as IMAGE_SUFFIXES
 from openblip.preprocess.image import load_image
 
 if TYPE_CHECKING:
     from PIL import Image
 
     from openblip.preprocess.image import ImageSource
-
-IMAGE_SUFFIXES = frozenset(
-    {".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".ppm", ".pgm", ".avif", ".heic", ".heif"}
-)
 
 
 class ImageRef(Protocol):

@@ -1,16 +1,19 @@
 """Write files and folders so that a reader finds the old content or the new content, never a part.
 
 Every function writes to a temporary name in the target's folder and renames it when writing is complete. If writing
-fails, the temporary file is removed and the target stays as it was. All functions create missing parent folders,
-replace an existing file under its permissions, and raise `OSError` as the file system does.
+fails, the temporary file is removed and the target stays as it was. All functions create missing parent folders, and
+raise `OSError` as the file system does. A file that replaces another one keeps its permissions and, where the system
+allows it, its owner and its extended attributes. A symbolic link stays a link, and the file that it names is replaced.
 """
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import secrets
 import shutil
+import stat
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from hashlib import blake2b
@@ -20,7 +23,12 @@ from typing import IO, Any
 
 @contextmanager
 def replace_path(
-    path: str | os.PathLike[str], *, sync: bool = False, fixed_name: bool = False, modified_ns: int | None = None
+    path: str | os.PathLike[str],
+    *,
+    sync: bool = False,
+    fixed_name: bool = False,
+    times_ns: tuple[int, int] | None = None,
+    strict: bool = False,
 ) -> Iterator[Path]:
     """Yield a temporary path to write to, and rename it to `path` when the block ends without an error.
 
@@ -30,12 +38,16 @@ def replace_path(
             file under the new name.
         fixed_name: Use the same temporary name in every process, so that killed processes leave at most one file, which
             the next process overwrites. Only for callers that hold a lock.
-        modified_ns: Modification time of the new file, in nanoseconds. The default is the time of writing.
+        times_ns: Access and modification time of the new file, in nanoseconds. The default is the time of writing.
+        strict: Raise `OSError` if the new file cannot keep the owner, the extended attributes or the hard links of the
+            file that it replaces.
 
     Yields:
         The temporary path, in the folder of `path`. Its name is short, whatever the length of the target's name.
     """
-    target = Path(path)
+    target = Path(os.path.realpath(path))
+    if strict:
+        check_replaceable(target)
     target.parent.mkdir(parents=True, exist_ok=True)
     temporary = _temporary_path(target, fixed_name)
     try:
@@ -44,9 +56,9 @@ def replace_path(
             with temporary.open("rb+") as file:
                 os.fsync(file.fileno())
         if target.exists():
-            temporary.chmod(target.stat().st_mode & 0o7777)
-        if modified_ns is not None:
-            os.utime(temporary, ns=(modified_ns, modified_ns))
+            _keep_identity(target, temporary, strict)
+        if times_ns is not None:
+            os.utime(temporary, ns=times_ns)
         temporary.replace(target)
     finally:
         temporary.unlink(missing_ok=True)
@@ -54,7 +66,12 @@ def replace_path(
 
 @contextmanager
 def replace_file(
-    path: str | os.PathLike[str], *, sync: bool = False, fixed_name: bool = False, modified_ns: int | None = None
+    path: str | os.PathLike[str],
+    *,
+    sync: bool = False,
+    fixed_name: bool = False,
+    times_ns: tuple[int, int] | None = None,
+    strict: bool = False,
 ) -> Iterator[IO[bytes]]:
     """Yield a binary file to write to, which becomes `path` when the block ends without an error.
 
@@ -62,14 +79,73 @@ def replace_file(
         path: The file to create or replace.
         sync: See [`replace_path`][openblip.io.atomic.replace_path].
         fixed_name: See [`replace_path`][openblip.io.atomic.replace_path].
-        modified_ns: See [`replace_path`][openblip.io.atomic.replace_path].
+        times_ns: See [`replace_path`][openblip.io.atomic.replace_path].
+        strict: See [`replace_path`][openblip.io.atomic.replace_path].
 
     Yields:
         The temporary file, open for writing.
     """
-    options = {"sync": sync, "fixed_name": fixed_name, "modified_ns": modified_ns}
-    with replace_path(path, **options) as temporary, temporary.open("wb") as file:  # type: ignore[arg-type]
+    replacement = replace_path(path, sync=sync, fixed_name=fixed_name, times_ns=times_ns, strict=strict)
+    with replacement as temporary, temporary.open("wb") as file:
         yield file
+
+
+def check_replaceable(path: str | os.PathLike[str]) -> None:
+    """Check that a file can be replaced, or created, and that a replacement would keep its identity.
+
+    Args:
+        path: The file. A symbolic link stands for the file that it names.
+
+    Raises:
+        OSError: The folder or the file is write-protected, or a new file could not keep the owner or the hard links of
+            the file. `strerror` is the reason.
+    """
+    target = Path(os.path.realpath(path))
+    folder = target.parent
+    while not folder.exists() and folder != folder.parent:
+        folder = folder.parent
+    if not folder.is_dir():
+        raise NotADirectoryError(errno.ENOTDIR, f"{folder} is not a folder", str(path))
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise PermissionError(errno.EACCES, f"the folder {folder} is write-protected", str(path))
+    try:
+        status = target.stat()
+    except FileNotFoundError:
+        return
+    if not stat.S_ISREG(status.st_mode):
+        raise OSError(errno.EINVAL, "it is not a regular file", str(path))
+    if not os.access(target, os.W_OK):
+        raise PermissionError(errno.EACCES, "the file is write-protected", str(path))
+    if status.st_nlink > 1:
+        reason = f"the file has {status.st_nlink} hard links, and the new file would be separate from them"
+        raise OSError(errno.EMLINK, reason, str(path))
+    if hasattr(os, "geteuid") and os.geteuid() not in (0, status.st_uid):
+        raise PermissionError(errno.EPERM, "the file belongs to another user, and the new file would not", str(path))
+
+
+def _keep_identity(target: Path, temporary: Path, strict: bool) -> None:
+    """Give the temporary file the owner, the permissions and the extended attributes of the file that it replaces."""
+    status, own_status = target.stat(), temporary.stat()
+    if hasattr(os, "chown") and (status.st_uid, status.st_gid) != (own_status.st_uid, own_status.st_gid):
+        try:
+            os.chown(temporary, status.st_uid, status.st_gid)
+        except OSError as error:
+            if strict:
+                raise OSError(error.errno, "the new file could not keep the owner and the group of the file") from error
+    temporary.chmod(stat.S_IMODE(status.st_mode))
+    if not hasattr(os, "listxattr"):
+        return
+    try:
+        names = os.listxattr(target)
+    except OSError:  # a file system without extended attributes
+        return
+    for name in names:
+        try:
+            os.setxattr(temporary, name, os.getxattr(target, name))
+        except OSError as error:  # noqa: PERF203 (the system sets its own labels itself)
+            if strict and not name.startswith("security."):
+                reason = f"the new file could not keep the extended attribute {name} of the file"
+                raise OSError(error.errno, reason) from error
 
 
 def write_bytes(path: str | os.PathLike[str], content: bytes, *, sync: bool = False) -> None:

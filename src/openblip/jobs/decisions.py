@@ -8,6 +8,7 @@ from typing import Any, Literal, TypeAlias
 
 from openblip.data.images import open_image
 from openblip.errors import ImageError, JobError, OpenBlipError
+from openblip.jobs.files import ItemFileError
 from openblip.jobs.items import Item, UnusableItem
 from openblip.jobs.journal import Entry
 from openblip.jobs.records import Row
@@ -84,24 +85,37 @@ def decide(item: Item | UnusableItem, sink: Sink, entries: Mapping[str, Entry]) 
     if isinstance(item, UnusableItem):
         return Fail(item, item.reason)
     try:
-        signature = item.signature()
-        sink.target(item)
-        entry = entries.get(item.key)
-        if entry is None:
-            content = sink.read(item)
-            if sink.options.existing == "skip" and sink.has_result(content):
-                return Skip(item, "existing", text=stored_text(content))
-            return Compute(item, content, signature)
-        if entry.error is not None:
-            unchanged = signature and signature == entry.signature and not entry.stale
-            if unchanged and not (entry.kind == ImageError.__name__ and can_open(item)):
-                return Fail(item, entry.error, entry.previous)
-            return Compute(item, entry.previous, signature)
-        return _decide_known(item, sink, entry, signature)
+        decision = _decide(item, sink, entries.get(item.key))
+        if isinstance(decision, (Compute, Restore)):
+            sink.check(item)
+    except ItemFileError as error:
+        return Fail(item, str(error))
     except JobError:
         raise
     except OpenBlipError as error:
         return Fail(item, str(error))
+    return decision
+
+
+def _decide(item: Item, sink: Sink, entry: Entry | None) -> Decision:
+    """Decide about a usable item.
+
+    Raises:
+        JobError: The output cannot be read.
+    """
+    signature = item.signature()
+    sink.target(item)
+    if entry is None:
+        content = sink.read(item)
+        if sink.options.existing == "skip" and sink.has_result(content):
+            return Skip(item, "existing", text=stored_text(content))
+        return Compute(item, content, signature)
+    if entry.error is not None:
+        unchanged = signature and signature == entry.signature and not entry.stale
+        if unchanged and not (entry.kind == ImageError.__name__ and can_open(item)):
+            return Fail(item, entry.error, entry.previous)
+        return Compute(item, entry.previous, signature)
+    return _decide_known(item, sink, entry, signature)
 
 
 def _decide_known(item: Item, sink: Sink, entry: Entry, signature: str) -> Decision:

@@ -9,8 +9,6 @@ from dataclasses import dataclass, field, replace
 from hashlib import blake2b
 from typing import TYPE_CHECKING, Any, TypeAlias, cast
 
-from PIL import Image
-
 from openblip.data.files import is_local
 from openblip.data.images import IMAGE_SUFFIXES, FileImage, ImageRef, MemoryImage
 from openblip.data.problems import Problem
@@ -20,7 +18,7 @@ from openblip.data.sources.addresses import HUB_PREFIX
 from openblip.data.sources.base import Stream
 from openblip.data.sources.images import RootedSource, glob_root, open_images, path_kind
 from openblip.errors import ImageError, InputError
-from openblip.preprocess.image import MAX_PIXELS
+from openblip.preprocess.files import check_limits, identify
 from openblip.preprocess.web import download
 
 if TYPE_CHECKING:
@@ -311,14 +309,16 @@ class DeferredImage:
 
 def encode_frame(data: bytes, frame: int, name: str) -> bytes:
     """Return one frame of an animation, or one page of a file, as an image file with equal pixels."""
-    with Image.open(io.BytesIO(data)) as image:
+    image = identify(io.BytesIO(data))
+    if image is None:
+        return data  # the loader reports it
+    with image:
         count = getattr(image, "n_frames", 1)
         if count == 1:
             return data
         if frame >= count:
             raise ImageError(f"cannot read {name}: --frame must be below its {count} frames, got {frame}")
-        if image.width * image.height > MAX_PIXELS:
-            return data  # the loader refuses it
+        check_limits(image, name, image.size)
         image.seek(frame)
         image.load()
         out = io.BytesIO()

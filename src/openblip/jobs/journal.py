@@ -11,7 +11,7 @@ absent, and the next run computes it, or in the journal, and the next run writes
 - `{"item": "b.jpg", "picture": ..., "before": ..., "error": "cannot read ...", "kind": "ImageError"}` is a failure.
 - `{"edit": "a.jpg", "was": "a dog", "text": "our dog", "written": ...}` is an edit of a contact sheet that was written
   to the output. Only this line is written after what it describes; an edit whose line is lost is applied again.
-- `{"finished": ..., "done": 498, "failed": 2}` ends a run that reached the last item.
+- `{"finished": ..., "done": 498, "failed": 2, "skipped": {"video": 1}}` ends a run that reached the last item.
 
 A partial last line, which a crash leaves, is dropped.
 """
@@ -211,15 +211,17 @@ class Journal:
         if lines:
             self._append_with_header(lines)
 
-    def finish(self, done: int, failed: int) -> None:
+    def finish(self, done: int, failed: int, skipped: Mapping[str, int] | None = None) -> None:
         """Add the end of a run that reached the last item. A run that changed nothing adds no line.
 
         Args:
             done: Items with a result.
             failed: Items without one.
+            skipped: Files that the input passed over, by kind.
         """
         if self._has_header or not self.finished:
-            self._append_with_header([{"finished": _now(), "done": done, "failed": failed}])
+            line = {"finished": _now(), "done": done, "failed": failed}
+            self._append_with_header([line | ({"skipped": dict(skipped)} if skipped else {})])
         self.finished = True
 
     def close(self) -> None:

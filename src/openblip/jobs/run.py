@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from itertools import chain, islice
@@ -12,6 +12,7 @@ from typing import Any, Literal, Protocol, TypeAlias
 
 from openblip.errors import ImageError, JobError, OpenBlipError
 from openblip.jobs.decisions import Compute, Decision, Fail, Restore, Skip, decide
+from openblip.jobs.files import ItemFileError
 from openblip.jobs.items import Item, UnusableItem
 from openblip.jobs.journal import Entry, Identity, Journal
 from openblip.jobs.memory import out_of_memory
@@ -91,7 +92,13 @@ class Run:
 
 @contextmanager
 def open_sink_run(
-    items: Items, sink: Sink, identity: Identity, *, model: str, restart: bool = False
+    items: Items,
+    sink: Sink,
+    identity: Identity,
+    *,
+    model: str,
+    restart: bool = False,
+    skipped: Mapping[str, int] | None = None,
 ) -> Iterator[SinkRun]:
     """Start or resume the run of a job with an output. All results are written at the end of the block.
 
@@ -101,14 +108,14 @@ def open_sink_run(
         identity: Command, models and options of the job.
         model: Name of the model, for the records.
         restart: Compute the results of earlier runs again.
+        skipped: Number of files that the input passed over, by kind, for the journal.
 
     Raises:
-        JobError: Two items share an output, or another process is writing to it.
+        JobError: Another process is writing to the output.
     """
-    check_targets(items, sink)
     journal = Journal(sink.journal_path, identity, restart=restart)
     try:
-        run = SinkRun(items, model, sink, journal)
+        run = SinkRun(items, model, sink, journal, skipped)
         try:
             yield run
         finally:
@@ -127,16 +134,21 @@ class SinkRun:
         items: The items, in order.
         model: Name of the model, for the records.
         counts: Number of items by outcome.
+        skipped: Number of files that the input passed over, by kind.
     """
 
-    def __init__(self, items: Items, model: str, sink: Sink, journal: Journal) -> None:
+    def __init__(
+        self, items: Items, model: str, sink: Sink, journal: Journal, skipped: Mapping[str, int] | None = None
+    ) -> None:
         self.items = items
+        self.skipped = {} if skipped is None else skipped
         self.model = model
         self.counts: Counter[Outcome] = Counter()
         self._sink = sink
         self._journal = journal
         self._decisions = self._decide_all()
-        self._unwritten: list[tuple[Item, Entry, Any]] = []
+        self._unwritten: dict[int, tuple[Item, Entry, Any]] = {}  # by position in `_held`
+        self._held: list[ItemStatus] = []  # statuses of items that are written or wait for it, in order
         self._last_flush = time.monotonic()
 
     @property
@@ -160,31 +172,42 @@ class SinkRun:
             JobError: The output cannot be written.
         """
         for decision, result in compute(annotator, self._decisions):
-            status = self._carry_out(decision, result)
-            self.counts[status.outcome] += 1
-            yield status
-        self.flush()
+            self._held.append(self._carry_out(decision, result))
+            is_due = len(self._unwritten) >= FLUSH_COUNT or time.monotonic() - self._last_flush > FLUSH_SECONDS
+            if is_due or not self._unwritten or self._held[-1].error is not None:
+                yield from self._release()
+        yield from self._release()
         self._sink.close()
-        self._journal.finish(self.counts["computed"] + self.counts["done"], self.counts["failed"])
+        done, failed = self.counts["computed"] + self.counts["done"], self.counts["failed"]
+        self._journal.finish(done, failed, self.skipped)
 
     def flush(self) -> None:
         """Write the results that are not written yet: first to the journal, then to the sink.
 
+        An item whose own file cannot be written fails; the journal keeps its result for the next run.
+
         Raises:
             JobError: The journal or the output cannot be written.
         """
-        group, self._unwritten, self._last_flush = self._unwritten, [], time.monotonic()
-        self._journal.add((item.key, entry) for item, entry, _ in group)
-        for item, entry, content in group:
+        group, self._unwritten, self._last_flush = self._unwritten, {}, time.monotonic()
+        self._journal.add((item.key, entry) for item, entry, _ in group.values())
+        for position, (item, entry, content) in group.items():
             if content is not None and not self._sink.equal(content, entry.previous):
-                self._sink.write(item, content)
+                try:
+                    self._sink.write(item, content)
+                except ItemFileError as error:
+                    self._held[position] = ItemStatus(item, "failed", error=str(error))
+
+    def _release(self) -> Iterator[ItemStatus]:
+        """Write the results that are not written yet, and yield the statuses of their items."""
+        self.flush()
+        statuses, self._held = self._held, []
+        for status in statuses:
+            self.counts[status.outcome] += 1
+            yield status
 
     def _decide_all(self) -> Iterator[Decision]:
-        targets = Targets(self._sink)
-        for item in self.items:
-            if not isinstance(self.items, Sequence):
-                targets.claim(item)
-            yield decide(item, self._sink, self._journal.entries)
+        return decide_all(self.items, self._sink, self._journal.entries)
 
     def _carry_out(self, decision: Decision, result: Result | None) -> ItemStatus:
         if isinstance(decision, Compute):
@@ -192,7 +215,10 @@ class SinkRun:
         if isinstance(decision, Skip):
             return ItemStatus(decision.item, decision.reason, decision.records, text=decision.text)
         if isinstance(decision, Restore):
-            self._sink.write(decision.item, decision.content)
+            try:
+                self._sink.write(decision.item, decision.content)
+            except ItemFileError as error:
+                return ItemStatus(decision.item, "failed", error=str(error))
             return ItemStatus(decision.item, "done", decision.records, text=decision.text)
         item = decision.item
         if isinstance(item, Item):
@@ -218,9 +244,7 @@ class SinkRun:
         if error is not None:
             entry = Entry(decision.signature, previous, error=str(error), kind=type(error).__name__)
             content = self._sink.merge(item, previous, [self._complete(item, {"error": str(error)})])
-        self._unwritten.append((item, entry, content))
-        if len(self._unwritten) >= FLUSH_COUNT or time.monotonic() - self._last_flush > FLUSH_SECONDS:
-            self.flush()
+        self._unwritten[len(self._held)] = (item, entry, content)
         return ItemStatus(item, "failed" if entry.error is not None else "computed", entry.records, entry.error)
 
     def _complete(self, item: Item, row: Row) -> Row:
@@ -228,34 +252,63 @@ class SinkRun:
         return order_fields({**item.fields, **row, "model": self.model})
 
 
+def decide_all(items: Items, sink: Sink, entries: Mapping[str, Entry]) -> Iterator[Decision]:
+    """Yield the decision about each item. Items that would be written to one location fail.
+
+    Args:
+        items: The items, in order.
+        sink: The output of the job.
+        entries: Entries of the job's journal, by item key.
+    """
+    targets = Targets(sink, items)
+    for item in items:
+        decision = decide(item, sink, entries)
+        if isinstance(decision, (Compute, Restore)):
+            peer = targets.find_conflict(decision.item)
+            if peer is not None and sink.writes_images:  # two names of one file
+                decision = Skip(decision.item, "existing")
+            elif peer is not None:
+                decision = Fail(decision.item, sink.describe_conflict(decision.item, peer))
+        yield decision
+
+
 class Targets:
-    """The output locations of the items of a job, which must differ."""
+    """The output locations of the items of a job, which must differ.
 
-    def __init__(self, sink: Sink) -> None:
+    Args:
+        sink: The output of the job.
+        items: The items. Those of a stream are known only as they come.
+    """
+
+    def __init__(self, sink: Sink, items: Items) -> None:
         self.sink = sink
-        self._names: dict[str, str] = {}
+        self._first: dict[str, Item] = {}
+        self._others: dict[str, str] = {}  # by target: the name of another item with the same one
+        if isinstance(items, Sequence):
+            for item in items:
+                self._claim(item)
 
-    def claim(self, item: Item | UnusableItem) -> None:
-        """Raise `JobError` if another item has the same location."""
+    def find_conflict(self, item: Item) -> str | None:
+        """Return the name of another item with the same location; for an image file, only of an earlier one."""
+        target = self._claim(item)
+        first = self._first.get(target)
+        if first is None:
+            return None
+        if first.key != item.key:
+            return first.name
+        return None if self.sink.writes_images else self._others.get(target)
+
+    def _claim(self, item: Item | UnusableItem) -> str:
         if isinstance(item, UnusableItem):
-            return
+            return ""
         try:
             target = self.sink.target(item)
         except OpenBlipError:
-            return  # reported as the item's error
-        name = self._names.setdefault(target, item.name)
-        if name is not item.name:
-            raise JobError(
-                f"{name} and {item.name} would both be written to {target}: rename one, or write a list (--to jsonl)"
-            )
-
-
-def check_targets(items: Items, sink: Sink) -> None:
-    """Raise `JobError` if two items would be written to one location. Items of a stream are checked as they come."""
-    if isinstance(items, Sequence):
-        targets = Targets(sink)
-        for item in items:
-            targets.claim(item)
+            return ""  # reported as the item's error
+        first = self._first.setdefault(target, item)
+        if first.key != item.key:
+            self._others.setdefault(target, item.name)
+        return target
 
 
 def plan_run(
@@ -270,16 +323,13 @@ def plan_run(
         restart: Compute the results of earlier runs again.
 
     Raises:
-        JobError: Two items share an output, or the output cannot be read.
+        JobError: The output cannot be read.
     """
     if sink is None or identity is None:
         for item in items:
             yield Compute(item) if isinstance(item, Item) else Fail(item, item.reason)
         return
-    check_targets(items, sink)
-    entries = Journal.read(sink.journal_path, identity, restart=restart)
-    for item in items:
-        yield decide(item, sink, entries)
+    yield from decide_all(items, sink, Journal.read(sink.journal_path, identity, restart=restart))
 
 
 def compute(annotator: Annotator | None, decisions: Iterable[Decision]) -> Iterator[tuple[Decision, Result | None]]:

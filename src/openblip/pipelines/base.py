@@ -23,7 +23,7 @@ from openblip.checkpoints.read import LoadedModel
 from openblip.engine.protocols import Engine, TorchModel
 from openblip.errors import InputError, OpenBlipError, UnsupportedTaskError
 from openblip.pipelines.inputs import EncodedImage, ImageInput, ImagePreview
-from openblip.preprocess.image import ImageSource, load_image, original_size, resize, to_tensor
+from openblip.preprocess.image import ImageSource, load_resized, resize, to_tensor
 from openblip.preprocess.text import FirstToken, Tokenizer
 from openblip.preprocess.video import is_video, load_frames
 
@@ -143,8 +143,10 @@ class TaskModel:
             pixels = [resize(frame, self.image_settings.size) for frame in loaded_frames]
             opened = OpenedImage(np.stack(pixels), len(pixels))
         else:
-            picture = load_image(cast(ImageSource, image), target_size=self._target_size)
-            opened = OpenedImage(resize(picture, self.image_settings.size), size=original_size(picture))
+            pixels_and_size = load_resized(
+                cast(ImageSource, image), self.image_settings.size, target_size=self._target_size
+            )
+            opened = OpenedImage(pixels_and_size[0], size=pixels_and_size[1])
         if opened.frames and not videos:
             raise UnsupportedTaskError(_VIDEO_ERROR)
         return opened
@@ -360,31 +362,40 @@ def prefetch(
     source = iter(items)
     if workers < 1:
         for item in source:
-            try:
-                yield function(item)
-            except OpenBlipError as error:  # noqa: PERF203 (an error belongs to its item)
-                yield _with_item(error, item)
+            yield _call(function, item)
         return
-    pending: deque[tuple[Item, Future[T]]] = deque()
+    pending: deque[Future[T | OpenBlipError]] = deque()
     with ThreadPoolExecutor(workers, thread_name_prefix="openblip-open") as pool:
         try:
             for item in islice(source, window):
-                pending.append((item, pool.submit(function, item)))
+                pending.append(pool.submit(_call, function, item))
             while pending:
-                item, future = pending.popleft()
-                failure = future.exception()
-                if failure is not None and not isinstance(failure, OpenBlipError):
-                    raise failure
+                result = pending.popleft().result()
                 for following in islice(source, 1):
-                    pending.append((following, pool.submit(function, following)))
-                yield future.result() if failure is None else _with_item(failure, item)
+                    pending.append(pool.submit(_call, function, following))
+                yield result
         finally:
-            for _, future in pending:
+            for future in pending:
                 future.cancel()
 
 
+def _call(function: Callable[[Item], T], item: Item) -> T | OpenBlipError:
+    """Return `function(item)`, or its error."""
+    try:
+        return function(item)
+    except OpenBlipError as error:
+        return _with_item(error, item)
+
+
 def _with_item(error: OpenBlipError, item: object) -> OpenBlipError:
-    """Return the error with its `item`: an image without its texts, or the two images of a pair."""
+    """Return the error with its `item`: an image without its texts, or the two images of a pair.
+
+    The tracebacks are dropped, because their frames would keep decoded images in memory.
+    """
+    cause: BaseException | None = error
+    while cause is not None and cause.__traceback__ is not None:
+        cause.__traceback__ = None
+        cause = cause.__cause__ or cause.__context__
     if isinstance(item, tuple):
         item = item[:2] if len(item) > 2 else item[0]
     error.item = item

@@ -5,32 +5,27 @@ from __future__ import annotations
 import functools
 import io
 import re
+import struct
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from importlib import import_module
 from pathlib import Path
 from typing import IO, Any
 
-from PIL import Image, UnidentifiedImageError
+import numpy as np
+from PIL import Image
 
 from openblip.errors import ImageError, InputError, OpenBlipError
-from openblip.extras import install_hint
-from openblip.preprocess.pixels import read_orientation, swaps_sides, to_upright_rgb
-
-MAX_PIXELS = 178_956_970
-"""Maximum number of pixels of a file: half a gigabyte as RGB, and Pillow's own limit."""
+from openblip.preprocess.formats import RAW_SUFFIXES, describe_unreadable, suffix_of
+from openblip.preprocess.limits import BUDGET, DecodeLimits, default_limits, estimate_bytes
+from openblip.preprocess.pixels import read_orientation, swaps_sides, to_upright_rgb, turns
 
 FILE_SIZE = "openblip_file_size"  # in `Image.info`: upright size of the file, if it was decoded at a smaller size
 
-# Other files that occur in place of images, by their first bytes in lower case.
-_OTHER_KINDS = (
-    (b"<svg", "it is an SVG drawing; render it to PNG first"),
-    (b"<?xml", "it is XML, perhaps an SVG drawing; render it to PNG first"),
-    (b"<!doctype html", "it is a web page, not an image"),
-    (b"<html", "it is a web page, not an image"),
-    (b"%pdf", "it is a PDF; render its pages first"),
-    (b"version https://git-lfs", "it is a Git LFS pointer; run `git lfs pull`"),
-)
-_HEIF_BRANDS = (b"ftypheic", b"ftypheix", b"ftypmif1", b"ftypheif", b"ftyphevc")
+_HEIF_BRANDS = (b"ftypheic", b"ftypheix", b"ftypmif1", b"ftypheif", b"ftyphevc", b"ftyphevx", b"ftypmsf1")
+_JXL_STARTS = (b"\xff\x0a", b"\0\0\0\x0cJXL ")
+_START_BYTES = 4096
+_DNG_VERSION = 50706
 
 
 @contextmanager
@@ -41,7 +36,7 @@ def wrap_errors(name: str) -> Iterator[None]:
     except OpenBlipError:
         raise
     except Image.DecompressionBombError as error:
-        raise ImageError(f"cannot read {name}: {error}; make it smaller first") from error
+        raise ImageError(f"cannot read {name}: it is too large ({error}); make it smaller first") from error
     except MemoryError as error:
         raise ImageError(f"cannot read {name}: not enough memory") from error
     except FileNotFoundError as error:
@@ -58,7 +53,7 @@ def _damaged(error: Exception) -> str:
     return f"damaged or truncated ({reason or type(error).__name__})"
 
 
-def read_path(path: Path, target_size: int | None) -> Image.Image:
+def read_path(path: Path, target_size: int | None, limits: DecodeLimits | None = None) -> Image.Image:
     """Load the image in a file; see [`load_image`][openblip.preprocess.image.load_image]."""
     with wrap_errors(str(path)):
         if "\0" in str(path):
@@ -68,10 +63,10 @@ def read_path(path: Path, target_size: int | None) -> Image.Image:
         if path.exists() and not path.is_file():  # a pipe or a device may never end
             raise ImageError(f"cannot read {path}: not a regular file; pass its content as bytes")
         with path.open("rb") as file:
-            return decode_image(file, str(path), target_size)
+            return decode_image(file, str(path), target_size, limits)
 
 
-def read_file_object(file: Any, target_size: int | None) -> Image.Image:
+def read_file_object(file: Any, target_size: int | None, limits: DecodeLimits | None = None) -> Image.Image:
     """Load the image in a file object; see [`load_image`][openblip.preprocess.image.load_image]."""
     name = str(getattr(file, "name", "")) or f"a {type(file).__name__}"
     with wrap_errors(name):
@@ -83,16 +78,19 @@ def read_file_object(file: Any, target_size: int | None) -> Image.Image:
             raise InputError(f"{name} must be open in binary mode, got text mode; use open(path, 'rb')")
         if not isinstance(data, (bytes, bytearray, memoryview)):
             raise InputError(f"{name} must return bytes, got {type(data).__name__}")
-        return decode_image(io.BytesIO(data), name, target_size)
+        return decode_image(io.BytesIO(data), name, target_size, limits)
 
 
-def decode_image(file: IO[bytes], name: str, target_size: int | None) -> Image.Image:
+def decode_image(
+    file: IO[bytes], name: str, target_size: int | None, limits: DecodeLimits | None = None
+) -> Image.Image:
     """Decode an image file of any format that Pillow reads without another program.
 
     Args:
         file: The file, at its start.
         name: Name of the file in errors.
         target_size: See [`load_image`][openblip.preprocess.image.load_image].
+        limits: Limits on memory and pixels; by default those of the process.
 
     Returns:
         The image, upright and RGB.
@@ -101,36 +99,131 @@ def decode_image(file: IO[bytes], name: str, target_size: int | None) -> Image.I
         ImageError: The file is not an image, damaged or too large.
     """
     with wrap_errors(name):
-        start = file.read(64)
+        start = file.read(_START_BYTES)
         if not start:
             raise ImageError(f"cannot read {name}: it is empty")
         file.seek(0)
         if start[4:12] in _HEIF_BRANDS:
             _register_heif()
-        try:
-            image = Image.open(file)
-        except UnidentifiedImageError:
-            raise ImageError(f"cannot read {name}: {_guess_kind(start)}") from None
+        elif start.startswith(_JXL_STARTS):
+            _register_jxl()
+        if start[:2] == b"PF" and start[2:3].isspace():
+            return _decode_color_pfm(file)
+        image = identify(file)
+        if image is None:
+            raise ImageError(f"cannot read {name}: {describe_unreadable(start)}")
         with image:
-            if image.format == "EPS":
-                raise ImageError(f"cannot read {name}: it is PostScript, a program; render it to PNG first")
-            if image.width * image.height > MAX_PIXELS:
-                raise ImageError(
-                    f"cannot read {name}: {image.width} x {image.height} is more than {MAX_PIXELS} pixels; "
-                    "make it smaller first, or pass a PIL image"
-                )
+            _refuse_programs(image, name)
             size = image.size
-            if target_size is not None and image.format == "JPEG":
+            if target_size is not None and image.format in ("JPEG", "MPO"):
                 image.draft("", (2 * target_size, 2 * target_size))
             is_smaller = image.size != size
-            rgb = to_upright_rgb(image)
-            # Return a copy without metadata: the next reader would apply an orientation in it again.
+            turned = turns(image) if image.format in ("JPEG", "MPO") else False
+            with BUDGET.reserve(check_limits(image, name, size, limits, turned=turned)):
+                rgb = to_upright_rgb(image)
+            # Return an image without metadata: the next reader would apply an orientation in it again.
             if rgb is image:
-                rgb = rgb.copy()
+                rgb = image._new(image.im)  # the same pixels: a copy would need as much memory again
             rgb.info.clear()
             if is_smaller:
                 rgb.info[FILE_SIZE] = size[::-1] if swaps_sides(read_orientation(image)) else size
             return rgb
+
+
+def identify(file: IO[bytes]) -> Image.Image | None:
+    """Open an image file as `Image.open` does, without its warnings and its limit, which belong to the whole process.
+
+    Args:
+        file: The file.
+
+    Returns:
+        The image, not decoded yet, or `None` if no format fits.
+    """
+    tried: set[str] = set()
+    for load_plugins in (Image.preinit, Image.init):
+        load_plugins()
+        for name in [name for name in Image.ID if name not in tried]:
+            tried.add(name)
+            factory, accept = Image.OPEN[name]
+            file.seek(0)
+            accepted = accept is None or accept(file.read(16))
+            if not accepted or isinstance(accepted, str):  # a text says why this Pillow cannot read the format
+                continue
+            file.seek(0)
+            try:
+                return factory(file, "")
+            except (SyntaxError, IndexError, TypeError, struct.error):  # another format
+                continue
+    return None
+
+
+def check_limits(
+    image: Image.Image, name: str, size: tuple[int, int], limits: DecodeLimits | None = None, *, turned: bool = False
+) -> int:
+    """Return the memory that decoding an image takes, if its limits allow it.
+
+    Args:
+        image: The opened image, after `draft`.
+        name: Name of the file in errors.
+        size: Width and height of the file.
+        limits: The limits; by default those of the process.
+        turned: Whether the image has to be rotated or mirrored.
+
+    Returns:
+        Number of bytes.
+
+    Raises:
+        ImageError: The image is too large.
+    """
+    limits = limits or default_limits()
+    need = estimate_bytes(image, size, turned=turned)
+    width, height = size
+    if limits.max_pixels is not None and width * height > limits.max_pixels:
+        raise ImageError(
+            f"cannot read {name}: it is too large: {width} x {height} is more than {limits.max_pixels} pixels; "
+            "make it smaller first, or raise the limit (--max-pixels)"
+        )
+    if limits.max_bytes is not None and need > limits.max_bytes:
+        raise ImageError(
+            f"cannot read {name}: it is too large: decoding {width} x {height} pixels would take {need / 1e6:.0f} MB, "
+            f"more than {limits.max_bytes / 1e6:.0f} MB; make it smaller first, or set another limit (--max-pixels)"
+        )
+    return need
+
+
+def _refuse_programs(image: Image.Image, name: str) -> None:
+    """Raise `ImageError` for formats that Pillow opens and that do not hold the picture itself."""
+    if image.format == "EPS":
+        raise ImageError(f"cannot read {name}: it is PostScript, a program; render it to PNG first")
+    if image.format == "TIFF":
+        is_raw = suffix_of(name) in RAW_SUFFIXES or _DNG_VERSION in getattr(image, "tag_v2", ())
+        if is_raw:  # Pillow would read a thumbnail, or the uninterpreted sensor
+            raise ImageError(f"cannot read {name}: it is a RAW photo; convert it to JPEG or PNG first")
+    if not image.width or not image.height:
+        raise ImageError(f"cannot read {name}: an image must have pixels, got {image.width} x {image.height}")
+
+
+def _decode_color_pfm(file: IO[bytes]) -> Image.Image:
+    """Decode a portable float map in color, which Pillow does not read: 32-bit floats, the bottom row first.
+
+    Raises:
+        ImageError: The file is damaged.
+    """
+    header = re.match(rb"PF\s+(?:#[^\n]*\n\s*)*(\d+)\s+(\d+)\s+(-?[\d.eE+-]+)\s", file.read(_START_BYTES))
+    if header is None:
+        raise ValueError("the header of the PFM")
+    width, height, scale = int(header[1]), int(header[2]), float(header[3])
+    count = width * height * 3
+    if not count or not scale:
+        raise ValueError("the header of the PFM")
+    file.seek(header.end())
+    with BUDGET.reserve(count * 16):
+        values = np.frombuffer(file.read(4 * count), "<f4" if scale < 0 else ">f4")
+        if len(values) < count:
+            raise ValueError("image file is truncated")
+        values = np.nan_to_num(values.reshape(height, width, 3)[::-1], nan=0.0, posinf=0.0, neginf=0.0).astype("<f4")
+        white = max(1.0, float(values.max()))
+        return Image.fromarray(np.rint(values.clip(0) * (255 / white)).astype(np.uint8), "RGB")
 
 
 @functools.cache
@@ -143,12 +236,8 @@ def _register_heif() -> None:
     pillow_heif.register_heif_opener()
 
 
-def _guess_kind(start: bytes) -> str:
-    """Describe a file that Pillow cannot identify, by its first bytes."""
-    text = start.removeprefix(b"\xef\xbb\xbf").lstrip().lower()
-    for prefix, description in _OTHER_KINDS:
-        if text.startswith(prefix):
-            return description
-    if start[4:12] in _HEIF_BRANDS:
-        return f"it is HEIC, or damaged; HEIC needs an extra: {install_hint('heif')}"
-    return "it is damaged, or not in an image format that Pillow reads"
+@functools.cache
+def _register_jxl() -> None:
+    """Let Pillow read JPEG XL, if `pillow-jxl-plugin` is installed."""
+    with suppress(ImportError):
+        import_module("pillow_jxl")  # importing it registers the format

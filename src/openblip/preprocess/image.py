@@ -21,7 +21,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from openblip.errors import InputError
-from openblip.preprocess.files import FILE_SIZE, MAX_PIXELS, decode_image, read_file_object, read_path, wrap_errors
+from openblip.preprocess.files import FILE_SIZE, decode_image, read_file_object, read_path, wrap_errors
+from openblip.preprocess.limits import BUDGET, DecodeLimits
 from openblip.preprocess.pixels import convert_array, convert_tensor, to_upright_rgb
 from openblip.preprocess.settings import ImageSettings
 from openblip.preprocess.web import download
@@ -38,24 +39,28 @@ else:
 Pixels: TypeAlias = NDArray[np.uint8]
 
 __all__ = [
-    "MAX_PIXELS",
+    "DecodeLimits",
     "ImageSettings",
     "ImageSource",
     "Pixels",
     "load_image",
+    "load_resized",
     "original_size",
     "resize",
     "to_tensor",
 ]
 
 
-def load_image(source: ImageSource, *, target_size: int | None = None) -> Image.Image:
+def load_image(
+    source: ImageSource, *, target_size: int | None = None, limits: DecodeLimits | None = None
+) -> Image.Image:
     """Load an image, apply its orientation, and convert it to RGB.
 
-    Transparent pixels become white. The first frame of an animation or page of a document is loaded; a PIL image keeps
-    its current frame. 16-bit gray is scaled from its full range. 32-bit and floating-point gray do not declare a white
-    level: they are scaled from the first of the ranges 0 to 1 (floating-point only), 0 to 255, 0 to 65535 and 0 to
-    2^32 - 1 that contains all values, otherwise from their minimum and maximum.
+    Transparent pixels become white; a channel that makes every pixel transparent is ignored. The first frame of an
+    animation or page of a document is loaded; a PIL image keeps its current frame. 16-bit gray is scaled from its full
+    range. 32-bit and floating-point gray do not declare a white level: they are scaled from the first of the ranges 0
+    to 1 (floating-point only), 0 to 255, 0 to 65535 and 0 to 2^32 - 1 that contains all values, otherwise from their
+    minimum and maximum. In a PFM, 1 is white, or the brightest value if that is more.
 
     Args:
         source: One of
@@ -74,8 +79,7 @@ def load_image(source: ImageSource, *, target_size: int | None = None) -> Image.
         An RGB image, in its own size unless `target_size` allowed a smaller one.
 
     Raises:
-        ImageError: The image cannot be read or fetched, or has more than `MAX_PIXELS` pixels. The message names the
-            source and the reason.
+        ImageError: The image cannot be read or fetched, or is too large. The message names the source and the reason.
         InputError: The argument has a wrong type, shape or value range.
     """
     if isinstance(source, Image.Image):
@@ -87,18 +91,38 @@ def load_image(source: ImageSource, *, target_size: int | None = None) -> Image.
     if "torch" in sys.modules and isinstance(source, sys.modules["torch"].Tensor):
         return convert_tensor(source)
     if isinstance(source, str) and "://" in source:
-        return decode_image(io.BytesIO(download(source)), source, target_size)
+        return decode_image(io.BytesIO(download(source)), source, target_size, limits)
     if isinstance(source, (str, os.PathLike)):
-        return read_path(Path(os.fsdecode(source)), target_size)
+        return read_path(Path(os.fsdecode(source)), target_size, limits)
     if isinstance(source, (bytes, bytearray, memoryview)):
         data = bytes(source)
-        return decode_image(io.BytesIO(data), f"{len(data)} bytes", target_size)
+        return decode_image(io.BytesIO(data), f"{len(data)} bytes", target_size, limits)
     if hasattr(source, "read"):
-        return read_file_object(source, target_size)
+        return read_file_object(source, target_size, limits)
     raise InputError(
         "an image must be a path, an https address, bytes, a binary file object, a PIL image, an array or a tensor, "
         f"got {type(source).__name__}"
     )
+
+
+def load_resized(source: ImageSource, size: int, *, target_size: int | None = None) -> tuple[Pixels, tuple[int, int]]:
+    """Load an image and resize it. Large images wait for each other, so that their memory stays within a budget.
+
+    Args:
+        source: See [`load_image`][openblip.preprocess.image.load_image].
+        size: Side of the square in pixels.
+        target_size: See [`load_image`][openblip.preprocess.image.load_image].
+
+    Returns:
+        Pixels (S, S, 3), and width and height of the image in its file.
+
+    Raises:
+        ImageError: The image cannot be read.
+        InputError: The argument has a wrong type, shape or value range.
+    """
+    with BUDGET.keep():
+        image = load_image(source, target_size=target_size)
+        return resize(image, size), original_size(image)
 
 
 def original_size(image: Image.Image) -> tuple[int, int]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
@@ -54,40 +54,75 @@ def swaps_sides(orientation: int | None) -> bool:
     return orientation in (5, 6, 7, 8)
 
 
+def turns(image: Image.Image) -> bool:
+    """Return whether an image has to be rotated or mirrored to be upright."""
+    return read_orientation(image) in _TRANSPOSES
+
+
 def _to_rgb(image: Image.Image) -> Image.Image:
     if image.mode.startswith(("I", "F")):
         return Image.fromarray(_scale_gray(image)).convert("RGB")
     if image.has_transparency_data:
         rgba = (image.convert("LA") if image.mode == "La" else image).convert("RGBA")
-        return Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba).convert("RGB")
+        alpha = rgba.getchannel("A")
+        if alpha.getextrema() == (0, 0):  # nothing would be left: the channel is unused, or holds something else
+            return rgba.convert("RGB")
+        if rgba.width * rgba.height <= _MAX_PIXELS_AT_ONCE:
+            return Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba).convert("RGB")
+        rgb = Image.new("RGB", rgba.size)
+        for top in range(0, rgba.height, rows := _rows_at_once(rgba.width)):
+            strip = rgba.crop((0, top, rgba.width, min(top + rows, rgba.height)))
+            rgb.paste(Image.alpha_composite(Image.new("RGBA", strip.size, "white"), strip).convert("RGB"), (0, top))
+        return rgb
     return image if image.mode == "RGB" else image.convert("RGB")
+
+
+_MAX_PIXELS_AT_ONCE = 2**20  # larger images are converted in strips, to save memory
+
+
+def _rows_at_once(width: int) -> int:
+    return max(1, _MAX_PIXELS_AT_ONCE // max(1, width))
 
 
 def _scale_gray(image: Image.Image) -> NDArray[np.uint8]:
     """Scale gray of more than 8 bits to bytes (H, W); see `load_image`."""
-    values = np.asarray(image).astype(np.float64)
     tags: Mapping[int, Any] = getattr(image, "tag_v2", {})
     if image.mode.startswith("I;16"):
         black, white = 0.0, 2.0 ** int(np.ravel(tags.get(_TIFF_BITS_PER_SAMPLE, 16))[0]) - 1
-    elif image.format in ("PNG", "PPM"):  # Pillow scales their 16 bits itself
+    elif image.mode == "I" and image.format in ("PNG", "PPM"):  # Pillow scales their 16 bits itself
         black, white = 0.0, 65535.0
     else:
-        values = np.nan_to_num(values, nan=0.0, posinf=0.0, neginf=0.0)
-        black, white = _find_range(float(values.min()), float(values.max()), image.mode == "F")
-    gray = np.rint((values - black) * (255 / (white - black))).clip(0, 255).astype(np.uint8)
-    if tags.get(_TIFF_PHOTOMETRIC) == 0:  # white is 0; Pillow inverts this for 8 bits only
-        gray = 255 - gray
+        ranges = [(float(strip.min()), float(strip.max())) for _, strip in _iter_strips(image)]
+        low, high = min(low for low, _ in ranges), max(high for _, high in ranges)
+        if image.format == "PPM":  # a PFM: 1 is white, and highlights can be brighter
+            black, white = min(0.0, low), max(1.0, high)
+        else:
+            black, white = _find_range(low, high, image.mode == "F")
     transparent = image.info.get("transparency")
-    if isinstance(transparent, int):
-        gray[values == transparent] = 255
+    gray = np.empty((image.height, image.width), np.uint8)
+    for rows, strip in _iter_strips(image):
+        gray[rows] = np.rint((strip - black) * (255 / (white - black))).clip(0, 255).astype(np.uint8)
+        if tags.get(_TIFF_PHOTOMETRIC) == 0:  # white is 0; Pillow inverts this for 8 bits only
+            gray[rows] = 255 - gray[rows]
+        if isinstance(transparent, int):
+            gray[rows][strip == transparent] = 255
     return gray
+
+
+def _iter_strips(image: Image.Image) -> Iterator[tuple[slice, NDArray[np.float64]]]:
+    """Yield strips of rows as floating-point numbers, which take eight times the memory of bytes."""
+    step = _rows_at_once(image.width)
+    for top in range(0, image.height, step):
+        bottom = min(top + step, image.height)
+        strip = np.asarray(image.crop((0, top, image.width, bottom))).astype(np.float64)
+        yield slice(top, bottom), np.nan_to_num(strip, nan=0.0, posinf=0.0, neginf=0.0)
 
 
 def _find_range(minimum: float, maximum: float, is_float: bool) -> tuple[float, float]:
     for white in (1.0, 255.0, 65535.0, 2.0**32 - 1)[0 if is_float else 1 :]:
         if minimum >= 0 and maximum <= white:
             return 0.0, white
-    return minimum, maximum
+    return minimum, maximum if maximum > minimum else minimum + 1
 
 
 def convert_array(array: NDArray[Any], kind: str = "an array") -> Image.Image:

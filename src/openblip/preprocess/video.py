@@ -20,14 +20,12 @@ from PIL import Image
 
 from openblip.errors import InputError, OpenBlipError, VideoError
 from openblip.extras import install_hint
+from openblip.preprocess.formats import VIDEO_SUFFIXES
 from openblip.preprocess.image import load_image
 
 if TYPE_CHECKING:
     from openblip.preprocess.image import ImageSource
 
-VIDEO_SUFFIXES = frozenset(
-    {".mp4", ".m4v", ".mov", ".avi", ".mkv", ".webm", ".mpg", ".mpeg", ".wmv", ".flv", ".ogv", ".3gp"}
-)
 DEFAULT_FRAMES = 8  # as in text-to-video retrieval
 
 _TIMED_FORMATS = ("mp4", "matroska")  # formats with exact presentation times, which can be decoded from any keyframe

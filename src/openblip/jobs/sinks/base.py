@@ -26,6 +26,7 @@ class SinkOptions:
         command: Name of the command, part of the journal's name.
         existing: Action for output that already exists.
         ext: Suffix of sidecar files.
+        naming: Name of sidecar files: "stem" for `photo.txt`, "full" for `photo.jpg.txt`.
         separator: Text between several results in one file.
         belongs: Function that returns whether a row of an existing list belongs to this job.
         key_fields: Fields that, with the path, identify an item in a list.
@@ -36,6 +37,7 @@ class SinkOptions:
     command: str = "caption"
     existing: Existing = "skip"
     ext: str = ".txt"
+    naming: Literal["stem", "full"] = "stem"
     separator: str = "\n"
     belongs: Callable[[Mapping[str, Any]], bool] = lambda row: True
     key_fields: Sequence[str] = ()
@@ -73,13 +75,29 @@ class BaseSink(ABC, Generic[ContentT]):
 
     @abstractmethod
     def target(self, item: Item) -> str:
-        """Return the location an item is written to. Two items must not share one.
+        """Return the location an item is written to. Items that share one fail.
 
         Returns:
             The location an item is written to.
 
         Raises:
             InputError: The item cannot be written in this format.
+        """
+
+    def describe_conflict(self, item: Item, peer: str) -> str:
+        """Return the reason why an item fails that shares its location with the item named `peer`.
+
+        Returns:
+            The reason, with the remedy.
+        """
+        return f"it and {peer} would both be written to {self.target(item)}: rename one, or write a list (--to jsonl)"
+
+    def check(self, item: Item) -> None:
+        """Check, before an item is computed, that its result can be written.
+
+        Raises:
+            ItemFileError: The file of the item cannot be written.
+            ImageError: The image cannot hold the result.
         """
 
     @abstractmethod
@@ -194,7 +212,7 @@ class TextSink(BaseSink[str]):
         existing = self.options.existing
         previous_texts = []
         if previous and existing in ("append", "prepend"):
-            previous_texts = [previous.rstrip("\n")]
+            previous_texts = [previous.rstrip("\r\n")]
         ordered = [*texts, *previous_texts] if existing == "prepend" else [*previous_texts, *texts]
         return self.options.separator.join(ordered)
 

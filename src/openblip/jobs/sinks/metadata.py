@@ -6,16 +6,19 @@ import mmap
 import os
 
 from openblip.errors import ImageError, InputError
-from openblip.jobs.files import replace_file
+from openblip.jobs.descriptions import described_elsewhere, find_description
+from openblip.jobs.files import check_item_file, write_item_file
 from openblip.jobs.items import Item
 from openblip.jobs.sinks.base import SinkOptions, TextSink
-from openblip.jobs.xmp import read_description, with_description
+from openblip.jobs.xmp import detect_format, read_description, with_description
 
 
 class MetadataSink(TextSink):
     """XMP `dc:description` and `AltTextAccessibility` of JPEG, PNG and WebP files.
 
-    The compressed image data, all other metadata and the modification time of the file stay unchanged.
+    A description in any other form (EXIF, IPTC, a text of a PNG, an XMP file next to the image) counts as existing. The
+    compressed image data, all other metadata, and the owner, the permissions, the extended attributes and the times of
+    the file stay unchanged; a file that could not keep them is not written.
     """
 
     name = "metadata"
@@ -37,6 +40,18 @@ class MetadataSink(TextSink):
             raise InputError("the image must be a file to store a description")
         return os.path.realpath(item.file)
 
+    def check(self, item: Item) -> None:
+        """Check that the description can be written into the image."""
+        path = self.target(item)
+        try:
+            with open(path, "rb") as file:  # noqa: PTH123
+                start = file.read(64)
+        except OSError:
+            return  # opening the image reports it
+        if start:
+            detect_format(start)
+            check_item_file(path)
+
     def read(self, item: Item) -> str | None:
         """Return the stored content of an item."""
         path = self.target(item)
@@ -45,16 +60,17 @@ class MetadataSink(TextSink):
                 if not os.fstat(file.fileno()).st_size:
                     return None
                 with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data, memoryview(data) as view:
-                    return read_description(view)
+                    text = find_description(view)
         except (OSError, ValueError) as error:
             if isinstance(error, ImageError):
                 raise
             return None  # the file cannot be read; opening the image reports it
+        return text if text is not None else described_elsewhere(str(item.file))
 
     def signature_after(self, item: Item, content: str) -> str:
         """Return the image's signature after `content` is written into it."""
         path = self.target(item)
-        data = _with_text(path, content)
+        data = self._with_text(path, content)
         self._prepared[path] = (content, data)
         return f"{len(data)}:{os.stat(path).st_mtime_ns}"  # noqa: PTH116
 
@@ -63,7 +79,7 @@ class MetadataSink(TextSink):
         path = self.target(item)
         text, data = self._prepared.pop(path, (None, b""))
         if text != content:
-            data = _with_text(path, content)
+            data = self._with_text(path, content)
         _replace_image(path, data)
 
     def write_edit(self, path: str, key: str, old: str, new: str) -> bool:
@@ -72,12 +88,12 @@ class MetadataSink(TextSink):
         content = read_description(data)
         edited = self.apply_edit(content, old, new)
         if edited is not None and edited != content:
-            _replace_image(path, with_description(data, edited))
+            _replace_image(path, with_description(data, edited, replace_alt=False))
         return edited is not None
 
-
-def _with_text(path: str, text: str) -> bytes:
-    return with_description(_read_image(path), text)
+    def _with_text(self, path: str, text: str) -> bytes:
+        replace_alt = self.options.existing == "overwrite"
+        return with_description(_read_image(path), text, replace_alt=replace_alt)
 
 
 def _read_image(path: str) -> bytes:
@@ -89,5 +105,5 @@ def _read_image(path: str) -> bytes:
 
 
 def _replace_image(path: str, data: bytes) -> None:
-    with replace_file(path, modified_ns=os.stat(path).st_mtime_ns) as file:  # noqa: PTH116
-        file.write(data)
+    status = os.stat(path)  # noqa: PTH116
+    write_item_file(path, data, sync=True, times_ns=(status.st_atime_ns, status.st_mtime_ns))
