@@ -7,6 +7,7 @@ import torch
 
 from openblip.decoding import generate
 from openblip.decoding.draws import Draws
+from openblip.errors import InputError
 from tests.decoding.decoding_toys import EOS, TableSession, ids_of, options, tables, twins
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -27,6 +28,32 @@ def test_a_seeded_sample_depends_on_its_item(way: dict[str, object]) -> None:
     other = ids_of(generate(TableSession(logits), prompts, chosen, seed=6))
     assert sum(a != b for a, b in zip(batched, other, strict=True)) > 6
     assert sum(len(set(map(tuple, item))) == 3 for item in batched) > 6  # the samples of an item are different draws
+
+
+def test_items_with_seeds_of_their_own_equal_single_items() -> None:
+    logits = tables(11, items=9, eos_bias=2.0)
+    prompts = torch.randint(4, 12, (9, 2))
+    chosen = options(do_sample=True, num_beams=1, n=3, min_new_tokens=4, max_new_tokens=12)
+    seeds = [5, 6, 7, 8, 9, 10, 11, 12, 5]
+    batched = ids_of(generate(TableSession(logits), prompts, chosen, seed=seeds))
+    single = [
+        ids_of(generate(TableSession(logits[[i]]), prompts[[i]], chosen, seed=seed))[0] for i, seed in enumerate(seeds)
+    ]
+    assert batched == single
+    same = ids_of(generate(TableSession(logits), prompts, chosen, seed=5))
+    assert [batched[i] == same[i] for i in range(9)] == [True, *[False] * 7, True]
+
+
+def test_seeds_must_fit_the_items() -> None:
+    prompts = torch.full((2, 1), 5)
+    chosen = options(do_sample=True, num_beams=1)
+    with pytest.raises(InputError, match=r"one integer per item \(2\), got 1"):
+        generate(TableSession(tables(0, items=2)), prompts, chosen, seed=[1])
+    with pytest.raises(InputError, match="got 'ab'"):
+        generate(TableSession(tables(0, items=2)), prompts, chosen, seed="ab")  # type: ignore[arg-type]
+    beams = options(do_sample=True, num_beams=2, score_rule="generated")
+    with pytest.raises(InputError, match="needs num_beams=1"):
+        generate(TableSession(tables(0, items=2)), prompts, beams, seed=[1, 2])
 
 
 def test_seeded_samples_leave_the_global_generator_alone() -> None:

@@ -16,7 +16,9 @@ from openblip.errors import InputError
 
 
 @torch.inference_mode()
-def generate(session: Session, prompts: Tensor, options: Decoding, seed: int | None = None) -> list[list[Hypothesis]]:
+def generate(
+    session: Session, prompts: Tensor, options: Decoding, seed: int | Sequence[int] | None = None
+) -> list[list[Hypothesis]]:
     """Continue prompts of equal length.
 
     The result of an item does not depend on the other items, except for samples without a seed.
@@ -25,20 +27,20 @@ def generate(session: Session, prompts: Tensor, options: Decoding, seed: int | N
         session: A new session with one row per item and room for `options.capacity(P)` tokens.
         prompts: Prompts (I, P), one per item.
         options: How to decode.
-        seed: Seed for sampling; `None` uses torch's global generator.
+        seed: Seed for sampling, or one seed per item (without beams); `None` uses torch's global generator.
 
     Returns:
         `options.n` hypotheses per item, the best first. A beam search returns fewer if its bans allow fewer texts.
 
     Raises:
-        InputError: The prompts are empty or not a table, or there is a seed without sampling.
+        InputError: The prompts are empty or not a table, there is a seed without sampling, or the seeds do not fit.
     """
     if prompts.ndim != 2 or prompts.shape[1] == 0:
         raise InputError(f"prompts must have shape (items, tokens) with at least one token, got {tuple(prompts.shape)}")
     if seed is not None and not options.do_sample:
         raise InputError(f"seed needs do_sample=True, got seed={seed}")
-    if seed is not None and not isinstance(seed, int):
-        raise InputError(f"seed must be an integer, got {seed!r}")
+    if seed is not None:
+        _check_seed(seed, len(prompts), options)
     if len(prompts) == 0:
         return []
     draws = Draws(options, seed) if options.do_sample else None
@@ -51,7 +53,7 @@ def generate_grouped(
     make_session: SessionFactory,
     prompts: Sequence[Sequence[int]],
     options: Decoding,
-    seed: int | None = None,
+    seed: int | Sequence[int] | None = None,
     device: torch.device | str | None = None,
 ) -> list[list[Hypothesis]]:
     """Continue prompts of any length. Items whose prompts have equal length are decoded together.
@@ -60,7 +62,7 @@ def generate_grouped(
         make_session: Makes the session of some items, given by index.
         prompts: Token ids of the prompts, one prompt per item.
         options: How to decode.
-        seed: Seed for sampling; `None` uses torch's global generator.
+        seed: Seed for sampling, or one seed per item (without beams); `None` uses torch's global generator.
         device: Device of the prompts.
 
     Returns:
@@ -75,7 +77,8 @@ def generate_grouped(
     results: list[list[Hypothesis]] = [[] for _ in prompts]
     for items in groups.values():
         table = torch.tensor([list(prompts[item]) for item in items], dtype=torch.long, device=device)
-        hypotheses = generate(make_session(items), table, options, seed)
+        group_seed = seed if seed is None or isinstance(seed, int) else [seed[item] for item in items]
+        hypotheses = generate(make_session(items), table, options, group_seed)
         for item, item_hypotheses in zip(items, hypotheses, strict=True):
             results[item] = item_hypotheses
     return results
@@ -97,3 +100,15 @@ def stack_hypotheses(prompts: Tensor, results: Sequence[Sequence[Hypothesis]], p
     for prompt, hypotheses in zip(prompts.tolist(), results, strict=True):
         rows += [prompt + h.ids + [pad_id] * (longest - len(h.ids)) for h in hypotheses]
     return torch.tensor(rows, dtype=torch.long, device=prompts.device)
+
+
+def _check_seed(seed: int | Sequence[int], items: int, options: Decoding) -> None:
+    """Raise `InputError` unless the seed is an integer, or a list of one integer per item and there are no beams."""
+    if isinstance(seed, int):
+        return
+    if isinstance(seed, str) or not isinstance(seed, Sequence) or not all(isinstance(number, int) for number in seed):
+        raise InputError(f"seed must be an integer, or one integer per item, got {seed!r}")
+    if len(seed) != items:
+        raise InputError(f"seed must have one integer per item ({items}), got {len(seed)}")
+    if options.num_beams > 1:
+        raise InputError(f"a seed per item needs num_beams=1, got {options.num_beams}")

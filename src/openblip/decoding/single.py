@@ -40,7 +40,10 @@ def decode_single(session: Session, prompts: Tensor, options: Decoding, draws: D
     for new in range(options.max_new_tokens):
         end = prompt_length + new
         scores = process(logits, tokens[live, :, :end].flatten(0, 1), new)
-        chosen = scores.argmax(-1) if draws is None else draws.sample_tokens(filter_for_sampling(scores, options), new)
+        if draws is None:
+            chosen = scores.argmax(-1)
+        else:
+            chosen = draws.sample_tokens(filter_for_sampling(scores, options), new, live)
         chosen_logprob = logits.gather(1, chosen[:, None]).squeeze(1) - logits.logsumexp(1)
         # Rows that ended earlier get padding, which adds nothing.
         idle = ended[live]  # (L, N)

@@ -29,10 +29,12 @@ class Prompt:
     Attributes:
         ids: Token ids to start from.
         text: The prompt that the caller passed, which the caption's text includes; `None` for the checkpoint's own.
+        seed: Seed of this item's samples. Either all items of a batch have one, or the pipeline's seed counts.
     """
 
     ids: list[int]
     text: str | None
+    seed: int | None = None
 
 
 @dataclass(frozen=True)
@@ -139,7 +141,8 @@ class CaptionPipeline(Pipeline[tuple[ImageInput, "str | None"], Prompt, "list[li
         states = self.model.encode_images([prepared.image for prepared in batch], join_frames=True)
         prompts = [prepared.text.ids for prepared in batch]
         start = engine.prepare_captions(states, self.decoding.capacity(max(map(len, prompts))))
-        return generate_grouped(start, prompts, self.decoding, self.seed, engine.device)
+        seeds = [prepared.text.seed for prepared in batch if prepared.text.seed is not None]
+        return generate_grouped(start, prompts, self.decoding, seeds or self.seed, engine.device)
 
     def postprocess(self, raw: list[list[Hypothesis]], batch: list[Prepared[Prompt]]) -> list[Caption]:
         """Return the best caption of each image with its alternatives.
