@@ -29,7 +29,7 @@ LAYERS: dict[str, set[str]] = {
     "drawing": set(),
     "errors": set(),
     "extras": set(),
-    "io": {"errors"},
+    "io": {"_version", "errors", "extras"},
     "results": {"drawing"},
     "tasks": {"errors"},
     # Torch-free parts of packages that otherwise need torch.
@@ -58,7 +58,8 @@ LAYERS: dict[str, set[str]] = {
     "evaluation.report": {"drawing", "evaluation.files", "preprocess"},
     "evaluation": {"blip", "data", "evaluation.protocols", "evaluation.report"},
     "compat": {"blip", "data"},
-    "cli": {"evaluation", "jobs", "training"},
+    "capfilt": {"jobs"},
+    "cli": {"capfilt", "evaluation", "jobs", "training"},
 }
 
 
@@ -105,6 +106,14 @@ NO_TORCH = (
     "openblip.jobs.run",
     "openblip.jobs.sheet",
     "openblip.jobs.sinks",
+    "openblip.capfilt.folder",
+    "openblip.capfilt.report",
+    "openblip.capfilt.rethreshold",
+    "openblip.capfilt.rows",
+    "openblip.capfilt.summary",
+    "openblip.data.sources.shards",
+    "openblip.io.fetch",
+    "openblip.jobs.executors",
     "openblip.training.config",
     "openblip.evaluation.metrics.captions",
     "openblip.evaluation.protocols",

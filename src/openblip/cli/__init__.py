@@ -12,6 +12,7 @@ import click
 from openblip import __version__
 from openblip.cli import (
     ask,
+    capfilt,
     caption,
     classify,
     compare,
@@ -51,6 +52,7 @@ app.add_command(doctor.doctor)
 app.add_command(recipe_test.evaluate)
 app.add_command(train.app)
 app.add_command(eval.app)
+app.add_command(capfilt.app)
 app.add_command(completion.completion)
 
 main = app  # the entry point of the `openblip` script

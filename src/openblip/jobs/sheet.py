@@ -134,7 +134,7 @@ def _make_card(status: ItemStatus, sink: Sink | None) -> Card:
         images = [FileImage(drawing) for drawing in drawings]
     elif isinstance(status.item, Item):
         images = status.item.images
-    thumbnails = [thumbnail for thumbnail in map(_encode_thumbnail, images) if thumbnail is not None]
+    thumbnails = [thumbnail for thumbnail in map(encode_thumbnail, images) if thumbnail is not None]
     entries = list(_make_entries(status, sink)) if status.error is None else []
     return Card(status.item.name, thumbnails, status.error, entries)
 
@@ -183,7 +183,7 @@ def _format_scores(row: Row) -> str:
     return " · ".join(scores)
 
 
-def _encode_thumbnail(image: ImageRef) -> str | None:
+def encode_thumbnail(image: ImageRef) -> str | None:
     """Return a small JPEG as base64, or `None` if the image cannot be opened."""
     try:
         source = image.read()

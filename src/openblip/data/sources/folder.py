@@ -7,11 +7,13 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from openblip.data.images import IMAGE_SUFFIXES, Locator
+from openblip.data.problems import Problem
+from openblip.data.records import Record
 from openblip.data.schema import Columns
 from openblip.data.sources.base import Source
 from openblip.data.sources.combined import ConcatSource
 from openblip.data.sources.parquet import open_parquet
-from openblip.data.sources.table import Table, TableBuilder
+from openblip.data.sources.table import Table, TableBuilder, read_record
 from openblip.data.sources.text import open_csv, open_jsonl
 from openblip.errors import InputError
 
@@ -62,6 +64,25 @@ def walk(path: str, recursive: bool = True) -> Iterator[str]:
     for folder, folders, files in os.walk(path):
         folders[:] = sorted(name for name in folders if not name.startswith(".")) if recursive else []
         yield from (os.path.join(folder, name) for name in sorted(files) if not name.startswith("."))  # noqa: PTH118
+
+
+def read_image(name: str, sidecars: Sequence[str] = SIDECARS) -> Record | Problem:
+    """Return the record of an image file with the captions next to it.
+
+    Args:
+        name: Path of the image.
+        sidecars: Suffixes of caption files, in order of preference.
+
+    Returns:
+        The record, or the reason why there is none.
+    """
+    try:
+        captions = _read_captions(name, sidecars)
+    except UnicodeDecodeError:
+        return Problem(name, "the caption file is not UTF-8")
+    except OSError as error:
+        return Problem(name, f"cannot read the caption file: {error.strerror or error}")
+    return read_record({"captions": captions}, name, name, Locator(), images=[name])
 
 
 def _open_images(path: str, recursive: bool, sidecars: Sequence[str]) -> Table:

@@ -78,20 +78,47 @@ class ParquetStream(Stream):
         """Yield the records of one file, with embedded images in memory."""
         path = self.paths[shard]
         try:
-            file = _open(path)
+            yield from read_row_groups(path, self._images, self._columns, self._keep)
         except OpenBlipError as error:
             yield Problem(path, str(error))
-            return
-        embedded = _embedded_columns(file.schema_arrow, self._columns)
-        columns = _without_images(self._columns, embedded)
-        locate = Locator(parent(path) if self._images is None else self._images)
-        number = 0
-        for batch in file.iter_batches(BATCH_ROWS):
-            for row in batch.to_pylist():
-                address = f"{path}:row {number}"
-                images = [row[name] for name in embedded] or None
-                yield read_record(row, address, path, locate, images=images, columns=columns, keep=self._keep)
-                number += 1
+
+
+def read_row_groups(
+    path: str,
+    images: str | None,
+    columns: Columns | None,
+    keep: Sequence[str],
+    *,
+    groups: Sequence[int] | None = None,
+    first_row: int = 0,
+) -> Iterator[Record | Problem]:
+    """Yield the records of some row groups of a Parquet file, with embedded images in memory.
+
+    Args:
+        path: The file, local or remote.
+        images: Folder for relative image paths; by default the folder of the file.
+        columns: The column of a field, where it differs from the schema.
+        keep: Further columns to keep.
+        groups: Row groups to read; all by default.
+        first_row: Number of the first row of these groups in the file.
+
+    Yields:
+        The records, with a `Problem` in place of each row that cannot become one.
+
+    Raises:
+        InputError: If the file cannot be read.
+    """
+    file = _open(path)
+    embedded = _embedded_columns(file.schema_arrow, columns)
+    columns = _without_images(columns, embedded)
+    locate = Locator(parent(path) if images is None else images)
+    number = first_row
+    for batch in file.iter_batches(BATCH_ROWS, row_groups=None if groups is None else list(groups)):
+        for row in batch.to_pylist():
+            address = f"{path}:row {number}"
+            values = [row[name] for name in embedded] or None
+            yield read_record(row, address, path, locate, images=values, columns=columns, keep=keep)
+            number += 1
 
 
 @dataclass(frozen=True)

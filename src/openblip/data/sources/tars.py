@@ -230,6 +230,6 @@ def _read_row(group: _Group, columns: Columns | None) -> dict[str, Any]:
     if not isinstance(row, dict):
         raise InputError("its JSON is not an object")
     lines = [line.strip() for line in plain.splitlines() if line.strip()]
-    if lines and not (columns and "caption" in columns) and not parse_row(row).captions:
-        row["captions"] = lines
+    if texts.keys() - {"json"} and not (columns and "caption" in columns) and not parse_row(row).captions:
+        row["captions"] = lines or [""]  # an empty file is an empty caption
     return row

@@ -72,17 +72,36 @@ def open_csv(
     builder = TableBuilder(path, Locator(_image_root(path, images)), columns, keep)
     # Undecodable bytes become surrogates, so that they cost one row rather than the file.
     text = read_bytes(path).decode("utf-8-sig", "surrogateescape").replace("\0", "\ufffd")
-    rows = csv.DictReader(io.StringIO(text, newline=""), delimiter="\t" if path.lower().endswith(".tsv") else ",")
+    rows = csv.reader(io.StringIO(text, newline=""), delimiter="\t" if path.lower().endswith(".tsv") else ",")
     csv.field_size_limit(max(csv.field_size_limit(), _LARGEST_CELL))
-    for row in rows:
-        position = f":{rows.line_num}"
-        if None in row:
-            builder.reject(position, f"the row has more fields than the header's {len(rows.fieldnames or ())}")
-        elif any("\udc80" <= letter <= "\udcff" for value in row.values() for letter in value or ""):
-            builder.reject(position, "the row is not UTF-8")
+    header = next(rows, [])
+    for cells in rows:
+        if not cells:  # a blank line
+            continue
+        row = decode_csv_row(header, cells)
+        if isinstance(row, str):
+            builder.reject(f":{rows.line_num}", row)
         else:
-            builder.add(position, {name: _parse_cell(value) for name, value in row.items()})
+            builder.add(f":{rows.line_num}", row)
     return builder.build()
+
+
+def decode_csv_row(header: Sequence[str], cells: Sequence[str]) -> dict[str, Any] | str:
+    """Return the values of a row by column, with lists parsed from JSON.
+
+    Args:
+        header: Names of the columns.
+        cells: Cells of the row, whose undecodable bytes are surrogates.
+
+    Returns:
+        Values by column, or the reason why the row cannot be used.
+    """
+    if len(cells) > len(header):
+        return f"the row has more fields than the header's {len(header)}"
+    if any("\udc80" <= letter <= "\udcff" for value in cells for letter in value):
+        return "the row is not UTF-8"
+    values: dict[str, Any] = dict.fromkeys(header)
+    return values | {name: _parse_cell(value) for name, value in zip(header, cells, strict=False)}
 
 
 def open_json(
