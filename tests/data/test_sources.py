@@ -267,7 +267,7 @@ def test_the_shared_layout_of_a_tar(tmp_path: Path) -> None:
     }
     tar = write_tar(tmp_path / "x.tar", {"k.jpg": png(0), "k.json": json.dumps(content).encode()})
     (record,) = open_indexed(tar)
-    counts = {"images": 1, "captions": 2, "questions": 1, "answered": 1, "expressions": 1, "labeled": 0}
+    counts = {"images": 1, "captions": 2, "questions": 1, "answered": 1, "expressions": 1, "labeled": 0, "filtered": 0}
     assert record.counts() == counts
     assert record.images == (SpanImage(str(tar), "k.jpg", 512, len(png(0))),)
 

@@ -205,7 +205,7 @@ def update_tar(path: Path, rows: Sequence[Row], rule: Rule) -> None:
 def _dump(row: Row, verdicts: Sequence[bool]) -> bytes:
     kept = [text.text for text, verdict in zip(row.texts, verdicts, strict=True) if verdict]
     texts = [_describe(text, verdict) for text, verdict in zip(row.texts, verdicts, strict=True)]
-    values = {"key": row.key, "captions": kept, "texts": texts}
+    values = {"key": row.key, "captions": kept, "filtered": not kept, "texts": texts}
     return json.dumps(values, ensure_ascii=False).encode("utf-8", "backslashreplace")
 
 

@@ -30,6 +30,7 @@ COLUMNS: Mapping[str, str] = {
     "logprob": "log-probability of each synthetic text",
     "kept": "whether the rule keeps each text",
     "reasons": "why a text was not scored",
+    "filtered": "whether the rule keeps no text; training leaves such a row out",
     "error": "why the image failed; such a row has no texts",
     "json_offset": "position of the image's JSON in the tar (--to webdataset)",
     "json_size": "bytes of that JSON",
@@ -93,6 +94,7 @@ def make_schema() -> Any:
         "logprob": floats,
         "kept": pa.list_(pa.bool_()),
         "reasons": strings,
+        "filtered": pa.bool_(),
         "error": pa.string(),
         "json_offset": pa.int64(),
         "json_size": pa.int64(),
@@ -114,11 +116,12 @@ def make_table(rows: Sequence[Row], rule: Rule) -> Any:
             values[name].append([getattr(text, name) for text in row.texts])
         for name in ("captions", "kept"):
             values[name].append([])
+        values["filtered"].append(False)
     return judge(pa.Table.from_pydict(values, schema=make_schema()), rule)
 
 
 def judge(table: Any, rule: Rule) -> Any:
-    """Return a table with the verdicts of a rule in `kept` and `captions`; everything else stays.
+    """Return a table with the verdicts of a rule in `kept`, `captions` and `filtered`; everything else stays.
 
     Args:
         table: Stored rows.
@@ -138,7 +141,9 @@ def judge(table: Any, rule: Rule) -> Any:
         pa.array(counts[offsets - first], pa.int32()), values.filter(pa.array(accepted))
     )
     kept = pa.ListArray.from_arrays(pa.array(offsets - first, pa.int32()), pa.array(accepted))
-    for name, column in (("captions", captions), ("kept", kept)):
+    empty = np.diff(counts[offsets - first]) == 0
+    filtered = pa.array(empty & table["error"].is_null().to_numpy(zero_copy_only=False).astype(bool))
+    for name, column in (("captions", captions), ("kept", kept), ("filtered", filtered)):
         table = table.set_column(table.schema.get_field_index(name), name, column)
     return table
 
@@ -154,7 +159,7 @@ def changed_rows(before: Any, after: Any) -> Any:
 def to_rows(table: Any) -> list[Row]:
     """Return the rows of a table, without verdicts."""
     rows = []
-    for values in table.drop_columns(["captions", "kept"]).to_pylist():
+    for values in table.drop_columns(["captions", "kept", "filtered"]).to_pylist():
         names = ("texts", "sources", "itm", "itc", "logprob", "reasons")
         texts = tuple(ScoredText(*fields) for fields in zip(*(values[name] for name in names), strict=True))
         head = {name: values[name] for name in ("key", "image", "error", "json_offset", "json_size")}

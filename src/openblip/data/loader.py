@@ -160,7 +160,8 @@ class Loader:
         missing = [int(index) for index in (num_samples == 0).nonzero()[0]]
         if len(missing) == len(source):
             raise InputError(f"no record of {source.name} has {task.needs}")
-        self.report.extend(Problem(source[index].address, unusable) for index in missing)
+        noticed = [index for index in missing if not source.counts["filtered"][index]]
+        self.report.extend(Problem(source[index].address, unusable) for index in noticed)
         if len(self.report):
             _log.warning("%s", self.report)
         return IndexedSampler(source, num_samples, self._sharding, source.period)

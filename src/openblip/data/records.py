@@ -74,6 +74,7 @@ class Record:
         image_id: Equal for records of one image, and only for those: counted from 0 in an indexed source, a 63-bit
             hash in a stream.
         extra: Columns that the caller asked to keep.
+        filtered: Whether a filter (CapFilt) kept no text, so that the record is left out without a notice.
     """
 
     images: tuple[ImageRef, ...]
@@ -84,13 +85,14 @@ class Record:
     label: int | None = None
     image_id: int = 0
     extra: Mapping[str, Any] = field(default_factory=dict)
+    filtered: bool = False
 
     def counts(self) -> dict[str, int]:
         """Count images and annotations.
 
         Returns:
-            Numbers by kind: `images`, `captions`, `questions`, `answered` (questions with an answer), `expressions` and
-            `labeled` (0 or 1).
+            Numbers by kind: `images`, `captions`, `questions`, `answered` (questions with an answer), `expressions`,
+            `labeled` and `filtered` (0 or 1).
         """
         return {
             "images": len(self.images),
@@ -99,4 +101,5 @@ class Record:
             "answered": sum(1 for question in self.questions if question.answers),
             "expressions": len(self.expressions),
             "labeled": int(self.label is not None),
+            "filtered": int(self.filtered),
         }

@@ -278,7 +278,7 @@ class StreamSampler:
             yield SampleRef(number, 0, record)
         elif count := self._count_samples(record):
             yield from (SampleRef(number, index, record) for index in range(count))
-        else:
+        elif not record.filtered:
             yield SampleRef(number, 0, Problem(record.address, self._unusable))
 
 

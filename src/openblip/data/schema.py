@@ -19,6 +19,7 @@ boxes          refs                                             a list of rows w
 label          label                                            True, False, 0, 1, "True", "False": a pair's statement
 image id       image_id                                         anything: equal for rows of one embedded image
 error          error                                            a text: the job that wrote the row failed; skipped
+filtered       filtered                                         true: a filter kept no text; left out without notice
 =============  ===============================================  ==================================================
 
 The schema covers the published annotation files and the results of OpenBLIP's own jobs (`path`, `text`; in a row with
@@ -68,6 +69,7 @@ class ParsedRow:
     expressions: tuple[Expression, ...] = ()
     label: int | None = None
     image_id: str = ""
+    filtered: bool = False
     extra: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -112,6 +114,7 @@ def parse_row(row: Mapping[str, Any], columns: Columns | None = None, keep: Iter
         expressions=_parse_expressions(row),
         label=_parse_label(_first_present(row, ("label",)), len(images)),
         image_id="" if image_id is None else str(image_id),
+        filtered=_is_true(row.get("filtered")),
         extra=extra,
     )
 

@@ -173,6 +173,7 @@ def read_record(
         expressions=parsed.expressions,
         label=parsed.label,
         extra=parsed.extra,
+        filtered=parsed.filtered,
     )
     return replace(record, image_id=image_key(record, parsed.image_id, source) >> 1)
 
@@ -200,11 +201,20 @@ def _pack(parsed: ParsedRow, images: Sequence[Any], position: str) -> tuple[Any,
     """Return plain tuples, which take a third of the memory of the objects."""
     questions = [(q.text, q.answers, q.source, q.id, q.auto, q.wrong) for q in parsed.questions]
     expressions = [(expression.text, expression.box, expression.auto) for expression in parsed.expressions]
-    return tuple(images), position, parsed.captions, questions, expressions, parsed.label, dict(parsed.extra)
+    return (
+        tuple(images),
+        position,
+        parsed.captions,
+        questions,
+        expressions,
+        parsed.label,
+        dict(parsed.extra),
+        parsed.filtered,
+    )
 
 
 def _unpack(packed: tuple[Any, ...], name: str, locate: Locate, image_id: int) -> Record:
-    images, position, captions, questions, expressions, label, extra = packed
+    images, position, captions, questions, expressions, label, extra, filtered = packed
     address = name + position
     return Record(
         tuple(locate(value, address) for value in images),
@@ -215,4 +225,5 @@ def _unpack(packed: tuple[Any, ...], name: str, locate: Locate, image_id: int) -
         label,
         image_id,
         extra,
+        filtered,
     )
