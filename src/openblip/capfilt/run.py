@@ -8,6 +8,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
+import torch
+
 from openblip.blip import Blip, load
 from openblip.capfilt import rows
 from openblip.capfilt.folder import CapFiltFolder, identify
@@ -62,8 +64,6 @@ class ModelOptions:
     def load(self, name: str) -> Blip:
         """Load one of the models."""
         if self.threads is not None:
-            import torch
-
             torch.set_num_threads(self.threads)
         return load(
             name,

@@ -34,9 +34,9 @@ KEEP = click.Choice(["itm", "itc", "both"])
 
 @group("capfilt")
 def app() -> None:
-    """Bootstrap captions (CapFilt): caption web images, score all texts, and keep those that match.
+    """Caption web images and keep the texts that match (CapFilt).
 
-    Scores are stored, so that `rethreshold` applies another rule without a model.
+    The scores of all texts are stored, so that `rethreshold` applies another rule without a model.
     """
 
 
@@ -111,7 +111,13 @@ json_option = option("--json", is_flag=True, panel=OUTPUT, help="Print the count
 @json_option
 @option("--workers", type=o.POSITIVE, default=1, panel=MODEL, help="Processes that hold both models.")
 @o.device_option
-@option("--engine", metavar="ENGINE", default=defaults.ENGINE, panel=MODEL, help="auto, torch, compiled or openvino.")
+@option(
+    "--engine",
+    metavar="ENGINE",
+    default=defaults.ENGINE,
+    panel=MODEL,
+    help="Engine to run the models with: auto, torch, compiled or openvino.",
+)
 @o.precision_option
 @option(
     "--batch-size", type=o.BatchSize(), metavar="auto|N", show_default="auto", panel=MODEL, help="Images per batch."
