@@ -30,7 +30,7 @@ LAYERS: dict[str, set[str]] = {
     "errors": set(),
     "extras": set(),
     "io": {"_version", "errors", "extras"},
-    "results": {"drawing"},
+    "results": {"drawing", "errors", "extras"},
     "tasks": {"errors"},
     # Torch-free parts of packages that otherwise need torch.
     "model.config": {"errors", "tasks"},
@@ -40,7 +40,7 @@ LAYERS: dict[str, set[str]] = {
     # The model and its inputs.
     "model": {"model.config"},
     "preprocess": {"_version", "errors", "extras", "io"},
-    "decoding": {"model", "preprocess"},
+    "decoding": {"io", "model", "preprocess"},
     "checkpoints": {"checkpoints.layouts", "io", "model", "preprocess"},
     "engine": {"decoding", "defaults", "extras", "io"},
     # The public API.

@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias, cast, get_args, overl
 import numpy as np
 import torch
 from PIL import Image
+from torch import Tensor
 
 from openblip import defaults
 from openblip.checkpoints import bundle as bundles
@@ -33,6 +34,8 @@ from openblip.defaults import Decode, EngineName, Precision
 from openblip.engine.create import check_engine, create_engine, default_batch_size
 from openblip.engine.device import check_available, resolve_device
 from openblip.errors import DownloadError, InputError, OpenBlipError, UnsupportedTaskError
+from openblip.io import limits
+from openblip.io.limits import Limit, Stop
 from openblip.model.config import ModelConfig, ModelKind
 from openblip.pipelines.base import TEXT_ROWS, Batching, TaskModel, iter_chunks
 from openblip.pipelines.caption import CaptionPipeline
@@ -48,7 +51,13 @@ from openblip.pipelines.explain import (
 from openblip.pipelines.grounding import GroundingPipeline
 from openblip.pipelines.inputs import EncodedImage, ImageInput
 from openblip.pipelines.nlvr import NlvrPipeline
-from openblip.pipelines.retrieval import ClassifyPipeline, Embedding, EmbedPipeline, RetrievalPipeline
+from openblip.pipelines.retrieval import (
+    ClassifyPipeline,
+    Embedding,
+    EmbedPipeline,
+    RetrievalPipeline,
+    TensorEmbedPipeline,
+)
 from openblip.pipelines.shapes import (
     ImageInputs,
     ImageList,
@@ -81,6 +90,7 @@ if TYPE_CHECKING:
         ExplainOptions,
         Raise,
         Return,
+        SharedOptions,
         VqaPipelineOptions,
     )
 
@@ -138,6 +148,7 @@ def load(
     num_workers: int | None = None,
     decode: Decode = defaults.DECODE,
     calibration: Iterable[ImageSource] | None = None,
+    threads: int | None = None,
     offline: bool | None = None,
 ) -> Blip:
     """Load a model or a bundle of models.
@@ -157,6 +168,7 @@ def load(
         decode: "fast" decodes large JPEG files at reduced size, which changes pixels by a fraction of a gray level;
             "exact" decodes them in full.
         calibration: Sample images that OpenVINO quantizes the image encoder with (`precision="int8"` only).
+        threads: CPU threads to compute with, for all models of the process; by default all cores.
         offline: Whether to use only files on this machine; by default as the environment says. The models of a bundle
             that are not here are then left out of `tasks`.
 
@@ -178,6 +190,10 @@ def load(
         raise InputError("name_or_path must name a model, got an empty text; try 'pocket'")
     if decode not in get_args(Decode):
         raise InputError(f"decode must be 'fast' or 'exact', got {decode!r}")
+    if threads is not None:
+        if threads < 1:
+            raise InputError(f"threads must be at least 1, got {threads}")
+        torch.set_num_threads(threads)  # OpenVINO uses as many
     torch_device = resolve_device(device, cpu_only=engine == "openvino" or precision == "int8")
     check_engine(engine, precision, torch_device, calibrated=calibration is not None)
     check_available(torch_device)
@@ -243,6 +259,10 @@ class Blip:
 
     **Progress.** With `progress=True`, methods show a progress bar on a terminal. A function instead of `True` gets the
     number of finished images and the total, which is `None` for iterators.
+
+    **Limits.** With `timeout=30`, a call raises `TimeLimitError` after 30 seconds. With `stop=event.is_set`, it raises
+    `StoppedError` soon after `event.set()` in another thread. Both are checked at every step of the decoder and between
+    batches. For lists, the error has the results so far as `partial`.
 
     One `Blip` can be used by several threads.
 
@@ -340,6 +360,8 @@ class Blip:
         trim: bool = False,
         on_error: OnError = "raise",
         progress: Progress = False,
+        timeout: float | None = None,
+        stop: Stop | None = None,
     ) -> Output[Caption]:
         """Describe images.
 
@@ -366,6 +388,8 @@ class Blip:
             trim: Whether to prefer finished captions, and to remove words such as "of the" from the end of others.
             on_error: `"raise"` or `"return"` the error of an image that cannot be captioned.
             progress: Whether to show a progress bar, or a function of the number done and the total.
+            timeout: Seconds after which the call raises `TimeLimitError`; by default there is no limit.
+            stop: Function that returns True to end the call with `StoppedError`, such as `event.is_set`.
 
         Returns:
             A caption per image, in the shape of `images`.
@@ -400,7 +424,7 @@ class Blip:
             trim=trim,
         )
         inputs = paired_inputs(images, prompt, "prompt")
-        return inputs.deliver(pipeline.run(inputs.items), on_error, progress)
+        return inputs.deliver(pipeline.run(inputs.items), on_error, progress, timeout, stop)
 
     @overload
     def ask(
@@ -449,6 +473,8 @@ class Blip:
         length_penalty: float | None = None,
         on_error: OnError = "raise",
         progress: Progress = False,
+        timeout: float | None = None,
+        stop: Stop | None = None,
     ) -> Output[Answer] | Output[list[Answer]]:
         """Answer questions about images.
 
@@ -466,6 +492,8 @@ class Blip:
                 so the most probable answer wins. Published evaluations use 1, which prefers longer answers.
             on_error: `"raise"` or `"return"` the error of an image or question.
             progress: Whether to show a progress bar, or a function of the number of images done and the total.
+            timeout: Seconds after which the call raises `TimeLimitError`; by default there is no limit.
+            stop: Function that returns True to end the call with `StoppedError`, such as `event.is_set`.
 
         Returns:
             An answer per image, in the shape of `images`; a list of answers for one image with several questions.
@@ -491,7 +519,7 @@ class Blip:
             length_penalty=length_penalty,
         )
         inputs = grouped_inputs(images, questions, "question")
-        return inputs.deliver_lists(pipeline.run(inputs.items), on_error, progress)
+        return inputs.deliver_lists(pipeline.run(inputs.items), on_error, progress, timeout, stop)
 
     @overload
     def match(
@@ -501,11 +529,17 @@ class Blip:
         *,
         paired: bool = False,
         on_error: Raise = "raise",
-        progress: Progress = False,
+        **options: Unpack[SharedOptions],
     ) -> Match: ...
     @overload
     def match(
-        self, images: ImageInput, texts: str, *, paired: bool = False, on_error: Return, progress: Progress = False
+        self,
+        images: ImageInput,
+        texts: str,
+        *,
+        paired: bool = False,
+        on_error: Return,
+        **options: Unpack[SharedOptions],
     ) -> Match | OpenBlipError: ...
     @overload
     def match(
@@ -515,7 +549,7 @@ class Blip:
         *,
         paired: Literal[False] = False,
         on_error: Raise = "raise",
-        progress: Progress = False,
+        **options: Unpack[SharedOptions],
     ) -> list[Match]: ...
     @overload
     def match(
@@ -525,7 +559,7 @@ class Blip:
         *,
         paired: Literal[False] = False,
         on_error: Return,
-        progress: Progress = False,
+        **options: Unpack[SharedOptions],
     ) -> list[Match] | OpenBlipError: ...
     @overload
     def match(
@@ -535,11 +569,11 @@ class Blip:
         *,
         paired: bool = False,
         on_error: Raise = "raise",
-        progress: Progress = False,
+        **options: Unpack[SharedOptions],
     ) -> list[Match]: ...
     @overload
     def match(
-        self, images: ImageList, texts: str, *, paired: bool = False, on_error: Return, progress: Progress = False
+        self, images: ImageList, texts: str, *, paired: bool = False, on_error: Return, **options: Unpack[SharedOptions]
     ) -> list[Match | OpenBlipError]: ...
     @overload
     def match(
@@ -549,7 +583,7 @@ class Blip:
         *,
         paired: Literal[False] = False,
         on_error: Raise = "raise",
-        progress: Progress = False,
+        **options: Unpack[SharedOptions],
     ) -> list[list[Match]]: ...
     @overload
     def match(
@@ -559,7 +593,7 @@ class Blip:
         *,
         paired: Literal[False] = False,
         on_error: Return,
-        progress: Progress = False,
+        **options: Unpack[SharedOptions],
     ) -> list[list[Match] | OpenBlipError]: ...
     @overload
     def match(
@@ -569,11 +603,17 @@ class Blip:
         *,
         paired: Literal[True],
         on_error: Raise = "raise",
-        progress: Progress = False,
+        **options: Unpack[SharedOptions],
     ) -> list[Match]: ...
     @overload
     def match(
-        self, images: ImageList, texts: TextList, *, paired: Literal[True], on_error: Return, progress: Progress = False
+        self,
+        images: ImageList,
+        texts: TextList,
+        *,
+        paired: Literal[True],
+        on_error: Return,
+        **options: Unpack[SharedOptions],
     ) -> list[Match | OpenBlipError]: ...
     @overload
     def match(
@@ -583,11 +623,17 @@ class Blip:
         *,
         paired: bool = False,
         on_error: Raise = "raise",
-        progress: Progress = False,
+        **options: Unpack[SharedOptions],
     ) -> Iterator[Match]: ...
     @overload
     def match(
-        self, images: ImageStream, texts: str, *, paired: bool = False, on_error: Return, progress: Progress = False
+        self,
+        images: ImageStream,
+        texts: str,
+        *,
+        paired: bool = False,
+        on_error: Return,
+        **options: Unpack[SharedOptions],
     ) -> Iterator[Match | OpenBlipError]: ...
     @overload
     def match(
@@ -597,7 +643,7 @@ class Blip:
         *,
         paired: Literal[False] = False,
         on_error: Raise = "raise",
-        progress: Progress = False,
+        **options: Unpack[SharedOptions],
     ) -> Iterator[list[Match]]: ...
     @overload
     def match(
@@ -607,7 +653,7 @@ class Blip:
         *,
         paired: Literal[False] = False,
         on_error: Return,
-        progress: Progress = False,
+        **options: Unpack[SharedOptions],
     ) -> Iterator[list[Match] | OpenBlipError]: ...
     @overload
     def match(
@@ -617,11 +663,17 @@ class Blip:
         *,
         paired: Literal[True],
         on_error: Raise = "raise",
-        progress: Progress = False,
+        **options: Unpack[SharedOptions],
     ) -> Iterator[Match]: ...
     @overload
     def match(
-        self, images: ImageStream, texts: Texts, *, paired: Literal[True], on_error: Return, progress: Progress = False
+        self,
+        images: ImageStream,
+        texts: Texts,
+        *,
+        paired: Literal[True],
+        on_error: Return,
+        **options: Unpack[SharedOptions],
     ) -> Iterator[Match | OpenBlipError]: ...
     def match(
         self,
@@ -631,6 +683,8 @@ class Blip:
         paired: bool = False,
         on_error: OnError = "raise",
         progress: Progress = False,
+        timeout: float | None = None,
+        stop: Stop | None = None,
     ) -> Output[Match] | Output[list[Match]]:
         """Score how well texts fit images. Images and texts are embedded once each.
 
@@ -640,6 +694,8 @@ class Blip:
             paired: Whether to score each image with one text only: one text for all images, or one per image.
             on_error: `"raise"` or `"return"` the error of an image.
             progress: Whether to show a progress bar, or a function of the number of images done and the total.
+            timeout: Seconds after which the call raises `TimeLimitError`; by default there is no limit.
+            stop: Function that returns True to end the call with `StoppedError`, such as `event.is_set`.
 
         Returns:
             A match per image, in the shape of `images`; a list of matches per image for several texts.
@@ -657,9 +713,13 @@ class Blip:
         if paired or isinstance(texts, str):
             shared = [texts] if isinstance(texts, str) and not paired else None
             pairs = paired_inputs(images, texts, "text")
-            return pairs.deliver_lists(RetrievalPipeline(model, shared).run(pairs.items), on_error, progress)
+            return pairs.deliver_lists(
+                RetrievalPipeline(model, shared).run(pairs.items), on_error, progress, timeout, stop
+            )
         inputs = replace(paired_inputs(images, None, "text"), nested=True)
-        return inputs.deliver_lists(RetrievalPipeline(model, list(texts)).run(inputs.items), on_error, progress)
+        return inputs.deliver_lists(
+            RetrievalPipeline(model, list(texts)).run(inputs.items), on_error, progress, timeout, stop
+        )
 
     @overload
     def classify(
@@ -695,6 +755,8 @@ class Blip:
         n: int = 1,
         on_error: OnError = "raise",
         progress: Progress = False,
+        timeout: float | None = None,
+        stop: Stop | None = None,
     ) -> Output[Classification]:
         """Choose among labels that the model was not trained on.
 
@@ -707,6 +769,8 @@ class Blip:
             n: Labels per image.
             on_error: `"raise"` or `"return"` the error of an image.
             progress: Whether to show a progress bar, or a function of the number done and the total.
+            timeout: Seconds after which the call raises `TimeLimitError`; by default there is no limit.
+            stop: Function that returns True to end the call with `StoppedError`, such as `event.is_set`.
 
         Returns:
             The most probable labels of each image, in the shape of `images`.
@@ -722,39 +786,49 @@ class Blip:
         """
         pipeline = ClassifyPipeline(self.pipeline("retrieval").model, labels, template=template, by=by, n=n)
         inputs = single_inputs(images)
-        return inputs.deliver(pipeline.run(inputs.items), on_error, progress)
+        return inputs.deliver(pipeline.run(inputs.items), on_error, progress, timeout, stop)
 
     @overload
     def ground(
-        self, images: ImageInput, expressions: str, *, on_error: Raise = "raise", progress: Progress = False
+        self, images: ImageInput, expressions: str, *, on_error: Raise = "raise", **options: Unpack[SharedOptions]
     ) -> Box: ...
     @overload
     def ground(
-        self, images: ImageInput, expressions: str, *, on_error: Return, progress: Progress = False
+        self, images: ImageInput, expressions: str, *, on_error: Return, **options: Unpack[SharedOptions]
     ) -> Box | OpenBlipError: ...
     @overload
     def ground(
-        self, images: ImageInput, expressions: TextList, *, on_error: Raise = "raise", progress: Progress = False
+        self, images: ImageInput, expressions: TextList, *, on_error: Raise = "raise", **options: Unpack[SharedOptions]
     ) -> list[Box]: ...
     @overload
     def ground(
-        self, images: ImageInput, expressions: TextList, *, on_error: Return, progress: Progress = False
+        self, images: ImageInput, expressions: TextList, *, on_error: Return, **options: Unpack[SharedOptions]
     ) -> list[Box] | OpenBlipError: ...
     @overload
     def ground(
-        self, images: ImageList, expressions: str | TextList, *, on_error: Raise = "raise", progress: Progress = False
+        self,
+        images: ImageList,
+        expressions: str | TextList,
+        *,
+        on_error: Raise = "raise",
+        **options: Unpack[SharedOptions],
     ) -> list[Box]: ...
     @overload
     def ground(
-        self, images: ImageList, expressions: str | TextList, *, on_error: Return, progress: Progress = False
+        self, images: ImageList, expressions: str | TextList, *, on_error: Return, **options: Unpack[SharedOptions]
     ) -> list[Box | OpenBlipError]: ...
     @overload
     def ground(
-        self, images: ImageStream, expressions: str | Texts, *, on_error: Raise = "raise", progress: Progress = False
+        self,
+        images: ImageStream,
+        expressions: str | Texts,
+        *,
+        on_error: Raise = "raise",
+        **options: Unpack[SharedOptions],
     ) -> Iterator[Box]: ...
     @overload
     def ground(
-        self, images: ImageStream, expressions: str | Texts, *, on_error: Return, progress: Progress = False
+        self, images: ImageStream, expressions: str | Texts, *, on_error: Return, **options: Unpack[SharedOptions]
     ) -> Iterator[Box | OpenBlipError]: ...
     def ground(
         self,
@@ -763,6 +837,8 @@ class Blip:
         *,
         on_error: OnError = "raise",
         progress: Progress = False,
+        timeout: float | None = None,
+        stop: Stop | None = None,
     ) -> Output[Box] | Output[list[Box]]:
         """Find the regions that expressions name.
 
@@ -775,6 +851,8 @@ class Blip:
                 once.
             on_error: `"raise"` or `"return"` the error of an image or expression.
             progress: Whether to show a progress bar, or a function of the number of images done and the total.
+            timeout: Seconds after which the call raises `TimeLimitError`; by default there is no limit.
+            stop: Function that returns True to end the call with `StoppedError`, such as `event.is_set`.
 
         Returns:
             A box per image, in the shape of `images`; a list of boxes for one image with several expressions.
@@ -789,7 +867,7 @@ class Blip:
             (12.0, 40.5, 210.0, 305.5)
         """
         inputs = grouped_inputs(images, expressions, "expression")
-        return inputs.deliver_lists(self.pipeline("grounding").run(inputs.items), on_error, progress)
+        return inputs.deliver_lists(self.pipeline("grounding").run(inputs.items), on_error, progress, timeout, stop)
 
     @overload
     def compare(
@@ -799,11 +877,17 @@ class Blip:
         statements: str,
         *,
         on_error: Raise = "raise",
-        progress: Progress = False,
+        **options: Unpack[SharedOptions],
     ) -> Comparison: ...
     @overload
     def compare(
-        self, left: ImageInput, right: ImageInput, statements: str, *, on_error: Return, progress: Progress = False
+        self,
+        left: ImageInput,
+        right: ImageInput,
+        statements: str,
+        *,
+        on_error: Return,
+        **options: Unpack[SharedOptions],
     ) -> Comparison | OpenBlipError: ...
     @overload
     def compare(
@@ -813,11 +897,17 @@ class Blip:
         statements: TextList,
         *,
         on_error: Raise = "raise",
-        progress: Progress = False,
+        **options: Unpack[SharedOptions],
     ) -> list[Comparison]: ...
     @overload
     def compare(
-        self, left: ImageInput, right: ImageInput, statements: TextList, *, on_error: Return, progress: Progress = False
+        self,
+        left: ImageInput,
+        right: ImageInput,
+        statements: TextList,
+        *,
+        on_error: Return,
+        **options: Unpack[SharedOptions],
     ) -> list[Comparison] | OpenBlipError: ...
     @overload
     def compare(
@@ -827,7 +917,7 @@ class Blip:
         statements: str | TextList,
         *,
         on_error: Raise = "raise",
-        progress: Progress = False,
+        **options: Unpack[SharedOptions],
     ) -> list[Comparison]: ...
     @overload
     def compare(
@@ -837,7 +927,7 @@ class Blip:
         statements: str | TextList,
         *,
         on_error: Return,
-        progress: Progress = False,
+        **options: Unpack[SharedOptions],
     ) -> list[Comparison | OpenBlipError]: ...
     @overload
     def compare(
@@ -847,7 +937,7 @@ class Blip:
         statements: str | Texts,
         *,
         on_error: Raise = "raise",
-        progress: Progress = False,
+        **options: Unpack[SharedOptions],
     ) -> Iterator[Comparison]: ...
     @overload
     def compare(
@@ -857,7 +947,7 @@ class Blip:
         statements: str | Texts,
         *,
         on_error: Return,
-        progress: Progress = False,
+        **options: Unpack[SharedOptions],
     ) -> Iterator[Comparison | OpenBlipError]: ...
     def compare(
         self,
@@ -867,6 +957,8 @@ class Blip:
         *,
         on_error: OnError = "raise",
         progress: Progress = False,
+        timeout: float | None = None,
+        stop: Stop | None = None,
     ) -> Output[Comparison] | Output[list[Comparison]]:
         """Judge whether statements about two images are true (NLVR2).
 
@@ -876,6 +968,8 @@ class Blip:
             statements: One statement for all pairs, one per pair, or several about one pair, which is encoded once.
             on_error: `"raise"` or `"return"` the error of a pair or statement.
             progress: Whether to show a progress bar, or a function of the number of pairs done and the total.
+            timeout: Seconds after which the call raises `TimeLimitError`; by default there is no limit.
+            stop: Function that returns True to end the call with `StoppedError`, such as `event.is_set`.
 
         Returns:
             A comparison per pair, in the shape of `left`; a list of comparisons for one pair with several statements.
@@ -891,7 +985,7 @@ class Blip:
         """
         inputs = grouped_inputs(left, statements, "statement")
         pairs = add_right_images(inputs, right)
-        return inputs.deliver_lists(self.pipeline("nlvr").run(pairs), on_error, progress)
+        return inputs.deliver_lists(self.pipeline("nlvr").run(pairs), on_error, progress, timeout, stop)
 
     @overload
     def explain(
@@ -960,6 +1054,8 @@ class Blip:
         layer: int | None = None,
         on_error: OnError = "raise",
         progress: Progress = False,
+        timeout: float | None = None,
+        stop: Stop | None = None,
     ) -> Output[Explanation] | Output[list[Explanation]]:
         """Show which parts of images raise the score of each word, by Grad-CAM on cross-attention.
 
@@ -972,6 +1068,8 @@ class Blip:
             layer: Text layer whose cross-attention is explained, from 0; by default the middle one, 6 of 12.
             on_error: `"raise"` or `"return"` the error of an image or text.
             progress: Whether to show a progress bar, or a function of the number of images done and the total.
+            timeout: Seconds after which the call raises `TimeLimitError`; by default there is no limit.
+            stop: Function that returns True to end the call with `StoppedError`, such as `event.is_set`.
 
         Returns:
             An explanation per image, in the shape of `images`; a list of explanations for one image with several
@@ -1001,47 +1099,127 @@ class Blip:
         else:
             pipeline = ExplainAnswerPipeline(model, layer=layer, answer=answer)
         inputs = grouped_inputs(images, texts, "text")
-        return inputs.deliver_lists(pipeline.run(inputs.items), on_error, progress)
+        return inputs.deliver_lists(pipeline.run(inputs.items), on_error, progress, timeout, stop)
 
     @overload
     def embed_images(
-        self, images: ImageInput, *, on_error: Raise = "raise", progress: Progress = False
+        self,
+        images: ImageInput,
+        *,
+        output: Literal["numpy"] = "numpy",
+        on_error: Raise = "raise",
+        **options: Unpack[SharedOptions],
     ) -> Embedding: ...
     @overload
     def embed_images(
-        self, images: ImageInput, *, on_error: Return, progress: Progress = False
+        self,
+        images: ImageInput,
+        *,
+        output: Literal["numpy"] = "numpy",
+        on_error: Return,
+        **options: Unpack[SharedOptions],
     ) -> Embedding | OpenBlipError: ...
     @overload
     def embed_images(
-        self, images: ImageList, *, on_error: Raise = "raise", progress: Progress = False
+        self,
+        images: ImageList,
+        *,
+        output: Literal["numpy"] = "numpy",
+        on_error: Raise = "raise",
+        **options: Unpack[SharedOptions],
     ) -> Embedding: ...
     @overload
     def embed_images(
-        self, images: ImageList, *, on_error: Return, progress: Progress = False
+        self,
+        images: ImageList,
+        *,
+        output: Literal["numpy"] = "numpy",
+        on_error: Return,
+        **options: Unpack[SharedOptions],
     ) -> list[Embedding | OpenBlipError]: ...
     @overload
     def embed_images(
-        self, images: ImageStream, *, on_error: Raise = "raise", progress: Progress = False
+        self,
+        images: ImageStream,
+        *,
+        output: Literal["numpy"] = "numpy",
+        on_error: Raise = "raise",
+        **options: Unpack[SharedOptions],
     ) -> Iterator[Embedding]: ...
     @overload
     def embed_images(
-        self, images: ImageStream, *, on_error: Return, progress: Progress = False
+        self,
+        images: ImageStream,
+        *,
+        output: Literal["numpy"] = "numpy",
+        on_error: Return,
+        **options: Unpack[SharedOptions],
     ) -> Iterator[Embedding | OpenBlipError]: ...
+    @overload
     def embed_images(
-        self, images: ImageInputs, *, on_error: OnError = "raise", progress: Progress = False
-    ) -> Output[Embedding]:
+        self,
+        images: ImageInput,
+        *,
+        output: Literal["torch"],
+        on_error: Raise = "raise",
+        **options: Unpack[SharedOptions],
+    ) -> Tensor: ...
+    @overload
+    def embed_images(
+        self, images: ImageInput, *, output: Literal["torch"], on_error: Return, **options: Unpack[SharedOptions]
+    ) -> Tensor | OpenBlipError: ...
+    @overload
+    def embed_images(
+        self,
+        images: ImageList,
+        *,
+        output: Literal["torch"],
+        on_error: Raise = "raise",
+        **options: Unpack[SharedOptions],
+    ) -> Tensor: ...
+    @overload
+    def embed_images(
+        self, images: ImageList, *, output: Literal["torch"], on_error: Return, **options: Unpack[SharedOptions]
+    ) -> list[Tensor | OpenBlipError]: ...
+    @overload
+    def embed_images(
+        self,
+        images: ImageStream,
+        *,
+        output: Literal["torch"],
+        on_error: Raise = "raise",
+        **options: Unpack[SharedOptions],
+    ) -> Iterator[Tensor]: ...
+    @overload
+    def embed_images(
+        self, images: ImageStream, *, output: Literal["torch"], on_error: Return, **options: Unpack[SharedOptions]
+    ) -> Iterator[Tensor | OpenBlipError]: ...
+    def embed_images(
+        self,
+        images: ImageInputs,
+        *,
+        output: Literal["numpy", "torch"] = "numpy",
+        on_error: OnError = "raise",
+        progress: Progress = False,
+        timeout: float | None = None,
+        stop: Stop | None = None,
+    ) -> Output[Embedding] | Output[Tensor]:
         """Embed images for the contrastive loss (ITC), in the space of `embed_texts`.
 
         Shapes: N images, E embedding width (256 for published models).
 
         Args:
             images: One image or video, a list, or an iterator.
+            output: `"numpy"` for arrays, or `"torch"` for tensors on the device of the model.
             on_error: `"raise"` or `"return"` the error of an image.
             progress: Whether to show a progress bar, or a function of the number done and the total.
+            timeout: Seconds after which the call raises `TimeLimitError`; by default there is no limit.
+            stop: Function that returns True to end the call with `StoppedError`, such as `event.is_set`.
 
         Returns:
             L2-normalized float32 embeddings: an array (E,) for one image, an array (N, E) for a list (a list of arrays
-            (E,) and errors with `on_error="return"`), and an iterator over arrays (E,) for an iterator.
+            (E,) and errors with `on_error="return"`), and an iterator over arrays (E,) for an iterator. Tensors instead
+            of arrays with `output="torch"`.
 
         Raises:
             ImageError: An image cannot be read.
@@ -1052,27 +1230,57 @@ class Blip:
         """
         model = self.pipeline("retrieval").model
         inputs = single_inputs(images)
-        output = inputs.deliver(EmbedPipeline(model).run(inputs.items), on_error, progress)
-        if isinstance(output, list) and on_error == "raise":
-            return np.stack(cast("list[Embedding]", output)) if output else _no_embeddings(model)
-        return output
+        if _check_output(output) == "torch":
+            tensors = TensorEmbedPipeline(model).run(inputs.items)
+            results = inputs.deliver(tensors, on_error, progress, timeout, stop)
+            if isinstance(results, list) and on_error == "raise":
+                rows = cast("list[Tensor]", results)
+                return torch.stack(rows) if rows else torch.empty(0, model.config.embed_width)
+            return results
+        arrays = inputs.deliver(EmbedPipeline(model).run(inputs.items), on_error, progress, timeout, stop)
+        if isinstance(arrays, list) and on_error == "raise":
+            return np.stack(cast("list[Embedding]", arrays)) if arrays else _no_embeddings(model)
+        return arrays
 
     @overload
-    def embed_texts(self, texts: Iterator[str], *, progress: Progress = False) -> Iterator[Embedding]: ...
+    def embed_texts(
+        self, texts: Iterator[str], *, output: Literal["numpy"] = "numpy", **options: Unpack[SharedOptions]
+    ) -> Iterator[Embedding]: ...
     @overload
-    def embed_texts(self, texts: str | TextList, *, progress: Progress = False) -> Embedding: ...
-    def embed_texts(self, texts: str | Iterable[str], *, progress: Progress = False) -> Embedding | Iterator[Embedding]:
+    def embed_texts(
+        self, texts: Iterator[str], *, output: Literal["torch"], **options: Unpack[SharedOptions]
+    ) -> Iterator[Tensor]: ...
+    @overload
+    def embed_texts(
+        self, texts: str | TextList, *, output: Literal["numpy"] = "numpy", **options: Unpack[SharedOptions]
+    ) -> Embedding: ...
+    @overload
+    def embed_texts(
+        self, texts: str | TextList, *, output: Literal["torch"], **options: Unpack[SharedOptions]
+    ) -> Tensor: ...
+    def embed_texts(
+        self,
+        texts: str | Iterable[str],
+        *,
+        output: Literal["numpy", "torch"] = "numpy",
+        progress: Progress = False,
+        timeout: float | None = None,
+        stop: Stop | None = None,
+    ) -> Embedding | Tensor | Iterator[Embedding] | Iterator[Tensor]:
         """Embed texts for the contrastive loss (ITC), in the space of `embed_images`.
 
         Shapes: N texts, E embedding width.
 
         Args:
             texts: One text, a list, or an iterator.
+            output: `"numpy"` for arrays, or `"torch"` for tensors on the device of the model.
             progress: Whether to show a progress bar, or a function of the number done and the total.
+            timeout: Seconds after which the call raises `TimeLimitError`; by default there is no limit.
+            stop: Function that returns True to end the call with `StoppedError`, such as `event.is_set`.
 
         Returns:
             L2-normalized float32 embeddings: an array (E,) for one text, an array (N, E) for a list, and an iterator
-            over arrays (E,) for an iterator.
+            over arrays (E,) for an iterator. Tensors instead of arrays with `output="torch"`.
 
         Raises:
             InputError: A text is not a string.
@@ -1082,35 +1290,49 @@ class Blip:
             >>> blip.embed_texts(["a cat", "a dog"]).shape  # doctest: +SKIP
             (2, 256)
         """
+        _check_output(output)
         pipeline = self.pipeline("retrieval")
         listed = [texts] if isinstance(texts, str) else texts
         batches = (pipeline.embed_texts(pipeline.tokenize(chunk)) for chunk in iter_chunks(listed, TEXT_ROWS))
-        embeddings: Iterator[Embedding] = (embedding for batch in batches for embedding in batch.cpu().numpy())
+        embeddings: Iterator[Tensor] = (embedding for batch in batches for embedding in batch)
+        if timeout is not None or stop is not None:
+            embeddings = limits.apply(embeddings, Limit(timeout, stop))
         if progress is not False:
             total = len(listed) if isinstance(listed, Sequence) else None
             embeddings = report_progress(embeddings, total, progress)
         if isinstance(texts, Iterator):
-            return embeddings
+            return embeddings if output == "torch" else (embedding.cpu().numpy() for embedding in embeddings)
         rows = list(embeddings)
+        stacked = torch.stack(rows) if rows else torch.empty(0, pipeline.model.config.embed_width)
         if isinstance(texts, str):
-            return rows[0]
-        return np.stack(rows) if rows else _no_embeddings(pipeline.model)
+            stacked = stacked[0]
+        return stacked if output == "torch" else stacked.cpu().numpy()
 
     @overload
     def encode_images(
-        self, images: ImageInput, *, task: TaskName | None = None, on_error: Raise = "raise", progress: Progress = False
+        self,
+        images: ImageInput,
+        *,
+        task: TaskName | None = None,
+        on_error: Raise = "raise",
+        **options: Unpack[SharedOptions],
     ) -> EncodedImage: ...
     @overload
     def encode_images(
-        self, images: ImageInput, *, task: TaskName | None = None, on_error: Return, progress: Progress = False
+        self, images: ImageInput, *, task: TaskName | None = None, on_error: Return, **options: Unpack[SharedOptions]
     ) -> EncodedImage | OpenBlipError: ...
     @overload
     def encode_images(
-        self, images: ImageList, *, task: TaskName | None = None, on_error: Raise = "raise", progress: Progress = False
+        self,
+        images: ImageList,
+        *,
+        task: TaskName | None = None,
+        on_error: Raise = "raise",
+        **options: Unpack[SharedOptions],
     ) -> list[EncodedImage]: ...
     @overload
     def encode_images(
-        self, images: ImageList, *, task: TaskName | None = None, on_error: Return, progress: Progress = False
+        self, images: ImageList, *, task: TaskName | None = None, on_error: Return, **options: Unpack[SharedOptions]
     ) -> list[EncodedImage | OpenBlipError]: ...
     @overload
     def encode_images(
@@ -1119,11 +1341,11 @@ class Blip:
         *,
         task: TaskName | None = None,
         on_error: Raise = "raise",
-        progress: Progress = False,
+        **options: Unpack[SharedOptions],
     ) -> Iterator[EncodedImage]: ...
     @overload
     def encode_images(
-        self, images: ImageStream, *, task: TaskName | None = None, on_error: Return, progress: Progress = False
+        self, images: ImageStream, *, task: TaskName | None = None, on_error: Return, **options: Unpack[SharedOptions]
     ) -> Iterator[EncodedImage | OpenBlipError]: ...
     def encode_images(
         self,
@@ -1132,6 +1354,8 @@ class Blip:
         task: TaskName | None = None,
         on_error: OnError = "raise",
         progress: Progress = False,
+        timeout: float | None = None,
+        stop: Stop | None = None,
     ) -> Output[EncodedImage]:
         """Encode images once for many calls. Every method takes an encoded image in place of an image.
 
@@ -1140,6 +1364,8 @@ class Blip:
             task: The task to encode for: a bundle has an image encoder for each. By default all tasks.
             on_error: `"raise"` or `"return"` the error of an image.
             progress: Whether to show a progress bar, or a function of the number done and the total.
+            timeout: Seconds after which the call raises `TimeLimitError`; by default there is no limit.
+            stop: Function that returns True to end the call with `StoppedError`, such as `event.is_set`.
 
         Returns:
             An encoded image per image, in the shape of `images`.
@@ -1159,7 +1385,7 @@ class Blip:
             if model not in models:
                 models.append(model)
         inputs = single_inputs(images)
-        return inputs.deliver(encode_images(models, inputs.items), on_error, progress)
+        return inputs.deliver(encode_images(models, inputs.items), on_error, progress, timeout, stop)
 
     @overload
     def pipeline(self, task: Literal["caption"], **options: Unpack[CaptionPipelineOptions]) -> CaptionPipeline: ...
@@ -1214,6 +1440,12 @@ class Blip:
 
 
 AnyPipeline: TypeAlias = CaptionPipeline | VqaPipeline | RetrievalPipeline | NlvrPipeline | GroundingPipeline
+
+
+def _check_output(output: str) -> str:
+    if output not in ("numpy", "torch"):
+        raise InputError(f"output must be 'numpy' or 'torch', got {output!r}")
+    return output
 
 
 def _no_embeddings(model: TaskModel) -> Embedding:

@@ -10,6 +10,8 @@ OpenBlipError
 │   └── UnknownModelError  (InputError)  a name that is no file, published model or hub id
 ├── DownloadError                        a failed or damaged download
 ├── UnsupportedTaskError                 a task that the loaded model does not support
+├── StoppedError                         a call that was stopped before its end
+│   └── TimeLimitError     (TimeoutError) a call that took longer than its time limit
 ├── JobError                             a job that cannot continue
 ├── TrainingError                        training that cannot continue
 └── EvaluationError        (ValueError)  predictions that do not fit the references
@@ -85,6 +87,14 @@ class DownloadError(OpenBlipError):
 
 class UnsupportedTaskError(OpenBlipError):
     """The loaded checkpoint does not support the task. The message names a checkpoint that does."""
+
+
+class StoppedError(OpenBlipError):
+    """A call was stopped by its `stop` function. For lists, `partial` has the results so far."""
+
+
+class TimeLimitError(StoppedError, TimeoutError):
+    """A call took longer than its `timeout`. For lists, `partial` has the results so far."""
 
 
 class JobError(OpenBlipError):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import math
+import os
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import MISSING, dataclass, field, fields
@@ -16,7 +17,11 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 from numpy import float32
 from numpy.typing import NDArray
 
+from openblip.errors import InputError
+from openblip.extras import install_hint
+
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from PIL import Image
 
 ImageLoader: TypeAlias = "Callable[[], Image.Image]"
@@ -42,6 +47,72 @@ class _Result(ABC):
             if item.repr and (item.default is MISSING or value != item.default):
                 values.append(f"{item.name}={value!r}")
         return f"{type(self).__name__}({', '.join(values)})"
+
+
+class _Drawable(_Result):
+    """A result that can be drawn into its image."""
+
+    image: ImageLoader | None
+
+    @abstractmethod
+    def _draw(self, image: Image.Image) -> Image.Image:
+        """Return the drawing of the result in an image."""
+
+    def draw(self) -> Image.Image:
+        """Draw the result into its image.
+
+        Returns:
+            A new RGB image.
+
+        Raises:
+            InputError: The image is no longer available.
+        """
+        if self.image is None:
+            raise InputError(f"the {type(self).__name__} has no image to draw into: it was not made by `Blip`")
+        return self._draw(self.image())
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Draw the result into its image, and write the drawing to a file.
+
+        Args:
+            path: The file to write. Its suffix is the format: `.png`, `.jpg`, `.webp`.
+
+        Raises:
+            InputError: The image is no longer available, or the suffix is unknown.
+            OSError: The file cannot be written.
+        """
+        drawing = self.draw()
+        try:
+            drawing.save(path)
+        except ValueError as error:
+            raise InputError(f"path must end in .png, .jpg or .webp, got {os.fspath(path)}") from error
+
+    def plot(self, ax: Axes | None = None) -> Axes:
+        """Draw the result with Matplotlib.
+
+        Args:
+            ax: Axes to draw into; by default those of a new figure.
+
+        Returns:
+            The axes. Show them with `matplotlib.pyplot.show()`.
+
+        Raises:
+            InputError: The image is no longer available, or Matplotlib is not installed.
+        """
+        drawing = self.draw()
+        if ax is None:
+            try:
+                from matplotlib import pyplot
+            except ImportError as error:
+                raise InputError(f"plot needs matplotlib: {install_hint('plot')}; or use save") from error
+            _, ax = pyplot.subplots(figsize=(drawing.width / 100, drawing.height / 100), layout="tight")
+        ax.imshow(drawing)
+        ax.set_axis_off()
+        return ax
+
+    def _repr_png_(self) -> bytes | None:
+        """Return the drawing as PNG, for notebooks; `None` if the image is no longer available."""
+        return None if self.image is None else _png(self.draw())
 
 
 @dataclass(frozen=True, repr=False)
@@ -180,10 +251,10 @@ class Comparison(_Result):
 
 
 @dataclass(frozen=True, repr=False)
-class Box(_Result):
+class Box(_Drawable):
     """The region of an image that an expression names.
 
-    In a notebook a box draws itself into its image.
+    In a notebook a box draws itself into its image. `save` and `plot` do so elsewhere.
 
     Attributes:
         left: Left edge in pixels of the upright image, from its left.
@@ -222,17 +293,14 @@ class Box(_Result):
             "score": self.score,
         }
 
-    def _repr_png_(self) -> bytes | None:
-        """Return the image with the box as PNG, for notebooks; `None` if the image is no longer available."""
-        if self.image is None:
-            return None
+    def _draw(self, image: Image.Image) -> Image.Image:
         from openblip import drawing
 
-        return _png(drawing.draw_boxes(self.image(), [self.edges], [f"{self.probability:.2g}"]))
+        return drawing.draw_boxes(image, [self.edges], [f"{self.probability:.2g}"])
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class Explanation(_Result):
+class Explanation(_Drawable):
     """Heat maps that show which parts of an image raise the score of each word (Grad-CAM).
 
     In a notebook an explanation draws itself: the image, all words, and one tile for each word.
@@ -270,13 +338,10 @@ class Explanation(_Result):
             values["start"] = self.start.tolist()
         return values
 
-    def _repr_png_(self) -> bytes | None:
-        """Return a sheet of heat maps as PNG, for notebooks; `None` if the image is no longer available."""
-        if self.image is None:
-            return None
+    def _draw(self, image: Image.Image) -> Image.Image:
         from openblip import drawing
 
-        return _png(drawing.draw_explanation(self.image(), self))
+        return drawing.draw_explanation(image, self)
 
 
 def _with_alternatives(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Literal, TypeAlias, TypedDict
 
+from openblip.io.limits import Stop
 from openblip.pipelines.explain import ExplainedTask
 from openblip.pipelines.shapes import Progress
 
@@ -13,9 +14,11 @@ Return: TypeAlias = Literal["return"]
 
 
 class SharedOptions(TypedDict, total=False):
-    """The keyword argument that all methods take."""
+    """The keyword arguments that all methods take."""
 
     progress: Progress
+    timeout: float | None
+    stop: Stop | None
 
 
 class DecodingOptions(TypedDict, total=False):

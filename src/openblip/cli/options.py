@@ -181,8 +181,7 @@ class ModelOptions:
 
     def load(self, name: str | None = None) -> Blip:
         """Load the model, or another model `name` with the same options."""
-        if self.threads is not None or self.offline:
-            prepare(threads=self.threads, offline=self.offline)
+        prepare(offline=self.offline)
         from openblip import blip  # imports torch, which --help must not
 
         return blip.load(
@@ -192,6 +191,7 @@ class ModelOptions:
             precision=self.precision,
             batch_size=self.batch_size,
             num_workers=self.num_workers,
+            threads=self.threads,
             offline=self.offline or None,
         )
 

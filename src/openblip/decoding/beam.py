@@ -20,6 +20,7 @@ from openblip.decoding.options import Decoding, Hypothesis, ScoreRule
 from openblip.decoding.protocol import Session
 from openblip.decoding.single import should_drop
 from openblip.decoding.words import RequirementProgress
+from openblip.io import limits
 
 _EMPTY = float("-inf")  # the score of a slot without a hypothesis
 
@@ -47,6 +48,7 @@ def beam_search(session: Session, prompts: Tensor, options: Decoding, draws: Dra
         required = None
     logits = session.step(prompts)  # (I, V), in later steps (I * B, V)
     for step in range(1, options.max_new_tokens + 1):
+        limits.check()
         # Score all continuations of all rows.
         logprobs = F.log_softmax(logits, dim=-1)
         history = search.history(step)

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from openblip.errors import InputError
+from openblip.io import limits
 from openblip.model.text import LanguageHead, Memory, TextTransformer
 
 DecoderT = TypeVar("DecoderT", bound="PackedDecoder")
@@ -132,6 +133,7 @@ def _score(decoder: PackedDecoder, texts: list[list[int]], smoothing: float, chu
     scores = torch.empty(decoder.items, len(texts), device=decoder.device)
     order = sorted(range(len(texts)), key=texts.__getitem__)  # sorted, so that texts with a shared prefix are adjacent
     while order:
+        limits.check()
         tree = _PrefixTree(texts[order[0]][:1])
         count = 0
         while count < len(order) and tree.add(texts[order[count]], chunk_size // decoder.items):

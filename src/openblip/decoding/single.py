@@ -12,6 +12,7 @@ from openblip.decoding.draws import Draws
 from openblip.decoding.logits import Processors, filter_for_sampling
 from openblip.decoding.options import Decoding, Hypothesis
 from openblip.decoding.protocol import Session
+from openblip.io import limits
 
 
 def decode_single(session: Session, prompts: Tensor, options: Decoding, draws: Draws | None) -> list[list[Hypothesis]]:
@@ -38,6 +39,7 @@ def decode_single(session: Session, prompts: Tensor, options: Decoding, draws: D
         session.widen(rows)
         logits = logits.repeat_interleave(rows, 0)
     for new in range(options.max_new_tokens):
+        limits.check()
         end = prompt_length + new
         scores = process(logits, tokens[live, :, :end].flatten(0, 1), new)
         if draws is None:

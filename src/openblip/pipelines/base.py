@@ -22,6 +22,7 @@ from openblip import defaults
 from openblip.checkpoints.read import LoadedModel
 from openblip.engine.protocols import Engine, TorchModel
 from openblip.errors import InputError, OpenBlipError, UnsupportedTaskError
+from openblip.io import limits
 from openblip.pipelines.inputs import EncodedImage, ImageInput, ImagePreview
 from openblip.preprocess.image import ImageSource, load_resized, resize, to_tensor
 from openblip.preprocess.text import FirstToken, Tokenizer
@@ -309,6 +310,7 @@ class Pipeline(ABC, Generic[Item, Text, Raw, Result]):
         batching = self.model.batching
         prepared = prefetch(self.preprocess, items, batching.num_workers, 2 * batching.batch_size)
         for group in group_batches(prepared, batching.batch_size):
+            limits.check()
             batch = [item for item in group if not isinstance(item, OpenBlipError)]
             results = iter(self.postprocess(self.forward(batch), batch) if batch else ())
             for item in group:

@@ -22,6 +22,7 @@ from torch import Tensor
 
 from openblip.engine.protocols import Answers, Explanations
 from openblip.errors import InputError, OpenBlipError
+from openblip.io import limits
 from openblip.pipelines.base import OpenedImage, Pipeline, Prepared, TaskModel, iter_chunks
 from openblip.pipelines.caption import CaptionPipeline, Prompt
 from openblip.pipelines.inputs import ImageInput, ImagePreview
@@ -111,9 +112,10 @@ class ExplainPipeline(
         results: list[list[Explanation] | OpenBlipError] = []
         states = self.model.encode_images([prepared.image for prepared in batch])
         for state, prepared in zip(states, batch, strict=True):
+            limits.check()
             try:
                 results.append(self.explain(prepared.text, state[None]))
-            except OpenBlipError as error:  # noqa: PERF203 (an error belongs to its image)
+            except OpenBlipError as error:
                 results.append(error)
         return results
 

@@ -175,7 +175,7 @@ class RetrievalPipeline(Pipeline[tuple[ImageInput, "str | None"], "list[int]", "
 
 
 class EmbedPipeline(Pipeline[ImageInput, None, "list[Embedding]", Embedding]):
-    """Embeds images and videos. Items are images; a result is an embedding (E,), float32 and L2-normalized."""
+    """Embeds images and videos. A result is an array (E,), float32 and L2-normalized."""
 
     def preprocess(self, item: ImageInput) -> Prepared[None]:
         """Return the opened image."""
@@ -189,6 +189,23 @@ class EmbedPipeline(Pipeline[ImageInput, None, "list[Embedding]", Embedding]):
     def postprocess(self, raw: list[Embedding], batch: list[Prepared[None]]) -> list[Embedding]:
         """Return the embedding of each image."""
         return raw
+
+
+class TensorEmbedPipeline(Pipeline[ImageInput, None, Tensor, Tensor]):
+    """Embeds images and videos. A result is a tensor (E,) on the device of the model, float32 and L2-normalized."""
+
+    def preprocess(self, item: ImageInput) -> Prepared[None]:
+        """Return the opened image."""
+        return Prepared(self.model.open_image(item), None)
+
+    def forward(self, batch: list[Prepared[None]]) -> Tensor:
+        """Return the embeddings (I, E)."""
+        states = self.model.encode_images([prepared.image for prepared in batch])
+        return RetrievalPipeline(self.model).embed_images(states)
+
+    def postprocess(self, raw: Tensor, batch: list[Prepared[None]]) -> list[Tensor]:
+        """Return the embedding of each image."""
+        return list(raw)
 
 
 class ClassifyPipeline(Pipeline[ImageInput, None, Tensor, Classification]):

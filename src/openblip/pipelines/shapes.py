@@ -9,7 +9,9 @@ from enum import Enum
 from itertools import repeat, zip_longest
 from typing import Any, Generic, Literal, TypeAlias, TypeVar, cast
 
-from openblip.errors import InputError, OpenBlipError
+from openblip.errors import InputError, OpenBlipError, StoppedError
+from openblip.io import limits
+from openblip.io.limits import Limit, Stop
 from openblip.io.progress import bar
 from openblip.pipelines.inputs import ImageInput
 
@@ -62,6 +64,8 @@ class Inputs(Generic[Item]):
         results: Iterator[Result | OpenBlipError],
         on_error: OnError = "raise",
         progress: Progress = False,
+        timeout: float | None = None,
+        stop: Stop | None = None,
     ) -> Output[Result]:
         """Return the results in the shape of the inputs.
 
@@ -69,22 +73,27 @@ class Inputs(Generic[Item]):
             results: One result or error per item, in order.
             on_error: `"raise"` raises the first error; `"return"` returns each error in place of its result.
             progress: Whether to show a progress bar, or a function of the number done and the total.
+            timeout: Seconds after which the call raises `TimeLimitError`.
+            stop: Function that returns True to end the call with `StoppedError`.
 
         Returns:
             One result, a list of results, or an iterator over results.
 
         Raises:
-            InputError: `on_error` is unknown.
+            InputError: `on_error` is unknown, or `timeout` is not positive.
             OpenBlipError: An item failed and `on_error` is `"raise"`.
+            StoppedError: The call was stopped.
         """
         if on_error not in ("raise", "return"):
             raise InputError(f"on_error must be 'raise' or 'return', got {on_error!r}")
+        if timeout is not None or stop is not None:
+            results = limits.apply(results, Limit(timeout, stop))
         if progress is not False:
             results = report_progress(results, self.total, progress)
         if self.shape is Shape.STREAM:
             return results if on_error == "return" else _raise_errors(results)
         delivered: list[Result | OpenBlipError] = []
-        for result in results:
+        for result in _keep_partial(results, delivered, self.shape):
             if on_error == "raise" and isinstance(result, OpenBlipError):
                 if self.shape is Shape.LIST:
                     result.index, result.partial = len(delivered), delivered
@@ -97,6 +106,8 @@ class Inputs(Generic[Item]):
         results: Iterator[list[Result] | OpenBlipError],
         on_error: OnError = "raise",
         progress: Progress = False,
+        timeout: float | None = None,
+        stop: Stop | None = None,
     ) -> Output[Result] | Output[list[Result]]:
         """Return lists of results in the shape of the inputs: whole if `nested`, otherwise the only result of each.
 
@@ -104,16 +115,30 @@ class Inputs(Generic[Item]):
             results: One list of results, or error, per item, in order.
             on_error: See `deliver`.
             progress: See `deliver`.
+            timeout: See `deliver`.
+            stop: See `deliver`.
 
         Returns:
             One list or result, a list of them, or an iterator over them.
         """
         if self.nested:
-            lists: Output[list[Result]] = self.deliver(results, on_error, progress)
+            lists: Output[list[Result]] = self.deliver(results, on_error, progress, timeout, stop)
             return lists
         first_results: _FirstOfEach[Result] = _FirstOfEach(results)
-        singles: Output[Result] = self.deliver(first_results, on_error, progress)
+        singles: Output[Result] = self.deliver(first_results, on_error, progress, timeout, stop)
         return singles
+
+
+def _keep_partial(
+    results: Iterator[Result | OpenBlipError], delivered: list[Result | OpenBlipError], shape: Shape
+) -> Iterator[Result | OpenBlipError]:
+    """Yield results; the error of a stopped call gets the results so far."""
+    try:
+        yield from results
+    except StoppedError as error:
+        if shape is Shape.LIST:
+            error.partial = delivered
+        raise
 
 
 class _FirstOfEach(Iterator[Result | OpenBlipError]):
