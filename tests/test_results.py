@@ -143,6 +143,22 @@ def test_an_explanation_draws_itself(blip: Blip) -> None:
     assert Box(1, 2, 3, 4, 0.5)._repr_png_() is None
 
 
+def test_drawings_are_saved_and_plotted(blip: Blip, tmp_path: Path) -> None:
+    picture = toy_image(1, 300, 200)
+    for result in (blip.ground(picture, "a cat"), blip.explain(picture, "a cat on a bed")):
+        result.save(tmp_path / "drawn.png")
+        with Image.open(tmp_path / "drawn.png") as saved:
+            assert np.array_equal(np.asarray(saved), np.asarray(result.draw()))
+        with pytest.raises(openblip.InputError, match=r"path must end in .png"):
+            result.save(tmp_path / "drawn.xyz")
+        figure = pytest.importorskip("matplotlib.figure").Figure()
+        axes = result.plot(figure.add_subplot())
+        (shown,) = axes.get_images()
+        assert np.array_equal(shown.get_array(), np.asarray(result.draw()))
+    with pytest.raises(openblip.InputError, match="the Box has no image"):
+        Box(1, 2, 3, 4, 0.5).draw()
+
+
 def test_large_drawings_are_made_smaller(tmp_path: Path) -> None:
     Image.new("RGB", (3000, 1500), "white").save(tmp_path / "large.png")
     box = Box(10, 10, 2000, 1000, 0.5, ImagePreview(tmp_path / "large.png", (3000, 1500)))

@@ -35,6 +35,8 @@ if TYPE_CHECKING:
     from openblip.errors import InputError as InputError
     from openblip.errors import JobError as JobError
     from openblip.errors import OpenBlipError as OpenBlipError
+    from openblip.errors import StoppedError as StoppedError
+    from openblip.errors import TimeLimitError as TimeLimitError
     from openblip.errors import UnsupportedTaskError as UnsupportedTaskError
     from openblip.errors import VideoError as VideoError
     from openblip.pipelines.inputs import EncodedImage as EncodedImage
@@ -48,6 +50,7 @@ if TYPE_CHECKING:
     from openblip.results import Explanation as Explanation
     from openblip.results import Label as Label
     from openblip.results import Match as Match
+    from openblip.training.fine_tune import train as train
 
 _HOMES = {
     "openblip.blip": ("Blip", "load"),
@@ -76,6 +79,7 @@ _HOMES = {
         "BlipVisionModel",
     ),
     "openblip.preprocess.video": ("Video",),
+    "openblip.training.fine_tune": ("train",),
     "openblip.errors": (
         "CheckpointError",
         "ConfigError",
@@ -84,6 +88,8 @@ _HOMES = {
         "InputError",
         "JobError",
         "OpenBlipError",
+        "StoppedError",
+        "TimeLimitError",
         "UnsupportedTaskError",
         "VideoError",
     ),

@@ -3,13 +3,16 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+from matplotlib.axes import Axes
 from numpy.typing import NDArray
 from PIL import Image
+from torch import Tensor
 
 import openblip
 from openblip import (
@@ -31,6 +34,7 @@ from openblip.pipelines.grounding import GroundingPipeline
 from openblip.pipelines.nlvr import NlvrPipeline
 from openblip.pipelines.retrieval import RetrievalPipeline
 from openblip.pipelines.vqa import VqaPipeline
+from openblip.training.run import RunResult
 
 if TYPE_CHECKING:
     from typing_extensions import assert_type
@@ -159,6 +163,37 @@ def check_embeddings(blip: Blip, paths: list[str], images: Iterator[Image.Image]
     assert_type(blip.embed_texts("a cat"), Embedding)
     assert_type(blip.embed_texts(["a cat", "a dog"], progress=True), Embedding)
     assert_type(blip.embed_texts(texts), Iterator[Embedding])
+
+
+def check_tensors(blip: Blip, paths: list[str], images: Iterator[Image.Image], texts: Iterator[str]) -> None:
+    assert_type(blip.embed_images("a.jpg", output="torch"), Tensor)
+    assert_type(blip.embed_images("a.jpg", output="torch", on_error="return"), Tensor | OpenBlipError)
+    assert_type(blip.embed_images(paths, output="torch"), Tensor)
+    assert_type(blip.embed_images(paths, output="torch", on_error="return"), list[Tensor | OpenBlipError])
+    assert_type(blip.embed_images(images, output="torch"), Iterator[Tensor])
+    assert_type(blip.embed_images(images, output="torch", on_error="return"), Iterator[Tensor | OpenBlipError])
+    assert_type(blip.embed_texts(["a cat"], output="torch"), Tensor)
+    assert_type(blip.embed_texts(texts, output="torch"), Iterator[Tensor])
+
+
+def check_limits(blip: Blip, paths: list[str], event: threading.Event) -> None:
+    assert_type(blip.caption(paths, timeout=30, stop=event.is_set), list[Caption])
+    assert_type(blip.match("a.jpg", "a cat", timeout=0.5), Match)
+    assert_type(blip.encode_images(paths, stop=event.is_set), list[EncodedImage])
+    assert_type(openblip.load("pocket", threads=2), Blip)
+
+
+def check_drawings(blip: Blip) -> None:
+    box = blip.ground("a.jpg", "the cat")
+    assert_type(box.draw(), Image.Image)
+    assert_type(box.plot(), Axes)
+    blip.explain("a.jpg", "a cat").save(Path("heat.png"))
+
+
+def check_train() -> None:
+    result = openblip.train("caption", "my.jsonl", start="base", lora=16, settings={"schedule.warmup_steps": 10})
+    assert_type(result, RunResult)
+    assert_type(result.model, Path)
 
 
 def check_encode(blip: Blip, paths: list[str], images: Iterator[Image.Image]) -> None:

@@ -47,10 +47,11 @@ class InitReport:
     notes: list[str] = field(default_factory=list)
 
     def __str__(self) -> str:
-        lines = [f"{len(self.derived)} tensors derived"]
-        for title, names in (("fresh", self.fresh), ("dropped", self.dropped)):
+        lines = [] if self.fresh else ["all weights"]
+        for title, names in (("new", self.fresh), ("unused", self.dropped)):
             if names:
-                lines.append(f"{len(names)} {title}: {join_names(names, 4)}")
+                noun = "weight" if len(names) == 1 else "weights"
+                lines.append(f"{len(names)} {title} {noun}: {join_names(names, 4)}")
         return "; ".join(lines + self.notes)
 
 

@@ -16,9 +16,7 @@ from openblip.errors import ConfigError
 from openblip.tasks import TASKS, TaskSpec
 
 if TYPE_CHECKING:
-    from openblip.training.config import LoraSettings, Recipe
-
-LORA_LR_FACTOR = 10  # adapters learn well at ten times the rate of full fine-tuning
+    from openblip.training.config import Recipe
 
 
 @group("train")
@@ -45,9 +43,10 @@ def run_recipe(recipe: Path, overrides: tuple[str, ...], resume: bool, threads: 
     """Train with a recipe."""
     from openblip.training.config import read_recipe
 
+    o.prepare(offline=offline)
     with usage_errors(ConfigError):
         parsed = read_recipe(recipe, overrides)
-    _train(parsed, resume, threads, offline)
+    _train(parsed, resume, threads)
 
 
 def _add_command(task: TaskSpec) -> None:
@@ -111,6 +110,13 @@ def _add_command(task: TaskSpec) -> None:
         "--lr", type=float, show_default="the published rate; ten times that with LoRA", help="Highest learning rate."
     )
     @option("--batch-size", type=o.POSITIVE, default=16, help="Samples to process at once.")
+    @option(
+        "--patience",
+        type=o.NATURAL,
+        default=0,
+        show_default="train to the end",
+        help="Stop after N evaluations without a better result on --val, and keep the best model.",
+    )
     @option("--out", metavar="DIR", default="", show_default="runs/TASK", panel=OUTPUT, help="Folder for the results.")
     @resume_option
     @o.threads_option
@@ -128,56 +134,41 @@ def _add_command(task: TaskSpec) -> None:
         epochs: int,
         lr: float | None,
         batch_size: int,
+        patience: int,
         out: str,
         resume: bool,
         threads: int | None,
         offline: bool,
     ) -> None:
-        from openblip.training.config import DataSettings, DistillSettings, RunSettings, Schedule, fine_tuning_recipe
-        from openblip.training.config.loss import loss_class
+        o.prepare(offline=offline)
+        from openblip.training.config import LoraSettings
+        from openblip.training.fine_tune import build_recipe
 
-        if lr is None:
-            lr = loss_class(task.name).published.lr * (1 if lora is None else LORA_LR_FACTOR)
         with usage_errors(ConfigError):
-            recipe = fine_tuning_recipe(
+            recipe = build_recipe(
                 task.name,
-                start=(start,),
-                data=DataSettings(train=data, val=val, images=images),
-                lora=None if lora is None else _parse_lora(lora),
-                distill=None if teacher is None else DistillSettings(teacher=teacher),
-                schedule=Schedule(lr=lr),
-                run=RunSettings(device=device, precision=precision),
+                data,
+                val=val,
+                images=images,
+                start=start,
+                lora=None if lora is None else LoraSettings.parse(lora),
+                teacher=teacher,
+                out=out,
                 epochs=epochs,
                 batch_size=batch_size,
-                out=out,
+                lr=lr,
+                patience=patience,
+                device=device,
+                precision=precision,
             ).override(overrides)
-        _train(recipe, resume, threads, offline)
+        _train(recipe, resume, threads)
 
 
-def _parse_lora(text: str) -> LoraSettings:
-    """Parse `r=16,alpha=32,target_modules=query+value`."""
-    from openblip.training.config import LoraSettings, parsing
+def _train(recipe: Recipe, resume: bool, threads: int | None) -> None:
+    from openblip.training.fine_tune import train_recipe
 
-    table: dict[str, Any] = {}
-    for assignment in text.split(","):
-        key, separator, value = assignment.partition("=")
-        if not separator or not value:
-            raise ConfigError(f"--lora must look like r=16 or r=16,alpha=32,target_modules=query+value, got {text!r}")
-        key = key.strip()
-        table[key] = value.split("+") if key in ("target_modules", "modules_to_save") else value
-    return parsing.build(LoraSettings, table, "lora.")
-
-
-def _train(recipe: Recipe, resume: bool, threads: int | None, offline: bool) -> None:
-    o.prepare(threads=threads, offline=offline)
-    from openblip.training.reporters import BarReporter
-    from openblip.training.run import run
-
-    bar = BarReporter()
-    result = run(recipe, resume=resume, reporters=[bar], notify=bar.print)
+    result = train_recipe(recipe, threads=threads, resume=resume)
     if result.is_main:
-        if len(result.report):
-            bar.print(str(result.report))
         click.echo(result.model)
 
 

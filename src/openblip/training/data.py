@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, cast
@@ -127,6 +128,12 @@ def _open(settings: DataSettings, addresses: Sequence[str], split: str | None) -
     return open_source(list(addresses), images=settings.images, columns=columns, split=split, stream=settings.stream)
 
 
+def fit_workers(num_workers: int) -> int:
+    """Return the number of loading processes, at most one per core. Batches do not depend on it."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return min(num_workers, cores)
+
+
 def train_loader(
     recipe: Recipe,
     source: Source | Stream,
@@ -144,7 +151,7 @@ def train_loader(
         seed=recipe.seed,
         rank=group.rank,
         world_size=group.world_size,
-        num_workers=settings.num_workers,
+        num_workers=fit_workers(settings.num_workers),
         samples_per_epoch=settings.samples_per_epoch,
         shuffle_window=settings.shuffle_window,
         max_bad_records=settings.max_bad_records,
@@ -169,7 +176,7 @@ def val_loader(
         batch_size=recipe.batch_size,
         shuffle=False,
         drop_last=False,
-        num_workers=min(recipe.data.num_workers, _VALIDATION_WORKERS),
+        num_workers=fit_workers(min(recipe.data.num_workers, _VALIDATION_WORKERS)),
         samples_per_epoch=recipe.data.samples_per_epoch if isinstance(source, Stream) else None,
     )
     return BatchLoader(loader, batch_class, image, group.device)

@@ -8,7 +8,7 @@ from pathlib import Path
 from torch import nn
 
 from openblip.checkpoints import bundle, hub, read
-from openblip.checkpoints.initialize import initialize
+from openblip.checkpoints.initialize import InitReport, initialize
 from openblip.checkpoints.resolve import resolve
 from openblip.errors import CheckpointError, ConfigError
 from openblip.model.build import build_model
@@ -61,9 +61,9 @@ def build_initial_state(recipe: Recipe) -> InitialState:
     config = _with_token_ids(recipe.model.build_config(kind, recipe.loss.published.drop_path), tokenizer)
     model = build_model(config)
     notes, new_weights = [], set(model.state_dict())
-    for path in paths:
+    for name, path in zip(recipe.start, paths, strict=True):
         report = initialize(model, path)
-        notes.append(f"{path}: {report}")
+        notes.append(_describe_start(name, str(path), "", report))
         new_weights -= report.derived.keys()
     prompt = CAPTION_PROMPT if recipe.data.prompt is None else recipe.data.prompt
     image = ImageSettings(config.vision.image_size)
@@ -83,8 +83,15 @@ def _from_checkpoint(recipe: Recipe, paths: list[Path]) -> InitialState:
     report = initialize(model, start)
     prompt = next(p for p in (recipe.data.prompt, start.prompt, CAPTION_PROMPT) if p is not None)
     image = replace(start.image, size=config.vision.image_size)
-    notes = (f"{start.source}: {report}", *start.notes)
+    notes = (_describe_start(recipe.start[0], start.source, start.config.task, report), *start.notes)
     return InitialState(model, start.tokenizer, image, prompt, notes, tuple(report.fresh))
+
+
+def _describe_start(name: str, source: str, task: str, report: InitReport) -> str:
+    """Return the note of what the run starts from: the name, the model behind it, and the weights that it lacks."""
+    kind = f"{task} model" if task else "weights"
+    where = "" if Path(name).expanduser().exists() else f" of {name}"
+    return f"starts from the {kind}{where} ({source}): {report}"
 
 
 def _locate(name: str, recipe: Recipe) -> Path:

@@ -153,8 +153,7 @@ def draw_losses(records: Sequence[LogRecord], path: Path) -> None:
     evaluations = [record for record in records if record.get("kind") == "evaluation"]
     metrics = _metric_names(evaluations)
     num_panels = 1 + bool(metrics)
-    figure = _import_figure()(figsize=(8, 4 * num_panels))
-    figure.subplots_adjust(left=0.09, right=0.9, bottom=0.13 / num_panels, top=1 - 0.05 / num_panels)
+    figure = _import_figure()(figsize=(8, 4 * num_panels), layout="constrained")  # room for every label
     loss_axes = figure.add_subplot(num_panels, 1, 1, xlabel="step", ylabel="loss")
     for name in _metric_names(train):
         points = [(record["step"], record[name]) for record in train if name in record]

@@ -33,7 +33,7 @@ class DataSettings:
         max_tokens: Tokens per text; the published limit of the task if `None`.
         vg_weight: Weight of an answer from Visual Genome; LAVIS uses 1.
         max_bad_records: Bad records that end the run if exceeded; `None` sets no limit.
-        num_workers: Processes that load data.
+        num_workers: Processes that load data; at most one per core is started.
     """
 
     train: tuple[str, ...] = ()

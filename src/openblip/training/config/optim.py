@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from openblip.errors import ConfigError
+from openblip.training.config import parsing
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,6 +72,30 @@ class LoraSettings:
             raise ConfigError(f"r must be at least 1, got {self.r}")
         if not 0 <= self.dropout < 1:
             raise ConfigError(f"dropout must be in [0, 1), got {self.dropout}")
+
+    @classmethod
+    def parse(cls, text: str) -> LoraSettings:
+        """Parse options as the command line takes them.
+
+        Args:
+            text: `r=16,alpha=32,target_modules=query+value`; every option has a name.
+
+        Returns:
+            The options.
+
+        Raises:
+            ConfigError: If the text is malformed, or an option is unknown or out of range.
+        """
+        table: dict[str, Any] = {}
+        for assignment in text.split(","):
+            key, separator, value = assignment.partition("=")
+            if not separator or not value:
+                raise ConfigError(
+                    f"--lora must look like r=16 or r=16,alpha=32,target_modules=query+value, got {text!r}"
+                )
+            key = key.strip()
+            table[key] = value.split("+") if key in ("target_modules", "modules_to_save") else value
+        return parsing.build(cls, table, "lora.")
 
     @property
     def effective_alpha(self) -> float:
