@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import get_args
+from typing import Any, get_args
 
 import pytest
 import torch
 from click.testing import CliRunner, Result
 
+import openblip
 from openblip.checkpoints import bundle, read, write
 from openblip.cli import app
 from openblip.preprocess.settings import ImageSettings
@@ -49,7 +50,8 @@ def test_own_data_with_lora_and_from_a_bundle(home: Path, tmp_path: Path) -> Non
     assert result.exit_code == 0, result.output
     assert result.stdout.strip() == str(out / "model")
     log_text = result.stderr
-    assert "tensors derived" in log_text
+    assert log_text.startswith(f"starts from the caption model ({home / 'caption'}): all weights\n")
+    assert "DataLoader" not in log_text
     assert "step 1/4  loss" in log_text
     assert "val_loss" in log_text
     assert f"{home / '0.png'} | " in log_text
@@ -63,6 +65,42 @@ def test_own_data_with_lora_and_from_a_bundle(home: Path, tmp_path: Path) -> Non
         "adapter", "checkpoints", "log.jsonl", "model", "recipe.yaml",
     }  # fmt: skip
     assert read.load(out / "model").config.task == "caption"
+
+
+def test_the_python_call_does_what_the_command_does(
+    home: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    settings: dict[str, Any] = {"data.num_workers": 0, "run.charts": False, "evaluate.num_samples": 1}
+    data, options = home / "my.jsonl", {"--batch-size": 2, "--epochs": 1}
+    result = openblip.train(
+        "caption", data, start=home, lora=2, batch_size=2, epochs=1, out=tmp_path / "call", settings=settings,
+        progress=False,
+    )  # fmt: skip
+    assert capsys.readouterr().err == ""
+    flags = [str(word) for pair in options.items() for word in pair]
+    command = run("caption", "--data", data, "--from", home, "--lora", "r=2", *flags, "--out", tmp_path / "run", *QUIET)
+    assert command.exit_code == 0, command.output
+    one, two = (read.load(path / "model").model.state_dict() for path in (result.model.parent, tmp_path / "run"))
+    assert all(torch.equal(one[name], two[name]) for name in one)
+    assert openblip.load(result.model).caption(toy_image(0)).text
+    with pytest.raises(openblip.ConfigError, match="already holds a run"):
+        openblip.train("caption", data, start=home, lora=2, out=tmp_path / "call", settings=settings, progress=False)
+    with pytest.raises(openblip.InputError, match="did you mean caption"):
+        openblip.train("captions", data)  # type: ignore[arg-type]
+
+
+def test_patience_ends_the_run_and_keeps_the_best_model(home: Path, tmp_path: Path) -> None:
+    arguments = ("caption", "--data", home / "my.jsonl", "--from", home, "--batch-size", "2", "--epochs", "9", *QUIET)
+    refused = run(*arguments, "--patience", "2")
+    assert (refused.exit_code, "patience needs validation data" in refused.stderr) == (2, True)
+    out = tmp_path / "out"
+    done = run(*arguments, "--patience", "2", "--val", home / "my.jsonl", "--lr", "0.5", "--out", out)
+    assert done.exit_code == 0, done.output
+    losses = [line["val_loss"] for line in read_log(out / "log.jsonl") if line["kind"] == "evaluation"]
+    assert len(losses) < 9, "at this rate the loss soon gets worse"
+    assert losses.index(min(losses)) == len(losses) - 3
+    best, last = (read.load(out / name).model.state_dict() for name in ("best", "model"))
+    assert all(torch.equal(best[name], last[name]) for name in best)
 
 
 def test_a_recipe_with_overrides_and_going_on(home: Path, tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,8 +15,7 @@ import openblip
 from openblip import Blip, Caption, InputError, StoppedError, TimeLimitError
 from openblip.io import limits
 from openblip.io.limits import Limit
-from tests.pipelines.pipeline_toys import toy_bundle
-from tests.toys import toy_image
+from tests.toys import toy_bundle, toy_image
 
 
 @pytest.fixture(scope="module")
@@ -52,11 +52,11 @@ def test_a_call_ends_within_one_step_of_the_decoder(blip: Blip, monkeypatch: pyt
 
 
 def test_streams_are_limited_from_the_call_on(blip: Blip) -> None:
-    def images() -> Iterator[object]:
+    def images() -> Iterator[Any]:
         while True:
             yield toy_image(0)
 
-    stream = blip.caption(images(), stop=lambda: len(results) == 2)  # type: ignore[arg-type]
+    stream = blip.caption(images(), stop=lambda: len(results) == 2)
     results: list[Caption] = []
     with pytest.raises(StoppedError):
         results.extend(stream)
@@ -70,12 +70,13 @@ def test_streams_are_limited_from_the_call_on(blip: Blip) -> None:
 
 def test_embeddings_are_tensors_on_request(blip: Blip) -> None:
     images, texts = [toy_image(n) for n in range(3)], ["a cat", "a dog"]
-    for function, inputs in ((blip.embed_images, images), (blip.embed_texts, texts)):
-        tensors, arrays = function(inputs, output="torch"), function(inputs)  # type: ignore[operator]
+    cases: list[tuple[Any, list[Any]]] = [(blip.embed_images, list(images)), (blip.embed_texts, list(texts))]
+    for function, inputs in cases:
+        tensors, arrays = function(inputs, output="torch"), function(inputs)
         assert isinstance(tensors, torch.Tensor)
         assert torch.equal(tensors, torch.from_numpy(arrays))
-        assert function([], output="torch").shape == (0, arrays.shape[1])  # type: ignore[operator]
-        assert torch.equal(function(inputs[0], output="torch"), tensors[0])  # type: ignore[operator]
+        assert function([], output="torch").shape == (0, arrays.shape[1])
+        assert torch.equal(function(inputs[0], output="torch"), tensors[0])
     rows = blip.embed_images([images[0], Path("gone.png")], output="torch", on_error="return")
     assert [type(row).__name__ for row in rows] == ["Tensor", "ImageError"]
     stream = blip.embed_texts(iter(texts), output="torch")
