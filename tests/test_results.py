@@ -154,7 +154,7 @@ def test_drawings_are_saved_and_plotted(blip: Blip, tmp_path: Path) -> None:
         figure = pytest.importorskip("matplotlib.figure").Figure()
         axes = result.plot(figure.add_subplot())
         (shown,) = axes.get_images()
-        assert np.array_equal(shown.get_array(), np.asarray(result.draw()))
+        assert np.array_equal(np.asarray(shown.get_array()), np.asarray(result.draw()))
     with pytest.raises(openblip.InputError, match="the Box has no image"):
         Box(1, 2, 3, 4, 0.5).draw()
 

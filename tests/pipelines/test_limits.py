@@ -44,7 +44,7 @@ def test_a_stopped_list_keeps_the_results_so_far(blip: Blip) -> None:
 
 def test_a_call_ends_within_one_step_of_the_decoder(blip: Blip, monkeypatch: pytest.MonkeyPatch) -> None:
     clock = iter(range(1000))  # each look at the clock takes a second
-    monkeypatch.setattr(limits.time, "monotonic", lambda: float(next(clock)))
+    monkeypatch.setattr("openblip.io.limits.time.monotonic", lambda: float(next(clock)))
     with pytest.raises(TimeLimitError, match="longer than timeout=5 s") as raised:
         blip.caption(toy_image(0), timeout=5, max_new_tokens=16, min_new_tokens=16)
     assert isinstance(raised.value, TimeoutError)

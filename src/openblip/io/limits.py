@@ -29,7 +29,7 @@ class Limit:
 
     timeout: float | None = None
     stop: Stop | None = None
-    started: float = field(default_factory=time.monotonic)
+    started: float = field(default_factory=lambda: time.monotonic())
 
     def __post_init__(self) -> None:
         if self.timeout is not None and not self.timeout > 0:

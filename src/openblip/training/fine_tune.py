@@ -183,4 +183,4 @@ def train_recipe(
 def _paths(paths: PathLike | Sequence[PathLike]) -> tuple[str, ...]:
     if isinstance(paths, str | Path | os.PathLike):
         return (os.fspath(paths),)
-    return tuple(map(os.fspath, paths))
+    return tuple(os.fspath(path) for path in paths)
