@@ -7,11 +7,14 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 
+from openblip.cli import app
 from openblip.errors import JobError
 from openblip.jobs import sheet
 from openblip.jobs.edits import FIELDS, apply_edits
-from openblip.jobs.sinks import open_sink
+from openblip.jobs.items import open_items
+from openblip.jobs.sinks import SinkOptions, open_sink
 from tests.jobs.cli import pictures
 from tests.jobs.test_run import JobRunner, change
 
@@ -174,6 +177,83 @@ def test_edits_follow_a_folder_that_was_moved(tmp_path: Path, to: str, monkeypat
         p.read_text() for p in (tmp_path / "elsewhere").rglob("*") if p.suffix in (".txt", ".jsonl", ".json")
     )
     assert ("second" in stored, "first" in stored) == (True, False)
+
+
+def test_cards_carry_what_the_page_sorts_by(photos: Path, tmp_path: Path) -> None:
+    run = JobRunner(photos, "jsonl", tmp_path / "out.jsonl")
+    run()
+    rows = [{"path": f"p/{n:04}.png", "text": "a dog", "logprob": -float(n), "probability": n / 4} for n in range(2)]
+    (tmp_path / "out.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    sink = open_sink("jsonl", SinkOptions(str(tmp_path / "out.jsonl")))
+    items = open_items([str(photos)], base=sink.base)
+    statuses = list(sheet.read_statuses(items, sink))
+    assert [len(status.records) for status in statuses] == [1, 1, 0]
+    (tmp_path / "sub").mkdir()
+    sheet.write_sheet(tmp_path / "sub" / "s.html", statuses, sink)
+    page = Page(tmp_path / "sub" / "s.html")
+    cards = page.all("article")
+    assert [card.get("data-score") for card in cards] == ["0.0", "0.25", None], "a probability, not the log of one"
+    assert cards[0]["data-full"] == "../p/0000.png"
+    assert cards[0]["data-image"] == str(photos / "0000.png")
+    first = page.all("body")[0]["data-sheet"]
+    rows[0]["text"] = "a cat"
+    (tmp_path / "out.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    sink = open_sink("jsonl", SinkOptions(str(tmp_path / "out.jsonl")))
+    sheet.write_sheet(tmp_path / "sub" / "s.html", list(sheet.read_statuses(items, sink)), sink)
+    assert Page(tmp_path / "sub" / "s.html").all("body")[0]["data-sheet"] != first, "stored edits belong to one content"
+
+
+def test_a_sheet_of_existing_captions_is_opened_without_a_model(
+    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened: list[str] = []
+    monkeypatch.setattr("webbrowser.open", opened.append)
+    monkeypatch.chdir(tmp_path)
+    (photos / "0000.txt").write_text("tag, another tag\n")
+    (photos / "bad.png").write_bytes(b"no picture")
+    result = CliRunner().invoke(app, ["sheet", "p", "--report", "s.html"])
+    assert result.exit_code == 0, result.output
+    assert result.stderr == "s.html: 4 images on 1 page, 3 without a caption\n"
+    assert opened == [(tmp_path / "s.html").as_uri()]
+    page, edits = Page(tmp_path / "s.html"), tmp_path / "s-edits.jsonl"
+    assert page.texts[0] == "\ntag, another tag"
+    fields = page.all("textarea")
+    assert len(fields) == 4
+    by_path = {field["data-path"]: field for field in fields}
+    lines = []
+    for name, text in (("p/0000.png", "tag"), ("p/0001.png", "a new text")):
+        data = {key[5:]: value for key, value in by_path[name].items() if key.startswith("data-")}
+        lines.append(json.dumps(data | {"text": text}) + "\n")
+    edits.write_text("".join(lines))
+    written = CliRunner().invoke(app, ["caption", "--apply", str(edits)])
+    assert (written.exit_code, written.stderr) == (0, "2 edits written\n")
+    assert [(photos / f"000{n}.txt").read_text() for n in range(2)] == ["tag\n", "a new text\n"]
+    assert CliRunner().invoke(app, ["sheet"]).exit_code == 2
+    wrong = CliRunner().invoke(app, ["sheet", "p", "--from", "sidecars"])
+    assert (wrong.exit_code, "did you mean sidecar?" in wrong.stderr) == (2, True)
+
+
+def test_excluded_images_are_moved_on_request_only(
+    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    run = JobRunner(photos, "sidecar")
+    page, edits = sheet_of(run, tmp_path / "s.html"), tmp_path / "edits.jsonl"
+    card, field = page.all("article")[1], page.all("textarea")[1]
+    mark = {"path": card["data-name"], "mark": "exclude", "image": card["data-image"], "base": card["data-base"]}
+    edits.write_text(json.dumps(mark | {"place": field["data-place"]}) + "\n")
+    told = CliRunner().invoke(app, ["caption", "--apply", str(edits)])
+    assert (told.exit_code, "--move-excluded DIR" in told.stderr) == (0, True)
+    assert (photos / "0001.png").exists()
+    for _ in range(2):  # the second time there is nothing left to do
+        moved = CliRunner().invoke(app, ["caption", "--apply", str(edits), "--move-excluded", "out"])
+        assert (moved.exit_code, "1 excluded image moved to out" in moved.stderr) == (0, True)
+        assert {path.name for path in (tmp_path / "out" / "p").iterdir()} == {"0001.png", "0001.txt"}
+    assert {path.name for path in photos.glob("*.png")} == {"0000.png", "0002.png"}
+    pictures(photos, 3)
+    kept = CliRunner().invoke(app, ["caption", "--apply", str(edits), "--move-excluded", "out"])
+    assert (kept.exit_code, "exists, and is not replaced" in kept.stderr) == (1, True)
+    assert CliRunner().invoke(app, ["caption", "p", "--move-excluded", "out"]).exit_code == 2
 
 
 @pytest.mark.parametrize("line", ["{", "[]", '{"path": "a.jpg", "text": "x"}', '{"path": 1}'])

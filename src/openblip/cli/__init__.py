@@ -26,6 +26,7 @@ from openblip.cli import (
     match,
     models,
     recipe_test,
+    sheet,
     train,
 )
 from openblip.cli.command import Group
@@ -46,6 +47,7 @@ app.add_command(classify.classify)
 app.add_command(ground.ground)
 app.add_command(compare.compare)
 app.add_command(explain.explain)
+app.add_command(sheet.sheet)
 app.add_command(models.models)
 app.add_command(convert.convert)
 app.add_command(doctor.doctor)

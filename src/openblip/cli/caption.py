@@ -12,7 +12,7 @@ import click
 from openblip.cli import options as o
 from openblip.cli.command import command, decoding_option, input_option, output_option
 from openblip.cli.console import finish
-from openblip.cli.jobs import ImageJob
+from openblip.cli.jobs import ImageJob, plural
 from openblip.cli.options import InputOptions, ModelOptions, OutputOptions
 
 if TYPE_CHECKING:
@@ -81,6 +81,13 @@ PLAIN_TEXT = {"template": "{caption}", "prefix": "", "suffix": ""}
     multiple=True,
     help="Write back the edits exported from a --report page, and exit. If folders were moved, also name the new one.",
 )
+@output_option(
+    "--move-excluded",
+    type=o.PATH,
+    metavar="DIR",
+    show_default="leave them",
+    help="Move the images that were excluded in a --report page to this folder, with --apply.",
+)
 @o.output_options(FORMATS)
 @o.model_options
 def caption(
@@ -112,6 +119,7 @@ def caption(
     ext: str,
     separator: str,
     apply: tuple[Path, ...],
+    move_excluded: Path | None,
     output: OutputOptions,
     model: ModelOptions,
 ) -> None:
@@ -120,8 +128,10 @@ def caption(
     Print the captions, or write them to files with --to. To resume an interrupted job, run the same command again.
     """
     if apply:
-        write_edits(apply, images, quiet=output.quiet)
+        write_edits(apply, images, move_excluded, quiet=output.quiet)
         return
+    if move_excluded is not None:
+        raise click.UsageError("--move-excluded requires --apply EDITS.jsonl")
     if best_of and num > best_of:
         raise click.UsageError(f"--num must not exceed --best-of {best_of}, got {num}")
     from openblip.jobs.captions import CaptionAnnotator, CaptionTemplate, prompt_fields
@@ -184,13 +194,24 @@ def caption(
     job.finish(run)
 
 
-def write_edits(files: Sequence[Path], folders: Sequence[str], *, quiet: bool) -> None:
-    """Write back the edits of contact sheets, and exit with the code of the outcome."""
-    from openblip.jobs.edits import apply_edits
+def write_edits(files: Sequence[Path], folders: Sequence[str], excluded: Path | None, *, quiet: bool) -> None:
+    """Write back the edits of contact sheets, move the excluded images, and exit with the code of the outcome."""
+    from openblip.jobs import edits
 
-    count, notes = apply_edits(files, folders)
+    count, notes = edits.apply_edits(files, folders)
+    moved, marked = 0, edits.count_excluded(files)
+    if excluded is not None:
+        moved, more_notes = edits.move_excluded(files, excluded, folders)
+        notes += more_notes
     for note in notes:
         click.echo(f"error: {note}", err=True)
     if not quiet:
-        click.echo(f"{count} edits written", err=True)
-    finish(len(notes), count + len(notes))
+        click.echo(f"{plural(count, 'edit')} written", err=True)
+        if moved:
+            click.echo(f"{plural(moved, 'excluded image')} moved to {excluded}", err=True)
+        elif marked and excluded is None:
+            click.echo(
+                f"{plural(marked, 'image')} marked as excluded; --move-excluded DIR moves them with their texts",
+                err=True,
+            )
+    finish(len(notes), count + moved + len(notes))

@@ -5,6 +5,8 @@ located by `to`, `place` and `key`: the format, the file, and the key in that fi
 the job's journal, which records the edit, and the image's key in it. Text that changed since then is not
 overwritten.
 
+A line {"path", "mark": "exclude", "image", "place", "base"} marks an image: it can be moved to another folder.
+
 `base` is the folder that the job ran in. If `place` is gone because folders were moved, the same path is looked for
 below the current folder, and below the folders that the user names.
 """
@@ -12,6 +14,7 @@ below the current folder, and below the folders that the user names.
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
@@ -22,8 +25,62 @@ from openblip.jobs.journal import Edit, Journal
 from openblip.jobs.sinks import SINKS, SinkOptions, open_sink
 
 BASE = "base"  # the field that older sheets lack
+MARK = "mark"
+MARK_FIELDS = ("path", MARK, "image", "place", BASE)
 FIELDS = ("path", "was", "text", "to", "place", "key", "journal", "item")
 _FILE_PER_IMAGE = ("sidecar", "metadata")
+
+
+def move_excluded(files: Iterable[Path], target: Path, folders: Sequence[str] = ()) -> tuple[int, list[str]]:
+    """Move the images that are marked in `files`, with their sidecar texts. An image that was moved earlier is done.
+
+    Args:
+        files: JSON Lines files exported by contact sheets.
+        target: Folder to move to. Images keep their paths below the folder that the job ran in.
+        folders: Folders that the images were moved to since.
+
+    Returns:
+        The number of images that are in `target` now, and one message for each image that could not be moved.
+
+    Raises:
+        JobError: A file cannot be read or contains a line that is not an edit.
+    """
+    moved, notes = 0, list[str]()
+    for mark in (line for file in files for line in _read_lines(file) if MARK in line):
+        image = mark["image"]
+        relative = os.path.relpath(image, mark[BASE])
+        inside = os.path.basename(image) if relative.startswith(os.pardir) else relative  # noqa: PTH119
+        destination = target / inside
+        if not os.path.exists(image):  # noqa: PTH110
+            image = _find_moved(image, mark[BASE], folders) or image
+        if os.path.exists(image) and os.path.exists(destination):  # noqa: PTH110
+            notes.append(f"{mark['path']}: {destination} exists, and is not replaced")
+            continue
+        try:
+            if os.path.exists(image):  # noqa: PTH110
+                destination.parent.mkdir(parents=True, exist_ok=True)
+                text = _find_moved(mark["place"], mark[BASE], folders) if mark["place"] else None
+                text = mark["place"] if os.path.exists(mark["place"]) else text  # noqa: PTH110
+                shutil.move(image, destination)
+                if text is not None and text != image:
+                    shutil.move(text, destination.with_suffix(os.path.splitext(text)[1]))  # noqa: PTH122
+        except OSError as error:
+            notes.append(f"{mark['path']}: cannot be moved to {destination}: {error.strerror or error}")
+            continue
+        if destination.exists():
+            moved += 1
+        else:
+            notes.append(f"{mark['path']}: {image or 'it has no file, and'} does not exist")
+    return moved, notes
+
+
+def count_excluded(files: Iterable[Path]) -> int:
+    """Return the number of images that are marked in `files`.
+
+    Raises:
+        JobError: A file cannot be read or contains a line that is not an edit.
+    """
+    return sum(MARK in line for file in files for line in _read_lines(file))
 
 
 def apply_edits(files: Iterable[Path], folders: Sequence[str] = ()) -> tuple[int, list[str]]:
@@ -47,10 +104,9 @@ def apply_edits(files: Iterable[Path], folders: Sequence[str] = ()) -> tuple[int
             groups.setdefault((edit["to"], out), []).append(edit)
     applied, notes = 0, list[str]()
     for (to, out), edits in groups.items():
-        places = {edit["place"] for edit in edits}
-        gone = {place for place in places if place and not os.path.exists(place)}  # noqa: PTH110
-        notes += [_describe_missing(edit) for edit in edits if edit["place"] in gone]
-        edits = [edit for edit in edits if edit["place"] not in gone]
+        missing = [edit for edit in edits if _is_missing(edit)]
+        notes += map(_describe_missing, missing)
+        edits = [edit for edit in edits if edit not in missing]
         if not edits:
             continue
         sink = open_sink(to, SinkOptions(out=out or None, key_fields=("prompt",)))
@@ -106,6 +162,14 @@ def _find_moved(path: str, base: str, folders: Sequence[str]) -> str | None:
     return None
 
 
+def _is_missing(edit: Mapping[str, str]) -> bool:
+    """Return whether the file of an edit is gone. A text that is new has no file yet, but a folder."""
+    place = edit["place"]
+    if not edit["was"].strip() and edit["to"] == "sidecar":
+        place = os.path.dirname(place)  # noqa: PTH120
+    return bool(place) and not os.path.exists(place)  # noqa: PTH110
+
+
 def _describe_missing(edit: Mapping[str, str]) -> str:
     return (
         f"{edit['path']}: {edit['place']} does not exist; if its folder was moved, name the new folder: "
@@ -114,6 +178,11 @@ def _describe_missing(edit: Mapping[str, str]) -> str:
 
 
 def _read_edits(file: Path) -> Iterator[Mapping[str, str]]:
+    """Yield the edits of texts."""
+    return (line for line in _read_lines(file) if MARK not in line)
+
+
+def _read_lines(file: Path) -> Iterator[Mapping[str, str]]:
     try:
         content = file.read_bytes()
     except OSError as error:
@@ -123,6 +192,9 @@ def _read_edits(file: Path) -> Iterator[Mapping[str, str]]:
             edit = jsonlines.decode(line.content)
         except ValueError as error:
             raise JobError(f"{file}:{line.number} is not JSON: {error}") from error
+        if isinstance(edit, dict) and all(isinstance(edit.get(name), str) for name in MARK_FIELDS):
+            yield edit
+            continue
         complete = isinstance(edit, dict) and all(isinstance(edit.get(name), str) for name in FIELDS)
         if not complete or edit["to"] not in SINKS:
             raise JobError(

@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import base64
 import io
+import json
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from hashlib import blake2b
 from pathlib import Path
 from urllib.parse import quote
 
@@ -18,10 +20,11 @@ from PIL import Image
 
 from openblip.data.files import is_local
 from openblip.data.images import FileImage, ImageRef, open_image
-from openblip.errors import OpenBlipError
+from openblip.errors import JobError, OpenBlipError
 from openblip.io.templates import render_html
+from openblip.jobs.decisions import stored_text
 from openblip.jobs.files import replace_file
-from openblip.jobs.items import Item
+from openblip.jobs.items import Item, UnusableItem
 from openblip.jobs.records import Row
 from openblip.jobs.run import ItemStatus
 from openblip.jobs.sinks import Sink
@@ -32,6 +35,8 @@ PER_PAGE = 500
 THUMBNAIL_SIZE = 240
 """Longest edge of a thumbnail, in pixels."""
 
+_CERTAINTY = ("confidence", "probability", "score", "logprob", "similarity")  # the first that a record has
+_BROWSER_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".gif", ".avif", ".bmp"})
 _HEADINGS = ("question", "expression", "label")
 _SCORES = {
     "logprob": "log p",
@@ -83,12 +88,18 @@ class Card:
         thumbnails: JPEG files, base64 encoded.
         error: Reason for a failure.
         entries: The results.
+        score: How certain the first result is, to sort by; `None` if it has no score.
+        image: Path of the image file, or "" if the image has no file of its own.
+        full: Address of the image relative to the page, or "" if browsers cannot show it.
     """
 
     name: str
     thumbnails: Sequence[str]
     error: str | None
     entries: Sequence[CardEntry]
+    score: float | None = None
+    image: str = ""
+    full: str = ""
 
 
 def write_sheet(path: Path, statuses: Sequence[ItemStatus], sink: Sink | None) -> int:
@@ -120,14 +131,48 @@ def write_sheet(path: Path, statuses: Sequence[ItemStatus], sink: Sink | None) -
             links=[quote(os.fsencode(page_path.name)) for page_path in paths],
             current=index,
             export_name=f"{paths[index].stem}-edits.jsonl",
-            cards=[_make_card(status, sink) for status in page],
+            base=os.getcwd(),  # noqa: PTH109
+            sheet_id=_identify(page, sink),
+            cards=[_make_card(status, sink, path.parent) for status in page],
         )
         with replace_file(str(paths[index])) as file:
             file.write(html.encode("utf-8", "backslashreplace"))
     return len(pages)
 
 
-def _make_card(status: ItemStatus, sink: Sink | None) -> Card:
+def read_statuses(items: Iterable[Item | UnusableItem], sink: Sink) -> Iterator[ItemStatus]:
+    """Yield the status of items whose results were written before, by a job or by another program.
+
+    Args:
+        items: The items.
+        sink: Where their results are stored.
+
+    Yields:
+        One status per item. An item without a result has neither records nor a text.
+    """
+    for item in items:
+        if isinstance(item, UnusableItem):
+            yield ItemStatus(item, "failed", error=item.reason)
+            continue
+        try:
+            content = sink.read(item)
+        except JobError:
+            raise
+        except OpenBlipError as error:
+            yield ItemStatus(item, "failed", error=str(error))
+            continue
+        rows = [row for row in content if "error" not in row] if isinstance(content, list) else []
+        yield ItemStatus(item, "existing", rows, text=None if rows else stored_text(content))
+
+
+def _identify(statuses: Sequence[ItemStatus], sink: Sink | None) -> str:
+    """Return a name of the page's content, under which a browser keeps the edits."""
+    content = [[status.item.name, status.text, [row.get("text") for row in status.records]] for status in statuses]
+    values = json.dumps([content, None if sink is None else os.path.abspath(sink.journal_path)])  # noqa: PTH100
+    return blake2b(values.encode("utf-8", "surrogatepass"), digest_size=8).hexdigest()
+
+
+def _make_card(status: ItemStatus, sink: Sink | None, folder: Path) -> Card:
     images: Sequence[ImageRef] = ()
     drawings = dict.fromkeys(str(row["drawing"]) for row in status.records if "drawing" in row)
     if drawings:
@@ -136,7 +181,20 @@ def _make_card(status: ItemStatus, sink: Sink | None) -> Card:
         images = status.item.images
     thumbnails = [thumbnail for thumbnail in map(encode_thumbnail, images) if thumbnail is not None]
     entries = list(_make_entries(status, sink)) if status.error is None else []
-    return Card(status.item.name, thumbnails, status.error, entries)
+    file = status.item.file if isinstance(status.item, Item) else None
+    if file is None:
+        return Card(status.item.name, thumbnails, status.error, entries, _certainty(status.records))
+    image = os.path.abspath(file)  # noqa: PTH100
+    full = ""
+    if os.path.splitext(image)[1].lower() in _BROWSER_SUFFIXES:  # noqa: PTH122
+        full = quote(os.fsencode(os.path.relpath(image, folder)))
+    return Card(status.item.name, thumbnails, status.error, entries, _certainty(status.records), image, full)
+
+
+def _certainty(records: Sequence[Row]) -> float | None:
+    """Return the number that says best how certain the first result is."""
+    values = (records[0].get(name) for name in _CERTAINTY) if records else ()
+    return next((float(value) for value in values if isinstance(value, float)), None)
 
 
 def _make_entries(status: ItemStatus, sink: Sink | None) -> Iterator[CardEntry]:

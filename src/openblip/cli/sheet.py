@@ -1,0 +1,76 @@
+"""`openblip sheet`: review and edit the captions that a folder has."""
+
+from __future__ import annotations
+
+import webbrowser
+from pathlib import Path
+
+import click
+
+from openblip.cli import options as o
+from openblip.cli.caption import FORMATS
+from openblip.cli.command import Choice, command, input_option, output_option
+from openblip.cli.console import finish
+from openblip.cli.jobs import plural, read_paths
+from openblip.cli.options import InputOptions
+
+
+@command(example="openblip sheet photos\nopenblip caption --apply sheet-edits.jsonl")
+@o.images_argument
+@o.input_options
+@input_option(
+    "--from",
+    "source",
+    type=Choice(FORMATS),
+    metavar="FORMAT",
+    default="sidecar",
+    help=f"Format that the captions are stored in: {', '.join(FORMATS)}.",
+)
+@input_option(
+    "--captions",
+    metavar="PATH",
+    show_default="next to the images",
+    help="File of the captions, or folder of sidecar files; the --out of openblip caption.",
+)
+@input_option("--ext", metavar=".SUFFIX", default=".txt", help="Suffix of sidecar files.")
+@output_option(
+    "--report", type=o.HtmlFile(), metavar="FILE.html", default=Path("sheet.html"), help="HTML page to write."
+)
+@output_option("--no-open", is_flag=True, help="Do not open the page in the browser.")
+def sheet(
+    images: tuple[str, ...],
+    input: InputOptions,
+    source: str,
+    captions: str | None,
+    ext: str,
+    report: Path,
+    no_open: bool,
+) -> None:
+    """Open a page that shows images with their captions, to review and edit. No model is needed.
+
+    The page exports edits, and `openblip caption --apply` writes them back.
+    """
+    if not images:
+        raise click.UsageError("expected at least one image or folder, got none")
+    from openblip.jobs.items import common_folder, open_items
+    from openblip.jobs.sheet import read_statuses, write_sheet
+    from openblip.jobs.sinks import SinkOptions, open_sink
+
+    paths = list(read_paths(images)) if "-" in images else list(images)
+    sink = open_sink(source, SinkOptions(captions, common_folder(paths), ext=ext))
+    items = open_items(paths, recursive=input.recursive, images_folder=input.images_folder, base=sink.base)
+    statuses = list(read_statuses(items, sink))
+    pages = write_sheet(report, statuses, sink)
+    failed = sum(status.error is not None for status in statuses)
+    missing = sum(status.error is None and not status.text and not status.records for status in statuses)
+    click.echo(
+        f"{report}: {plural(len(statuses), 'image')} on {plural(pages, 'page')}"
+        + (f", {missing} without a caption" if missing else ""),
+        err=True,
+    )
+    if not no_open:
+        webbrowser.open(report.resolve().as_uri())
+    for status in statuses:
+        if status.error is not None:
+            click.echo(f"error: {status.item.name}: {status.error}", err=True)
+    finish(failed, len(statuses))
