@@ -264,3 +264,20 @@ def test_convert_refuses_impossible_conversions(toys: Path, tmp_path: Path) -> N
     assert (headless.exit_code, "state the number of heads" in headless.stderr) == (1, True)
     assert run("convert", tmp_path / "gone", tmp_path / "x").exit_code == 2
     assert not (tmp_path / "x").exists()
+
+
+# The bundled model
+
+
+def test_the_small_model_is_named_once_and_only_to_people(tmp_path: Path, toys: Path) -> None:
+    """The note is on standard error, below the table, and neither in JSON nor with another model or --quiet."""
+    for name in ("one.png", "two.png"):
+        (tmp_path / name).write_bytes((toys / name).read_bytes())
+    done = run("caption", tmp_path)
+    assert done.stderr.count("pocket is a small model") == 1
+    assert "--model base" in done.stderr
+    assert "small model" not in done.stdout
+    done = run("caption", tmp_path, "--to", "jsonl", "--out", tmp_path / "captions.jsonl")
+    assert done.stderr.count("pocket is a small model") == 1
+    for arguments in (["--json"], ["--quiet"], ["-m", toys]):
+        assert "small model" not in run("caption", tmp_path, *arguments).output

@@ -44,6 +44,9 @@ PLAN = {
 }
 
 
+SMALL_MODEL = "note: pocket is a small model to try openblip with; --model base is the published one"
+
+
 class ImageJob:
     """The input and the output of one call of a command over images.
 
@@ -215,6 +218,8 @@ class ImageJob:
         elif self.sink is not None and not output.quiet:
             parts = [f"{counts[outcome]} {words}" for outcome, words in SUMMARY.items() if counts[outcome]]
             click.echo(", ".join(parts) or "nothing to do", err=True)
+        if self.model.model == "pocket" and counts["computed"] and not (output.json or output.quiet):
+            click.echo(SMALL_MODEL, err=True)
         if counts["failed"]:
             raise click.exceptions.Exit(FAILED if counts["failed"] == counts.total() else SOME_FAILED)
 
