@@ -1,4 +1,4 @@
-"""Ask the original caption metrics what they say, and compare ours with them. Needs Java and ``pip install .[java]``.
+"""Record the results of the original caption metrics, and compare ours with them. Needs Java and `pip install .[java]`.
 
     python scripts/record_caption_metrics.py tokens tests/evaluation/ptb_tokens.jsonl
     python scripts/record_caption_metrics.py scores tests/evaluation/caption_scores.json
@@ -6,9 +6,9 @@
     python scripts/record_caption_metrics.py mixtures --seed 7 --count 20000
     python scripts/record_caption_metrics.py check captions_val2017.json
 
-``tokens`` and ``scores`` write what the tests compare with, ``characters`` the table of the tokeniser. ``mixtures``
-prints the random strings whose tokens differ. ``check`` takes a file of captions in COCO's format and scores each
-picture's first caption against the others, with the original and with ours.
+`tokens` and `scores` write the files that the tests compare with, and `characters` the table of the tokenizer.
+`mixtures` prints the random strings whose tokens differ. `check` takes a file of captions in COCO's format and scores
+the first caption of each image against the others, with the original metrics and with ours.
 """
 
 from __future__ import annotations
@@ -32,90 +32,99 @@ from openblip.evaluation.metrics.ptb import tokenize_lines
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     commands = parser.add_subparsers(required=True)
-    for name, run in (("tokens", tokens), ("scores", scores), ("characters", characters), ("check", check)):
+    functions = {
+        "tokens": record_tokens,
+        "scores": record_scores,
+        "characters": record_characters,
+        "check": compare_metrics,
+    }
+    for name, run in functions.items():
         command = commands.add_parser(name)
         command.add_argument("file", type=Path)
         command.set_defaults(run=lambda args, run=run: run(args.file))
     command = commands.add_parser("mixtures")
     command.add_argument("--seed", type=int, default=0)
     command.add_argument("--count", type=int, default=20_000)
-    command.set_defaults(run=lambda args: mixtures(args.seed, args.count))
+    command.set_defaults(run=lambda args: compare_mixtures(args.seed, args.count))
     args = parser.parse_args()
     args.run(args)
 
 
-def tokens(out: Path) -> None:
-    """Record the original's tokens of hard strings: each piece in a few places, then random mixtures."""
-    texts = [place.format(piece) for piece in PIECES for place in PLACES] + mixed(random.Random(0), 1000)
-    lines = [
-        json.dumps([text, " ".join(found)], ensure_ascii=False) for text, found in zip(texts, java(texts), strict=True)
-    ]
+def record_tokens(out: Path) -> None:
+    """Record the original tokens of hard strings: each piece in a few templates, then random mixtures."""
+    texts = [template.format(piece) for piece in PIECES for template in TEMPLATES]
+    texts += mix_pieces(random.Random(0), 1000)
+    rows = zip(texts, tokenize_original(texts), strict=True)
+    lines = [json.dumps([text, " ".join(tokens)], ensure_ascii=False) for text, tokens in rows]
     out.write_text("\n".join(lines) + "\n", encoding="utf-8")
     print(f"{out}: {len(lines)} strings")
 
 
-def scores(out: Path) -> None:
-    """Record the original's scores of a small set of captions of our own."""
+def record_scores(out: Path) -> None:
+    """Record the original scores of a small set of captions of our own."""
     predictions = {key: texts[0] for key, texts in CAPTIONS.items()}
     references = {key: texts[1:] for key, texts in CAPTIONS.items()}
-    corpus, items = original(predictions, references)
-    found = {"predictions": predictions, "references": references, "corpus": corpus, "items": items}
-    out.write_text(json.dumps(found, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    corpus, items = score_original(predictions, references)
+    content = {"predictions": predictions, "references": references, "corpus": corpus, "items": items}
+    out.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     print(out, corpus)
 
 
-def characters(out: Path) -> None:
-    """Record which characters beyond ASCII the original takes as part of words, and which as tokens of their own."""
+def record_characters(out: Path) -> None:
+    """Record which characters beyond ASCII are part of words in the original, and which are tokens of their own."""
     codes = [
         code for code in range(0x80, 0x10000) if not 0xD800 <= code < 0xE000 and code not in (0x85, 0x2028, 0x2029)
     ]
     letters, symbols = [], []
-    for code, found in zip(codes, java([f"x{chr(code)}x" for code in codes]), strict=True):
+    for code, tokens in zip(codes, tokenize_original([f"x{chr(code)}x" for code in codes]), strict=True):
         lower = chr(code).lower()
-        if found == [f"x{lower}x"] and code not in HYPHENS:
+        if tokens == [f"x{lower}x"] and code not in HYPHENS:
             letters.append(code)
-        elif found == ["x", lower, "x"]:
+        elif tokens == ["x", lower, "x"]:
             symbols.append(code)
     text = out.read_text(encoding="utf-8")
     head = text[: text.index("LETTERS = ")]
-    tables = [_table("LETTERS", letters), _table("SYMBOLS", symbols)]
+    tables = [format_table("LETTERS", letters), format_table("SYMBOLS", symbols)]
     out.write_text(head + "\n".join(tables), encoding="utf-8")
 
 
-def mixtures(seed: int, count: int) -> None:
-    """Print the random strings whose tokens are not the original's."""
-    texts = mixed(random.Random(seed), count)
+def compare_mixtures(seed: int, count: int) -> None:
+    """Print the random strings whose tokens differ from the original tokens."""
+    texts = mix_pieces(random.Random(seed), count)
     differing = 0
-    for text, theirs, ours in zip(texts, java(texts), tokenize_lines(texts), strict=True):
+    for text, theirs, ours in zip(texts, tokenize_original(texts), tokenize_lines(texts), strict=True):
         if theirs != ours:
             differing += 1
             print(repr(text), "\n  original", theirs, "\n  ours    ", ours)
     print(f"{differing} of {count} differ")
 
 
-def check(file: Path) -> None:
+def compare_metrics(file: Path) -> None:
     """Compare tokens and scores on a file of captions in COCO's format."""
     data = json.loads(file.read_text(encoding="utf-8"))
     texts = [annotation["caption"].replace("\n", " ") for annotation in data["annotations"]]
-    differing = sum(theirs != ours for theirs, ours in zip(java(texts), tokenize_lines(texts), strict=True))
+    differing = sum(
+        theirs != ours for theirs, ours in zip(tokenize_original(texts), tokenize_lines(texts), strict=True)
+    )
     print(f"tokens: {differing} of {len(texts)} captions differ")
     by_image: dict[int, list[str]] = {image["id"]: [] for image in data["images"]}
     for annotation in data["annotations"]:
         by_image[annotation["image_id"]].append(annotation["caption"])
     predictions = {key: texts[0] for key, texts in by_image.items()}
     references = {key: texts[1:5] for key, texts in by_image.items()}
-    begun = time.perf_counter()
-    ours_found = captions.score(predictions, references)
-    print(f"ours took {time.perf_counter() - begun:.1f} s for {len(predictions)} images")
-    corpus, items = original(predictions, references)
-    for name, value in corpus.items():
-        own = ours_found[name] or 0.0
-        most = max(abs(items[key][name] - ours_found.items[key][name]) for key in items)
-        print(f"{name:8} original {value:.12f} ours {own:.12f} differs {abs(value - own):.1e}, of an image {most:.1e}")
+    start = time.perf_counter()
+    scores = captions.score(predictions, references)
+    print(f"ours took {time.perf_counter() - start:.1f} s for {len(predictions)} images")
+    corpus, items = score_original(predictions, references)
+    for name, theirs in corpus.items():
+        ours = scores[name] or 0.0
+        largest = max(abs(items[key][name] - scores.items[key][name]) for key in items)
+        difference = f"differs {abs(theirs - ours):.1e}, of an image {largest:.1e}"
+        print(f"{name:8} original {theirs:.12f} ours {ours:.12f} {difference}")
 
 
-def java(texts: Sequence[str]) -> list[list[str]]:
-    """What the Java tokeniser makes of texts, one per line."""
+def tokenize_original(texts: Sequence[str]) -> list[list[str]]:
+    """Tokenize texts, one per line, by the original Java program."""
     spec = find_spec("pycocoevalcap")
     if spec is None or not spec.submodule_search_locations:
         raise SystemExit("pip install pycocoevalcap first")
@@ -124,42 +133,46 @@ def java(texts: Sequence[str]) -> list[list[str]]:
         file = Path(folder) / "texts"
         file.write_text("\n".join(texts), encoding="utf-8")
         command = ["java", "-cp", str(jar), "edu.stanford.nlp.process.PTBTokenizer", "-preserveLines", "-lowerCase"]
-        done = subprocess.run([*command, str(file)], capture_output=True, check=True)
-    lines = done.stdout.decode().split("\n")[: len(texts)]
-    assert len(lines) == len(texts), "a text has a line break of its own"
+        process = subprocess.run([*command, str(file)], capture_output=True, check=True)
+    lines = process.stdout.decode().split("\n")[: len(texts)]
+    assert len(lines) == len(texts), "texts must not contain line breaks"
     return [line.split(" ") if line else [] for line in lines]
 
 
-def original(predictions: dict[Any, str], references: dict[Any, list[str]]) -> tuple[dict[str, float], dict[Any, Any]]:
-    """The original's scores: of the corpus, and of each image."""
+def score_original(
+    predictions: dict[Any, str], references: dict[Any, list[str]]
+) -> tuple[dict[str, float], dict[Any, Any]]:
+    """Return the original scores of the corpus and of each image."""
     from pycocoevalcap.bleu.bleu import Bleu
     from pycocoevalcap.cider.cider import Cider
     from pycocoevalcap.rouge.rouge import Rouge
     from pycocoevalcap.tokenizer.ptbtokenizer import PTBTokenizer
 
     tokenizer = PTBTokenizer()
-    wanted = tokenizer.tokenize({key: [{"caption": text} for text in texts] for key, texts in references.items()})
-    found = tokenizer.tokenize({key: [{"caption": text}] for key, text in predictions.items()})
+    reference_tokens = tokenizer.tokenize(
+        {key: [{"caption": text} for text in texts] for key, texts in references.items()}
+    )
+    tokens = tokenizer.tokenize({key: [{"caption": text}] for key, text in predictions.items()})
     corpus: dict[str, float] = {}
     items: dict[Any, dict[str, float]] = {key: {} for key in references}
-    bleu, bleu_items = Bleu(4).compute_score(wanted, found, verbose=0)
-    rouge, rouge_items = Rouge().compute_score(wanted, found)
-    cider, cider_items = Cider().compute_score(wanted, found)
+    bleu, bleu_items = Bleu(4).compute_score(reference_tokens, tokens, verbose=0)
+    rouge, rouge_items = Rouge().compute_score(reference_tokens, tokens)
+    cider, cider_items = Cider().compute_score(reference_tokens, tokens)
     names = ["Bleu_1", "Bleu_2", "Bleu_3", "Bleu_4", "ROUGE_L", "CIDEr"]
-    each = [*bleu_items, rouge_items, cider_items]
-    for name, value, values in zip(names, [*bleu, rouge, cider], each, strict=True):
+    item_scores = [*bleu_items, rouge_items, cider_items]
+    for name, value, values in zip(names, [*bleu, rouge, cider], item_scores, strict=True):
         corpus[name] = float(value)
-        for key, one in zip(wanted, values, strict=True):
-            items[key][name] = float(one)
+        for key, item_value in zip(reference_tokens, values, strict=True):
+            items[key][name] = float(item_value)
     return corpus, items
 
 
-def mixed(rng: random.Random, count: int) -> list[str]:
-    """Random sentences of hard pieces and plain words, some glued together."""
-    return [_sentence(rng) for _ in range(count)]
+def mix_pieces(rng: random.Random, count: int) -> list[str]:
+    """Return random sentences of hard pieces and plain words, some glued together."""
+    return [draw_sentence(rng) for _ in range(count)]
 
 
-def _sentence(rng: random.Random) -> str:
+def draw_sentence(rng: random.Random) -> str:
     wild = rng.random() < 0.3
     parts = [rng.choice(PIECES if rng.random() < (0.9 if wild else 0.5) else WORDS) for _ in range(rng.randint(1, 8))]
     text = parts[0]
@@ -169,7 +182,7 @@ def _sentence(rng: random.Random) -> str:
     return text + (rng.choice([".", " .", "!", "?", " ", ". "]) if rng.random() < 0.3 else "")
 
 
-def _table(name: str, codes: list[int]) -> str:
+def format_table(name: str, codes: list[int]) -> str:
     ranges: list[list[int]] = []
     for code in codes:
         if ranges and code == ranges[-1][1] + 1:
@@ -182,7 +195,7 @@ def _table(name: str, codes: list[int]) -> str:
 
 
 HYPHENS = (0x58A, 0x2010, 0x2011)  # they join words, but are not part of one
-PLACES = (
+TEMPLATES = (
     "{0}",
     "a dog {0} on the street",
     "It reads {0}. The dog",

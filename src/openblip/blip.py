@@ -223,6 +223,8 @@ def load(
         load_model = cache(partial(loader.load, name_or_path, task))
         loaders = dict.fromkeys(SERVED_TASKS.get(load_model().config.task, ()), load_model)
     else:
+        if tokenizer is None:
+            bundles.check_vocabularies(bundle, bundle.models if task is None else (task,))
         for network in cast("Iterable[TaskName]", bundle.models if task is None else (task,)):
             source = bundle.models.get(network) or bundle.locate(network)  # `locate` raises for an absent task
             if is_offline() if offline is None else offline:

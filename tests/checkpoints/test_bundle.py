@@ -14,12 +14,14 @@ from safetensors.numpy import save_file
 import openblip
 from openblip.checkpoints import bundle
 from openblip.errors import CheckpointError, DownloadError, UnsupportedTaskError
+from tests.toys import toy_tokenizer
 
 
 def add_model(folder: Path) -> Path:
     """A model folder, as far as a bundle reads it: a configuration and weights."""
     folder.mkdir(parents=True)
     (folder / "config.json").write_text("{}")
+    (folder / "vocab.txt").write_text("[PAD]")
     save_file({"a": np.ones(3, np.float32), "b": np.ones((2, 2), np.float16)}, folder / "model.safetensors")
     return folder
 
@@ -197,6 +199,27 @@ def test_a_file_that_torch_did_not_save_is_named_at_load(folder: Path, content: 
     says = r"the model of 'vqa' cannot be read: answers\.pth is not a file of torch.save"
     with pytest.raises(CheckpointError, match=says):
         openblip.load(folder)
+
+
+def test_a_member_without_vocabulary_is_named_at_load(folder: Path) -> None:
+    """A `.pth` member has the vocabulary of BERT, and a published one is not here yet."""
+    openblip.load(folder)
+    (folder / "models" / "captioner" / "vocab.txt").unlink()
+    with pytest.raises(CheckpointError, match=r"model of 'caption' .* must have tokenizer\.json or vocab\.txt"):
+        openblip.load(folder)
+    with pytest.raises(CheckpointError, match="model of 'caption'"):
+        openblip.load(folder, task="caption")
+    openblip.load(folder, task="vqa")
+    openblip.load(folder, tokenizer=toy_tokenizer())
+
+
+def test_a_member_can_be_the_folder_of_a_run(folder: Path) -> None:
+    add_model(folder / "runs" / "mine" / "model")
+    (folder / "runs" / "mine" / "recipe.yaml").write_text("task: caption")
+    (folder / "bundle.json").write_text(json.dumps({"caption": "runs/mine"}))
+    result = bundle.find(folder)
+    assert result is not None
+    assert result.locate("caption") == folder / "runs" / "mine" / "model"
 
 
 def test_an_unknown_task_of_a_bundle_suggests_the_nearest(folder: Path) -> None:

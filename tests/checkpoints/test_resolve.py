@@ -38,6 +38,20 @@ def test_a_name_that_means_nothing(name: str, says: str) -> None:
         resolve(name)
 
 
+def test_the_folder_of_a_run_stands_for_its_model(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    (run / "best").mkdir(parents=True)
+    assert resolve(run) == run, "any other folder is itself"
+    (run / "recipe.yaml").write_text("task: caption")
+    with pytest.raises(CheckpointError, match=r"without a model yet: finish it with .*--resume`, or load .*best"):
+        resolve(run)
+    (run / "model").mkdir()
+    (run / "model" / "config.json").write_text("{}")
+    assert resolve(run) == run / "model"
+    (run / "config.json").write_text("{}")
+    assert resolve(run) == run, "a model with a recipe next to it"
+
+
 def test_a_published_file_comes_from_the_mirror_once(server: Server, cache: Path) -> None:
     server.files["/blip/model_vqa.pth"] = BODY
     for _ in range(2):

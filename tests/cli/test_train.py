@@ -104,6 +104,21 @@ def test_patience_ends_the_run_and_keeps_the_best_model(home: Path, tmp_path: Pa
     assert all(torch.equal(best[name], last[name]) for name in best)
 
 
+def test_a_student_learns_from_a_teacher(home: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    data = ("--data", home / "my.jsonl", "--from", home, "--epochs", "1", "--batch-size", "2", "--out", out)
+    result = run("caption", *data, "--teacher", home, *QUIET, "run.log_every=1", "distill.lm=1")
+    assert result.exit_code == 0, result.output
+    recipe = read_recipe(out / "recipe.yaml")
+    assert recipe.distill is not None
+    assert (recipe.distill.teacher, recipe.distill.lm) == (str(home), 1.0)
+    steps = [json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()]
+    losses = [step for step in steps if step["kind"] == "train"]
+    assert losses
+    assert all(step["distill_features"] > 0 and "distill_lm" in step for step in losses)
+    assert read.load(out).config == read.load(out / "model").config, "the folder of a run stands for its model"
+
+
 def test_a_recipe_with_overrides_and_going_on(home: Path, tmp_path: Path) -> None:
     out, file = tmp_path / "out", tmp_path / "recipe.yaml"
     file.write_text(

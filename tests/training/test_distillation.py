@@ -10,6 +10,7 @@ from typing import Any, cast
 import pytest
 import torch
 import torch.nn.functional as F
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from openblip.checkpoints.write import save
@@ -21,7 +22,7 @@ from openblip.model.captioner import Captioner
 from openblip.model.matcher import Matcher
 from openblip.preprocess.settings import ImageSettings
 from openblip.tasks import TaskName
-from openblip.training.config import DistillSettings, recipe_from_table
+from openblip.training.config import DistillSettings, Recipe, recipe_from_table
 from openblip.training.distillation import (
     Distillation,
     divergence,
@@ -33,6 +34,7 @@ from openblip.training.distillation import (
 )
 from openblip.training.objectives.caption import CaptionBatch, CaptionObjective
 from openblip.training.objectives.retrieval import RetrievalBatch
+from openblip.training.reporters import JsonLinesReporter, read_log
 from openblip.training.run import run
 from openblip.training.teachers import FeatureStore, Teacher, load_teacher, resize_pixels
 from tests.toys import SIZE, toy_config, toy_image, toy_model, toy_tokenizer
@@ -55,11 +57,11 @@ def toy_teacher(task: TaskName) -> Teacher:
     return Teacher(LARGE, model.vision, model.config.vision.width, model, toy_tokenizer())
 
 
-def toy_student(task: TaskName) -> ImageTextModel:
+def toy_student(task: TaskName, *, dropout: float = 0.0) -> ImageTextModel:
     """One layer of half the width in each tower."""
     config = toy_config(task)
     vision = replace(config.vision, width=16, depth=1, mlp_width=32)
-    text = replace(config.text, width=16, depth=1, mlp_width=32, memory_width=16)
+    text = replace(config.text, width=16, depth=1, mlp_width=32, memory_width=16, dropout=dropout)
     torch.manual_seed(2)
     return cast(ImageTextModel, build_model(replace(config, vision=vision, text=text)))
 
@@ -230,25 +232,66 @@ def test_settings_that_cannot_work_are_refused(settings: dict[str, Any]) -> None
         DistillSettings(**{"teacher": "base", **settings})
 
 
-def test_a_run_learns_from_a_teacher(tmp_path: Path) -> None:
-    """Two epochs over one set of views, with cached features, from recipe to model."""
+class Deadly(JsonLinesReporter):
+    """Ends the run within its second epoch."""
+
+    def on_step(self, step: int) -> None:
+        if step == 4:
+            raise KeyboardInterrupt
+
+
+def make_recipe(home: Path, out: str, task: TaskName, distill: dict[str, Any], **data: Any) -> Recipe:
+    """A student with dropout, half the width and half the image size of its teacher, on four images in two batches."""
     rows = []
     for number, text in enumerate(TEXTS):
-        toy_image(number).save(tmp_path / f"{number}.png")
+        toy_image(number).save(home / f"{number}.png")
         rows.append(json.dumps({"image": f"{number}.png", "captions": [text, "a photo"]}))
-    (tmp_path / "data.jsonl").write_text("\n".join(rows))
-    teacher = save(toy_model("caption", image_size=LARGE.size), tmp_path / "teacher", tokenizer=toy_tokenizer())
-    student = save(toy_student("caption"), tmp_path / "student", tokenizer=toy_tokenizer())
-    recipe = recipe_from_table(
+    (home / "data.jsonl").write_text("\n".join(rows))
+    teacher, student = home / "teacher", home / "student"
+    if not teacher.exists():
+        save(toy_model(task, image_size=LARGE.size), teacher, tokenizer=toy_tokenizer())
+        save(toy_student(task, dropout=0.1), student, tokenizer=toy_tokenizer())
+    source = str(home / "data.jsonl")
+    return recipe_from_table(
         {
-            "task": "caption", "start": str(student), "out": str(tmp_path / "run"), "epochs": 2, "batch_size": 4,
-            "data": {"train": str(tmp_path / "data.jsonl"), "val": str(tmp_path / "data.jsonl"), "prompt": "",
-                     "texts_per_image": 2, "packed": True, "num_workers": 0},
-            "distill": {"teacher": str(teacher), "lm": 1.0, "views": 1, "cache": str(tmp_path / "cache")},
-            "run": {"device": "cpu", "charts": False, "log_every": 1},
+            "task": task, "start": str(student), "out": str(home / out), "epochs": 3, "batch_size": 2,
+            "data": {"train": source, "val": source, "num_workers": 0, **data},
+            "loss": {"queue_size": 4} if task == "retrieval" else {},
+            "distill": {"teacher": str(teacher), **distill},
+            "run": {"device": "cpu", "charts": False, "log_every": 1, "save_every": 1},
         }
     )  # fmt: skip
+
+
+def read_losses(folder: Path) -> list[dict[str, Any]]:
+    clocks = ("images_per_second", "eta_seconds")
+    return [{k: v for k, v in record.items() if k not in clocks} for record in read_log(folder / "log.jsonl")]
+
+
+@pytest.mark.parametrize(
+    ("task", "distill", "data"),
+    [
+        ("caption", {"lm": 1.0, "views": 2}, {"prompt": "", "texts_per_image": 2, "packed": True}),
+        ("retrieval", {"features": 0.5, "itc": 1.0, "itm": 1.0, "views": 1}, {}),
+    ],
+)
+def test_a_resumed_run_equals_an_uninterrupted_one(
+    task: TaskName, distill: dict[str, Any], data: dict[str, Any], tmp_path: Path
+) -> None:
+    """Recurring views, cached teacher features, and the projection of features: the same weights and losses."""
+    recipe = make_recipe(tmp_path, "whole", task, {**distill, "cache": str(tmp_path / "cache")}, **data)
     run(recipe)
-    log = [json.loads(line) for line in (tmp_path / "run" / "log.jsonl").read_text().splitlines()]
-    assert all(line["distill_features"] > 0 and line["distill_lm"] > 0 for line in log if "lm" in line)
-    assert len(list((tmp_path / "cache").rglob("*.npy"))) == len(TEXTS)
+    losses = [record for record in read_losses(tmp_path / "whole") if record["kind"] == "train"]
+    names = [f"distill_{name}" for name in distill if name != "views"] + ["distill_features"]
+    assert all(record[name] > 0 for record in losses for name in names)
+    count = len(TEXTS) * distill["views"]
+    assert 0 < len(list((tmp_path / "cache").rglob("*.npy"))) <= count, "views recur"
+    broken = make_recipe(tmp_path, "broken", task, {**distill, "cache": str(tmp_path / "other")}, **data)
+    with pytest.raises(KeyboardInterrupt):
+        run(broken, reporters=[Deadly(tmp_path / "deadly.jsonl")])
+    assert not (tmp_path / "broken" / "model").exists()
+    run(broken, resume=True)
+    assert read_losses(tmp_path / "broken") == read_losses(tmp_path / "whole")
+    weights, resumed = (load_file(tmp_path / out / "model" / "model.safetensors") for out in ("whole", "broken"))
+    assert weights.keys() == resumed.keys()
+    assert all(torch.equal(weights[name], resumed[name]) for name in weights)

@@ -230,7 +230,7 @@ def test_features_and_negatives_are_what_they_say() -> None:
     assert isinstance(features, Features)
     for feature in (features.image, features.text, features.image_m, features.text_m):
         torch.testing.assert_close(feature.norm(dim=-1), torch.ones(4))
-    negatives = objective.negatives(io["idx"], features, (features.image, features.text), 0.0)
+    negatives = objective.negatives(io["idx"], features)
     assert isinstance(negatives, Negatives)
     assert (io["idx"][negatives.images] != io["idx"]).all()
     assert (io["idx"][negatives.texts] != io["idx"]).all()

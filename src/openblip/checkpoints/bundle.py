@@ -12,13 +12,13 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import cast
 
 from openblip.checkpoints import published
-from openblip.checkpoints.resolve import is_hub_id, resolve
+from openblip.checkpoints.resolve import is_hub_id, locate_model, resolve
 from openblip.errors import CheckpointError, UnsupportedTaskError
 from openblip.io import atomic
 from openblip.model.config import ModelKind
@@ -27,6 +27,7 @@ from openblip.tasks import NETWORKS, TaskName, did_you_mean
 FILE = "bundle.json"
 SHARED = "shared.json"
 """In the folder of a member: a file next to the folder, and the tensors in it that belong to this member too."""
+VOCABULARY_FILES = ("tokenizer.json", "vocab.txt")
 POCKET = Path(__file__).parent.parent / "pocket"
 
 
@@ -123,7 +124,8 @@ def read(path: Path) -> Bundle:
             raise CheckpointError(f"{file}: the model of {task!r} must be a name or path, got {model!r}")
         member = file.parent / Path(model).expanduser()
         if member.exists():
-            models[task] = member.resolve()
+            member = locate_model(member.resolve())
+            models[task] = member
             try:
                 _check_member(member)
             except (OSError, ValueError) as error:
@@ -136,6 +138,29 @@ def read(path: Path) -> Bundle:
                 f"{model!r}{published.did_you_mean(model)}"
             )
     return Bundle(str(file.parent), models)
+
+
+def check_vocabularies(bundle: Bundle, tasks: Iterable[ModelKind]) -> None:
+    """Check that the local models of some tasks have a vocabulary.
+
+    A `.pth` file has the vocabulary of bert-base-uncased, and an adapter the vocabulary of its base.
+
+    Args:
+        bundle: The bundle.
+        tasks: The tasks to use.
+
+    Raises:
+        CheckpointError: If a folder has none. The message names the model.
+    """
+    for task in tasks:
+        member = bundle.models.get(cast(TaskName, task))
+        if not isinstance(member, Path) or not (member / "config.json").is_file():
+            continue
+        if not any((member / name).is_file() for name in VOCABULARY_FILES):
+            raise CheckpointError(
+                f"the model of {task!r} in the bundle {bundle.name!r} must have {' or '.join(VOCABULARY_FILES)}, got "
+                f"neither in {member}; copy the vocabulary it was trained with, or load with tokenizer=..."
+            )
 
 
 def write(folder: Path, models: Mapping[TaskName, str | Path]) -> Path:

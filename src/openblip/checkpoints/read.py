@@ -27,7 +27,7 @@ from openblip.checkpoints.folder import INDEX, PICKLE, SAFETENSORS
 from openblip.checkpoints.layouts import TABLES, Family, Table, hub_config, nearest
 from openblip.checkpoints.layouts.hub_config import ParsedConfig
 from openblip.checkpoints.match import MatchedCheckpoint, check, describe_names, match
-from openblip.checkpoints.resolve import resolve
+from openblip.checkpoints.resolve import locate_model, resolve
 from openblip.confidence import Confidence
 from openblip.errors import CheckpointError, ConfigError
 from openblip.model.build import build_model
@@ -102,7 +102,8 @@ def load(
     """Load a hub folder, a `.pth` of any family, a weight file, one model of a bundle, or a LoRA adapter on its base.
 
     Args:
-        path: The file or folder. An adapter in the format of PEFT names its base model, and is merged into it.
+        path: The file or folder. An adapter in the format of PEFT names its base model, and is merged into it. The
+            folder of a training run stands for its model.
         task: Kind of the model, if the file fits several or is a bundle.
         config: A complete configuration, or the values to change, such as
             `{"text": {"heads": 4}, "vision": {"heads": 4}, "image_size": 480}`. Another image size resizes the position
@@ -122,7 +123,7 @@ def load(
         CheckpointError: If something is missing, unknown or misshapen.
         InputError: If `task` is not a kind of model.
     """
-    folder = Path(path).expanduser()
+    folder = locate_model(Path(path).expanduser())
     if (folder / ADAPTER_CONFIG).is_file():
         return _load_adapted(
             read_adapter(folder),

@@ -18,6 +18,10 @@ from openblip.errors import CheckpointError, UnknownModelError
 from openblip.io.cache import cache_folder
 from openblip.io.download import download
 
+RECIPE, MODEL, BEST = "recipe.yaml", "model", "best"
+"""In the folder of a training run: its recipe, its final model and its best model so far."""
+
+_CONFIGS = ("config.json", "adapter_config.json", "bundle.json")
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 
 
@@ -32,7 +36,7 @@ def resolve(
 
     Args:
         name_or_path: A path, a published name (see `openblip models`), a hub id (`owner/name`), or the address of a
-            `.pth` file. A path that exists comes before a name.
+            `.pth` file. A path that exists comes before a name. The folder of a training run stands for its model.
         offline: Use no network. The default is `HF_HUB_OFFLINE`.
         mirror: Address below which `.pth` files have their names. The default is `OPENBLIP_MIRROR`.
         endpoint: Address of a mirror of the hub. The default is `HF_ENDPOINT`.
@@ -42,11 +46,12 @@ def resolve(
 
     Raises:
         UnknownModelError: If the name is unknown.
+        CheckpointError: If a training run has no model yet.
         DownloadError: If the checkpoint cannot be downloaded, or is not on this machine in offline mode.
     """
     path = Path(name_or_path).expanduser()
     if path.exists():
-        return path
+        return locate_model(path)
     name = os.fspath(name_or_path)
     offline = is_offline() if offline is None else offline
     if entry := published.find(name):
@@ -91,6 +96,26 @@ def check_local(name_or_path: str | os.PathLike[str]) -> None:
         if not (cache_folder() / name).exists():
             download(entry.address, cache_folder(), offline=True)  # raises the error of a missing file
         bert_vocabulary(offline=True)
+
+
+def locate_model(path: Path) -> Path:
+    """Return the model in the folder of a training run, and any other path unchanged.
+
+    Args:
+        path: A file or folder.
+
+    Raises:
+        CheckpointError: If the run has no model yet.
+    """
+    if not (path / RECIPE).is_file() or any((path / name).is_file() for name in _CONFIGS):
+        return path
+    if any((path / MODEL / name).is_file() for name in _CONFIGS):
+        return path / MODEL
+    best = f", or load {path / BEST}" if (path / BEST).is_dir() else ""
+    raise CheckpointError(
+        f"{path} is the folder of a training run without a model yet: finish it with `openblip train run "
+        f"{path / RECIPE} --resume`{best}"
+    )
 
 
 def is_hub_id(name: str) -> bool:

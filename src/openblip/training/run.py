@@ -12,6 +12,7 @@ from typing import Any
 from torch import nn
 
 from openblip.checkpoints import read, write
+from openblip.checkpoints.resolve import BEST, MODEL, RECIPE
 from openblip.data.problems import Report
 from openblip.data.sources.base import Source, Stream
 from openblip.data.tasks.caption import CaptionData
@@ -34,8 +35,8 @@ from openblip.training.teachers import Teacher, load_teacher
 from openblip.training.trainer import Evaluate, Evaluation, Progress, Trainer
 from openblip.training.validation import Validator
 
-RECIPE, LOG, CURVE = "recipe.yaml", "log.jsonl", "loss.png"
-MODEL, BEST, ADAPTER, CHECKPOINTS, TENSORBOARD = "model", "best", "adapter", "checkpoints", "tensorboard"
+LOG, CURVE = "log.jsonl", "loss.png"
+ADAPTER, CHECKPOINTS, TENSORBOARD = "adapter", "checkpoints", "tensorboard"
 
 
 @dataclass(frozen=True)

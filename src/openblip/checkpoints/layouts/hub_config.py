@@ -101,6 +101,10 @@ _HUB_ACTIVATIONS: Mapping[str, str] = {
     "silu": "silu",
 }
 
+# The automatic classes of transformers refuse this model type. Its other classes only warn, load the tensors that fit
+# and draw the rest at random; but they check their fields, and null is not a width.
+_FOREIGN = {"model_type": "openblip", "projection_dim": None}
+
 ARCHITECTURES: Mapping[ModelKind, str] = {
     **{name: TASKS[name].architecture for name in NETWORKS},
     "two_tower": "BlipModel",
@@ -291,7 +295,8 @@ def write_config(
     vision_section = _write_fields(vision, _VISION_FIELDS) | {"model_type": "blip_vision_model"}
     text_section = _text_section(text, text.memory_width if kind == "text" else vision.width)
     if kind in ("vision", "text"):
-        return head | (vision_section if kind == "vision" else text_section) | {"openblip": ours}
+        bare = head | (vision_section if kind == "vision" else text_section) | {"openblip": ours}
+        return bare | _FOREIGN if kind == "vision" and vision.stem is not None else bare
     body = head | {
         "model_type": "blip",
         "image_text_hidden_size": config.embed_width if kind != "two_tower" else 256,
@@ -305,9 +310,7 @@ def write_config(
     # The answer decoder of transformers reads states as wide as the image's; it would load another one only in part.
     narrow_memory = kind == "vqa" and ours["decoder_memory_width"] != vision.width
     foreign = kind in _OUR_KINDS or narrow_memory or vision.stem is not None
-    # Its automatic classes refuse this model type. Its other classes only warn, load the tensors that fit and draw the
-    # rest at random; but they check their fields, and null is not a width.
-    return body | {"model_type": "openblip", "projection_dim": None} if foreign else body
+    return body | _FOREIGN if foreign else body
 
 
 def _read_stem(raw: Any) -> StemConfig:

@@ -102,6 +102,11 @@ class PreTrainedConfig:
             CheckpointError: If the file is missing, damaged, or of another model.
         """
         values, kwargs = cls.get_config_dict(name_or_path, **kwargs)
+        ours = values.get("openblip")
+        if isinstance(ours, Mapping) and ours.get("stem") is not None and cls.base_config_key != "text_config":
+            raise CheckpointError(
+                f"transformers has no place for the CNN stem of the hybrid ViT in {name_or_path}: use openblip.load"
+            )
         if cls.base_config_key and cls.base_config_key in values:
             values = dict(values[cls.base_config_key])
         model_type = values.get("model_type", cls.model_type)

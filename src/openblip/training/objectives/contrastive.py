@@ -8,7 +8,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Any, ClassVar, TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -21,7 +21,7 @@ from openblip.training.config.loss import PretrainLoss, RetrievalLoss
 from openblip.training.momentum import FeatureQueue, MomentumTwin
 from openblip.training.objectives.base import ImageBatch, Objective
 from openblip.training.objectives.gather import Gather, Scope
-from openblip.training.objectives.language import IGNORED
+from openblip.training.objectives.language import IGNORED, with_first_token
 from openblip.training.recall import measure_recall
 
 Draw = Callable[[Tensor], Tensor]
@@ -77,6 +77,11 @@ class ContrastiveObjective(Objective[ModelT, BatchT, LossT, DataT]):
         gather: Gathers tensors of all processes.
     """
 
+    negatives_by_twin: ClassVar[bool]
+    """Whether the features of the twin weight the candidates for negatives, or those of the model."""
+    negative_floor: ClassVar[float]
+    """See `hard_negative_weights`."""
+
     def __init__(
         self,
         model: ModelT,
@@ -105,6 +110,12 @@ class ContrastiveObjective(Objective[ModelT, BatchT, LossT, DataT]):
         self.itm_gather = self.gather if negatives == "all" else Gather()
         self.itc_gather = self.gather if itc_columns == "all" else Gather()
 
+    @staticmethod
+    def options(loss: PretrainLoss | RetrievalLoss, gather: Gather) -> dict[str, Any]:
+        """Return the options of this class in a recipe's loss."""
+        names = ("queue_size", "momentum", "alpha", "alpha_epochs", "negatives", "itc_columns")
+        return {name: getattr(loss, name) for name in names} | {"gather": gather}
+
     def step_arguments(self, batches_done: int, batches_per_epoch: int) -> dict[str, float]:
         """Return `alpha`, which rises from 0 over the first epochs."""
         return {"alpha": self.alpha * min(1.0, batches_done / max(self.alpha_epochs * batches_per_epoch, 1))}
@@ -114,6 +125,27 @@ class ContrastiveObjective(Objective[ModelT, BatchT, LossT, DataT]):
     def validate(cls, model: ModelT, batches: Iterable[BatchT], loss: LossT, data: DataT) -> dict[str, float]:
         """Measure the recall of retrieval by ITC; see `measure_recall`."""
         return measure_recall(model, batches)
+
+    def contrast(
+        self, pixels: Tensor, ids: Tensor, mask: Tensor, pair_ids: Tensor, alpha: float
+    ) -> tuple[Tensor, Tensor, Memory]:
+        """Return the losses of ITC and ITM, and the projection of the encoded images.
+
+        Args:
+            pixels: Images (B, 3, S, S).
+            ids: Token ids (B, T), first token [CLS].
+            mask: Attention mask (B, T).
+            pair_ids: Ids (B,) of the pairs.
+            alpha: Weight of the twin's soft targets.
+        """
+        model = self.model
+        tokens = model.encode_image(pixels)
+        features = self.features(pixels, tokens, ids, mask)
+        itc = self.itc(features, pair_ids, alpha)
+        memory = model.text.project(tokens)
+        negatives = self.negatives(pair_ids, features)
+        itm = self.itm(tokens, memory, with_first_token(ids, model.config.text.enc_id), mask, negatives)
+        return itc, itm, memory
 
     def features(self, pixels: Tensor, tokens: Tensor, ids: Tensor, mask: Tensor) -> Features:
         """Return features of images and texts.
@@ -165,15 +197,16 @@ class ContrastiveObjective(Objective[ModelT, BatchT, LossT, DataT]):
         """Push the batch's momentum features, and in retrieval its ids, into the queues."""
 
     @torch.no_grad()
-    def negatives(self, pair_ids: Tensor, features: Features, bank: tuple[Tensor, Tensor], floor: float) -> Negatives:
+    def negatives(self, pair_ids: Tensor, features: Features) -> Negatives:
         """Draw a wrong image for each text, then a wrong text for each image.
 
         Args:
             pair_ids: Ids (B,) of the pairs.
             features: Features of the batch.
-            bank: Image and text features (B, E) to weight the candidates by.
-            floor: See `hard_negative_weights`.
         """
+        bank, floor = (features.image, features.text), self.negative_floor
+        if self.negatives_by_twin:
+            bank = features.image_m, features.text_m
         images, texts = (self.itm_gather(candidates.detach()) for candidates in bank)
         same = same_id(pair_ids, self.itm_gather(pair_ids))
         with torch.autocast(pair_ids.device.type, enabled=False):

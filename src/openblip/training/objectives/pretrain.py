@@ -51,6 +51,8 @@ class PretrainObjective(ContrastiveObjective[Pretrainer, PretrainBatch, Pretrain
     batch_class: ClassVar[type[Batch]] = PretrainBatch
     validation_task: ClassVar[TaskName | None] = "retrieval"  # whose batches know the texts of an image
     has_previews: ClassVar[bool] = True
+    negatives_by_twin: ClassVar[bool] = True
+    negative_floor: ClassVar[float] = 1e-4
 
     def __init__(
         self, model: Pretrainer, *, smoothing: float = 0.1, token_mean: Scope = "rank", **options: Any
@@ -68,13 +70,7 @@ class PretrainObjective(ContrastiveObjective[Pretrainer, PretrainBatch, Pretrain
             model,
             smoothing=loss.smoothing,
             token_mean=loss.token_mean,
-            queue_size=loss.queue_size,
-            momentum=loss.momentum,
-            alpha=loss.alpha,
-            alpha_epochs=loss.alpha_epochs,
-            negatives=loss.negatives,
-            itc_columns=loss.itc_columns,
-            gather=gather,
+            **cls.options(loss, gather),
         )
 
     def forward(self, batch: PretrainBatch, alpha: float = 0.4) -> dict[str, Tensor]:
@@ -86,18 +82,12 @@ class PretrainObjective(ContrastiveObjective[Pretrainer, PretrainBatch, Pretrain
             batch: Images and texts.
             alpha: Weight of the momentum targets.
         """
-        model, text = self.model, self.model.config.text
-        tokens = model.encode_image(batch.pixels)
-        features = self.features(batch.pixels, tokens, batch.ids, batch.mask)
-        pair_ids = self.gather.own_indices(batch.ids)
-        itc = self.itc(features, pair_ids, alpha)
+        model, pair_ids = self.model, self.gather.own_indices(batch.ids)
         # Encoder and decoder share their cross-attention, so the image is projected once for ITM and LM.
-        memory = model.text.project(tokens)
-        negatives = self.negatives(pair_ids, features, (features.image_m, features.text_m), floor=1e-4)
-        itm = self.itm(tokens, memory, with_first_token(batch.ids, text.enc_id), batch.mask, negatives)
+        itc, itm, memory = self.contrast(batch.pixels, batch.ids, batch.mask, pair_ids, alpha)
         lm_ids, lm_mask = batch.lm_ids, batch.lm_mask
         if lm_ids is None or lm_mask is None:
-            lm_ids, lm_mask = with_first_token(batch.ids, text.dec_id), batch.mask
+            lm_ids, lm_mask = with_first_token(batch.ids, model.config.text.dec_id), batch.mask
         states = model.text.decode(lm_ids, lm_mask, memory)
         labels = lm_targets(lm_ids, lm_mask)
         lm = lm_loss(states, labels, model.to_logits, self.smoothing, gather=self.lm_gather)

@@ -14,7 +14,6 @@ from openblip.training.config.loss import RetrievalLoss
 from openblip.training.objectives.base import Batch, ImageBatch
 from openblip.training.objectives.contrastive import ContrastiveObjective, Features
 from openblip.training.objectives.gather import Gather
-from openblip.training.objectives.language import with_first_token
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,22 +40,15 @@ class RetrievalObjective(ContrastiveObjective[Matcher, RetrievalBatch, Retrieval
     """
 
     batch_class: ClassVar[type[Batch]] = RetrievalBatch
+    negatives_by_twin: ClassVar[bool] = False
+    negative_floor: ClassVar[float] = 0.0
 
     @classmethod
     def from_settings(
         cls, model: Matcher, loss: RetrievalLoss, data: RetrievalData, gather: Gather
     ) -> RetrievalObjective:
         """Build the objective from a recipe's loss options."""
-        return cls(
-            model,
-            queue_size=loss.queue_size,
-            momentum=loss.momentum,
-            alpha=loss.alpha,
-            alpha_epochs=loss.alpha_epochs,
-            negatives=loss.negatives,
-            itc_columns=loss.itc_columns,
-            gather=gather,
-        )
+        return cls(model, **cls.options(loss, gather))
 
     def forward(self, batch: RetrievalBatch, alpha: float = 0.4) -> dict[str, Tensor]:
         """Return the losses `itc` and `itm` of one batch.
@@ -69,13 +61,7 @@ class RetrievalObjective(ContrastiveObjective[Matcher, RetrievalBatch, Retrieval
         """
         if bool((batch.image_ids < 0).any()):
             raise InputError("image_ids must be 0 or more, because -100 marks unused entries of the queue")
-        model = self.model
-        tokens = model.encode_image(batch.pixels)
-        features = self.features(batch.pixels, tokens, batch.ids, batch.mask)
-        itc = self.itc(features, batch.image_ids, alpha)
-        negatives = self.negatives(batch.image_ids, features, (features.image, features.text), floor=0.0)
-        enc_ids = with_first_token(batch.ids, model.config.text.enc_id)
-        itm = self.itm(tokens, model.text.project(tokens), enc_ids, batch.mask, negatives)
+        itc, itm, _ = self.contrast(batch.pixels, batch.ids, batch.mask, batch.image_ids, alpha)
         return {"itc": itc, "itm": itm}
 
     def advance_queues(self, features: Features, pair_ids: Tensor) -> None:
