@@ -65,7 +65,8 @@ def test_decoding_over_a_stem_is_the_same(engine: str, task: TaskName, tmp_path:
         pytest.importorskip("openvino")
         from openblip.engine.openvino.engine import OpenVinoEngine
 
-        other = OpenVinoEngine(toy_hybrid(task), toy_hybrid(task).config, "fp32", cache=tmp_path, key=task)
+        model: Any = toy_hybrid(task)
+        other = OpenVinoEngine(model, model.config, "fp32", cache=tmp_path, key=task)
     pixels = torch.randn(3, 3, 64, 64, generator=torch.Generator().manual_seed(0))
     ids = torch.tensor([[599, 20, 30, 3], [599, 41, 3, 0], [599, 7, 8, 3]])
     mask = (ids > 0).long()
@@ -92,11 +93,10 @@ def test_half_precision_storage_keeps_captions_and_matches(matcher: Path, captio
         expected, result = plain.match(image, "a dog"), half.match(image, "a dog")
         assert result.probability == pytest.approx(expected.probability, abs=0.02)
         assert result.similarity == pytest.approx(expected.similarity, abs=0.01)
-    for expected, result in zip(
-        openblip.load(captioner).caption(IMAGES), openblip.load(half_captioner).caption(IMAGES), strict=True
-    ):
-        assert result.text == expected.text
-        assert result.score == pytest.approx(expected.score, abs=0.02)
+    captions = openblip.load(captioner).caption(IMAGES), openblip.load(half_captioner).caption(IMAGES)
+    for full, stored in zip(*captions, strict=True):
+        assert stored.text == full.text
+        assert stored.score == pytest.approx(full.score, abs=0.02)
 
 
 def test_half_precision_storage_keeps_the_outputs(matcher: Path, tmp_path: Path) -> None:
