@@ -484,14 +484,15 @@ class Blip:
             images: One image or video, a list, or an iterator.
             questions: One question for all images, one per image, or several about one image, which is encoded once.
             answers: Answers to choose from, by the probability of each whole answer; by default answers are generated.
-            n: Answers per question. The likeliest one carries the others in `alternatives`, ranked by probability.
+            n: Answers per question. The likeliest one carries the others in `alternatives`, ranked by probability. A
+                single generated answer is the search's choice, which `length_penalty` influences.
             shortlist: Number of `answers` that a first step keeps; by default all. The original uses 128.
             smoothing: Label smoothing of the ranking of `answers`; by default 0. The original uses 0.1.
             num_beams: Beams of the search for generated answers; by default 3.
             min_new_tokens: Fewest new tokens of generated answers; by default 1.
             max_new_tokens: Most new tokens of generated answers, the end token included; by default 9.
-            length_penalty: Exponent of the length that divides the log-probability of generated answers; by default 0,
-                so the most probable answer wins. Published evaluations use 1, which prefers longer answers.
+            length_penalty: Exponent of the length that divides the log-probability of an answer in the search; by
+                default 1, as published. With 0 the search returns its most probable answer.
             on_error: `"raise"` or `"return"` the error of an image or question.
             progress: Whether to show a progress bar, or a function of the number of images done and the total.
             timeout: Seconds after which the call raises `TimeLimitError`; by default there is no limit.

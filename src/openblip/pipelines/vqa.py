@@ -40,8 +40,8 @@ class VqaPipeline(Pipeline[tuple[ImageInput, "Sequence[str]"], QuestionIds, "lis
         num_beams: Beams of the search for generated answers; by default 3.
         min_new_tokens: Fewest tokens of generated answers; by default 1.
         max_new_tokens: Most tokens of generated answers, [SEP] included; by default 9.
-        length_penalty: Exponent of the length that divides the log-probability of a generated answer; by default 0, so
-            answers are ranked by probability. Published evaluations use 1.
+        length_penalty: Exponent of the length that divides the log-probability of an answer in the search; by default
+            1, as published.
 
     Raises:
         InputError: An option is out of range or belongs to the other way of answering.
@@ -79,12 +79,9 @@ class VqaPipeline(Pipeline[tuple[ImageInput, "Sequence[str]"], QuestionIds, "lis
                 raise InputError(f"{name} {needed}, got {name}={value}")
         if answers is not None and not 1 <= n <= len(answers):
             raise InputError(f"n must be between 1 and the number of answers ({len(answers)}), got {n}")
-        num_beams = 3 if num_beams is None else num_beams
-        if length_penalty is None:
-            length_penalty = 1.0 if num_beams == 1 else 0.0  # no length is compared without beams
         self.decoding = Decoding(
-            num_beams=num_beams,
-            length_penalty=length_penalty,
+            num_beams=3 if num_beams is None else num_beams,
+            length_penalty=1.0 if length_penalty is None else length_penalty,
             n=n if answers is None else 1,
             min_new_tokens=1 if min_new_tokens is None else min_new_tokens,
             max_new_tokens=9 if max_new_tokens is None else max_new_tokens,
@@ -160,7 +157,9 @@ class VqaPipeline(Pipeline[tuple[ImageInput, "Sequence[str]"], QuestionIds, "lis
             mask: 1 for tokens, 0 for padding (Q, T).
 
         Returns:
-            The best answer to each question with its alternatives.
+            The answer to each question. With `n` > 1, the answers that the search finds are ranked by probability, and
+            the most probable one has the others as its alternatives; a single answer is the best one by the search's
+            rule, which also depends on the length.
         """
         engine, tokenizer = self.model.engine.require(AnswerEngine), self.model.tokenizer
         start = engine.prepare_answers(questions, mask, self.decoding.capacity(1))
@@ -168,6 +167,7 @@ class VqaPipeline(Pipeline[tuple[ImageInput, "Sequence[str]"], QuestionIds, "lis
         searched = generate_grouped(start, prompts, self.decoding, device=engine.device)
         results = []
         for hypotheses in searched:
+            hypotheses = sorted(hypotheses, key=lambda hypothesis: -hypothesis.logprob)
             answers = [Answer(tokenizer.decode(h.ids), math.exp(h.logprob), h.logprob / len(h.ids)) for h in hypotheses]
             results.append(_best(answers))
         return results

@@ -235,11 +235,7 @@ class BlipVQA(BaseModel):
             pipeline = VqaPipeline(self.task_model, answers=answer_list, shortlist=shortlist, smoothing=SMOOTHING)
             return [answer.text for answer in pipeline.rank(question_states, text.mask)]
         pipeline = VqaPipeline(
-            self.task_model,
-            num_beams=num_beams,
-            max_new_tokens=max_len - 1,
-            min_new_tokens=max(0, min_len - 1),
-            length_penalty=1.0,
+            self.task_model, num_beams=num_beams, max_new_tokens=max_len - 1, min_new_tokens=max(0, min_len - 1)
         )
         return [answer.text for answer in pipeline.generate(question_states, text.mask)]
 

@@ -128,7 +128,7 @@ class VisualQuestionAnsweringInferencer(BaseInferencer):
     def _infer(self, inputs: list[Any]) -> list[DataSample]:
         images = [load_bgr_image(entry["img"]) for entry in inputs]
         questions = [clean_expression(entry["question"]) for entry in inputs]
-        options: dict[str, Any] = {"min_new_tokens": 0, "length_penalty": 1.0}
+        options: dict[str, Any] = {"min_new_tokens": 0}
         if self.answers is not None:
             shortlist = min(RANKING_CANDIDATES, len(self.answers))
             options = {"answers": self.answers, "shortlist": shortlist, "smoothing": RANKING_SMOOTHING}

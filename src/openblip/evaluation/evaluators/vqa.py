@@ -29,7 +29,6 @@ class VqaOptions(TypedDict, total=False):
     num_beams: int
     min_new_tokens: int
     max_new_tokens: int
-    length_penalty: float
 
 
 class VqaEvaluator(Evaluator[str]):
@@ -103,7 +102,6 @@ def choose_options(preset: VqaPreset, folder: Path) -> VqaOptions:
         "num_beams": preset.num_beams,
         "min_new_tokens": preset.min_length - 1,
         "max_new_tokens": preset.max_length - 1,
-        "length_penalty": 1.0,
     }
 
 
