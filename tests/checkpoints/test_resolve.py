@@ -28,6 +28,10 @@ def test_a_path_comes_before_every_name(tmp_path: Path, monkeypatch: pytest.Monk
     ("name", "says"),
     [
         ("model_vqaa", "did you mean model_vqa"),
+        ("blip-base", r"did you mean base\b"),
+        ("BLIP_large", r"did you mean large\b"),
+        ("blip", r"did you mean base\b"),
+        ("pocket-blip", r"did you mean pocket\b"),
         ("no such thing at all", "must be a file or folder on this machine"),
         ("gone/weights.pth", "must be a file or folder on this machine"),
         ("large", "is a bundle"),

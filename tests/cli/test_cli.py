@@ -213,7 +213,10 @@ def test_answers_and_matches(toys: Path) -> None:
 
 def test_models_can_be_filtered() -> None:
     everything = run("models").stdout
-    assert len(everything.splitlines()) == 1 + len(PUBLISHED)
+    assert len(everything.splitlines()) == 1 + 3 + len(PUBLISHED)
+    assert [line.split()[0] for line in everything.splitlines()[1:4]] == ["pocket", "base", "large"], "bundles first"
+    first = json.loads(run("models", "--json", "--task", "vqa").stdout.splitlines()[1])
+    assert (first["name"], first["bundle"]["vqa"]) == ("base", "Salesforce/blip-vqa-base")
     for entry in PUBLISHED:
         assert entry.name in everything
     lines = [
@@ -222,7 +225,7 @@ def test_models_can_be_filtered() -> None:
     assert [line["name"] for line in lines] == ["blip_okvqa", "blip_aokvqa"]
     assert lines[0]["names"][-1] == "blip_vqa/okvqa"
     assert len(run("models", "refcoco").stdout.splitlines()) == 2
-    assert len(run("models", "--size", "large").stdout.splitlines()) == 1 + sum(e.size == "large" for e in PUBLISHED)
+    assert len(run("models", "--size", "large").stdout.splitlines()) == 2 + sum(e.size == "large" for e in PUBLISHED)
 
 
 # Conversion

@@ -16,9 +16,12 @@ from click.testing import CliRunner, Result
 from openblip.checkpoints import bundle, write
 from openblip.cli import app
 from openblip.cli.doctor import PURPOSES
+from openblip.cli.jobs import ImageJob
 from openblip.extras import user_extras
+from openblip.jobs.run import ItemStatus
 from openblip.preprocess.image import ImageSettings
 from openblip.tasks import TaskName
+from tests.jobs.cli import pictures
 from tests.preprocess.odd_images import bad, good
 from tests.toys import SIZE, toy_image, toy_model, toy_tokenizer
 
@@ -144,6 +147,56 @@ def test_best_of_keeps_the_caption_with_the_highest_score(toys: Path, tmp_path: 
     for row in best:
         rivals = [float(str(r["probability"])) for r in every if r["path"] == row["path"]]
         assert float(str(row["probability"])) == pytest.approx(max(rivals), abs=1e-6)
+
+
+def test_the_first_images_only(toys: Path, tmp_path: Path) -> None:
+    pictures(tmp_path / "in", 5)
+    out = tmp_path / "out.jsonl"
+    job = ("caption", tmp_path / "in", "-m", toys, "--to", "jsonl", "--out", out)
+    assert run(*job, "--limit", "2").stderr == "2 written\n"
+    assert run(*job, "--resume").stderr == "3 written, 2 done before\n", "the same job, without a limit"
+    assert len(lines(out)) == 5
+    assert len(run("caption", tmp_path / "in", "-m", toys, "--json", "--limit", "3").stdout.splitlines()) == 3
+    assert run(*job, "--limit", "0").exit_code == 2
+    assert run(*job, "--resume", "--restart").exit_code == 2
+
+
+def test_progress_as_json(toys: Path, tmp_path: Path) -> None:
+    pictures(tmp_path, 3)
+    (tmp_path / "bad.png").write_bytes(b"")
+    done = run("caption", tmp_path, "-m", toys, "--json", "--progress", "json")
+    objects = [json.loads(line) for line in done.stderr.splitlines() if line.startswith("{")]
+    assert {name: value for name, value in objects[-1].items() if name != "images_per_second"} == {
+        "done": 4,
+        "total": 4,
+        "failed": 1,
+        "seconds_left": 0.0,
+    }
+    assert objects[-1]["images_per_second"] > 0
+    assert run("caption", tmp_path, "-m", toys, "--json", "--progress", "none", "--limit", "1").stderr == ""
+    assert run("caption", tmp_path, "-m", toys, "--progress", "jsn").exit_code == 2
+
+
+@pytest.mark.parametrize("to", [(), ("--to", "sidecar")])
+def test_an_interrupt_says_how_far_the_job_came(
+    toys: Path, tmp_path: Path, to: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pictures(tmp_path, 3)
+    show = ImageJob.show
+
+    def interrupt(job: ImageJob, status: ItemStatus) -> None:
+        show(job, status)
+        if status.item.index == 1:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(ImageJob, "show", interrupt)
+    stopped = run("caption", tmp_path, "-m", toys, *to)
+    hint = "run the same command again to resume" if to else "nothing is stored without --to"
+    assert stopped.exit_code == 130
+    assert stopped.stderr.splitlines()[-1] == f"interrupted: 2 of 3 images done; {hint}"
+    monkeypatch.setattr(ImageJob, "show", show)
+    if to:
+        assert run("caption", tmp_path, "-m", toys, *to).stderr.splitlines()[-1] == "1 written, 2 done before"
 
 
 def test_forbidden_and_required_words(toys: Path) -> None:

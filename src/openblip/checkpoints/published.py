@@ -10,6 +10,7 @@ The hub states its checksums at download; for all other files the hash of the fi
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -342,7 +343,11 @@ def did_you_mean(name: str | tuple[str, str]) -> str:
         names |= {_key(alias): alias for alias in entry.names if not alias.startswith("https:")}
         if entry.family == "hub":
             names[_key(entry.name.rsplit("/", 1)[1])] = entry.name
-    similar = dict.fromkeys(names[match] for match in difflib.get_close_matches(key, names, n=4, cutoff=0.6))
+    bundles = [bundle for bundle in ("pocket", *BUNDLES) if bundle in re.split(r"[^a-z]+", key)]
+    if key == "blip":
+        bundles = ["base"]
+    similar = dict.fromkeys(bundles)  # "blip-base" is no checkpoint, and means the bundle
+    similar |= dict.fromkeys(names[match] for match in difflib.get_close_matches(key, names, n=4, cutoff=0.6))
     return f" (did you mean {' or '.join(list(similar)[:3])}?)" if similar else ""
 
 

@@ -151,7 +151,7 @@ class Group(click.Group):
             click.echo(f"error: {error}", err=True)
             raise click.exceptions.Exit(WRONG_USAGE if isinstance(error, InputError) else FAILED) from error
         except KeyboardInterrupt as error:
-            click.echo("interrupted", err=True)
+            click.echo(f"interrupted: {error}" if str(error) else "interrupted", err=True)
             raise click.exceptions.Exit(INTERRUPTED) from error
 
 

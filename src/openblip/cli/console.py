@@ -20,6 +20,8 @@ def print_json(record: dict[str, Any]) -> None:
 def print_table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
     """Print a table on standard output: folded to the width of a terminal, and in full into a pipe or a file.
 
+    On a terminal, names in the first column are not folded: those wider than half of it are shortened in the middle.
+
     Args:
         columns: The headings.
         rows: The cells of each row. Floats are rounded, and `None` is an empty cell.
@@ -29,8 +31,10 @@ def print_table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> Non
     from rich.text import Text
 
     table = Table(box=None, pad_edge=False, header_style="bold")
-    for column in columns:
-        table.add_column(column, overflow="fold")
+    console = Console(width=None if sys.stdout.isatty() else 100_000)
+    widest = max(24, console.width // 2)
+    for number, column in enumerate(columns):
+        table.add_column(shorten_path(column, widest), overflow="fold", no_wrap=number == 0)
     for row in rows:
         cells = []
         for cell in row:
@@ -41,12 +45,26 @@ def print_table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> Non
                 cells.append(f"{cell:.2g}" if is_small else f"{cell:.3f}")
             else:
                 cells.append("" if cell is None else str(cell))
-        table.add_row(*map(Text, cells))
-    console = Console(width=None if sys.stdout.isatty() else 100_000)
+        table.add_row(*map(Text, [shorten_path(cells[0], widest), *cells[1:]]))
     with console.capture() as capture:
         console.print(table)
     for line in capture.get().splitlines():
         click.echo(line.rstrip())
+
+
+def shorten_path(path: str, width: int) -> str:
+    """Return a path of at most `width` characters, with an ellipsis for folders before the file name.
+
+    A file name that is itself too long loses its middle, and keeps its suffix.
+    """
+    if len(path) <= width:
+        return path
+    folder, separator, name = path.rpartition("/")
+    room = width - len(name) - 2
+    if separator and room >= 1:
+        return f"{folder[:room]}…/{name}"
+    tail = width // 2
+    return f"{name[: width - tail - 1]}…{name[-tail:]}" if len(name) > width - 2 else f"…/{name}"
 
 
 def report_bad(name: object, error: Exception) -> None:

@@ -290,6 +290,7 @@ def format_value(value: float | None) -> str:
     show_default="none",
     help="HTML page to write, which shows the items, worst first.",
 )
+@o.resume_option
 @json_option
 @java_option
 @o.model_options
@@ -302,6 +303,7 @@ def run(
     images: str | None,
     out: Path | None,
     report: Path | None,
+    resume: bool,
     as_json: bool,
     java: bool,
     model: o.ModelOptions,
@@ -354,7 +356,7 @@ def evaluate_benchmark(
     blip = model.load()
     from openblip.evaluation.run import run_benchmark  # imports torch, as loading does
 
-    with show_progress() as progress:
+    with show_progress(resumable=out is not None) as progress:
         return run_benchmark(benchmark, blip, limit=limit, out=out, java=java, progress=progress)
 
 
@@ -373,7 +375,7 @@ def evaluate_own(
     from openblip.evaluation.run import run_records
 
     records, unreadable = read_records(open_source(data, images=images))
-    with show_progress() as progress:
+    with show_progress(resumable=out is not None) as progress:
         evaluation = run_records(blip, records, task=task, limit=limit, out=out, java=java, progress=progress)
     return evaluation, unreadable
 
@@ -405,9 +407,19 @@ def print_evaluation(metrics: Mapping[str, float | None], notes: Sequence[str]) 
 
 
 @contextmanager
-def show_progress() -> Iterator[ProgressCallback]:
+def show_progress(*, resumable: bool) -> Iterator[ProgressCallback]:
     """Show a progress bar on standard error, if that is a terminal, and yield the function that updates it."""
     from openblip.io.progress import bar
 
+    done = [0, 0]
+
+    def update(count: int, total: int) -> None:
+        done[:] = count, total
+        progress_bar.update(count, total)
+
     with bar() as progress_bar:
-        yield progress_bar.update
+        try:
+            yield update
+        except KeyboardInterrupt as error:
+            hint = "run the same command again to resume" if resumable else "with --out DIR, a run can be resumed"
+            raise KeyboardInterrupt(f"{done[0]} of {done[1]} steps done; {hint}") from error

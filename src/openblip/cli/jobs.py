@@ -7,6 +7,7 @@ import sys
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -84,6 +85,8 @@ class ImageJob:
             raise click.UsageError("expected at least one image or folder, got none")
         if output.to is None and (output.out or output.restart or output.existing != "skip"):
             raise click.UsageError("--out, --restart and --existing require --to FORMAT")
+        if output.resume and output.restart:
+            raise click.UsageError("--resume and --restart exclude each other")
         self.command = command
         self.paths = list(read_paths(images)) if "-" in images else images
         self.input, self.output, self.model = input, output, model
@@ -111,7 +114,7 @@ class ImageJob:
 
         base = None if self.sink is None else self.sink.base
         recursive, images_folder = self.input.recursive, self.input.images_folder
-        return open_items(
+        items = open_items(
             self.paths,
             recursive=recursive,
             images_folder=images_folder,
@@ -120,6 +123,7 @@ class ImageJob:
             base=base,
             pairs=pairs,
         )
+        return limit_items(items, self.input.limit)
 
     def open_drawings(self, path: Path | None, *, per_item: int = 1) -> Drawings | None:
         """Return the output for drawings, if `path` names one."""
@@ -158,11 +162,23 @@ class ImageJob:
                 opened = open_sink_run(items, self.sink, identity, model=self.model.model, restart=restart)
                 run = stack.enter_context(opened)
             total = len(items) if isinstance(items, Sequence) else None
-            if total != 1 and not output.quiet:
+            if (total != 1 or output.progress == "json") and not output.quiet and output.progress != "none":
                 from openblip.jobs.reporting import report_progress
 
-                self._progress = stack.enter_context(report_progress(total, lines=self.sink is not None))
-            yield run
+                lines = self.sink is not None
+                self._progress = stack.enter_context(report_progress(total, lines=lines, form=output.progress))
+            try:
+                yield run
+            except KeyboardInterrupt as error:
+                raise KeyboardInterrupt(self._describe_interrupt(run, total)) from error
+
+    def _describe_interrupt(self, run: Run | SinkRun, total: int | None) -> str:
+        """Return how far the run came, and how to go on."""
+        of_total = "" if total is None else f" of {total}"
+        done = f"{run.counts.total()}{of_total} images done"
+        if self.sink is None:
+            return f"{done}; nothing is stored without --to"
+        return f"{done}; run the same command again to resume"
 
     def show(self, status: ItemStatus, lines: Iterable[Sequence[object]] | None = None) -> None:
         """Print the status of an item, or keep it for the table and the report.
@@ -273,6 +289,13 @@ class ImageJob:
             self._progress.print(line)
         else:
             click.echo(line, err=True)
+
+
+def limit_items(items: Items, limit: int | None) -> Items:
+    """Return the first `limit` items."""
+    if limit is None:
+        return items
+    return items[:limit] if isinstance(items, Sequence) else islice(items, limit)
 
 
 def read_paths(paths: Iterable[str]) -> Iterator[str]:

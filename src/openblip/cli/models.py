@@ -8,11 +8,18 @@ from typing import get_args
 
 import click
 
-from openblip.checkpoints.published import FAMILIES, PUBLISHED, Published, Size
+from openblip.checkpoints.published import BUNDLES, FAMILIES, PUBLISHED, Published, Size
 from openblip.cli.command import argument, command, option
 from openblip.cli.console import print_json, print_table
 from openblip.cli.options import json_option
 from openblip.tasks import NETWORKS, did_you_mean
+
+SIZES = get_args(Size)
+BUNDLE_NOTES = {
+    "pocket": "in the package, works offline",
+    "base": "the published base models, downloaded when used",
+    "large": "the published large models, downloaded when used",
+}
 
 
 @command(example="openblip models --task caption")
@@ -27,7 +34,7 @@ from openblip.tasks import NETWORKS, did_you_mean
 @option("--size", default="", show_default="all", help="List only checkpoints with this image encoder: base or large.")
 @json_option
 def models(pattern: str, task: str, family: str, size: str, json: bool) -> None:
-    """List the published checkpoints.
+    """List the bundles, which have a model for each task, and the published checkpoints.
 
     Each row lists the names that other libraries use. --model accepts all of them.
     """
@@ -42,11 +49,31 @@ def models(pattern: str, task: str, family: str, size: str, json: bool) -> None:
         and size in ("", entry.size)
         and any(pattern.casefold() in name.casefold() for name in entry.names)
     ]
+    bundles = {
+        name: members
+        for name, members in _bundles().items()
+        if not family and task in ("", *members) and size in ("", name) and pattern.casefold() in name
+    }
     if json:
+        for name, members in bundles.items():
+            print_json({"name": name, "bundle": members})
         for entry in entries:
             print_json(asdict(entry) | {"file": entry.file, "names": entry.names})
-    else:
-        print_table(("name", "task", "size", "px", "family", "trained on", "also called"), map(_row, entries))
+        return
+    rows: list[tuple[object, ...]] = [
+        (name, ", ".join(members), name if name in SIZES else "small", "", "bundle", "", BUNDLE_NOTES[name])
+        for name, members in bundles.items()
+    ]
+    print_table(("name", "task", "size", "px", "family", "trained on", "also called"), [*rows, *map(_row, entries)])
+
+
+def _bundles() -> dict[str, dict[str, str]]:
+    """Return the models of each bundle by task."""
+    from openblip.checkpoints import bundle
+
+    pocket = bundle.find("pocket")
+    members = {} if pocket is None else {task: f"pocket/{task}" for task in pocket.models}
+    return {"pocket": members, **{name: dict(models) for name, models in BUNDLES.items()}}
 
 
 def _check_choice(option: str, value: str, choices: Sequence[str]) -> None:

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
 DEFAULT_MODEL = "pocket"
 LISTS = ("jsonl", "csv", "parquet")
+PROGRESS = ("auto", "json", "none")
 EXISTING = ("skip", "overwrite", "append", "prepend")
 
 
@@ -76,6 +77,9 @@ report_option = output_option(
     metavar="FILE.html",
     help="Write an HTML page that shows every image with its results.",
 )
+resume_option = output_option(
+    "--resume", is_flag=True, help="Continue an earlier run with the same output. This is the default."
+)
 device_option = model_option(
     "--device", metavar="DEVICE", default=defaults.DEVICE, help="Device to compute on: auto, cpu, cuda, cuda:1 or mps."
 )
@@ -102,6 +106,7 @@ class InputOptions:
     recursive: bool
     images_folder: str | None
     frame: int
+    limit: int | None
 
 
 input_options = option_group(
@@ -117,6 +122,7 @@ input_options = option_group(
             help="Folder to resolve the relative paths of a list against.",
         ),
         input_option("--frame", type=NATURAL, default=0, help="Frame of animations to read, counted from 0."),
+        input_option("--limit", type=POSITIVE, show_default="all", help="Process the first N images only."),
     ],
 )
 
@@ -130,9 +136,11 @@ class OutputOptions:
     out: Path | None
     existing: Existing
     restart: bool
+    resume: bool
     strict: bool
     dry_run: bool
     quiet: bool
+    progress: str
     report: Path | None
 
 
@@ -157,10 +165,18 @@ def output_options(formats: Sequence[str] = LISTS) -> Callable[[Function], Calla
                 default="skip",
                 help="Action for images that already have a result.",
             ),
+            resume_option,
             output_option("--restart", is_flag=True, help="Process all images again, and replace earlier results."),
             output_option("--strict", is_flag=True, help="Stop at the first image that fails."),
             output_option("--dry-run", is_flag=True, help="Print the plan, and write nothing."),
             output_option("--quiet", is_flag=True, help="Print no progress and no summary, only errors."),
+            output_option(
+                "--progress",
+                type=Choice(PROGRESS),
+                metavar="FORM",
+                default="auto",
+                help="Form of the progress on standard error: auto, none, or json, one object per line.",
+            ),
             report_option,
         ],
     )

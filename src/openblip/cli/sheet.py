@@ -11,7 +11,7 @@ from openblip.cli import options as o
 from openblip.cli.caption import FORMATS
 from openblip.cli.command import Choice, command, input_option, output_option
 from openblip.cli.console import finish
-from openblip.cli.jobs import plural, read_paths
+from openblip.cli.jobs import limit_items, plural, read_paths
 from openblip.cli.options import InputOptions
 
 
@@ -59,7 +59,7 @@ def sheet(
     paths = list(read_paths(images)) if "-" in images else list(images)
     sink = open_sink(source, SinkOptions(captions, common_folder(paths), ext=ext))
     items = open_items(paths, recursive=input.recursive, images_folder=input.images_folder, base=sink.base)
-    statuses = list(read_statuses(items, sink))
+    statuses = list(read_statuses(limit_items(items, input.limit), sink))
     pages = write_sheet(report, statuses, sink)
     failed = sum(status.error is not None for status in statuses)
     missing = sum(status.error is None and not status.text and not status.records for status in statuses)

@@ -30,7 +30,7 @@ def app() -> None:
 overrides_argument = argument(
     "overrides", nargs=-1, metavar="[KEY=VALUE]...", help="Settings to change, such as schedule.lr=1e-5."
 )
-resume_option = option("--resume", is_flag=True, help="Resume the run in its folder, if there is one.")
+resume_option = option("--resume", is_flag=True, help="Continue an earlier run with the same output, if there is one.")
 
 
 @app.command("run", example="openblip train run recipes/caption_coco_base.yaml data.images=coco out=runs/coco")
@@ -167,7 +167,12 @@ def _add_command(task: TaskSpec) -> None:
 def _train(recipe: Recipe, resume: bool, threads: int | None) -> None:
     from openblip.training.fine_tune import train_recipe
 
-    result = train_recipe(recipe, threads=threads, resume=resume)
+    try:
+        result = train_recipe(recipe, threads=threads, resume=resume)
+    except KeyboardInterrupt as error:
+        steps = [int(file.stem.rpartition("-")[2]) for file in (recipe.folder / "checkpoints").glob("*-[0-9]*.pt")]
+        hint = "run the same command with --resume to continue" if steps else "there is no checkpoint yet"
+        raise KeyboardInterrupt(f"{f'the last checkpoint is of step {max(steps)}; ' if steps else ''}{hint}") from error
     if result.is_main:
         click.echo(result.model)
 

@@ -6,9 +6,10 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from openblip.io import progress
+from openblip.io import jsonlines, progress
 
 SECONDS_PER_LINE = 10.0
+SECONDS_PER_OBJECT = 1.0
 
 
 class JobProgress:
@@ -18,10 +19,12 @@ class JobProgress:
         bar: The bar to update.
         total: Number of items, if it is known.
         lines: Print a line from time to time where no bar is visible.
+        json: Print JSON objects instead, at most one per second, and one for the last item.
     """
 
-    def __init__(self, bar: progress.Bar, total: int | None, *, lines: bool) -> None:
+    def __init__(self, bar: progress.Bar, total: int | None, *, lines: bool, json: bool = False) -> None:
         self._bar = bar
+        self._json = json
         self._total = total
         self._lines = lines
         self._done = self._failed = 0
@@ -35,6 +38,11 @@ class JobProgress:
         if self._done == 1:
             self._start = now  # the time before was spent on loading the model
         rate = (self._done - 1) / max(now - self._start, 1e-9)
+        if self._json:
+            if now - self._last_line >= SECONDS_PER_OBJECT or self._done == self._total:
+                self._last_line = now
+                self.print(self._to_json(now, rate))
+            return
         failures = f", {self._failed} failed" if self._failed else ""
         self._bar.advance(status=f"{rate:.1f}/s{failures}")
         if self._lines and not self._bar.visible and self._done > 9 and now - self._last_line >= SECONDS_PER_LINE:
@@ -45,21 +53,35 @@ class JobProgress:
                 remaining = f", {format_duration((self._total - self._done) / rate)} left"
             self.print(f"{self._done}{of_total} images, {rate:.1f}/s{remaining}{failures}")
 
+    def _to_json(self, now: float, rate: float) -> str:
+        left = None if self._total is None or not rate else round((self._total - self._done) / rate, 1)
+        return jsonlines.dumps(
+            {
+                "done": self._done,
+                "total": self._total,
+                "failed": self._failed,
+                "images_per_second": round(rate, 3),
+                "seconds_left": left,
+            }
+        )
+
     def print(self, text: str) -> None:
         """Print a line above the bar."""
         self._bar.print(text)
 
 
 @contextmanager
-def report_progress(total: int | None, *, lines: bool) -> Iterator[JobProgress]:
+def report_progress(total: int | None, *, lines: bool, form: str = "auto") -> Iterator[JobProgress]:
     """Show the progress of a job while the block runs.
 
     Args:
         total: Number of items, if it is known.
         lines: Print a line from time to time where there is no terminal.
+        form: "json" prints JSON objects instead of a bar or lines.
     """
-    with progress.bar(total=total) as bar:
-        yield JobProgress(bar, total, lines=lines)
+    json = form == "json"
+    with progress.bar(total=total, visible=False if json else None) as bar:
+        yield JobProgress(bar, total, lines=lines, json=json)
 
 
 def format_duration(seconds: float) -> str:

@@ -55,7 +55,10 @@ def read_table(path: Path) -> dict[str, Any]:
     try:
         text = path.read_text(encoding="utf-8")
     except OSError as error:
-        raise ConfigError(f"{path} cannot be read: {error.strerror or error}") from error
+        names = [file.name for file in path.parent.glob("*.yaml")] if path.parent.is_dir() else []
+        near = difflib.get_close_matches(path.name, names, n=1)
+        hint = f"; did you mean {path.parent / near[0]}?" if near and not path.exists() else ""
+        raise ConfigError(f"{path} cannot be read: {error.strerror or error}{hint}") from error
     values = read_yaml(text, str(path))
     if not isinstance(values, dict):
         raise ConfigError(f"{path} must hold a table of settings")
