@@ -21,6 +21,7 @@ PURPOSES = {
     "heif": "HEIC images",
     "java": "METEOR and SPICE by their official programs",
     "openvino": "--engine openvino, the fastest engine on a CPU",
+    "plot": "`Box.plot` and `Explanation.plot`",
     "pocket": "pretrained parts of recipes/pocket-hybrid",
     "train": "openblip train: recipes, curves in TensorBoard and as images",
     "video": "videos",

@@ -103,7 +103,9 @@ class ImageJob:
 
             out = None if output.out is None else str(output.out)
             home = common_folder(self.paths)
-            options = SinkOptions(out, home, command, output.existing, ext, separator, belongs, key_fields)
+            options = SinkOptions(
+                out, home, command, output.existing, ext, separator=separator, belongs=belongs, key_fields=key_fields
+            )
             self.sink = open_sink(output.to, options)
 
     def open_items(

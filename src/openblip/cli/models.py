@@ -72,8 +72,11 @@ def _bundles() -> dict[str, dict[str, str]]:
     from openblip.checkpoints import bundle
 
     pocket = bundle.find("pocket")
-    members = {} if pocket is None else {task: f"pocket/{task}" for task in pocket.models}
-    return {"pocket": members, **{name: dict(models) for name, models in BUNDLES.items()}}
+    members: dict[str, str] = {} if pocket is None else {task: f"pocket/{task}" for task in pocket.models}
+    bundles = {"pocket": members}
+    for name, models in BUNDLES.items():
+        bundles[name] = {str(task): model for task, model in models.items()}
+    return bundles
 
 
 def _check_choice(option: str, value: str, choices: Sequence[str]) -> None:
