@@ -196,7 +196,8 @@ def test_an_interrupt_says_how_far_the_job_came(
     assert stopped.stderr.splitlines()[-1] == f"interrupted: 2 of 3 images done; {hint}"
     monkeypatch.setattr(ImageJob, "show", show)
     if to:
-        assert run("caption", tmp_path, "-m", toys, *to).stderr.splitlines()[-1] == "1 written, 2 done before"
+        resumed = run("caption", tmp_path, "-m", toys, *to).stderr.splitlines()[-1]
+        assert resumed in ("1 written, 2 done before", "3 done before"), "the third may have been written in one batch"
 
 
 def test_forbidden_and_required_words(toys: Path) -> None:
