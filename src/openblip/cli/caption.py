@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import click
 
 from openblip.cli import options as o
-from openblip.cli.command import command, decoding_option, input_option, output_option
+from openblip.cli.command import Choice, command, decoding_option, input_option, output_option
 from openblip.cli.console import finish
 from openblip.cli.jobs import ImageJob, plural
 from openblip.cli.options import InputOptions, ModelOptions, OutputOptions
@@ -67,7 +67,13 @@ PLAIN_TEXT = {"template": "{caption}", "prefix": "", "suffix": ""}
     default="{caption}",
     help="Text to write, with {caption}, {name} and {folder} filled in.",
 )
-@output_option("--ext", metavar=".SUFFIX", default=".txt", help="Suffix of sidecar files.")
+@output_option("--ext", metavar=".SUFFIX", default=".txt", help="Suffix of sidecar files; .xmp writes XMP.")
+@output_option(
+    "--name",
+    type=Choice(("stem", "full")),
+    default="stem",
+    help="Name of sidecar files: stem for photo.txt, full for photo.jpg.txt.",
+)
 @output_option(
     "--separator",
     default="\n",
@@ -117,6 +123,7 @@ def caption(
     suffix: str,
     template: str,
     ext: str,
+    name: Literal["stem", "full"],
     separator: str,
     apply: tuple[Path, ...],
     move_excluded: Path | None,
@@ -177,12 +184,14 @@ def caption(
         belongs=lambda row: not FIELDS_OF_OTHERS & row.keys(),
         key_fields=["prompt"],
         ext=ext,
+        naming=name,
         separator=separator.replace("\\n", "\n"),
     )
     fields_of = partial(prompt_fields, prompt_column) if prompt_column else None
     items = job.open_items(columns=[prompt_column] if prompt_column else [], fields_of=fields_of)
     options = {**generation, **texts, "num": num, "score": use_matcher, "prompt_column": prompt_column}
-    with job.open_run(items, models, options | {"ext": ext, "separator": separator}) as run:
+    naming = None if name == "stem" else name
+    with job.open_run(items, models, options | {"ext": ext, "separator": separator, "name": naming}) as run:
         annotator = None
         if run.has_work:
             blip = model.load()

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import io
+import logging
+import sys
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import fields
@@ -129,6 +133,15 @@ class Group(click.Group):
     def list_commands(self, ctx: click.Context) -> list[str]:
         """Return the names of the commands in the order in which they were added."""
         return list(self.commands)
+
+    def main(self, *args: Any, **settings: Any) -> Any:
+        """Run the command line, with output that cannot fail and without the warnings of decoders."""
+        for stream in (sys.stdout, sys.stderr):
+            if isinstance(stream, io.TextIOWrapper) and stream.errors == "strict":
+                stream.reconfigure(errors="backslashreplace")  # a pipe on Windows cannot encode every file name
+        warnings.filterwarnings("ignore", module=r"PIL\.")
+        logging.getLogger("PIL").setLevel(logging.CRITICAL)
+        return super().main(*args, **settings)
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -13,8 +14,13 @@ from openblip.io.jsonlines import dumps
 
 
 def print_json(record: dict[str, Any]) -> None:
-    """Print an object as one line of JSON on standard output."""
-    click.echo(dumps(record))
+    """Print an object as one line of JSON on standard output, with escapes if the output cannot encode its texts."""
+    line = dumps(record)
+    try:
+        line.encode(getattr(sys.stdout, "encoding", None) or "utf-8")
+    except UnicodeEncodeError:
+        line = json.dumps(record)
+    click.echo(line)
 
 
 def print_table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:

@@ -19,6 +19,7 @@ from openblip.cli.options import json_option
 PURPOSES = {
     "data": "Parquet, remote files and data sets of the Hugging Face hub",
     "heif": "HEIC images",
+    "jxl": "JPEG XL images",
     "java": "METEOR and SPICE by their official programs",
     "openvino": "--engine openvino, the fastest engine on a CPU",
     "plot": "`Box.plot` and `Explanation.plot`",

@@ -8,8 +8,8 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from itertools import islice
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from pathlib import Path, PurePosixPath, PureWindowsPath
+from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
@@ -63,6 +63,7 @@ class ImageJob:
         belongs: Return whether a row of an existing list belongs to this job, rather than to other questions or labels.
         key_fields: Fields that, with the path, identify an item in a list.
         ext: Suffix of sidecar files.
+        naming: Name of sidecar files: "stem" or "full".
         separator: Text between several results in one file.
     """
 
@@ -79,6 +80,7 @@ class ImageJob:
         belongs: Callable[[Mapping[str, Any]], bool] = lambda row: True,
         key_fields: Sequence[str] = (),
         ext: str = ".txt",
+        naming: Literal["stem", "full"] = "stem",
         separator: str = "\n",
     ) -> None:
         if not images:
@@ -97,21 +99,29 @@ class ImageJob:
         self._fields = list(columns.values()) if isinstance(columns, Mapping) else []
         self._statuses: list[ItemStatus] = []
         self._progress: JobProgress | None = None
+        self._reasons: Counter[str] = Counter()
+        self._misplaced = False  # an absolute path of a list does not exist
+        from openblip.data.skips import Skips
+        from openblip.preprocess.limits import DecodeLimits, set_default_limits
+
+        self.skips = Skips()
+        self.mapping = input.mapping()
+        limits = DecodeLimits() if input.max_pixels is None else DecodeLimits(None, input.max_pixels)
+        set_default_limits(limits)
         if output.to is not None:
             from openblip.jobs.items import common_folder
             from openblip.jobs.sinks import SinkOptions, open_sink
 
             out = None if output.out is None else str(output.out)
             home = common_folder(self.paths)
-            options = SinkOptions(
-                out, home, command, output.existing, ext, separator=separator, belongs=belongs, key_fields=key_fields
-            )
+            options = SinkOptions(out, home, command, output.existing, ext, naming, separator, belongs, key_fields)
             self.sink = open_sink(output.to, options)
 
     def open_items(
         self, *, columns: Sequence[str] = (), fields_of: FieldsOf | None = None, pairs: bool = False
     ) -> Items:
         """Return the items that the user named; see [`open_items`][openblip.jobs.items.open_items]."""
+        from openblip.data.skips import PathFilter
         from openblip.jobs.items import open_items
 
         base = None if self.sink is None else self.sink.base
@@ -124,6 +134,9 @@ class ImageJob:
             fields_of=fields_of,
             base=base,
             pairs=pairs,
+            mapping=self.mapping,
+            chosen=PathFilter(self.input.include, self.input.exclude),
+            skips=self.skips,
         )
         return limit_items(items, self.input.limit)
 
@@ -161,7 +174,9 @@ class ImageJob:
             if self.sink is None or identity is None:
                 run = Run(items, self.model.model)
             else:
-                opened = open_sink_run(items, self.sink, identity, model=self.model.model, restart=restart)
+                opened = open_sink_run(
+                    items, self.sink, identity, model=self.model.model, restart=restart, skips=self.skips
+                )
                 run = stack.enter_context(opened)
             total = len(items) if isinstance(items, Sequence) else None
             if (total != 1 or output.progress == "json") and not output.quiet and output.progress != "none":
@@ -198,6 +213,11 @@ class ImageJob:
         if output.report is not None:
             self._statuses.append(status)
         if status.error is not None:
+            from openblip.jobs.reporting import failure_kind
+
+            kind = failure_kind(status.error)
+            self._reasons[kind] += 1
+            self._misplaced = self._misplaced or (kind == "missing" and is_absolute(item.name))
             self._print_line(f"error: {item.name}: {status.error.removeprefix(f'cannot read {item.name}: ')}")
         elif status.outcome == "edited" and not output.quiet:
             self._print_line(f"note: {item.name}: its output was edited since, and is kept")
@@ -231,11 +251,22 @@ class ImageJob:
             if not output.quiet:
                 images = plural(len(self._statuses), "image")
                 click.echo(f"{output.report}: {images} on {plural(pages, 'page')}", err=True)
+        reasons, skipped = dict(self._reasons.most_common()), self.skips.totals()
         if self.sink is not None and output.json:
-            print_json({outcome: counts[outcome] for outcome in SUMMARY})
+            summary: dict[str, Any] = {outcome: counts[outcome] for outcome in SUMMARY}
+            summary |= {name: value for name, value in (("reasons", reasons), ("skipped", skipped)) if value}
+            print_json(summary)
         elif self.sink is not None and not output.quiet:
             parts = [f"{counts[outcome]} {words}" for outcome, words in SUMMARY.items() if counts[outcome]]
             click.echo(", ".join(parts) or "nothing to do", err=True)
+        if not output.quiet:
+            if len(reasons) > 1 or counts["failed"] > 1:
+                click.echo(f"failed: {', '.join(f'{count} {kind}' for kind, count in reasons.items())}", err=True)
+            if skipped:
+                click.echo(f"skipped: {self.skips.describe()}", err=True)
+            if self._misplaced and self.input.images_folder is None:
+                hint = "the list names absolute paths that do not exist here; name the folder of the images"
+                click.echo(f"hint: {hint} with --images DIR", err=True)
         if self.model.model == "pocket" and counts["computed"] and not (output.json or output.quiet):
             click.echo(SMALL_MODEL, err=True)
         if counts["failed"]:
@@ -329,6 +360,11 @@ def read_texts(option: str, texts: Sequence[str], path: Path | None) -> list[str
     if not lines:
         raise click.UsageError(f"{option} is required")
     return lines
+
+
+def is_absolute(name: str) -> bool:
+    """Return whether a path is absolute here or on Windows."""
+    return PurePosixPath(name).is_absolute() or PureWindowsPath(name).is_absolute()
 
 
 def print_records(status: ItemStatus) -> None:

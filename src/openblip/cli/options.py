@@ -104,9 +104,32 @@ class InputOptions:
     """Options of finding and reading images."""
 
     recursive: bool
+    include: tuple[str, ...]
+    exclude: tuple[str, ...]
     images_folder: str | None
+    columns: tuple[str, ...]
     frame: int
     limit: int | None
+    max_pixels: int | None
+
+    def mapping(self) -> dict[str, str]:
+        """Return the column of each field that --columns names.
+
+        Raises:
+            click.UsageError: A part is not FIELD=NAME, or names a field that lists do not have.
+        """
+        from openblip.data.schema import check_columns
+        from openblip.errors import InputError
+
+        pairs = [part.partition("=") for option in self.columns for part in option.split(",") if part.strip()]
+        if any(not (field.strip() and separator and name.strip()) for field, separator, name in pairs):
+            raise click.UsageError(f"--columns must be FIELD=NAME,..., got {','.join(self.columns)!r}")
+        mapping = {field.strip(): name.strip() for field, _, name in pairs}
+        try:
+            check_columns(mapping)
+        except InputError as error:
+            raise click.UsageError(f"--columns: {error}") from error
+        return mapping
 
 
 input_options = option_group(
@@ -115,14 +138,40 @@ input_options = option_group(
     [
         input_option("-r", "--recursive", is_flag=True, help="Also search subfolders."),
         input_option(
+            "--include",
+            metavar="GLOB",
+            multiple=True,
+            show_default="files with the suffix of an image",
+            help="Take only files whose name or path fits; repeat the option for more patterns.",
+        ),
+        input_option(
+            "--exclude",
+            metavar="GLOB",
+            multiple=True,
+            help="Pass over files and folders whose name or path fits; repeat the option for more patterns.",
+        ),
+        input_option(
             "--images",
             "images_folder",
             metavar="DIR",
             show_default="the folder of the list",
-            help="Folder to resolve the relative paths of a list against.",
+            help="Folder to find the images of a list in, also those with absolute paths of another machine.",
+        ),
+        input_option(
+            "--columns",
+            metavar="FIELD=NAME,...",
+            multiple=True,
+            show_default="the usual names",
+            help="Columns of a list, such as image=photo,caption=title; numbers for a list without a header.",
         ),
         input_option("--frame", type=NATURAL, default=0, help="Frame of animations to read, counted from 0."),
         input_option("--limit", type=POSITIVE, show_default="all", help="Process the first N images only."),
+        input_option(
+            "--max-pixels",
+            type=POSITIVE,
+            show_default="as many as 720 MB of memory can decode",
+            help="Largest image to read.",
+        ),
     ],
 )
 

@@ -180,11 +180,18 @@ class Locator:
     """Makes image references of the values in a row.
 
     A value is a path or an address, a member of a tar (`shard.tar:in/a.jpg`), encoded bytes, a PIL image, an array,
-    or the hub's `{"bytes", "path"}`. Relative paths are resolved against `root`.
+    or the hub's `{"bytes", "path"}`. Relative paths are resolved against `root`. An absolute path of another machine,
+    and a path with backslashes or a drive letter, stands for the file below `root` with the most equal folders.
+
+    Args:
+        root: Folder or address for relative paths.
+        search: Look below `root` also for relative paths that do not exist there.
     """
 
-    def __init__(self, root: str = "") -> None:
+    def __init__(self, root: str = "", *, search: bool = False) -> None:
         self.root = root
+        self._search = search
+        self._folders: dict[str, str] = {}  # of other machines: the folder here
 
     def __call__(self, value: Any, address: str) -> ImageRef:
         """Return the reference for a value of the record at `address`; raises `InputError` for any other value."""
@@ -193,12 +200,39 @@ class Locator:
         if isinstance(value, os.PathLike):
             value = os.fspath(value)
         if isinstance(value, str) and value and "\0" not in value:
-            return _ref_by_name(join(self.root, value))
+            return _ref_by_name(self._find(value))
         if isinstance(value, (bytes, bytearray)) or hasattr(value, "convert") or hasattr(value, "__array_interface__"):
             return MemoryImage(value, f"{address}/image")
         raise InputError(f"an image must be given as a path, an address, bytes or an image, got {value!r}")
 
+    def _find(self, name: str) -> str:
+        """Return the path of an image that a list names.
 
+        Raises:
+            InputError: Files of two folders of another machine would be one file here.
+        """
+        path = join(self.root, name)
+        is_foreign = "\\" in name or _DRIVE.match(name) is not None
+        if not is_local(path) or not (is_foreign or self._search or os.path.isabs(name)):  # noqa: PTH117
+            return path
+        if os.path.lexists(path) or _MEMBER.fullmatch(path):
+            return path
+        steps = _DRIVE.sub("", name.removeprefix("file://").replace("\\", "/")).split("/")
+        folder, base = os.path.normpath("/".join(steps[:-1])), steps[-1]
+        if folder in self._folders:
+            return join(self._folders[folder], base)
+        for start in range(len(steps)):
+            candidate = join(self.root, "/".join(steps[start:]).lstrip("/"))
+            if os.path.lexists(candidate):
+                found = os.path.dirname(candidate)  # noqa: PTH120
+                if found in self._folders.values():
+                    raise InputError(f"{name} could be {candidate}, but files of another folder are there already")
+                self._folders[folder] = found
+                return candidate
+        return path
+
+
+_DRIVE = re.compile(r"/?[A-Za-z]:[\\/]|\\\\")
 _MEMBER = re.compile(r"(.+\.(?:tar|tar\.gz|tgz|tar\.bz2|tar\.xz|tar\.zst)):(.+)", re.IGNORECASE | re.DOTALL)
 
 

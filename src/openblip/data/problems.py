@@ -11,10 +11,19 @@ _SUMMARY_LINES = 5
 
 @dataclass(frozen=True)
 class Problem:
-    """The address of a record that could not be used, and the reason."""
+    """The address of a record that could not be used, and the reason.
+
+    Attributes:
+        address: Where the record is.
+        reason: Why it cannot be used.
+        kind: Kind of files or rows that are passed over, in the singular; "" if the record is one that failed.
+        count: Number of such files or rows.
+    """
 
     address: str
     reason: str
+    kind: str = ""
+    count: int = 1
 
     def __str__(self) -> str:
         return f"{self.address}: {self.reason}"

@@ -1,15 +1,19 @@
 """The record schema: column names and values of a row in JSON, JSONL, CSV, Parquet, a tar's JSON or a hub dataset.
 
-A row is a mapping. A missing column, null, NaN and an empty text mean the same. In a CSV file a list is written as
-JSON. Columns that are not in the schema are ignored, unless the caller keeps them.
+A row is a mapping. A missing column, null, NaN and an empty text mean the same, and so do captions such as "nan",
+"NULL" and "None", which other programs write for a missing one. In a CSV file a list is written as JSON or as Python
+writes it. Upper case and blanks around the name of a column do not matter. Columns that are not in the schema are
+ignored, unless the caller keeps them.
 
 =============  ===============================================  ==================================================
 field          column names; the first present one counts       value
 =============  ===============================================  ==================================================
 image          image, images, file_name, path, image_path,      path below the images folder, absolute path, address;
-               filepath, filename, url                          a list of two for a pair
+               filepath, filename, image_name, image_file,      a list of two for a pair
+               file, img, img_path, url
 pair           left, right                                      an image each, if no column above is present
-captions       captions, caption, text, sentence, sentences     a text or a list of texts; {"raw" | "caption": text}
+captions       captions, caption, text, sentence, sentences,    a text or a list of texts; {"raw" | "caption": text}
+               comment
 question       question (question_id, dataset, auto, wrong)     a text; wrong lists answers that are not right
 answers        answers, answer, direct_answers,                 a text or a list, one per person; {"answer": text}
                multiple_choice_answer
@@ -29,6 +33,7 @@ column of a user's file, such as `{"caption": "title"}`.
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -40,8 +45,11 @@ from openblip.errors import InputError
 Columns: TypeAlias = Mapping[str, str | Sequence[str]]
 Item = TypeVar("Item")
 
-IMAGE_COLUMNS = ("image", "images", "file_name", "path", "image_path", "filepath", "filename", "url")
-_CAPTION_COLUMNS = ("captions", "caption", "text", "sentence", "sentences")
+IMAGE_COLUMNS = (
+    *("image", "images", "file_name", "path", "image_path", "filepath", "filename"),
+    *("image_name", "image_file", "file", "img", "img_path", "url"),
+)
+_CAPTION_COLUMNS = ("captions", "caption", "text", "sentence", "sentences", "comment")
 _ANSWER_COLUMNS = ("answers", "answer", "direct_answers", "multiple_choice_answer")
 _QUESTIONS_COLUMNS = ("qa", "questions")
 FIELDS: Mapping[str, tuple[str, ...]] = {
@@ -56,6 +64,10 @@ FIELDS: Mapping[str, tuple[str, ...]] = {
     "label": ("label",),
     "image_id": ("image_id",),
 }
+PAIR_COLUMNS = ("left", "right")
+# Texts that other programs write for a missing value. The second kind can be an answer.
+_MISSING = frozenset({"nan", "NaN", "NAN", "NULL", "null", "<NA>", "NaT", "#N/A"})
+_NO_CAPTION = _MISSING | {"None", "none", "N/A", "n/a", "NA", "-nan", "undefined"}
 _LABELS = {"true": 1, "false": 0, "1": 1, "0": 0}
 
 
@@ -95,14 +107,17 @@ def parse_row(row: Mapping[str, Any], columns: Columns | None = None, keep: Iter
     """
     if not isinstance(row, Mapping):
         raise InputError(f"a record must be a mapping of columns to values, got {_describe_type(row)}")
-    extra = {name: row[name] for name in keep if name in row}
+    if names := _plain_names(tuple(row)):
+        row = {names.get(name, name): value for name, value in row.items()}
+        columns = {key: _rename(name, names) for key, name in (columns or {}).items()}
+    extra = {name: None if is_missing(row[name]) else row[name] for name in keep if name in row}
     row = _rename_columns(row, columns or {})
     if (error := _first_present(row, ("error",))) is not None:
         raise InputError(f"the row records a failure: {error}")
     image_id = _first_present(row, ("image_id",))
     images = _as_tuple(_first_present(row, IMAGE_COLUMNS))
     if not images:
-        pair = tuple(_first_present(row, (side,)) for side in ("left", "right"))
+        pair = tuple(_first_present(row, (side,)) for side in PAIR_COLUMNS)
         images = () if None in pair else pair
     captions: tuple[str, ...] = ()
     if not _text_is_answer(row):
@@ -117,6 +132,49 @@ def parse_row(row: Mapping[str, Any], columns: Columns | None = None, keep: Iter
         filtered=_is_true(row.get("filtered")),
         extra=extra,
     )
+
+
+def is_missing(value: Any) -> bool:
+    """Return whether a value stands for no value: null, NaN, an empty text or list, or a text such as "NULL"."""
+    if isinstance(value, float):
+        return math.isnan(value)
+    if isinstance(value, str):
+        return not value.strip() or value.strip() in _MISSING
+    return value is None or (isinstance(value, (list, tuple)) and not value)
+
+
+def known_columns() -> frozenset[str]:
+    """Return all names of columns in the schema."""
+    fields = (name for names in FIELDS.values() for name in names)
+    return frozenset({*fields, *PAIR_COLUMNS, "error", "question_id", "dataset", "auto", "wrong"})
+
+
+def plain_name(name: str) -> str:
+    """Return the name of a column in the form of the schema: lower case, without blanks around it."""
+    return "_".join(name.strip().lower().replace("-", " ").split())
+
+
+@functools.lru_cache(maxsize=1024)
+def _plain_names(names: tuple[Any, ...]) -> dict[str, str]:
+    """Return the names of the schema for the columns that differ from them only in case and blanks."""
+    known = {
+        *IMAGE_COLUMNS,
+        *_CAPTION_COLUMNS,
+        *PAIR_COLUMNS,
+        "error",
+        *(name for field in FIELDS.values() for name in field),
+    }
+    plain: dict[str, str] = {}
+    for name in names:
+        if isinstance(name, str) and name not in known:
+            candidate = plain_name(name)
+            if candidate in known and candidate not in names and candidate not in plain.values():
+                plain[name] = candidate
+    return plain
+
+
+def _rename(name: str | Sequence[str], names: Mapping[str, str]) -> str | list[str]:
+    return names.get(name, name) if isinstance(name, str) else [names.get(one, one) for one in name]
 
 
 def _parse_questions(row: Mapping[str, Any]) -> tuple[Question, ...]:
@@ -185,11 +243,8 @@ def _rename_columns(row: Mapping[str, Any], columns: Columns) -> Mapping[str, An
 def _first_present(row: Mapping[str, Any], names: Iterable[str]) -> Any:
     for name in names:
         value = row.get(name)
-        if value is None or (isinstance(value, float) and math.isnan(value)):
-            continue
-        if isinstance(value, (str, list, tuple)) and not value:
-            continue
-        return value
+        if not is_missing(value):
+            return value
     return None
 
 
@@ -209,9 +264,9 @@ def _parse_texts(value: Any, kind: str, keys: tuple[str, ...]) -> tuple[str, ...
     texts = []
     for entry in _as_tuple(value):
         text = _first_present(entry, keys) if isinstance(entry, Mapping) else entry
-        if text is not None:
+        if not is_missing(text):
             texts.append(_parse_text(text, kind))
-    return tuple(text for text in texts if text.strip())
+    return tuple(text for text in texts if kind != "caption" or text.strip() not in _NO_CAPTION)
 
 
 def _parse_text(value: Any, kind: str) -> str:

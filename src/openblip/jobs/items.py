@@ -13,6 +13,8 @@ from openblip.data.files import is_local
 from openblip.data.images import IMAGE_SUFFIXES, FileImage, ImageRef, MemoryImage
 from openblip.data.problems import Problem
 from openblip.data.records import Record
+from openblip.data.schema import Columns
+from openblip.data.skips import PathFilter, Skips
 from openblip.data.sources import open_source
 from openblip.data.sources.addresses import HUB_PREFIX
 from openblip.data.sources.base import Stream
@@ -111,6 +113,9 @@ def open_items(
     fields_of: FieldsOf | None = None,
     base: str | None = None,
     pairs: bool = False,
+    mapping: Columns | None = None,
+    chosen: PathFilter | None = None,
+    skips: Skips | None = None,
 ) -> Sequence[Item | UnusableItem] | Iterator[Item | UnusableItem]:
     """Return the items that `paths` name, each once.
 
@@ -125,6 +130,9 @@ def open_items(
             item without fields.
         base: Folder of the output, which item keys are relative to.
         pairs: Items are pairs of images.
+        mapping: The column of a field in lists, where it differs from the schema.
+        chosen: Patterns that the paths of images must fit.
+        skips: Counts the files that are passed over.
 
     Returns:
         A sequence, or an iterator if one of the sources is a stream.
@@ -132,15 +140,23 @@ def open_items(
     Raises:
         InputError: `pairs` is true and the paths name image files, but not two.
     """
-    if not pairs and all(
-        os.path.splitext(path)[1].lower() in IMAGE_SUFFIXES  # noqa: PTH122
-        and os.path.isfile(path)  # noqa: PTH113
-        and (path.isascii() or path == printable(path))
-        for path in paths
+    chosen, skips = chosen or PathFilter(), skips if skips is not None else Skips()
+    is_filtered = bool(chosen.include or chosen.exclude)
+    if (
+        not pairs
+        and not is_filtered
+        and all(
+            os.path.splitext(path)[1].lower() in IMAGE_SUFFIXES  # noqa: PTH122
+            and os.path.isfile(path)  # noqa: PTH113
+            and (path.isascii() or path == printable(path))
+            for path in paths
+        )
     ):
         files: dict[str, Item] = {}
         for path in paths:
             key = path if base is None else path_from(path, base)
+            if key in files:
+                skips.add("repeated image")
             files.setdefault(key, Item(key, path, len(files), (FileImage(path),), os.path.basename(path)))  # noqa: PTH119
         return list(files.values())
     if pairs and "image" in (kinds := [path_kind(path) for path in paths]):
@@ -148,8 +164,18 @@ def open_items(
             raise InputError(f"expected two images, or lists of pairs, got {', '.join(paths)}")
         sources: list[RootedSource | Problem] = [RootedSource(open_source([{"image": list(paths)}]), None)]
     else:
-        sources = list(open_images(paths, recursive=recursive, images=images_folder, keep=columns))
-    items = _iter_items(sources, base, fields_of, 2 if pairs else 1)
+        sources = list(
+            open_images(
+                paths,
+                recursive=recursive,
+                images=images_folder,
+                columns=mapping,
+                keep=columns,
+                chosen=chosen,
+                skips=skips,
+            )
+        )
+    items = _iter_items(sources, base, fields_of, 2 if pairs else 1, chosen, skips)
     streams = any(isinstance(rooted, RootedSource) and isinstance(rooted.source, Stream) for rooted in sources)
     return items if streams else list(items)
 
@@ -200,7 +226,12 @@ def printable(name: str) -> str:
 
 
 def _iter_items(
-    sources: Iterable[RootedSource | Problem], base: str | None, fields_of: FieldsOf | None, count: int
+    sources: Iterable[RootedSource | Problem],
+    base: str | None,
+    fields_of: FieldsOf | None,
+    count: int,
+    chosen: PathFilter,
+    skips: Skips,
 ) -> Iterator[Item | UnusableItem]:
     """Yield the items of all sources, each key once, numbered from 0."""
     keys: set[str] = set()
@@ -208,9 +239,16 @@ def _iter_items(
     for rooted in sources:
         root = rooted.root if isinstance(rooted, RootedSource) else None
         for record in _iter_records(rooted):
+            if isinstance(record, Problem) and record.kind:
+                skips.add(record.kind, count=record.count)
+                continue
             for item in _items_of(record, root, base, fields_of, count):
                 if isinstance(item, Item):
+                    if rejection := chosen.reject(item.inner_path):
+                        skips.add(rejection)
+                        continue
                     if item.key in keys:
+                        skips.add("repeated image")
                         continue
                     keys.add(item.key)
                 yield replace(item, index=index)
@@ -235,6 +273,10 @@ def _items_of(
     if isinstance(record, Problem):
         name = printable(record.address)
         yield UnusableItem(name, name, 0, record.reason.removeprefix(f"{record.address}: "))
+        return
+    if count == 1 and len(record.images) > 1 and not isinstance(record.images[0], FileImage):
+        for image in record.images:  # of a record in a tar, whose names agree up to the first dot
+            yield from _items_of(replace(record, images=(image,)), root, base, fields_of, count)
         return
     addresses = [image.address for image in record.images]
     names = [printable(address) for address in addresses]

@@ -11,6 +11,35 @@ from openblip.io import jsonlines, progress
 SECONDS_PER_LINE = 10.0
 SECONDS_PER_OBJECT = 1.0
 
+# Kinds of failures, by words of their reasons. The first one that fits counts.
+_FAILURES = {
+    "sharing their output with another image": ("would both be written",),
+    "not writable": ("cannot write",),
+    "without permission to read": ("ermission denied",),
+    "missing": ("no such file", "matches no file", "has no such member"),
+    "empty": ("it is empty",),
+    "too large": ("too large", "more memory", "not enough memory", "is larger than"),
+    "needing an extra": ("needs an extra", "pip install"),
+    "damaged": ("damaged", "truncated", "zero bytes", "cannot read the XMP"),
+    "in a format that is not supported": ("is not supported", "RAW photo", "not in an image format", "must be a JPEG"),
+    "not an image": ("it is ", "not a regular file"),
+    "not fetched": ("cannot fetch",),
+    "without an image": ("no image", "has no images", "expected one image"),
+    "with unusable texts or records": ("must be", "JSON", "UTF-8", "sidecar", "no text", "the row"),
+}
+
+
+def failure_kind(reason: str) -> str:
+    """Return the kind of a failure, for the summary of a job: "damaged", "too large".
+
+    Args:
+        reason: The error.
+    """
+    for kind, words in _FAILURES.items():
+        if any(word in reason for word in words):
+            return kind
+    return "for another reason"
+
 
 class JobProgress:
     """Images per second, remaining time and failures of a job.

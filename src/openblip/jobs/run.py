@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, replace
 from itertools import chain, islice
 from typing import Any, Literal, Protocol, TypeAlias
 
+from openblip.data.skips import Skips
 from openblip.errors import ImageError, JobError, OpenBlipError
 from openblip.jobs.decisions import Compute, Decision, Fail, Restore, Skip, decide
 from openblip.jobs.files import ItemFileError
@@ -98,7 +99,7 @@ def open_sink_run(
     *,
     model: str,
     restart: bool = False,
-    skipped: Mapping[str, int] | None = None,
+    skips: Skips | None = None,
 ) -> Iterator[SinkRun]:
     """Start or resume the run of a job with an output. All results are written at the end of the block.
 
@@ -108,14 +109,14 @@ def open_sink_run(
         identity: Command, models and options of the job.
         model: Name of the model, for the records.
         restart: Compute the results of earlier runs again.
-        skipped: Number of files that the input passed over, by kind, for the journal.
+        skips: Counts the files that the input passes over, for the journal.
 
     Raises:
         JobError: Another process is writing to the output.
     """
     journal = Journal(sink.journal_path, identity, restart=restart)
     try:
-        run = SinkRun(items, model, sink, journal, skipped)
+        run = SinkRun(items, model, sink, journal, skips)
         try:
             yield run
         finally:
@@ -134,14 +135,12 @@ class SinkRun:
         items: The items, in order.
         model: Name of the model, for the records.
         counts: Number of items by outcome.
-        skipped: Number of files that the input passed over, by kind.
+        skips: Counts the files that the input passes over.
     """
 
-    def __init__(
-        self, items: Items, model: str, sink: Sink, journal: Journal, skipped: Mapping[str, int] | None = None
-    ) -> None:
+    def __init__(self, items: Items, model: str, sink: Sink, journal: Journal, skips: Skips | None = None) -> None:
         self.items = items
-        self.skipped = {} if skipped is None else skipped
+        self.skips = skips or Skips()
         self.model = model
         self.counts: Counter[Outcome] = Counter()
         self._sink = sink
@@ -179,7 +178,7 @@ class SinkRun:
         yield from self._release()
         self._sink.close()
         done, failed = self.counts["computed"] + self.counts["done"], self.counts["failed"]
-        self._journal.finish(done, failed, self.skipped)
+        self._journal.finish(done, failed, self.skips.totals())
 
     def flush(self) -> None:
         """Write the results that are not written yet: first to the journal, then to the sink.

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from openblip.data.files import is_local, require
-from openblip.data.images import IMAGE_SUFFIXES, Locator
+from openblip.data.images import Locator
 from openblip.data.schema import Columns, check_columns
 from openblip.data.sources.addresses import FORMS, HUB_PREFIX, Kind, expand, is_indexable, kind_of
 from openblip.data.sources.base import Source, Stream
@@ -20,6 +20,7 @@ from openblip.data.sources.table import Table, TableBuilder
 from openblip.data.sources.tars import TarStream, open_tar
 from openblip.data.sources.text import open_csv, open_json, open_jsonl
 from openblip.errors import InputError
+from openblip.preprocess.formats import is_image_name
 
 
 def open_source(
@@ -119,7 +120,7 @@ class _Opener:
             return [open_hub(saved, split=self.split, images=self.root, **self.options)]
         if self.kind in (None, "folder"):
             names = list(walk(folder))
-            has_images = any(os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES for name in names)  # noqa: PTH122
+            has_images = any(map(is_image_name, names))
             has_metadata = any(os.path.basename(name) in METADATA for name in names)  # noqa: PTH119
             if has_images or has_metadata or self.kind:
                 return [open_folder(folder, **self.options)]
@@ -141,7 +142,7 @@ class _Opener:
             raise InputError(f"cannot read {path}: {error.strerror or error}") from error
 
     def _open_rows(self, rows: Sequence[Mapping[str, Any]]) -> Table:
-        builder = TableBuilder("rows", Locator(self.root or ""), **self.options)
+        builder = TableBuilder("rows", Locator(self.root or "", search=self.root is not None), **self.options)
         for number, row in enumerate(rows):
             builder.add(f"[{number}]", row)
         return builder.build()

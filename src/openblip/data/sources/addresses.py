@@ -17,7 +17,7 @@ Kind = Literal["folder", "json", "jsonl", "csv", "parquet", "tar", "hub", "rows"
 
 HUB_PREFIX = "hub:"
 FORMS = """a folder of images (photo.jpg with photo.txt next to it, or a metadata.jsonl),
-  a .jsonl, .json, .csv, .tsv or .parquet file, WebDataset .tar files (shards-{000..012}.tar or shards-*.tar),
+  a .jsonl, .json, .csv, .tsv, .txt or .parquet file, WebDataset .tar files (shards-{000..012}.tar or shards-*.tar),
   any of these files at an address that fsspec supports (https://, s3://, ...),
   hub:NAME or hub:NAME:CONFIG for a dataset of the Hugging Face hub, a datasets object, or a list of rows"""
 
@@ -27,6 +27,9 @@ _KINDS: dict[str, Kind] = {
     ".ndjson": "jsonl",
     ".csv": "csv",
     ".tsv": "csv",
+    ".tab": "csv",
+    ".psv": "csv",
+    ".txt": "csv",
     ".parquet": "parquet",
     ".tar": "tar",
     ".tar.gz": "tar",
@@ -92,6 +95,11 @@ def kind_of(path: str) -> Kind | None:
 def is_table(path: str) -> bool:
     """Return whether a path names, by its suffix, a file of records rather than an image."""
     return kind_of(path) is not None
+
+
+def is_bulk(path: str) -> bool:
+    """Return whether a path names a tar or a Parquet file, which a folder without images stands for."""
+    return kind_of(path) in ("tar", "parquet")
 
 
 def is_indexable(kind: Kind, paths: Sequence[str]) -> bool:

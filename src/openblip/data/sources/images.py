@@ -8,15 +8,17 @@ from dataclasses import dataclass
 from typing import Literal
 
 from openblip.data.files import is_local, parent
-from openblip.data.images import IMAGE_SUFFIXES, Locator
+from openblip.data.images import Locator
 from openblip.data.problems import Problem
 from openblip.data.schema import Columns
+from openblip.data.skips import PathFilter, Skips
 from openblip.data.sources import open_source
-from openblip.data.sources.addresses import HUB_PREFIX, expand, is_table
+from openblip.data.sources.addresses import HUB_PREFIX, expand, is_bulk, is_table
 from openblip.data.sources.base import Source, Stream
 from openblip.data.sources.folder import open_folder, walk
 from openblip.data.sources.table import TableBuilder
 from openblip.errors import InputError
+from openblip.preprocess.formats import is_image_name, is_system_path
 
 PathKind = Literal["image", "folder", "glob", "table"]
 
@@ -36,6 +38,8 @@ def open_images(
     images: str | None = None,
     columns: Columns | None = None,
     keep: Sequence[str] = (),
+    chosen: PathFilter | None = None,
+    skips: Skips | None = None,
 ) -> Iterator[RootedSource | Problem]:
     """Open the images that paths name, in order.
 
@@ -48,6 +52,8 @@ def open_images(
         images: Folder for relative image paths in tables.
         columns: The column of a field in tables, where it differs from the schema.
         keep: Further columns of tables to keep.
+        chosen: Patterns that the files of folders must fit.
+        skips: Counts the files that folders and globs pass over.
 
     Yields:
         A source per path, or per run of image files; a `Problem` in place of a path that names nothing.
@@ -63,9 +69,9 @@ def open_images(
             files = []
         try:
             if kind == "glob":
-                yield _open_glob(path)
+                yield _open_glob(path, skips)
             elif kind == "folder":
-                yield _open_folder(path, recursive, images, columns, keep)
+                yield _open_folder(path, recursive, images, columns, keep, chosen, skips)
             else:
                 yield _open_table(path, images, columns, keep)
         except InputError as error:
@@ -93,24 +99,44 @@ def glob_root(pattern: str) -> str:
     return os.path.dirname(pattern[:wild_card])  # noqa: PTH120
 
 
-def _open_glob(path: str) -> RootedSource:
-    names = [name for name in expand(path) if not os.path.isdir(name)]  # noqa: PTH112
+def _open_glob(path: str, skips: Skips | None) -> RootedSource:
+    root = glob_root(path)
+    names = []
+    for name in expand(path):
+        below = name.removeprefix(root)
+        if os.path.isdir(name):  # noqa: PTH112
+            continue
+        if is_system_path(below) and not is_system_path(path.removeprefix(root)):  # matched by a wild card
+            if skips is not None:
+                skips.add("file in a folder of a system", below.lstrip("/").rpartition("/")[0])
+            continue
+        names.append(name)
     if not names:
         raise InputError(f"{path} matches no file")
-    return RootedSource(_open_files(names), glob_root(path))
+    return RootedSource(_open_files(names), root)
 
 
 def _open_folder(
-    path: str, recursive: bool, images: str | None, columns: Columns | None, keep: Sequence[str]
+    path: str,
+    recursive: bool,
+    images: str | None,
+    columns: Columns | None,
+    keep: Sequence[str],
+    chosen: PathFilter | None,
+    skips: Skips | None,
 ) -> RootedSource:
-    table = open_folder(path, recursive=recursive, texts=False)
+    skips = Skips() if skips is None else skips
+    table = open_folder(path, recursive=recursive, texts=False, chosen=chosen, skips=skips)
     if len(table) or table.problems:
         return RootedSource(table, path)
-    if not any(is_table(name) for name in walk(path)):
-        below = any(os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES for name in walk(path))  # noqa: PTH122
-        hint = "there are some in the folders below: pass --recursive" if below else "name another folder, or the files"
-        raise InputError(f"{path} has no images; {hint}")
-    return _open_table(path, images, columns, keep)
+    if any(is_bulk(name) for name in walk(path)):
+        return _open_table(path, images, columns, keep)
+    passed_over = skips.describe()
+    if passed_over:
+        raise InputError(f"{path} has no images; passed over: {passed_over}")
+    below = any(is_image_name(name) for name in walk(path))
+    hint = "there are some in the folders below: pass --recursive" if below else "name another folder, or the files"
+    raise InputError(f"{path} has no images; {hint}")
 
 
 def _open_table(path: str, images: str | None, columns: Columns | None, keep: Sequence[str]) -> RootedSource:

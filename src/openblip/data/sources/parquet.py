@@ -45,7 +45,7 @@ def open_parquet(
     file = _open(path)
     embedded = _embedded_columns(file.schema_arrow, columns)
     text_columns = [name for name in file.schema_arrow.names if name not in embedded]
-    locate = _CellLocator(path, Locator(parent(path) if images is None else images))
+    locate = _CellLocator(path, Locator(parent(path) if images is None else images, search=images is not None))
     builder = TableBuilder(path, locate, _without_images(columns, embedded), keep)
     row_number = 0
     for group in range(file.num_row_groups):
@@ -111,7 +111,7 @@ def read_row_groups(
     file = _open(path)
     embedded = _embedded_columns(file.schema_arrow, columns)
     columns = _without_images(columns, embedded)
-    locate = Locator(parent(path) if images is None else images)
+    locate = Locator(parent(path) if images is None else images, search=images is not None)
     number = first_row
     for batch in file.iter_batches(BATCH_ROWS, row_groups=None if groups is None else list(groups)):
         for row in batch.to_pylist():

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import IO, Any, Literal, TypeAlias
 
 from openblip.data.files import is_local, open_remote, parent, require
-from openblip.data.images import IMAGE_SUFFIXES, Locator
+from openblip.data.images import Locator
 from openblip.data.problems import Problem
 from openblip.data.records import Record
 from openblip.data.schema import Columns, check_columns
@@ -29,9 +29,10 @@ from openblip.data.sources.folder import METADATA, read_image, walk
 from openblip.data.sources.parquet import read_row_groups
 from openblip.data.sources.table import read_record
 from openblip.data.sources.tars import TarStream
-from openblip.data.sources.text import decode_csv_row
+from openblip.data.sources.text import decode_csv_row, find_delimiter
 from openblip.errors import InputError
 from openblip.io import jsonlines
+from openblip.preprocess.formats import is_image_name
 
 SHARD_ROWS = 1000
 ShardKind: TypeAlias = Literal["tar", "parquet", "jsonl", "csv", "files", "indexed"]
@@ -136,7 +137,7 @@ def read_shard(
 
 
 def _is_image(source: str) -> bool:
-    return os.path.splitext(source)[1].lower() in IMAGE_SUFFIXES and not any(c in source for c in "*?{")  # noqa: PTH122
+    return is_image_name(source) and not any(c in source for c in "*?{")
 
 
 def _key(shard: Shard, record: Record | Problem) -> str:
@@ -285,7 +286,9 @@ class _CountedLines:
 
 def _csv_reader(path: str, lines: Iterable[str]) -> Any:
     csv.field_size_limit(max(csv.field_size_limit(), 2**27))
-    return csv.reader(lines, delimiter="\t" if path.lower().endswith(".tsv") else ",")
+    with closing(_open(path)) as file:
+        head = file.read(2**16).decode("utf-8-sig", "replace")
+    return csv.reader(lines, delimiter=find_delimiter(path, head)[0], skipinitialspace=True)
 
 
 def _open(path: str) -> IO[bytes]:

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from openblip.data.images import ImageRef
 from openblip.data.problems import Problem
 from openblip.data.records import Expression, Question, Record
-from openblip.data.schema import Columns, ParsedRow, parse_row
+from openblip.data.schema import IMAGE_COLUMNS, PAIR_COLUMNS, Columns, ParsedRow, parse_row, plain_name
 from openblip.data.sources.base import Counts, Source, check_index
 from openblip.errors import InputError, OpenBlipError
 
@@ -107,7 +107,7 @@ class TableBuilder:
             packed = _pack(parsed, values, position)
             record = _unpack(packed, self.name, self._locate, 0)
             if not values:
-                raise InputError("there is no image")
+                raise InputError(describe_missing_image(row))
         except OpenBlipError as error:
             self.reject(position, str(error))
             return
@@ -116,9 +116,9 @@ class TableBuilder:
         self._keys.append(image_key(record, parsed.image_id, self.name))
         self._counts.extend(record.counts().values())
 
-    def reject(self, position: str, reason: str) -> None:
-        """Add a problem in place of a record."""
-        self._problems.append(Problem(self.name + position, reason))
+    def reject(self, position: str, reason: str, *, kind: str = "", count: int = 1) -> None:
+        """Add a problem in place of a record; see [`Problem`][openblip.data.problems.Problem]."""
+        self._problems.append(Problem(self.name + position, reason, kind, count))
 
     def build(self) -> Table:
         """Return the table of all rows added so far."""
@@ -162,7 +162,7 @@ def read_record(
         parsed = parse_row(row, columns, keep)
         refs = tuple(locate(value, address) for value in (parsed.images if images is None else images))
         if not refs:
-            raise InputError("there is no image")
+            raise InputError(describe_missing_image(row))
     except OpenBlipError as error:
         return Problem(address, str(error))
     record = Record(
@@ -176,6 +176,14 @@ def read_record(
         filtered=parsed.filtered,
     )
     return replace(record, image_id=image_key(record, parsed.image_id, source) >> 1)
+
+
+def describe_missing_image(row: Mapping[str, Any]) -> str:
+    """Return the reason why a row without an image cannot be used, with the columns that it has."""
+    if not row or any(plain_name(str(name)) in (*IMAGE_COLUMNS, *PAIR_COLUMNS) for name in row):
+        return "there is no image"
+    names = ", ".join(map(repr, row))
+    return f"there is no image: the columns are {names}; name one with --columns image=NAME (columns= in Python)"
 
 
 def image_key(record: Record, image_id: str, source: str) -> int:

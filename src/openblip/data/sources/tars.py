@@ -1,5 +1,9 @@
 """WebDataset tars: members whose names agree up to the first dot form one record (photo.jpg, photo.json, photo.txt).
 
+A dot before something that cannot name a field belongs to the name: `2023.05.01.jpg` is a record of its own. So are
+`my.cat.jpg` and `my.dog.jpg`, unless a member such as `my.json` shows that they are two images of one record. As in any
+tar, the last of several members of one name counts.
+
 Local tars are indexed once and read at random, so they shuffle as well as any list; other tars are streamed. Python's
 `tarfile` reads both, because the webdataset library reports no offsets of members and its shuffles depend on the number
 of workers.
@@ -9,20 +13,22 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import tarfile
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from openblip.data.files import is_local, open_remote
-from openblip.data.images import IMAGE_SUFFIXES, ImageRef, MemoryImage, SpanImage
+from openblip.data.images import ImageRef, MemoryImage, SpanImage
 from openblip.data.problems import Problem
 from openblip.data.records import Record
 from openblip.data.schema import Columns, parse_row
 from openblip.data.sources.base import Stream
 from openblip.data.sources.table import Table, TableBuilder, read_record
 from openblip.errors import InputError
+from openblip.preprocess.formats import is_image_name, is_system_path, suffix_of, unread_kind
 
 MAX_RETRIES = 3
 _TEXT_SUFFIXES = ("json", "txt", "caption")
@@ -43,14 +49,32 @@ def open_tar(path: str, *, columns: Columns | None = None, keep: Sequence[str] =
     builder = TableBuilder(path, _SpanLocator(path), columns, keep)
     try:
         with tarfile.open(path, "r:", tarinfo=_StrictHeader) as tar:
-            for group in _groups(_members(tar, _is_text, Path(path).stat().st_size)):
-                _add_group(builder, group)
+            groups: dict[str, _Group] = {}  # members of one record need not be adjacent
+            failure: Exception | None = None
+            try:
+                for member in _members(tar, _is_text, Path(path).stat().st_size):
+                    key = _split_name(member.name)[0]
+                    groups.setdefault(key, _Group(key)).members.append(member)
+            except _TAR_ERRORS as error:
+                failure = error
+            for group in groups.values():
+                for record in _divide(group):
+                    _add_group(builder, record)
+            if failure is not None:
+                builder.reject("", _describe(failure))
     except _TAR_ERRORS as error:
         builder.reject("", _describe(error))
     return builder.build()
 
 
 def _add_group(builder: TableBuilder, group: _Group) -> None:
+    if not group.images:
+        kind = group.unread_kind
+        builder.reject(f":{group.key}", f"there is no image beside {group.listing}", kind=kind)
+        return
+    if group.replaced:
+        reason = f"{group.replaced} members were replaced by later ones of the same name"
+        builder.reject(f":{group.key}", reason, kind="replaced member of a tar", count=group.replaced)
     try:
         row = _read_row(group, builder.columns)
     except InputError as error:
@@ -99,6 +123,9 @@ class TarStream(Stream):
 
     def _read_record(self, path: str, group: _Group) -> Record | Problem:
         address = f"{path}:{group.key}"
+        if not group.images:
+            where = "next to it in the tar; in a tar that is streamed, the members of a record must be adjacent"
+            return Problem(address, f"there is no image for {group.listing} {where}", group.unread_kind)
         try:
             row = _read_row(group, self._columns)
         except InputError as error:
@@ -147,9 +174,25 @@ class _Group:
 
     @property
     def images(self) -> list[_Member]:
-        """The images in order of their suffixes: `img0.png` before `img1.png`."""
-        images = [member for member in self.members if _is_image(member.name)]
-        return sorted(images, key=lambda member: member.suffix)
+        """The images in order of their suffixes: `img0.png` before `img1.png`. The last one of each name counts."""
+        images = {member.name: member for member in self.members if is_image_name(member.name)}
+        return sorted(images.values(), key=lambda member: member.suffix)
+
+    @property
+    def replaced(self) -> int:
+        """Number of members that a later one of the same name replaces."""
+        return len(self.members) - len({member.name for member in self.members})
+
+    @property
+    def listing(self) -> str:
+        """The names of the members, without their folders."""
+        return ", ".join(dict.fromkeys(member.name.rpartition("/")[2] for member in self.members))
+
+    @property
+    def unread_kind(self) -> str:
+        """The kind of a record without an image, in the singular."""
+        kinds = filter(None, (unread_kind(member.name) for member in self.members))
+        return next(kinds, "record of a tar without an image")
 
 
 class _SpanLocator:
@@ -163,16 +206,12 @@ class _SpanLocator:
         return SpanImage(self.path, name, offset, size)
 
 
-def _is_image(name: str) -> bool:
-    return os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES  # noqa: PTH122
-
-
 def _is_text(suffix: str) -> bool:
-    return suffix in _TEXT_SUFFIXES
+    return suffix.rpartition(".")[2] in _TEXT_SUFFIXES
 
 
 def _is_read(suffix: str) -> bool:
-    return suffix in _TEXT_SUFFIXES or _is_image("image." + suffix)
+    return _is_text(suffix) or is_image_name("image." + suffix)
 
 
 def _members(tar: tarfile.TarFile, is_read: Callable[[str], bool], total: int | None = None) -> Iterator[_Member]:
@@ -181,11 +220,9 @@ def _members(tar: tarfile.TarFile, is_read: Callable[[str], bool], total: int | 
         tar.members.clear()  # type: ignore[attr-defined]  # tarfile keeps every header
         if not info.isreg():
             continue
-        base = info.name.rpartition("/")[2]
-        stem, _, suffix = base.partition(".")
-        if not stem:  # hidden files, such as those macOS adds
+        if info.name.rpartition("/")[2].startswith(".") or is_system_path(info.name):  # such as macOS adds
             continue
-        suffix = suffix.lower()
+        suffix = _split_name(info.name)[1]
         data = None
         if total is not None and info.offset_data + info.size > total:
             raise tarfile.ReadError("unexpected end of data")
@@ -197,24 +234,69 @@ def _members(tar: tarfile.TarFile, is_read: Callable[[str], bool], total: int | 
         yield _Member(info.name, suffix, info.offset_data, info.size, data)
 
 
+_FIELD = re.compile(r"[A-Za-z_][A-Za-z0-9_+-]*")
+
+
+def _split_name(name: str) -> tuple[str, str]:
+    """Return the key of a member's record, and the rest of its name: what follows the first dot, in lower case.
+
+    A dot is passed over if something behind it cannot be the name of a field, as in `2023.05.01.jpg`.
+    """
+    folder, slash, base = name.rpartition("/")
+    steps = base.split(".")
+    first = len(steps)
+    while first > 1 and (_FIELD.fullmatch(steps[first - 1]) or first == len(steps)):
+        first -= 1
+    if first == len(steps) or not steps[0]:
+        return name, ""
+    return folder + slash + ".".join(steps[:first]), ".".join(steps[first:]).lower()
+
+
 def _groups(members: Iterator[_Member]) -> Iterator[_Group]:
     """Yield adjacent members of one key together; an error of the tar is raised after the last complete group."""
     group: _Group | None = None
     failure: Exception | None = None
     try:
         for member in members:
-            key = member.name[: len(member.name) - len(member.suffix) - 1] if member.suffix else member.name
+            key = _split_name(member.name)[0]
+            if group is not None and group.key == key and _is_divided(group):  # do not collect a whole tar
+                *complete, last = _divide(group)
+                yield from complete
+                group.members = last.members
             if group is None or group.key != key:
                 if group is not None:
-                    yield group
+                    yield from _divide(group)
                 group = _Group(key)
             group.members.append(member)
     except _TAR_ERRORS as error:
         failure = error
     if group is not None:
-        yield group
+        yield from _divide(group)
     if failure is not None:
         raise failure
+
+
+_PAIR = 2
+
+
+def _is_divided(group: _Group) -> bool:
+    """Return whether the members of a group are records of their own, such as `my.cat.jpg` and `my.dog.jpg`."""
+    if any("." not in member.suffix for member in group.members):
+        return False
+    texts = any(_is_text(member.suffix) for member in group.members)
+    return texts or len(group.images) > _PAIR
+
+
+def _divide(group: _Group) -> list[_Group]:
+    """Return the records of a group: itself, or one record for each name without its last suffix."""
+    if not _is_divided(group):
+        return [group]
+    records: dict[str, _Group] = {}
+    for member in group.members:
+        key = os.path.splitext(member.name)[0]  # noqa: PTH122
+        own = replace(member, suffix=suffix_of(member.name)[1:])
+        records.setdefault(key, _Group(key)).members.append(own)
+    return list(records.values())
 
 
 def _read_row(group: _Group, columns: Columns | None) -> dict[str, Any]:
