@@ -146,6 +146,7 @@ def test_best_of_keeps_the_caption_with_the_highest_score(toys: Path, tmp_path: 
     assert (len(every), len(best)) == (6, 2)
     for row in best:
         rivals = [float(str(r["probability"])) for r in every if r["path"] == row["path"]]
+        assert rivals == sorted(rivals, reverse=True), "the rank follows the match"
         assert float(str(row["probability"])) == pytest.approx(max(rivals), abs=1e-6)
 
 
@@ -198,6 +199,32 @@ def test_an_interrupt_says_how_far_the_job_came(
     if to:
         resumed = run("caption", tmp_path, "-m", toys, *to).stderr.splitlines()[-1]
         assert resumed in ("1 written, 2 done before", "3 done before"), "the third may have been written in one batch"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "field"),
+    [
+        (("caption",), "score"), (("caption", "--do-sample", "--seed", "1"), "score"),
+        (("ask", "-q", "what is it?"), "probability"),
+        (("ask", "-q", "what?", "--answers", "a|b|c|cat"), "probability"),
+        (("classify", "-l", "cat|dog|train"), "probability"),
+        (("classify", "-l", "cat|dog|train", "--by", "itm"), "probability"),
+    ],
+)  # fmt: skip
+def test_records_of_several_results_have_the_likeliest_first(
+    toys: Path, arguments: tuple[str, ...], field: str
+) -> None:
+    command, *options = arguments
+    done = run(command, toys / "p", "-m", toys, "-n", "3", "--json", *options)
+    assert done.exit_code == 0, done.output
+    ranked: dict[str, list[tuple[int, float]]] = {}
+    for line in map(json.loads, done.stdout.splitlines()):
+        ranked.setdefault(line["path"], []).append((line["rank"], line[field]))
+    assert [len(rows) for rows in ranked.values()] == [3, 3]
+    for rows in ranked.values():
+        assert [rank for rank, _ in rows] == [0, 1, 2]
+        values = [value for _, value in rows]
+        assert values == sorted(values, reverse=True)
 
 
 def test_forbidden_and_required_words(toys: Path) -> None:

@@ -16,10 +16,12 @@ from torch import Tensor, nn
 from openblip.checkpoints.write import save
 from openblip.data.collate import pack_texts
 from openblip.errors import ConfigError
+from openblip.model.answerer import Answerer
 from openblip.model.base import ImageTextModel
 from openblip.model.build import build_model
 from openblip.model.captioner import Captioner
 from openblip.model.matcher import Matcher
+from openblip.model.pretrainer import Pretrainer
 from openblip.preprocess.settings import ImageSettings
 from openblip.tasks import TaskName
 from openblip.training.config import DistillSettings, Recipe, recipe_from_table
@@ -33,7 +35,9 @@ from openblip.training.distillation import (
     similarities,
 )
 from openblip.training.objectives.caption import CaptionBatch, CaptionObjective
+from openblip.training.objectives.pretrain import PretrainBatch, PretrainObjective
 from openblip.training.objectives.retrieval import RetrievalBatch
+from openblip.training.objectives.vqa import VqaBatch, VqaObjective
 from openblip.training.reporters import JsonLinesReporter, read_log
 from openblip.training.run import run
 from openblip.training.teachers import FeatureStore, Teacher, load_teacher, resize_pixels
@@ -158,6 +162,40 @@ def test_the_objective_trains_at_the_student_s_size_and_adds_the_losses() -> Non
     assert not any("teacher" in name or "peers" in name for name in objective.state_dict())
     assert sum(p.numel() for p in objective.parameters()) == sum(p.numel() for p in student.parameters()) + 17 * 32
     assert objective.eval()(caption_batch(SIZE)).keys() == {"lm"}
+
+
+def test_distillation_joins_the_objective_of_answers() -> None:
+    teacher, student = toy_teacher("vqa"), toy_student("vqa")
+    questions, answers = toy_tokenizer().encode(TEXTS, "enc", 12), toy_tokenizer().encode(TEXTS[::-1], "dec", 12)
+    batch = VqaBatch(
+        pixels=caption_batch().pixels, ids=questions.ids, mask=questions.mask, answer_ids=answers.ids,
+        answer_mask=answers.mask, question_index=torch.arange(4), weights=torch.ones(4),
+    )  # fmt: skip
+    objective = VqaObjective(cast(Answerer, student))
+    distillation(teacher, student, lm=1.0).attach(objective)
+    check_losses(objective, batch, {"vqa", "distill_features", "distill_lm"})
+
+
+def test_distillation_joins_the_three_losses_of_pretraining() -> None:
+    teacher, student = toy_teacher("pretrain"), toy_student("pretrain")
+    pairs = match_batch()
+    batch = PretrainBatch(pixels=pairs.pixels, ids=pairs.ids, mask=pairs.mask)
+    objective = PretrainObjective(cast(Pretrainer, student), queue_size=4)
+    distillation(teacher, student, itc=1.0, itm=1.0, lm=1.0).attach(objective)
+    names = {"itc", "itm", "lm"}
+    check_losses(objective, batch, names | {f"distill_{name}" for name in names} | {"distill_features"})
+
+
+def check_losses(objective: nn.Module, batch: Any, names: set[str]) -> None:
+    losses = objective.train()(batch)
+    assert losses.keys() == names
+    for name, loss in losses.items():
+        assert loss.isfinite(), name
+        if name.startswith("distill"):
+            assert loss > 0, name
+            parameters = [parameter for parameter in objective.parameters() if parameter.requires_grad]
+            gradients = torch.autograd.grad(loss, parameters, retain_graph=True, allow_unused=True)
+            assert any(gradient is not None and gradient.any() for gradient in gradients), name
 
 
 def test_pixels_for_another_network_are_those_of_its_own_preparation() -> None:
