@@ -128,9 +128,9 @@ def main() -> None:
         print(f"{name}: {len(result['checks'])} checks, toolbar {values['header']:.0f} of {height} px")
 
 
-def drive(page: str, width: int, height: int) -> dict[str, Any]:
-    """Run the driver in a window of a size, and return its checks and values."""
-    dom = open_frame(page.replace("</body>", DRIVER + "</body>"), width, height, "--dump-dom")
+def drive(page: str, width: int, height: int, driver: str = DRIVER) -> dict[str, Any]:
+    """Run a driver in a window of a size, and return its checks and values."""
+    dom = open_frame(page.replace("</body>", driver + "</body>"), width, height, "--dump-dom")
     match = re.search(r'<pre id="result" hidden="">(.*?)</pre>', dom, re.DOTALL)
     assert match, "the script of the page must run to its end"
     assert match[1], "the script of the page must run to its end"

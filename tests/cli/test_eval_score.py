@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import csv
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -74,17 +76,43 @@ def test_vqa_retrieval_and_grounding(tmp_path: Path) -> None:
     answers = write("a.jsonl", [{"question_id": 1, "answer": "cat"}])
     people = write("p.jsonl", [{"question_id": 1, "answers": ["cat"] * 3 + ["dog"] * 7, "answer_type": "other"}])
     code, out, _ = run("vqa", "-p", answers, "-r", people, "--json")
-    assert (code, json.loads(out)) == (0, {"predictions": str(answers), "accuracy": pytest.approx(0.9), "other": 0.9})
+    scores = {"predictions": str(answers), "accuracy": pytest.approx(0.9), "other": 0.9, "intervals": {}}
+    assert (code, json.loads(out)) == (0, scores), "one item has no interval"
     code, out, _ = run("vqa", "-p", answers, "-r", people, "--rule", "mmpretrain", "--json")
     assert json.loads(out)["accuracy"] == 1
     assert run("vqa", "-p", answers, "-r", people, "--rule", "x")[0] == 2
     rankings = write("f.jsonl", [{"query_id": 1, "ranking": ["x", "y", "z"]}])
     relevant = write("w.jsonl", [{"query_id": 1, "relevant": ["y", "z"]}])
     code, out, _ = run("retrieval", "-p", rankings, "-r", relevant, "--json")
-    assert json.loads(out) == {"predictions": str(rankings), "R@1": 0, "R@5": 1, "R@10": 1, "median_rank": 2}
+    scores = {"predictions": str(rankings), "R@1": 0, "R@5": 1, "R@10": 1, "median_rank": 2, "intervals": {}}
+    assert json.loads(out) == scores
     boxes = write("b.jsonl", [{"id": 1, "box": [0, 0, 1, 1]}])
     code, out, _ = run("grounding", "-p", boxes, "-r", boxes, "--json")
-    assert json.loads(out) == {"predictions": str(boxes), "accuracy": 1, "mean_IoU": 1}
+    assert json.loads(out) == {"predictions": str(boxes), "accuracy": 1, "mean_IoU": 1, "intervals": {}}
+
+
+def test_two_files_side_by_side_as_a_page_and_as_tables(folder: Path) -> None:
+    page, table, latex = folder / "page.html", folder / "table.csv", folder / "table.tex"
+    two = ["captions", "-p", folder / "result.json", "-p", folder / "perfect.json", "-r", folder / "gt.json"]
+    assert run(*two, "--report", page, "--table", table)[0] == 0
+    text = page.read_text()
+    count = len(json.loads((folder / "gt.json").read_text())["images"])
+    assert text.count("<section ") == text.count("data-difference=") == count
+    assert "METEOR" not in text
+    header, *rows = csv.reader(table.read_text().splitlines())
+    assert header[0] == "metric"
+    assert header[-1] == "two-sided p"
+    cells = {row[0]: row for row in rows}
+    assert set(cells) == {"Bleu_1", "Bleu_2", "Bleu_3", "Bleu_4", "ROUGE_L", "CIDEr"}
+    low, value, high = (float(cells["CIDEr"][column]) for column in (2, 1, 3))
+    assert low < value < high
+    assert float(cells["CIDEr"][-1]) < 0.05
+    assert run(*two[:3], *two[5:], "--table", latex)[0] == 0
+    assert r"Bleu\_4 & " in latex.read_text()
+    code, out, _ = run(*two[:3], *two[5:])
+    assert code == 0
+    assert re.search(rf"CIDEr +{value:.4f} +{low:.4f} to {high:.4f}", out)
+    assert run(*two, "--table", folder / "table.md")[0] == 2
 
 
 def test_errors_are_one_line(folder: Path) -> None:

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import click
 
 from openblip.cli import options as o
-from openblip.cli.command import Choice, argument, group, input_option, option, output_option
+from openblip.cli.command import Choice, argument, group, input_option, option, option_group, output_option
 from openblip.cli.console import finish, print_json, print_table
 from openblip.evaluation.metrics.answers import RULES, Rule
 from openblip.evaluation.protocols import NAMES
@@ -24,8 +24,11 @@ if TYPE_CHECKING:
     from openblip.data.sources.base import Source, Stream
     from openblip.evaluation.evaluators.base import Evaluation
     from openblip.evaluation.metrics.bootstrap import BootstrapResult
+    from openblip.evaluation.predictions import ReferenceFile
+    from openblip.evaluation.tables import MetricRow, TableFormat
     from openblip.evaluation.workspace import ProgressCallback
 
+V = TypeVar("V")
 OWN = "own"  # the name of an evaluation on the user's own records
 OWN_TASKS = ("caption", "vqa", "retrieval")
 
@@ -45,6 +48,16 @@ def check_files(ctx: click.Context, param: click.Parameter, paths: tuple[Path, .
     if len(paths) > 2:
         raise click.BadParameter(f"must be given once, or twice to compare two files, got {len(paths)}", ctx, param)
     return paths
+
+
+@dataclass(frozen=True)
+class ScoreOutput:
+    """Where scores are written to."""
+
+    per_item: Path | None
+    table: Path | None
+    report: Path | None
+    as_json: bool
 
 
 predictions_option = input_option(
@@ -68,7 +81,22 @@ references_option = input_option(
 per_item_option = output_option(
     "--per-item", type=o.PATH, metavar="FILE", show_default="none", help="File to write the scores of each item to."
 )
+table_option = output_option(
+    "--table",
+    type=o.TableFile(),
+    metavar="FILE",
+    show_default="none",
+    help="File to write the metrics to: .csv, or .tex for LaTeX.",
+)
+page_option = output_option(
+    "--report",
+    type=o.HtmlFile(),
+    metavar="FILE.html",
+    show_default="none",
+    help="HTML page to write, which shows the items; of two files side by side.",
+)
 json_option = output_option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+score_options = option_group("output", ScoreOutput, [per_item_option, table_option, page_option, json_option])
 scoring_option = partial(option, panel="Scoring")
 java_option = scoring_option("--java", is_flag=True, help="Also compute METEOR and SPICE, with their Java programs.")
 
@@ -82,23 +110,37 @@ class FileScores:
         metrics: The metrics.
         items: The scores of each item, by id and name.
         missing: Why a metric was not computed.
+        intervals: The 95 % intervals of metrics.
+        predictions: The prediction of each item, as texts for people.
     """
 
     path: Path
     metrics: Mapping[str, float | None]
     items: Mapping[Any, Mapping[str, float]]
     missing: Mapping[str, str] = field(default_factory=dict)
+    intervals: Mapping[str, tuple[float, float]] = field(default_factory=dict)
+    predictions: Mapping[Any, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class References:
+    """What a report shows next to predictions.
+
+    Attributes:
+        image: Path of the image of each item, where it is known.
+        lines: Pairs of name and text of each item.
+    """
+
+    image: Mapping[Any, str] = field(default_factory=dict)
+    lines: Mapping[Any, Sequence[tuple[str, str]]] = field(default_factory=dict)
 
 
 @score.command(example="openblip eval score captions -p result.json -r coco_karpathy_test_gt.json")
 @predictions_option
 @references_option
-@per_item_option
-@json_option
+@score_options
 @java_option
-def captions(
-    predictions: tuple[Path, ...], references: Path | None, per_item: Path | None, as_json: bool, java: bool
-) -> None:
+def captions(predictions: tuple[Path, ...], references: Path | None, output: ScoreOutput, java: bool) -> None:
     """Compute BLEU, ROUGE-L and CIDEr as the COCO evaluation does."""
     from openblip.evaluation import predictions as reader
     from openblip.evaluation.metrics import captions as metric
@@ -107,16 +149,21 @@ def captions(
     systems = [reader.read_captions(path) for path in predictions]
     texts = reader.read_caption_references(references, systems[0])
     for system in systems:
-        scores = metric.score(reader.align(system, texts), texts.values, java=java)
-        results.append(FileScores(system.path, scores.corpus, scores.items, scores.missing))
-    report_scores(results, "CIDEr", per_item, as_json)
+        aligned = reader.align(system, texts)
+        scores = metric.score(aligned, texts.values, java=java)
+        result = FileScores(
+            system.path, scores.corpus, scores.items, scores.missing, scores.intervals(), predictions=aligned
+        )
+        results.append(result)
+    report_scores(
+        results, "CIDEr", output, describe(texts, lambda captions: [("reference", text) for text in captions])
+    )
 
 
 @score.command(example="openblip eval score vqa -p vqa_result.json -r v2_mscoco_val2014_annotations.json")
 @predictions_option
 @references_option
-@per_item_option
-@json_option
+@score_options
 @scoring_option(
     "--rule",
     type=Choice(RULES),
@@ -124,31 +171,32 @@ def captions(
     show_default="official, or that of the run",
     help=f"Rule to compare predicted answers with references by: {', '.join(RULES)}.",
 )
-def vqa(
-    predictions: tuple[Path, ...], references: Path | None, per_item: Path | None, as_json: bool, rule: str | None
-) -> None:
+def vqa(predictions: tuple[Path, ...], references: Path | None, output: ScoreOutput, rule: str | None) -> None:
     """Compute VQA accuracy, which counts how many of ten people gave the predicted answer."""
     from openblip.evaluation import predictions as reader
     from openblip.evaluation.metrics import answers as metric
+    from openblip.evaluation.metrics.bootstrap import mean_intervals
 
     results = []
     systems = [reader.read_answers(path) for path in predictions]
     people = reader.read_answer_references(references, systems[0])
     rule = rule or systems[0].settings.get("rule") or "official"
     for system in systems:
-        scores = metric.score(reader.align(system, people), people.values, cast(Rule, rule))
+        aligned = reader.align(system, people)
+        scores = metric.score(aligned, people.values, cast(Rule, rule))
         by_type = {**scores.by_answer_type, **scores.by_question_type}
         items = {key: {"accuracy": value} for key, value in scores.items.items()}
-        results.append(FileScores(system.path, {"accuracy": scores.accuracy, **by_type}, items))
-    report_scores(results, "accuracy", per_item, as_json)
+        intervals = mean_intervals({"accuracy": scores.items.values()})
+        metrics = {"accuracy": scores.accuracy, **by_type}
+        results.append(FileScores(system.path, metrics, items, intervals=intervals, predictions=aligned))
+    report_scores(results, "accuracy", output, describe(people, lambda person: [("people", ", ".join(person.answers))]))
 
 
 @score.command(example="openblip eval score retrieval -p ranking_txt.jsonl -r relevant_txt.jsonl")
 @predictions_option
 @references_option
-@per_item_option
-@json_option
-def retrieval(predictions: tuple[Path, ...], references: Path | None, per_item: Path | None, as_json: bool) -> None:
+@score_options
+def retrieval(predictions: tuple[Path, ...], references: Path | None, output: ScoreOutput) -> None:
     """Compute recall at 1, 5 and 10 and the median rank.
 
     \b
@@ -158,6 +206,7 @@ def retrieval(predictions: tuple[Path, ...], references: Path | None, per_item: 
     """
     from openblip.evaluation import files
     from openblip.evaluation.metrics import ranks as metric
+    from openblip.evaluation.metrics.bootstrap import mean_intervals
 
     for path in predictions:
         if path.is_dir():
@@ -171,17 +220,21 @@ def retrieval(predictions: tuple[Path, ...], references: Path | None, per_item: 
     for path in predictions:
         scores = metric.score(files.read_id_lists(path, "ranking"), files.read_id_lists(references, "relevant"))
         metrics = {f"R@{k}": value for k, value in scores.recall.items()} | {"median_rank": scores.median_rank}
-        items = {key: {"rank": float(rank), "R@1": float(rank == 1)} for key, rank in scores.items.items()}
-        results.append(FileScores(path, metrics, items))
-    report_scores(results, "R@1", per_item, as_json)
+        items = {
+            key: {"rank": float(rank)} | {f"R@{k}": float(rank <= k) for k in scores.recall}
+            for key, rank in scores.items.items()
+        }
+        hits = {f"R@{k}": [float(rank <= k) for rank in scores.items.values()] for k in scores.recall}
+        found = {key: f"rank {rank}" for key, rank in scores.items.items()}
+        results.append(FileScores(path, metrics, items, intervals=mean_intervals(hits), predictions=found))
+    report_scores(results, "R@1", output, References())
 
 
 @score.command(example="openblip eval score grounding -p boxes.jsonl -r testA.jsonl")
 @predictions_option
 @references_option
-@per_item_option
-@json_option
-def grounding(predictions: tuple[Path, ...], references: Path | None, per_item: Path | None, as_json: bool) -> None:
+@score_options
+def grounding(predictions: tuple[Path, ...], references: Path | None, output: ScoreOutput) -> None:
     """Compute the share of boxes with an IoU of 0.5 or more, and the mean IoU.
 
     \b
@@ -189,32 +242,63 @@ def grounding(predictions: tuple[Path, ...], references: Path | None, per_item: 
     """
     from openblip.evaluation import predictions as reader
     from openblip.evaluation.metrics import boxes as metric
+    from openblip.evaluation.metrics.bootstrap import mean_intervals
 
     results = []
     systems = [reader.read_boxes(path) for path in predictions]
     boxes = reader.read_box_references(references, systems[0])
     for system in systems:
-        scores = metric.score(reader.align(system, boxes), boxes.values)
-        items = {key: {"IoU": value, "accuracy": float(value >= 0.5)} for key, value in scores.items.items()}
-        results.append(FileScores(system.path, {"accuracy": scores.accuracy, "mean_IoU": scores.mean_iou}, items))
-    report_scores(results, "accuracy", per_item, as_json)
+        aligned = reader.align(system, boxes)
+        scores = metric.score(aligned, boxes.values)
+        items = {
+            key: {"IoU": value, "mean_IoU": value, "accuracy": float(value >= 0.5)}
+            for key, value in scores.items.items()
+        }
+        samples = {name: [item[name] for item in items.values()] for name in ("accuracy", "mean_IoU")}
+        metrics = {"accuracy": scores.accuracy, "mean_IoU": scores.mean_iou}
+        texts = {key: format_box(box) for key, box in aligned.items()}
+        results.append(FileScores(system.path, metrics, items, intervals=mean_intervals(samples), predictions=texts))
+    report_scores(results, "accuracy", output, describe(boxes, lambda box: [("reference", format_box(box))]))
 
 
-def report_scores(results: Sequence[FileScores], metric: str, per_item: Path | None, as_json: bool) -> None:
-    """Print the scores of one file, or of two files with a comparison by `metric`; write the scores of each item."""
+def report_scores(results: Sequence[FileScores], metric: str, output: ScoreOutput, references: References) -> None:
+    """Print the scores of one file, or of two files with a comparison by `metric`; write files and the page."""
+    from openblip.evaluation.files import write_text
+    from openblip.evaluation.tables import format_table, make_rows
+
     comparison = compare_items(results[0], results[1], metric) if len(results) == 2 else None
-    if per_item is not None:
-        write_items(per_item, results)
+    if output.per_item is not None:
+        write_items(output.per_item, results)
+    names = [str(result.path) for result in results]
+    if output.table is not None or output.report is not None:
+        items = [result.items for result in results] if len(results) == 2 else []
+        rows = make_rows([result.metrics for result in results], [result.intervals for result in results], items)
+        if output.table is not None:
+            kind: TableFormat = "tex" if output.table.suffix.lower() == ".tex" else "csv"
+            write_text(output.table, format_table(rows, names, kind))
+        if output.report is not None:
+            write_page(output.report, rows, results, metric, references)
     missing = results[0].missing
-    if as_json:
-        records = [{"predictions": str(result.path), **result.metrics} for result in results]
+    if output.as_json:
+        records = [
+            {"predictions": str(result.path), **result.metrics, "intervals": dict(result.intervals)}
+            for result in results
+        ]
         record: dict[str, object] = {**records[0]}
         if comparison is not None:
             record = {"results": records, "comparison": {"metric": metric, **asdict(comparison)}}
         print_json({**record, "missing": dict(missing)} if missing else record)
         return
-    rows = [[name, *(format_value(result.metrics.get(name)) for result in results)] for name in results[0].metrics]
-    print_table(["metric", *(str(result.path) for result in results)], rows)
+    computed = [name for name in results[0].metrics if any(result.metrics.get(name) is not None for result in results)]
+    if len(results) == 1:
+        result = results[0]
+        print_table(
+            ["metric", names[0], "95 % interval"],
+            [[name, format_value(result.metrics[name]), format_interval(result.intervals, name)] for name in computed],
+        )
+    else:
+        rows_of_two = [[name, *(format_value(result.metrics.get(name)) for result in results)] for name in computed]
+        print_table(["metric", *names], rows_of_two)
     for name, reason in missing.items():
         click.echo(f"{name}: {reason}", err=True)
     if comparison is not None:
@@ -222,6 +306,38 @@ def report_scores(results: Sequence[FileScores], metric: str, per_item: Path | N
             f"{metric} of items: second minus first {comparison.difference:+.4f}, 95 % interval "
             f"{comparison.low:+.4f} to {comparison.high:+.4f}, two-sided p {comparison.p:.4f} (paired bootstrap)"
         )
+
+
+def write_page(
+    path: Path, rows: Sequence[MetricRow], results: Sequence[FileScores], metric: str, references: References
+) -> None:
+    """Write the page that shows the items of one file, or of two side by side."""
+    from openblip.evaluation.report import ReportItem, write_comparison
+
+    names = [str(result.path) for result in results]
+    items = []
+    for key, scores in results[0].items.items():
+        lines = [(name, result.predictions[key]) for name, result in zip(names, results, strict=True)]
+        lines += references.lines.get(key, ())
+        rival = results[1].items[key][metric] if len(results) == 2 else None
+        image = references.image.get(key, "")
+        items.append(ReportItem(key, image, lines, scores[metric], metric=metric, rival_score=rival))
+    write_comparison(path, " and ".join(names), rows, names, items)
+
+
+def describe(references: ReferenceFile[V], show: Callable[[V], Sequence[tuple[str, str]]]) -> References:
+    """Return the images and the texts that a report shows."""
+    return References(references.images, {key: show(value) for key, value in references.values.items()})
+
+
+def format_box(box: Sequence[float]) -> str:
+    """Return the edges of a box, in pixels."""
+    return ", ".join(f"{edge:.0f}" for edge in box)
+
+
+def format_interval(intervals: Mapping[str, tuple[float, float]], name: str) -> str:
+    """Return the interval of a metric, or nothing."""
+    return f"{intervals[name][0]:.4f} to {intervals[name][1]:.4f}" if name in intervals else ""
 
 
 def compare_items(baseline: FileScores, candidate: FileScores, metric: str) -> BootstrapResult:
@@ -290,6 +406,7 @@ def format_value(value: float | None) -> str:
     show_default="none",
     help="HTML page to write, which shows the items, worst first.",
 )
+@table_option
 @o.resume_option
 @json_option
 @java_option
@@ -303,6 +420,7 @@ def run(
     images: str | None,
     out: Path | None,
     report: Path | None,
+    table: Path | None,
     resume: bool,
     as_json: bool,
     java: bool,
@@ -329,13 +447,21 @@ def run(
         from openblip.evaluation.report import write_report
 
         title = f"{name}: {model.model}"
-        write_report(report, title, evaluation.metrics, evaluation.notes, evaluation.report_items)
+        notes, items, intervals = evaluation.notes, evaluation.report_items, evaluation.intervals
+        write_report(report, title, evaluation.metrics, notes, items, intervals=intervals)
+    if table is not None:
+        from openblip.evaluation.files import write_text
+        from openblip.evaluation.tables import format_table, make_rows
+
+        kind: TableFormat = "tex" if table.suffix.lower() == ".tex" else "csv"
+        rows = make_rows([evaluation.metrics], [evaluation.intervals])
+        write_text(table, format_table(rows, [model.model], kind))
     failed = {str(key): error for key, error in evaluation.failed.items()}
     if as_json:
         record = {"benchmark": name, "model": model.model, "metrics": evaluation.metrics, "notes": evaluation.notes}
-        print_json({**record, "failed": failed})
+        print_json({**record, "intervals": evaluation.intervals, "failed": failed})
     else:
-        print_evaluation(evaluation.metrics, evaluation.notes)
+        print_evaluation(evaluation.metrics, evaluation.notes, evaluation.intervals)
         for path in evaluation.files:
             click.echo(f"wrote {path}")
     for key, error in failed.items():
@@ -398,10 +524,16 @@ def read_records(source: Source | Stream) -> tuple[list[Record], int]:
     return records, len(entries) - len(records)
 
 
-def print_evaluation(metrics: Mapping[str, float | None], notes: Sequence[str]) -> None:
-    """Print a table of metrics, and the notes."""
-    if metrics:
-        print_table(["metric", "value"], [[key, format_value(value)] for key, value in metrics.items()])
+def print_evaluation(
+    metrics: Mapping[str, float | None],
+    notes: Sequence[str],
+    intervals: Mapping[str, tuple[float, float]] | None = None,
+) -> None:
+    """Print a table of the metrics that were computed, and the notes."""
+    computed = {name: value for name, value in metrics.items() if value is not None}
+    if computed:
+        rows = [[name, format_value(value), format_interval(intervals or {}, name)] for name, value in computed.items()]
+        print_table(["metric", "value", "95 % interval"], rows)
     for note in notes:
         click.echo(note)
 

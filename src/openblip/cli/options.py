@@ -55,6 +55,16 @@ class HtmlFile(click.Path):
         return path
 
 
+class TableFile(click.Path):
+    """The path of a CSV or LaTeX file."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Path:
+        path = Path(value)
+        if path.suffix.lower() not in (".csv", ".tex"):
+            self.fail(f"must end in .csv or .tex, got {path}", param, ctx)
+        return path
+
+
 POSITIVE = click.IntRange(min=1)
 NATURAL = click.IntRange(min=0)
 PATH = click.Path(path_type=Path)

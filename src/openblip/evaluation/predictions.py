@@ -39,6 +39,7 @@ Kind: TypeAlias = Literal["captions", "vqa", "grounding"]
 Box: TypeAlias = Sequence[float]
 V = TypeVar("V")
 _LISTS = (".csv", ".tsv", ".parquet")
+_DATA = (".json", ".jsonl", ".csv", ".tsv", ".parquet")
 _JSON = (".json", ".jsonl", ".ndjson")
 _IDS = ("image_id", "question_id", "id", "ref_id", "sent_id")
 
@@ -71,6 +72,17 @@ class ReferenceFile(Generic[V]):
 
     values: dict[ItemId, V]
     names: Mapping[ItemId, Sequence[str]]
+
+    @property
+    def images(self) -> dict[ItemId, str]:
+        """The image file of each item that has one on this machine."""
+        images = {}
+        for key, names in self.names.items():
+            paths = [name.partition(": ")[0] for name in names]
+            path = next((path for path in paths if os.path.isfile(path) and not path.endswith(_DATA)), None)  # noqa: PTH113
+            if path is not None:
+                images[key] = path
+        return images
 
 
 def read_captions(path: Path) -> PredictionFile[str]:

@@ -11,6 +11,7 @@ from pathlib import Path
 from openblip.drawing import Edges, draw_boxes
 from openblip.errors import ImageError
 from openblip.evaluation.files import write_text
+from openblip.evaluation.tables import Interval, MetricRow, format_table, make_rows
 from openblip.io.templates import render_html
 from openblip.preprocess.image import ImageSource, load_image
 from openblip.preprocess.video import is_video, load_frames
@@ -36,6 +37,7 @@ class ReportItem:
         metric: Name of the score.
         boxes: Boxes to draw in the image, by name: left, top, right and bottom in pixels.
         by_server: Whether only the official server can score the item.
+        rival_score: The score of a second system, to compare with.
         content: The image, or a file object that reads it, if it has no file of its own.
     """
 
@@ -47,6 +49,7 @@ class ReportItem:
     metric: str = ""
     boxes: Mapping[str, Sequence[float]] = field(default_factory=dict)
     by_server: bool = False
+    rival_score: float | None = None
     content: ImageSource | None = field(default=None, repr=False, compare=False)
 
 
@@ -61,48 +64,115 @@ class Thumbnail:
 
 @dataclass(frozen=True)
 class Card:
-    """An item on the page, with its thumbnails and the text of its score."""
+    """An item on the page, with its thumbnails, the text of its score, and what the page sorts by."""
 
     item: ReportItem
     images: Sequence[Thumbnail]
     score: str
+    difference: float | None
+    length: int
 
 
 def write_report(
-    path: Path, title: str, metrics: Mapping[str, float | None], notes: Sequence[str], items: Sequence[ReportItem]
+    path: Path,
+    title: str,
+    metrics: Mapping[str, float | None],
+    notes: Sequence[str],
+    items: Sequence[ReportItem],
+    *,
+    intervals: Mapping[str, Interval] | None = None,
 ) -> None:
     """Write the report as one self-contained file.
 
     Args:
         path: The file to write.
         title: Title of the page.
-        metrics: Metrics of the evaluation; `None` for one that was not computed.
-        notes: Paragraphs below the metrics.
+        metrics: Metrics of the evaluation; those that were not computed (`None`) are left out.
+        notes: Paragraphs below the metrics; those about metrics that were not computed are left out.
         items: The items. Those without a score come first, then the lowest scores.
+        intervals: The 95 % intervals of metrics.
 
     Raises:
         EvaluationError: If the file cannot be written.
     """
+    absent = tuple(f"{name}: " for name, value in metrics.items() if value is None)
     ranked = sorted(items, key=lambda item: float("-inf") if item.score is None else item.score)
-    cards = []
-    for item in ranked[:MAX_ITEMS]:
-        images = [_make_thumbnail(item.image, item.boxes, item.content)]
-        if item.second_image:
-            images.append(_make_thumbnail(item.second_image, item.boxes))
-        score = "the server scores it" if item.by_server else "no result"
-        if item.score is not None:
-            score = f"{item.metric} {item.score:.3f}".strip()
-        cards.append(Card(item, images, score))
+    notes = [note for note in notes if not note.startswith(absent)] if absent else notes
+    _write(path, title, make_rows([metrics], [intervals or {}]), ["value"], notes, ranked)
+
+
+def write_comparison(
+    path: Path, title: str, rows: Sequence[MetricRow], systems: Sequence[str], items: Sequence[ReportItem]
+) -> None:
+    """Write a page that shows the items of one system, or of two side by side.
+
+    Args:
+        path: The file to write.
+        title: Title of the page.
+        rows: The metrics.
+        systems: The names of the systems.
+        items: The items; of two systems with the score of the second one as `rival_score`. Those that the second system
+            loses most on come first.
+
+    Raises:
+        EvaluationError: If the file cannot be written.
+    """
+
+    def loss(item: ReportItem) -> float:
+        difference = _difference(item)
+        return (0.0 if item.score is None else item.score) if difference is None else difference
+
+    _write(path, title, rows, systems, [], sorted(items, key=loss))
+
+
+def _write(
+    path: Path,
+    title: str,
+    rows: Sequence[MetricRow],
+    systems: Sequence[str],
+    notes: Sequence[str],
+    ranked: Sequence[ReportItem],
+) -> None:
+    compared = len(systems) == 2
+    half = MAX_ITEMS // 2
+    selected = ranked[:MAX_ITEMS]
+    if compared and len(ranked) > MAX_ITEMS:  # the largest losses and the largest gains
+        selected = [*ranked[:half], *ranked[-half:]]
     html = render_html(
         "openblip.evaluation",
         "report.html",
         title=title,
-        metrics=metrics,
+        rows=rows,
+        systems=systems,
+        compared=compared,
+        has_intervals=any(interval is not None for row in rows for interval in row.intervals),
+        csv=format_table(rows, systems, "csv"),
+        latex=format_table(rows, systems, "tex"),
         notes=notes,
-        cards=cards,
+        cards=[_make_card(item) for item in selected],
+        which="The largest losses and gains, " if compared else "The worst",
         total=len(ranked),
     )
     write_text(path, html)
+
+
+def _make_card(item: ReportItem) -> Card:
+    images = [_make_thumbnail(item.image, item.boxes, item.content)] if item.image or item.content is not None else []
+    if item.second_image:
+        images.append(_make_thumbnail(item.second_image, item.boxes))
+    score = "the server scores it" if item.by_server else "no result"
+    if item.score is not None:
+        score = f"{item.metric} {item.score:.3f}".strip()
+        if item.rival_score is not None:
+            score += f" → {item.rival_score:.3f}"
+    length = len(item.lines[0][1]) if item.lines else 0
+    return Card(item, images, score, _difference(item), length)
+
+
+def _difference(item: ReportItem) -> float | None:
+    if item.score is None or item.rival_score is None:
+        return None
+    return item.rival_score - item.score
 
 
 def _make_thumbnail(path: str, boxes: Mapping[str, Sequence[float]], content: ImageSource | None = None) -> Thumbnail:

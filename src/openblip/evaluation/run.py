@@ -82,7 +82,7 @@ def run_benchmark(
         if protocol.server_file is not None:
             paths.append(_write_server_file(protocol.server_file, evaluation.predictions, out))
         paths += _write_references(items, evaluation, preset, out)
-        files.write_json(out / METRICS, {**key, "items": len(items), "metrics": evaluation.metrics, "notes": notes})
+        files.write_json(out / METRICS, {**key, **_results(items, evaluation), "notes": notes})
         paths.append(out / METRICS)
     return replace(evaluation, notes=notes, files=paths)
 
@@ -123,7 +123,7 @@ def run_records(
     paths = list(evaluation.files)
     if out is not None:
         paths += _write_references(items, evaluation, preset, out)
-        files.write_json(out / METRICS, {**key, "items": len(items), "metrics": evaluation.metrics})
+        files.write_json(out / METRICS, {**key, **_results(items, evaluation)})
         paths.append(out / METRICS)
     return replace(evaluation, notes=[f"{len(items)} items of your own", *evaluation.notes], files=paths)
 
@@ -200,6 +200,10 @@ def _write_server_file(server_file: ServerFile, predictions: Mapping[ItemId, obj
     else:
         files.write_json(path, content)
     return path
+
+
+def _results(items: Items, evaluation: Evaluation[object]) -> dict[str, object]:
+    return {"items": len(items), "metrics": evaluation.metrics, "intervals": evaluation.intervals}
 
 
 def _write_references(items: Items, evaluation: Evaluation[object], preset: Preset, out: Path) -> list[Path]:

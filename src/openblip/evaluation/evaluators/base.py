@@ -42,11 +42,13 @@ class TaskScores:
         metrics: The metrics, on a scale from 0 to 1 (CIDEr may exceed 1); `None` for a metric without a value.
         items: The score of each item, which orders the report; higher is better.
         notes: Remarks about the metrics.
+        intervals: The 95 % intervals of metrics, by a bootstrap over the items.
     """
 
     metrics: dict[str, float | None]
     items: dict[ItemId, float] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
+    intervals: dict[str, tuple[float, float]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -60,6 +62,7 @@ class Evaluation(Generic[P_co]):
         notes: Remarks about the metrics, and published scores to compare them with.
         report_items: The items for the report.
         files: The files that were written.
+        intervals: The 95 % intervals of metrics, by a bootstrap over the items.
     """
 
     metrics: dict[str, float | None]
@@ -68,6 +71,7 @@ class Evaluation(Generic[P_co]):
     notes: list[str]
     report_items: list[ReportItem]
     files: list[Path] = field(default_factory=list)
+    intervals: dict[str, tuple[float, float]] = field(default_factory=dict)
 
 
 class Evaluator(ABC, Generic[P]):
@@ -168,7 +172,15 @@ class Evaluator(ABC, Generic[P]):
             report_item = self.show(item, prediction, error, scores.items.get(item.id))
             report_items.append(replace(report_item, content=item.content))
         files = self.write(done, predictions.values, workspace.folder) if workspace.folder is not None else []
-        return Evaluation(scores.metrics, predictions.values, predictions.errors, scores.notes, report_items, files)
+        return Evaluation(
+            scores.metrics,
+            predictions.values,
+            predictions.errors,
+            scores.notes,
+            report_items,
+            files,
+            scores.intervals,
+        )
 
     def collect(self, items: Items, workspace: Workspace) -> Predictions[P]:
         """Return the predictions of items. Predictions in the workspace are not computed again.

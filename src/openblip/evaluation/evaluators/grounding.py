@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 from openblip.errors import EvaluationError, OpenBlipError
 from openblip.evaluation.evaluators.base import Evaluator, TaskScores
 from openblip.evaluation.metrics import boxes
+from openblip.evaluation.metrics.bootstrap import mean_intervals
 from openblip.evaluation.metrics.ids import ItemId
 from openblip.evaluation.protocols.base import GroundingPreset, Item, Items
 from openblip.evaluation.report import ReportItem
@@ -49,7 +50,10 @@ class GroundingEvaluator(Evaluator[Edges]):
         """Compute the share of right boxes and the mean IoU."""
         references = {item.id: item.box for item in items}
         scores = boxes.score({key: predictions[key] for key in references}, references, self.preset.threshold)
-        return TaskScores({"accuracy": scores.accuracy, "mean_IoU": scores.mean_iou}, scores.items)
+        hits = [float(value >= self.preset.threshold) for value in scores.items.values()]
+        intervals = mean_intervals({"accuracy": hits, "mean_IoU": scores.items.values()})
+        metrics: dict[str, float | None] = {"accuracy": scores.accuracy, "mean_IoU": scores.mean_iou}
+        return TaskScores(metrics, scores.items, intervals=intervals)
 
     def show(self, item: Item, prediction: Edges | None, error: str, score: float | None) -> ReportItem:
         """Return both boxes, drawn in the image."""

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 
 from openblip.errors import EvaluationError, OpenBlipError
 from openblip.evaluation.evaluators.base import Evaluator, TaskScores
+from openblip.evaluation.metrics.bootstrap import mean_intervals
 from openblip.evaluation.metrics.ids import ItemId
 from openblip.evaluation.protocols.base import Item, Items, NlvrPreset
 from openblip.evaluation.report import ReportItem
@@ -57,7 +58,8 @@ class NlvrEvaluator(Evaluator[bool]):
             "accuracy": sum(right.values()) / len(right),
             "consistency": compute_consistency(right),
         }
-        return TaskScores(metrics, {item.id: float(right[str(item.id)]) for item in items})
+        scores = {item.id: float(right[str(item.id)]) for item in items}
+        return TaskScores(metrics, scores, intervals=mean_intervals({"accuracy": scores.values()}))
 
     def show(self, item: Item, prediction: bool | None, error: str, score: float | None) -> ReportItem:
         """Return the prediction next to the label, with both images."""

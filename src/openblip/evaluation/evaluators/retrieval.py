@@ -15,6 +15,7 @@ from openblip.errors import EvaluationError, OpenBlipError
 from openblip.evaluation import files, two_stage
 from openblip.evaluation.evaluators.base import Evaluator, Predictions, TaskScores
 from openblip.evaluation.metrics import ranks
+from openblip.evaluation.metrics.bootstrap import mean_intervals
 from openblip.evaluation.metrics.ids import ItemId
 from openblip.evaluation.protocols.base import Item, Items, RetrievalPreset
 from openblip.evaluation.report import ReportItem
@@ -117,7 +118,10 @@ class RetrievalEvaluator(Evaluator[ImageRanking]):
         directions = _directions(items, predictions)
         scores = {name: direction.score() for name, direction in directions.items()}
         metrics: dict[str, float | None] = {}
+        intervals: dict[str, tuple[float, float]] = {}
         for name, recall in scores.items():
+            hits = {f"{name}_r{k}": [float(rank <= k) for rank in recall.items.values()] for k in recall.recall}
+            intervals |= mean_intervals(hits)
             metrics |= {f"{name}_r{k}": value for k, value in recall.recall.items()}
             metrics |= {f"{name}_r_mean": recall.mean_recall, f"{name}_median_rank": recall.median_rank}
         metrics["r_mean"] = sum(recall.mean_recall for recall in scores.values()) / len(scores)
@@ -125,7 +129,9 @@ class RetrievalEvaluator(Evaluator[ImageRanking]):
             names = {name: name.replace("img_", "vid_") for name in metrics}  # the names of the authors' code
             names["img_median_rank"] = MEDIAN_OF_VIDEOS
             metrics = {names[name]: value for name, value in metrics.items()}
-        return TaskScores(metrics, {key: 1 / rank for key, rank in scores["txt"].items.items()})
+            intervals = {names[name]: interval for name, interval in intervals.items()}
+        items = {key: 1 / rank for key, rank in scores["txt"].items.items()}
+        return TaskScores(metrics, items, intervals=intervals)
 
     def show(self, item: Item, prediction: ImageRanking | None, error: str, score: float | None) -> ReportItem:
         """Return the text that is ranked first next to the texts of the image."""

@@ -14,6 +14,7 @@ from openblip.engine.protocols import Dialogs
 from openblip.errors import EvaluationError, OpenBlipError
 from openblip.evaluation.evaluators.base import Evaluator, TaskScores
 from openblip.evaluation.metrics import dialogs
+from openblip.evaluation.metrics.bootstrap import mean_intervals
 from openblip.evaluation.metrics.ids import ItemId
 from openblip.evaluation.protocols.base import DialogItem, Item, Items, VisdialPreset
 from openblip.evaluation.report import ReportItem
@@ -107,7 +108,11 @@ class VisdialEvaluator(Evaluator[Ranks]):
         metrics: dict[str, float | None] = {"mrr": scores.mrr}
         metrics |= {f"r{k}": value for k, value in scores.recall.items()}
         metrics |= {"mean_rank": scores.mean_rank, "ndcg": scores.ndcg}
-        return TaskScores(metrics, {key: 1 / rank for key, rank in scores.items.items()})
+        items = {key: 1 / rank for key, rank in scores.items.items()}
+        ranks = list(scores.items.values())
+        samples = {"mrr": list(items.values()), "mean_rank": [float(rank) for rank in ranks]}
+        samples |= {f"r{k}": [float(rank <= k) for rank in ranks] for k in scores.recall}
+        return TaskScores(metrics, items, intervals=mean_intervals(samples))
 
     def show(self, item: Item, prediction: Ranks | None, error: str, score: float | None) -> ReportItem:
         """Return the candidate that is ranked first next to the right answer."""

@@ -11,6 +11,7 @@ from openblip.errors import EvaluationError, OpenBlipError
 from openblip.evaluation import files
 from openblip.evaluation.evaluators.base import Evaluator, TaskScores, parse_text
 from openblip.evaluation.metrics import answers
+from openblip.evaluation.metrics.bootstrap import mean_intervals
 from openblip.evaluation.metrics.ids import ItemId
 from openblip.evaluation.protocols.base import Item, Items, VqaPreset
 from openblip.evaluation.report import ReportItem
@@ -65,7 +66,8 @@ class VqaEvaluator(Evaluator[str]):
             return TaskScores({})
         references = {item.id: build_reference(item, self.preset) for item in items}
         scores = answers.score({key: predictions[key] for key in references}, references, self.preset.rule)
-        return TaskScores({"accuracy": scores.accuracy, **scores.by_answer_type}, scores.items)
+        intervals = mean_intervals({"accuracy": scores.items.values()})
+        return TaskScores({"accuracy": scores.accuracy, **scores.by_answer_type}, scores.items, intervals=intervals)
 
     def show(self, item: Item, prediction: str | None, error: str, score: float | None) -> ReportItem:
         """Return the answer next to people's answers."""

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from openblip.evaluation.metrics.ids import Id, check_ids
 
@@ -26,6 +27,42 @@ class BootstrapResult:
     low: float
     high: float
     p: float
+
+
+def resample_sums(table: NDArray[np.float64], samples: int = 1000, seed: int = 0) -> NDArray[np.float64]:
+    """Return the sums of the columns of a table over resamples of its rows.
+
+    Shapes: N items, C columns, S resamples.
+
+    Args:
+        table: The values (N, C) of each item.
+        samples: The number of resamples.
+        seed: The seed of the random numbers.
+
+    Returns:
+        The sums (S, C).
+    """
+    rng = np.random.default_rng(seed)
+    count = len(table)
+    weights = (np.bincount(rng.integers(count, size=count), minlength=count) for _ in range(samples))
+    return np.stack([row.astype(np.float64) @ table for row in weights])
+
+
+def mean_intervals(scores: Mapping[str, Collection[float]], samples: int = 1000) -> dict[str, tuple[float, float]]:
+    """Return the 95 % intervals of means over items, by the percentile bootstrap.
+
+    Args:
+        scores: The score of each item, by metric; all metrics of the same items.
+        samples: The number of resamples.
+
+    Returns:
+        The lower and the upper end of each interval. Nothing if there are fewer than two items.
+    """
+    if not scores or len(next(iter(scores.values()))) < 2:
+        return {}
+    table = np.array([list(values) for values in scores.values()], dtype=np.float64).T
+    ends = np.quantile(resample_sums(table, samples) / len(table), [0.025, 0.975], axis=0)
+    return {name: (float(low), float(high)) for name, low, high in zip(scores, *ends, strict=True)}
 
 
 def paired(

@@ -16,6 +16,9 @@ from dataclasses import dataclass, field
 from itertools import chain
 from typing import Generic
 
+import numpy as np
+
+from openblip.evaluation.metrics.bootstrap import mean_intervals, resample_sums
 from openblip.evaluation.metrics.ids import Id, check_ids
 from openblip.evaluation.metrics.java import score_with_java
 from openblip.evaluation.metrics.ptb import remove_punctuation, tokenize_lines
@@ -37,11 +40,33 @@ class CaptionScores(Generic[Id]):
         corpus: The value of every metric of `METRICS`; `None` for a metric that was not computed.
         items: The values of each image. ROUGE-L and CIDEr average to the corpus values, BLEU does not.
         missing: Why a metric was not computed, by metric.
+        ngrams: The counts behind BLEU of each image.
     """
 
     corpus: dict[str, float | None]
     items: dict[Id, dict[str, float]]
     missing: dict[str, str] = field(default_factory=dict)
+    ngrams: Sequence[_BleuCounts] = field(default=(), repr=False)
+
+    def intervals(self, samples: int = 1000) -> dict[str, tuple[float, float]]:
+        """Return the 95 % intervals of all metrics, by a bootstrap over the images.
+
+        CIDEr's weights of words stay those of all images.
+
+        Args:
+            samples: The number of resamples.
+
+        Returns:
+            The lower and the upper end, by metric. Nothing if there are fewer than two images.
+        """
+        names = [name for name in METRICS if self.corpus[name] is not None and not name.startswith("Bleu")]
+        intervals = mean_intervals({name: [item[name] for item in self.items.values()] for name in names}, samples)
+        if len(self.ngrams) > 1:
+            table = np.array([counts.to_row() for counts in self.ngrams], dtype=np.float64)
+            scores = [_BleuCounts.from_row(row).bleu() for row in resample_sums(table, samples).tolist()]
+            ends = np.quantile(np.array(scores), [0.025, 0.975], axis=0)
+            intervals |= {f"Bleu_{n}": (float(low), float(high)) for n, (low, high) in enumerate(ends.T, 1)}
+        return {name: intervals[name] for name in METRICS if name in intervals}
 
     def __getitem__(self, metric: str) -> float | None:
         """Return the corpus value of a metric."""
@@ -71,7 +96,8 @@ def score(
     hypotheses, targets = tokenize(predictions, references)
     corpus: dict[str, float | None] = dict.fromkeys(METRICS)
     per_image: dict[str, list[float]] = {}
-    for n, (total, values) in enumerate(bleu(hypotheses, targets), 1):
+    ngrams = [_BleuCounts.count(*pair) for pair in zip(hypotheses, targets, strict=True)]
+    for n, (total, values) in enumerate(_score_bleu(ngrams), 1):
         corpus[f"Bleu_{n}"], per_image[f"Bleu_{n}"] = total, values
     for name, values in (("ROUGE_L", rouge_l(hypotheses, targets)), ("CIDEr", cider(hypotheses, targets))):
         corpus[name], per_image[name] = math.fsum(values) / len(values), values
@@ -86,7 +112,7 @@ def score(
         else:
             corpus[name], per_image[name] = result
     items = {key: {name: values[i] for name, values in per_image.items()} for i, key in enumerate(references)}
-    return CaptionScores(corpus, items, missing)
+    return CaptionScores(corpus, items, missing, ngrams)
 
 
 def tokenize(
@@ -117,10 +143,13 @@ def bleu(hypotheses: Sequence[Tokens], references: Sequence[Sequence[Tokens]]) -
     Returns:
         For n from 1 to 4: the score of the corpus, and the score of each image.
     """
+    return _score_bleu([_BleuCounts.count(*pair) for pair in zip(hypotheses, references, strict=True)])
+
+
+def _score_bleu(ngrams: Sequence[_BleuCounts]) -> list[tuple[float, list[float]]]:
     totals = _BleuCounts()
     scores: list[list[float]] = []
-    for hypothesis, targets in zip(hypotheses, references, strict=True):
-        counts = _BleuCounts.count(hypothesis, targets)
+    for counts in ngrams:
         scores.append(counts.bleu())
         totals.add(counts)
     return [(total, [image[n] for image in scores]) for n, total in enumerate(totals.bleu())]
@@ -148,6 +177,14 @@ class _BleuCounts:
         total = [max(0, len(hypothesis) - n) for n in range(MAX_N)]
         closest = min((abs(length - len(hypothesis)), length) for length in lengths)[1]
         return cls(matches, total, len(hypothesis), closest)
+
+    def to_row(self) -> list[float]:
+        return [*self.matches, *self.total, self.length, self.reference_length]
+
+    @classmethod
+    def from_row(cls, row: Sequence[float]) -> _BleuCounts:
+        counts = [round(value) for value in row]
+        return cls(counts[:MAX_N], counts[MAX_N : 2 * MAX_N], counts[-2], counts[-1])
 
     def add(self, counts: _BleuCounts) -> None:
         self.matches = [a + b for a, b in zip(self.matches, counts.matches, strict=True)]
