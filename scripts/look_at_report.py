@@ -19,7 +19,8 @@ const choose = (id, value) => { element(id).value = value; for (const name of ["
   element(id).dispatchEvent(new Event(name, { bubbles: true })); };
 const visible = () => [...document.querySelectorAll("section:not([hidden])")];
 const ordered = (name, sign) => { const numbers = visible().filter((card) => name in card.dataset)
-  .map((card) => sign * Number(card.dataset[name])); return numbers.join() === [...numbers].sort((a, b) => a - b).join(); };
+  .map((card) => sign * Number(card.dataset[name]));
+  return numbers.join() === [...numbers].sort((a, b) => a - b).join(); };
 const checks = {}, values = {};
 values.overflow = document.documentElement.scrollWidth - window.innerWidth;
 checks.all = visible().length === cards.length && cards.length > 0;

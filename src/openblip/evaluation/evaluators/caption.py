@@ -50,8 +50,8 @@ class CaptionEvaluator(Evaluator[str]):
             domain_scores = captions.score(domain_predictions, domain_references, java=self.java)
             metrics |= {f"{domain} {name}": domain_scores[name] for name in ("CIDEr", "SPICE")}
         notes = [f"{name}: {reason}" for name, reason in scores.missing.items()]
-        items = {key: values["CIDEr"] for key, values in scores.items.items()}
-        return TaskScores(metrics, items, notes, scores.intervals())
+        ciders = {key: values["CIDEr"] for key, values in scores.items.items()}
+        return TaskScores(metrics, ciders, notes, scores.intervals())
 
     def show(self, item: Item, prediction: str | None, error: str, score: float | None) -> ReportItem:
         """Return the caption next to the references."""

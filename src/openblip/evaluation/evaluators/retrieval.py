@@ -130,8 +130,8 @@ class RetrievalEvaluator(Evaluator[ImageRanking]):
             names["img_median_rank"] = MEDIAN_OF_VIDEOS
             metrics = {names[name]: value for name, value in metrics.items()}
             intervals = {names[name]: interval for name, interval in intervals.items()}
-        items = {key: 1 / rank for key, rank in scores["txt"].items.items()}
-        return TaskScores(metrics, items, intervals=intervals)
+        reciprocal_ranks = {key: 1 / rank for key, rank in scores["txt"].items.items()}
+        return TaskScores(metrics, reciprocal_ranks, intervals=intervals)
 
     def show(self, item: Item, prediction: ImageRanking | None, error: str, score: float | None) -> ReportItem:
         """Return the text that is ranked first next to the texts of the image."""

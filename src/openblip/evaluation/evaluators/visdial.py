@@ -108,11 +108,11 @@ class VisdialEvaluator(Evaluator[Ranks]):
         metrics: dict[str, float | None] = {"mrr": scores.mrr}
         metrics |= {f"r{k}": value for k, value in scores.recall.items()}
         metrics |= {"mean_rank": scores.mean_rank, "ndcg": scores.ndcg}
-        items = {key: 1 / rank for key, rank in scores.items.items()}
+        reciprocal_ranks = {key: 1 / rank for key, rank in scores.items.items()}
         ranks = list(scores.items.values())
-        samples = {"mrr": list(items.values()), "mean_rank": [float(rank) for rank in ranks]}
+        samples = {"mrr": list(reciprocal_ranks.values()), "mean_rank": [float(rank) for rank in ranks]}
         samples |= {f"r{k}": [float(rank <= k) for rank in ranks] for k in scores.recall}
-        return TaskScores(metrics, items, intervals=mean_intervals(samples))
+        return TaskScores(metrics, reciprocal_ranks, intervals=mean_intervals(samples))
 
     def show(self, item: Item, prediction: Ranks | None, error: str, score: float | None) -> ReportItem:
         """Return the candidate that is ranked first next to the right answer."""
