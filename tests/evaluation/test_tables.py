@@ -84,5 +84,5 @@ def test_tables_have_every_number() -> None:
     assert "a\\_b\\% & 0.5000 & -- & -- & -- \\\\" in latex
     single = format_table([MetricRow("x", [1.0], [None])], ["a"], "tex")
     assert "x & 1.0000 \\\\" in single
-    with pytest.raises(EvaluationError, match="no prediction"):
+    with pytest.raises(EvaluationError, match="no reference for id 1"):
         make_rows([{"accuracy": 1.0}] * 2, [{}, {}], [items[0], {0: {"accuracy": 1.0}}])
