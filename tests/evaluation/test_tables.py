@@ -10,6 +10,7 @@ import pytest
 
 from openblip.errors import EvaluationError
 from openblip.evaluation.metrics import bootstrap, captions
+from openblip.evaluation.metrics.ids import ItemId
 from openblip.evaluation.tables import MetricRow, format_table, make_rows
 
 SUBJECTS = ("a cat", "two dogs", "a man", "the car", "some people", "a red bus")
@@ -52,7 +53,7 @@ def test_intervals_of_bleu_are_those_of_resampled_corpora() -> None:
 
 
 def test_tables_have_every_number() -> None:
-    items = [{n: {"accuracy": float(n < k)} for n in range(8)} for k in (2, 7)]
+    items: list[dict[ItemId, dict[str, float]]] = [{n: {"accuracy": float(n < k)} for n in range(8)} for k in (2, 7)]
     rows = make_rows(
         [{"accuracy": 0.25, "METEOR": None, "a_b%": 0.5}, {"accuracy": 0.875, "METEOR": None, "a_b%": None}],
         [{"accuracy": (0.1, 0.4)}, {}], items,
@@ -84,5 +85,7 @@ def test_tables_have_every_number() -> None:
     assert "a\\_b\\% & 0.5000 & -- & -- & -- \\\\" in latex
     single = format_table([MetricRow("x", [1.0], [None])], ["a"], "tex")
     assert "x & 1.0000 \\\\" in single
+    (row,) = make_rows([{"accuracy": 0.3}, {"accuracy": 0.875}], [{}, {}], items)
+    assert row.difference is None, "a metric that is not the mean of its items, as BLEU"
     with pytest.raises(EvaluationError, match="no reference for id 1"):
-        make_rows([{"accuracy": 1.0}] * 2, [{}, {}], [items[0], {0: {"accuracy": 1.0}}])
+        make_rows([{"accuracy": 0.25}, {"accuracy": 1.0}], [{}, {}], [items[0], {0: {"accuracy": 1.0}}])

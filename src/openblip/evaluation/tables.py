@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
@@ -48,7 +49,7 @@ def make_rows(
     Args:
         metrics: The metrics of each system.
         intervals: The intervals of each system, by metric.
-        items: The scores of each item by metric, of two systems, to compare them.
+        items: The scores of each item by metric, of two systems, to compare them by metrics that are means of items.
 
     Returns:
         The rows, in the order of the first system.
@@ -64,9 +65,15 @@ def make_rows(
         difference = None
         if len(items) == 2 and all(name in scores for system in items for scores in system.values()):
             first, second = ({key: scores[name] for key, scores in system.items()} for system in items)
-            difference = paired(first, second)
+            if _is_mean(values[0], first) and _is_mean(values[1], second):
+                difference = paired(first, second)
         rows.append(MetricRow(name, values, [system.get(name) for system in intervals], difference))
     return rows
+
+
+def _is_mean(value: float | None, scores: Mapping[ItemId, float]) -> bool:
+    """Return whether a metric is the mean of its items, as BLEU and a median rank are not."""
+    return value is not None and math.isclose(value, math.fsum(scores.values()) / len(scores), abs_tol=1e-9)
 
 
 def format_table(rows: Sequence[MetricRow], systems: Sequence[str], kind: TableFormat) -> str:
