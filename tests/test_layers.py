@@ -60,7 +60,8 @@ LAYERS: dict[str, set[str]] = {
     "evaluation": {"blip", "data", "evaluation.protocols", "evaluation.report"},
     "compat": {"blip", "data"},
     "capfilt": {"jobs"},
-    "cli": {"capfilt", "evaluation", "jobs", "training"},
+    "bootstrap": {"capfilt", "training"},
+    "cli": {"bootstrap", "capfilt", "evaluation", "jobs", "training"},
 }
 
 
@@ -115,6 +116,8 @@ NO_TORCH = (
     "openblip.data.sources.shards",
     "openblip.io.fetch",
     "openblip.jobs.executors",
+    "openblip.jobs.ray",
+    "openblip.jobs.sharded",
     "openblip.training.config",
     "openblip.evaluation.metrics.captions",
     "openblip.evaluation.protocols",

@@ -12,6 +12,7 @@ import click
 from openblip import __version__
 from openblip.cli import (
     ask,
+    bootstrap,
     capfilt,
     caption,
     classify,
@@ -55,6 +56,7 @@ app.add_command(recipe_test.evaluate)
 app.add_command(train.app)
 app.add_command(eval.app)
 app.add_command(capfilt.app)
+app.add_command(bootstrap.bootstrap)
 app.add_command(completion.completion)
 
 main = app  # the entry point of the `openblip` script

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from openblip.cli import options as o
 from openblip.cli.command import command, decoding_option, input_option
 from openblip.cli.jobs import ImageJob, read_texts
-from openblip.cli.options import InputOptions, ModelOptions, OutputOptions
+from openblip.cli.options import InputOptions, ModelOptions, OutputOptions, RayOptions
+
+if TYPE_CHECKING:
+    from openblip.jobs.answers import AnswerAnnotator
 
 
 @command(example='openblip ask cat.jpg -q "what animal is it?" -q "is it asleep?" --answers "yes|no"')
@@ -21,6 +27,7 @@ from openblip.cli.options import InputOptions, ModelOptions, OutputOptions
 @o.num_option
 @o.output_options()
 @o.model_options
+@o.ray_options
 def ask(
     images: tuple[str, ...],
     question: tuple[str, ...],
@@ -32,10 +39,9 @@ def ask(
     num: int,
     output: OutputOptions,
     model: ModelOptions,
+    cluster: RayOptions,
 ) -> None:
     """Answer questions about each image. In Python: openblip.load(MODEL).ask(IMAGE, QUESTIONS)."""
-    from openblip.jobs.answers import AnswerAnnotator
-
     all_questions = read_texts("--question", question, questions)
     choices = [answer.strip() for answer in answers.split("|")] if answers is not None else None
     job = ImageJob(
@@ -46,11 +52,24 @@ def ask(
         model,
         columns={"question": "question", "answer": "text", "probability": "probability", "score": "score"},
         belongs=lambda row: row.get("question") in all_questions or ("question" not in row and "error" in row),
+        cluster=cluster,
     )
-    items = job.open_items()
     options = {"answers": choices, "n": num, "num_beams": num_beams, "max_new_tokens": max_new_tokens}
+    make_annotator = partial(_make_annotator, model, input.frame, all_questions, options)
+    if cluster.ray is not None:
+        job.run_on_ray(cluster, make_annotator, {model.model: ["vqa"]}, {"questions": all_questions, **options})
+        return
+    items = job.open_items()
     with job.open_run(items, {model.model: ["vqa"]}, {"questions": all_questions, **options}) as run:
-        annotator = AnswerAnnotator(model.load(), input.frame, all_questions, options) if run.has_work else None
-        for status in run.run(annotator):
+        for status in run.run(make_annotator() if run.has_work else None):
             job.show(status)
     job.finish(run)
+
+
+def _make_annotator(
+    model: ModelOptions, frame: int, questions: Sequence[str], options: Mapping[str, Any]
+) -> AnswerAnnotator:
+    """Load the model, and return its annotator."""
+    from openblip.jobs.answers import AnswerAnnotator
+
+    return AnswerAnnotator(model.load(), frame, questions, options)

@@ -27,6 +27,7 @@ from openblip.io import progress
 if TYPE_CHECKING:
     from openblip.capfilt.rules import Keep
     from openblip.io.fetch import FetchOptions
+    from openblip.jobs.executors import Executor
 
 NETWORK = "Fetching"
 KEEP = click.Choice(["itm", "itc", "both"])
@@ -109,7 +110,16 @@ json_option = option("--json", is_flag=True, panel=OUTPUT, help="Print the count
 )
 @option("--retry", type=click.Choice(["failed"]), panel=OUTPUT, help="Compute the failed rows again, and nothing else.")
 @json_option
-@option("--workers", type=o.POSITIVE, default=1, panel=MODEL, help="Processes that hold both models.")
+@option(
+    "--ray", metavar="ADDRESS", show_default="this machine", panel=MODEL, help="Run on Ray: auto, local or an address."
+)
+@option(
+    "--workers",
+    type=o.POSITIVE,
+    show_default="1; with --ray one per GPU or core",
+    panel=MODEL,
+    help="Processes, or actors on Ray, that hold both models.",
+)
 @o.device_option
 @option(
     "--engine",
@@ -161,7 +171,8 @@ def run(
     to: Any,
     retry: str | None,
     json: bool,
-    workers: int,
+    ray: str | None,
+    workers: int | None,
     device: str,
     engine: str,
     precision: str,
@@ -205,11 +216,19 @@ def run(
     )
     fetch = None
     if allow_fetch:
-        fetch = _fetch_options(max_bytes, max_pixels, fetch_timeout, fetch_interval * workers, user_agent, allow_hosts)
+        fetch = _fetch_options(
+            max_bytes, max_pixels, fetch_timeout, fetch_interval * (workers or 1), user_agent, allow_hosts
+        )
     elif allow_hosts:
         raise click.UsageError("--allow-host needs --allow-fetch")
     job = CapFiltJob(str(out), models, sampling, rule, to, _parse_columns(columns), fetch, retry is not None)
-    execute = run_in_process if workers == 1 else run_in_processes(workers)
+    execute: Executor = run_in_process if workers is None or workers == 1 else run_in_processes(workers)
+    if ray is not None:
+        from openblip.jobs.ray import run_on_ray
+
+        if allow_fetch and workers is None:
+            raise click.UsageError("--allow-fetch with --ray needs --workers, which share the rate of requests")
+        execute = run_on_ray(ray, workers=workers, cpus=threads or 1)
     with progress.bar("shards") as bar:
         counts = run_job(
             source,

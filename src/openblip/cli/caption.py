@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
@@ -13,9 +13,10 @@ from openblip.cli import options as o
 from openblip.cli.command import Choice, command, decoding_option, input_option, output_option
 from openblip.cli.console import finish
 from openblip.cli.jobs import ImageJob, plural
-from openblip.cli.options import InputOptions, ModelOptions, OutputOptions
+from openblip.cli.options import InputOptions, ModelOptions, OutputOptions, RayOptions
 
 if TYPE_CHECKING:
+    from openblip.jobs.captions import CaptionAnnotator, CaptionTemplate
     from openblip.tasks import TaskName
 
 FORMATS = ("sidecar", *o.LISTS, "imagefolder", "kohya", "metadata")
@@ -96,6 +97,7 @@ PLAIN_TEXT = {"template": "{caption}", "prefix": "", "suffix": ""}
 )
 @o.output_options(FORMATS)
 @o.model_options
+@o.ray_options
 def caption(
     images: tuple[str, ...],
     input: InputOptions,
@@ -129,6 +131,7 @@ def caption(
     move_excluded: Path | None,
     output: OutputOptions,
     model: ModelOptions,
+    cluster: RayOptions,
 ) -> None:
     """Describe each image in one sentence. In Python: openblip.load(MODEL).caption(IMAGES).
 
@@ -141,7 +144,7 @@ def caption(
         raise click.UsageError("--move-excluded requires --apply EDITS.jsonl")
     if best_of and num > best_of:
         raise click.UsageError(f"--num must not exceed --best-of {best_of}, got {num}")
-    from openblip.jobs.captions import CaptionAnnotator, CaptionTemplate, prompt_fields
+    from openblip.jobs.captions import CaptionTemplate, prompt_fields
 
     if best_of and not do_sample:
         num_beams = max(num_beams or 3, best_of)
@@ -186,21 +189,48 @@ def caption(
         ext=ext,
         naming=name,
         separator=separator.replace("\\n", "\n"),
+        cluster=cluster,
     )
     fields_of = partial(prompt_fields, prompt_column) if prompt_column else None
-    items = job.open_items(columns=[prompt_column] if prompt_column else [], fields_of=fields_of)
+    kept_columns = [prompt_column] if prompt_column else []
+    make_annotator = partial(
+        _make_annotator,
+        model,
+        input.frame,
+        generation,
+        num,
+        item_prompts=prompt_column is not None,
+        template=caption_template,
+        scorer=(scorer or model.model) if use_matcher else None,
+    )
     options = {**generation, **texts, "num": num, "score": use_matcher, "prompt_column": prompt_column}
+    if cluster.ray is not None:
+        job.run_on_ray(cluster, make_annotator, models, options, columns=kept_columns, fields_of=fields_of)
+        return
+    items = job.open_items(columns=kept_columns, fields_of=fields_of)
     naming = None if name == "stem" else name
     with job.open_run(items, models, options | {"ext": ext, "separator": separator, "name": naming}) as run:
-        annotator = None
-        if run.has_work:
-            blip = model.load()
-            matcher = (model.load(scorer) if scorer else blip) if use_matcher else None
-            item_prompts = prompt_column is not None
-            annotator = CaptionAnnotator(blip, input.frame, generation, num, item_prompts, caption_template, matcher)
-        for status in run.run(annotator):
+        for status in run.run(make_annotator() if run.has_work else None):
             job.show(status)
     job.finish(run)
+
+
+def _make_annotator(
+    model: ModelOptions,
+    frame: int,
+    generation: Mapping[str, Any],
+    keep: int,
+    *,
+    item_prompts: bool,
+    template: CaptionTemplate | None,
+    scorer: str | None,
+) -> CaptionAnnotator:
+    """Load the model, and the model that scores captions if there is one, and return the annotator."""
+    from openblip.jobs.captions import CaptionAnnotator
+
+    blip = model.load()
+    matcher = None if scorer is None else blip if scorer == model.model else model.load(scorer)
+    return CaptionAnnotator(blip, frame, generation, keep, item_prompts, template, matcher)
 
 
 def write_edits(files: Sequence[Path], folders: Sequence[str], excluded: Path | None, *, quiet: bool) -> None:

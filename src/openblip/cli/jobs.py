@@ -15,7 +15,7 @@ import click
 
 from openblip.cli.command import FAILED, SOME_FAILED
 from openblip.cli.console import print_json, print_table
-from openblip.cli.options import InputOptions, ModelOptions, OutputOptions
+from openblip.cli.options import InputOptions, ModelOptions, OutputOptions, RayOptions
 from openblip.errors import InputError, JobError
 
 if TYPE_CHECKING:
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from openblip.jobs.journal import Identity
     from openblip.jobs.reporting import JobProgress
     from openblip.jobs.run import Items, ItemStatus, Outcome, Run, SinkRun
+    from openblip.jobs.sharded import MakeAnnotator
     from openblip.jobs.sinks import Sink
     from openblip.tasks import TaskName
 
@@ -65,6 +66,7 @@ class ImageJob:
         ext: Suffix of sidecar files.
         naming: Name of sidecar files: "stem" or "full".
         separator: Text between several results in one file.
+        cluster: Whether the job runs on Ray.
     """
 
     def __init__(
@@ -82,9 +84,15 @@ class ImageJob:
         ext: str = ".txt",
         naming: Literal["stem", "full"] = "stem",
         separator: str = "\n",
+        cluster: RayOptions | None = None,
     ) -> None:
         if not images:
             raise click.UsageError("expected at least one image or folder, got none")
+        if cluster is not None and cluster.workers is not None and cluster.ray is None:
+            raise click.UsageError("--workers needs --ray")
+        on_ray = cluster is not None and cluster.ray is not None
+        if on_ray:
+            check_ray_options(output)
         if output.to is None and (output.out or output.restart or output.existing != "skip"):
             raise click.UsageError("--out, --restart and --existing require --to FORMAT")
         if output.resume and output.restart:
@@ -108,7 +116,7 @@ class ImageJob:
         self.mapping = input.mapping()
         limits = DecodeLimits() if input.max_pixels is None else DecodeLimits(None, input.max_pixels)
         set_default_limits(limits)
-        if output.to is not None:
+        if output.to is not None and not on_ray:
             from openblip.jobs.items import common_folder
             from openblip.jobs.sinks import SinkOptions, open_sink
 
@@ -151,6 +159,53 @@ class ImageJob:
             return Drawings(path, single=[path_kind(path) for path in self.paths] == ["image"], per_item=per_item)
         except InputError as error:
             raise click.UsageError(str(error)) from error
+
+    def run_on_ray(
+        self,
+        cluster: RayOptions,
+        make_annotator: MakeAnnotator,
+        models: Mapping[str, Sequence[TaskName]],
+        options: Mapping[str, Any],
+        *,
+        columns: Sequence[str] = (),
+        fields_of: FieldsOf | None = None,
+    ) -> None:
+        """Run the job on Ray with one output file per shard, and exit with the code of the run.
+
+        Args:
+            cluster: Where to run.
+            make_annotator: Loads the model; it travels to other processes.
+            models: The tasks of each model that computes results, by the model's name.
+            options: Options of the command that change the results.
+            columns: Extra columns of lists that `fields_of` reads.
+            fields_of: Function that returns the fields of each item in a record of a list.
+
+        Raises:
+            click.UsageError: An option does not apply to Ray.
+        """
+        from openblip.io import progress
+        from openblip.jobs.ray import run_on_ray
+        from openblip.jobs.sharded import ShardedJob, run_sharded
+
+        output = self.output
+        job = ShardedJob(str(output.out), str(output.to), self.model.model, make_annotator, fields_of, tuple(columns))
+        execute = run_on_ray(str(cluster.ray), workers=cluster.workers, cpus=self.model.threads or 1)
+        with progress.bar("shards", visible=False if output.quiet else None) as bar:
+            counts = run_sharded(
+                self.paths,
+                job,
+                self._identify(models, options),
+                execute,
+                images=self.input.images_folder,
+                recursive=self.input.recursive,
+                notify=lambda done, total: bar.update(done, total),
+            )
+        if not output.quiet:
+            words = (("computed", "written"), ("failed", "failed"), ("done", "shards done before"))
+            parts = [f"{counts[name]} {text}" for name, text in words if counts[name]]
+            click.echo(", ".join(parts) or "nothing to do", err=True)
+        if counts["failed"]:
+            raise click.exceptions.Exit(SOME_FAILED if counts["computed"] else FAILED)
 
     @contextmanager
     def open_run(
@@ -329,6 +384,21 @@ def limit_items(items: Items, limit: int | None) -> Items:
     if limit is None:
         return items
     return items[:limit] if isinstance(items, Sequence) else islice(items, limit)
+
+
+def check_ray_options(output: OutputOptions) -> None:
+    """Raise `click.UsageError` for output options that do not apply to Ray."""
+    from openblip.jobs.sharded import FORMATS
+
+    if output.to not in FORMATS or output.out is None:
+        raise click.UsageError(f"--ray writes one file per shard: it needs --to {'|'.join(FORMATS)} and --out DIR")
+    if output.out.suffix.lower().removeprefix(".") in FORMATS:
+        raise click.UsageError(f"--ray writes one file per shard: --out must be a folder, got {output.out}")
+    refused = {"json": output.json, "restart": output.restart, "strict": output.strict, "dry-run": output.dry_run}
+    refused |= {"report": output.report is not None, "existing": output.existing != "skip"}
+    for name, is_set in refused.items():
+        if is_set:
+            raise click.UsageError(f"--{name} does not apply to --ray")
 
 
 def read_paths(paths: Iterable[str]) -> Iterator[str]:

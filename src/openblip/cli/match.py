@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from openblip.cli import options as o
 from openblip.cli.command import command, input_option
 from openblip.cli.jobs import ImageJob, read_texts
-from openblip.cli.options import InputOptions, ModelOptions, OutputOptions
+from openblip.cli.options import InputOptions, ModelOptions, OutputOptions, RayOptions
+
+if TYPE_CHECKING:
+    from openblip.jobs.matches import MatchAnnotator, SidecarMatchAnnotator
 
 
 @command(example='openblip match cat.jpg -t "a cat" -t "a rocket on its launch pad"')
@@ -20,6 +26,7 @@ from openblip.cli.options import InputOptions, ModelOptions, OutputOptions
 @o.input_options
 @o.output_options()
 @o.model_options
+@o.ray_options
 def match(
     images: tuple[str, ...],
     text: tuple[str, ...],
@@ -28,6 +35,7 @@ def match(
     input: InputOptions,
     output: OutputOptions,
     model: ModelOptions,
+    cluster: RayOptions,
 ) -> None:
     """Score how well texts fit each image. In Python: openblip.load(MODEL).match(IMAGES, TEXTS).
 
@@ -35,8 +43,6 @@ def match(
     """
     if sidecar is not None and (text or texts):
         raise click.UsageError("--sidecar cannot be combined with --text or --texts")
-    from openblip.jobs.matches import MatchAnnotator, SidecarMatchAnnotator
-
     all_texts = None if sidecar else read_texts("--text", text, texts)
     job = ImageJob(
         "match",
@@ -46,14 +52,26 @@ def match(
         model,
         columns={"text": "text", "probability": "probability", "similarity": "similarity"},
         belongs=lambda row: all_texts is None or row.get("text") in all_texts or "error" in row,
+        cluster=cluster,
     )
+    make_annotator = partial(_make_annotator, model, input.frame, all_texts, sidecar)
+    options = {"texts": all_texts, "sidecar": sidecar}
+    if cluster.ray is not None:
+        job.run_on_ray(cluster, make_annotator, {model.model: ["retrieval"]}, options)
+        return
     items = job.open_items()
-    with job.open_run(items, {model.model: ["retrieval"]}, {"texts": all_texts, "sidecar": sidecar}) as run:
-        annotator: MatchAnnotator | SidecarMatchAnnotator | None = None
-        if run.has_work and all_texts is not None:
-            annotator = MatchAnnotator(model.load(), input.frame, all_texts)
-        elif run.has_work:
-            annotator = SidecarMatchAnnotator(model.load(), input.frame, str(sidecar))
-        for status in run.run(annotator):
+    with job.open_run(items, {model.model: ["retrieval"]}, options) as run:
+        for status in run.run(make_annotator() if run.has_work else None):
             job.show(status)
     job.finish(run)
+
+
+def _make_annotator(
+    model: ModelOptions, frame: int, texts: Sequence[str] | None, sidecar: str | None
+) -> MatchAnnotator | SidecarMatchAnnotator:
+    """Load the model, and return the annotator of all texts, or of the texts next to each image."""
+    from openblip.jobs.matches import MatchAnnotator, SidecarMatchAnnotator
+
+    if texts is None:
+        return SidecarMatchAnnotator(model.load(), frame, str(sidecar))
+    return MatchAnnotator(model.load(), frame, texts)

@@ -305,6 +305,31 @@ model_options = option_group(
 )
 
 
+@dataclass(frozen=True)
+class RayOptions:
+    """Options of running a job on Ray."""
+
+    ray: str | None
+    workers: int | None
+
+
+ray_options = option_group(
+    "cluster",
+    RayOptions,
+    [
+        model_option(
+            "--ray",
+            metavar="ADDRESS",
+            show_default="this process",
+            help="Run on Ray: auto, local or an address. One file per shard is written into the folder --out.",
+        ),
+        model_option(
+            "--workers", type=POSITIVE, show_default="one per GPU or core", help="Ray actors that hold the model."
+        ),
+    ],
+)
+
+
 def prepare(*, threads: int | None = None, offline: bool = False) -> None:
     """Apply the options that concern the whole process, before anything heavy is imported."""
     if offline:

@@ -255,6 +255,29 @@ def _iter_items(
                 index += 1
 
 
+def items_of_records(
+    records: Iterable[Record | Problem], root: str | None, base: str | None, fields_of: FieldsOf | None = None
+) -> Iterator[Item | UnusableItem]:
+    """Yield the items of records, each key once, numbered from 0.
+
+    Args:
+        records: Records of one source, with problems in place of unusable rows.
+        root: Folder that the names of the images are relative to.
+        base: Folder of the output, which item keys are relative to.
+        fields_of: Function that returns the fields of each item in a record.
+    """
+    keys: set[str] = set()
+    index = 0
+    for record in records:
+        for item in _items_of(record, root, base, fields_of, 1):
+            if isinstance(item, Item):
+                if item.key in keys:
+                    continue
+                keys.add(item.key)
+            yield replace(item, index=index)
+            index += 1
+
+
 def _iter_records(rooted: RootedSource | Problem) -> Iterator[Record | Problem]:
     if isinstance(rooted, Problem):
         yield rooted

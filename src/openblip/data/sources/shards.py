@@ -73,7 +73,12 @@ class Shard:
 
 
 def plan_shards(
-    sources: Sequence[str], *, images: str | None = None, rows: int = SHARD_ROWS, sidecars: bool = True
+    sources: Sequence[str],
+    *,
+    images: str | None = None,
+    rows: int = SHARD_ROWS,
+    sidecars: bool = True,
+    recursive: bool = True,
 ) -> list[Shard]:
     """Divide data into shards.
 
@@ -84,7 +89,8 @@ def plan_shards(
         sources: Paths or addresses, as [`open_source`][openblip.data.sources.open_source] takes them, or image files.
         images: Folder for relative image paths of rows; by default the folder of the file.
         rows: Rows of a shard.
-        sidecars: Whether a folder is read with the texts next to its images; otherwise all its images are taken.
+        sidecars: Whether a folder is read with its metadata, if it has any; otherwise all its images are taken.
+        recursive: Include the files below a folder.
 
     Returns:
         The shards, in the order of the data.
@@ -98,7 +104,7 @@ def plan_shards(
         shards += _split_files("", single_files, rows)
     for source in sources:
         if not _is_image(source):
-            shards += _plan_source(source, images, rows, sidecars)
+            shards += _plan_source(source, images, rows, sidecars, recursive)
     if not shards:
         raise InputError(f"{', '.join(sources)} has no data")
     repeated = [shard.name for shard in shards]
@@ -154,11 +160,11 @@ def _below(address: str, root: str) -> str:
     return address.removeprefix(root.rstrip("/") + "/") if root else address
 
 
-def _plan_source(source: str, images: str | None, rows: int, sidecars: bool) -> list[Shard]:
+def _plan_source(source: str, images: str | None, rows: int, sidecars: bool, recursive: bool) -> list[Shard]:
     if source.startswith(HUB_PREFIX):
         return _split_indexed(source, images, rows)
     if is_local(source) and Path(source).is_dir():
-        return _plan_folder(source, images, rows, sidecars)
+        return _plan_folder(source, images, rows, sidecars, recursive)
     shards = []
     for path in expand(source):
         kind = kind_of(path)
@@ -168,8 +174,8 @@ def _plan_source(source: str, images: str | None, rows: int, sidecars: bool) -> 
     return shards
 
 
-def _plan_folder(folder: str, images: str | None, rows: int, sidecars: bool) -> list[Shard]:
-    names = list(walk(folder))
+def _plan_folder(folder: str, images: str | None, rows: int, sidecars: bool, recursive: bool) -> list[Shard]:
+    names = list(walk(folder, recursive))
     metadata = [name for name in names if os.path.basename(name) in METADATA]  # noqa: PTH119
     if metadata and sidecars:
         return [shard for name in metadata for shard in _plan_file(name, kind_of(name) or "jsonl", images, rows)]

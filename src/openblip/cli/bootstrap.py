@@ -1,0 +1,27 @@
+"""`openblip bootstrap`: the whole bootstrap of the paper in one recipe."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from openblip.cli import options as o
+from openblip.cli.command import argument, command
+
+
+@command(example="openblip bootstrap recipes/bootstrap/base.yaml out=runs/bootstrap")
+@argument("recipe", type=o.PATH, metavar="RECIPE.yaml", help="YAML file that describes data and steps.")
+@argument("overrides", nargs=-1, metavar="[KEY=VALUE]...", help="Settings to change, such as capfilt.num=5.")
+@o.threads_option
+@o.offline_option
+def bootstrap(recipe: Path, overrides: tuple[str, ...], threads: int | None, offline: bool) -> None:
+    """Pretrain, fine-tune captioner and filter, filter web data (CapFilt), and pretrain anew.
+
+    To resume, run the same command again. Steps whose settings and inputs did not change are kept.
+    """
+    o.prepare(threads=threads, offline=offline)
+    from openblip.bootstrap import Bootstrap, read_bootstrap
+
+    model = Bootstrap(read_bootstrap(recipe, overrides), lambda line: click.echo(line, err=True)).run()
+    click.echo(model)

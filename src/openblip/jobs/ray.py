@@ -1,0 +1,107 @@
+"""Jobs over shards on Ray: a pool of actors, each of which holds the models and computes whole shards.
+
+One row of the Ray dataset is one shard. An actor writes its shard to the output folder and commits it by a rename, so
+progress depends neither on Ray's blocks nor on its checkpoints: a shard is done if its file is there. All machines must
+share the folder.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator, Sequence
+from functools import partial
+from typing import Any
+
+from openblip.data.files import require
+from openblip.data.sources.shards import Shard
+from openblip.errors import InputError, JobError
+from openblip.extras import install_hint
+from openblip.jobs.executors import Counts, Executor, ShardJob
+
+NEW_CLUSTER = "local"
+
+
+def run_on_ray(
+    address: str = "auto", *, workers: int | None = None, cpus: int = 1, gpus: float | None = None
+) -> Executor:
+    """Return an executor that computes shards in actors on Ray.
+
+    Args:
+        address: "auto" joins the cluster of this machine or of `RAY_ADDRESS`, and starts one if there is none; "local"
+            always starts one; otherwise the address of a cluster.
+        workers: Number of actors; by default one for each GPU, or for each `cpus` CPU cores without GPUs.
+        cpus: CPU cores of an actor, which are also its threads.
+        gpus: GPUs of an actor; by default one if the cluster has any.
+
+    Raises:
+        InputError: Ray is missing.
+    """
+    _require_ray()
+    return partial(_run, address, workers, cpus, gpus)
+
+
+def _require_ray() -> Any:
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # Ray would send statistics to its makers
+    try:
+        return require("ray", "--ray")
+    except InputError as error:
+        raise InputError(f"--ray needs ray, which is not installed: {install_hint('ray')}") from error
+
+
+def _run(
+    address: str, workers: int | None, cpus: int, gpus: float | None, job: ShardJob, shards: Sequence[Shard]
+) -> Iterator[Counts]:
+    ray = _require_ray()
+    data = require("ray.data", "--ray")
+    started = not ray.is_initialized()
+    if started:
+        _connect(ray, address)
+    try:
+        resources = ray.cluster_resources()
+        gpus = gpus if gpus is not None else float(resources.get("GPU", 0) >= 1)
+        units = resources["GPU"] / gpus if gpus else resources.get("CPU", 1) / cpus
+        size = min(len(shards), workers or max(1, int(units)))
+        data.DataContext.get_current().enable_progress_bars = False
+        rows = [{"shard": json.dumps(shard.to_dict())} for shard in shards]
+        results = data.from_items(rows, override_num_blocks=len(rows)).map_batches(
+            _ShardActor,
+            batch_size=1,
+            compute=data.ActorPoolStrategy(size=size),
+            fn_constructor_args=(job,),
+            num_cpus=cpus,
+            num_gpus=gpus or None,
+        )
+        try:
+            for row in results.iter_rows():
+                yield json.loads(row["counts"])
+        except ray.exceptions.RayError as error:
+            raise JobError(f"Ray stopped the job ({_cause(error)}); run again to resume") from error
+    finally:
+        if started:
+            ray.shutdown()
+
+
+def _connect(ray: Any, address: str) -> None:
+    options: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR", "include_dashboard": False}
+    try:
+        ray.init(address=None if address == "auto" else address, **options)
+    except (ConnectionError, ValueError, RuntimeError) as error:
+        raise InputError(f"--ray cannot reach {address}: {_cause(error)}") from error
+
+
+def _cause(error: BaseException) -> str:
+    """Return the last line of an error's message, which names the exception behind Ray's."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[-1] if lines else type(error).__name__
+
+
+class _ShardActor:
+    """An actor: it loads the models once, and computes one shard per call."""
+
+    def __init__(self, job: ShardJob) -> None:
+        self._compute = job.start()
+
+    def __call__(self, batch: dict[str, Any]) -> dict[str, list[str]]:
+        counts = [self._compute(Shard.from_dict(json.loads(shard))) for shard in batch["shard"]]
+        return {"counts": [json.dumps(each) for each in counts]}
