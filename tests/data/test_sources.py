@@ -347,7 +347,8 @@ def test_bad_lines_of_jsonl(tmp_path: Path) -> None:
     assert list(results) == [f"/x.jsonl:{line}" for line in (3, 4, 5, 6, 7, 8, 9, 10)]
     assert [reason.partition("(")[0].strip() for reason in results.values()] == [
         "the line is not JSON", "a record must be a mapping of columns to values, got a list",
-        "there is no image: the columns are 'caption'; name one with --columns image=NAME", "caption must be a text, got a number", "the line is not UTF-8",
+        "there is no image: the columns are 'caption'; name one with --columns image=NAME",
+        "caption must be a text, got a number", "the line is not UTF-8",
         "an image must be given as a path, an address, bytes or an image, got None",
         "an image must be given as a path, an address, bytes or an image, got 'a\\x00'", "the line is not JSON",
     ]  # fmt: skip
@@ -383,7 +384,8 @@ def test_bad_members_of_a_tar(tmp_path: Path, stream: bool) -> None:
     good = [record.captions for record in records if isinstance(record, Record)]
     assert good == [("number 0",), ("number 5",)]
     results = problems(records, tmp_path)
-    assert [f"{key.partition(':')[2]}: {re.split(r' [(]| beside| for ', reason)[0]}" for key, reason in results.items()] == [
+    starts = {key.partition(":")[2]: re.split(r" [(]| beside| for ", reason)[0] for key, reason in results.items()}
+    assert [f"{key}: {start}" for key, start in starts.items()] == [
         "a: there is no image", "b: its JSON cannot be read", "c: its JSON is not an object",
         "d: its text is not UTF-8", "e: caption must be a text, got a number",
     ]  # fmt: skip

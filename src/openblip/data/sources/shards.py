@@ -134,6 +134,8 @@ def read_shard(
     check_columns(columns or {})
     try:
         for record in _READERS[shard.kind](shard, columns, tuple(keep)):
+            if isinstance(record, Problem) and record.kind:
+                continue  # files of other kinds, which are passed over
             address = record.address
             at_shard = isinstance(record, Problem) and address == shard.address
             yield (shard.name if at_shard else _key(shard, record)), record
