@@ -306,7 +306,7 @@ def texts_of(record: Record) -> list[str]:
     if record.captions:
         return list(record.captions)
     values = [record.extra[name] for name in CAPTION_COLUMNS if name in record.extra]
-    blank = any(isinstance(text, str) and not text.strip() for value in values for text in _listed(value))
+    blank = any(text is None or not str(text).strip() for value in values for text in _listed(value))
     return [""] if blank else []
 
 
