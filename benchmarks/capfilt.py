@@ -24,7 +24,6 @@ import numpy as np
 import torch
 
 from benchmarks import machine
-from benchmarks.contestants import DTYPES
 from benchmarks.inference import HERE, say, write
 from benchmarks.materials import SCALES, Materials
 from openblip.blip import load
@@ -69,7 +68,7 @@ class OneByOne:
         library.logging.set_verbosity_error()
         library.logging.disable_progress_bar()
         self.processor = library.AutoProcessor.from_pretrained(captioner)
-        options = {"dtype": DTYPES["fp32"]}
+        options = {"dtype": torch.float32}
         self.captioner = library.BlipForConditionalGeneration.from_pretrained(captioner, **options).eval()
         self.matcher = library.BlipForImageTextRetrieval.from_pretrained(matcher, **options).eval()
 
@@ -100,11 +99,11 @@ def make_scorer(
     """Return our captioner and filter as a function of images and web texts."""
     tokens = materials.scale.new_tokens
     sampling = Sampling(num=num, min_new_tokens=tokens, max_new_tokens=tokens, repetition_penalty=1.0)
-    models = [
+    captioner, matcher = (
         load(materials.model(task), engine=engine, precision=precision, batch_size=8)  # type: ignore[arg-type]
         for task in ("caption", "retrieval")
-    ]
-    scorer = Scorer(*models, sampling)
+    )
+    scorer = Scorer(captioner, matcher, sampling)
 
     def score(paths: Sequence[Path], texts: Sequence[str]) -> int:
         found = 0

@@ -35,6 +35,7 @@ from openblip.capfilt.rules import Rule
 from openblip.capfilt.run import CapFiltJob, ModelOptions
 from openblip.capfilt.run import run as run_capfilt
 from openblip.capfilt.scoring import Sampling
+from openblip.checkpoints.resolve import MODEL
 from openblip.data.augment import Transform
 from openblip.data.sources import open_source
 from openblip.data.sources.base import Source
@@ -47,7 +48,7 @@ from openblip.training.config import recipe_from_table
 from openblip.training.data import build_data
 from openblip.training.initial import build_initial_state
 from openblip.training.reporters import read_log
-from openblip.training.run import LOG, MODEL
+from openblip.training.run import LOG
 from openblip.training.run import run as train
 
 ROWS = ("noisy", "filtered", "captioned", "both")
@@ -81,7 +82,7 @@ class Sizes:
     tuning: int = 300
     web: int = 0
     noise: float = 0.5
-    steps: int = 260
+    steps: int = 130
     tune_steps: int = 130
     batch: int = 48
     captions: int = 300

@@ -22,6 +22,7 @@ from openblip.capfilt.run import run as run_capfilt
 from openblip.capfilt.scoring import Sampling
 from openblip.checkpoints import bundle
 from openblip.checkpoints.fingerprint import fingerprint
+from openblip.checkpoints.resolve import MODEL
 from openblip.data.files import is_local
 from openblip.data.images import FileImage
 from openblip.data.records import Record
@@ -32,7 +33,6 @@ from openblip.io.hashing import compute_sha256, sha256
 from openblip.jobs.executors import Executor, run_in_process, run_in_processes
 from openblip.tasks import TaskName
 from openblip.training.config import parsing, recipe_from_table
-from openblip.training.run import MODEL
 from openblip.training.run import run as train
 
 STEPS = ("pretrain", "captioner", "filter", "capfilt", "final")
