@@ -130,3 +130,21 @@ def test_a_bare_hybrid_image_encoder_survives_a_folder(hybrid: Path) -> None:
     state = read.load(hybrid / "vision").model.state_dict()
     assert state.keys() == expected.keys()
     assert all(np.array_equal(state[name], tensor) for name, tensor in expected.items())
+
+
+@pytest.mark.parametrize("task", ["caption", "vqa", "retrieval", "grounding"])
+def test_the_bundled_model_converts_to_complete_folders(task: TaskName, tmp_path: Path) -> None:
+    result = run("convert", "pocket", tmp_path / "alone", "--task", task, "--to", "hub")
+    assert result.exit_code == 0, result.output
+    before, after = read.load(bundle.POCKET, task=task), read.load(tmp_path / "alone")
+    fields = ("config", "image", "prompt", "confidence")
+    assert [getattr(after, name) for name in fields] == [getattr(before, name) for name in fields]
+    state = after.model.state_dict()
+    for name, tensor in before.model.state_dict().items():
+        assert torch.equal(state[name], tensor), name
+    assert after.tokenizer is not None
+    assert before.tokenizer is not None
+    assert after.tokenizer.vocab_pieces == before.tokenizer.vocab_pieces
+    if before.config.vision.stem is None and task in CLASSES:
+        _, report = CLASSES[task].from_pretrained(tmp_path / "alone", output_loading_info=True)
+        assert not any(report.values()), report
