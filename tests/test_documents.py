@@ -29,6 +29,7 @@ LINKED = [
 
 # Pages whose code has a test of its own, because it needs more than photos and the bundled model.
 TESTED_ELSEWHERE = {
+    "docs/capfilt.md": "tests/capfilt/test_capfilt_document.py",
     "docs/data.md": "tests/data/test_data_document.py",
     "docs/jobs.md": "tests/jobs/test_jobs_document.py",
     "docs/mmpretrain-lavis.md": "tests/compat/test_documented_snippets.py",

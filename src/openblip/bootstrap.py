@@ -16,7 +16,7 @@ from typing import Any
 
 from openblip.capfilt.folder import CapFiltFolder
 from openblip.capfilt.rows import read_metadata
-from openblip.capfilt.rules import Rule
+from openblip.capfilt.rules import Keep, Rule
 from openblip.capfilt.run import CapFiltJob, ModelOptions
 from openblip.capfilt.run import run as run_capfilt
 from openblip.capfilt.scoring import Sampling
@@ -69,7 +69,7 @@ class CapFiltSettings:
         shard_rows: Rows per shard of lists and folders.
     """
 
-    keep: Any = "itm"
+    keep: Keep = "itm"
     itm_threshold: float = 0.5
     itc_threshold: float | None = None
     num: int = 1

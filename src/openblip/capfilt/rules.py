@@ -67,12 +67,23 @@ class Rule:
         return accepted
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the rule as JSON stores it."""
+        """Return the rule as JSON stores it.
+
+        Returns:
+            The fields by name.
+        """
         return asdict(self)
 
     @staticmethod
     def from_dict(values: Mapping[str, Any]) -> Rule:
-        """Return the rule that `to_dict` stored."""
+        """Return the rule that `to_dict` stored.
+
+        Args:
+            values: The fields by name.
+
+        Returns:
+            The rule.
+        """
         return Rule(**values)
 
     def __str__(self) -> str:

@@ -62,7 +62,14 @@ class ModelOptions:
     offline: bool | None = None
 
     def load(self, name: str) -> Blip:
-        """Load one of the models."""
+        """Load one of the models.
+
+        Args:
+            name: Name or path of the model.
+
+        Returns:
+            The model.
+        """
         if self.threads is not None:
             torch.set_num_threads(self.threads)
         return load(
@@ -76,7 +83,11 @@ class ModelOptions:
         )
 
     def fingerprints(self) -> dict[str, str]:
-        """Return a hash of the files of each model."""
+        """Return a hash of the files of each model.
+
+        Returns:
+            The hashes of `captioner` and `filter`.
+        """
         return {
             "captioner": fingerprint(self.captioner, ["caption"], offline=self.offline)["caption"],
             "filter": fingerprint(self.filter, ["retrieval"], offline=self.offline)["retrieval"],
@@ -110,7 +121,11 @@ class CapFiltJob:
     job: str = ""
 
     def settings(self) -> dict[str, Any]:
-        """Return what determines the scores."""
+        """Return what determines the scores.
+
+        Returns:
+            Models and options by name.
+        """
         return {
             **self.models.fingerprints(),
             "engine": self.models.engine,
@@ -121,7 +136,11 @@ class CapFiltJob:
         }
 
     def start(self) -> Callable[[Shard], dict[str, int]]:
-        """Load the models, and return the function that computes a shard."""
+        """Load the models, and return the function that computes a shard.
+
+        Returns:
+            A function that computes and commits a shard, and returns its counts.
+        """
         captioner = self.models.load(self.models.captioner)
         same = self.models.filter == self.models.captioner
         matcher = captioner if same else self.models.load(self.models.filter)

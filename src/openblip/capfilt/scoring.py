@@ -58,11 +58,19 @@ class Sampling:
     seed: int = 0
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the options as JSON stores them."""
+        """Return the options as JSON stores them.
+
+        Returns:
+            The options by name.
+        """
         return asdict(self)
 
     def options(self) -> dict[str, Any]:
-        """Return the options of the caption pipeline."""
+        """Return the options of the caption pipeline.
+
+        Returns:
+            Keyword arguments of [`CaptionPipeline`][openblip.pipelines.caption.CaptionPipeline].
+        """
         shared = {
             "n": self.num,
             "min_new_tokens": self.min_new_tokens,

@@ -54,6 +54,9 @@ def run_in_processes(workers: int) -> Executor:
 
     Args:
         workers: Number of processes. Each loads the models.
+
+    Returns:
+        The executor.
     """
     return partial(_run_in_pool, workers)
 

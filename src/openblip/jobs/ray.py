@@ -8,6 +8,7 @@ share the folder.
 from __future__ import annotations
 
 import json
+import logging
 import os
 from collections.abc import Iterator, Sequence
 from functools import partial
@@ -33,6 +34,9 @@ def run_on_ray(
         workers: Number of actors; by default one for each GPU, or for each `cpus` CPU cores without GPUs.
         cpus: CPU cores of an actor, which are also its threads.
         gpus: GPUs of an actor; by default one if the cluster has any.
+
+    Returns:
+        The executor.
 
     Raises:
         InputError: Ray is missing.
@@ -62,6 +66,7 @@ def _run(
         gpus = gpus if gpus is not None else float(resources.get("GPU", 0) >= 1)
         units = resources["GPU"] / gpus if gpus else resources.get("CPU", 1) / cpus
         size = min(len(shards), workers or max(1, int(units)))
+        logging.getLogger("ray.data").setLevel(logging.ERROR)  # it reports every execution
         data.DataContext.get_current().enable_progress_bars = False
         rows = [{"shard": json.dumps(shard.to_dict())} for shard in shards]
         results = data.from_items(rows, override_num_blocks=len(rows)).map_batches(
