@@ -8,15 +8,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from click.testing import CliRunner
 
 from openblip import bootstrap
 from openblip.bootstrap import STEPS, Bootstrap, BootstrapRecipe, CapFiltSettings
 from openblip.capfilt.folder import CapFiltFolder, digest_rows
 from openblip.capfilt.run import ShardComputer
 from openblip.checkpoints import write
+from openblip.cli import app
 from openblip.errors import ConfigError, JobError
 from openblip.io.hashing import compute_sha256
 from openblip.preprocess.settings import ImageSettings
+from openblip.training.config import parsing
 from openblip.training.trainer import Trainer
 from tests.capfilt.capfilt_toys import picture, web_folder
 from tests.toys import SIZE, toy_model, toy_tokenizer
@@ -92,7 +95,11 @@ def kill_after(monkeypatch: pytest.MonkeyPatch, owner: Any, name: str, calls: in
 
 
 def test_killed_in_every_step(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    Bootstrap(make_recipe(data, tmp_path / "whole")).run()
+    file = tmp_path / "recipe.yaml"
+    file.write_text(parsing.write_yaml(parsing.as_table(make_recipe(data, tmp_path / "other"))))
+    result = CliRunner().invoke(app, ["bootstrap", str(file), f"out={tmp_path / 'whole'}"])
+    assert result.exit_code == 0, result.output
+    assert result.stdout == f"{tmp_path}/whole/final/model\n"
     expected = digest(tmp_path / "whole")
     recipe, lines = make_recipe(data, tmp_path / "killed"), list[str]()
     for step in STEPS:
