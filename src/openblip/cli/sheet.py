@@ -52,13 +52,23 @@ def sheet(
     """
     if not images:
         raise click.UsageError("expected at least one image or folder, got none")
+    from openblip.data.skips import PathFilter, Skips
     from openblip.jobs.items import common_folder, open_items
     from openblip.jobs.sheet import read_statuses, write_sheet
     from openblip.jobs.sinks import SinkOptions, open_sink
 
     paths = list(read_paths(images)) if "-" in images else list(images)
     sink = open_sink(source, SinkOptions(captions, common_folder(paths), ext=ext))
-    items = open_items(paths, recursive=input.recursive, images_folder=input.images_folder, base=sink.base)
+    skips = Skips()
+    items = open_items(
+        paths,
+        recursive=input.recursive,
+        images_folder=input.images_folder,
+        base=sink.base,
+        mapping=input.mapping(),
+        chosen=PathFilter(input.include, input.exclude),
+        skips=skips,
+    )
     statuses = list(read_statuses(limit_items(items, input.limit), sink))
     pages = write_sheet(report, statuses, sink)
     failed = sum(status.error is not None for status in statuses)
@@ -68,6 +78,8 @@ def sheet(
         + (f", {missing} without a caption" if missing else ""),
         err=True,
     )
+    if skips.counts:
+        click.echo(f"skipped: {skips.describe()}", err=True)
     if not no_open:
         webbrowser.open(report.resolve().as_uri())
     for status in statuses:

@@ -173,6 +173,10 @@ def _plain_names(names: tuple[Any, ...]) -> dict[str, str]:
     return plain
 
 
+def _flatten(names: Iterable[str | Sequence[str]]) -> list[str]:
+    return [one for name in names for one in ([name] if isinstance(name, str) else name)]
+
+
 def _rename(name: str | Sequence[str], names: Mapping[str, str]) -> str | list[str]:
     return names.get(name, name) if isinstance(name, str) else [names.get(one, one) for one in name]
 
@@ -229,6 +233,10 @@ def _rename_columns(row: Mapping[str, Any], columns: Columns) -> Mapping[str, An
     """Return the row with the user's columns under the schema's names, and without those they replace."""
     if not columns:
         return row
+    if any(name not in row for name in _flatten(columns.values())):
+        plain = {plain_name(name): name for name in row if isinstance(name, str)}
+        own_names = {name: plain[plain_name(name)] for name in _flatten(columns.values()) if plain_name(name) in plain}
+        columns = {key: _rename(names, own_names) for key, names in columns.items()}
     for names in columns.values():
         for name in [names] if isinstance(names, str) else names:
             if name not in row:

@@ -16,10 +16,7 @@ from hashlib import blake2b
 from pathlib import Path
 from urllib.parse import quote
 
-from PIL import Image
-
-from openblip.data.files import is_local
-from openblip.data.images import FileImage, ImageRef, open_image
+from openblip.data.images import FileImage, ImageRef
 from openblip.errors import JobError, OpenBlipError
 from openblip.io.templates import render_html
 from openblip.jobs.decisions import stored_text
@@ -29,6 +26,7 @@ from openblip.jobs.records import Row
 from openblip.jobs.run import ItemStatus
 from openblip.jobs.sinks import Sink
 from openblip.jobs.sinks.base import TextSink
+from openblip.preprocess.image import load_image
 
 PER_PAGE = 500
 """Images on one page."""
@@ -244,18 +242,8 @@ def _format_scores(row: Row) -> str:
 def encode_thumbnail(image: ImageRef) -> str | None:
     """Return a small JPEG as base64, or `None` if the image cannot be opened."""
     try:
-        source = image.read()
-        thumbnail = None
-        if isinstance(source, str) and is_local(source):
-            with Image.open(source) as file:
-                if file.format == "JPEG" and file.getexif().get(0x0112, 1) == 1:  # upright
-                    file.draft("RGB", (2 * THUMBNAIL_SIZE, 2 * THUMBNAIL_SIZE))  # decode near the size needed
-                    thumbnail = file.convert("RGB")
-        if thumbnail is None:
-            thumbnail = open_image(image)
-    except (OpenBlipError, OSError, ValueError, Image.DecompressionBombError):
-        return None
-    except Exception:  # decoders raise anything for a damaged file
+        thumbnail = load_image(image.read(), target_size=THUMBNAIL_SIZE)
+    except (OpenBlipError, OSError):
         return None
     thumbnail.thumbnail((THUMBNAIL_SIZE, THUMBNAIL_SIZE))
     buffer = io.BytesIO()
