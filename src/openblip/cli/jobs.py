@@ -234,11 +234,11 @@ class ImageJob:
                 )
                 run = stack.enter_context(opened)
             total = len(items) if isinstance(items, Sequence) else None
-            if (total != 1 or output.progress == "json") and not output.quiet and output.progress != "none":
+            if (total != 1 or output.progress_form == "json") and not output.quiet and output.progress_form != "none":
                 from openblip.jobs.reporting import report_progress
 
                 lines = self.sink is not None
-                self._progress = stack.enter_context(report_progress(total, lines=lines, form=output.progress))
+                self._progress = stack.enter_context(report_progress(total, lines=lines, form=output.progress_form))
             try:
                 yield run
             except KeyboardInterrupt as error:

@@ -34,9 +34,9 @@ BUNDLE_NOTES = {
 @option("--size", default="", show_default="all", help="List only checkpoints with this image encoder: base or large.")
 @json_option
 def models(pattern: str, task: str, family: str, size: str, json: bool) -> None:
-    """List the bundles, which have a model for each task, and the published checkpoints.
+    """List the bundles and the published checkpoints.
 
-    Each row lists the names that other libraries use. --model accepts all of them.
+    A bundle has a model for each task. Each row lists the names that other libraries use. --model accepts all of them.
     """
     _check_choice("--task", task, NETWORKS)
     _check_choice("--family", family, FAMILIES)

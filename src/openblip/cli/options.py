@@ -199,7 +199,7 @@ class OutputOptions:
     strict: bool
     dry_run: bool
     quiet: bool
-    progress: str
+    progress_form: str
     report: Path | None
 
 
@@ -231,6 +231,7 @@ def output_options(formats: Sequence[str] = LISTS) -> Callable[[Function], Calla
             output_option("--quiet", is_flag=True, help="Print no progress and no summary, only errors."),
             output_option(
                 "--progress",
+                "progress_form",
                 type=Choice(PROGRESS),
                 metavar="FORM",
                 default="auto",

@@ -15,7 +15,7 @@ from openblip.cli.jobs import limit_items, plural, read_paths
 from openblip.cli.options import InputOptions
 
 
-@command(example="openblip sheet photos\nopenblip caption --apply sheet-edits.jsonl")
+@command(example="openblip sheet photos\nopenblip sheet photos --from jsonl --captions captions.jsonl")
 @o.images_argument
 @o.input_options
 @input_option(
@@ -46,9 +46,9 @@ def sheet(
     report: Path,
     no_open: bool,
 ) -> None:
-    """Open a page that shows images with their captions, to review and edit. No model is needed.
+    """Review and edit the captions of images in a page.
 
-    The page exports edits, and `openblip caption --apply` writes them back.
+    No model is needed. The page exports edits, and `openblip caption --apply` writes them back.
     """
     if not images:
         raise click.UsageError("expected at least one image or folder, got none")
