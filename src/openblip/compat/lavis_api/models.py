@@ -185,8 +185,8 @@ class BlipCaption(BaseModel):
         )
         batch = [Prepared(OpenedImage(image_states), Prompt(prompt, None)) for image_states in states]
         captions = []
-        for best in pipeline.postprocess(pipeline.forward(batch), batch):
-            captions += [best.text, *(caption.text for caption in best.alternatives)]
+        for hypotheses in pipeline.forward(batch):  # in the order of the search, or of the samples
+            captions += [tokenizer.decode(hypothesis.ids) for hypothesis in hypotheses]
         return captions
 
 
