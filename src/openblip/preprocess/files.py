@@ -6,6 +6,7 @@ import functools
 import io
 import re
 import struct
+import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from importlib import import_module
@@ -120,7 +121,12 @@ def decode_image(
             is_smaller = image.size != size
             turned = turns(image) if image.format in ("JPEG", "MPO") else False
             with BUDGET.reserve(check_limits(image, name, size, limits, turned=turned)):
-                rgb = to_upright_rgb(image)
+                try:
+                    rgb = to_upright_rgb(image)
+                except Exception as error:  # free the pixels before another image takes their place in the budget
+                    traceback.clear_frames(error.__traceback__)
+                    image.close()
+                    raise
             # Return an image without metadata: the next reader would apply an orientation in it again.
             if rgb is image:
                 rgb = image._new(image.im)  # the same pixels: a copy would need as much memory again

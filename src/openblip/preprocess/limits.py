@@ -1,7 +1,7 @@
 """Limits on the memory that decoding an image may take, and a budget that makes large images wait for each other.
 
 The number of pixels says little: a baseline JPEG of 200 megapixels that is decoded at an eighth of its size needs
-27 MB, a progressive one needs its coefficients as well, and a PNG with transparency needs 8 bytes per pixel.
+27 MB, a progressive one needs its coefficients as well, and a PNG with transparency needs 9 bytes per pixel.
 """
 
 from __future__ import annotations
@@ -138,7 +138,7 @@ def estimate_bytes(image: Image.Image, size: tuple[int, int], *, turned: bool) -
     if image.has_transparency_data and mode not in ("RGBA", *_WIDE_MODES):
         per_pixel += 4
     if mode != "RGB":
-        per_pixel += 4
+        per_pixel += 5 if image.has_transparency_data else 4
     if turned:
         per_pixel += 4
     return pixels * per_pixel + _coefficient_bytes(image, size)

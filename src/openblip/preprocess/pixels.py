@@ -63,9 +63,13 @@ def _to_rgb(image: Image.Image) -> Image.Image:
     if image.mode.startswith(("I", "F")):
         return Image.fromarray(_scale_gray(image)).convert("RGB")
     if image.has_transparency_data:
-        rgba = (image.convert("LA") if image.mode == "La" else image).convert("RGBA")
-        alpha = rgba.getchannel("A")
-        if alpha.getextrema() == (0, 0):  # nothing would be left: the channel is unused, or holds something else
+        rgba = image  # `convert` would copy it
+        if image.mode != "RGBA":
+            rgba = (image.convert("LA") if image.mode == "La" else image).convert("RGBA")
+        if rgba.getchannel("A").getextrema() == (
+            0,
+            0,
+        ):  # an unused channel, or one of another meaning
             return rgba.convert("RGB")
         if rgba.width * rgba.height <= _MAX_PIXELS_AT_ONCE:
             return Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba).convert("RGB")
