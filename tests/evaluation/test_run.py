@@ -430,10 +430,12 @@ def test_the_report_escapes_text_and_lists_the_worst_first(tmp_path: Path) -> No
     ]
     write_report(tmp_path / "r.html", evil, {evil: 0.5, "METEOR": None}, [evil], items)
     page = (tmp_path / "r.html").read_text(encoding="utf-8")
-    assert "<script" not in page
-    assert page.count("&lt;script&gt;") == 7
+    assert page.count("<script") == 1, "that of the page"
+    assert page.count("&lt;script&gt;") == 10, "the title twice, the metric and its two tables, the note and the item"
     assert "<b>.png" not in page
-    assert page.index("failed") < page.index("<section", page.index("failed")) < page.index("good")
+    assert "METEOR" not in page, "it was not computed"
+    cards = page.partition("<main>")[2]
+    assert cards.index('data-id="failed"') < cards.index("<section", 10) < cards.index('data-id="good"')
     assert page.count("data:image/jpeg;base64,") == 3  # a pair and one image; one cannot be read
 
 
