@@ -31,6 +31,7 @@ from openblip.errors import ConfigError, JobError, OpenBlipError
 from openblip.io import atomic
 from openblip.io.hashing import compute_sha256, sha256
 from openblip.jobs.executors import Executor, run_in_process, run_in_processes
+from openblip.jobs.ray import run_on_ray
 from openblip.tasks import TaskName
 from openblip.training.config import parsing, recipe_from_table
 from openblip.training.run import run as train
@@ -103,8 +104,6 @@ class CapFiltSettings:
     def executor(self) -> Executor:
         """Return what runs the step."""
         if self.ray is not None:
-            from openblip.jobs.ray import run_on_ray
-
             return run_on_ray(self.ray, workers=self.workers)
         return run_in_process if self.workers == 1 else run_in_processes(self.workers)
 

@@ -46,8 +46,9 @@ def cluster() -> Iterator[None]:
     """One local cluster for all tests."""
     import ray
 
-    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
-    ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False, object_store_memory=100 * 2**20)
+    from openblip.jobs import ray as on_ray
+
+    on_ray._connect(ray, "local")
     yield
     ray.shutdown()
 

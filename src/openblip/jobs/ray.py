@@ -20,7 +20,8 @@ from openblip.errors import InputError, JobError
 from openblip.extras import install_hint
 from openblip.jobs.executors import Counts, Executor, ShardJob
 
-NEW_CLUSTER = "local"
+ATTEMPTS = 3
+"""Attempts to start a cluster: Ray gives up after 30 seconds, which a busy machine may need."""
 
 
 def run_on_ray(
@@ -89,10 +90,14 @@ def _run(
 
 def _connect(ray: Any, address: str) -> None:
     options: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR", "include_dashboard": False}
-    try:
-        ray.init(address=None if address == "auto" else address, **options)
-    except (ConnectionError, ValueError, RuntimeError) as error:
-        raise InputError(f"--ray cannot reach {address}: {_cause(error)}") from error
+    for attempt in range(1, ATTEMPTS + 1):
+        try:
+            ray.init(address=None if address == "auto" else address, **options)
+            return
+        except Exception as error:  # noqa: PERF203 (a start-up of over 30 s raises a plain `Exception`)
+            ray.shutdown()
+            if attempt == ATTEMPTS or "timed out during startup" not in str(error):
+                raise InputError(f"--ray cannot reach or start {address}: {_cause(error)}") from error
 
 
 def _cause(error: BaseException) -> str:
