@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import re
 from collections.abc import Iterator, Sequence
 from functools import partial
 from typing import Any
@@ -101,9 +102,10 @@ def _connect(ray: Any, address: str) -> None:
 
 
 def _cause(error: BaseException) -> str:
-    """Return the last line of an error's message, which names the exception behind Ray's."""
+    """Return the line of an error's message that names the exception behind Ray's, or else its last line."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[-1] if lines else type(error).__name__
+    named = [line for line in lines if re.match(r"[\w.]*(Error|Exception|Exit)\b", line)]
+    return (named or lines or [type(error).__name__])[-1]
 
 
 class _ShardActor:
