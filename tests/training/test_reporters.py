@@ -6,6 +6,7 @@ import builtins
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import (  # type: ignore[import-untyped]
@@ -85,6 +86,14 @@ def test_the_curve_is_drawn_from_the_log(tmp_path: Path) -> None:
     with Image.open(tmp_path / "short.png") as picture:
         assert picture.height < tall, "no panel for evaluations that were not"
     draw_losses([], tmp_path / "empty.png")
+    large = [{"kind": "train", **record(step), "loss": 1234567.8 * step} for step in (1, 20)]
+    draw_losses(
+        [*large, {"kind": "evaluation", "step": 20, "epoch": 1, "val_loss": 98765432.1}], tmp_path / "large.png"
+    )
+    with Image.open(tmp_path / "large.png") as image:
+        pixels = np.asarray(image.convert("L"))
+    edges = (pixels[0], pixels[-1], pixels[:, 0], pixels[:, -1])
+    assert all((edge == 255).all() for edge in edges), "no label is clipped"
     assert (tmp_path / "loss.png").read_bytes() != (tmp_path / "short.png").read_bytes()
 
 

@@ -83,8 +83,9 @@ def _from_checkpoint(recipe: Recipe, paths: list[Path]) -> InitialState:
     report = initialize(model, start)
     prompt = next(p for p in (recipe.data.prompt, start.prompt, CAPTION_PROMPT) if p is not None)
     image = replace(start.image, size=config.vision.image_size)
-    notes = (_describe_start(recipe.start[0], start.source, start.config.task, report), *start.notes)
-    return InitialState(model, start.tokenizer, image, prompt, notes, tuple(report.fresh))
+    notes = [_describe_start(recipe.start[0], start.source, start.config.task, report)]
+    notes += [note for note in start.notes if not note.startswith("not stored, derived")]  # as in every hub folder
+    return InitialState(model, start.tokenizer, image, prompt, tuple(notes), tuple(report.fresh))
 
 
 def _describe_start(name: str, source: str, task: str, report: InitReport) -> str:
