@@ -29,6 +29,9 @@ OUTPUT = "Output"
 MODEL = "Model"
 OTHER = "Other"
 
+SHORT_NAMES = {"--max-tokens": "--max-new-tokens", "--beams": "--num-beams", "--workers": "--num-workers"}
+"""Names of options that are accepted without being listed."""
+
 Function = TypeVar("Function", bound=Callable[..., None])
 
 
@@ -85,6 +88,13 @@ class Command(click.Command):
     def __init__(self, *args: Any, example: str = "", **settings: Any) -> None:
         super().__init__(*args, **settings)
         self.example = example
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Parse the arguments, with short names of options in place of the full ones."""
+        options = {option for parameter in self.params for option in parameter.opts}
+        full_names = {short: name for short, name in SHORT_NAMES.items() if name in options and short not in options}
+        written = [arg.partition("=") for arg in args]
+        return super().parse_args(ctx, [full_names.get(name, name) + sign + value for name, sign, value in written])
 
     def format_help(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         self.format_usage(ctx, formatter)

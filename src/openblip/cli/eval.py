@@ -515,13 +515,14 @@ def read_records(source: Source | Stream) -> tuple[list[Record], int]:
         entries = [*source.problems, *source]
     else:
         entries = [entry for shard in range(source.shards) for entry in source.read(shard)]
-    records = []
+    records, unreadable = [], 0
     for entry in entries:
         if isinstance(entry, Record):
             records.append(entry)
-        else:
-            click.echo(f"error: {entry}", err=True)
-    return records, len(entries) - len(records)
+            continue
+        click.echo(f"{'skipped' if entry.kind else 'error'}: {entry}", err=True)
+        unreadable += not entry.kind
+    return records, unreadable
 
 
 def print_evaluation(

@@ -125,7 +125,11 @@ def run_records(
         paths += _write_references(items, evaluation, preset, out)
         files.write_json(out / METRICS, {**key, **_results(items, evaluation)})
         paths.append(out / METRICS)
-    return replace(evaluation, notes=[f"{len(items)} items of your own", *evaluation.notes], files=paths)
+    num_failed = len(evaluation.failed)
+    note = f"{len(items) - num_failed} items of your own"
+    if num_failed:
+        note += f"; {num_failed} more failed and are not in the metrics"
+    return replace(evaluation, notes=[note, *evaluation.notes], files=paths)
 
 
 def compare_with_published(
