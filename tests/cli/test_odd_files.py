@@ -274,7 +274,7 @@ def test_items_that_share_a_side_car_fail_alone(tmp_path: Path) -> None:
 
 def test_short_names_of_options(tmp_path: Path) -> None:
     Image.fromarray(photo()).save(tmp_path / "a.jpg")
-    done = run("caption", tmp_path / "a.jpg", "--max-tokens", "1", "--beams=1", "--workers", "1", "--json")
+    done = run("caption", tmp_path / "a.jpg", "--max-tokens", "1", "--beams=1", "--json")
     full = run("caption", tmp_path / "a.jpg", "--max-new-tokens", "1", "--num-beams", "1", "--json")
     assert (done.exit_code, done.stdout) == (0, full.stdout)
 

@@ -29,7 +29,7 @@ OUTPUT = "Output"
 MODEL = "Model"
 OTHER = "Other"
 
-SHORT_NAMES = {"--max-tokens": "--max-new-tokens", "--beams": "--num-beams", "--workers": "--num-workers"}
+SHORT_NAMES = {"--max-tokens": "--max-new-tokens", "--beams": "--num-beams"}
 """Names of options that are accepted without being listed."""
 
 Function = TypeVar("Function", bound=Callable[..., None])
