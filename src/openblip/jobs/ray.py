@@ -81,7 +81,10 @@ def _run(
         )
         try:
             for row in results.iter_rows():
-                yield json.loads(row["counts"])
+                outcome = json.loads(row["outcome"])
+                if "error" in outcome:
+                    raise JobError(f"an actor failed: {outcome['error']}; run again to resume")
+                yield outcome["counts"]
         except ray.exceptions.RayError as error:
             raise JobError(f"Ray stopped the job ({_cause(error)}); run again to resume") from error
     finally:
@@ -109,11 +112,19 @@ def _cause(error: BaseException) -> str:
 
 
 class _ShardActor:
-    """An actor: it loads the models once, and computes one shard per call."""
+    """An actor: it loads the models once, and computes one shard per call.
+
+    An error is returned as an outcome, because Ray hides its cause among the frames of its own.
+    """
 
     def __init__(self, job: ShardJob) -> None:
         self._compute = job.start()
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, list[str]]:
-        counts = [self._compute(Shard.from_dict(json.loads(shard))) for shard in batch["shard"]]
-        return {"counts": [json.dumps(each) for each in counts]}
+        return {"outcome": [json.dumps(self._try(Shard.from_dict(json.loads(shard)))) for shard in batch["shard"]]}
+
+    def _try(self, shard: Shard) -> dict[str, Any]:
+        try:
+            return {"counts": self._compute(shard)}
+        except Exception as error:
+            return {"error": " ".join(f"{type(error).__name__}: {error}".split())}
