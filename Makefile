@@ -6,7 +6,7 @@ PHOTOS := examples/photos
 SOURCES := $(shell find src -type f -not -name '*.pyc')
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-slow check docs format bench bench-jobs bench-retrieval bench-train clean
+.PHONY: help demo test test-keras test-slow check docs format bench bench-jobs bench-retrieval bench-train clean
 
 help:  ## List the chores
 	@grep -E '^[a-z-]+:.*##' Makefile | sed 's/:.*## /\t/' | expand -t 13
@@ -19,6 +19,16 @@ demo: $(VENV)/.installed  ## Caption the photos in examples/photos, ask about th
 test: $(VENV)/.installed-dev  ## Run the tests, every file in a process of its own; they need no network
 	find tests -name 'test_*.py' | sort | OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 xargs -n 1 -P 2 \
 		sh -c '$(BIN)/python -m pytest "$$0" || test $$? -eq 5'  # 5: all tests of the file are slow
+
+# The environment has no PyTorch: the Keras classes need none.
+KERAS_VENV ?= .venv-keras
+KERAS_PYTHON := $(KERAS_VENV)/bin/python
+KERAS_TEST := TF_CPP_MIN_LOG_LEVEL=2 $(KERAS_PYTHON) -m pytest --confcutdir tests/keras tests/keras
+
+test-keras: $(KERAS_VENV)/.installed  ## Test the Keras classes with TensorFlow and with JAX, and check their types
+	$(KERAS_PYTHON) -m mypy --follow-imports silent src/openblip/keras tests/keras
+	KERAS_BACKEND=tensorflow $(KERAS_TEST)
+	KERAS_BACKEND=jax $(KERAS_TEST)
 
 test-slow: $(VENV)/.installed-dev  ## Run the long tests: kill loops, load, base-size models
 	OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -m slow
@@ -48,8 +58,8 @@ bench-train: $(VENV)/.installed-dev  ## Compare training with a plain transforme
 bench-jobs: $(VENV)/.installed-dev  ## Compare a captioning job over a folder with transformers
 	$(BIN)/python -m benchmarks.jobs $(BENCH)
 
-clean:  ## Remove the virtual environment and all caches
-	rm -rf $(VENV) benchmarks/.work site .cache .mypy_cache .ruff_cache .pytest_cache .hypothesis
+clean:  ## Remove the virtual environments and all caches
+	rm -rf $(VENV) $(KERAS_VENV) benchmarks/.work site .cache .mypy_cache .ruff_cache .pytest_cache .hypothesis
 
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
@@ -63,4 +73,10 @@ $(VENV)/.installed: $(BIN)/python pyproject.toml $(SOURCES)
 $(VENV)/.installed-dev: $(BIN)/python pyproject.toml
 	@echo "Installing openblip and its developers' tools into $(VENV); the first time takes some minutes"
 	$(BIN)/python -m pip install --quiet --editable '.[dev]'
+	touch $@
+
+$(KERAS_VENV)/.installed: tests/keras/requirements.txt pyproject.toml
+	$(PYTHON) -m venv $(KERAS_VENV)
+	$(KERAS_PYTHON) -m pip install --quiet --requirement tests/keras/requirements.txt
+	$(KERAS_PYTHON) -m pip install --quiet --no-deps --editable .
 	touch $@

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import importlib.util
 import inspect
 import re
 from collections.abc import Iterator
@@ -15,6 +16,8 @@ import pytest
 import openblip
 
 PAGES = sorted((Path(__file__).parent.parent / "docs" / "api").glob("*.md"))
+if importlib.util.find_spec("keras") is None:  # tests/keras/test_keras_documents.py reads the page where it is
+    PAGES = [page for page in PAGES if page.name != "keras.md"]
 ENTRIES = [name for page in PAGES for name in re.findall(r"^::: ([\w.]+)$", page.read_text("utf-8"), re.MULTILINE)]
 
 

@@ -32,6 +32,7 @@ TESTED_ELSEWHERE = {
     "docs/capfilt.md": "tests/capfilt/test_capfilt_document.py",
     "docs/data.md": "tests/data/test_data_document.py",
     "docs/jobs.md": "tests/jobs/test_jobs_document.py",
+    "docs/guides/tensorflow-jax.md": "tests/keras/test_keras_documents.py",
     "docs/mmpretrain-lavis.md": "tests/compat/test_documented_snippets.py",
 }
 # Command lines with one of these words are parsed and not run, for the reason given.

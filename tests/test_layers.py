@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import importlib
 import importlib.metadata
+import importlib.util
 import re
 import resource
 import subprocess
@@ -59,6 +60,8 @@ LAYERS: dict[str, set[str]] = {
     "evaluation.report": {"drawing", "evaluation.files", "evaluation.tables", "preprocess"},
     "evaluation": {"blip", "data", "evaluation.protocols", "evaluation.report"},
     "compat": {"blip", "data"},
+    # The Keras classes take the parts of `compat` that need no torch; a test below follows their imports.
+    "keras": {"compat"},
     "capfilt": {"jobs"},
     "bootstrap": {"capfilt", "training"},
     "cli": {"bootstrap", "capfilt", "evaluation", "jobs", "training"},
@@ -133,12 +136,18 @@ LATE = {
     "openblip.compat.transformers_api": {"torch", "huggingface_hub"},  # a configuration alone needs neither
     "openblip.results": {"openblip"},  # drawing needs Pillow, and only notebooks draw
     "openblip.jobs.reporting": {"rich"},  # only on a terminal
+    "openblip.keras": {"ml_dtypes"},  # of both back ends, one of which is installed
     "openblip.training.reporters": {"torch"},  # its TensorBoard writer needs tensorboard, which is optional
     # `--help` is instant; a command loads what it runs.
     "openblip.cli": {"openblip", "torch", "rich", "huggingface_hub", "importlib"},
 }
 
-IMPORT_NAMES = {"pillow": "PIL", "pyyaml": "yaml"}  # where the distribution's name is not the module's
+IMPORT_NAMES = {
+    "pillow": "PIL",
+    "pyyaml": "yaml",
+    "tensorflow_cpu": "tensorflow",
+    "tensorflow-cpu": "tensorflow",
+}  # where the distribution's name is not the module's
 SECONDS = 0.5
 HELP = """
 import openblip.cli, sys
@@ -148,6 +157,9 @@ try:
 except SystemExit:
     pass
 """
+
+
+HAS_KERAS = importlib.util.find_spec("keras") is not None  # the Keras classes have an environment of their own
 
 
 class Import(NamedTuple):
@@ -278,12 +290,17 @@ def test_late_imports_are_those_with_a_reason() -> None:
     assert unexplained == []
 
 
+def _is_optional(each: Import) -> bool:
+    """Whether an import may need an extra: late, or in a package that as a whole needs one."""
+    return each.late or each.module.startswith("openblip.keras")
+
+
 def test_only_declared_packages_are_imported() -> None:
     always = distributions(extra=False) | sys.stdlib_module_names | {"openblip"}
     strangers = [
         f"{each.module}:{each.line} imports {each.target}"
         for each in imports()
-        if each.target.partition(".")[0] not in (always | distributions(extra=True) if each.late else always)
+        if each.target.partition(".")[0] not in (always | distributions(extra=True) if _is_optional(each) else always)
         if not each.typing
     ]
     assert "torch" in always
@@ -309,6 +326,24 @@ def test_light_modules_import_no_torch() -> None:
     assert out.strip() == "[]"
 
 
+def test_the_keras_classes_import_no_torch() -> None:
+    """Not even by way of other modules; their own environment, which has no torch, shows the same."""
+    targets: dict[str, set[str]] = {}
+    for each in imports():
+        if not each.late and not each.typing:
+            targets.setdefault(each.module, set()).add(each.target)
+    reached = {"openblip", *(module for module in modules() if module.startswith("openblip.keras"))}
+    waiting = list(reached)
+    while waiting:
+        for target in targets.get(waiting.pop(), ()):
+            parts = target.split(".")
+            new = {".".join(parts[:length]) for length in range(1, len(parts) + 1)} & modules().keys()
+            waiting += new - reached
+            reached |= new
+            assert parts[0] != "torch"
+    assert len(reached) > 30
+
+
 def test_a_caption_needs_no_compiler() -> None:
     """PyTorch's takes a second and 75 MB to import, and anything that draws on the meta device imports it."""
     program = "import sys, openblip; from PIL import Image; openblip.load('pocket').caption(Image.new('RGB', (9, 9)));"
@@ -317,7 +352,8 @@ def test_a_caption_needs_no_compiler() -> None:
 
 
 def test_nothing_imports_transformers() -> None:
-    program = f"import importlib, sys\nfor name in {list(modules())}: importlib.import_module(name)\n"
+    names = [name for name in modules() if HAS_KERAS or not name.startswith("openblip.keras")]
+    program = f"import importlib, sys\nfor name in {names}: importlib.import_module(name)\n"
     out, _ = run(program + "print('torch' in sys.modules, 'transformers' in sys.modules)")
     assert out.strip() == "True False"
 
@@ -339,11 +375,13 @@ def test_starting_up_is_instant(program: str) -> None:
 
 def test_every_exported_name_exists() -> None:
     for module in modules():
+        if module.startswith("openblip.keras") and not HAS_KERAS:
+            continue
         loaded = importlib.import_module(module)
         for name in getattr(loaded, "__all__", ()):
             assert hasattr(loaded, name), f"{module}.{name}"
     assert len(openblip.__all__) == len(set(openblip.__all__))
-    assert set(openblip.__all__) <= set(dir(openblip))
+    assert set(openblip.__all__) < set(dir(openblip)), "with the names that need an extra"
     with pytest.raises(AttributeError, match="no attribute 'nothing'"):
         _ = openblip.nothing
 
@@ -352,4 +390,7 @@ def test_type_checkers_see_the_names_that_are_exported() -> None:
     tree = ast.parse(modules()["openblip"].read_text(encoding="utf-8"))
     (block,) = (node for node in tree.body if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING")
     exported = {alias.asname for node in block.body if isinstance(node, ast.ImportFrom) for alias in node.names}
-    assert exported | {"__version__"} == set(openblip.__all__)
+    assert exported | {"__version__"} == {
+        name for name in dir(openblip) if not name.startswith("_") or "version" in name
+    }
+    assert {name for name in exported if name.startswith("TF")} == exported - set(openblip.__all__)

@@ -39,6 +39,13 @@ if TYPE_CHECKING:
     from openblip.errors import TimeLimitError as TimeLimitError
     from openblip.errors import UnsupportedTaskError as UnsupportedTaskError
     from openblip.errors import VideoError as VideoError
+    from openblip.keras import TFBlipForConditionalGeneration as TFBlipForConditionalGeneration
+    from openblip.keras import TFBlipForImageTextRetrieval as TFBlipForImageTextRetrieval
+    from openblip.keras import TFBlipForQuestionAnswering as TFBlipForQuestionAnswering
+    from openblip.keras import TFBlipModel as TFBlipModel
+    from openblip.keras import TFBlipPreTrainedModel as TFBlipPreTrainedModel
+    from openblip.keras import TFBlipTextModel as TFBlipTextModel
+    from openblip.keras import TFBlipVisionModel as TFBlipVisionModel
     from openblip.pipelines.inputs import EncodedImage as EncodedImage
     from openblip.pipelines.inputs import ImageInput as ImageInput
     from openblip.preprocess.video import Video as Video
@@ -94,9 +101,21 @@ _HOMES = {
         "VideoError",
     ),
 }
-_HOME = {name: home for home, names in _HOMES.items() for name in names}
+# Names that need an extra; `from openblip import *` does not import them.
+_EXTRAS = {
+    "openblip.keras": (
+        "TFBlipForConditionalGeneration",
+        "TFBlipForImageTextRetrieval",
+        "TFBlipForQuestionAnswering",
+        "TFBlipModel",
+        "TFBlipPreTrainedModel",
+        "TFBlipTextModel",
+        "TFBlipVisionModel",
+    ),
+}
+_HOME = {name: home for homes in (_HOMES, _EXTRAS) for home, names in homes.items() for name in names}
 
-__all__ = ["__version__", *sorted(_HOME)]
+__all__ = ["__version__", *sorted(name for names in _HOMES.values() for name in names)]
 
 
 def __getattr__(name: str) -> Any:
@@ -108,4 +127,4 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return sorted(__all__)
+    return sorted({*__all__, *_HOME})

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, fields
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     Tensors: TypeAlias = tuple[Tensor, ...]
 
+OutputT = TypeVar("OutputT", bound="ModelOutput")
 OutputTuple: TypeAlias = tuple[Any, ...]  # an output with `return_dict=False`
 
 
@@ -82,6 +83,15 @@ class ModelOutput:
 
     def __len__(self) -> int:
         return len(self.keys())
+
+    def __tf_flatten__(self) -> tuple[tuple[str, ...], OutputTuple]:
+        """Return names and values, by which `tf.function` passes an output in and out."""
+        return self.keys(), self.values()
+
+    @classmethod
+    def __tf_unflatten__(cls: type[OutputT], names: tuple[str, ...], values: OutputTuple) -> OutputT:
+        """Return the output of names and values."""
+        return cls(**dict(zip(names, values, strict=True)))
 
 
 @dataclass(eq=False)
