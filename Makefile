@@ -6,7 +6,7 @@ PHOTOS := examples/photos
 SOURCES := $(shell find src -type f -not -name '*.pyc')
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-keras test-slow check docs format bench bench-jobs bench-retrieval bench-train clean
+.PHONY: help demo test test-keras test-slow check docs format bench bench-jobs bench-keras bench-retrieval bench-train clean
 
 help:  ## List the chores
 	@grep -E '^[a-z-]+:.*##' Makefile | sed 's/:.*## /\t/' | expand -t 13
@@ -30,8 +30,10 @@ test-keras: $(KERAS_VENV)/.installed  ## Test the Keras classes with TensorFlow 
 	KERAS_BACKEND=tensorflow $(KERAS_TEST)
 	KERAS_BACKEND=jax $(KERAS_TEST)
 
-test-slow: $(VENV)/.installed-dev  ## Run the long tests: kill loops, load, base-size models
+test-slow: $(VENV)/.installed-dev $(KERAS_VENV)/.installed  ## Run the long tests: kill loops, load, base-size models
 	OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -m slow
+	KERAS_BACKEND=tensorflow TORCH_PYTHON=$(abspath $(BIN)/python) $(KERAS_TEST) -m slow
+	KERAS_BACKEND=jax TORCH_PYTHON=$(abspath $(BIN)/python) $(KERAS_TEST) -m slow
 
 check: $(VENV)/.installed-dev docs  ## Lint, check formatting and types, build the documentation
 	$(BIN)/ruff check
@@ -57,6 +59,9 @@ bench-train: $(VENV)/.installed-dev  ## Compare training with a plain transforme
 
 bench-jobs: $(VENV)/.installed-dev  ## Compare a captioning job over a folder with transformers
 	$(BIN)/python -m benchmarks.jobs $(BENCH)
+
+bench-keras: $(VENV)/.installed-dev $(KERAS_VENV)/.installed  ## Compare caption latency in TensorFlow and JAX; PEER is a Python with transformers 4.46.3
+	$(BIN)/python -m benchmarks.keras_latency --keras $(KERAS_PYTHON) $(if $(PEER),--peer $(PEER)) $(BENCH)
 
 clean:  ## Remove the virtual environments and all caches
 	rm -rf $(VENV) $(KERAS_VENV) benchmarks/.work site .cache .mypy_cache .ruff_cache .pytest_cache .hypothesis

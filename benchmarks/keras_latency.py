@@ -133,7 +133,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             else None,
             "tokens_equal": equal[kind],
         }
-        print(f"{kind:24} {median(times) * 1000:8.1f} ms  x {rows[kind]['x_transformers']}  equal: {equal[kind]}")
+        print(f"{kind:24} {median(times) * 1000:8.1f} ms  x {summary}  equal: {equal[kind]}")
     record |= {"rows": rows, "tokens": options.tokens, "rounds": options.rounds, "toy": options.toy}
     options.out.parent.mkdir(parents=True, exist_ok=True)
     atomic.write_text(options.out, json.dumps(record, indent=1) + "\n")

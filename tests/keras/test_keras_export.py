@@ -154,5 +154,9 @@ def test_what_cannot_be_exported_is_an_error(load: Load, tmp_path: Path) -> None
         export_saved_model(load("BlipVisionModel"), tmp_path / "model")
     with pytest.raises(InputError, match="got TFBlipForImageTextRetrieval"):
         export_litert(load("BlipForImageTextRetrieval"), tmp_path / "model.tflite")
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "file").write_text("")
+    with pytest.raises(InputError, match="must be new or empty"):
+        export_saved_model(load("BlipForConditionalGeneration"), tmp_path / "full")
     with pytest.raises(InputError, match="together at most 48, got 1 and 60"):
         export_saved_model(load("BlipForConditionalGeneration"), tmp_path / "model", max_new_tokens=60)

@@ -85,7 +85,7 @@ class Compiled:
         else:
             import tensorflow as tf
 
-            self._run = tf.function(function, jit_compile=jit_compile, reduce_retracing=not jit_compile)
+            self._run = tf.function(function, jit_compile=jit_compile)
 
     def __call__(self, *args: Any) -> Any:
         if BACKEND == "jax":

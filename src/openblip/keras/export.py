@@ -53,9 +53,12 @@ def export_saved_model(
         The folder.
 
     Raises:
-        InputError: The back end is not TensorFlow, the model has no such signature, or a text would be too long.
+        InputError: The back end is not TensorFlow, the model has no such signature, a text would be too long, or the
+            folder has files.
     """
-    tf = _tensorflow()
+    tf, target = _tensorflow(), Path(folder)
+    if target.exists() and (target.is_file() or any(target.iterdir())):
+        raise InputError(f"the folder of a SavedModel must be new or empty, got {target}")
     archive = keras.export.ExportArchive()
     archive.track(model)
     size = model.config.vision_config.image_size if hasattr(model.config, "vision_config") else None
@@ -81,9 +84,9 @@ def export_saved_model(
         raise InputError(
             f"a SavedModel needs a captioner, a VQA model or a retrieval model, got {type(model).__name__}"
         )
-    with atomic.replace_path(Path(folder)) as temporary:
+    with atomic.replace_folder(target) as temporary:
         archive.write_out(str(temporary), verbose=False)
-    return Path(folder)
+    return target
 
 
 def export_litert(model: GeneratingModel, path: StrPath, *, max_tokens: int = 24, quantize: bool = False) -> Path:

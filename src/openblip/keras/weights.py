@@ -6,7 +6,6 @@ stores the transpose of a linear layer of PyTorch.
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -236,13 +235,3 @@ def _from_h5_name(name: str) -> tuple[str, Callable[[Array], Array]]:
     if len(parts) > 1 and parts[-2].endswith("_embeddings") and parts[-1] == "weight":
         last = "weight"
     return ".".join([*parts[:-1], last]), change
-
-
-def write_index(path: Path, content: Mapping[str, Any]) -> None:
-    """Write a JSON file atomically.
-
-    Args:
-        path: The file.
-        content: Its content.
-    """
-    atomic.write_text(path, json.dumps(content, indent=2) + "\n")
