@@ -125,12 +125,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     rows = {}
     for kind, times in seconds.items():
         ratios = sorted(theirs / ours for theirs, ours in zip(base, times, strict=True)) if base else []
+        summary = [round(value, 2) for value in (median(ratios), ratios[0], ratios[-1])] if ratios else None
         rows[kind] = {
             "seconds": [round(value, 4) for value in times],
             "median_seconds": round(median(times), 4),
-            "x_transformers": [round(value, 2) for value in (median(ratios), ratios[0], ratios[-1])]
-            if ratios
-            else None,
+            "x_transformers": summary,
             "tokens_equal": equal[kind],
         }
         print(f"{kind:24} {median(times) * 1000:8.1f} ms  x {summary}  equal: {equal[kind]}")

@@ -7,6 +7,7 @@ It loads the captioner in FOLDER, and captions one image for each line that it r
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import sys
@@ -19,7 +20,7 @@ import numpy as np
 Caption = Callable[[Any], Any]
 
 
-def load_torch(folder: str, options: dict[str, int]) -> Caption:
+def load_torch(folder: str, options: dict[str, Any]) -> Caption:
     """OpenBLIP's class of PyTorch."""
     import torch
 
@@ -30,7 +31,7 @@ def load_torch(folder: str, options: dict[str, int]) -> Caption:
     return lambda pixels: model.generate(torch.from_numpy(pixels), **options)
 
 
-def load_keras(folder: str, options: dict[str, int], jit_compile: bool | None = None) -> Caption:
+def load_keras(folder: str, options: dict[str, Any], jit_compile: bool | None = None) -> Caption:
     """OpenBLIP's class of Keras; KERAS_BACKEND chooses the back end."""
     from openblip.keras import TFBlipForConditionalGeneration
 
@@ -38,20 +39,20 @@ def load_keras(folder: str, options: dict[str, int], jit_compile: bool | None = 
     return lambda pixels: model.generate(pixels, jit_compile=jit_compile, **options)
 
 
-def load_peer(folder: str, options: dict[str, int]) -> Caption:
+def load_peer(folder: str, options: dict[str, Any]) -> Caption:
     """The TensorFlow class of transformers 4."""
     import tensorflow as tf
-    from transformers import BlipConfig, TFBlipForConditionalGeneration
 
-    config = BlipConfig.from_pretrained(folder)
+    transformers: Any = importlib.import_module("transformers")  # 4.46.3, whose types the main environment lacks
+    config = transformers.BlipConfig.from_pretrained(folder)
     config.vision_config.num_channels = 3
-    model = TFBlipForConditionalGeneration.from_pretrained(folder, config=config)
+    model = transformers.TFBlipForConditionalGeneration.from_pretrained(folder, config=config)
     # Its lengths count the prompt, which is [DEC].
     lengths = {"max_length": options["max_new_tokens"] + 1, "min_length": options["min_new_tokens"] + 1}
     return lambda pixels: model.generate(tf.constant(pixels), **lengths)
 
 
-LOADERS: dict[str, Callable[[str, dict[str, int]], Caption]] = {
+LOADERS: dict[str, Callable[[str, dict[str, Any]], Caption]] = {
     "torch": load_torch,
     "tensorflow": load_keras,
     "tensorflow-xla": lambda folder, options: load_keras(folder, options, jit_compile=True),

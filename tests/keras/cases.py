@@ -199,7 +199,7 @@ TF446 = frozenset(
         "BlipTextModel.decoder", "BlipModel.everything", "BlipModel.text", "BlipModel.image",
         "BlipForConditionalGeneration.loss", "BlipForConditionalGeneration.logits",
         "BlipForQuestionAnswering.decoder-ids", "BlipForImageTextRetrieval.itm", "BlipForImageTextRetrieval.itc",
-        "BlipForConditionalGeneration.greedy", "BlipForConditionalGeneration.beams-3",
+        "BlipForConditionalGeneration.greedy",
     )
 )  # fmt: skip
 TF446_H5 = ("BlipForConditionalGeneration", "BlipModel")

@@ -46,14 +46,21 @@ def test_xla_returns_the_same_tokens(load: Load) -> None:
 def test_a_step_is_compiled_once_for_similar_requests(load: Load) -> None:
     model = load("BlipForConditionalGeneration")
     model.generate(PIXELS, max_new_tokens=5)
-    traces = []
+    traces: list[Any] = []
     original = model.text_decoder.logits
-    model.text_decoder.logits = lambda states: traces.append(states.shape) or original(states)
+
+    def record(states: Any) -> Any:
+        traces.append(states.shape)
+        return original(states)
+
+    model.text_decoder.logits = record
     try:
         model.generate(PIXELS, max_new_tokens=9)
+        assert traces == [], "caches have room for a multiple of 16 tokens"
+        model.generate(PIXELS, max_new_tokens=20)
+        assert len(traces) == 2, "the prompt and the step, for a larger cache"
     finally:
         model.text_decoder.logits = original
-    assert traces == [], "caches have room for a multiple of 16 tokens"
 
 
 def test_later_weights_count(load: Load) -> None:

@@ -76,7 +76,9 @@ def test_fit_takes_datasets_and_evaluate_reports_the_loss(load: Load) -> None:
     model.compile(optimizer="sgd", jit_compile=BACKEND == "jax")
     assert abs(model.evaluate(inputs, batch_size=3, verbose=0) - first) < 1e-4
 
-    class Batches(keras.utils.PyDataset):  # type: ignore[misc]
+    base: Any = keras.utils.PyDataset
+
+    class Batches(base):
         def __len__(self) -> int:
             return 2
 
@@ -105,11 +107,13 @@ def test_the_two_towers_are_trained_by_their_loss() -> None:
     inputs = {"input_ids": IDS, "pixel_values": PIXELS, "attention_mask": MASK}
     before = float(np.asarray(model(inputs, return_loss=True).loss)[0])
 
-    class Trained(type(model)):  # type: ignore[misc]
+    base: Any = type(model)
+
+    class Trained(base):
         """As `return_loss` cannot be an array, a subclass sets it."""
 
         def call(self, input_ids: Any, pixel_values: Any, attention_mask: Any, training: Any = None) -> Any:
-            return super().call(input_ids, pixel_values, attention_mask, return_loss=True, training=training)
+            return base.call(self, input_ids, pixel_values, attention_mask, return_loss=True, training=training)
 
     trained = Trained(model.config)
     for weight, other in zip(trained.variables, model.variables, strict=True):

@@ -17,8 +17,8 @@ from openblip.extras import install_hint
 BACKENDS = ("tensorflow", "jax")
 
 try:
-    import keras
-    from keras import ops
+    import keras as keras
+    from keras import ops as ops
 except ImportError as error:
     name = os.environ.get("KERAS_BACKEND", BACKENDS[0])
     raise ImportError(

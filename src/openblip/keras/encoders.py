@@ -201,7 +201,8 @@ class TFBlipTextModel(TFBlipPreTrainedModel):
         """Return the input of the first layer (B, T, D)."""
         if (ids is None) == (words is None):
             raise InputError("either input_ids or inputs_embeds must be given, and not both")
-        length = (ids if words is None else words).shape[1]
+        tokens: Tensor = ids if words is None else words
+        length = tokens.shape[1]
         if positions is None:
             positions = compute_positions(columns)
             if positions is not None:

@@ -162,7 +162,10 @@ def attend(
         Mixed values (B, H, T, K).
     """
     scores = ops.matmul(query * query.shape[-1] ** -0.5, ops.transpose(key, (0, 1, 3, 2)))
-    weights = ops.softmax(scores if bias is None else scores + bias, axis=-1)
+    if key.shape[2] == 1:
+        weights = ops.ones_like(scores)  # Keras warns about the softmax of one number
+    else:
+        weights = ops.softmax(scores if bias is None else scores + bias, axis=-1)
     if record is not None:
         record.append(weights)
     return ops.matmul(weights if dropout is None else dropout(weights), value)
