@@ -136,7 +136,6 @@ LATE = {
     "openblip.compat.transformers_api": {"torch", "huggingface_hub"},  # a configuration alone needs neither
     "openblip.results": {"openblip"},  # drawing needs Pillow, and only notebooks draw
     "openblip.jobs.reporting": {"rich"},  # only on a terminal
-    "openblip.keras": {"ml_dtypes"},  # of both back ends, one of which is installed
     "openblip.training.reporters": {"torch"},  # its TensorBoard writer needs tensorboard, which is optional
     # `--help` is instant; a command loads what it runs.
     "openblip.cli": {"openblip", "torch", "rich", "huggingface_hub", "importlib"},

@@ -13,7 +13,7 @@ import numpy as np
 FIXTURES = Path(__file__).parent / "fixtures"
 PAD, SEP, DEC = 0, 3, 118
 IGNORED = -100
-LEARNING_RATE, WEIGHT_DECAY, STEPS = 1e-2, 0.05, 5
+LEARNING_RATE, WEIGHT_DECAY, STEPS = 1e-3, 0.05, 5
 
 TEXT: dict[str, Any] = {
     "vocab_size": 120, "hidden_size": 32, "encoder_hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2,

@@ -106,10 +106,12 @@ def record(name: str) -> Arrays:
 
 
 def main() -> None:
-    """Write the fixtures."""
+    """Write the fixtures. Existing weights stay: the results of transformers 4.46.3 were recorded with them."""
+    torch.manual_seed(0)
     for name in CONFIGS:
         folder: Path = FIXTURES / name
-        make_model(name).save_pretrained(folder)
+        if not (folder / "model.safetensors").exists():
+            make_model(name).save_pretrained(folder)
         save_file(record(name), folder / "results.safetensors")
 
 

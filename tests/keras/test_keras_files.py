@@ -31,6 +31,8 @@ def test_outputs_equal_those_of_transformers_4(case: Case, load: Load) -> None:
     """Recorded with transformers 4.46.3 and TensorFlow by `record_tf446.py`."""
     stored = load_file(FIXTURES / case.model / "tf446.safetensors")
     expected = {name: array for name, array in stored.items() if name.split(".")[0] == case.name}
+    if "encoder_hidden_states" not in case.inputs:  # there, cross-attention that did not take place has an output, too
+        expected = {name: array for name, array in expected.items() if "cross_attentions" not in name}
     inputs = dict(case.inputs)
     if case.method == "generate":  # its default counts the prompt; both stop after the same number of new tokens
         found = np.asarray(load(case.model).generate(**inputs))

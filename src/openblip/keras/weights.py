@@ -53,7 +53,7 @@ class Weight:
             The values as files store them.
         """
         values = cast(Array, ops.convert_to_numpy(self.variable.value))
-        return np.ascontiguousarray((values.T if self.transposed else values).reshape(self.shape))
+        return np.ascontiguousarray(values.T if self.transposed else values).reshape(self.shape)  # scalars, too
 
     def assign(self, values: Array) -> None:
         """Set the variable.
