@@ -1,4 +1,4 @@
-"""Exported models return the tokens of `generate`, served by plain TensorFlow and by the interpreter of LiteRT."""
+"""Exported models return the tokens of `generate`, served by plain TensorFlow."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import pytest
 keras = pytest.importorskip("keras", reason="the Keras classes have an environment of their own: make test-keras")
 
 from openblip.errors import InputError  # noqa: E402
-from openblip.keras import export_litert, export_saved_model  # noqa: E402
+from openblip.keras import export_saved_model  # noqa: E402
 from tests.keras.cases import DEC, IDS, MASK, PIXELS, SEP  # noqa: E402
 from tests.keras.toys import recorded  # noqa: E402
 
@@ -31,7 +31,7 @@ signature = tf.saved_model.load("model").signatures[sys.argv[1]]
 names = signature.structured_input_signature[1]
 outputs = signature(**{name: inputs[name] for name in names})
 np.savez("outputs.npz", **{name: value.numpy() for name, value in outputs.items()})
-assert not {"keras", "openblip", "torch"} & set(sys.modules), "plain TensorFlow"
+assert not {"openblip", "torch", "transformers"} & set(sys.modules), "plain TensorFlow"
 """
 
 
@@ -95,56 +95,6 @@ def test_a_prompt_and_a_minimum_length_are_part_of_the_graph(load: Load, tmp_pat
     assert_same_texts(served, np.asarray(expected))
 
 
-def decode_by_litert(path: Path, max_tokens: int, **inputs: Any) -> list[int]:
-    """A greedy loop by LiteRT's interpreter."""
-    import tensorflow as tf
-
-    interpreter = tf.lite.Interpreter(str(path))
-    encode, step = interpreter.get_signature_runner("encode"), interpreter.get_signature_runner("step")
-    memory = encode(**inputs)
-    cache = np.zeros(step.get_input_details()["cache"]["shape"], np.float32)
-    tokens = [DEC]
-    while len(tokens) < max_tokens and tokens[-1] != SEP:
-        slot = np.array([len(tokens) - 1], np.int32)
-        output = step(ids=np.array([tokens[-1:]], np.int32), slot=slot, cache=cache, **memory)
-        tokens.append(int(output["logits"].argmax()))
-        cache = output["cache"]
-    return tokens
-
-
-def trim(row: Any) -> list[int]:
-    """A text up to its end."""
-    tokens: list[int] = row.tolist()
-    return tokens[: tokens.index(SEP) + 1] if SEP in tokens else tokens
-
-
-@needs_tensorflow
-def test_litert_captions(load: Load, tmp_path: Path) -> None:
-    path = export_litert(load("BlipForConditionalGeneration"), tmp_path / "captioner.tflite", max_tokens=11)
-    for row, expected in enumerate(recorded("BlipForConditionalGeneration")["greedy"]):
-        assert decode_by_litert(path, 11, pixel_values=PIXELS[row : row + 1]) == trim(expected)
-
-
-@needs_tensorflow
-def test_litert_answers(load: Load, tmp_path: Path) -> None:
-    """Questions are padded to one length, which must not change the answers."""
-    path = export_litert(load("BlipForQuestionAnswering"), tmp_path / "answerer.tflite", max_tokens=11)
-    ids, mask = (np.pad(table, ((0, 0), (0, 5))).astype(np.int32) for table in (IDS, MASK))
-    for row, expected in enumerate(recorded("BlipForQuestionAnswering")["greedy"]):
-        inputs = {"pixel_values": PIXELS[row : row + 1], "input_ids": ids[row : row + 1]}
-        assert decode_by_litert(path, 11, **inputs, attention_mask=mask[row : row + 1]) == trim(expected)
-
-
-@needs_tensorflow
-def test_litert_is_smaller_in_8_bits(load: Load, tmp_path: Path) -> None:
-    model = load("BlipForConditionalGeneration")
-    sizes = [
-        export_litert(model, tmp_path / "model.tflite", max_tokens=8, quantize=quantize).stat().st_size
-        for quantize in (False, True)
-    ]
-    assert sizes[1] < sizes[0]
-
-
 def test_what_cannot_be_exported_is_an_error(load: Load, tmp_path: Path) -> None:
     if keras.backend.backend() == "jax":
         with pytest.raises(InputError, match="exports need KERAS_BACKEND=tensorflow, got jax"):
@@ -152,8 +102,6 @@ def test_what_cannot_be_exported_is_an_error(load: Load, tmp_path: Path) -> None
         return
     with pytest.raises(InputError, match="got TFBlipVisionModel"):
         export_saved_model(load("BlipVisionModel"), tmp_path / "model")
-    with pytest.raises(InputError, match="got TFBlipForImageTextRetrieval"):
-        export_litert(load("BlipForImageTextRetrieval"), tmp_path / "model.tflite")
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "file").write_text("")
     with pytest.raises(InputError, match="must be new or empty"):

@@ -66,6 +66,31 @@ class TFBlipPreTrainedModel(keras.Model):
         """Call the model with keywords, with a dictionary, or with a tuple."""
         return super().__call__(**self._bind(args, kwargs))
 
+    def stateless_call(
+        self,
+        trainable_variables: Any,
+        non_trainable_variables: Any,
+        *args: Any,
+        return_losses: bool = False,
+        **kwargs: Any,
+    ) -> Any:
+        """Call the model with given values of its variables, as JAX needs it.
+
+        Args:
+            trainable_variables: Values of `trainable_variables`.
+            non_trainable_variables: Values of `non_trainable_variables`.
+            *args: Inputs as in a call.
+            return_losses: Also return losses of layers.
+            **kwargs: Inputs as in a call.
+
+        Returns:
+            The output, new values of the variables that are not trained and, if asked for, losses.
+        """
+        inputs = self._bind(args, kwargs)  # Keras goes past `__call__` here
+        return super().stateless_call(
+            trainable_variables, non_trainable_variables, return_losses=return_losses, **inputs
+        )
+
     def _bind(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, Any]:
         """Return all inputs by name."""
         names = [name for name in inspect.signature(self.call).parameters if name not in ("self", "kwargs")]

@@ -1,12 +1,8 @@
-"""Models for other programs: SavedModel for servers of TensorFlow, LiteRT for phones. Both need TensorFlow's back end.
+"""Models for other programs: SavedModel, for servers of TensorFlow. It needs TensorFlow's back end.
 
-Shapes: B images, S side of an image, T tokens, P prompt tokens, L tokens of a text, V vocabulary, N layers, H heads,
-M memory tokens, K width of a head.
-"""
-
+Shapes: B images, S side of an image, T tokens, P prompt tokens.
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -87,82 +83,6 @@ def export_saved_model(
     with atomic.replace_folder(target) as temporary:
         archive.write_out(str(temporary), verbose=False)
     return target
-
-
-def export_litert(model: GeneratingModel, path: StrPath, *, max_tokens: int = 24, quantize: bool = False) -> Path:
-    """Write a LiteRT file (`.tflite`) with two signatures, for one image at a time.
-
-    | Signature | Inputs | Outputs |
-    |---|---|---|
-    | `encode` | `pixel_values` (1, 3, S, S); VQA also `input_ids` and `attention_mask` (1, `max_tokens`) | `memory` (2 N, 1, H, M, K), `memory_bias` (1, 1, 1, M) |
-    | `step` | `ids` (1, 1), `slot` (1,), `memory`, `memory_bias`, `cache` (2 N, 1, H, `max_tokens`, K) | `logits` (1, V), `cache` |
-
-    Start with a cache of zeros; call `step` for each token, [DEC] and the prompt included, with the number of the token
-    as `slot`; the best of the last logits is the next token.
-
-    Args:
-        model: A captioner or a VQA model.
-        path: The file to write.
-        max_tokens: Maximum number of tokens of a text, [DEC] and the prompt included, and of a question.
-        quantize: Store the weights of matrices in 8 bits.
-
-    Returns:
-        The file.
-
-    Raises:
-        InputError: The back end is not TensorFlow, or the model does not generate text.
-    """  # noqa: E501
-    tf = _tensorflow()
-    if not isinstance(model, GeneratingModel):
-        raise InputError(f"LiteRT needs a captioner or a VQA model, got {type(model).__name__}")
-    text, vision = model.config.text_config, model.config.vision_config
-    heads, width = text.num_attention_heads, text.hidden_size // text.num_attention_heads
-    tokens = tf.TensorSpec((1, max_tokens), tf.int32)
-    inputs = [tf.TensorSpec((1, 3, vision.image_size, vision.image_size), tf.float32, name="pixel_values")]
-    length = (vision.image_size // vision.patch_size) ** 2 + 1
-    if isinstance(model, TFBlipForQuestionAnswering):
-        length = max_tokens
-        inputs += [tf.TensorSpec(tokens.shape, tf.int32, name=name) for name in ("input_ids", "attention_mask")]
-    layers = 2 * text.num_hidden_layers
-    steps = [
-        tf.TensorSpec((1, 1), tf.int32, name="ids"),
-        tf.TensorSpec((1,), tf.int32, name="slot"),
-        tf.TensorSpec((layers, 1, heads, length, width), tf.float32, name="memory"),
-        tf.TensorSpec((1, 1, 1, length), tf.float32, name="memory_bias"),
-        tf.TensorSpec((layers, 1, heads, max_tokens, width), tf.float32, name="cache"),
-    ]
-
-    def encode(**values: Tensor) -> dict[str, Tensor]:
-        if isinstance(model, TFBlipForQuestionAnswering):
-            memory = model.encode(**values, hide_padding=True)  # questions are padded to one length
-        else:
-            memory = model.encode(**values)
-        bias = ops.zeros((1, 1, 1, length)) if memory.bias is None else memory.bias
-        return {"memory": _stack(memory.layers), "memory_bias": bias}
-
-    def step(ids: Tensor, slot: Tensor, memory: Tensor, memory_bias: Tensor, cache: Tensor) -> dict[str, Tensor]:
-        number = ops.reshape(slot, ())
-        visible = ops.cast(ops.arange(max_tokens, dtype="int32")[None] <= number, "int32")
-        states = Memory(_unstack(memory, layers), memory_bias)
-        positions, sources = ops.reshape(slot, (1, 1)), ops.zeros((1,), dtype="int32")
-        logits, new = model.advance(ids, positions, visible, number, sources, states, _unstack(cache, layers))
-        return {"logits": logits, "cache": _stack(new)}
-
-    module = tf.Module()
-    module.model = model
-    signatures = {
-        "encode": tf.function(encode).get_concrete_function(**{spec.name: spec for spec in inputs}),
-        "step": tf.function(step).get_concrete_function(**{spec.name: spec for spec in steps}),
-    }
-    with tempfile.TemporaryDirectory() as folder:
-        tf.saved_model.save(module, folder, signatures=signatures)
-        converter = tf.lite.TFLiteConverter.from_saved_model(folder, signature_keys=list(signatures))
-        if quantize:
-            converter.optimizations = [tf.lite.Optimize.DEFAULT]
-        content = converter.convert()
-    with atomic.replace_path(Path(path)) as temporary:
-        temporary.write_bytes(content)
-    return Path(path)
 
 
 def _tensorflow() -> Any:
@@ -249,13 +169,3 @@ def _comparer(model: TFBlipForImageTextRetrieval) -> Callable[..., dict[str, Ten
 def _pairs(values: Sequence[Tensor]) -> Cache:
     """Return keys and values of layers as pairs."""
     return tuple((values[index], values[index + 1]) for index in range(0, len(values), 2))
-
-
-def _stack(layers: Cache) -> Tensor:
-    """Return keys and values of all layers as one tensor (2 N, B, H, L, K)."""
-    return ops.stack([values for pair in layers for values in pair])
-
-
-def _unstack(stacked: Tensor, count: int) -> Cache:
-    """Return the layers of a tensor that `_stack` made."""
-    return _pairs([stacked[index] for index in range(count)])
