@@ -1,6 +1,8 @@
 """Models for other programs: SavedModel, for servers of TensorFlow. It needs TensorFlow's back end.
 
 Shapes: B images, S side of an image, T tokens, P prompt tokens.
+"""
+
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
