@@ -16,7 +16,7 @@ from openblip.cli.command import argument, command
 @o.threads_option
 @o.offline_option
 def bootstrap(recipe: Path, overrides: tuple[str, ...], threads: int | None, offline: bool) -> None:
-    """Pretrain, fine-tune captioner and filter, filter web data (CapFilt), and pretrain anew.
+    """Train a model on web data that it captions and filters (CapFilt).
 
     To resume, run the same command again. Steps whose settings and inputs did not change are kept.
     """
