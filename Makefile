@@ -6,7 +6,7 @@ PHOTOS := examples/photos
 SOURCES := $(shell find src -type f -not -name '*.pyc')
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-keras test-slow check docs format bench bench-jobs bench-keras bench-retrieval bench-train clean
+.PHONY: help demo test test-keras test-slow check docs format bench bench-capfilt bench-jobs bench-keras bench-retrieval bench-train clean
 
 help:  ## List the chores
 	@grep -E '^[a-z-]+:.*##' Makefile | sed 's/:.*## /\t/' | expand -t 13
@@ -62,6 +62,9 @@ bench-jobs: $(VENV)/.installed-dev  ## Compare a captioning job over a folder wi
 
 bench-keras: $(VENV)/.installed-dev $(KERAS_VENV)/.installed  ## Compare caption latency in TensorFlow and JAX; PEER is a Python with transformers 4.46.3
 	$(BIN)/python -m benchmarks.keras_latency --keras $(KERAS_PYTHON) $(if $(PEER),--peer $(PEER)) $(BENCH)
+
+bench-capfilt: $(VENV)/.installed-dev  ## Measure CapFilt: speed, Ray, another rule, memory
+	$(BIN)/python -m benchmarks.capfilt $(BENCH)
 
 clean:  ## Remove the virtual environments and all caches
 	rm -rf $(VENV) $(KERAS_VENV) benchmarks/.work site .cache .mypy_cache .ruff_cache .pytest_cache .hypothesis
