@@ -16,7 +16,7 @@ from openblip.cli.command import argument, command
 @o.threads_option
 @o.offline_option
 def bootstrap(recipe: Path, overrides: tuple[str, ...], threads: int | None, offline: bool) -> None:
-    """Train a model on web data that it captions and filters (CapFilt).
+    """Train a model on web data that it filters itself (CapFilt).
 
     To resume, run the same command again. Steps whose settings and inputs did not change are kept.
     """
