@@ -59,7 +59,7 @@ LAYERS: dict[str, set[str]] = {
     "evaluation.tables": {"evaluation.metrics"},
     "evaluation.report": {"drawing", "evaluation.files", "evaluation.tables", "preprocess"},
     "evaluation": {"blip", "data", "evaluation.protocols", "evaluation.report"},
-    "compat": {"blip", "data"},
+    "compat": {"blip", "data", "training"},
     # The Keras classes take the parts of `compat` that need no torch; a test below follows their imports.
     "keras": {"compat"},
     "capfilt": {"jobs"},

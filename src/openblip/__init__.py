@@ -22,12 +22,17 @@ if TYPE_CHECKING:
     from openblip.compat.transformers_api import BlipForImageTextRetrieval as BlipForImageTextRetrieval
     from openblip.compat.transformers_api import BlipForQuestionAnswering as BlipForQuestionAnswering
     from openblip.compat.transformers_api import BlipImageProcessor as BlipImageProcessor
+    from openblip.compat.transformers_api import BlipImageProcessorFast as BlipImageProcessorFast
     from openblip.compat.transformers_api import BlipModel as BlipModel
+    from openblip.compat.transformers_api import BlipPreTrainedModel as BlipPreTrainedModel
     from openblip.compat.transformers_api import BlipProcessor as BlipProcessor
     from openblip.compat.transformers_api import BlipTextConfig as BlipTextConfig
+    from openblip.compat.transformers_api import BlipTextLMHeadModel as BlipTextLMHeadModel
     from openblip.compat.transformers_api import BlipTextModel as BlipTextModel
+    from openblip.compat.transformers_api import BlipTextPreTrainedModel as BlipTextPreTrainedModel
     from openblip.compat.transformers_api import BlipVisionConfig as BlipVisionConfig
     from openblip.compat.transformers_api import BlipVisionModel as BlipVisionModel
+    from openblip.compat.transformers_api import register_with_transformers as register_with_transformers
     from openblip.errors import CheckpointError as CheckpointError
     from openblip.errors import ConfigError as ConfigError
     from openblip.errors import DownloadError as DownloadError
@@ -78,12 +83,17 @@ _HOMES = {
         "BlipForImageTextRetrieval",
         "BlipForQuestionAnswering",
         "BlipImageProcessor",
+        "BlipImageProcessorFast",
         "BlipModel",
+        "BlipPreTrainedModel",
         "BlipProcessor",
         "BlipTextConfig",
+        "BlipTextLMHeadModel",
         "BlipTextModel",
+        "BlipTextPreTrainedModel",
         "BlipVisionConfig",
         "BlipVisionModel",
+        "register_with_transformers",
     ),
     "openblip.preprocess.video": ("Video",),
     "openblip.training.fine_tune": ("train",),

@@ -15,9 +15,10 @@ def _tests() -> dict[str, set[str]]:
     """Difference -> the tests whose docstrings name it."""
     tests: dict[str, set[str]] = {}
     for path in HERE.glob("test_*.py"):
-        pattern = r"def (test_\w+)\([^)]*\)[^:]*:\n    \"\"\"Difference `([\w-]+)`"
-        for test, name in re.findall(pattern, path.read_text(), re.DOTALL):
-            tests.setdefault(name, set()).add(test)
+        pattern = r"def (test_\w+)\([^)]*\)[^:]*:\n    \"\"\"(Differences? `[\w-]+`(?: and `[\w-]+`)?)"
+        for test, names in re.findall(pattern, path.read_text(), re.DOTALL):
+            for name in re.findall(r"`([\w-]+)`", names):
+                tests.setdefault(name, set()).add(test)
     return tests
 
 

@@ -69,11 +69,16 @@ def test_other_file_formats(name: str, tmp_path: Path) -> None:
     assert not (tmp_path / "pickle" / "pytorch_model.bin").exists()
 
 
-def test_all_weights_go_into_one_file(tmp_path: Path) -> None:
-    """Difference `single-file`: ``max_shard_size`` has no effect when ours writes; shards are read."""
-    _, ours = pair("BlipVisionModel")
-    ours.save_pretrained(tmp_path, max_shard_size="1KB")
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["config.json", "model.safetensors"]
+def test_weights_are_split_by_size(tmp_path: Path) -> None:
+    theirs, ours = pair("BlipVisionModel")
+    for name, model in (("theirs", theirs), ("ours", ours)):
+        model.save_pretrained(tmp_path / name, max_shard_size="20KB")
+    names = [sorted(path.name for path in (tmp_path / name).iterdir()) for name in ("theirs", "ours")]
+    assert names[0] == names[1]
+    assert len(names[0]) > 3
+    for name in ("theirs", "ours"):
+        close(Ours.BlipVisionModel.from_pretrained(tmp_path / name)(pixels()), theirs(pixels()))
+    close(Theirs.BlipVisionModel.from_pretrained(tmp_path / "ours")(pixels()), theirs(pixels()))
 
 
 def test_saving_a_state_dict_and_to_invalid_folders(tmp_path: Path) -> None:
@@ -88,8 +93,8 @@ def test_saving_a_state_dict_and_to_invalid_folders(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="must be a folder"):
         ours.save_pretrained(tmp_path / "file")
     ours.save_pretrained(tmp_path / "model", push_to_hub=False)
-    with pytest.raises(TypeError, match="push_to_hub"):
-        ours.save_pretrained(tmp_path / "model", push_to_hub=True)
+    with pytest.raises(TypeError, match="shard"):
+        ours.save_pretrained(tmp_path / "model", shard="5GB")
 
 
 @pytest.mark.parametrize("stored", [torch.float32, torch.float16, torch.bfloat16])
@@ -138,7 +143,7 @@ def test_configuration_fields_and_constructor_arguments(tmp_path: Path) -> None:
     for options, error in (
         ({"foo": 1}, TypeError),
         ({"attn_implementation": "flash_attention_2"}, InputError),
-        ({"device_map": {"vision_model": 0, "text_decoder": 1}}, InputError),
+        ({"quantization_config": {"load_in_8bit": True}}, InputError),
     ):
         with pytest.raises(error):
             load(tmp_path, **options)
@@ -147,7 +152,7 @@ def test_configuration_fields_and_constructor_arguments(tmp_path: Path) -> None:
 def test_the_stored_layer_norm_eps_is_used(tmp_path: Path) -> None:
     theirs, _ = pair("BlipVisionModel")
     theirs.save_pretrained(tmp_path)
-    assert Ours.BlipVisionModel.from_pretrained(tmp_path).model.norm.eps == theirs.post_layernorm.eps == 1e-5
+    assert Ours.BlipVisionModel.from_pretrained(tmp_path).post_layernorm.eps == theirs.post_layernorm.eps == 1e-5
 
 
 def test_submodels_load_from_the_full_model(tmp_path: Path) -> None:

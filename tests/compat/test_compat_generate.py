@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from openblip.errors import InputError
-from tests.compat.compat_toys import CLS, DEC, PAD, SEP, Ours, close, ids, pair, pixels, their_config
+from tests.compat.compat_toys import CLS, DEC, PAD, SEP, Ours, close, ids, padded, pair, pixels, their_config
 
 pytestmark = [
     pytest.mark.usefixtures("one_thread"),
@@ -184,7 +184,7 @@ def test_scores_of_a_beam_search(models: dict[str, list[tuple[Any, Any]]], beams
         actual, expected = ours.generate(**inputs, **options), theirs.generate(**inputs, **options)
         assert actual.sequences.tolist() == expected.sequences.tolist()
         close(actual["sequences_scores"], expected.sequences_scores, 1e-4)
-        assert list(ours.generate(**inputs, return_dict_in_generate=True)) == ["sequences"]
+        assert list(ours.generate(**inputs, return_dict_in_generate=True)) == ["sequences", "past_key_values"]
 
 
 def test_the_text_decoder_by_itself(models: dict[str, list[tuple[Any, Any]]]) -> None:
@@ -224,19 +224,13 @@ def test_both_libraries_refuse(models: dict[str, list[tuple[Any, Any]]], options
 @pytest.mark.parametrize(
     "options",
     [
-        {"min_p": 0.1},
-        {"typical_p": 0.9},
-        {"bad_words_ids": [[5]]},
         {"num_beam_groups": 2},
         {"diversity_penalty": 0.5},
         {"encoder_repetition_penalty": 1.2},
-        {"renormalize_logits": True},
-        {"stop_strings": ["x"]},
-        {"max_time": 1.0},
-        {"logits_processor": [lambda *_: None]},
-        {"streamer": object()},
-        {"output_attentions": True},
-        {"return_dict_in_generate": True, "output_scores": True},
+        {"guidance_scale": 2.0},
+        {"assistant_model": object()},
+        {"penalty_alpha": 0.6},
+        {"custom_generate": "owner/name"},
     ],
     ids=lambda options: next(iter(options)),
 )
@@ -245,10 +239,22 @@ def test_unsupported_options_are_refused_by_name(
 ) -> None:
     """Difference `generate-options`."""
     _, ours = models[CAPTIONER][0]
-    with pytest.raises(InputError, match="output_scores" if "output_scores" in options else next(iter(options))):
+    with pytest.raises(InputError, match=next(iter(options))):
         ours.generate(pixels(), **options)
     neutral = {"typical_p": 1.0, "num_beam_groups": 1, "encoder_repetition_penalty": 1.0, "min_p": None}
     ours.generate(pixels(), max_new_tokens=1, **neutral)
+
+
+def test_steps_of_prompts_of_different_lengths_are_refused(models: dict[str, list[tuple[Any, Any]]]) -> None:
+    """Difference `generate-options`: each length is decoded by itself, so steps of different lengths do not align."""
+    _, ours = models[CAPTIONER][0]
+    rows, mask = padded([4, 6], 6)
+    inputs = {"pixel_values": pixels(), "input_ids": rows, "attention_mask": mask}
+    with pytest.raises(InputError, match="equal length"):
+        ours.generate(**inputs, return_dict_in_generate=True, output_scores=True)
+    assert torch.equal(
+        ours.generate(**inputs, bad_words_ids=[[7]], suppress_tokens=None)[:, 0], torch.tensor([DEC] * 2)
+    )
 
 
 @pytest.mark.parametrize(
@@ -283,8 +289,8 @@ def test_generation_config(models: dict[str, list[tuple[Any, Any]]], tmp_path: P
     assert sequences == theirs.generate(pixels(), max_length=7, num_beams=2).tolist()
     ours_reloaded.generation_config.num_beams = 1
     assert ours_reloaded.generate(pixels()).tolist() == theirs.generate(pixels(), max_length=7).tolist()
-    ours_reloaded.generation_config.update(typical_p=0.5)
-    with pytest.raises(InputError, match="typical_p"):
+    ours_reloaded.generation_config.update(guidance_scale=1.5)
+    with pytest.raises(InputError, match="guidance_scale"):
         ours_reloaded.generate(pixels())
 
 
@@ -303,3 +309,22 @@ def test_half_precision_generates() -> None:
         expected = theirs.to(torch.bfloat16).generate(**inputs, num_beams=2)
         assert actual[:, 0].tolist() == expected[:, 0].tolist()
         assert actual.shape[0] == expected.shape[0]
+
+
+def test_hooks_get_the_running_rows(models: dict[str, list[tuple[Any, Any]]]) -> None:
+    """Difference `running-rows`: rows of texts that ended leave the batch, and beams share the states of an image."""
+    _, ours = models[CAPTIONER][0]
+    rows: list[int] = []
+    memory: list[int] = []
+    layer = ours.text_decoder.bert.encoder.layer[0]
+    handles = [
+        layer.register_forward_hook(lambda _m, _args, out: rows.append(len(out))),
+        layer.crossattention.self.key.register_forward_hook(lambda _m, _args, out: memory.append(len(out))),
+    ]
+    sequences = ours.generate(pixels(3), num_beams=2, max_new_tokens=12)
+    for handle in handles:
+        handle.remove()
+    assert memory == [3]
+    assert rows[:2] == [3, 6]
+    assert rows == sorted(rows[:1]) + sorted(rows[1:], reverse=True)
+    assert len(sequences) == 3

@@ -171,17 +171,52 @@ def test_features_equal_those_of_the_model() -> None:
         model.extract_features({"image": inputs["pixel_values"]}, mode="text")
 
 
-def test_models_do_not_compute_losses() -> None:
+def test_predictions_do_not_use_dropout() -> None:
     """Difference `training-mode`."""
     model, inputs, _ = golden("caption", lavis.BlipCaption)
-    with pytest.raises(UnsupportedTaskError, match="openblip train"):
-        model({"image": inputs["pixel_values"], "text_input": ["a man"]})
-    assert model.eval() is model
-    assert not model.module.training
+    images = {"image": inputs["pixel_values"]}
+    expected = model.generate(images)
+    assert model.train() is model
+    for module in model.modules():
+        if isinstance(module, torch.nn.Dropout):
+            module.p = 0.5
+    assert model.generate(images) == expected
+    assert model.training
+    assert all(parameter.requires_grad for parameter in model.parameters())
     assert model.to("cpu").device.type == "cpu"
-    assert not any(parameter.requires_grad for parameter in model.parameters())
     with pytest.raises(InputError, match=r"\(B, 3, 64, 64\)"):
         model.generate({"image": torch.zeros(1, 3, 32, 32)})
+
+
+def test_losses_equal_recorded_ones() -> None:
+    model, inputs, recorded = golden("caption", lavis.BlipCaption)
+    output = model({"image": inputs["pixel_values"], "text_input": recorded["captions"]})
+    assert output.keys() == ["loss", "loss_lm"]
+    assert float(output["loss"]) == pytest.approx(recorded["loss"], rel=1e-5)
+    vqa, inputs, recorded = golden("vqa", lavis.BlipVQA)
+    samples = {"image": inputs["pixel_values"], "text_input": recorded["questions"], "answer": recorded["answers"]}
+    loss = vqa({**samples, "n_answers": torch.tensor(recorded["n"]), "weight": torch.tensor(recorded["weights"])}).loss
+    assert float(loss) == pytest.approx(recorded["loss"], rel=1e-5)
+    features, _, _ = golden("pretrain", lavis.BlipFeatureExtractor)
+    assert features.eval() is features
+    with pytest.raises(UnsupportedTaskError, match="no loss"):
+        BaseModel.forward(features)
+
+
+def test_models_are_modules() -> None:
+    model, _, _ = golden("caption", lavis.BlipCaption)
+    assert "visual_encoder.blocks.0.attn.qkv.weight" in model.state_dict()
+    assert not any(model.load_state_dict(model.state_dict()))
+    assert model.visual_encoder is model.module.vision  # type: ignore[comparison-overlap]
+    assert model.text_decoder is model.module.decoder  # type: ignore[comparison-overlap]
+    with pytest.raises(AttributeError, match="encoder"):
+        _ = model.text_encoder
+    assert lavis.registry.get_model_class("blip_caption") is lavis.BlipCaption
+    assert lavis.registry.get_model_class("albef") is None
+    config = {"vis_processor": {"eval": {"name": "blip_image_eval", "image_size": 32}}, "text_processor": {}}
+    images, texts = lavis.load_preprocess(config)
+    assert images["eval"](toy_image(1)).shape == (3, 32, 32)
+    assert texts["eval"]("A Cat") == "A Cat"
 
 
 def test_processors() -> None:

@@ -372,3 +372,20 @@ def test_drawings_are_written(home: Path, model: mm.Model, tmp_path: Path) -> No
         assert (0, 0, 255) in {pixel for _, pixel in cast(Any, drawing.convert("RGB").getcolors(1 << 20))}
     with Image.open(tmp_path / "t" / "0.png") as drawing:
         assert drawing.size == (300, 250)
+
+
+def test_models_from_configuration_scripts_and_features(home: Path) -> None:
+    array = bgr(paths(home)[0])
+    name = "blip-base_3rdparty_caption"
+    captioner = mm.init_model(name, home / "caption", device="cpu")
+    assert captioner.tasks == mm.init_model(f"configs/blip/{name}.py", home / "caption").tasks == ["Image Caption"]
+    assert mm.ModelHub.has(name)
+    assert not mm.ModelHub.has("blip-base_3rdparty_poems")
+    assert mm.ModelHub.get(name).task == "caption"
+    with pytest.raises(InputError, match="model_name must be one of"):
+        mm.ModelHub.get("blip-base_3rdparty_poems")
+    (features,) = mm.FeatureExtractor(captioner)(array)
+    states = captioner.blip.encode_images(Image.fromarray(np.ascontiguousarray(array[..., ::-1]))).states
+    torch.testing.assert_close(features["image_embeds"], next(iter(states.values())).view_as(features["image_embeds"]))
+    retriever = mm.FeatureExtractor(mm.get_model("blip-base_3rdparty_retrieval", home / "retrieval"))
+    assert [sorted(row) for row in retriever([array, array], batch_size=2)] == [["image_embeds", "image_feat"]] * 2

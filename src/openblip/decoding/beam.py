@@ -17,7 +17,7 @@ from torch import Tensor
 from openblip.decoding.draws import Draws, widest_float
 from openblip.decoding.logits import Processors, filter_for_sampling
 from openblip.decoding.options import Decoding, Hypothesis, ScoreRule
-from openblip.decoding.protocol import Session
+from openblip.decoding.protocol import Monitor, Session
 from openblip.decoding.single import should_drop
 from openblip.decoding.words import RequirementProgress
 from openblip.io import limits
@@ -25,7 +25,9 @@ from openblip.io import limits
 _EMPTY = float("-inf")  # the score of a slot without a hypothesis
 
 
-def beam_search(session: Session, prompts: Tensor, options: Decoding, draws: Draws | None) -> list[list[Hypothesis]]:
+def beam_search(
+    session: Session, prompts: Tensor, options: Decoding, draws: Draws | None, monitor: Monitor | None = None
+) -> list[list[Hypothesis]]:
     """Search for the best hypotheses of each item.
 
     Args:
@@ -33,6 +35,7 @@ def beam_search(session: Session, prompts: Tensor, options: Decoding, draws: Dra
         prompts: Prompts (I, P).
         options: Options; `options.num_beams` is at least 2.
         draws: Random draws of the candidates; `None` takes the best candidates.
+        monitor: Takes part in each step; it replaces penalties, bans and filters of the options.
 
     Returns:
         Up to `options.n` hypotheses per item, the best first.
@@ -40,7 +43,7 @@ def beam_search(session: Session, prompts: Tensor, options: Decoding, draws: Dra
     items, prompt_length = prompts.shape
     process = Processors(options)
     rule = _RULES[options.score_rule](options, prompt_length)
-    search = _Search.start(prompts, options, rule)
+    search = _Search.start(prompts, options, rule, monitor)
     live = list(range(items))  # the items in the session
     results: list[list[Hypothesis]] = [[] for _ in range(items)]
     required = options.required_words if draws is None else None
@@ -52,7 +55,12 @@ def beam_search(session: Session, prompts: Tensor, options: Decoding, draws: Dra
         # Score all continuations of all rows.
         logprobs = F.log_softmax(logits, dim=-1)
         history = search.history(step)
-        scores = process(logprobs, history, step - 1)
+        if monitor is None:
+            scores = process(logprobs, history, step - 1)
+        else:  # as in transformers, each item has all of its rows from the first step
+            copies = options.num_beams if step == 1 else 1
+            rows = (tensor.repeat_interleave(copies, 0) for tensor in (logits, logprobs, history))
+            scores = monitor.process(*rows)[::copies]
         progress = None
         if required is not None:
             # No text ends before it has all required words.
@@ -71,7 +79,7 @@ def beam_search(session: Session, prompts: Tensor, options: Decoding, draws: Dra
 
         # Store the results of finished items, and drop their rows once that is worth copying the others.
         # Unseeded draws come from one stream for all items, so dropping an item would change all later draws.
-        if should_drop(done) and (draws is None or draws.seeded):
+        if monitor is None and should_drop(done) and (draws is None or draws.seeded):
             running = []
             for index, item_done in enumerate(done):
                 if item_done:
@@ -86,7 +94,7 @@ def beam_search(session: Session, prompts: Tensor, options: Decoding, draws: Dra
         # Bring the rows of the session into the order of the beams, and feed the new tokens.
         if step == 1:
             session.widen(options.num_beams)
-        elif not in_place:
+        elif not in_place or monitor is not None:  # rows of finished items are recorded, too
             offsets = options.num_beams * torch.arange(len(parents), device=parents.device)[:, None]
             session.reorder((parents + offsets).flatten())
         logits = session.step(search.running.tokens[:, :, prompt_length + step - 1].reshape(-1, 1))
@@ -103,11 +111,16 @@ class _Beams:
     score: Tensor  # (I, slots): summed log-probabilities with penalties or, if complete, the score of the rule
     logprob: Tensor  # (I, slots): summed log-probabilities without penalties
     length: Tensor  # (I, slots): number of new tokens
+    origin: Tensor | None = None  # (I, slots, max_new_tokens): row that each new token continued, if monitored
 
     def gather(self, slots: Tensor) -> _Beams:
         """Return the hypotheses in these slots (I, k)."""
         tokens = self.tokens.gather(1, slots[..., None].expand(-1, -1, self.tokens.shape[2]))
-        return _Beams(tokens, self.score.gather(1, slots), self.logprob.gather(1, slots), self.length.gather(1, slots))
+        origin = self.origin
+        if origin is not None:
+            origin = origin.gather(1, slots[..., None].expand(-1, -1, origin.shape[2]))
+        score, logprob, length = (tensor.gather(1, slots) for tensor in (self.score, self.logprob, self.length))
+        return _Beams(tokens, score, logprob, length, origin)
 
     def select(self, items: Tensor) -> _Beams:
         """Return the hypotheses of these items."""
@@ -120,6 +133,7 @@ class _Beams:
             torch.cat([self.score, scores], 1),
             torch.cat([self.logprob, new.logprob], 1),
             torch.cat([self.length, new.length], 1),
+            None if self.origin is None or new.origin is None else torch.cat([self.origin, new.origin], 1),
         )
         return union.gather(_rank(union.score, self.score.shape[1]))
 
@@ -134,9 +148,10 @@ class _Search:
     running: _Beams
     complete: _Beams  # the best complete hypotheses so far
     done: Tensor  # (I,)
+    monitor: Monitor | None = None
 
     @staticmethod
-    def start(prompts: Tensor, options: Decoding, rule: _Rule) -> _Search:
+    def start(prompts: Tensor, options: Decoding, rule: _Rule, monitor: Monitor | None) -> _Search:
         """Return the state with one running beam per item, and no complete hypothesis."""
         (items, prompt_length), device = prompts.shape, prompts.device
         shape = (items, options.num_beams, prompt_length + options.max_new_tokens)
@@ -144,10 +159,12 @@ class _Search:
         tokens[:, :, :prompt_length] = prompts[:, None]
         zeros = torch.zeros(items, options.num_beams, device=device)
         length = torch.zeros_like(zeros, dtype=torch.long)
-        running = _Beams(tokens[:, :1], zeros[:, :1], zeros[:, :1], length[:, :1])
-        complete = _Beams(tokens, torch.full_like(zeros, _EMPTY, dtype=rule.dtype(device)), zeros, length)
+        origin = None if monitor is None else torch.full((*zeros.shape, options.max_new_tokens), -1, device=device)
+        first_origin = None if origin is None else origin[:, :1]
+        running = _Beams(tokens[:, :1], zeros[:, :1], zeros[:, :1], length[:, :1], first_origin)
+        complete = _Beams(tokens, torch.full_like(zeros, _EMPTY, dtype=rule.dtype(device)), zeros, length, origin)
         done = torch.zeros(items, dtype=torch.bool, device=device)
-        return _Search(options, rule, prompt_length, running, complete, done)
+        return _Search(options, rule, prompt_length, running, complete, done, monitor)
 
     def history(self, step: int) -> Tensor:
         """Return the tokens of each row before its new token number `step`, counted from 1."""
@@ -178,7 +195,8 @@ class _Search:
         if draws is None:
             score, flat = self._best_candidates(scores)
         else:
-            score, flat = self._drawn_candidates(filter_for_sampling(scores, self.options), draws)
+            filtered = scores if self.monitor is not None else filter_for_sampling(scores, self.options)
+            score, flat = self._drawn_candidates(filtered, draws)
         if progress is not None:
             score, flat = self._add_required_tokens(scores, score, flat, progress)
         parents, chosen = flat // vocab_size, flat % vocab_size  # (I, K)
@@ -190,6 +208,11 @@ class _Search:
 
         # The best candidates that do not end are the next beams; those that end may be complete hypotheses.
         ends = chosen == self.options.eos_id
+        if self.monitor is not None and candidates.origin is not None:
+            items = torch.arange(len(parents), device=parents.device)[:, None]
+            candidates.origin[:, :, step - 1] = parents + items * self.options.num_beams
+            texts = candidates.tokens[:, :, : self.prompt_length + step].flatten(0, 1)
+            ends = ends | self.monitor.find_ends(texts).view_as(ends)
         open_score = score.masked_fill(ends, _EMPTY)
         if progress is None:
             slots = _rank(open_score, self.options.num_beams)
@@ -324,7 +347,7 @@ class _Search:
     def select(self, items: Tensor) -> _Search:
         """Return the state of these items."""
         running, complete = self.running.select(items), self.complete.select(items)
-        return _Search(self.options, self.rule, self.prompt_length, running, complete, self.done[items])
+        return _Search(self.options, self.rule, self.prompt_length, running, complete, self.done[items], self.monitor)
 
     def results(self, item: int) -> list[Hypothesis]:
         """Return the best complete hypotheses of an item."""
@@ -336,10 +359,12 @@ class _Search:
             strict=True,
         )
         hypotheses = []
-        for tokens, length, logprob, score in list(rows)[: self.options.n]:
+        origin = None if self.complete.origin is None else self.complete.origin[item].tolist()
+        for slot, (tokens, length, logprob, score) in enumerate(list(rows)[: self.options.n]):
             if score > _EMPTY:
                 finished = tokens[length - 1] == self.options.eos_id
-                hypotheses.append(Hypothesis(tokens[:length], logprob, score, finished))
+                rows_before = None if origin is None else tuple(origin[slot][:length])
+                hypotheses.append(Hypothesis(tokens[:length], logprob, score, finished, rows_before))
         return hypotheses
 
 

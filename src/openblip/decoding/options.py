@@ -139,12 +139,14 @@ class Hypothesis:
         logprob: Summed natural log-probability of `ids`, before penalties, bans and temperature.
         score: Score that the beam search ranked the text by; equal to `logprob` without beams.
         finished: Whether the text ends with [SEP].
+        beam_indices: With a monitor, the row that each new token continued.
     """
 
     ids: list[int]
     logprob: float
     score: float
     finished: bool
+    beam_indices: tuple[int, ...] | None = None
 
 
 _MINIMUMS = {

@@ -34,3 +34,24 @@ class Session(Protocol):
 
 # Makes the session of some items, given by index, in this order.
 SessionFactory = Callable[[list[int]], Session]
+
+
+class Monitor(Protocol):
+    """Something that takes part in each step: other penalties, other ends of texts, records.
+
+    With a monitor, all rows stay in the session until the end.
+    """
+
+    def process(self, logits: Tensor, scores: Tensor, history: Tensor) -> Tensor:
+        """Return the scores (R, V) to choose tokens by: with penalties, bans and filters.
+
+        Args:
+            logits: Logits (R, V) of the model.
+            scores: The logits or, with beams, log-probabilities (R, V).
+            history: Tokens so far (R, L), prompt included.
+        """
+        ...
+
+    def find_ends(self, sequences: Tensor) -> Tensor:
+        """Return which texts (R, L) end with their last token, apart from [SEP]: booleans (R,)."""
+        ...

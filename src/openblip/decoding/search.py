@@ -10,14 +10,18 @@ from torch import Tensor
 from openblip.decoding.beam import beam_search
 from openblip.decoding.draws import Draws
 from openblip.decoding.options import Decoding, Hypothesis
-from openblip.decoding.protocol import Session, SessionFactory
+from openblip.decoding.protocol import Monitor, Session, SessionFactory
 from openblip.decoding.single import decode_single
 from openblip.errors import InputError
 
 
 @torch.inference_mode()
 def generate(
-    session: Session, prompts: Tensor, options: Decoding, seed: int | Sequence[int] | None = None
+    session: Session,
+    prompts: Tensor,
+    options: Decoding,
+    seed: int | Sequence[int] | None = None,
+    monitor: Monitor | None = None,
 ) -> list[list[Hypothesis]]:
     """Continue prompts of equal length.
 
@@ -28,6 +32,7 @@ def generate(
         prompts: Prompts (I, P), one per item.
         options: How to decode.
         seed: Seed for sampling, or one seed per item (without beams); `None` uses torch's global generator.
+        monitor: Takes part in each step; it replaces penalties, bans and filters of the options.
 
     Returns:
         `options.n` hypotheses per item, the best first. A beam search returns fewer if its bans allow fewer texts.
@@ -45,8 +50,8 @@ def generate(
         return []
     draws = Draws(options, seed) if options.do_sample else None
     if options.num_beams == 1:
-        return decode_single(session, prompts, options, draws)
-    return beam_search(session, prompts, options, draws)
+        return decode_single(session, prompts, options, draws, monitor)
+    return beam_search(session, prompts, options, draws, monitor)
 
 
 def generate_grouped(

@@ -13,6 +13,7 @@ from openblip.compat.lavis_api.models import (
     BlipFeatureExtractor,
     BlipITM,
     BlipNLVR,
+    BlipOutput,
     BlipOutputFeatures,
     BlipPretrain,
     BlipRetrieval,
@@ -25,7 +26,13 @@ from openblip.compat.lavis_api.processors import (
     BlipQuestionProcessor,
     load_processor,
 )
-from openblip.compat.lavis_api.zoo import load_model, load_model_and_preprocess, model_zoo
+from openblip.compat.lavis_api.zoo import (
+    load_model,
+    load_model_and_preprocess,
+    load_preprocess,
+    model_zoo,
+    registry,
+)
 
 __all__ = [
     "BlipCaption",
@@ -35,6 +42,7 @@ __all__ = [
     "BlipImageEvalProcessor",
     "BlipImageTrainProcessor",
     "BlipNLVR",
+    "BlipOutput",
     "BlipOutputFeatures",
     "BlipPretrain",
     "BlipQuestionProcessor",
@@ -44,6 +52,8 @@ __all__ = [
     "getAttMap",
     "load_model",
     "load_model_and_preprocess",
+    "load_preprocess",
     "load_processor",
     "model_zoo",
+    "registry",
 ]

@@ -5,31 +5,34 @@ Shapes: B samples, T tokens, N patches, D width, E width of ITC embeddings.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from functools import wraps
+from typing import Any, ClassVar, TypeVar, cast
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Tensor
 
+from openblip import blip as facade
+from openblip.compat.published_module import MATCH_TOKENS, QUESTION_TOKENS, SMOOTHING, PublishedModule
 from openblip.compat.transformers_api.tokens import BlipTokenizer
-from openblip.engine.protocols import Answers, Comparisons, Embeddings, MatchLogits, TorchModel
+from openblip.engine.protocols import Answers, Comparisons, Embeddings, MatchLogits
 from openblip.errors import InputError, UnsupportedTaskError
 from openblip.pipelines.base import TEXT_ROWS, OpenedImage, Prepared, TaskModel, iter_chunks
 from openblip.pipelines.caption import CaptionPipeline, Prompt
 from openblip.pipelines.vqa import VqaPipeline
 from openblip.preprocess.text import FirstToken, Tokens
+from openblip.tasks import TaskName
 
-QUESTION_TOKENS = MATCH_TOKENS = 35
-SMOOTHING = 0.1
 NUCLEUS_PENALTY, NUCLEUS_TOP_K = 1.1, 50  # constants of LAVIS
 EXCLUDED_SCORE = -100.0
 
 
 ModelT = TypeVar("ModelT", bound="BaseModel")
+MethodT = TypeVar("MethodT", bound=Callable[..., Any])
 
 
 class LavisTokenizer(BlipTokenizer):
@@ -46,61 +49,78 @@ class LavisTokenizer(BlipTokenizer):
         return self.core.dec_id
 
 
-class BaseModel:
-    """Base class of the models.
+def _predicts(method: MethodT) -> MethodT:
+    """Decorate a method to run without dropout, whatever the mode of the model."""
+
+    @wraps(method)
+    def call(self: BaseModel, *args: Any, **kwargs: Any) -> Any:
+        with self.predicting():
+            return method(self, *args, **kwargs)
+
+    return cast(MethodT, call)
+
+
+@dataclass(frozen=True, eq=False)
+class BlipOutput:
+    """Losses by attribute or by key. Losses that a model does not have are `None`, and are not keys.
+
+    Attributes:
+        loss: The sum of the losses.
+        loss_itc: ITC.
+        loss_itm: ITM.
+        loss_lm: LM.
+    """
+
+    loss: Tensor
+    loss_itc: Tensor | None = None
+    loss_itm: Tensor | None = None
+    loss_lm: Tensor | None = None
+
+    def keys(self) -> list[str]:
+        """Return the names of the losses.
+
+        Returns:
+            The names of the losses.
+        """
+        return [name for name, value in vars(self).items() if value is not None]
+
+    def __getitem__(self, name: str) -> Tensor:
+        if name not in self.keys():
+            raise KeyError(name)
+        loss: Tensor = getattr(self, name)
+        return loss
+
+
+class BaseModel(PublishedModule):
+    """Base class of the models: an `nn.Module` whose `state_dict` has the names of LAVIS.
 
     Args:
         task_model: The model as pipelines use it.
+        **objective_options: Options of ITC in training: `queue_size`, `momentum`, `negatives`.
     """
 
-    def __init__(self, task_model: TaskModel) -> None:
-        self.task_model = task_model
+    architecture: ClassVar[str] = ""
+    task: ClassVar[TaskName]
+
+    def __init__(self, task_model: TaskModel, **objective_options: Any) -> None:
+        super().__init__(task_model, "lavis", **objective_options)
         self.tokenizer = LavisTokenizer(task_model.tokenizer)
 
-    @property
-    def module(self) -> nn.Module:
-        """The PyTorch module."""
-        module: nn.Module = self.task_model.module
-        return module
-
-    @property
-    def device(self) -> torch.device:
-        """The device of the model."""
-        return self.task_model.engine.device
-
-    def to(self: ModelT, device: str | torch.device) -> ModelT:
-        """Move the model to a device.
+    @classmethod
+    def from_pretrained(cls: type[ModelT], model_type: str) -> ModelT:
+        """Load a published model, in evaluation mode.
 
         Args:
-            device: The device.
+            model_type: Type of the architecture; see `model_zoo`.
 
         Returns:
             The model.
         """
-        self.task_model.engine = self.task_model.engine.require(TorchModel).to(torch.device(device))
-        return self
+        blip = facade.load(f"{cls.architecture}/{model_type}", task=cls.task, device="cpu")
+        return cls(blip.pipeline("retrieval" if cls.task == "pretrain" else cls.task).model)
 
-    def eval(self: ModelT) -> ModelT:
-        """Return the model, which is always in evaluation mode.
-
-        Returns:
-            The model, which is always in evaluation mode.
-        """
-        return self
-
-    def parameters(self) -> Iterator[nn.Parameter]:
-        """Yield the parameters of the PyTorch module.
-
-        Yields:
-            The parameters of the PyTorch module.
-        """
-        return self.module.parameters()
-
-    def __call__(self, *args: Any, **options: Any) -> Any:
-        return self.forward(*args, **options)
-
-    def forward(self, *args: Any, **options: Any) -> object:
-        """Raise an error: losses are computed by `openblip.training`.
+    def forward(self, *args: Any, **options: Any) -> Any:
+        """Raise an error, in models without a loss.
 
         Args:
             *args: Ignored.
@@ -112,9 +132,7 @@ class BaseModel:
         Raises:
             UnsupportedTaskError: Always.
         """
-        raise UnsupportedTaskError(
-            f"{type(self).__name__} does not compute losses: train with `openblip train` or openblip.training"
-        )
+        raise UnsupportedTaskError(f"{type(self).__name__} has no loss, as in LAVIS")
 
     def _encode_images(self, image: Tensor) -> Tensor:
         size = self.task_model.image_settings.size
@@ -140,6 +158,25 @@ class _ContrastiveModel(BaseModel):
 class BlipCaption(BaseModel):
     """Image captioning."""
 
+    architecture = "blip_caption"
+    task = "caption"
+
+    @property
+    def prompt(self) -> str:
+        """The prompt of captions."""
+        return self.task_model.prompt
+
+    def forward(self, samples: Mapping[str, Any]) -> BlipOutput:
+        """Return the LM loss of captions.
+
+        Args:
+            samples: `image`: images (B, 3, S, S); `text_input`: captions with the prompt, as the "train" processor
+                returns them.
+        """
+        loss = self.caption_loss(samples["image"], _list_texts(samples["text_input"]), self.prompt)
+        return BlipOutput(loss, loss_lm=loss)
+
+    @_predicts
     def generate(
         self,
         samples: Mapping[str, Any],
@@ -193,6 +230,26 @@ class BlipCaption(BaseModel):
 class BlipVQA(BaseModel):
     """Visual question answering."""
 
+    architecture = "blip_vqa"
+    task = "vqa"
+
+    def forward(self, samples: Mapping[str, Any]) -> BlipOutput:
+        """Return the weighted LM loss of answers.
+
+        Args:
+            samples: `image`: images (B, 3, S, S); `text_input`: questions; `answer`: the answers to all questions, in
+                order; `n_answers`: their number per question (B,); `weight`: weight of each answer.
+        """
+        loss = self.vqa_loss(
+            samples["image"],
+            _list_texts(samples["text_input"]),
+            _list_texts(samples["answer"]),
+            torch.as_tensor(samples["n_answers"]).tolist(),
+            torch.as_tensor(samples["weight"]),
+        )
+        return BlipOutput(loss, loss_lm=loss)
+
+    @_predicts
     def predict_answers(
         self,
         samples: Mapping[str, Any],
@@ -243,6 +300,10 @@ class BlipVQA(BaseModel):
 class BlipITM(BaseModel):
     """Image-text matching."""
 
+    architecture = "blip_image_text_matching"
+    task = "retrieval"
+
+    @_predicts
     def forward(self, samples: Mapping[str, Any], match_head: str = "itm") -> Tensor:
         """Score images and texts.
 
@@ -306,6 +367,10 @@ class BlipOutputFeatures:
 class BlipFeatureExtractor(_ContrastiveModel):
     """Features of images, texts, and image-text pairs."""
 
+    architecture = "blip_feature_extractor"
+    task = "pretrain"
+
+    @_predicts
     def extract_features(self, samples: Mapping[str, Any], mode: str = "multimodal") -> BlipOutputFeatures:
         """Compute features. Position 0 of the states represents the image or text.
 
@@ -357,6 +422,23 @@ class BlipFeatureExtractor(_ContrastiveModel):
 class BlipNLVR(BaseModel):
     """Statements about two images."""
 
+    architecture = "blip_nlvr"
+    task = "nlvr"
+
+    def forward(self, samples: Mapping[str, Any], is_train: bool = True) -> BlipOutput | dict[str, Any]:
+        """Return the loss of judgments or, with `is_train=False`, the judgments.
+
+        Args:
+            samples: `image0`, `image1`: images (B, 3, S, S); `text_input`: one statement per pair; `label`: 1 for true
+                statements (B,).
+            is_train: Return the loss.
+        """
+        if not is_train:
+            return self.predict(samples)
+        texts = _list_texts(samples["text_input"])
+        return BlipOutput(self.nlvr_loss(samples["image0"], samples["image1"], texts, samples["label"]))
+
+    @_predicts
     def predict(self, samples: Mapping[str, Any]) -> dict[str, Any]:
         """Judge statements.
 
@@ -373,12 +455,48 @@ class BlipNLVR(BaseModel):
 
 
 class BlipPretrain(_ContrastiveModel):
-    """The pretraining model: its weights, without methods of a task."""
+    """The pretraining model: its weights and losses."""
+
+    architecture = "blip_pretrain"
+    task = "pretrain"
+
+    def forward(self, samples: Mapping[str, Any], alpha: float = 0.4) -> BlipOutput:
+        """Return the losses of pretraining.
+
+        Args:
+            samples: `image`: images (B, 3, S, S); `text_input`: one text per image; `epoch`, `iters` and
+                `num_iters_per_epoch`, from which `alpha` rises in the first two epochs.
+            alpha: Weight of the momentum targets, after they have risen.
+        """
+        losses = self.pretrain_losses(
+            samples["image"], _list_texts(samples["text_input"]), alpha * _progress(samples, epochs=2)
+        )
+        return BlipOutput(sum(losses.values(), torch.tensor(0.0)), losses["itc"], losses["itm"], losses["lm"])
 
 
 class BlipRetrieval(_ContrastiveModel):
     """Retrieval in two steps: ITC selects candidates, ITM scores them."""
 
+    architecture = "blip_retrieval"
+    task = "retrieval"
+
+    def forward(self, samples: Mapping[str, Any], alpha: float = 0.4) -> BlipOutput:
+        """Return the losses of retrieval.
+
+        Args:
+            samples: `image`: images (B, 3, S, S); `text_input`: one text per image; `image_id`: ids of the images (B,);
+                `epoch`, `iters` and `num_iters_per_epoch`, from which `alpha` rises in the first epoch.
+            alpha: Weight of the momentum targets, after they have risen.
+        """
+        losses = self.retrieval_losses(
+            samples["image"],
+            _list_texts(samples["text_input"]),
+            alpha * _progress(samples, epochs=1),
+            torch.as_tensor(samples["image_id"]),
+        )
+        return BlipOutput(losses["itc"] + losses["itm"], losses["itc"], losses["itm"])
+
+    @_predicts
     def compute_sim_matrix(
         self, data_loader: Any, task_cfg: Mapping[str, Any] | Any = None, **options: Any
     ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
@@ -423,6 +541,15 @@ class BlipRetrieval(_ContrastiveModel):
     def _match_logits(self, rows: list[list[int]], states: Tensor) -> Tensor:
         ids, mask = self.task_model.pad(rows)
         return self.task_model.engine.require(MatchLogits).match_logits(ids, mask, states)[:, 1].cpu()
+
+
+def _progress(samples: Mapping[str, Any], epochs: int) -> float:
+    """Return how far the weight of momentum targets has risen, from 0 to 1; 1 without numbers of iterations."""
+    if "num_iters_per_epoch" not in samples:
+        return 1.0
+    total = samples["num_iters_per_epoch"]
+    done = int(samples.get("epoch", 0)) * total + int(samples.get("iters", 0))
+    return min(1.0, done / (epochs * total))
 
 
 def _list_texts(texts: str | Sequence[str]) -> list[str]:

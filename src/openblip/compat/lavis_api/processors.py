@@ -165,7 +165,7 @@ Processor: TypeAlias = Callable[[Any], Any]
 """An image to a tensor (3, S, S), or a text to a cleaned text."""
 Processors: TypeAlias = dict[str, Processor]
 """The processors "train" and "eval"."""
-_CLASSES: Mapping[str, Callable[..., Processor]] = {
+PROCESSORS: Mapping[str, Callable[..., Processor]] = {
     "blip_image_eval": BlipImageEvalProcessor,
     "blip_image_train": BlipImageTrainProcessor,
     "blip_caption": BlipCaptionProcessor,
@@ -192,7 +192,7 @@ class ProcessorBuilder:
         Returns:
             The processor.
         """
-        return _CLASSES[self.name](**settings)
+        return PROCESSORS[self.name](**settings)
 
     def __call__(self, item: Any) -> Any:
         return self.build()(item)
@@ -219,8 +219,8 @@ def load_processor(name: str, cfg: Mapping[str, Any] | None = None) -> Processor
     Raises:
         InputError: If there is no such processor.
     """
-    if name not in _CLASSES:
-        raise InputError(f"processor must be one of {', '.join(_CLASSES)}, got {name!r}")
+    if name not in PROCESSORS:
+        raise InputError(f"processor must be one of {', '.join(PROCESSORS)}, got {name!r}")
     return ProcessorBuilder(name) if cfg is None else ProcessorBuilder(name).build(**cfg)
 
 

@@ -11,18 +11,20 @@ import torch
 from openblip import blip as facade
 from openblip.checkpoints import published
 from openblip.compat.lavis_api import models
-from openblip.compat.lavis_api.processors import Processors, task_processors
+from openblip.compat.lavis_api.processors import PROCESSORS, Processors, load_processor, task_processors
 from openblip.errors import InputError, UnsupportedTaskError
-from openblip.tasks import TaskName
 
-_CLASSES: Mapping[str, tuple[type[models.BaseModel], TaskName]] = {
-    "blip_caption": (models.BlipCaption, "caption"),
-    "blip_feature_extractor": (models.BlipFeatureExtractor, "pretrain"),
-    "blip_image_text_matching": (models.BlipITM, "retrieval"),
-    "blip_nlvr": (models.BlipNLVR, "nlvr"),
-    "blip_pretrain": (models.BlipPretrain, "pretrain"),
-    "blip_retrieval": (models.BlipRetrieval, "retrieval"),
-    "blip_vqa": (models.BlipVQA, "vqa"),
+_CLASSES: Mapping[str, type[models.BaseModel]] = {
+    model_class.architecture: model_class
+    for model_class in (
+        models.BlipCaption,
+        models.BlipFeatureExtractor,
+        models.BlipITM,
+        models.BlipNLVR,
+        models.BlipPretrain,
+        models.BlipRetrieval,
+        models.BlipVQA,
+    )
 }
 
 
@@ -59,12 +61,12 @@ def load_model(
     device: str | torch.device = "cpu",
     checkpoint: str | Path | None = None,
 ) -> Any:
-    """Load a published model, in evaluation mode.
+    """Load a published model.
 
     Args:
         name: Architecture; see `model_zoo`.
         model_type: Type of the architecture.
-        is_eval: Ignored; models are always in evaluation mode.
+        is_eval: Evaluation mode; otherwise training mode, in which losses use dropout. Predictions never do.
         device: Device to run on.
         checkpoint: File with other weights of this architecture.
 
@@ -83,10 +85,12 @@ def load_model(
         raise InputError(f"architecture must be one of {', '.join(_CLASSES)}, got {name!r}")
     if model_type not in model_zoo.model_zoo[name]:
         raise InputError(f"type of {name} must be one of {', '.join(model_zoo.model_zoo[name])}, got {model_type!r}")
-    model_class, task = _CLASSES[name]
+    model_class = _CLASSES[name]
+    task = model_class.task
     source = f"{name}/{model_type}" if checkpoint is None else checkpoint
     blip = facade.load(source, task=task, device=str(device))
-    return model_class(blip.pipeline("retrieval" if task == "pretrain" else task).model)
+    model = model_class(blip.pipeline("retrieval" if task == "pretrain" else task).model)
+    return model if is_eval else model.train()
 
 
 def load_model_and_preprocess(
@@ -97,7 +101,7 @@ def load_model_and_preprocess(
     Args:
         name: Architecture; see `model_zoo`.
         model_type: Type of the architecture.
-        is_eval: Ignored; models are always in evaluation mode.
+        is_eval: Evaluation mode; otherwise training mode, in which losses use dropout. Predictions never do.
         device: Device to run on.
 
     Returns:
@@ -109,3 +113,70 @@ def load_model_and_preprocess(
     """
     model = load_model(name, model_type, is_eval, device)
     return (model, *task_processors(model.task_model.config.task, model.task_model.image_settings))
+
+
+def load_preprocess(config: Mapping[str, Any]) -> tuple[Processors, Processors]:
+    """Return the processors that a configuration describes.
+
+    Args:
+        config: `vis_processor` and `text_processor`, each with `train` and `eval`: the `name` of a processor, and its
+            options.
+
+    Returns:
+        Image processors and text processors, as dicts with "train" and "eval".
+    """
+
+    def build(name: str) -> Processors:
+        entries = config.get(name) or {}
+        processors: Processors = {}
+        for split in ("train", "eval"):
+            options = dict(entries.get(split) or {"name": "base_processor"})
+            kind = options.pop("name")
+            processors[split] = _unchanged if kind == "base_processor" else load_processor(kind, options)
+        return processors
+
+    return build("vis_processor"), build("text_processor")
+
+
+def _unchanged(item: Any) -> Any:
+    return item
+
+
+class Registry:
+    """Classes by name, as `lavis.common.registry`."""
+
+    @staticmethod
+    def get_model_class(name: str) -> type[models.BaseModel] | None:
+        """Return the class of an architecture, or `None`.
+
+        Args:
+            name: Architecture; see `model_zoo`.
+
+        Returns:
+            The class.
+        """
+        return _CLASSES.get(name)
+
+    @staticmethod
+    def get_processor_class(name: str) -> Any:
+        """Return the class of a processor, or `None`.
+
+        Args:
+            name: Name of the processor, such as "blip_caption".
+
+        Returns:
+            The class.
+        """
+        return PROCESSORS.get(name)
+
+    @staticmethod
+    def list_models() -> list[str]:
+        """Return the names of all architectures.
+
+        Returns:
+            The names.
+        """
+        return sorted(_CLASSES)
+
+
+registry = Registry()

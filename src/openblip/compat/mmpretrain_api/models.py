@@ -162,3 +162,59 @@ def _build_untrained(entry: published.Published, device: str) -> Blip:
     loaded = LoadedModel(build_model(config), config, tokenizer, image, prompt, entry.family, entry.name)
     model = TaskModel(loaded, EagerEngine(loaded.model, resolve_device(device), torch.float32))
     return Blip(entry.name, dict.fromkeys(SERVED_TASKS[entry.task], lambda: model))
+
+
+def init_model(
+    config: str | Path, checkpoint: str | Path | None = None, device: str | torch.device | None = None, **unknown: Any
+) -> Model:
+    """Return a model; `get_model` under the name that scripts for configuration files call.
+
+    Args:
+        config: Published name, or another checkpoint that `openblip.load` accepts. The path of a configuration file of
+            `mmpretrain` stands for the published name in it.
+        checkpoint: File with weights; `None` for random weights of a published name.
+        device: Device to run on.
+        **unknown: Settings of `mmpretrain`'s configuration files, which are rejected.
+
+    Returns:
+        The model, in evaluation mode.
+    """
+    name = Path(config).stem if str(config).endswith(".py") else config
+    for candidate in list_models() if str(config).endswith(".py") else ():
+        if Path(str(name)).stem in (candidate, candidate.replace("_3rdparty", "")):
+            name = candidate
+    return get_model(name, checkpoint or False, device, **unknown)
+
+
+class ModelHub:
+    """The published models by name."""
+
+    @staticmethod
+    def has(model_name: str) -> bool:
+        """Return whether there is a published model.
+
+        Args:
+            model_name: Published name, in any case.
+
+        Returns:
+            Whether there is a published model.
+        """
+        return model_name.lower() in list_models()
+
+    @staticmethod
+    def get(model_name: str) -> published.Published:
+        """Return what is known about a published model: its task, size, file and checksum.
+
+        Args:
+            model_name: Published name, in any case.
+
+        Returns:
+            The entry.
+
+        Raises:
+            ValueError: There is no such model.
+        """
+        entry = published.find(model_name)
+        if entry is None or entry.family != "mmpretrain":
+            raise InputError(f"model_name must be one of {', '.join(list_models())}, got {model_name!r}")
+        return entry

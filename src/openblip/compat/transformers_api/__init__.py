@@ -13,22 +13,30 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from openblip.compat.transformers_api.answering import BlipForQuestionAnswering as BlipForQuestionAnswering
+    from openblip.compat.transformers_api.auto import register_with_transformers as register_with_transformers
     from openblip.compat.transformers_api.captioning import BlipForConditionalGeneration as BlipForConditionalGeneration
     from openblip.compat.transformers_api.config import BlipConfig as BlipConfig
     from openblip.compat.transformers_api.config import BlipTextConfig as BlipTextConfig
     from openblip.compat.transformers_api.config import BlipVisionConfig as BlipVisionConfig
     from openblip.compat.transformers_api.features import BatchFeature as BatchFeature
     from openblip.compat.transformers_api.images import BlipImageProcessor as BlipImageProcessor
+    from openblip.compat.transformers_api.images import BlipImageProcessorFast as BlipImageProcessorFast
     from openblip.compat.transformers_api.matching import BlipForImageTextRetrieval as BlipForImageTextRetrieval
     from openblip.compat.transformers_api.options import GenerationConfig as GenerationConfig
     from openblip.compat.transformers_api.processing import BlipProcessor as BlipProcessor
     from openblip.compat.transformers_api.text import BlipTextLMHeadModel as BlipTextLMHeadModel
     from openblip.compat.transformers_api.text import BlipTextModel as BlipTextModel
+    from openblip.compat.transformers_api.text import BlipTextPreTrainedModel as BlipTextPreTrainedModel
     from openblip.compat.transformers_api.tokens import BlipTokenizer as BlipTokenizer
     from openblip.compat.transformers_api.two_tower import BlipModel as BlipModel
+    from openblip.compat.transformers_api.vision import BlipPreTrainedModel as BlipPreTrainedModel
     from openblip.compat.transformers_api.vision import BlipVisionModel as BlipVisionModel
 
 _HOMES = {
+    "register_with_transformers": "auto",
+    "BlipTextPreTrainedModel": "text",
+    "BlipPreTrainedModel": "vision",
+    "BlipImageProcessorFast": "images",
     "BlipForQuestionAnswering": "answering",
     "BlipForConditionalGeneration": "captioning",
     "BlipConfig": "config",
@@ -53,15 +61,19 @@ __all__ = [
     "BlipForImageTextRetrieval",
     "BlipForQuestionAnswering",
     "BlipImageProcessor",
+    "BlipImageProcessorFast",
     "BlipModel",
+    "BlipPreTrainedModel",
     "BlipProcessor",
     "BlipTextConfig",
     "BlipTextLMHeadModel",
     "BlipTextModel",
+    "BlipTextPreTrainedModel",
     "BlipTokenizer",
     "BlipVisionConfig",
     "BlipVisionModel",
     "GenerationConfig",
+    "register_with_transformers",
 ]
 
 

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from openblip.compat.transformers_api.base import accepts_v4_order
+from openblip.compat.transformers_api.base import accepts_v4_order, check_arguments
 from openblip.compat.transformers_api.captioning import GeneratingModel
 from openblip.compat.transformers_api.config import BlipConfig
 from openblip.compat.transformers_api.generation import continue_rows
@@ -33,13 +33,13 @@ class BlipForQuestionAnswering(GeneratingModel):
     config: BlipConfig
 
     def __init__(self, config: BlipConfig) -> None:
-        super().__init__()
-        self.config = config
+        super().__init__(config)
         self.vision_model = BlipVisionModel(config.vision_config)
         self.text_encoder = BlipTextModel(config.text_config, add_pooling_layer=False)
         self.text_decoder = BlipTextLMHeadModel(config.text_config)
         self.decoder_pad_token_id = config.text_config.pad_token_id
         self.decoder_start_token_id = config.text_config.bos_token_id
+        self.post_init()
 
     @accepts_v4_order(
         *("input_ids", "pixel_values", "decoder_input_ids", "decoder_attention_mask", "attention_mask"),
@@ -58,6 +58,7 @@ class BlipForQuestionAnswering(GeneratingModel):
         output_attentions: bool | None = None,
         output_hidden_states: Any = None,
         return_dict: bool | None = None,
+        **kwargs: Any,
     ) -> BlipTextVisionModelOutput | OutputTuple:
         """Compute the loss of answers.
 
@@ -75,6 +76,7 @@ class BlipForQuestionAnswering(GeneratingModel):
             output_attentions: Return attention weights of the image encoder.
             output_hidden_states: Return hidden states of the image encoder: `True`, or indices of layers.
             return_dict: Return an output object rather than a tuple.
+            **kwargs: `num_items_in_batch`, which is ignored.
 
         Returns:
             Image states, and the loss with labels.
@@ -83,6 +85,7 @@ class BlipForQuestionAnswering(GeneratingModel):
             InputError: Both `labels` and `decoder_input_ids` are missing.
             ConfigError: The question encoder's width differs from the image encoder's.
         """
+        check_arguments(self, kwargs)
         if labels is None and decoder_input_ids is None:
             raise InputError("labels or decoder_input_ids must be given; to answer questions, call generate")
         vision = self.vision_model(

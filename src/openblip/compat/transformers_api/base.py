@@ -1,24 +1,30 @@
-"""Base of the model classes: files, devices, embeddings, and the argument order of transformers 4."""
+"""Base of the model classes: files, devices, and the argument order of transformers 4."""
 
 from __future__ import annotations
 
 import copy
 import inspect
+import json
 from collections.abc import Callable, Mapping, Sequence
 from functools import wraps
+from importlib import import_module
 from pathlib import Path
 from typing import Any, ClassVar, Literal, TypeVar, cast, overload
 
 import torch
+from huggingface_hub import split_torch_state_dict_into_shards
 from torch import Tensor, nn
+from torch.utils._pytree import register_pytree_node
 
 from openblip.checkpoints.containers import read_tensors, write_pickle, write_safetensors
 from openblip.checkpoints.folder import INDEX, PICKLE, SAFETENSORS
 from openblip.compat.transformers_api.config import PreTrainedConfig
-from openblip.compat.transformers_api.files import StrPath, local_folder, write_text
+from openblip.compat.transformers_api.files import PushToHub, StrPath, Values, local_folder, write_text
+from openblip.compat.transformers_api.methods import ModelMethods, check_attn_implementation
 from openblip.compat.transformers_api.misfit import Misfit
-from openblip.compat.transformers_api.naming import HubNamed
 from openblip.compat.transformers_api.outputs import ModelOutput, OutputTuple
+from openblip.compat.transformers_api.registration import join_transformers
+from openblip.compat.transformers_api.text_layers import BlipTextEmbeddings
 from openblip.errors import CheckpointError, InputError
 from openblip.io.atomic import replace_folder
 from openblip.model.config import ModelKind
@@ -27,23 +33,40 @@ ModelT = TypeVar("ModelT", bound="PreTrainedModel")
 OutputT = TypeVar("OutputT", bound=ModelOutput)
 ForwardT = TypeVar("ForwardT", bound=Callable[..., Any])
 
-_STALE = (SAFETENSORS + INDEX, PICKLE + INDEX)
 # Options that are accepted and ignored: always true here, or about internals of transformers.
-_WITHOUT_EFFECT = ("low_cpu_mem_usage", "weights_only", "use_safetensors", "_fast_init", "disable_mmap")
+_WITHOUT_EFFECT = (
+    *("low_cpu_mem_usage", "weights_only", "use_safetensors", "_fast_init", "disable_mmap", "offload_state_dict"),
+    *("use_kernels", "tqdm_class", "adapter_kwargs", "code_revision", "_commit_hash"),
+)
+_AUTOMATIC = ("auto", "balanced", "balanced_low_0", "sequential")  # device maps that accelerate infers
+_DISPATCH = ("max_memory", "offload_folder", "offload_buffers")  # arguments of accelerate
 
 
-class PreTrainedModel(HubNamed):
-    """Base class of the models: a configuration, and files that `transformers` reads, too."""
+class PreTrainedModel(PushToHub, ModelMethods):
+    """Base class of the models: a configuration, and files that `transformers` reads, too.
+
+    Args:
+        config: Configuration of the model.
+    """
 
     config_class: ClassVar[type[PreTrainedConfig]]
     task: ClassVar[ModelKind]
     config: Any
 
+    def __init__(self, config: PreTrainedConfig) -> None:
+        join_transformers(PreTrainedModel)
+        nn.Module.__init__(self)  # not `super()`: the next class may be the base class of transformers
+        if not isinstance(config, self.config_class):
+            raise TypeError(
+                f"config of {type(self).__name__} must be a {self.config_class.__name__}, got {type(config)}"
+            )
+        self.config = config
+
     @overload
     @classmethod
     def from_pretrained(
         cls: type[ModelT],
-        name_or_path: StrPath,
+        pretrained_model_name_or_path: StrPath | None,
         *model_args: Any,
         output_loading_info: Literal[False] = ...,
         **kwargs: Any,
@@ -52,19 +75,25 @@ class PreTrainedModel(HubNamed):
     @overload
     @classmethod
     def from_pretrained(
-        cls: type[ModelT], name_or_path: StrPath, *model_args: Any, output_loading_info: Literal[True], **kwargs: Any
+        cls: type[ModelT],
+        pretrained_model_name_or_path: StrPath | None,
+        *model_args: Any,
+        output_loading_info: Literal[True],
+        **kwargs: Any,
     ) -> tuple[ModelT, dict[str, list[str]]]: ...
 
     @classmethod
     def from_pretrained(
         cls: type[ModelT],
-        name_or_path: StrPath,
+        pretrained_model_name_or_path: StrPath | None,
         *model_args: Any,
         config: PreTrainedConfig | StrPath | None = None,
+        state_dict: Mapping[str, Tensor] | None = None,
         dtype: torch.dtype | str | None = None,
         torch_dtype: torch.dtype | str | None = None,
         device_map: Any = None,
         attn_implementation: str | None = None,
+        generation_config: Any = None,
         ignore_mismatched_sizes: bool = False,
         allow_missing: bool = False,
         output_loading_info: bool = False,
@@ -73,19 +102,22 @@ class PreTrainedModel(HubNamed):
         """Load a model in evaluation mode.
 
         Args:
-            name_or_path: Local folder or hub id.
+            pretrained_model_name_or_path: Local folder or hub id; `None` with `config` and `state_dict`.
             *model_args: Positional arguments of the constructor, after the configuration.
             config: Configuration, or where to read it; by default the folder's own.
+            state_dict: Tensors to load instead of those of the folder.
             dtype: Floating type of the weights; "auto" (the default) is the stored type.
             torch_dtype: Name of `dtype` in transformers 4.
-            device_map: Device to move the model to, or `{"": device}`.
+            device_map: Device to move the model to; or "auto" or a device per submodule, which needs `accelerate`.
             attn_implementation: "eager" or "sdpa", which are equal here.
+            generation_config: Default options of `generate`, instead of those of the folder.
             ignore_mismatched_sizes: Initialize tensors of another shape randomly instead of raising.
             allow_missing: Initialize missing tensors randomly and ignore unknown ones, with a warning, instead of
                 raising.
             output_loading_info: Also return the names of missing, unexpected and mismatched tensors.
             **kwargs: Fields of the configuration, the location of files (`revision`, `cache_dir`, `subfolder`, ...),
-                or arguments of the constructor.
+                arguments of `device_map` (`max_memory`, `offload_folder`, `offload_buffers`), or arguments of the
+                constructor.
 
         Returns:
             The model, with `output_loading_info=True` together with the names of tensors that did not fit.
@@ -94,17 +126,24 @@ class PreTrainedModel(HubNamed):
             CheckpointError: Files are missing or damaged, or a tensor is missing, unknown or of another shape.
             InputError: An option is not supported.
         """
-        folder, kwargs = local_folder(name_or_path, kwargs)
         for name in _WITHOUT_EFFECT:
             kwargs.pop(name, None)
-        if attn_implementation not in (None, "eager", "sdpa"):
-            raise InputError(f"attn_implementation must be 'eager' or 'sdpa' (equal here), got {attn_implementation!r}")
+        if kwargs.pop("quantization_config", None) is not None:
+            raise InputError("quantization_config is not supported: replace the linear layers after loading")
+        dispatch_options = {name: kwargs.pop(name) for name in _DISPATCH if kwargs.get(name) is not None}
+        check_attn_implementation(attn_implementation)
+        folder: Path | None = None
+        if pretrained_model_name_or_path is not None:
+            folder, kwargs = local_folder(pretrained_model_name_or_path, kwargs)
+        elif not isinstance(config, PreTrainedConfig) or state_dict is None:
+            raise InputError("pretrained_model_name_or_path may be None only with a config object and a state_dict")
         if isinstance(config, PreTrainedConfig):
             model_config = copy.deepcopy(config)
         else:
-            source = config or folder
+            source = config or cast(Path, folder)
             model_config, kwargs = cls.config_class.from_pretrained(source, return_unused_kwargs=True, **kwargs)
-        tensors = cls._select_tensors(read_tensors(folder))
+        stored = read_tensors(cast(Path, folder)) if state_dict is None else dict(state_dict)
+        tensors = cls._select_tensors(stored)
         weights_dtype = _weights_dtype(dtype if dtype is not None else torch_dtype, model_config, tensors)
         model_config.dtype = weights_dtype
         with torch.device("cpu" if allow_missing or ignore_mismatched_sizes else "meta"):
@@ -113,14 +152,28 @@ class PreTrainedModel(HubNamed):
         for name, tensor in tensors.items():
             tensors[name] = tensor.to(weights_dtype) if tensor.is_floating_point() else tensor
         loading_info = model._load_tensors(
-            tensors, str(folder), allow_missing=allow_missing, drop_misshapen=ignore_mismatched_sizes
+            tensors, str(folder or "state_dict"), allow_missing=allow_missing, drop_misshapen=ignore_mismatched_sizes
         )
-        model_config.name_or_path = str(name_or_path)
-        model._read_extra_files(folder)
+        for module in model.modules():
+            if isinstance(module, BlipTextEmbeddings):
+                module.reset_position_ids()
+        model_config.name_or_path = str(pretrained_model_name_or_path or "")
+        if folder is not None:
+            model._read_extra_files(folder)
+        if generation_config is not None:
+            model.generation_config = generation_config
         model.eval()
         if device_map is not None:
-            model.to(_single_device(device_map))
+            _dispatch(model, device_map, dispatch_options)
         return (model, loading_info) if output_loading_info else model
+
+    @classmethod
+    def _from_config(cls: type[ModelT], config: PreTrainedConfig, **kwargs: Any) -> ModelT:
+        """Return a model with random weights; `AutoModel.from_config` calls it."""
+        dtype = kwargs.pop("dtype", kwargs.pop("torch_dtype", None))
+        check_attn_implementation(kwargs.pop("attn_implementation", None))
+        model = cls(copy.deepcopy(config), **kwargs)
+        return model if dtype in (None, "auto") else model.to(_named_dtype(dtype))
 
     @classmethod
     def _select_tensors(cls, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -136,19 +189,22 @@ class PreTrainedModel(HubNamed):
     def _load_tensors(
         self, tensors: dict[str, Tensor], source: str, *, allow_missing: bool, drop_misshapen: bool
     ) -> dict[str, list[str]]:
-        """Load hub-named tensors and return the names that were missing, unexpected or mismatched, if allowed."""
-        mismatched = []
-        if drop_misshapen:
-            expected = self.state_dict()
-            for name, tensor in tensors.items():
-                if name in expected and expected[name].shape != tensor.shape:
-                    mismatched.append(name)
-            tensors = {name: tensor for name, tensor in tensors.items() if name not in mismatched}
+        """Load tensors and return the names that were missing, unexpected or mismatched, if allowed."""
+        expected = self.state_dict()
+        mismatched = [name for name in expected if name in tensors and expected[name].shape != tensors[name].shape]
+        if mismatched and not drop_misshapen:
+            name = mismatched[0]
+            raise CheckpointError(
+                f"{source} does not fit {type(self).__name__}: size mismatch for {name}: expected "
+                f"{tuple(expected[name].shape)}, got {tuple(tensors[name].shape)}"
+            )
+        tensors = {name: tensor for name, tensor in tensors.items() if name not in mismatched}
         try:
             result = self.load_state_dict(tensors, strict=False, assign=not (allow_missing or drop_misshapen))
         except RuntimeError as error:
             raise CheckpointError(f"{source} does not fit {type(self).__name__}: {error}") from error
         missing = [name for name in result.missing_keys if name not in mismatched]
+        missing = [name for name in missing if name not in self.all_tied_weights_keys]
         unexpected = list(result.unexpected_keys)
         misfit = Misfit(source, type(self).__name__, missing, unexpected, mismatched)
         return misfit.report(tensors, fatal=bool(missing or unexpected) and not allow_missing)
@@ -158,8 +214,15 @@ class PreTrainedModel(HubNamed):
         save_directory: StrPath,
         is_main_process: bool = True,
         state_dict: Mapping[str, Tensor] | None = None,
+        push_to_hub: bool = False,
+        max_shard_size: int | str = "50GB",
+        variant: str | None = None,
+        token: str | bool | None = None,
+        save_peft_format: bool = True,
+        save_original_format: bool = True,
+        *,
         safe_serialization: bool = True,
-        max_shard_size: int | str | None = None,
+        save_function: Callable[..., None] | None = None,
         **kwargs: Any,
     ) -> None:
         """Write `config.json` and `model.safetensors` (or `pytorch_model.bin`), which `transformers` reads, too.
@@ -168,15 +231,20 @@ class PreTrainedModel(HubNamed):
             save_directory: Folder to write to.
             is_main_process: Write nothing if `False`.
             state_dict: Tensors to write instead of the model's own.
+            push_to_hub: Upload the folder to the hub.
+            max_shard_size: Size from which the weights are split into several files, such as "5GB".
+            variant: Name to insert into the names of weight files.
+            token: Token for the hub.
+            save_peft_format: Ignored; adapters are saved by `peft`.
+            save_original_format: Ignored; there is one format.
             safe_serialization: Write safetensors rather than a pickle.
-            max_shard_size: Ignored; all tensors are written to one file.
-            **kwargs: Further options of `transformers`, which must be false.
+            save_function: Ignored, as in transformers 5: files are written completely or not at all.
+            **kwargs: Arguments of `push_to_hub`: `repo_id`, `commit_message`, `private`, ...
 
         Raises:
             InputError: `save_directory` is a file.
         """
-        unknown = [name for name, value in kwargs.items() if value]  # `push_to_hub=False` is fine
-        if unknown:
+        if not push_to_hub and (unknown := [name for name, value in kwargs.items() if value]):
             raise TypeError(f"save_pretrained has no option {', '.join(unknown)}")
         if not is_main_process:
             return
@@ -185,71 +253,46 @@ class PreTrainedModel(HubNamed):
             raise InputError(f"save_directory must be a folder, got the file {folder}")
         tensors = {name: tensor.detach().cpu() for name, tensor in (state_dict or self.state_dict()).items()}
         config = copy.deepcopy(self.config)
-        config.architectures, config.dtype = [type(self).__name__], self.dtype
-        stale = (*_STALE, PICKLE if safe_serialization else SAFETENSORS)
+        config.architectures, config._dtype = [type(self).__name__], str(self.dtype).removeprefix("torch.")
+        weights_name = _with_variant(SAFETENSORS if safe_serialization else PICKLE, variant)
+        stale = [path.name for path in folder.glob("*") if _is_weight_file(path.name) and path.name != weights_name]
         with replace_folder(folder, final_file="config.json", stale=stale) as temporary:
             if safe_serialization:
-                stored = {name: tensor for name, tensor in tensors.items() if name not in self._tied_names()}
-                write_safetensors(temporary / SAFETENSORS, stored)
-            else:
-                write_pickle(temporary / PICKLE, tensors)
+                tensors = {name: tensor for name, tensor in tensors.items() if not self._is_copy(name, tensors)}
+            _write_weights(temporary, weights_name, tensors, max_shard_size)
             self._write_extra_files(temporary)
             write_text(temporary / "config.json", config.to_json_string())
+        if push_to_hub:
+            self._upload(folder, kwargs.pop("repo_id", folder.name), token=token, **kwargs)
 
-    def _tied_names(self) -> set[str]:
-        """Return the second names of tensors that have two names."""
-        names = set()
-        for child_name, child in self.named_children():
-            if isinstance(child, PreTrainedModel):
-                names |= {f"{child_name}.{name}" for name in child._tied_names()}
-        return names
+    def _is_copy(self, name: str, tensors: Mapping[str, Tensor]) -> bool:
+        """Return whether a tensor is tied to another one, so that a file needs only the other."""
+        original = tensors.get(self.all_tied_weights_keys.get(name, ""))
+        tensor = tensors[name]
+        if original is None or original.shape != tensor.shape:
+            return False
+        return original.data_ptr() == tensor.data_ptr() or torch.equal(original, tensor)
 
-    @property
-    def device(self) -> torch.device:
-        """The device of the weights."""
-        return next(self.parameters()).device
+    @classmethod
+    def can_generate(cls) -> bool:
+        """Return whether the class has a `generate` method.
 
-    @property
-    def dtype(self) -> torch.dtype:
-        """The floating type of the weights."""
-        return next(parameter.dtype for parameter in self.parameters() if parameter.is_floating_point())
+        Returns:
+            Whether the class has a `generate` method.
+        """
+        return "generate" in vars(cls) or any("generate" in vars(base) for base in cls.__mro__ if _is_ours(base))
 
-    def num_parameters(self, only_trainable: bool = False) -> int:
-        """Return the number of parameters; tied parameters count once.
+    def train(self: ModelT, mode: bool = True) -> ModelT:
+        """Set training mode, or evaluation mode.
 
         Args:
-            only_trainable: Count only parameters that require gradients.
+            mode: Training mode.
 
         Returns:
-            The number of parameters; tied parameters count once.
+            The model.
         """
-        return sum(p.numel() for p in self.parameters() if p.requires_grad or not only_trainable)
-
-    def get_input_embeddings(self) -> nn.Module:
-        """Return the word embedding, or the patch embedding of an image encoder.
-
-        Returns:
-            The word embedding, or the patch embedding of an image encoder.
-        """
-        raise NotImplementedError
-
-    def tie_weights(self) -> None:
-        """Do nothing: tensors that are tied in `transformers` are one tensor here."""
-
-    def can_generate(self) -> bool:
-        """Return whether the model has a `generate` method.
-
-        Returns:
-            Whether the model has a `generate` method.
-        """
-        return hasattr(self, "generate")
-
-    def _init_heads(self, *layers: nn.Linear) -> None:
-        """Initialize heads as `transformers` does."""
-        for layer in layers:
-            nn.init.normal_(layer.weight, std=self.config.initializer_range)
-            if layer.bias is not None:
-                nn.init.zeros_(layer.bias)
+        join_transformers(PreTrainedModel)
+        return nn.Module.train(self, mode)
 
     def _option(self, value: Any, name: str) -> Any:
         """Return an argument, or the configuration's value if the argument is `None`."""
@@ -258,6 +301,23 @@ class PreTrainedModel(HubNamed):
     def _finish(self, output: OutputT, return_dict: bool | None) -> OutputT | OutputTuple:
         """Return the output as `return_dict` requires."""
         return output if self._option(return_dict, "return_dict") else output.to_tuple()
+
+
+def check_arguments(model: nn.Module, arguments: Mapping[str, Any]) -> None:
+    """Raise `TypeError` for arguments of `forward` that do not exist.
+
+    Trainers pass `num_items_in_batch`; as in `transformers`, the losses of BLIP are means and ignore it.
+
+    Args:
+        model: The model.
+        arguments: Further arguments by name.
+    """
+    unknown = [name for name, value in arguments.items() if name not in _IGNORED_ARGUMENTS and value is not None]
+    if unknown:
+        raise TypeError(f"{type(model).__name__}.forward got an unexpected keyword argument {', '.join(unknown)}")
+
+
+_IGNORED_ARGUMENTS = ("num_items_in_batch", "cache_position", "head_mask")
 
 
 def accepts_v4_order(*names: str) -> Callable[[ForwardT], ForwardT]:
@@ -335,19 +395,87 @@ def _weights_dtype(
     if isinstance(dtype, torch.dtype):
         return dtype
     if dtype not in (None, "auto"):
-        named = getattr(torch, str(dtype).removeprefix("torch."), None)
-        if not isinstance(named, torch.dtype):
-            raise InputError(f"dtype must be a torch dtype or 'auto', got {dtype!r}")
-        return named
+        return _named_dtype(dtype)
     stored = (tensor.dtype for tensor in tensors.values() if tensor.is_floating_point())
     return config.dtype or next(stored, torch.float32)
 
 
-def _single_device(device_map: Any) -> torch.device:
-    if isinstance(device_map, Mapping):
-        if set(device_map) != {""}:
-            raise InputError(f"device_map must name one device for the whole model, as {{'': 0}}, got {device_map!r}")
-        device_map = device_map[""]
-    if device_map == "auto":
+def _named_dtype(dtype: torch.dtype | str | None) -> torch.dtype:
+    named = getattr(torch, str(dtype).removeprefix("torch."), None)
+    if not isinstance(named, torch.dtype):
+        raise InputError(f"dtype must be a torch dtype or 'auto', got {dtype!r}")
+    return named
+
+
+def _dispatch(model: PreTrainedModel, device_map: Any, options: Values) -> None:
+    """Move a model to a device or, by accelerate, its submodules to several devices."""
+    if isinstance(device_map, Mapping) and len(set(map(str, device_map.values()))) == 1:
+        device_map = next(iter(device_map.values()))
+    if device_map in _AUTOMATIC and torch.cuda.device_count() < 2:
         device_map = "cuda" if torch.cuda.is_available() else "cpu"
-    return torch.device(device_map)
+    if isinstance(device_map, str | int | torch.device) and device_map not in (*_AUTOMATIC, "disk"):
+        model.to(torch.device(device_map))
+        return
+    try:
+        accelerate: Any = import_module("accelerate")
+    except ImportError as error:
+        raise InputError("device_map with several devices needs accelerate: pip install accelerate") from error
+    max_memory = options.pop("max_memory", None)
+    if isinstance(device_map, str):
+        no_split = sorted(
+            {name for m in model.modules() if isinstance(m, ModelMethods) for name in m._no_split_modules}
+        )
+        device_map = accelerate.infer_auto_device_map(model, max_memory=max_memory, no_split_module_classes=no_split)
+    accelerate.dispatch_model(
+        model,
+        device_map=dict(device_map),
+        offload_dir=options.get("offload_folder"),
+        offload_buffers=options.get("offload_buffers", False),
+        skip_keys=model._skip_keys_device_placement,
+        force_hooks=True,
+    )
+
+
+def _is_ours(base: type) -> bool:
+    return base.__module__.startswith("openblip.")
+
+
+def _with_variant(name: str, variant: str | None) -> str:
+    if variant is None:
+        return name
+    stem, _, suffix = name.rpartition(".")
+    return f"{stem}.{variant}.{suffix}"
+
+
+def _is_weight_file(name: str) -> bool:
+    return name.startswith(("model", "pytorch_model")) and name.endswith((".safetensors", ".bin", INDEX))
+
+
+def _write_weights(folder: Path, name: str, tensors: dict[str, Tensor], max_shard_size: int | str) -> None:
+    """Write a weight file or, if the tensors exceed the size, several files with an index."""
+    stem, _, suffix = name.rpartition(".")
+    pattern = stem + "{suffix}." + suffix
+    shards = split_torch_state_dict_into_shards(tensors, filename_pattern=pattern, max_shard_size=max_shard_size)
+    for filename, names in shards.filename_to_tensors.items():
+        shard = {tensor_name: tensors[tensor_name] for tensor_name in names}
+        if suffix == "safetensors":
+            write_safetensors(folder / filename, shard)
+        else:
+            write_pickle(folder / filename, shard)
+    if shards.is_sharded:
+        index = {"metadata": shards.metadata, "weight_map": shards.tensor_to_filename}
+        write_text(folder / (name + INDEX), json.dumps(index, indent=2, sort_keys=True) + "\n")
+
+
+def _register_output(output_class: type[Any]) -> None:
+    """Tell torch.export how to take an output apart."""
+    register_pytree_node(
+        output_class,
+        lambda output: (list(output.values()), tuple(output.keys())),
+        lambda values, names: output_class(**dict(zip(names, values, strict=True))),
+        serialized_type_name=f"{output_class.__module__}.{output_class.__name__}",
+    )
+
+
+for _output_class in ModelOutput.__subclasses__():
+    _register_output(_output_class)

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
-from openblip.compat.transformers_api.base import PreTrainedModel, accepts_v4_order
+from openblip.compat.transformers_api.base import accepts_v4_order, check_arguments
 from openblip.compat.transformers_api.config import BlipConfig
-from openblip.compat.transformers_api.generation import continue_rows
+from openblip.compat.transformers_api.generation import GenerationMethods, continue_rows
 from openblip.compat.transformers_api.options import (
     GenerationConfig,
     Rows,
@@ -25,13 +25,17 @@ from openblip.compat.transformers_api.outputs import (
 )
 from openblip.compat.transformers_api.padding import to_rows
 from openblip.compat.transformers_api.text import BlipTextLMHeadModel
-from openblip.compat.transformers_api.vision import BlipVisionModel
+from openblip.compat.transformers_api.vision import BlipPreTrainedModel, BlipVisionModel
 
 
-class GeneratingModel(PreTrainedModel):
+class GeneratingModel(GenerationMethods, BlipPreTrainedModel):
     """A model with a `text_decoder` that generates text, and a `generation_config` with default options for it."""
 
     text_decoder: BlipTextLMHeadModel
+    _tied_weights_keys: ClassVar[dict[str, str]] = {
+        f"text_decoder.{alias}": f"text_decoder.{name}"
+        for alias, name in BlipTextLMHeadModel._tied_weights_keys.items()
+    }
 
     @property
     def generation_config(self) -> GenerationConfig:
@@ -62,12 +66,12 @@ class BlipForConditionalGeneration(GeneratingModel):
     config: BlipConfig
 
     def __init__(self, config: BlipConfig) -> None:
-        super().__init__()
-        self.config = config
+        super().__init__(config)
         self.vision_model = BlipVisionModel(config.vision_config)
         self.text_decoder = BlipTextLMHeadModel(config.text_config)
         self.decoder_input_ids = config.text_config.bos_token_id
         self.decoder_pad_token_id = config.text_config.pad_token_id
+        self.post_init()
 
     @accepts_v4_order(
         *("pixel_values", "input_ids", "attention_mask", "output_attentions", "output_hidden_states", "labels"),
@@ -85,6 +89,7 @@ class BlipForConditionalGeneration(GeneratingModel):
         output_attentions: bool | None = None,
         output_hidden_states: Any = None,
         return_dict: bool | None = None,
+        **kwargs: Any,
     ) -> BlipForConditionalGenerationModelOutput | OutputTuple:
         """Compute next-token logits of captions and, with labels, their loss.
 
@@ -101,10 +106,12 @@ class BlipForConditionalGeneration(GeneratingModel):
             output_attentions: Return attention weights of the image encoder.
             output_hidden_states: Return hidden states of the image encoder: `True`, or indices of layers.
             return_dict: Return an output object rather than a tuple.
+            **kwargs: `num_items_in_batch`, which is ignored.
 
         Returns:
             Logits (B, T, V), image states, and the loss with labels.
         """
+        check_arguments(self, kwargs)
         vision = self.vision_model(
             pixel_values,
             interpolate_pos_encoding,

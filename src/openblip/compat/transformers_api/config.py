@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeVar, cast, overload
 
-from openblip.compat.transformers_api.files import StrPath, Values, local_folder, write_text
+from openblip.compat.transformers_api.files import PushToHub, StrPath, Values, local_folder, write_text
 from openblip.errors import CheckpointError, ConfigError
 from openblip.model.config import Activation, TextConfig, VisionConfig
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 ConfigT = TypeVar("ConfigT", bound="PreTrainedConfig")
 
 
-class PreTrainedConfig:
+class PreTrainedConfig(PushToHub):
     """Base class of the configurations.
 
     As in `transformers`, unknown values become attributes and are saved, except generation options of old files.
@@ -32,6 +32,14 @@ class PreTrainedConfig:
     base_config_key: ClassVar[str] = ""
     fields: ClassVar[Mapping[str, Any]] = {}
     """All fields with their defaults, in the order of transformers 4."""
+    sub_configs: ClassVar[Mapping[str, type[PreTrainedConfig]]] = {}
+    """Classes of the subconfigurations."""
+    attribute_map: ClassVar[Mapping[str, str]] = {}
+    is_encoder_decoder = False
+    chunk_size_feed_forward = 0
+    problem_type: str | None = None
+    id2label: Mapping[int, str] | None = {0: "LABEL_0", 1: "LABEL_1"}
+    label2id: Mapping[str, int] | None = {"LABEL_0": 0, "LABEL_1": 1}
 
     def __init__(self, *args: Any, **values: Any) -> None:
         if len(args) > len(self.fields):
@@ -63,6 +71,9 @@ class PreTrainedConfig:
     @dtype.setter
     def dtype(self, value: torch.dtype | str | None) -> None:
         self._dtype = _dtype_name(value)
+        for name in self.sub_configs:
+            if name in vars(self):
+                getattr(self, name).dtype = value
 
     torch_dtype = dtype
     """Name of `dtype` in transformers 4."""
@@ -75,23 +86,31 @@ class PreTrainedConfig:
     @overload
     @classmethod
     def from_pretrained(
-        cls: type[ConfigT], name_or_path: StrPath, *, return_unused_kwargs: Literal[False] = ..., **kwargs: Any
+        cls: type[ConfigT],
+        pretrained_model_name_or_path: StrPath,
+        *,
+        return_unused_kwargs: Literal[False] = ...,
+        **kwargs: Any,
     ) -> ConfigT: ...
 
     @overload
     @classmethod
     def from_pretrained(
-        cls: type[ConfigT], name_or_path: StrPath, *, return_unused_kwargs: Literal[True], **kwargs: Any
+        cls: type[ConfigT],
+        pretrained_model_name_or_path: StrPath,
+        *,
+        return_unused_kwargs: Literal[True],
+        **kwargs: Any,
     ) -> tuple[ConfigT, Values]: ...
 
     @classmethod
     def from_pretrained(
-        cls: type[ConfigT], name_or_path: StrPath, *, return_unused_kwargs: bool = False, **kwargs: Any
+        cls: type[ConfigT], pretrained_model_name_or_path: StrPath, *, return_unused_kwargs: bool = False, **kwargs: Any
     ) -> ConfigT | tuple[ConfigT, Values]:
         """Load `config.json`. Text and vision classes load their part of a full configuration.
 
         Args:
-            name_or_path: Local folder or file, or hub id.
+            pretrained_model_name_or_path: Local folder or file, or hub id.
             return_unused_kwargs: Also return the arguments that are not fields.
             **kwargs: Fields to override, and the location of the files (`revision`, `cache_dir`, `subfolder`, ...).
 
@@ -101,31 +120,35 @@ class PreTrainedConfig:
         Raises:
             CheckpointError: If the file is missing, damaged, or of another model.
         """
-        values, kwargs = cls.get_config_dict(name_or_path, **kwargs)
+        values, kwargs = cls.get_config_dict(pretrained_model_name_or_path, **kwargs)
         ours = values.get("openblip")
         if isinstance(ours, Mapping) and ours.get("stem") is not None and cls.base_config_key != "text_config":
             raise CheckpointError(
-                f"transformers has no place for the CNN stem of the hybrid ViT in {name_or_path}: use openblip.load"
+                "transformers has no place for the CNN stem of the hybrid ViT in "
+                f"{pretrained_model_name_or_path}: use openblip.load"
             )
         if cls.base_config_key and cls.base_config_key in values:
             values = dict(values[cls.base_config_key])
         model_type = values.get("model_type", cls.model_type)
         if model_type == "openblip":
-            raise CheckpointError(f"transformers has no class for the model of {name_or_path}: use openblip.load")
+            raise CheckpointError(
+                f"transformers has no class for the model of {pretrained_model_name_or_path}: use openblip.load"
+            )
         if model_type != cls.model_type:
             raise CheckpointError(
-                f"model_type of {name_or_path} must be {cls.model_type!r} for {cls.__name__}, got {model_type!r}"
+                f"model_type of {pretrained_model_name_or_path} must be {cls.model_type!r} for {cls.__name__}, "
+                f"got {model_type!r}"
             )
         if return_unused_kwargs:
             return cls.from_dict(values, return_unused_kwargs=True, **kwargs)
         return cls.from_dict(values, **kwargs)
 
     @classmethod
-    def get_config_dict(cls, name_or_path: StrPath, **kwargs: Any) -> tuple[Values, Values]:
+    def get_config_dict(cls, pretrained_model_name_or_path: StrPath, **kwargs: Any) -> tuple[Values, Values]:
         """Return the content of `config.json`, and the arguments that do not locate the file.
 
         Args:
-            name_or_path: Local folder or file, or hub id.
+            pretrained_model_name_or_path: Local folder or file, or hub id.
             **kwargs: Arguments of `from_pretrained`.
 
         Returns:
@@ -134,7 +157,7 @@ class PreTrainedConfig:
         Raises:
             CheckpointError: If the file is missing or damaged.
         """
-        folder, kwargs = local_folder(name_or_path, kwargs)
+        folder, kwargs = local_folder(pretrained_model_name_or_path, kwargs)
         path = folder / "config.json" if folder.is_dir() else folder
         if not path.is_file():
             raise CheckpointError(f"{folder} has no config.json")
@@ -186,13 +209,18 @@ class PreTrainedConfig:
             setattr(config, name, value)
         return (config, unused) if return_unused_kwargs else config
 
-    def save_pretrained(self, save_directory: StrPath) -> None:
+    def save_pretrained(self, save_directory: StrPath, push_to_hub: bool = False, **kwargs: Any) -> None:
         """Write `config.json`, which `transformers` reads, too.
 
         Args:
             save_directory: Folder to write to.
+            push_to_hub: Upload the folder to the hub.
+            **kwargs: Arguments of `push_to_hub`.
         """
-        write_text(Path(save_directory) / "config.json", self.to_json_string())
+        folder = Path(save_directory)
+        write_text(folder / "config.json", self.to_json_string())
+        if push_to_hub:
+            self._upload(folder, kwargs.pop("repo_id", folder.name), **kwargs)
 
     def to_dict(self) -> Values:
         """Return all values, including subconfigurations, as JSON values.
@@ -211,19 +239,80 @@ class PreTrainedConfig:
         """
         values = {}
         for name, value in self.to_dict().items():
-            is_common = name in _COMMON and value == _COMMON[name]
+            is_common = name == "name_or_path" or (name in _COMMON and value == _COMMON[name])
             is_inherited = name in _INHERITED and value in _INHERITED[name]
             if not is_common and not is_inherited and (name != "dtype" or value is not None):
                 values[name] = value
         return values
 
-    def to_json_string(self) -> str:
+    def to_json_string(self, use_diff: bool = True) -> str:
         """Return the content of `config.json`.
+
+        Args:
+            use_diff: Omit unchanged values of the base class.
 
         Returns:
             The content of `config.json`.
         """
-        return json.dumps(self.to_diff_dict(), indent=2, sort_keys=True) + "\n"
+        values = self.to_diff_dict() if use_diff else self.to_dict()
+        return json.dumps(values, indent=2, sort_keys=True) + "\n"
+
+    def to_json_file(self, json_file_path: StrPath, use_diff: bool = True) -> None:
+        """Write the values to a file.
+
+        Args:
+            json_file_path: The file.
+            use_diff: Omit unchanged values of the base class.
+        """
+        write_text(Path(json_file_path), self.to_json_string(use_diff))
+
+    @classmethod
+    def from_json_file(cls: type[ConfigT], json_file: StrPath) -> ConfigT:
+        """Read the values from a file.
+
+        Args:
+            json_file: The file.
+
+        Returns:
+            The configuration.
+        """
+        return cls(**json.loads(Path(json_file).read_text(encoding="utf-8")))
+
+    def get_text_config(self, decoder: bool | None = None, encoder: bool | None = None) -> PreTrainedConfig:
+        """Return the configuration of the text transformer, or the configuration itself if there is none.
+
+        Args:
+            decoder: Ignored; encoders and decoders share a configuration.
+            encoder: Ignored; encoders and decoders share a configuration.
+
+        Returns:
+            The configuration.
+        """
+        return cast("PreTrainedConfig", vars(self).get("text_config", self))
+
+    @property
+    def num_labels(self) -> int:
+        """Number of labels of a classifier, which BLIP does not have."""
+        return len(self.id2label or ())
+
+    def update_from_string(self, update_str: str) -> None:
+        """Set values from a text such as "hidden_size=10,hidden_act=relu".
+
+        Args:
+            update_str: Values by name.
+
+        Raises:
+            ConfigError: A name is unknown, or a value has another type.
+        """
+        for pair in update_str.split(","):
+            name, _, text = pair.partition("=")
+            current = getattr(self, name, None)
+            if isinstance(current, bool):
+                setattr(self, name, text.lower() in ("true", "1", "y", "yes"))
+            elif isinstance(current, int | float | str):
+                setattr(self, name, type(current)(text))
+            else:
+                raise ConfigError(f"{name} must name a number, a text or a bool of the configuration")
 
     def update(self, values: Mapping[str, Any]) -> None:
         """Set values.
@@ -297,7 +386,7 @@ class BlipTextConfig(PreTrainedConfig):
             mlp_width=self.intermediate_size,
             max_positions=self.max_position_embeddings,
             memory_width=self.encoder_hidden_size if self.is_decoder else None,
-            activation=_activation(self.hidden_act),
+            activation=activation_name(self.hidden_act),
             layer_norm_eps=self.layer_norm_eps,
             dropout=self.hidden_dropout_prob,
             attention_dropout=self.attention_probs_dropout_prob,
@@ -348,7 +437,7 @@ class BlipVisionConfig(PreTrainedConfig):
             depth=self.num_hidden_layers,
             heads=self.num_attention_heads,
             mlp_width=self.intermediate_size,
-            activation=_activation(self.hidden_act),
+            activation=activation_name(self.hidden_act),
             layer_norm_eps=self.layer_norm_eps,
             attention_dropout=self.attention_dropout,
         )
@@ -371,6 +460,10 @@ class BlipConfig(PreTrainedConfig):
         "tie_word_embeddings": True,
         "initializer_factor": 1.0,
         "initializer_range": 0.02,
+    }
+    sub_configs: ClassVar[Mapping[str, type[PreTrainedConfig]]] = {
+        "text_config": BlipTextConfig,
+        "vision_config": BlipVisionConfig,
     }
     text_config: BlipTextConfig
     vision_config: BlipVisionConfig
@@ -426,7 +519,7 @@ def _subconfig(value: Any, config_class: type[ConfigT]) -> ConfigT:
     return value
 
 
-def _activation(name: str) -> Activation:
+def activation_name(name: str) -> Activation:
     if name not in _ACTIVATIONS:
         raise ConfigError(f"hidden_act must be one of {', '.join(_ACTIVATIONS)}, got {name!r}")
     return _ACTIVATIONS[name]

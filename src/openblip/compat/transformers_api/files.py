@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, TypeAlias
 
 from openblip.checkpoints.hub import is_offline
@@ -81,3 +82,78 @@ def write_text(path: Path, text: str) -> None:
     if path.parent.is_file():
         raise InputError(f"the folder to save in must not be a file, got {path.parent}")
     atomic.write_text(path, text)
+
+
+class PushToHub:
+    """The method `push_to_hub` of everything that has `save_pretrained`."""
+
+    def push_to_hub(
+        self,
+        repo_id: str,
+        *,
+        commit_message: str | None = None,
+        commit_description: str | None = None,
+        private: bool | None = None,
+        token: bool | str | None = None,
+        revision: str | None = None,
+        create_pr: bool = False,
+        tags: list[str] | None = None,
+        **save_options: Any,
+    ) -> Any:
+        """Save to a temporary folder, and upload it to a repository of the hub, which is created if necessary.
+
+        Args:
+            repo_id: Repository, as `owner/name`.
+            commit_message: Message of the commit.
+            commit_description: Description of the commit.
+            private: Whether a new repository is private.
+            token: Token for the hub; by default the stored one.
+            revision: Branch to commit to.
+            create_pr: Open a pull request instead of committing.
+            tags: Tags of the model card, which is written if the repository has none.
+            **save_options: Arguments of `save_pretrained`.
+
+        Returns:
+            What `huggingface_hub` returns about the commit.
+        """
+        with TemporaryDirectory() as folder:
+            untyped: Any = self
+            untyped.save_pretrained(folder, **save_options)
+            return self._upload(
+                Path(folder),
+                repo_id,
+                token=token,
+                commit_message=commit_message,
+                commit_description=commit_description,
+                private=private,
+                revision=revision,
+                create_pr=create_pr,
+                tags=tags,
+            )
+
+    def _upload(
+        self,
+        folder: Path,
+        repo_id: str,
+        *,
+        token: bool | str | None = None,
+        private: bool | None = None,
+        tags: list[str] | None = None,
+        commit_message: str | None = None,
+        revision: str | None = None,
+        **options: Any,
+    ) -> Any:
+        """Upload the files of a folder."""
+        from huggingface_hub import HfApi, ModelCard, ModelCardData
+
+        api = HfApi(token=token)
+        repo_id = api.create_repo(repo_id, private=private, exist_ok=True).repo_id
+        if revision is not None and not revision.startswith("refs/pr"):
+            api.create_branch(repo_id, branch=revision, exist_ok=True)
+        all_tags = [*(getattr(self, "model_tags", None) or []), *(tags or [])]
+        if all_tags and not (folder / "README.md").exists():
+            ModelCard.from_template(ModelCardData(tags=all_tags)).save(folder / "README.md")
+        message = commit_message or f"Upload {type(self).__name__}"
+        return api.upload_folder(
+            repo_id=repo_id, folder_path=folder, commit_message=message, revision=revision, **options
+        )

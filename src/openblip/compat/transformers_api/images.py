@@ -21,9 +21,9 @@ import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from openblip.compat.transformers_api.features import BatchFeature
-from openblip.compat.transformers_api.files import StrPath, Values, local_folder, write_text
+from openblip.compat.transformers_api.files import PushToHub, StrPath, Values, local_folder, write_text
 from openblip.compat.transformers_api.tensors import check_tensor_type, is_tensor, to_array
-from openblip.errors import CheckpointError, ImageError, InputError
+from openblip.errors import CheckpointError, ImageError, InputError, UnsupportedTaskError
 from openblip.preprocess.image import load_image
 
 if TYPE_CHECKING:
@@ -66,7 +66,7 @@ OPTIONS = frozenset((*_DEFAULTS, *_CALL_ONLY, *_WITHOUT_EFFECT))
 _FORMATS = (None, "channels_first", "channels_last")
 
 
-class BlipImageProcessor:
+class BlipImageProcessor(PushToHub):
     """Resizes images to a square without keeping the aspect ratio, rescales values to 0..1, and normalizes them.
 
     Args:
@@ -176,23 +176,23 @@ class BlipImageProcessor:
     @overload
     @classmethod
     def from_pretrained(
-        cls, name_or_path: StrPath, *, return_unused_kwargs: Literal[False] = ..., **kwargs: Any
+        cls, pretrained_model_name_or_path: StrPath, *, return_unused_kwargs: Literal[False] = ..., **kwargs: Any
     ) -> BlipImageProcessor: ...
 
     @overload
     @classmethod
     def from_pretrained(
-        cls, name_or_path: StrPath, *, return_unused_kwargs: Literal[True], **kwargs: Any
+        cls, pretrained_model_name_or_path: StrPath, *, return_unused_kwargs: Literal[True], **kwargs: Any
     ) -> tuple[BlipImageProcessor, Values]: ...
 
     @classmethod
     def from_pretrained(
-        cls, name_or_path: StrPath, *, return_unused_kwargs: bool = False, **kwargs: Any
+        cls, pretrained_model_name_or_path: StrPath, *, return_unused_kwargs: bool = False, **kwargs: Any
     ) -> BlipImageProcessor | tuple[BlipImageProcessor, Values]:
         """Load `processor_config.json` or `preprocessor_config.json`.
 
         Args:
-            name_or_path: Local folder or file, or hub id.
+            pretrained_model_name_or_path: Local folder or file, or hub id.
             return_unused_kwargs: Also return the arguments that are not settings.
             **kwargs: Settings to override, and the location of the files (`revision`, `cache_dir`, `subfolder`, ...).
 
@@ -202,7 +202,7 @@ class BlipImageProcessor:
         Raises:
             CheckpointError: If there is no such file.
         """
-        folder, kwargs = local_folder(name_or_path, kwargs)
+        folder, kwargs = local_folder(pretrained_model_name_or_path, kwargs)
         values = _read_settings(folder)
         if return_unused_kwargs:
             return cls.from_dict(values, return_unused_kwargs=True, **kwargs)
@@ -258,6 +258,26 @@ class BlipImageProcessor:
         """
         return json.dumps(self.to_dict(), indent=2, sort_keys=True) + "\n"
 
+    def to_json_file(self, json_file_path: StrPath) -> None:
+        """Write the settings to a file.
+
+        Args:
+            json_file_path: The file.
+        """
+        write_text(Path(json_file_path), self.to_json_string())
+
+    @classmethod
+    def from_json_file(cls, json_file: StrPath) -> BlipImageProcessor:
+        """Read the settings from a file.
+
+        Args:
+            json_file: The file.
+
+        Returns:
+            The processor.
+        """
+        return cls(**json.loads(Path(json_file).read_text(encoding="utf-8")))
+
     def save_pretrained(self, save_directory: StrPath) -> list[str]:
         """Write `preprocessor_config.json`, which `transformers` reads, too.
 
@@ -273,6 +293,42 @@ class BlipImageProcessor:
 
     def __repr__(self) -> str:
         return f"{type(self).__name__} {self.to_json_string()}"
+
+
+class BlipImageProcessorFast:
+    """The name of the torchvision processor of transformers 4, which differs from the PIL processor in its resize.
+
+    OpenBLIP's `BlipImageProcessor` equals the PIL processor, and so does training. There is no second one.
+
+    Args:
+        *args: Arguments of the torchvision processor.
+        **kwargs: Arguments of the torchvision processor.
+
+    Raises:
+        UnsupportedTaskError: Always.
+    """
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        raise UnsupportedTaskError(
+            "BlipImageProcessorFast resizes by torchvision, which is not included: use BlipImageProcessor, which "
+            "equals the PIL processor of transformers (BlipImageProcessorPil)"
+        )
+
+    @classmethod
+    def from_pretrained(cls, *args: Any, **kwargs: Any) -> BlipImageProcessorFast:
+        """Raise an error; see the class.
+
+        Args:
+            *args: Ignored.
+            **kwargs: Ignored.
+
+        Returns:
+            Never.
+
+        Raises:
+            UnsupportedTaskError: Always.
+        """
+        return cls()
 
 
 _NOT_SETTINGS = ("feature_extractor_type", "image_processor_type", "processor_class", "_processor_class")

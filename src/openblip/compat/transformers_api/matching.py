@@ -7,15 +7,15 @@ from typing import Any
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from openblip.compat.transformers_api.base import PreTrainedModel, accepts_v4_order
+from openblip.compat.transformers_api.base import accepts_v4_order, check_arguments
 from openblip.compat.transformers_api.config import BlipConfig
 from openblip.compat.transformers_api.outputs import BlipImageTextMatchingModelOutput, OutputTuple
 from openblip.compat.transformers_api.padding import first_states, select_columns
 from openblip.compat.transformers_api.text import BlipTextModel
-from openblip.compat.transformers_api.vision import BlipVisionModel
+from openblip.compat.transformers_api.vision import BlipPreTrainedModel, BlipVisionModel
 
 
-class BlipForImageTextRetrieval(PreTrainedModel):
+class BlipForImageTextRetrieval(BlipPreTrainedModel):
     """An image encoder, a text encoder, the ITM head and the ITC projections.
 
     Args:
@@ -27,17 +27,16 @@ class BlipForImageTextRetrieval(PreTrainedModel):
     config: BlipConfig
 
     def __init__(self, config: BlipConfig) -> None:
-        super().__init__()
-        self.config = config
+        super().__init__(config)
         text, vision, width = config.text_config, config.vision_config, config.image_text_hidden_size
         self.vision_model = BlipVisionModel(vision)
         self.text_encoder = BlipTextModel(text, add_pooling_layer=False)
         self.vision_proj = nn.Linear(vision.hidden_size, width)
         self.text_proj = nn.Linear(text.hidden_size, width)
         self.itm_head = nn.Linear(text.hidden_size, 2)
-        self._init_heads(self.vision_proj, self.text_proj, self.itm_head)
         self.decoder_pad_token_id = text.pad_token_id
         self.decoder_start_token_id = text.bos_token_id
+        self.post_init()
 
     @accepts_v4_order(
         *("input_ids", "pixel_values", "use_itm_head", "attention_mask", "output_attentions"),
@@ -54,6 +53,7 @@ class BlipForImageTextRetrieval(PreTrainedModel):
         output_attentions: bool | None = None,
         output_hidden_states: Any = None,
         return_dict: bool | None = None,
+        **kwargs: Any,
     ) -> BlipImageTextMatchingModelOutput | OutputTuple:
         """Score texts and images.
 
@@ -69,10 +69,12 @@ class BlipForImageTextRetrieval(PreTrainedModel):
             output_attentions: Return attention weights of the image encoder.
             output_hidden_states: Return hidden states of the image encoder: `True`, or indices of layers.
             return_dict: Return an output object rather than a tuple.
+            **kwargs: `num_items_in_batch`, which is ignored.
 
         Returns:
             `itm_score`: ITM logits (B, 2), column 1 for "match", or ITC cosine similarities (images, texts).
         """
+        check_arguments(self, kwargs)
         vision = self.vision_model(
             pixel_values,
             interpolate_pos_encoding,

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from openblip.compat.transformers_api.config import BlipTextConfig
-from openblip.compat.transformers_api.files import StrPath, Values, local_folder, write_text
+from openblip.compat.transformers_api.files import PushToHub, StrPath, Values, local_folder, write_text
 from openblip.decoding.options import Decoding, Hypothesis
 from openblip.errors import CheckpointError, InputError
 
@@ -43,22 +43,45 @@ _DEFAULTS: dict[str, Any] = {
 _DEFAULT_NEW_TOKENS = 20
 
 # Options that change speed or memory but not results.
-_WITHOUT_EFFECT = ("use_cache", "cache_implementation", "cache_config", "synced_gpus", "disable_compile")
+_WITHOUT_EFFECT = (
+    *("use_cache", "cache_implementation", "cache_config", "synced_gpus", "disable_compile", "tokenizer"),
+    "labels",  # which Seq2SeqTrainer passes
+)
 
-# Options of transformers that are not supported, with the value that switches them off.
-_UNSUPPORTED_OBJECTS = """
-    max_time stop_strings use_mtp max_cache_len min_p top_h bad_words_ids sequence_bias forced_bos_token_id
-    forced_eos_token_id exponential_decay_length_penalty begin_suppress_tokens guidance_scale watermarking_config
-    decoder_start_token_id renormalize_logits remove_invalid_values output_attentions output_hidden_states
-    output_logits token_healing logits_processor stopping_criteria prefix_allowed_tokens_fn assistant_model
-    streamer negative_prompt_ids negative_prompt_attention_mask custom_generate prompt_lookup_num_tokens
-    compile_config low_memory penalty_alpha constraints force_words_ids dola_layers
-"""
-_UNSUPPORTED: dict[str, Any] = {
-    **dict.fromkeys(_UNSUPPORTED_OBJECTS.split()),
+# Options that the plain decoding does not know, with the values that switch them off.
+MONITORED: dict[str, Any] = {
+    "logits_processor": None,
+    "stopping_criteria": None,
+    "streamer": None,
+    "prefix_allowed_tokens_fn": None,
+    "bad_words_ids": None,
+    "sequence_bias": None,
+    "forced_bos_token_id": None,
+    "forced_eos_token_id": None,
+    "begin_suppress_tokens": None,
+    "exponential_decay_length_penalty": None,
+    "remove_invalid_values": False,
+    "renormalize_logits": False,
+    "min_p": None,
+    "top_h": None,
     "typical_p": 1.0,
     "epsilon_cutoff": 0.0,
     "eta_cutoff": 0.0,
+    "max_time": None,
+    "stop_strings": None,
+    "output_logits": False,
+    "output_hidden_states": False,
+    "output_attentions": False,
+}
+# Options of transformers that are not supported, with the value that switches them off.
+_UNSUPPORTED_OBJECTS = (
+    *("use_mtp", "max_cache_len", "guidance_scale", "watermarking_config", "decoder_start_token_id", "token_healing"),
+    *("assistant_model", "negative_prompt_ids", "negative_prompt_attention_mask", "custom_generate", "low_memory"),
+    *("prompt_lookup_num_tokens", "compile_config", "penalty_alpha", "constraints", "force_words_ids", "dola_layers"),
+)
+# Options of transformers that are not supported, with the value that switches them off.
+_UNSUPPORTED: dict[str, Any] = {
+    **dict.fromkeys(_UNSUPPORTED_OBJECTS),
     "encoder_repetition_penalty": 1.0,
     "encoder_no_repeat_ngram_size": 0,
     "num_beam_groups": 1,
@@ -67,7 +90,7 @@ _UNSUPPORTED: dict[str, Any] = {
 _TOKENS = ("bos_token_id", "eos_token_id", "pad_token_id")  # of a GenerationConfig: the text config overrides them
 
 
-class GenerationConfig:
+class GenerationConfig(PushToHub):
     """Default options of `generate`. Options that are `None` or not set keep the default of `transformers`.
 
     Args:
@@ -83,11 +106,11 @@ class GenerationConfig:
         def __getattr__(self, name: str) -> Any: ...
 
     @classmethod
-    def from_pretrained(cls, name_or_path: StrPath, **kwargs: Any) -> GenerationConfig:
+    def from_pretrained(cls, pretrained_model_name_or_path: StrPath, **kwargs: Any) -> GenerationConfig:
         """Read `generation_config.json` of a folder or hub id.
 
         Args:
-            name_or_path: Local folder or file, or hub id.
+            pretrained_model_name_or_path: Local folder or file, or hub id.
             **kwargs: Location of the files (`revision`, `cache_dir`, `subfolder`, ...) and further options.
 
         Returns:
@@ -96,7 +119,7 @@ class GenerationConfig:
         Raises:
             CheckpointError: There is no `generation_config.json`.
         """
-        folder, kwargs = local_folder(name_or_path, kwargs)
+        folder, kwargs = local_folder(pretrained_model_name_or_path, kwargs)
         path = folder / "generation_config.json" if folder.is_dir() else folder
         if not path.is_file():
             raise CheckpointError(f"{folder} has no generation_config.json")
@@ -121,6 +144,46 @@ class GenerationConfig:
         """
         return {name: value for name, value in vars(self).items() if value is not None}
 
+    def to_diff_dict(self) -> Values:
+        """Return the options that are set; unset options have no value here.
+
+        Returns:
+            The options that are set.
+        """
+        return self.to_dict()
+
+    def to_json_string(self, use_diff: bool = True) -> str:
+        """Return the content of `generation_config.json`.
+
+        Args:
+            use_diff: Ignored; only options that are set have a value.
+
+        Returns:
+            The content of the file.
+        """
+        return json.dumps(self.to_dict(), indent=2, sort_keys=True) + "\n"
+
+    def to_json_file(self, json_file_path: StrPath) -> None:
+        """Write the options to a file.
+
+        Args:
+            json_file_path: The file.
+        """
+        write_text(Path(json_file_path), self.to_json_string())
+
+    @classmethod
+    def from_dict(cls, config_dict: Mapping[str, Any], **kwargs: Any) -> GenerationConfig:
+        """Create a configuration from options by name.
+
+        Args:
+            config_dict: Options by name.
+            **kwargs: Options to override.
+
+        Returns:
+            The configuration.
+        """
+        return cls(**{**config_dict, **kwargs})
+
     def update(self, **options: Any) -> None:
         """Set options.
 
@@ -138,12 +201,14 @@ class GenerationConfig:
         return f"GenerationConfig {json.dumps(self.to_dict(), indent=2, default=str)}"
 
 
-def resolve_settings(options: Mapping[str, Any], *configs: GenerationConfig | None) -> Values:
+def resolve_settings(options: Mapping[str, Any], *configs: Any, monitored: bool = False) -> Values:
     """Return the value of every option.
 
     Args:
         options: Options of the call, which override `configs`.
-        *configs: Configurations; an option comes from the first one that sets it, otherwise it has its default.
+        *configs: Configurations, ours or of `transformers`; an option comes from the first one that sets it, otherwise
+            it has its default.
+        monitored: Whether the caller can monitor each step: processors, streamers, outputs of each step.
 
     Returns:
         The value of every option.
@@ -151,23 +216,30 @@ def resolve_settings(options: Mapping[str, Any], *configs: GenerationConfig | No
     Raises:
         InputError: An option does not exist or is not supported.
     """
-    settings = dict(_DEFAULTS)
+    supported = {**_DEFAULTS, **(MONITORED if monitored else {})}
+    unsupported = {**_UNSUPPORTED, **({} if monitored else MONITORED)}
+    settings, known = dict(supported), {*supported, *_WITHOUT_EFFECT, *unsupported}
     for config in reversed(configs):
         stored = {} if config is None else config.to_dict()
-        settings.update({name: value for name, value in stored.items() if name not in _TOKENS})
+        settings.update({name: value for name, value in stored.items() if _is_option(name, value, known)})
     settings.update({name: value for name, value in options.items() if value is not None})
-    unknown = [name for name in options if name not in {*_DEFAULTS, *_WITHOUT_EFFECT, *_UNSUPPORTED}]
+    unknown = [name for name in options if name not in known]
     if unknown:
         raise InputError(f"generate has no option {', '.join(unknown)}")
-    for name, off in _UNSUPPORTED.items():
+    for name, off in unsupported.items():
         value = settings.pop(name, off)
         if value not in (None, False, off):
             raise InputError(f"generate does not support {name}={value!r}; omit it")
-    _check(settings)
+    _check(settings, monitored)
     return settings
 
 
-def _check(settings: dict[str, Any]) -> None:
+def _is_option(name: str, value: Any, known: set[str]) -> bool:
+    """Return whether a value of a configuration is an option: its token ids are not, nor what was never set."""
+    return name in known and name not in _TOKENS and value is not None
+
+
+def _check(settings: dict[str, Any], monitored: bool) -> None:
     """Raise for settings that `transformers` rejects, and warn about settings that it ignores."""
     beams, count, sample = settings["num_beams"], settings["num_return_sequences"], settings["do_sample"]
     if settings["max_new_tokens"] is not None and settings["max_new_tokens"] <= 0:
@@ -180,13 +252,15 @@ def _check(settings: dict[str, Any]) -> None:
         raise InputError(f"num_return_sequences must be at most num_beams ({beams}), got {count}")
     ignored = [] if sample else ["temperature", "top_k", "top_p"]
     ignored += [] if beams > 1 else ["length_penalty", "early_stopping"]
-    ignored += [] if settings["return_dict_in_generate"] else ["output_scores"]
+    ignored += [] if monitored or settings["return_dict_in_generate"] else ["output_scores"]
     for name in ignored:
         if settings[name] != _DEFAULTS[name]:
             warnings.warn(f"generate: {name}={settings[name]!r} has no effect with these options", stacklevel=6)
             settings[name] = _DEFAULTS[name]
-    if settings["output_scores"] and beams == 1:
+    if settings["output_scores"] and beams == 1 and not monitored:
         raise InputError("output_scores=True needs num_beams > 1; it returns sequences_scores")
+    if settings.get("streamer") is not None and beams > 1:
+        raise InputError(f"streamer needs num_beams=1, got {beams}: a beam search has no last tokens before its end")
 
 
 def decoding_options(

@@ -95,6 +95,26 @@ class ModelOutput:
 
 
 @dataclass(eq=False)
+class BaseModelOutput(ModelOutput):
+    """Output of the stack of image blocks: states (B, N + 1, D) before the final norm."""
+
+    last_hidden_state: Tensor | None = None
+    hidden_states: tuple[Tensor | None, ...] | None = None
+    attentions: Tensors | None = None
+
+
+@dataclass(eq=False)
+class BaseModelOutputWithPastAndCrossAttentions(ModelOutput):
+    """Output of the stack of text layers: states (B, T, D), and the cache."""
+
+    last_hidden_state: Tensor | None = None
+    past_key_values: Any = None
+    hidden_states: tuple[Tensor | None, ...] | None = None
+    attentions: Tensors | None = None
+    cross_attentions: Tensors | None = None
+
+
+@dataclass(eq=False)
 class BaseModelOutputWithPooling(ModelOutput):
     """Output of the image encoder: states (B, N + 1, D) and the pooled [CLS] state (B, D).
 
@@ -191,11 +211,33 @@ class BlipOutput(ModelOutput):
 
 
 @dataclass(eq=False)
-class GenerateOutput(ModelOutput):
-    """Output of `generate` with `return_dict_in_generate=True`.
+class GenerateDecoderOnlyOutput(ModelOutput):
+    """Output of `generate` without beams, with `return_dict_in_generate=True`: token ids (R, T), and tuples by step."""
 
-    `sequences_scores` (rows,) are set by a beam search with `output_scores=True`.
+    sequences: Tensor | None = None
+    scores: Tensors | None = None
+    logits: Tensors | None = None
+    attentions: tuple[Tensors, ...] | None = None
+    hidden_states: tuple[Tensors, ...] | None = None
+    past_key_values: Any = None
+
+
+@dataclass(eq=False)
+class GenerateBeamDecoderOnlyOutput(ModelOutput):
+    """Output of a beam search with `return_dict_in_generate=True`.
+
+    `beam_indices` (R, S) are the rows that new tokens continued, with -1 after the end. `sequences_scores` (R,) are set
+    with `output_scores=True`.
     """
 
     sequences: Tensor | None = None
     sequences_scores: Tensor | None = None
+    scores: Tensors | None = None
+    logits: Tensors | None = None
+    beam_indices: Tensor | None = None
+    attentions: tuple[Tensors, ...] | None = None
+    hidden_states: tuple[Tensors, ...] | None = None
+    past_key_values: Any = None
+
+
+GenerateOutput: TypeAlias = GenerateDecoderOnlyOutput | GenerateBeamDecoderOnlyOutput

@@ -34,6 +34,8 @@ def select_columns(mask: Tensor | None) -> Tensor | None:
         raise InputError(f"attention mask must have shape (rows, columns), got {tuple(mask.shape)}")
     real = mask != 0
     columns = real | ~real.any(0)
+    if torch.compiler.is_compiling():  # a graph cannot depend on values
+        return columns
     if bool(columns.all()):
         return None
     if not bool(real.any(1).all()):
@@ -54,6 +56,8 @@ def compute_positions(columns: Tensor | None) -> Tensor | None:
     if columns is None:
         return None
     positions = (columns.long().cumsum(1) - 1).clamp_(min=0)
+    if torch.compiler.is_compiling():
+        return positions
     numbers = torch.arange(columns.shape[1], device=columns.device)
     return None if bool(((positions == numbers) | ~columns).all()) else positions
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from openblip.compat.transformers_api.features import BatchFeature
-from openblip.compat.transformers_api.files import StrPath, local_folder, write_text
+from openblip.compat.transformers_api.files import PushToHub, StrPath, local_folder, write_text
 from openblip.compat.transformers_api.images import OPTIONS, BlipImageProcessor
 from openblip.compat.transformers_api.tokens import BlipTokenizer
 from openblip.errors import InputError
@@ -24,21 +24,21 @@ _TEXT_OPTIONS = frozenset(
 _GROUPS = ("text_kwargs", "images_kwargs", "common_kwargs", "videos_kwargs", "audio_kwargs")
 
 
-class BlipProcessor:
+class BlipProcessor(PushToHub):
     """An image processor and a tokenizer in one object.
 
     Args:
-        image_processor: The image processor.
-        tokenizer: The tokenizer.
+        image_processor: The image processor: ours, or one of `transformers`.
+        tokenizer: The tokenizer: ours, or one of `transformers`.
 
     Raises:
-        TypeError: If an argument is of another type.
+        TypeError: If an argument has none of the methods of its kind.
     """
 
-    def __init__(self, image_processor: BlipImageProcessor, tokenizer: BlipTokenizer) -> None:
-        if not isinstance(image_processor, BlipImageProcessor):
+    def __init__(self, image_processor: Any, tokenizer: Any) -> None:
+        if not callable(getattr(image_processor, "preprocess", None)):
             raise TypeError(f"image_processor must be a BlipImageProcessor, got {type(image_processor)}")
-        if not isinstance(tokenizer, BlipTokenizer):
+        if not callable(getattr(tokenizer, "batch_decode", None)):
             raise TypeError(f"tokenizer must be a BlipTokenizer, got {type(tokenizer)}")
         self.image_processor = image_processor
         self.tokenizer = tokenizer
@@ -102,17 +102,56 @@ class BlipProcessor:
         """
         return self.tokenizer.batch_decode(*args, **kwargs)
 
+    def post_process_image_text_to_text(
+        self, generated_outputs: Any, skip_special_tokens: bool = True, **kwargs: Any
+    ) -> list[str]:
+        """Return the texts of generated token ids; pipelines call it.
+
+        Args:
+            generated_outputs: Rows of ids.
+            skip_special_tokens: Omit special tokens.
+            **kwargs: Further arguments of `batch_decode`.
+
+        Returns:
+            The texts.
+        """
+        return self.batch_decode(generated_outputs, skip_special_tokens=skip_special_tokens, **kwargs)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the settings as JSON values.
+
+        Returns:
+            The settings as JSON values.
+        """
+        return {"image_processor": self.image_processor.to_dict(), "processor_class": "BlipProcessor"}
+
+    def to_json_string(self) -> str:
+        """Return the content of `processor_config.json`.
+
+        Returns:
+            The content of `processor_config.json`.
+        """
+        return json.dumps(self.to_dict(), indent=2, sort_keys=True) + "\n"
+
+    def to_json_file(self, json_file_path: StrPath) -> None:
+        """Write the settings to a file.
+
+        Args:
+            json_file_path: The file.
+        """
+        write_text(Path(json_file_path), self.to_json_string())
+
     @property
     def model_input_names(self) -> list[str]:
         """The names that a call can return."""
         return ["pixel_values", "input_ids", "attention_mask"]
 
     @classmethod
-    def from_pretrained(cls, name_or_path: StrPath, **kwargs: Any) -> BlipProcessor:
+    def from_pretrained(cls, pretrained_model_name_or_path: StrPath, **kwargs: Any) -> BlipProcessor:
         """Load the image processor and the tokenizer.
 
         Args:
-            name_or_path: Local folder or hub id.
+            pretrained_model_name_or_path: Local folder or hub id.
             **kwargs: Settings to override, and the location of the files (`revision`, `cache_dir`, `subfolder`, ...).
 
         Returns:
@@ -121,7 +160,7 @@ class BlipProcessor:
         Raises:
             CheckpointError: If files are missing or damaged.
         """
-        folder, kwargs = local_folder(name_or_path, kwargs)
+        folder, kwargs = local_folder(pretrained_model_name_or_path, kwargs)
         return cls(
             BlipImageProcessor.from_pretrained(folder, **kwargs), BlipTokenizer.from_pretrained(folder, **kwargs)
         )

@@ -6,16 +6,21 @@ H heads, K width of a head.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from openblip.compat.transformers_api.base import PreTrainedModel, accepts_v4_order, select_states, strip_prefix
+from openblip.compat.transformers_api.base import (
+    PreTrainedModel,
+    accepts_v4_order,
+    check_arguments,
+    select_states,
+    strip_prefix,
+)
 from openblip.compat.transformers_api.config import BlipTextConfig
-from openblip.compat.transformers_api.generation import generate
-from openblip.compat.transformers_api.naming import HubPart, add_state_dict_hooks
+from openblip.compat.transformers_api.generation import GenerationMethods, generate
 from openblip.compat.transformers_api.options import GenerationConfig
 from openblip.compat.transformers_api.outputs import (
     BaseModelOutputWithPoolingAndCrossAttentions,
@@ -24,84 +29,43 @@ from openblip.compat.transformers_api.outputs import (
     OutputTuple,
 )
 from openblip.compat.transformers_api.padding import compute_positions, first_states, select_columns
+from openblip.compat.transformers_api.text_layers import (
+    BlipTextEmbeddings,
+    BlipTextEncoder,
+    BlipTextOnlyMLMHead,
+    BlipTextPooler,
+    TextCache,
+)
 from openblip.errors import InputError
-from openblip.model.layers import Trace
-from openblip.model.text import Cache, KeysValues, LanguageHead, Memory, TextTransformer
+from openblip.model.layers import Trace, causal_bias, padding_bias
+
+_BIAS_AXES = 4
 
 
-class TextCache(Cache):
-    """`past_key_values` of a decoder: growing keys and values of self-attention, and fixed ones of cross-attention."""
+class BlipTextPreTrainedModel(PreTrainedModel):
+    """Base class of the text models."""
 
-    def __init__(self) -> None:
-        self.layers: list[KeysValues] = []
-        self.length = 0
-        self.memory: Memory | None = None
-        self.lengths: Tensor | None = None  # (B,), set if rows differ in length
-
-    def append(self, layer: int, keys: Tensor, values: Tensor) -> KeysValues:
-        """Add the keys and values (B, H, T, K) of new tokens to a layer.
-
-        Args:
-            layer: Number of the layer.
-            keys: Keys of the new tokens.
-            values: Values of the new tokens.
-
-        Returns:
-            Keys and values of all tokens.
-        """
-        if layer == len(self.layers):
-            self.layers.append((keys, values))
-        else:
-            previous_keys, previous_values = self.layers[layer]
-            self.layers[layer] = (torch.cat([previous_keys, keys], 2), torch.cat([previous_values, values], 2))
-        return self.layers[layer]
-
-    def select(self, rows: Tensor) -> None:
-        """Replace row r by row `rows[r]`.
-
-        Args:
-            rows: Row numbers.
-        """
-        self.layers = [(keys[rows], values[rows]) for keys, values in self.layers]
-        self.memory = self.memory.select(rows) if self.memory and self.memory.items > 1 else self.memory
-        self.lengths = None if self.lengths is None else self.lengths[rows]
-
-    def reorder_cache(self, beam_idx: Tensor) -> None:
-        """Replace row r by row `beam_idx[r]`; the name of `select` in `transformers`.
-
-        Args:
-            beam_idx: Row numbers.
-        """
-        self.select(beam_idx)
-
-    def get_seq_length(self, layer_idx: int = 0) -> int:
-        """Return the number of cached tokens.
-
-        Args:
-            layer_idx: Ignored; all layers have the same number.
-
-        Returns:
-            The number of cached tokens.
-        """
-        return self.length
+    config_class = BlipTextConfig
+    task = "text"
+    config: BlipTextConfig
+    base_model_prefix = "bert"
 
 
-class BlipTextModel(HubPart, PreTrainedModel):
-    """The text transformer as encoder or, with `is_decoder=True`, as decoder; `self.model` is OpenBLIP's.
+class BlipTextModel(BlipTextPreTrainedModel):
+    """The text transformer as encoder or, with `is_decoder=True`, as decoder.
 
     Args:
         config: Sizes of the transformer.
         add_pooling_layer: Add the pooler, which only `BlipModel` uses.
     """
 
-    config_class = BlipTextConfig
-    task = "text"
-    model: TextTransformer
-
     def __init__(self, config: BlipTextConfig, add_pooling_layer: bool = True) -> None:
-        super().__init__("text")
-        self.config = config
-        self.model = TextTransformer(config.to_model_config(), pooler=add_pooling_layer)
+        super().__init__(config)
+        config.to_model_config()  # raises if there is no such transformer
+        self.embeddings = BlipTextEmbeddings(config)
+        self.encoder = BlipTextEncoder(config)
+        self.pooler = BlipTextPooler(config) if add_pooling_layer else None
+        self.post_init()
 
     @accepts_v4_order(
         *("input_ids", "attention_mask", "position_ids", "head_mask", "inputs_embeds", "encoder_embeds"),
@@ -124,6 +88,7 @@ class BlipTextModel(HubPart, PreTrainedModel):
         output_attentions: bool | None = None,
         output_hidden_states: Any = None,
         return_dict: bool | None = None,
+        **kwargs: Any,
     ) -> BaseModelOutputWithPoolingAndCrossAttentions | OutputTuple:
         """Encode texts. Token ids are used as they are.
 
@@ -145,6 +110,7 @@ class BlipTextModel(HubPart, PreTrainedModel):
             output_attentions: Return attention weights.
             output_hidden_states: Return hidden states: `True`, or indices of layers.
             return_dict: Return an output object rather than a tuple.
+            **kwargs: `num_items_in_batch`, which is ignored.
 
         Returns:
             States (B, T, D).
@@ -152,6 +118,7 @@ class BlipTextModel(HubPart, PreTrainedModel):
         Raises:
             InputError: Inputs are missing, exclude each other or differ in their number of rows.
         """
+        check_arguments(self, kwargs)
         if past_key_values is not None and not is_decoder:
             raise InputError("past_key_values need is_decoder=True: an encoder also attends to later tokens")
         attentions = self._option(output_attentions, "output_attentions")
@@ -159,28 +126,35 @@ class BlipTextModel(HubPart, PreTrainedModel):
         trace = Trace(attention=bool(attentions)) if attentions or hidden is not False else None
         columns = select_columns(attention_mask)
         cache = past_key_values
-        if cache is None and is_decoder and self._option(use_cache, "use_cache"):
+        if cache is None and is_decoder and self._option(use_cache, "use_cache") and not self._recomputes:
             cache = TextCache()
+        start = 0 if cache is None else cache.length
         if encoder_embeds is not None:
             x = encoder_embeds
         else:
             x = self._embed(input_ids, inputs_embeds, position_ids, columns, cache)
-        memory = self._project_memory(encoder_hidden_states, select_columns(encoder_attention_mask), cache)
-        if memory is not None and memory.items not in (1, len(x)):
+        states, memory_bias = self._match_items(encoder_hidden_states, encoder_attention_mask, cache)
+        if states is not None and len(states) not in (1, len(x)) and not (cache is not None and cache.memory):
             if len(x) != 1:
-                raise InputError(f"{len(x)} texts must match {memory.items} images or questions, or either must be 1")
-            x = x.expand(memory.items, -1, -1)
-            attention_mask = None if attention_mask is None else attention_mask.expand(memory.items, -1)
-        if is_decoder:
-            states = self.model.decode_embedded(x, attention_mask, memory, cache=cache, trace=trace)
-        else:
-            states = self.model.encode_embedded(x, attention_mask, memory, trace=trace)
+                raise InputError(f"{len(x)} texts must match {len(states)} images or questions, or either must be 1")
+            x = x.expand(len(states), -1, -1)
+            attention_mask = None if attention_mask is None else attention_mask.expand(len(states), -1)
+        encoded = self.encoder(
+            x,
+            attention_mask=_attention_bias(x, attention_mask, start, causal=is_decoder),
+            encoder_hidden_states=states,
+            encoder_attention_mask=memory_bias,
+            past_key_values=cache,
+            use_cache=False,
+            **({} if trace is None else {"trace": trace}),
+        )
+        x = encoded.last_hidden_state
         pooled = None
-        if self.model.pooler is not None:
-            cls_states = first_states(states, columns if past_key_values is None else None)
-            pooled = self.model.pool(cls_states[:, None])
+        if self.pooler is not None:
+            first = first_states(x, columns if start == 0 else None)
+            pooled = self.pooler(first[:, None])
         output = BaseModelOutputWithPoolingAndCrossAttentions(
-            last_hidden_state=states,
+            last_hidden_state=x,
             pooler_output=pooled,
             past_key_values=cache,
             hidden_states=select_states(trace.hidden, hidden) if trace else None,
@@ -188,6 +162,11 @@ class BlipTextModel(HubPart, PreTrainedModel):
             cross_attentions=tuple(trace.cross_weights) if trace and attentions else None,
         )
         return self._finish(output, return_dict)
+
+    @property
+    def _recomputes(self) -> bool:
+        """Whether activations are recomputed in the backward pass, which excludes a cache."""
+        return self.training and self.encoder.gradient_checkpointing
 
     def _embed(
         self,
@@ -198,41 +177,39 @@ class BlipTextModel(HubPart, PreTrainedModel):
         cache: TextCache | None,
     ) -> Tensor:
         """Return the input of the first layer (B, T, D)."""
-        if (ids is None) == (words is None):
+        given = ids if words is None else words
+        if given is None or (ids is not None and words is not None):
             raise InputError("either input_ids or inputs_embeds must be given, and not both")
-        if words is None:
-            assert ids is not None
-            words = self.model.embeddings.word(ids)
-        num_new = words.shape[1]
-        start = cache.length if cache is not None else 0
+        start = 0 if cache is None else cache.length
         if positions is None and start == 0:
             positions = compute_positions(columns)
         elif positions is None and cache is not None and cache.lengths is not None:
-            positions = cache.lengths[:, None] + torch.arange(num_new, device=words.device)
+            positions = cache.lengths[:, None] + torch.arange(given.shape[1], device=given.device)
         if cache is not None:
             if start == 0 and columns is not None:
                 cache.lengths = columns.sum(1)
             elif cache.lengths is not None:
-                cache.lengths = cache.lengths + num_new
-        return self.model.embeddings.embed(words, start, positions)
+                cache.lengths = cache.lengths + given.shape[1]
+        return self.embeddings(input_ids=ids, position_ids=positions, inputs_embeds=words, past_key_values_length=start)
 
-    def _project_memory(self, states: Tensor | None, mask: Tensor | None, cache: TextCache | None) -> Memory | None:
-        """Return the keys and values of cross-attention, from the cache if it contains them."""
+    @staticmethod
+    def _match_items(
+        states: Tensor | None, mask: Tensor | None, cache: TextCache | None
+    ) -> tuple[Tensor | None, Tensor | None]:
+        """Return the states to attend to with a row for each row of their mask, and their bias if any is hidden."""
         if states is None:
-            return None
-        if cache is not None and cache.memory is not None:
-            return cache.memory
-        if mask is not None and len(mask) != len(states):
+            return None, None
+        if mask is not None and mask.ndim == _BIAS_AXES:  # an additive bias of `generate`
+            return states, mask
+        columns = select_columns(mask)
+        if columns is not None and len(columns) != len(states) and not (cache is not None and cache.memory):
             if len(states) != 1:
                 raise InputError(
                     f"encoder_attention_mask must have a row for each of {len(states)} images or questions, got "
-                    f"{len(mask)} rows"
+                    f"{len(columns)} rows"
                 )
-            states = states.expand(len(mask), -1, -1)
-        memory = self.model.project(states, mask)
-        if cache is not None:
-            cache.memory = memory
-        return memory
+            states = states.expand(len(columns), -1, -1)
+        return states, None if columns is None else padding_bias(columns, states.dtype)
 
     def get_input_embeddings(self) -> nn.Module:
         """Return the word embedding.
@@ -240,15 +217,15 @@ class BlipTextModel(HubPart, PreTrainedModel):
         Returns:
             The word embedding.
         """
-        return self.model.embeddings.word
+        return self.embeddings.word_embeddings
 
-    def set_input_embeddings(self, value: nn.Embedding) -> None:
+    def set_input_embeddings(self, value: nn.Module) -> None:
         """Replace the word embedding.
 
         Args:
             value: The new embedding.
         """
-        self.model.embeddings.word = value
+        self.embeddings.word_embeddings = value
 
     @classmethod
     def _select_tensors(cls, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -256,44 +233,45 @@ class BlipTextModel(HubPart, PreTrainedModel):
         return strip_prefix(tensors, "text_model.") or tensors
 
 
-class _PredictionHead(HubPart):
-    """The language head under its hub names."""
+def _attention_bias(x: Tensor, mask: Tensor | None, start: int, *, causal: bool) -> Tensor | None:
+    """Return the additive self-attention bias, broadcastable to (B, H, T, S), or `None` if nothing is hidden.
 
-    model: LanguageHead
+    Args:
+        x: Embedded states (B, T, D).
+        mask: 1 for tokens, 0 for padding (B, S).
+        start: Number of cached tokens.
+        causal: Whether tokens attend only to themselves and to earlier tokens.
+    """
+    length = x.shape[1]
+    if not causal:
+        return None if mask is None else padding_bias(mask, x.dtype)
+    if length == 1 and mask is None:
+        return None
+    return causal_bias(start + length, x.dtype, x.device, mask)[:, :, start:]
 
-    def __init__(self, config: BlipTextConfig) -> None:
-        super().__init__("caption", "lm_head.", "text_decoder.cls.")
-        self.model = LanguageHead(config.to_model_config())
 
-
-class BlipTextLMHeadModel(PreTrainedModel):
+class BlipTextLMHeadModel(GenerationMethods, BlipTextPreTrainedModel):
     """A text decoder with a language head whose output matrix is the word embedding.
 
     Args:
         config: Sizes of the transformer.
     """
 
-    config_class = BlipTextConfig
-    task = "text"
+    _tied_weights_keys: ClassVar[dict[str, str]] = {
+        "cls.predictions.decoder.bias": "cls.predictions.bias",
+        "cls.predictions.decoder.weight": "bert.embeddings.word_embeddings.weight",
+    }
 
     def __init__(self, config: BlipTextConfig) -> None:
-        super().__init__()
-        self.config = config
+        super().__init__(config)
         self.bert = BlipTextModel(config, add_pooling_layer=False)
-        self.cls = _PredictionHead(config)
+        self.cls = BlipTextOnlyMLMHead(config)
         self.label_smoothing = config.label_smoothing
         self.generation_config = GenerationConfig()
-        add_state_dict_hooks(self, _add_tied, _drop_tied)
-
-    @property
-    def text_transformer(self) -> TextTransformer:
-        """OpenBLIP's text transformer."""
-        return self.bert.model
-
-    @property
-    def language_head(self) -> LanguageHead:
-        """OpenBLIP's language head."""
-        return self.cls.model
+        self.post_init()
+        untyped: Any = self  # torch's stubs declare other signatures
+        untyped.register_load_state_dict_pre_hook(_check_tied)
+        untyped.register_load_state_dict_post_hook(_tie_again)
 
     @accepts_v4_order(
         *("input_ids", "attention_mask", "position_ids", "head_mask", "inputs_embeds", "encoder_hidden_states"),
@@ -316,9 +294,11 @@ class BlipTextLMHeadModel(PreTrainedModel):
         reduction: str = "mean",
         logits_to_keep: int | Tensor = 0,
         *,
+        shift_labels: Tensor | None = None,
         output_attentions: bool | None = None,
         output_hidden_states: Any = None,
         return_dict: bool | None = None,
+        **kwargs: Any,
     ) -> CausalLMOutputWithCrossAttentions | Tensor | OutputTuple:
         """Compute next-token logits and, with labels, their loss.
 
@@ -336,13 +316,16 @@ class BlipTextLMHeadModel(PreTrainedModel):
             is_decoder: Use causal attention.
             reduction: "mean", or "none" for a sum per text.
             logits_to_keep: Number of last positions, or the positions, to compute logits of; 0 for all.
+            shift_labels: Labels (B, T) that are already shifted, instead of shifting `labels`.
             output_attentions: Return attention weights.
             output_hidden_states: Return hidden states: `True`, or indices of layers.
             return_dict: Return an output object rather than a tuple.
+            **kwargs: `num_items_in_batch`, which is ignored.
 
         Returns:
             Logits (B, T, V), and the loss with labels.
         """
+        check_arguments(self, kwargs)
         outputs = self.bert(
             input_ids,
             attention_mask,
@@ -362,10 +345,10 @@ class BlipTextLMHeadModel(PreTrainedModel):
             states = states[:, logits_to_keep]
         elif logits_to_keep:
             states = states[:, -logits_to_keep:]
-        logits = self.language_head(states, self.text_transformer.embeddings.word)
+        logits = self.cls(states)
         if return_logits:
             return logits[:, :-1].contiguous()
-        loss = None if labels is None else self.loss(logits, labels, reduction)
+        loss = None if labels is None else self.loss(logits, labels, reduction, shift_labels)
         output = CausalLMOutputWithCrossAttentions(
             loss=loss,
             logits=logits,
@@ -376,18 +359,24 @@ class BlipTextLMHeadModel(PreTrainedModel):
         )
         return self._finish(output, return_dict)
 
-    def loss(self, logits: Tensor, labels: Tensor, reduction: str = "mean") -> Tensor:
+    def loss(
+        self, logits: Tensor, labels: Tensor, reduction: str = "mean", shift_labels: Tensor | None = None
+    ) -> Tensor:
         """Return the cross-entropy of labels given the tokens before them, with label smoothing.
 
         Args:
             logits: Logits (B, T, V).
             labels: Token ids (B, T); -100 is ignored.
             reduction: "mean" for a scalar, "none" for a sum per text (B,).
+            shift_labels: Labels (B, T) that are already shifted.
 
         Returns:
             The cross-entropy of labels given the tokens before them, with label smoothing.
         """
-        logits, targets = logits[:, :-1], labels[:, 1:].to(logits.device)
+        if shift_labels is None:
+            logits, targets = logits[:, :-1], labels[:, 1:].to(logits.device)
+        else:
+            targets = shift_labels.to(logits.device)
         loss = F.cross_entropy(
             logits.flatten(0, 1), targets.flatten(), reduction=reduction, label_smoothing=self.label_smoothing
         )
@@ -431,33 +420,59 @@ class BlipTextLMHeadModel(PreTrainedModel):
         """
         return self.bert.get_input_embeddings()
 
-    def set_input_embeddings(self, value: nn.Embedding) -> None:
-        """Replace the word embedding, which is also the output matrix.
+    def set_input_embeddings(self, new_embeddings: nn.Module) -> None:
+        """Replace the word embedding; `tie_weights` makes it the output matrix, too.
 
         Args:
-            value: The new embedding.
+            new_embeddings: The new embedding.
         """
-        self.bert.set_input_embeddings(value)
+        self.bert.set_input_embeddings(new_embeddings)
 
-    def _tied_names(self) -> set[str]:
-        return set(_TIED)
+    def get_output_embeddings(self) -> nn.Module:
+        """Return the output matrix, which is tied to the word embedding.
+
+        Returns:
+            The output matrix.
+        """
+        return self.cls.predictions.decoder
+
+    def set_output_embeddings(self, new_embeddings: nn.Linear) -> None:
+        """Replace the output matrix and its bias.
+
+        Args:
+            new_embeddings: The new output matrix.
+        """
+        self.cls.predictions.decoder = new_embeddings
+        self.cls.predictions.bias = new_embeddings.bias
+
+    def tie_weights(self, missing_keys: set[str] | None = None, recompute_mapping: bool = True) -> None:
+        """Tie the output matrix to the word embedding, and its bias to the bias of the head.
+
+        Args:
+            missing_keys: Ignored; an argument of `transformers`.
+            recompute_mapping: Ignored; an argument of `transformers`.
+        """
+        head, words = self.cls.predictions, self.bert.get_input_embeddings()
+        if not (isinstance(head.decoder, nn.Linear) and isinstance(words, nn.Embedding)):
+            return  # somebody replaced them
+        count = words.weight.shape[0]
+        if len(head.bias) != count:
+            bias = head.bias.new_zeros(count)
+            kept = min(count, len(head.bias))
+            bias[:kept] = head.bias.data[:kept]
+            head.bias = nn.Parameter(bias, requires_grad=head.bias.requires_grad)
+        head.decoder.weight = words.weight
+        head.decoder.bias = head.bias
+        head.decoder.out_features = count
 
 
-# Second names of tensors in state dicts of transformers.
-_TIED = {
-    "cls.predictions.decoder.bias": "cls.predictions.bias",
-    "cls.predictions.decoder.weight": "bert.embeddings.word_embeddings.weight",
-}
+def _is_tied(model: BlipTextLMHeadModel) -> bool:
+    head, words = model.cls.predictions, model.bert.get_input_embeddings()
+    return getattr(head.decoder, "weight", None) is getattr(words, "weight", False)
 
 
-def _add_tied(_module: nn.Module, state: dict[str, Any], prefix: str, _metadata: object) -> None:
-    for alias, name in _TIED.items():
-        if prefix + name in state:
-            state[prefix + alias] = state[prefix + name]
-
-
-def _drop_tied(
-    _module: nn.Module,
+def _check_tied(
+    module: nn.Module,
     state: dict[str, Any],
     prefix: str,
     _metadata: object,
@@ -466,10 +481,21 @@ def _drop_tied(
     _unexpected: list[str],
     errors: list[str],
 ) -> None:
-    """Remove tied tensors, and report those that differ from the tensor they are tied to."""
-    for alias, name in _TIED.items():
-        tied, original = state.pop(prefix + alias, None), state.get(prefix + name)
+    """Report tied tensors that differ."""
+    assert isinstance(module, BlipTextLMHeadModel)
+    if not _is_tied(module):
+        return
+    module._ties_again = True
+    for alias, name in module._tied_weights_keys.items():
+        tied, original = state.get(prefix + alias), state.get(prefix + name)
         if tied is None or original is None or tied.data_ptr() == original.data_ptr():
             continue
         if tied.shape != original.shape or not torch.equal(tied, original.to(tied)):
             errors.append(f"{prefix}{alias} and {prefix}{name} must be equal: they are one tensor")
+
+
+def _tie_again(module: nn.Module, _keys: object) -> None:
+    """Tie tensors that `load_state_dict(assign=True)` has set one by one."""
+    assert isinstance(module, BlipTextLMHeadModel)
+    if vars(module).pop("_ties_again", False) and not _is_tied(module):
+        module.tie_weights()

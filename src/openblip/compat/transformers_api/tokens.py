@@ -1,12 +1,13 @@
 """`BlipTokenizer`: the BERT tokenizer of a `BlipProcessor`.
 
 The vocabulary comes from the files. Folders on the hub do not contain [DEC] and [ENC]; ids outside the vocabulary are
-omitted from decoded text. `BlipTokenizer.core` is OpenBLIP's tokenizer, which always has both tokens. A tokenizer does
-not change after construction, so threads can share it.
+omitted from decoded text. `BlipTokenizer.core` is OpenBLIP's tokenizer, which always has both tokens. Threads can share
+a tokenizer; `add_tokens` replaces `core` by a larger one.
 """
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,7 +16,7 @@ import numpy as np
 import tokenizers
 
 from openblip.compat.transformers_api.features import BatchFeature
-from openblip.compat.transformers_api.files import StrPath, local_folder
+from openblip.compat.transformers_api.files import PushToHub, StrPath, local_folder, write_text
 from openblip.compat.transformers_api.tensors import is_tensor, to_array
 from openblip.errors import InputError
 from openblip.preprocess import vocabulary
@@ -47,7 +48,7 @@ _RETURNS = {
 _CHANGEABLE = ("do_lower_case", "model_max_length", "padding_side", "truncation_side", "clean_up_tokenization_spaces")
 
 
-class BlipTokenizer:
+class BlipTokenizer(PushToHub):
     """Converts texts to token ids and back.
 
     Args:
@@ -62,6 +63,7 @@ class BlipTokenizer:
             pieces = vocab if isinstance(vocab, list | tuple) else vocabulary.read_vocab(Path(str(vocab)))
             vocab = Tokenizer(vocabulary.describe(pieces, settings), settings)
         self.core = vocab
+        self._settings = settings
         self.special_tokens: dict[str, str | None] = {}
         for name, default in _SPECIAL_TOKENS.items():
             token = settings.get(name, default)
@@ -233,6 +235,197 @@ class BlipTokenizer:
             ids.append(self.core.unk_id if token_id is None else token_id)
         return ids[0] if isinstance(tokens, str) else ids
 
+    def convert_tokens_to_string(self, tokens: Sequence[str]) -> str:
+        """Return the text of word pieces.
+
+        Args:
+            tokens: Word pieces.
+
+        Returns:
+            The text.
+        """
+        return str(self.backend.decoder.decode(list(tokens)))
+
+    def pad(
+        self,
+        encoded_inputs: Any,
+        padding: bool | str = True,
+        max_length: int | None = None,
+        pad_to_multiple_of: int | None = None,
+        padding_side: str | None = None,
+        return_attention_mask: bool | None = None,
+        return_tensors: str | None = None,
+        verbose: bool = True,
+    ) -> BatchFeature:
+        """Pad encoded texts to one length; collators call it.
+
+        Args:
+            encoded_inputs: One encoded text, a batch of them, or a list of encoded texts.
+            padding: `True` or "longest" for the longest text, "max_length" for `max_length`, `False` for none.
+            max_length: Length of "max_length"; the model's maximum by default.
+            pad_to_multiple_of: Round the length up to a multiple of this one.
+            padding_side: "left" or "right".
+            return_attention_mask: Return `attention_mask`, which is the default.
+            return_tensors: "pt" or "np".
+            verbose: Ignored.
+
+        Returns:
+            The padded entries. Entries of other names are returned as they are.
+
+        Raises:
+            InputError: There are no `input_ids`, or an option is invalid.
+        """
+        data: dict[str, Any]
+        if isinstance(encoded_inputs, list | tuple):
+            data = {
+                name: [row[name] for row in encoded_inputs] for name in (encoded_inputs[0] if encoded_inputs else {})
+            }
+        else:
+            data = dict(encoded_inputs)
+        if "input_ids" not in data:
+            raise InputError(f"pad needs input_ids, got {', '.join(data) or 'nothing'}")
+        data = {name: _to_lists(values) if name in self.model_input_names else values for name, values in data.items()}
+        is_single = not data["input_ids"] or not isinstance(data["input_ids"][0], list)
+        if is_single:
+            data = {name: [values] for name, values in data.items()}
+        options = {"padding": padding, "max_length": max_length, "pad_to_multiple_of": pad_to_multiple_of}
+        settings = _Options.parse(self, {**options, "padding_side": padding_side, "truncation": False})
+        lengths = [len(ids) for ids in data["input_ids"]]
+        length = settings.padded_length(lengths)
+        if return_attention_mask is not False and "attention_mask" not in data:
+            data["attention_mask"] = [[1] * count for count in lengths]
+        if return_attention_mask is False:
+            data.pop("attention_mask", None)
+        fillers = {"input_ids": self.pad_token_id, "attention_mask": 0, "token_type_ids": 0, "special_tokens_mask": 1}
+        for name, filler in fillers.items():
+            if name in data:
+                data[name] = [_pad_row(row, length, filler, settings.side) for row in data[name]]
+        if is_single and return_tensors is None:
+            data = {name: values[0] for name, values in data.items()}
+        return BatchFeature(data, tensor_type=return_tensors)
+
+    def add_tokens(self, new_tokens: Any, special_tokens: bool = False) -> int:
+        """Add tokens to the vocabulary; `resize_token_embeddings` gives a model embeddings for them.
+
+        Args:
+            new_tokens: A token or several tokens: texts, or `AddedToken` objects.
+            special_tokens: Whether `skip_special_tokens` omits them.
+
+        Returns:
+            How many tokens were new.
+        """
+        tokens = new_tokens if isinstance(new_tokens, list | tuple) else [new_tokens]
+        contents = [str(getattr(token, "content", token)) for token in tokens]
+        backend = tokenizers.Tokenizer.from_str(self.backend.to_str())
+        added = [tokenizers.AddedToken(content, special=special_tokens, normalized=False) for content in contents]
+        count = int(backend.add_special_tokens(added) if special_tokens else backend.add_tokens(added))
+        ids = {"dec_id": self.core.dec_id, "enc_id": self.core.enc_id}
+        self.core = Tokenizer(json.loads(backend.to_str()), {**self._settings, "openblip": ids})
+        return count
+
+    def add_special_tokens(
+        self, special_tokens_dict: Mapping[str, Any], replace_extra_special_tokens: bool = True
+    ) -> int:
+        """Add special tokens, and set them by name.
+
+        Args:
+            special_tokens_dict: Tokens by name, such as `{"bos_token": "[DEC]"}`; `additional_special_tokens` or
+                `extra_special_tokens` is a list.
+            replace_extra_special_tokens: Ignored: tokens are never removed from the vocabulary.
+
+        Returns:
+            How many tokens were new.
+
+        Raises:
+            InputError: A name is unknown.
+        """
+        count = 0
+        for name, value in special_tokens_dict.items():
+            if name in ("additional_special_tokens", "extra_special_tokens"):
+                count += self.add_tokens(list(value), special_tokens=True)
+            elif name in self.special_tokens:
+                count += self.add_tokens(value, special_tokens=True)
+                self.special_tokens[name] = str(getattr(value, "content", value))
+            else:
+                raise InputError(f"special tokens must be {', '.join(self.special_tokens)}, got {name!r}")
+        return count
+
+    @property
+    def special_tokens_map(self) -> dict[str, str]:
+        """The special tokens by name."""
+        return {name: token for name, token in self.special_tokens.items() if token is not None}
+
+    @property
+    def added_tokens_encoder(self) -> dict[str, int]:
+        """The ids of special and added tokens."""
+        return {token.content: number for number, token in self.backend.get_added_tokens_decoder().items()}
+
+    @property
+    def added_tokens_decoder(self) -> dict[int, tokenizers.AddedToken]:
+        """Special and added tokens by id."""
+        return dict(self.backend.get_added_tokens_decoder())
+
+    def get_added_vocab(self) -> dict[str, int]:
+        """Return the ids of special and added tokens.
+
+        Returns:
+            The ids.
+        """
+        return self.added_tokens_encoder
+
+    @property
+    def backend_tokenizer(self) -> tokenizers.Tokenizer:
+        """The tokenizer of the `tokenizers` library."""
+        return self.backend
+
+    @property
+    def is_fast(self) -> bool:
+        """Whether the `tokenizers` library does the work: always."""
+        return True
+
+    @property
+    def vocab(self) -> dict[str, int]:
+        """The ids of all tokens."""
+        return self.get_vocab()
+
+    @property
+    def pad_token_type_id(self) -> int:
+        """The token type of padding."""
+        return 0
+
+    def num_special_tokens_to_add(self, pair: bool = False) -> int:
+        """Return how many special tokens a text gets.
+
+        Args:
+            pair: Count for a pair of texts.
+
+        Returns:
+            The number.
+        """
+        return int(self.backend.num_special_tokens_to_add(pair))
+
+    def get_special_tokens_mask(
+        self,
+        token_ids_0: Sequence[int],
+        token_ids_1: Sequence[int] | None = None,
+        already_has_special_tokens: bool = False,
+    ) -> list[int]:
+        """Return 1 for special tokens, 0 for others; trainers of masked language models call it.
+
+        Args:
+            token_ids_0: Ids of a text.
+            token_ids_1: Ids of a second text.
+            already_has_special_tokens: Whether the ids contain special tokens.
+
+        Returns:
+            The mask.
+        """
+        special = set(self.all_special_ids)
+        if already_has_special_tokens:
+            return [int(token_id in special) for token_id in token_ids_0]
+        second = [] if token_ids_1 is None else [0] * len(token_ids_1) + [1]
+        return [1] + [0] * len(token_ids_0) + [1] + second
+
     @property
     def vocab_size(self) -> int:
         """The number of tokens, including added ones."""
@@ -270,11 +463,11 @@ class BlipTokenizer:
         raise AttributeError(f"BlipTokenizer has no {name!r}")
 
     @classmethod
-    def from_pretrained(cls, name_or_path: StrPath, **kwargs: Any) -> BlipTokenizer:
+    def from_pretrained(cls, pretrained_model_name_or_path: StrPath, **kwargs: Any) -> BlipTokenizer:
         """Load `tokenizer.json` or `vocab.txt`, and `tokenizer_config.json`.
 
         Args:
-            name_or_path: Local folder or hub id.
+            pretrained_model_name_or_path: Local folder or hub id.
             **kwargs: Settings to override, and the location of the files (`revision`, `cache_dir`, `subfolder`, ...).
 
         Returns:
@@ -283,23 +476,46 @@ class BlipTokenizer:
         Raises:
             CheckpointError: If files are missing or damaged.
         """
-        folder, kwargs = local_folder(name_or_path, kwargs)
+        folder, kwargs = local_folder(pretrained_model_name_or_path, kwargs)
         description, settings = vocabulary.read_folder(folder)
         settings.update({name: value for name, value in kwargs.items() if name in _CHANGEABLE})
         return cls(Tokenizer(description, settings), **settings)
 
-    def save_pretrained(self, save_directory: StrPath) -> tuple[str, ...]:
+    def save_vocabulary(self, save_directory: StrPath, filename_prefix: str | None = None) -> tuple[str, ...]:
+        """Write `vocab.txt`.
+
+        Args:
+            save_directory: Folder to write to.
+            filename_prefix: Text before the name of the file.
+
+        Returns:
+            The path of the file.
+        """
+        path = Path(save_directory) / (f"{filename_prefix}-vocab.txt" if filename_prefix else "vocab.txt")
+        write_text(path, "".join(f"{piece}\n" for piece in self.core.vocab_pieces))
+        return (str(path),)
+
+    def save_pretrained(self, save_directory: StrPath, **kwargs: Any) -> tuple[str, ...]:
         """Write the tokenizer's files, which `transformers` reads, too.
 
         Args:
             save_directory: Folder to write to.
+            **kwargs: `legacy_format`, `filename_prefix` and `push_to_hub` of `transformers`, which must be false.
 
         Returns:
             The paths of all files.
         """
+        if unknown := [name for name, value in kwargs.items() if value]:
+            raise TypeError(f"save_pretrained has no option {', '.join(unknown)}")
         self.core.save(save_directory)
         names = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "vocab.txt")
         return tuple(str(Path(save_directory) / name) for name in names)
+
+
+def _pad_row(row: Sequence[Any], length: int, filler: Any, side: str) -> list[Any]:
+    """Return a row of `length` entries."""
+    padding = [filler] * (length - len(row))
+    return [*padding, *row] if side == "left" else [*row, *padding]
 
 
 class _Options:

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from openblip.compat.transformers_api.base import PreTrainedModel, accepts_v4_order
+from openblip.compat.transformers_api.base import accepts_v4_order, check_arguments
 from openblip.compat.transformers_api.config import BlipConfig
 from openblip.compat.transformers_api.outputs import (
     BaseModelOutputWithPooling,
@@ -17,10 +17,10 @@ from openblip.compat.transformers_api.outputs import (
     OutputTuple,
 )
 from openblip.compat.transformers_api.text import BlipTextModel
-from openblip.compat.transformers_api.vision import BlipVisionModel
+from openblip.compat.transformers_api.vision import BlipPreTrainedModel, BlipVisionModel
 
 
-class BlipModel(PreTrainedModel):
+class BlipModel(BlipPreTrainedModel):
     """An image and a text encoder with projections. For trained embeddings, use `BlipForImageTextRetrieval`.
 
     Args:
@@ -32,16 +32,16 @@ class BlipModel(PreTrainedModel):
     config: BlipConfig
 
     def __init__(self, config: BlipConfig) -> None:
-        super().__init__()
-        self.config = config
+        super().__init__(config)
         text, vision, width = config.text_config, config.vision_config, config.projection_dim
         self.projection_dim = width
+        self.text_embed_dim, self.vision_embed_dim = text.hidden_size, vision.hidden_size
         self.text_model = BlipTextModel(text)
         self.vision_model = BlipVisionModel(vision)
         self.visual_projection = nn.Linear(vision.hidden_size, width, bias=False)
         self.text_projection = nn.Linear(text.hidden_size, width, bias=False)
-        self._init_heads(self.visual_projection, self.text_projection)
         self.logit_scale = nn.Parameter(torch.tensor(config.logit_scale_init_value))
+        self.post_init()
 
     @accepts_v4_order(
         *("input_ids", "pixel_values", "attention_mask", "position_ids", "return_loss", "output_attentions"),
@@ -59,6 +59,7 @@ class BlipModel(PreTrainedModel):
         output_attentions: bool | None = None,
         output_hidden_states: Any = None,
         return_dict: bool | None = None,
+        **kwargs: Any,
     ) -> BlipOutput | OutputTuple:
         """Compare all images with all texts.
 
@@ -72,10 +73,12 @@ class BlipModel(PreTrainedModel):
             output_attentions: Return attention weights.
             output_hidden_states: Return hidden states: `True`, or indices of layers.
             return_dict: Return an output object rather than a tuple.
+            **kwargs: `num_items_in_batch`, which is ignored.
 
         Returns:
             Cosine similarities times the logit scale, and normalized embeddings (B, E).
         """
+        check_arguments(self, kwargs)
         options = {"output_attentions": output_attentions, "output_hidden_states": output_hidden_states}
         vision = self.vision_model(pixel_values, interpolate_pos_encoding, return_dict=True, **options)
         text = self.text_model(input_ids, attention_mask, position_ids, return_dict=True, **options)
