@@ -97,6 +97,8 @@ class GenerationConfig(PushToHub):
         **options: Options of `generate` by name.
     """
 
+    _from_model_config = False  # Seq2SeqTrainer reads it
+
     def __init__(self, **options: Any) -> None:
         for name, value in options.items():
             setattr(self, name, value)
@@ -142,7 +144,7 @@ class GenerationConfig(PushToHub):
         Returns:
             The options that are set.
         """
-        return {name: value for name, value in vars(self).items() if value is not None}
+        return {name: value for name, value in vars(self).items() if value is not None and not name.startswith("_")}
 
     def to_diff_dict(self) -> Values:
         """Return the options that are set; unset options have no value here.
