@@ -211,10 +211,17 @@ class BlipOutput(ModelOutput):
 
 
 @dataclass(eq=False)
-class GenerateDecoderOnlyOutput(ModelOutput):
-    """Output of `generate` without beams, with `return_dict_in_generate=True`: token ids (R, T), and tuples by step."""
+class GenerateOutput(ModelOutput):
+    """Output of `generate` with `return_dict_in_generate=True`: token ids (R, T), and the scores (R,) of a beam search."""
 
     sequences: Tensor | None = None
+    sequences_scores: Tensor | None = None
+
+
+@dataclass(eq=False)
+class GenerateDecoderOnlyOutput(GenerateOutput):
+    """Output of `generate` without beams, with `return_dict_in_generate=True`: token ids (R, T), and tuples by step."""
+
     scores: Tensors | None = None
     logits: Tensors | None = None
     attentions: tuple[Tensors, ...] | None = None
@@ -223,21 +230,16 @@ class GenerateDecoderOnlyOutput(ModelOutput):
 
 
 @dataclass(eq=False)
-class GenerateBeamDecoderOnlyOutput(ModelOutput):
+class GenerateBeamDecoderOnlyOutput(GenerateOutput):
     """Output of a beam search with `return_dict_in_generate=True`.
 
     `beam_indices` (R, S) are the rows that new tokens continued, with -1 after the end. `sequences_scores` (R,) are set
     with `output_scores=True`.
     """
 
-    sequences: Tensor | None = None
-    sequences_scores: Tensor | None = None
     scores: Tensors | None = None
     logits: Tensors | None = None
     beam_indices: Tensor | None = None
     attentions: tuple[Tensors, ...] | None = None
     hidden_states: tuple[Tensors, ...] | None = None
     past_key_values: Any = None
-
-
-GenerateOutput: TypeAlias = GenerateDecoderOnlyOutput | GenerateBeamDecoderOnlyOutput
