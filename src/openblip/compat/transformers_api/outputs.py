@@ -212,7 +212,7 @@ class BlipOutput(ModelOutput):
 
 @dataclass(eq=False)
 class GenerateOutput(ModelOutput):
-    """Output of `generate` with `return_dict_in_generate=True`: token ids (R, T), and the scores (R,) of a beam search."""
+    """Output of `generate` with `return_dict_in_generate=True`: token ids (R, T); scores (R,) of a beam search."""
 
     sequences: Tensor | None = None
     sequences_scores: Tensor | None = None
