@@ -152,7 +152,8 @@ def test_an_interrupt_exits_with_130_and_the_job_resumes(cli: Cli, sixty: Path, 
     journal = tmp_path / "list.jsonl.journal"
     arguments: list[str | Path] = ["caption", sixty, "--to", "jsonl", "--out", tmp_path / "list.jsonl", *QUICK]
     stopped = cli(*arguments, until=lambda: count(journal) > 0, by=signal.SIGINT)
-    assert (stopped.code, stopped.stderr.strip().splitlines()[-1]) == (130, "interrupted")
+    assert stopped.code == 130
+    assert stopped.stderr.strip().splitlines()[-1].startswith("interrupted")
     assert cli(*arguments).code == 0
     assert len(_lines(tmp_path / "list.jsonl")) == len(set(recorded(journal))) == len(recorded(journal)) == 60
 
