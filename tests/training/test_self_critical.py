@@ -107,7 +107,7 @@ def batch_of(texts: list[list[int]], counts: list[int]) -> CaptionBatch:
 def test_references_come_back_from_packed_rows() -> None:
     batch = batch_of([[DEC, 3, SEP], [DEC, 3, 4, SEP], [DEC, 4, SEP]], [2, 1])
     assert batch.rows is not None
-    assert unpack_captions(batch.rows, 1) == [[[3], [3, 4]], [[4]]]
+    assert unpack_captions(batch.rows, 1) == [[[3, SEP], [3, 4, SEP]], [[4, SEP]]]
 
 
 def test_training_raises_the_reward() -> None:
@@ -144,13 +144,15 @@ def test_the_recipe_s_reward_is_cider_in_words() -> None:
     model = cast(Captioner, toy_model("caption"))
     objective = CaptionObjective.from_settings(model, CaptionLoss(kind="cider"), data, Gather())
     assert objective.critic is not None
-    references = [list(tokenizer.spell(clean_caption(text))) for text in captions[0]]
+    references = [[*tokenizer.spell(clean_caption(text)), tokenizer.sep_id] for text in captions[0]]
     with pytest.raises(TrainingError, match="must be fitted"):
         objective.critic.reward(references[1], references)
     objective.prepare(captions)
-    words = [[clean_caption(text).split() for text in texts] for texts in captions]
-    expected = CiderScorer.fit(words).score(["a", "dog"], words[0])
-    assert objective.critic.reward(references[1], references) == pytest.approx(expected)
+    words = [[[*clean_caption(text).split(), "END"] for text in texts] for texts in captions]
+    scorer = CiderScorer.fit(words)
+    for ids, hypothesis in ((references[1], ["a", "dog", "END"]), (references[1][:-1], ["a", "dog"])):
+        assert objective.critic.reward(ids, references) == pytest.approx(scorer.score(hypothesis, words[0]))
+    assert objective.critic.reward(references[1], references) > objective.critic.reward(references[1][:-1], references)
     with pytest.raises(ConfigError, match="packed"):
         CaptionObjective.from_settings(model, CaptionLoss(kind="cider"), replace(data, packed=False), Gather())
 

@@ -12,7 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from openblip.errors import ConfigError
-from openblip.training.speed import compile_layers, recompute_vision
+from openblip.training.config import RunSettings
+from openblip.training.speed import compile_layers, matmul_precision, recompute_vision
 from tests.training.loop_toys import ToyLoader, toy_captioning
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -105,3 +106,12 @@ def test_memory_that_is_kept_is_not_asked_for_again() -> None:
         keeps, faults[mode] = out.split()
         assert keeps == "True"
     assert int(faults["keep"]) * 4 < int(faults["plain"])
+
+
+def test_the_precision_of_products_is_set_for_a_block() -> None:
+    before = torch.get_float32_matmul_precision()
+    with matmul_precision("medium"):
+        assert torch.get_float32_matmul_precision() == "medium"
+    assert torch.get_float32_matmul_precision() == before
+    with pytest.raises(ConfigError, match="matmul_precision must be one of highest, high, medium, got 'low'"):
+        RunSettings(matmul_precision="low")  # type: ignore[arg-type]

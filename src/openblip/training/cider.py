@@ -20,10 +20,14 @@ from openblip.preprocess.text import Tokenizer, clean_caption
 from openblip.training.objectives.base import generate_captions
 
 _BATCH_SIZE = 32
+_END = "[SEP]"
 
 
 class CiderReward:
     """CIDEr of token ids, in words, with the n-gram weights of a set of captions.
+
+    The end of a caption counts as a word. Otherwise training would learn to stop after "in front of a", because the
+    next word would more often cost than earn reward.
 
     Args:
         tokenizer: Tokenizer of the model.
@@ -36,17 +40,21 @@ class CiderReward:
 
     def fit(self, captions: Iterable[Sequence[str]]) -> None:
         """Count the n-grams in the captions of each training image."""
-        references = [[clean_caption(text, self.max_words).split() for text in texts] for texts in captions if texts]
+        references = [
+            [[*clean_caption(text, self.max_words).split(), _END] for text in texts] for texts in captions if texts
+        ]
         self.scorer = CiderScorer.fit(references)
 
     def __call__(self, ids: Sequence[int], references: Sequence[Sequence[int]]) -> float:
-        """Return the CIDEr of one caption against the captions of its image."""
+        """Return the CIDEr of one caption against the captions of its image; complete ones end with [SEP]."""
         if self.scorer is None:
             raise TrainingError("the reward must be fitted to the training captions first")
         return self.scorer.score(self._words(ids), [self._words(reference) for reference in references])
 
     def _words(self, ids: Sequence[int]) -> list[str]:
-        return self.tokenizer.decode(ids).split()
+        words = self.tokenizer.decode(ids).split()
+        is_complete = len(ids) > 0 and ids[-1] == self.tokenizer.sep_id
+        return [*words, _END] if is_complete else words
 
 
 @torch.no_grad()

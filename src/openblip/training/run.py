@@ -29,7 +29,7 @@ from openblip.training.objectives.base import Objective
 from openblip.training.processes import ProcessGroupInfo, join_processes
 from openblip.training.random_state import seed_everything
 from openblip.training.reporters import JsonLinesReporter, LossCurveReporter, Reporter, TensorBoardReporter
-from openblip.training.speed import compile_layers, keep_freed_memory, recompute_vision
+from openblip.training.speed import compile_layers, keep_freed_memory, matmul_precision, recompute_vision
 from openblip.training.strategies import build_strategy
 from openblip.training.teachers import Teacher, load_teacher
 from openblip.training.trainer import Evaluate, Evaluation, Progress, Trainer
@@ -93,6 +93,7 @@ def run(
         _claim_folder(recipe, group, resume)
         seed_everything(recipe.seed)
         keep_freed_memory()
+        stack.enter_context(matmul_precision(recipe.run.matmul_precision))
         initial = build_initial_state(recipe)
         source = open_train_source(recipe.data)
         teacher = _load_teacher(recipe, group)

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import ctypes
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import partial
 from typing import Any, cast
 
+import torch
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
@@ -80,3 +83,18 @@ def keep_freed_memory() -> bool:
         (_TOP_PAD, 16 * _LARGEST_THRESHOLD),
     )
     return all(mallopt(*option) for option in options)
+
+
+@contextmanager
+def matmul_precision(precision: str) -> Iterator[None]:
+    """Set the precision inside matrix products of fp32 tensors, for the time of a `with` block.
+
+    Args:
+        precision: "highest", "high" or "medium", as in `torch.set_float32_matmul_precision`.
+    """
+    previous = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision(precision)
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(previous)

@@ -8,6 +8,7 @@ from typing import Literal, get_args
 from openblip.errors import ConfigError
 
 Precision = Literal["fp32", "bf16", "fp16"]
+MatmulPrecision = Literal["highest", "high", "medium"]
 Strategy = Literal["ddp", "fsdp"]
 
 
@@ -19,6 +20,8 @@ class RunSettings:
         device: `auto`, `cpu`, `cuda`, `cuda:1` or `mps`.
         strategy: How several processes share the work.
         precision: Precision of the forward pass.
+        matmul_precision: Precision inside products of fp32 matrices, by PyTorch's names: "high" lets a GPU use TF32,
+            "medium" lets a CPU with AMX use bf16.
         compile: Compile the layers of the model.
         recompute_blocks: Blocks at the end of the image encoder whose activations are computed again in the backward
             pass, to save memory.
@@ -35,6 +38,7 @@ class RunSettings:
     device: str = "auto"
     strategy: Strategy = "ddp"
     precision: Precision = "fp32"
+    matmul_precision: MatmulPrecision = "highest"
     compile: bool = False
     recompute_blocks: int = 0
     log_every: int = 50
@@ -48,6 +52,9 @@ class RunSettings:
         check_at_least(self, 0, "save_every", "recompute_blocks")
         if self.precision not in get_args(Precision):
             raise ConfigError(f"precision must be one of {', '.join(get_args(Precision))}, got {self.precision!r}")
+        if self.matmul_precision not in get_args(MatmulPrecision):
+            names = ", ".join(get_args(MatmulPrecision))
+            raise ConfigError(f"matmul_precision must be one of {names}, got {self.matmul_precision!r}")
         if self.strategy == "fsdp" and self.precision == "fp16":
             raise ConfigError("precision must be fp32 or bf16 with strategy fsdp, got fp16")
 

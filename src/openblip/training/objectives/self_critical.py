@@ -32,7 +32,8 @@ class SelfCritic:
 
     Args:
         model: The captioner.
-        reward: The value of a caption, given the captions of its image; all without prompt and [SEP].
+        reward: The value of a caption, given the captions of its image; all without prompt. A caption that is not cut
+            off ends with [SEP].
         prompt_ids: [DEC] and the prompt.
         samples: Captions to draw for each image, at least 2.
         max_new_tokens: Most tokens of a drawn caption, [SEP] included.
@@ -76,10 +77,10 @@ class SelfCritic:
 
     def judge(self, samples: Sequence[Sequence[TokenIds]], references: Sequence[Sequence[TokenIds]]) -> Tensor:
         """Return the reward (I, N) of each sample."""
-        rewards = []
-        for image_samples, image_references in zip(samples, references, strict=True):
-            bare = [[token for token in ids if token != self.decoding.eos_id] for ids in image_samples]
-            rewards.append([self.reward(ids, image_references) for ids in bare])
+        rewards = [
+            [self.reward(ids, image_references) for ids in image_samples]
+            for image_samples, image_references in zip(samples, references, strict=True)
+        ]
         return torch.tensor(rewards)
 
     def loss(self, samples: Sequence[Sequence[TokenIds]], rewards: Tensor, image_tokens: Tensor) -> Tensor:
@@ -106,12 +107,12 @@ def advantages(rewards: Tensor) -> Tensor:
 
 
 def unpack_captions(rows: PackedRows, prompt_length: int) -> list[list[list[int]]]:
-    """Return the tokens of the captions of each image, without prompt and [SEP]."""
+    """Return the tokens of the captions of each image, without the prompt."""
     images = []
     for ids, numbers in zip(rows.ids.tolist(), rows.captions.tolist(), strict=True):
         captions: dict[int, list[int]] = {}
         for token, number in zip(ids, numbers, strict=True):
             if number:
                 captions.setdefault(number, []).append(token)
-        images.append([caption[prompt_length:-1] for caption in captions.values()])
+        images.append([caption[prompt_length:] for caption in captions.values()])
     return images
