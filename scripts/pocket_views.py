@@ -1,6 +1,6 @@
 """Cache what the stem of `pocket` makes of fixed views of every photo, so that training never runs the stem.
 
-    python scripts/pocket_views.py --data DATA --start DATA/pocket/start --out DATA/pocket/views --views 6
+    python scripts/pocket_views.py --data DATA --start DATA/pocket/start --out DATA/pocket/views --views 5
 
 One part for each tar of DATA/train, val, more and extra, one file for each part and view; a stopped run resumes at
 the next file. Takes about 25 ms of one core for each photo and view by OpenVINO, 90 ms by PyTorch; 35 kB on disk.
@@ -34,9 +34,9 @@ FOLDERS = ("train", "val", "more", "extra")
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True, help="folder with train/, val/, more/ and extra/ tars")
-    parser.add_argument("--start", type=Path, required=True, help="what scripts/pocket_hybrid_start.py wrote")
+    parser.add_argument("--start", type=Path, required=True, help="what scripts/pocket_start.py wrote")
     parser.add_argument("--out", type=Path, required=True, help="the cache")
-    parser.add_argument("--views", type=int, default=6, help="views of each training photo; others get one")
+    parser.add_argument("--views", type=int, default=5, help="views of each training photo; others get one")
     parser.add_argument("--engine", choices=("openvino", "torch"), default="openvino")
     options = parser.parse_args()
     loaded = read.load(options.start)

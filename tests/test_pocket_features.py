@@ -29,13 +29,13 @@ def test_the_cache_holds_the_features_of_every_photo(tmp_path: Path, monkeypatch
 
 
 def test_a_start_chooses_frequent_pieces_and_keeps_letters(monkeypatch: pytest.MonkeyPatch) -> None:
-    start = load_script("pocket_hybrid_start", monkeypatch)
+    start = load_script("pocket_start", monkeypatch)
     pieces = ["[PAD]", "[unused0]", "[UNK]", "a", "##b", "dog", "zebra", "##ing"]
     assert start.choose_pieces(pieces, Counter({5: 9, 6: 1, 7: 4})) == [0, 1, 2, 3, 4, 5, 7]
 
 
 def test_word_vectors_keep_their_geometry_in_fewer_directions(monkeypatch: pytest.MonkeyPatch) -> None:
-    start = load_script("pocket_hybrid_start", monkeypatch)
+    start = load_script("pocket_start", monkeypatch)
     vectors = torch.randn(50, 4) @ torch.randn(4, 20)  # of rank 4
     narrow = start.project(vectors, 4)
     centered = vectors - vectors.mean(0)
@@ -45,7 +45,7 @@ def test_word_vectors_keep_their_geometry_in_fewer_directions(monkeypatch: pytes
 
 
 def test_numbers_of_near_bins_are_alike(monkeypatch: pytest.MonkeyPatch) -> None:
-    start = load_script("pocket_hybrid_start", monkeypatch)
+    start = load_script("pocket_start", monkeypatch)
     vectors = torch.nn.functional.normalize(start.draw_numbers(1.0), dim=1)
     likeness = vectors @ vectors.T
     assert likeness.diagonal(1).min() > 0.8

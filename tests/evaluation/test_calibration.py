@@ -107,7 +107,7 @@ def test_singulars(word: str, expected: str) -> None:
 
 
 def test_subject_words_are_fixed_for_every_example_photo() -> None:
-    words = yaml.safe_load((ROOT / "recipes" / "pocket-hybrid" / "subjects.yaml").read_text(encoding="utf-8"))
+    words = yaml.safe_load((ROOT / "recipes" / "pocket" / "subjects.yaml").read_text(encoding="utf-8"))
     assert set(words["examples"]) == {path.name for path in (ROOT / "examples" / "photos").glob("*.jpg")}
     assert len(words["samples"]) == 24
     assert all(words[part][name] for part in words for name in words[part])

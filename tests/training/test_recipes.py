@@ -120,7 +120,7 @@ def test_a_recipe_has_the_published_numbers_and_builds(name: str) -> None:
     assert recipe.seed == 42
 
 
-@pytest.mark.parametrize("name", ["pretrain", "caption", "retrieval", "vqa", "grounding"])
+@pytest.mark.parametrize("name", ["pretrain", "caption_cider", "retrieval", "vqa_more", "grounding"])
 def test_the_recipes_of_pocket_make_what_is_bundled(name: str) -> None:
     """From the sizes of its pretraining, each recipe gives the sizes of the model that the package ships."""
     recipe = read_recipe(RECIPES / "pocket" / f"{name}.yaml")

@@ -23,7 +23,7 @@ PURPOSES = {
     "java": "METEOR and SPICE by their official programs",
     "openvino": "--engine openvino, the fastest engine on a CPU",
     "plot": "`Box.plot` and `Explanation.plot`",
-    "pocket": "pretrained parts of recipes/pocket-hybrid",
+    "pocket": "pretrained parts of recipes/pocket",
     "train": "openblip train: recipes, curves in TensorBoard and as images",
     "video": "videos",
 }

@@ -1,0 +1,143 @@
+"""The bundle of `pocket` at toy size: stored once from runs, and measured by one command."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+import openblip
+from openblip.checkpoints import read, write
+from openblip.checkpoints.containers import read_folder
+from openblip.preprocess.settings import ImageSettings
+from openblip.tasks import TaskName
+from tests.pocket_toys import load_script, run_script, write_tar
+from tests.toys import toy_hybrid, toy_image, toy_tokenizer
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+ROOT = Path(__file__).parents[1]
+RUNS: dict[TaskName, str] = {
+    "caption": "caption",
+    "vqa": "vqa-more",
+    "retrieval": "retrieval",
+    "grounding": "grounding",
+}
+TASKS = tuple(RUNS)
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A trained model for each task, with one stem."""
+    folder = tmp_path_factory.mktemp("runs")
+    stem = None
+    for number, task in enumerate(TASKS):
+        model = toy_hybrid(task, seed=number)
+        weights = {name: tensor for name, tensor in model.state_dict().items() if name.startswith("vision.stem.")}
+        stem = stem or weights
+        model.load_state_dict(stem, strict=False)
+        prompt = "" if task == "caption" else None
+        write.save(
+            model, folder / RUNS[task] / "model", tokenizer=toy_tokenizer(), image=ImageSettings(64), prompt=prompt
+        )
+    return folder
+
+
+@pytest.fixture(scope="module")
+def toy_pocket(runs: Path) -> Path:
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        run_script(load_script("pocket_bundle", monkeypatch), ["--runs", runs, "--out", runs / "bundle"], monkeypatch)
+    return runs / "bundle"
+
+
+def test_a_bundle_stores_the_stem_once_in_half_precision(runs: Path, toy_pocket: Path) -> None:
+    whole = read_folder(toy_pocket / "caption")
+    stem = {name for name, tensor in whole.items() if ".stem." in name and tensor.numel() >= 256}
+    assert stem
+    assert all(tensor.dtype == torch.float16 for tensor in whole.values() if tensor.is_floating_point())
+    assert stem <= load_file(toy_pocket / "shared.safetensors").keys()
+    for task in TASKS:
+        assert not stem & load_file(toy_pocket / task / "model.safetensors").keys()
+    blip = openblip.load(toy_pocket, engine="torch")
+    assert set(blip.tasks) == set(TASKS)
+    assert blip.caption(toy_image(0)).text == openblip.load(toy_pocket / "caption").caption(toy_image(0)).text
+
+
+def test_one_command_measures_every_figure(
+    toy_pocket: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    photos = [
+        {
+            "captions": [f"a dog {number}", "a dog", "a cat"],
+            "refs": [{"expression": "the dog", "bbox": [2, 3, 20, 15]}],
+            "qa": [{"question": "is there a dog?", "answers": ["yes"], "auto": number > 0}],
+        }
+        for number in range(3)
+    ]
+    data = tmp_path / "data"
+    write_tar(data / "val" / "flickr8k-000.tar", [(toy_image(number), info) for number, info in enumerate(photos)])
+    write_tar(data / "more" / "coco-000.tar", [(toy_image(9), {"captions": ["a cup"] * 5})])
+    (data / "pocket").mkdir()
+    row = {"image": "more/coco-000.tar:coco-000_000000.jpg", "captions": ["a cup"] * 5}
+    (data / "pocket" / "everyday_val.jsonl").write_text(json.dumps(row) + "\n")
+    (data / "samples").mkdir()
+    toy_image(5).save(data / "samples" / "a.jpg")
+    figures_script = load_script("pocket_figures", monkeypatch)
+    (tmp_path / "subjects.yaml").write_text("examples: {cat.jpg: [cat]}\nsamples: {a.jpg: [dog]}\n")
+    monkeypatch.setattr(figures_script, "SUBJECTS", tmp_path / "subjects.yaml")
+    monkeypatch.setattr(figures_script, "WARM_CALLS", 2)
+    run_script(figures_script, ["--data", data, "--model", toy_pocket, "--out", tmp_path / "figures.json"], monkeypatch)
+    figures = json.loads((tmp_path / "figures.json").read_text())
+    assert [line.split()[0] for line in capsys.readouterr().out.splitlines()] == list(figures)
+    assert list(figures) == [
+        "size", "latency", "captions", "everyday", "subjects", "retrieval", "answers", "boxes",
+    ]  # fmt: skip
+    assert figures["captions"]["photos"] == 3
+    assert figures["everyday"]["photos"] == 1
+    assert {"CIDEr", "Bleu_4", "distinct"} <= set(figures["captions"])
+    assert figures["subjects"]["samples"]["photos"] == 1
+    assert figures["retrieval"]["itc_r10"] == figures["retrieval"]["first_itm_r10"] == 100
+    assert 0 <= figures["retrieval"]["itm_auc"] <= 1
+    assert figures["answers"]["made by rule"]["questions"] == 2
+    assert figures["answers"]["by people"]["most common"] == 100
+    assert figures["boxes"]["phrases"] == 3
+
+
+def test_recall_and_boxes_by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
+    figures = load_script("pocket_figures", monkeypatch)
+    scores = np.array([[0.1, 0.9, 0.2], [0.3, 0.2, 0.1]])
+    assert figures.recall(scores, np.array([1, 2])) == {1: 50.0, 5: 100.0, 10: 100.0}
+    truth = np.array([[0.0, 0.0, 10.0, 10.0]] * 2)
+    assert figures.share_correct(np.array([[0.0, 0.0, 10.0, 5.0], [0.0, 0.0, 10.0, 4.9]]), truth) == 50.0
+
+
+def test_make_runs_every_recipe_after_what_it_starts_from() -> None:
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    order = " ".join(re.findall(r"call pocket_train,(.*)\)$", makefile, re.MULTILINE)).split()
+    recipes = {path.stem: path.read_text(encoding="utf-8") for path in (ROOT / "recipes" / "pocket").glob("*.yaml")}
+    assert set(order) == recipes.keys() - {"plain", "subjects"}
+    outputs = {name: re.findall(r"^out: (.*)$", recipes[name], re.MULTILINE)[0] for name in order}
+    averages = re.findall(r"--out \$\(DATA\)/(runs/pocket/caption-lm)/model", makefile)
+    assert averages
+    for number, name in enumerate(order):
+        (start,) = re.findall(r"^start: (.*)$", recipes[name], re.MULTILINE)
+        made = [*(outputs[n] for n in order[:number]), *averages]
+        assert start == "pocket/start" or start.removesuffix("/model") in made
+
+
+def test_an_average_weighs_its_models(runs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    other = write.save(
+        toy_hybrid("vqa", seed=9), tmp_path / "other", tokenizer=toy_tokenizer(), image=ImageSettings(64)
+    )
+    arguments = ["--models", runs / "vqa-more" / "model", other, "--shares", "0.25", "0.75", "--out", tmp_path / "mean"]
+    run_script(load_script("pocket_average", monkeypatch), arguments, monkeypatch)
+    first, second, mean = (
+        read.load(folder).model.state_dict() for folder in (runs / "vqa-more" / "model", other, tmp_path / "mean")
+    )
+    for name, tensor in mean.items():
+        torch.testing.assert_close(tensor, 0.25 * first[name] + 0.75 * second[name])
