@@ -388,7 +388,9 @@ def test_every_exported_name_exists() -> None:
 def test_type_checkers_see_the_names_that_are_exported() -> None:
     tree = ast.parse(modules()["openblip"].read_text(encoding="utf-8"))
     (block,) = (node for node in tree.body if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING")
-    exported = {alias.asname for node in block.body if isinstance(node, ast.ImportFrom) for alias in node.names}
+    exported = {
+        alias.asname or alias.name for node in block.body if isinstance(node, ast.ImportFrom) for alias in node.names
+    }
     assert exported | {"__version__"} == {
         name for name in dir(openblip) if not name.startswith("_") or "version" in name
     }

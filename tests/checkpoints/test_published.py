@@ -78,7 +78,7 @@ def test_names_as_people_write_them(name: str | tuple[str, str], entry: str) -> 
 
 
 def test_an_unknown_name_is_told_the_close_ones() -> None:
-    with pytest.raises(CheckpointError, match="did you mean Salesforce/blip-image-captioning-base"):
+    with pytest.raises(CheckpointError, match="did you mean base or Salesforce/blip-image-captioning-base"):
         published.get("blip-image-caption-base")
     with pytest.raises(CheckpointError, match="did you mean blip_vqa/okvqa"):
         published.get(("blip_vqa", "okvq"))

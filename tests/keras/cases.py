@@ -159,7 +159,7 @@ _OPTIONS: dict[str, dict[str, Any]] = {
     "beams-3": {"max_new_tokens": 10, "num_beams": 3},
     "beams-4": {"max_new_tokens": 10, "num_beams": 4, "num_return_sequences": 2},
 }
-_MORE = {
+_MORE: dict[str, dict[str, Any]] = {
     "penalty": {"max_new_tokens": 10, "repetition_penalty": 1.5, "no_repeat_ngram_size": 2},
     "beam-options": {
         "max_length": 12, "min_length": 5, "num_beams": 3, "length_penalty": 2.0, "early_stopping": True,

@@ -15,6 +15,8 @@ from __future__ import annotations
 import shutil
 import sys
 import tempfile
+from collections.abc import Mapping
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +24,6 @@ import numpy as np
 import tensorflow as tf
 import transformers
 from safetensors.numpy import load_file, save_file
-from transformers.modeling_tf_pytorch_utils import load_pytorch_state_dict_in_tf2_model
 
 from tests.keras.cases import (
     ANSWERS,
@@ -54,7 +55,8 @@ def load(name: str) -> Any:
         words = head.removesuffix("cls.predictions.") + "bert.embeddings.word_embeddings.weight"
         arrays[head + "decoder.weight"] = arrays[words]
     inputs = {key: tf.constant(value) for key, value in INPUTS[name].items()}
-    return load_pytorch_state_dict_in_tf2_model(model, arrays, tf_inputs=inputs)
+    utils = import_module("transformers.modeling_tf_pytorch_utils")
+    return utils.load_pytorch_state_dict_in_tf2_model(model, arrays, tf_inputs=inputs)
 
 
 _IDS, _PIXELS = {"input_ids": IDS.astype(np.int32)}, {"pixel_values": PIXELS}
@@ -72,7 +74,7 @@ def flatten(prefix: str, value: Any) -> Arrays:
     """The arrays of an output by name, as `tests.keras.toys` names them."""
     if value is None:
         return {}
-    if isinstance(value, transformers.utils.ModelOutput):
+    if isinstance(value, Mapping):
         entries = [(key, entry) for key, entry in value.items() if key != "past_key_values"]
         return {key: array for name, entry in entries for key, array in flatten(f"{prefix}.{name}", entry).items()}
     if isinstance(value, tuple):

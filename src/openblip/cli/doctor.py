@@ -18,12 +18,16 @@ from openblip.cli.options import json_option
 # The purpose of each extra.
 PURPOSES = {
     "data": "Parquet, remote files and data sets of the Hugging Face hub",
+    "fetch": "robots.txt of the sites that CapFilt fetches from",
     "heif": "HEIC images",
     "jxl": "JPEG XL images",
+    "jax": "the TFBlip classes with JAX",
     "java": "METEOR and SPICE by their official programs",
     "openvino": "--engine openvino, the fastest engine on a CPU",
     "plot": "`Box.plot` and `Explanation.plot`",
     "pocket": "pretrained parts of recipes/pocket",
+    "ray": "CapFilt and batch jobs on Ray",
+    "tensorflow": "the TFBlip classes with TensorFlow",
     "train": "openblip train: recipes, curves in TensorBoard and as images",
     "video": "videos",
 }

@@ -7,6 +7,7 @@ import sys
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import TYPE_CHECKING, Any, Literal
@@ -89,7 +90,7 @@ class ImageJob:
         if not images:
             raise click.UsageError("expected at least one image or folder, got none")
         if cluster is not None and cluster.workers is not None and cluster.ray is None:
-            raise click.UsageError("--workers needs --ray")
+            model = replace(model, num_workers=cluster.workers)  # without actors, the threads that load images
         on_ray = cluster is not None and cluster.ray is not None
         if on_ray:
             check_ray_options(output)

@@ -325,7 +325,10 @@ ray_options = option_group(
             help="Run on Ray: auto, local or an address. One file per shard is written into the folder --out.",
         ),
         model_option(
-            "--workers", type=POSITIVE, show_default="one per GPU or core", help="Ray actors that hold the model."
+            "--workers",
+            type=POSITIVE,
+            show_default="one per GPU or core",
+            help="Ray actors that hold the model; without --ray, the same as --num-workers.",
         ),
     ],
 )

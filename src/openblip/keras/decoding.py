@@ -85,9 +85,9 @@ class Draws:
         """
         # The columns with the shortest exponential waiting times are a draw without replacement.
         if self._generator is None:
-            waiting = np.random.standard_exponential(scores.shape)
+            waiting = np.asarray(np.random.standard_exponential(scores.shape))
         else:
-            waiting = self._generator.standard_exponential(scores.shape[1])[None]
+            waiting = np.asarray(self._generator.standard_exponential(scores.shape[1]))[None]
         return rank(log_softmax(scores) - np.log(waiting), count)
 
 
@@ -153,8 +153,8 @@ class _Beams:
     def gather(self, slots: Integers) -> _Beams:
         """Return the hypotheses in these slots (I, k)."""
         tokens = np.take_along_axis(self.tokens, slots[..., None], 1)
-        rest = (np.take_along_axis(values, slots, 1) for values in (self.score, self.logprob, self.length))
-        return _Beams(tokens, *rest)
+        score, logprob = np.take_along_axis(self.score, slots, 1), np.take_along_axis(self.logprob, slots, 1)
+        return _Beams(tokens, score, logprob, np.take_along_axis(self.length, slots, 1))
 
     def merge(self, new: _Beams, scores: Floats) -> _Beams:
         """Return the best of these hypotheses and of new ones with these scores, in the same number of slots."""

@@ -9,6 +9,8 @@ Shapes: B rows, T columns, D width.
 
 from __future__ import annotations
 
+import numpy as np
+
 from openblip.errors import InputError
 from openblip.keras.backend import Tensor, known_values, ops
 
@@ -31,7 +33,7 @@ def select_columns(mask: Tensor | None) -> Tensor | None:
         raise InputError(f"attention mask must have shape (rows, columns), got {tuple(mask.shape)}")
     values = known_values(mask)
     if values is not None and values.any() and not values.any(1).all():
-        row = int((~values.any(1)).nonzero()[0][0])
+        row = int(np.flatnonzero(~values.any(1))[0])
         raise InputError(f"every row must contain a token, but row {row} is only padding")
     real = ops.not_equal(mask, 0)
     return ops.logical_or(real, ops.logical_not(ops.any(real, axis=0, keepdims=True)))

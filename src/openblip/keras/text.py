@@ -148,7 +148,7 @@ class TextTransformer(keras.layers.Layer):
             ConfigError: The transformer has no cross-attention.
         """
         self.check_cross_attention()
-        layers = tuple(layer.cross_attn.project_keys_values(states) for layer in self.layers)
+        layers = tuple(layer.cross_attn.project_keys_values(states) for layer in self.layers if layer.cross_attn)
         bias = None
         if mask is not None:
             bias = hiding_bias(ops.logical_not(ops.cast(mask, "bool"))[:, None, None, :], layers[0][0].dtype)
@@ -163,6 +163,7 @@ class TextTransformer(keras.layers.Layer):
         Returns:
             The pooled states (B, D).
         """
+        assert self.pooler is not None
         return ops.tanh(self.pooler(first))
 
     def check_cross_attention(self) -> None:
