@@ -45,6 +45,7 @@ PARSED_ONLY = {
     "-edits.jsonl": "reads a file that a browser exported",
     "int8": "converts the model, which tests/engine covers",
     "torchrun": "starts several processes",
+    "capfilt report": "reads the output of a long run, which tests/capfilt covers",
     "pairs": "reads pairs of images that the reader has",
 }
 
