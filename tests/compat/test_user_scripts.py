@@ -605,6 +605,7 @@ def trainer_predicts_by_generating(library: Library) -> Any:
     settings = Seq2SeqTrainingArguments(
         output_dir=str(library.folder / "run"),
         predict_with_generate=True,
+        generation_num_beams=2,
         generation_max_length=12,
         per_device_eval_batch_size=2,
         report_to=[],
@@ -615,7 +616,7 @@ def trainer_predicts_by_generating(library: Library) -> Any:
     model.config.pad_token_id = 0
     trainer = Seq2SeqTrainer(model=model, args=settings, eval_dataset=Captions(library))
     output = trainer.predict(Captions(library))
-    return [torch.tensor(output.predictions), float(output.metrics["test_loss"])]
+    return torch.tensor(output.predictions)  # the loss differs: 5.23 writes [DEC] into the inputs (`caller-tensors`)
 
 
 # accelerate.

@@ -16,12 +16,10 @@ import torch
 from torch import Tensor, nn
 
 from openblip.checkpoints.containers import read_weight_file
-from openblip.checkpoints.layouts import table
+from openblip.checkpoints.layouts import Family, table
 from openblip.checkpoints.layouts.table import Table
-from openblip.checkpoints.read import Family
 from openblip.errors import InputError
 from openblip.model.comparer import Comparer
-from openblip.model.config import ModelKind
 from openblip.model.matcher import Matcher
 from openblip.model.pretrainer import Pretrainer
 from openblip.pipelines.base import TaskModel
@@ -58,7 +56,7 @@ class PublishedModule(nn.Module):
         super().__init__()
         self.task_model = task_model
         self.network: Any = task_model.module
-        self.layout: Table = table(family, cast(ModelKind, task_model.config.task))
+        self.layout: Table = table(family, task_model.config.task)
         self.objective = None
         self._objective_options = objective_options
         untyped: Any = self  # torch's stubs declare other signatures
@@ -121,7 +119,7 @@ class PublishedModule(nn.Module):
 
     def _apply(self: ModuleT, function: Any, recurse: bool = True) -> ModuleT:
         """Move or cast the network, and tell the engine, which pipelines ask for device and type."""
-        super()._apply(function, recurse)
+        nn.Module._apply(self, function, recurse)  # type: ignore[no-untyped-call]
         engine: Any = self.task_model.engine
         engine.device, engine.dtype = self.device, next(self.network.parameters()).dtype
         return self

@@ -10,7 +10,8 @@ from numpy.typing import ArrayLike, NDArray
 from PIL import Image
 from torch import Tensor
 
-from openblip.compat.lavis_api.models import MATCH_TOKENS, BlipITM
+from openblip.compat.lavis_api.models import BlipITM
+from openblip.compat.published_module import MATCH_TOKENS
 from openblip.engine.protocols import Explanations
 from openblip.errors import InputError
 

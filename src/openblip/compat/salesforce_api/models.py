@@ -195,9 +195,9 @@ class BLIP_ITM(OriginalModule):
         network, text = self.network, self._tokens(_list_texts(caption), "cls", MATCH_TOKENS)
         states = network.encode_image(self._check_images(image).to(next(network.parameters()).dtype))
         if match_head == "itm":
-            return network.match_logits(text.ids, text.mask, states)  # type: ignore[no-any-return]
+            return network.match_logits(text.ids, text.mask, states)
         if match_head == "itc":
-            return network.embed_image(states) @ network.embed_text(text.ids, text.mask).T  # type: ignore[no-any-return]
+            return network.embed_image(states) @ network.embed_text(text.ids, text.mask).T
         raise InputError(f"match_head must be 'itm' or 'itc', got {match_head!r}")
 
 
@@ -225,12 +225,12 @@ class BLIP_Base(OriginalModule):
             raise InputError(f"mode must be 'image', 'text' or 'multimodal', got {mode!r}")
         if mode == "text":
             text = self._tokens(_list_texts(caption), "cls")
-            return network.text.encode(text.ids, text.mask)  # type: ignore[no-any-return]
+            return network.text.encode(text.ids, text.mask)
         states: Tensor = network.encode_image(self._check_images(image).to(next(network.parameters()).dtype))
         if mode == "image":
             return states
         text = self._tokens(_list_texts(caption), "enc")
-        return network.text.encode_grounded(text.ids, text.mask, states)  # type: ignore[no-any-return]
+        return network.text.encode_grounded(text.ids, text.mask, states)
 
 
 class BLIP_NLVR(OriginalModule):
@@ -256,7 +256,7 @@ class BLIP_NLVR(OriginalModule):
         tokens = self._tokens(_list_texts(text), "enc")
         dtype = next(self.network.parameters()).dtype
         pair = self.network.encode_image(torch.cat([left, right]).to(dtype)).chunk(2)
-        return self.network.logits(tokens.ids, tokens.mask, (pair[0], pair[1]))  # type: ignore[no-any-return]
+        return self.network.logits(tokens.ids, tokens.mask, (pair[0], pair[1]))
 
 
 class BLIP_Retrieval(OriginalModule):
@@ -267,7 +267,7 @@ class BLIP_Retrieval(OriginalModule):
     @property
     def temp(self) -> Tensor:
         """The temperature of ITC."""
-        return self.network.temperature  # type: ignore[no-any-return]
+        return self.network.temperature
 
     def forward(self, image: Tensor, caption: Sequence[str], alpha: float, idx: Tensor) -> tuple[Tensor, Tensor]:
         """Return the losses of ITC and ITM; in training mode, momentum features and queues advance.
@@ -290,7 +290,7 @@ class BLIP_Pretrain(OriginalModule):
     @property
     def temp(self) -> Tensor:
         """The temperature of ITC."""
-        return self.network.temperature  # type: ignore[no-any-return]
+        return self.network.temperature
 
     def forward(self, image: Tensor, caption: Sequence[str], alpha: float) -> tuple[Tensor, Tensor, Tensor]:
         """Return the losses of ITC, ITM and LM; in training mode, momentum features and queues advance.
@@ -470,8 +470,10 @@ def _read_med_config(med_config: str | Path | Mapping[str, Any]) -> dict[str, An
             if path.name == Path(MED_CONFIG).name:
                 return {}
             raise InputError(f"med_config must be a file, got {med_config}")
-        med_config = json.loads(path.read_text(encoding="utf-8"))
-    return {ours: med_config[theirs] for theirs, ours in _MED_FIELDS.items() if theirs in med_config}
+        values: Mapping[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    else:
+        values = med_config
+    return {ours: values[theirs] for theirs, ours in _MED_FIELDS.items() if theirs in values}
 
 
 def _with_sizes(config: ModelConfig, sizes: Mapping[str, Any]) -> ModelConfig:

@@ -182,7 +182,7 @@ class BlipForQuestionAnswering(GeneratingModel):
         """
         return self.text_encoder.get_input_embeddings()
 
-    def set_input_embeddings(self, value: nn.Embedding) -> None:
+    def set_input_embeddings(self, value: nn.Module) -> None:
         """Replace the word embedding of the question encoder.
 
         Args:

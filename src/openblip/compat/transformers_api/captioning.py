@@ -193,7 +193,7 @@ class BlipForConditionalGeneration(GeneratingModel):
         """
         return self.text_decoder.get_input_embeddings()
 
-    def set_input_embeddings(self, value: nn.Embedding) -> None:
+    def set_input_embeddings(self, value: nn.Module) -> None:
         """Replace the word embedding.
 
         Args:

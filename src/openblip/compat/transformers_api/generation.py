@@ -431,7 +431,9 @@ def _output(
     is_one_group = len({len(row) for row in ids}) == 1  # otherwise the monitor saw only one of several groups
     records = monitor.records if is_one_group else frozenset()
     cache = monitor.session.cache if is_one_group else None
-    steps = {name: tuple(getattr(monitor.steps, name)) if name in records else None for name in _OUTPUTS.values()}
+    steps: dict[str, Any] = {
+        name: tuple(getattr(monitor.steps, name)) if name in records else None for name in _OUTPUTS.values()
+    }
     if settings["num_beams"] == 1:
         return GenerateDecoderOnlyOutput(sequences=sequences, past_key_values=cache, **steps)
     longest = max(map(len, origins))

@@ -113,7 +113,7 @@ class BlipForImageTextRetrieval(BlipPreTrainedModel):
         """
         return self.text_encoder.get_input_embeddings()
 
-    def set_input_embeddings(self, value: nn.Embedding) -> None:
+    def set_input_embeddings(self, value: nn.Module) -> None:
         """Replace the word embedding.
 
         Args:

@@ -146,6 +146,11 @@ class GenerationConfig(PushToHub):
         """
         return {name: value for name, value in vars(self).items() if value is not None and not name.startswith("_")}
 
+    @staticmethod
+    def _get_default_generation_params() -> Values:
+        """Return the defaults of all options; Seq2SeqTrainer asks for them."""
+        return {**_DEFAULTS, "max_length": _DEFAULT_NEW_TOKENS}
+
     def to_diff_dict(self) -> Values:
         """Return the options that are set; unset options have no value here.
 
@@ -186,13 +191,16 @@ class GenerationConfig(PushToHub):
         """
         return cls(**{**config_dict, **kwargs})
 
-    def update(self, **options: Any) -> None:
+    def update(self, defaults_only: bool = False, **options: Any) -> None:
         """Set options.
 
         Args:
+            defaults_only: Set only options that are not set.
             **options: Options by name.
         """
-        vars(self).update(options)
+        for name, value in options.items():
+            if not defaults_only or getattr(self, name, None) is None:
+                setattr(self, name, value)
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, GenerationConfig) and self.to_dict() == other.to_dict()

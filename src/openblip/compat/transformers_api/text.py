@@ -225,7 +225,8 @@ class BlipTextModel(BlipTextPreTrainedModel):
         Args:
             value: The new embedding.
         """
-        self.embeddings.word_embeddings = value
+        embeddings: Any = self.embeddings
+        embeddings.word_embeddings = value
 
     @classmethod
     def _select_tensors(cls, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -436,14 +437,14 @@ class BlipTextLMHeadModel(GenerationMethods, BlipTextPreTrainedModel):
         """
         return self.cls.predictions.decoder
 
-    def set_output_embeddings(self, new_embeddings: nn.Linear) -> None:
+    def set_output_embeddings(self, new_embeddings: nn.Module) -> None:
         """Replace the output matrix and its bias.
 
         Args:
             new_embeddings: The new output matrix.
         """
-        self.cls.predictions.decoder = new_embeddings
-        self.cls.predictions.bias = new_embeddings.bias
+        head: Any = self.cls.predictions
+        head.decoder, head.bias = new_embeddings, new_embeddings.bias
 
     def tie_weights(self, missing_keys: set[str] | None = None, recompute_mapping: bool = True) -> None:
         """Tie the output matrix to the word embedding, and its bias to the bias of the head.
@@ -485,7 +486,7 @@ def _check_tied(
     assert isinstance(module, BlipTextLMHeadModel)
     if not _is_tied(module):
         return
-    module._ties_again = True
+    vars(module)["_ties_again"] = True
     for alias, name in module._tied_weights_keys.items():
         tied, original = state.get(prefix + alias), state.get(prefix + name)
         if tied is None or original is None or tied.data_ptr() == original.data_ptr():

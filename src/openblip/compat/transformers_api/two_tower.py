@@ -189,7 +189,7 @@ class BlipModel(BlipPreTrainedModel):
         """
         return self.text_model.get_input_embeddings()
 
-    def set_input_embeddings(self, value: nn.Embedding) -> None:
+    def set_input_embeddings(self, value: nn.Module) -> None:
         """Replace the word embedding.
 
         Args:

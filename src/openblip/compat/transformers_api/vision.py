@@ -28,7 +28,7 @@ class BlipPreTrainedModel(PreTrainedModel):
 
     config_class: ClassVar[type[PreTrainedConfig]] = BlipConfig
     base_model_prefix = "blip"
-    input_modalities = ("image", "text")
+    input_modalities: ClassVar[tuple[str, ...]] = ("image", "text")
     supports_gradient_checkpointing = True
     _no_split_modules: ClassVar[list[str]] = ["BlipEncoderLayer", "BlipTextEmbeddings"]
 
