@@ -324,7 +324,7 @@ def test_doctor_reports_installed_and_missing_parts() -> None:
 
 
 def test_shells_complete_commands() -> None:
-    environment = dict(os.environ, _OPENBLIP_COMPLETE="bash_complete", COMP_WORDS="openblip cap", COMP_CWORD="1")
+    environment = dict(os.environ, _OPENBLIP_COMPLETE="bash_complete", COMP_WORDS="openblip capt", COMP_CWORD="1")
     program = "import sys; sys.argv = ['openblip']\nfrom openblip.cli import app\napp(prog_name='openblip')"
     done = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=False)
     assert done.stdout == "plain,caption\n"
@@ -341,7 +341,7 @@ def test_a_completion_script_for_every_shell(shell: str) -> None:
 def test_powershell_completes_commands_and_options() -> None:
     program = "import sys; sys.argv = ['openblip']\nfrom openblip.cli import app\napp(prog_name='openblip')"
     for line, word, value in (
-        ("openblip cap", "cap", "caption"),
+        ("openblip capt", "capt", "caption"),
         ("openblip caption --num-b", "--num-b", "--num-beams"),
     ):
         environment = dict(os.environ, _OPENBLIP_COMPLETE="powershell_complete", COMP_WORDS=line, COMP_WORD=word)
