@@ -207,8 +207,8 @@ def test_models_are_modules() -> None:
     model, _, _ = golden("caption", lavis.BlipCaption)
     assert "visual_encoder.blocks.0.attn.qkv.weight" in model.state_dict()
     assert not any(model.load_state_dict(model.state_dict()))
-    assert model.visual_encoder is model.module.vision  # type: ignore[comparison-overlap]
-    assert model.text_decoder is model.module.decoder  # type: ignore[comparison-overlap]
+    assert model.visual_encoder is model.module.vision
+    assert model.text_decoder is model.module.decoder
     with pytest.raises(AttributeError, match="encoder"):
         _ = model.text_encoder
     assert lavis.registry.get_model_class("blip_caption") is lavis.BlipCaption

@@ -352,7 +352,8 @@ def grad_cam(library: Library) -> Any:
         kept.append(output[1])
 
     model.text_encoder.encoder.layer[1].crossattention.self.register_forward_hook(keep)
-    model(**batch(library)).itm_score[:, 1].sum().backward()
+    score: Any = model(**batch(library)).itm_score[:, 1].sum()
+    score.backward()
     return (kept[0] * kept[0].grad.clamp(min=0)).mean(1)
 
 
@@ -366,8 +367,9 @@ def functional_call(library: Library) -> Any:
 @script
 def prune_and_parametrize(library: Library) -> Any:
     model = library.load()
-    from torch.nn.utils import prune
+    from torch.nn.utils import prune as pruning
 
+    prune: Any = pruning
     prune.l1_unstructured(model.vision_model.encoder.layers[0].mlp.fc1, "weight", amount=0.5)
     torch.nn.utils.parametrizations.weight_norm(model.text_decoder.bert.encoder.layer[0].output.dense)
     return model(**batch(library)).logits
@@ -405,7 +407,7 @@ def train_an_answerer(library: Library) -> Any:
 
 @script
 def train_two_towers(library: Library) -> Any:
-    return losses(library.load(TOWERS), {**batch(library), "return_loss": True})
+    return losses(library.load(TOWERS), {**batch(library), "return_loss": torch.tensor(True)})
 
 
 @script
@@ -875,9 +877,10 @@ def scores_of_tokens(library: Library) -> Any:
 
 @script
 def generation_config_of_transformers(library: Library) -> Any:
-    from transformers import GenerationConfig
+    import transformers
 
-    config = GenerationConfig(num_beams=2, max_new_tokens=6, min_new_tokens=3, repetition_penalty=1.2)
+    untyped: Any = transformers
+    config = untyped.GenerationConfig(num_beams=2, max_new_tokens=6, min_new_tokens=3, repetition_penalty=1.2)
     return library.load().generate(batch(library)["pixel_values"], generation_config=config)
 
 
