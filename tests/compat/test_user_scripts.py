@@ -415,7 +415,7 @@ def train_a_matcher(library: Library) -> Any:
     model, values = library.load(MATCHER), []
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     for _ in range(2):
-        loss = nn.functional.cross_entropy(model(**batch(library)).itm_score, torch.tensor([1, 0]))
+        loss: Any = nn.functional.cross_entropy(model(**batch(library)).itm_score, torch.tensor([1, 0]))
         loss.backward()
         optimizer.step()
         optimizer.zero_grad()
