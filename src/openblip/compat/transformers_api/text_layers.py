@@ -125,6 +125,7 @@ class BlipTextEmbeddings(nn.Module):
         self.config = config
         untyped: Any = self  # torch's stubs declare other signatures
         untyped.register_load_state_dict_pre_hook(_drop_position_ids)
+        self.register_load_state_dict_post_hook(_compute_position_ids)
 
     def reset_position_ids(self, count: int | None = None, device: torch.device | None = None) -> None:
         """Compute the buffer of positions, which files do not contain.
@@ -162,6 +163,14 @@ class BlipTextEmbeddings(nn.Module):
 def _drop_position_ids(_module: nn.Module, state: dict[str, Any], prefix: str, *_args: object) -> None:
     """Remove the positions from a loaded state: files of transformers 4 contain them, and they are computed."""
     state.pop(f"{prefix}position_ids", None)
+
+
+def _compute_position_ids(module: nn.Module, _incompatible_keys: object) -> None:
+    """Compute the positions of a module that was built on the meta device and has its weights now."""
+    assert isinstance(module, BlipTextEmbeddings)
+    device = module.word_embeddings.weight.device
+    if module.position_ids.is_meta and device.type != "meta":
+        module.reset_position_ids(device=device)
 
 
 class BlipTextSelfAttention(nn.Module):
