@@ -96,7 +96,7 @@ def test_verbs_are_methods_and_commands() -> None:
             assert verb in commands
             assert hasattr(openblip.Blip, verb) or verb == "embed"
     verbs = {verb for spec in TASKS.values() for verb in spec.verbs}
-    others = {"models", "convert", "doctor", "test", "train", "eval", "completion"}
+    others = {"models", "convert", "doctor", "test", "train", "eval", "completion", "sheet", "capfilt", "bootstrap"}
     assert commands - others == verbs, "every command that answers from a model is a verb of its task"
 
 
@@ -184,8 +184,8 @@ def test_the_page_for_contributors_names_files_that_exist() -> None:
 def test_names_of_other_libraries_are_aliases() -> None:
     for title, name in MMPRETRAIN_TASKS.items():
         assert tasks.find(title).name == name
-    for architecture, (_, name) in zoo._CLASSES.items():
-        assert tasks.find(architecture).name == name
+    for architecture, model_class in zoo._CLASSES.items():
+        assert tasks.find(architecture).name == model_class.task
     for name in NETWORKS:
         if TASKS[name].architecture.startswith("Blip"):
             assert hasattr(openblip, TASKS[name].architecture)

@@ -248,4 +248,4 @@ def test_processor_arguments_are_checked() -> None:
     images, tokenizer = BlipImageProcessor(), BlipTokenizer(VOCABULARY)
     assert BlipProcessor(images, tokenizer)(text="a cat")["input_ids"] == [2, 5, 92, 3]
     with pytest.raises(TypeError, match="BlipImageProcessor"):
-        BlipProcessor(tokenizer, images)  # type: ignore[arg-type]
+        BlipProcessor(tokenizer, images)

@@ -21,14 +21,14 @@ def main() -> None:
     with torch.no_grad():
         torch.manual_seed(0)
         captioner = BlipForConditionalGeneration(BlipConfig(**CONFIG)).eval()
-        captioner.text_decoder.language_head.bias.normal_(std=0.5)
-        captioner.text_decoder.language_head.bias[SEP] = 1.5
+        captioner.text_decoder.cls.predictions.bias.normal_(std=0.5)
+        captioner.text_decoder.cls.predictions.bias[SEP] = 1.5
         results = {"logits": captioner(pixels, questions).logits}
         for beams in BEAMS:
             results[f"caption-{beams}"] = captioner.generate(pixels, num_beams=beams, max_new_tokens=NEW_TOKENS)
         captioner.save_pretrained(out / "captioner")
         answerer = BlipForQuestionAnswering(BlipConfig(**CONFIG)).eval()
-        answerer.text_decoder.language_head.bias.normal_(std=0.5)
+        answerer.text_decoder.cls.predictions.bias.normal_(std=0.5)
         results["answer-loss"] = answerer(questions, pixels, labels=questions).loss
         for beams in BEAMS:
             results[f"answer-{beams}"] = answerer.generate(

@@ -12,7 +12,7 @@ from safetensors.numpy import save_file
 
 import openblip
 from openblip.compat.transformers_api.outputs import ModelOutput
-from openblip.compat.transformers_api.text import TextCache
+from openblip.compat.transformers_api.text_layers import TextCache
 from tests.keras.cases import (
     CALLS,
     CONFIGS,

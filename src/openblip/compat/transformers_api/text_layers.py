@@ -125,7 +125,7 @@ class BlipTextEmbeddings(nn.Module):
         self.config = config
         untyped: Any = self  # torch's stubs declare other signatures
         untyped.register_load_state_dict_pre_hook(_drop_position_ids)
-        self.register_load_state_dict_post_hook(_compute_position_ids)
+        untyped.register_load_state_dict_post_hook(_compute_position_ids)
 
     def reset_position_ids(self, count: int | None = None, device: torch.device | None = None) -> None:
         """Compute the buffer of positions, which files do not contain.
