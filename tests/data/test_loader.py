@@ -254,7 +254,7 @@ def test_bad_records_are_replaced_and_reported(mixed: Path, workers: int, caplog
     results = reasons_by_line(loader)
     assert sorted(results) == list(range(31, 38))
     reasons = [results[line] for line in range(31, 38)]
-    expected = ["no such file", "it is empty", "not in an image format", "truncated", "empty after cleaning"]
+    expected = ["no such file", "it is empty", "it is text, not an image", "truncated", "empty after cleaning"]
     expected += ["needs one image and a caption", "caption must be a text, got a number"]
     assert all(text in reason for text, reason in zip(expected, reasons, strict=True))
     for line in range(31, 36):

@@ -160,7 +160,7 @@ def run(
     """Caption and filter the images of some sources. A run that was stopped resumes with the next shard.
 
     Args:
-        sources: Data, as [`plan_shards`][openblip.data.sources.shards.plan_shards] takes it.
+        sources: Data, as `plan_shards` takes it.
         job: What to compute, and where to.
         images: Folder for relative image paths.
         shard_rows: Rows of a shard, where the source is divided at rows.
@@ -168,7 +168,7 @@ def run(
         notify: Receives the number of finished shards and of all shards.
 
     Returns:
-        The counts of all shards, those of earlier calls included; see [`count`][openblip.capfilt.rows.count].
+        The counts of all shards, those of earlier calls included; see `openblip.capfilt.rows.count`.
 
     Raises:
         InputError: A source cannot be used.

@@ -11,7 +11,7 @@ def describe(counts: Mapping[str, int]) -> Iterator[str]:
     """Yield the lines of a summary.
 
     Args:
-        counts: The counts of all rows; see [`count`][openblip.capfilt.rows.count].
+        counts: The counts of all rows; see `openblip.capfilt.rows.count`.
     """
     images, failed = counts.get("images", 0), counts.get("failed", 0)
     parts = [f"{images} images"]
