@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from openblip.keras.backend import Tensor, keras, lowest, normal, ops
+from openblip.keras.backend import BACKEND, Tensor, keras, lowest, normal, ops
 from openblip.model.config import Activation
 
 
@@ -80,6 +80,35 @@ def embedding(count: int, width: int, *, std: float = 0.02) -> Any:
     layer = keras.layers.Embedding(count, width, embeddings_initializer=normal(std))
     layer.build((None, None))
     return layer
+
+
+def look_up(table: Any, ids: Tensor) -> Tensor:
+    """Return rows of an embedding table.
+
+    TensorFlow's own gradient is sparse and names a row twice if two tokens share it; Keras' optimizers square such
+    gradients before they add them. This gradient is dense.
+
+    Args:
+        table: The embedding layer.
+        ids: Numbers of rows (B, T).
+
+    Returns:
+        The rows (B, T, D).
+    """
+    if BACKEND == "jax":
+        return table(ids)
+    import tensorflow as tf
+
+    count, width = table.embeddings.shape
+
+    @tf.custom_gradient
+    def take(rows: Tensor) -> Any:
+        def gradient(upstream: Tensor) -> Tensor:
+            return tf.math.unsorted_segment_sum(tf.reshape(upstream, (-1, width)), tf.reshape(ids, (-1,)), count)
+
+        return tf.gather(rows, ids), gradient
+
+    return take(ops.cast(ops.convert_to_tensor(table.embeddings), table.compute_dtype))
 
 
 def activate(x: Tensor, name: Activation) -> Tensor:

@@ -12,7 +12,7 @@ import numpy as np
 
 from openblip.errors import ConfigError, InputError
 from openblip.keras.backend import Tensor, keras, ops
-from openblip.keras.layers import Attention, Mlp, Trace, activate, dense, embedding, hiding_bias, layer_norm
+from openblip.keras.layers import Attention, Mlp, Trace, activate, dense, embedding, hiding_bias, layer_norm, look_up
 from openblip.model.config import TextConfig
 
 KeysValues = tuple[Tensor, Tensor]
@@ -211,7 +211,7 @@ class Embeddings(keras.layers.Layer):
             if words.shape[1] is not None and words.shape[1] > self.max_positions:
                 raise InputError(f"a text must have at most {self.max_positions} tokens, got {words.shape[1]}")
             positions = ops.arange(ops.shape(words)[1], dtype="int32")[None]
-        x = self.norm(words + self.position(positions))
+        x = self.norm(words + look_up(self.position, positions))
         return x if self.dropout is None else self.dropout(x)
 
     def look_up(self, ids: Tensor) -> Tensor:
@@ -223,7 +223,7 @@ class Embeddings(keras.layers.Layer):
         Returns:
             Word embeddings (B, T, D).
         """
-        words = self.word(ids)
+        words = look_up(self.word, ids)
         is_padding = ops.equal(ids, self.pad_id)[..., None]
         return ops.where(is_padding, ops.stop_gradient(words), words)
 
