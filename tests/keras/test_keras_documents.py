@@ -54,7 +54,7 @@ def test_the_guide_runs(workspace: Path, capsys: pytest.CaptureFixture[str]) -> 
 def test_the_notebook_learns_two_captions(workspace: Path) -> None:
     parameters = {
         "PHOTOS": str(workspace / "examples" / "photos"), "MODEL": "Salesforce/blip-image-captioning-base",
-        "PROMPT": "a picture of", "EPOCHS": 150, "LEARNING_RATE": 1e-2, "OUT": "out",
+        "PROMPT": "a picture of", "EPOCHS": 60, "LEARNING_RATE": 1e-2, "OUT": "out",
     }  # fmt: skip
     names, shown = execute(ROOT / "docs" / "notebooks" / "keras_captioning.ipynb", parameters)
     shapes, before, losses, after, files = shown

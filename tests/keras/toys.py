@@ -70,7 +70,7 @@ def toy_folder(name: str, folder: Path) -> Path:
     """A hub folder with a random toy model for the 600 tokens of the golden vocabulary, and its processor."""
     from openblip.compat.transformers_api import BlipImageProcessor, BlipProcessor, BlipTokenizer
 
-    text = {**TEXT, "vocab_size": 600, "bos_token_id": 598}
+    text = {**TEXT, "vocab_size": 600, "bos_token_id": 598, "label_smoothing": 0.0}
     kind = getattr(openblip.keras, name)
     keras.utils.set_random_seed(0)
     kind(kind.config_class(text_config=text, vision_config=VISION)).save_pretrained(folder)
