@@ -60,6 +60,8 @@ def test_a_saved_folder_has_the_same_files(name: str, load: Load, tmp_path: Path
     assert stored.keys() == written.keys()
     assert all(np.array_equal(stored[key], written[key]) for key in stored)
     before, after = (json.loads((folder / "config.json").read_text()) for folder in (FIXTURES / name, tmp_path))
+    for part in before.keys() & {"text_config", "vision_config"}:
+        before[part]["dtype"] = "float32"  # loading sets it, as the classes of PyTorch do
     assert before == after
     assert not {path.name for path in tmp_path.iterdir()} - {path.name for path in (FIXTURES / name).iterdir()}
 

@@ -203,6 +203,7 @@ class TFBlipPreTrainedModel(keras.Model):
             with weights_follow():
                 model = cls(model_config, dtype=dtype)
         loading_info = model._load(arrays, str(folder), allow_missing, ignore_mismatched_sizes)
+        model_config.dtype = model._weights_dtype()
         model_config.name_or_path = str(name_or_path)
         model._read_extra_files(folder)
         return (model, loading_info) if output_loading_info else model
@@ -257,13 +258,16 @@ class TFBlipPreTrainedModel(keras.Model):
             raise InputError(f"save_directory must be a folder, got the file {folder}")
         weights = self.hub_weights()
         config = copy.deepcopy(self.config)
-        config.architectures = [type(self).__name__.removeprefix("TF")]
-        config.dtype = next(iter(weights.values())).variable.dtype
+        config.architectures, config._dtype = [type(self).__name__.removeprefix("TF")], self._weights_dtype()
         config.name_or_path = ""
         with replace_folder(folder, final_file="config.json", stale=_STALE) as temporary:
             write_safetensors(temporary / SAFETENSORS, {name: weight.to_file() for name, weight in weights.items()})
             self._write_extra_files(temporary)
             write_text(temporary / "config.json", config.to_json_string())
+
+    def _weights_dtype(self) -> str:
+        """Return the name of the type that the weights are stored in."""
+        return str(next(iter(self.hub_weights().values())).variable.dtype)
 
     def _read_extra_files(self, folder: Path) -> None:
         """Read further files of a saved model."""
