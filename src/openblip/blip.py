@@ -162,7 +162,7 @@ def load(
         precision: Precision of the arithmetic: "fp32", "bf16", "fp16" or "int8", whatever the file stores.
         device: "cpu", "cuda", "cuda:1", "mps" or "auto": a GPU if there is one and the engine and precision run on it.
         config: Configuration of a `.pth` file, or values to change, such as `{"image_size": 480}`.
-        tokenizer: Tokenizer, vocabulary file or folder for a `.pth` file; by default that of bert-base-uncased.
+        tokenizer: Tokenizer, vocabulary file or folder for a `.pth` file; by default bert-base-uncased's.
         batch_size: Images to run together; by default 4 or 8 on a CPU and 64 on a GPU. Results do not depend on it.
         num_workers: Threads that open images ahead of the model; by default 2.
         decode: "fast" decodes large JPEG files at reduced size, which changes pixels by a fraction of a gray level;

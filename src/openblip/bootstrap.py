@@ -1,7 +1,7 @@
-"""The whole bootstrap of the paper (figure 3): pretrain, fine-tune captioner and filter, CapFilt, pretrain anew.
+"""The bootstrap of the paper (figure 3): pretrain, fine-tune captioner and filter, run CapFilt, pretrain again.
 
-Every step is identified by its settings and by the content of its inputs. A step that is done is kept while its
-identity stays; otherwise it and the steps that depend on it are computed again. A step that was stopped resumes.
+Every step is identified by its settings and by the content of its inputs. A finished step is skipped while
+its identity is unchanged; otherwise it and the steps that depend on it run again. A step that was stopped resumes.
 """
 
 from __future__ import annotations
@@ -90,7 +90,7 @@ class CapFiltSettings:
     shard_rows: int = 1000
 
     def sampling(self) -> Sampling:
-        """Return how the captioner writes."""
+        """Return the sampling options of the captioner."""
         return Sampling(
             num=self.num,
             top_p=self.top_p,
@@ -102,7 +102,7 @@ class CapFiltSettings:
         )
 
     def executor(self) -> Executor:
-        """Return what runs the step."""
+        """Return the executor of the step: this process, several processes or Ray."""
         if self.ray is not None:
             return run_on_ray(self.ray, workers=self.workers)
         return run_in_process if self.workers == 1 else run_in_processes(self.workers)
@@ -122,7 +122,7 @@ class BootstrapRecipe:
         captioner: Settings of the captioner's fine-tuning.
         filter: Settings of the filter's fine-tuning.
         capfilt: Settings of CapFilt.
-        final: Settings of the second pretraining; by default those of the first.
+        final: Settings of the second pretraining; by default `pretrain`.
 
     Raises:
         ConfigError: A setting is missing.
@@ -189,7 +189,7 @@ class Bootstrap:
         return self.out / "final" / MODEL
 
     def _run_step(self, step: str) -> None:
-        """Keep a step that is done, resume one that was stopped, and start one whose inputs changed anew."""
+        """Skip a finished step, resume a stopped one, and start over if settings or inputs changed."""
         folder, state_path = self.out / step, self.out / f"{step}.json"
         identity = self._identify(step)
         state = json.loads(state_path.read_text(encoding="utf-8")) if state_path.exists() else None
@@ -199,7 +199,7 @@ class Bootstrap:
         if state is None and folder.exists():
             raise JobError(f"{folder} exists and was not made by this bootstrap; choose another out")
         if state is not None and state["identity"] != identity:
-            self._notify(f"{step}: its settings or inputs changed")
+            self._notify(f"{step}: settings or inputs changed, starting over")
             shutil.rmtree(folder, ignore_errors=True)
         atomic.write_json(state_path, {"identity": identity, "done": False})
         self._notify(f"{step}: running")

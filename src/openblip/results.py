@@ -91,7 +91,7 @@ class _Drawable(_Result):
         """Draw the result with Matplotlib.
 
         Args:
-            ax: Axes to draw into; by default those of a new figure.
+            ax: Axes to draw into; by default new ones.
 
         Returns:
             The axes. Show them with `matplotlib.pyplot.show()`.

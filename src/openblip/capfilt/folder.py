@@ -84,7 +84,7 @@ class CapFiltFolder:
             shards: Shards of the source.
 
         Returns:
-            The shards of the run: those of the source, and those of earlier calls that vanished from it.
+            The shards of the run: all shards of the source, and shards of earlier calls that the source no longer has.
 
         Raises:
             JobError: The folder holds another run, or a shard of the source changed.

@@ -80,7 +80,7 @@ class Diversity:
 
 @dataclass
 class Report:
-    """What the report shows.
+    """The figures and examples of a report.
 
     Attributes:
         rule: The rule of the verdicts.
@@ -214,7 +214,7 @@ def _add_row(row: Row, rule: Rule, samples: Mapping[str, _Sample], examples: _Sa
             samples[text.source].add(order, text.text)
             if kept:
                 samples[f"kept {text.source}"].add(order, text.text)
-    # Images with kept and dropped texts come first: they show what the filter does.
+    # Images with kept and dropped texts come first, because they show the effect of the filter.
     examples.add(order + (0 if len(set(verdicts)) == 2 else 1), row)
 
 

@@ -168,7 +168,7 @@ def run(
         notify: Receives the number of finished shards and of all shards.
 
     Returns:
-        The counts of all shards, those of earlier calls included; see `openblip.capfilt.rows.count`.
+        The counts of all shards, including shards of earlier calls; see `openblip.capfilt.rows.count`.
 
     Raises:
         InputError: A source cannot be used.
@@ -280,7 +280,7 @@ class ShardComputer:
         return _Opened(Row(key, path), candidate, data if store else None)
 
     def _finish(self, batch: Sequence[_Opened], tar: ImageTar, finished: list[Row]) -> None:
-        """Score a batch of opened images, store what has to be stored, and append the rows."""
+        """Score a batch of opened images, store images that have to be stored, and append the rows."""
         candidates = [item.candidate for item in batch if item.candidate is not None]
         scored = iter(self._score(candidates))
         for item in batch:

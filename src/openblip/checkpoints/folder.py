@@ -83,7 +83,7 @@ def join_names(names: list[str], limit: int = 6) -> str:
 
 
 def _read_shared(folder: Path, reader: Callable[[Path], dict[str, TensorT]]) -> dict[str, TensorT]:
-    """Return the tensors of a folder that lie in a shared file, which must hold all of them."""
+    """Return the tensors that a folder takes from a shared file, which must have all of them."""
     if (file := shared_file(folder)) is None:
         return {}
     names = read_json(folder / SHARED).get("tensors")

@@ -55,8 +55,8 @@ class LoadedModel:
         notes: One note for everything that was derived, dropped, resized or corrected.
         training: Training state, under the names of our momentum twin ("momentum.vision.norm.weight") and queues
             ("queue.image"), if it was loaded.
-        confidence: Calibration of the captions; `None` for a model without one, or with another configuration than
-            that of its folder.
+        confidence: Calibration of the captions; `None` for a model without one, or with a configuration that differs
+            from its folder's.
     """
 
     model: nn.Module

@@ -30,7 +30,7 @@ def share_tensors(folders: Sequence[Path], name: str = "shared.safetensors") -> 
         The path of the shared file.
 
     Raises:
-        InputError: If the folders do not lie side by side.
+        InputError: If the folders do not have the same parent.
     """
     if len({folder.resolve().parent for folder in folders}) != 1:
         raise InputError(f"members that share tensors must lie in one folder, got {', '.join(map(str, folders))}")

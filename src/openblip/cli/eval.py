@@ -124,7 +124,7 @@ class FileScores:
 
 @dataclass(frozen=True)
 class References:
-    """What a report shows next to predictions.
+    """The references that a report shows next to predictions.
 
     Attributes:
         image: Path of the image of each item, where it is known.

@@ -246,7 +246,7 @@ class ImageJob:
                 raise KeyboardInterrupt(self._describe_interrupt(run, total)) from error
 
     def _describe_interrupt(self, run: Run | SinkRun, total: int | None) -> str:
-        """Return how far the run came, and how to go on."""
+        """Return the number of finished items, and how to resume."""
         of_total = "" if total is None else f" of {total}"
         done = f"{run.counts.total()}{of_total} images done"
         if self.sink is None:

@@ -262,7 +262,7 @@ class PublishedModule(nn.Module):
 
 
 def _published(module: PublishedModule, name: str) -> list[str]:
-    """Return the published names of a tensor of a module's state; none for what is no part of a file."""
+    """Return the published names of a tensor of a module's state; empty for tensors that files do not store."""
     if name.startswith(_NETWORK):
         return [theirs for _, theirs in module.layout.theirs(name.removeprefix(_NETWORK))]
     for ours, stored in _TRAINING.items():

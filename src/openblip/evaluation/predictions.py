@@ -141,8 +141,8 @@ def read_caption_references(path: Path | None, predictions: PredictionFile[str])
     """Read reference captions.
 
     Args:
-        path: An official file or the user's records; `None` for those of a run.
-        predictions: The predictions, which tell how items are named.
+        path: An official file or the user's records; `None` for the references of a run.
+        predictions: The predictions, which give the names of items.
 
     Returns:
         The captions of each image.
@@ -168,8 +168,8 @@ def read_answer_references(path: Path | None, predictions: PredictionFile[str]) 
     """Read people's answers; see [`read_caption_references`][openblip.evaluation.predictions.read_caption_references].
 
     Args:
-        path: An official file or the user's records; `None` for those of a run.
-        predictions: The predictions, which tell how items are named.
+        path: An official file or the user's records; `None` for the references of a run.
+        predictions: The predictions, which give the names of items.
 
     Returns:
         The answers to each question.
@@ -189,8 +189,8 @@ def read_box_references(path: Path | None, predictions: PredictionFile[Box]) -> 
     """Read reference boxes; see [`read_caption_references`][openblip.evaluation.predictions.read_caption_references].
 
     Args:
-        path: A file of entries {"id", "box"} or the user's records; `None` for those of a run.
-        predictions: The predictions, which tell how items are named.
+        path: A file of entries {"id", "box"} or the user's records; `None` for the references of a run.
+        predictions: The predictions, which give the names of items.
 
     Returns:
         The box of each expression: left, top, right and bottom.

@@ -64,7 +64,7 @@ class Thumbnail:
 
 @dataclass(frozen=True)
 class Card:
-    """An item on the page, with its thumbnails, the text of its score, and what the page sorts by."""
+    """An item on the page, with its thumbnails, the text of its score, and its sort keys."""
 
     item: ReportItem
     images: Sequence[Thumbnail]

@@ -139,7 +139,7 @@ class Fetcher:
             ImageError: The address must not or cannot be fetched. The message states the reason.
         """
         content = self.fetch(url).content
-        with suppress(Exception), Image.open(io.BytesIO(content)) as image:  # what is no image fails when it is decoded
+        with suppress(Exception), Image.open(io.BytesIO(content)) as image:  # other files fail when they are decoded
             pixels = image.width * image.height
             if pixels > self.options.max_pixels:
                 content = b""

@@ -158,7 +158,7 @@ def described_elsewhere(image: str, *, besides: str = "") -> str | None:
 
 
 def _is_words(text: str) -> bool:
-    """Return whether a text is more than what a camera or a program writes by itself."""
+    """Return whether a person may have written a text; cameras and programs write their own."""
     return _NOT_WORDS.fullmatch(" ".join(text.split())) is None
 
 

@@ -138,7 +138,7 @@ def _relocate(edit: Mapping[str, str], folders: Sequence[str]) -> Mapping[str, s
     place = _find_moved(edit["place"], base, folders)
     if place is None:
         return edit
-    # The journal moved with the same folder: replace the part of its path that was replaced in that of the text.
+    # The journal moved with the same folder: make the same replacement in the path of the text.
     old, new = edit["place"], place
     while os.path.basename(old) == os.path.basename(new) and os.path.dirname(old) != old:  # noqa: PTH119, PTH120
         old, new = os.path.dirname(old), os.path.dirname(new)  # noqa: PTH120

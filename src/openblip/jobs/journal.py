@@ -10,7 +10,7 @@ absent, and the next run computes it, or in the journal, and the next run writes
   For results that are written into the image, `written` is the signature of the image afterwards.
 - `{"item": "b.jpg", "picture": ..., "before": ..., "error": "cannot read ...", "kind": "ImageError"}` is a failure.
 - `{"edit": "a.jpg", "was": "a dog", "text": "our dog", "written": ...}` is an edit of a contact sheet that was written
-  to the output. Only this line is written after what it describes; an edit whose line is lost is applied again.
+  to the output. Only this line is written after the change it describes; an edit whose line is lost is applied again.
 - `{"finished": ..., "done": 498, "failed": 2, "skipped": {"video": 1}}` ends a run that reached the last item.
 
 A partial last line, which a crash leaves, is dropped.

@@ -1,7 +1,7 @@
 """BLIP for TensorFlow and JAX: the `TFBlip` classes of transformers 4, written once in Keras 3.
 
 `KERAS_BACKEND` chooses "tensorflow" (the default) or "jax" before Python starts. Configurations, processors, options of
-`generate` and hub folders are those of the classes of PyTorch; PyTorch itself is neither needed nor imported.
+`generate` and hub folders are the same as for the PyTorch classes; PyTorch itself is neither needed nor imported.
 """
 
 from __future__ import annotations

@@ -126,7 +126,7 @@ class TFBlipForQuestionAnswering(GeneratingModel):
     def encode(
         self, pixel_values: Tensor, input_ids: Tensor, attention_mask: Tensor, *, hide_padding: bool = False
     ) -> Memory:
-        """Return what the decoder attends to: the keys and values of image-grounded questions.
+        """Return the memory of the decoder: the keys and values of image-grounded questions.
 
         Args:
             pixel_values: Normalized images (B, 3, S, S).

@@ -95,7 +95,7 @@ class TFBlipForConditionalGeneration(GeneratingModel):
         return self._finish(output, return_dict)
 
     def encode(self, pixel_values: Tensor) -> Memory:
-        """Return what the decoder attends to: the keys and values of images.
+        """Return the memory of the decoder: the keys and values of images.
 
         Args:
             pixel_values: Normalized images (B, 3, S, S).

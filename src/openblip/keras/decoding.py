@@ -211,7 +211,7 @@ def beam_search(
         candidates.logprob = candidates.logprob + np.take_along_axis(logprobs.reshape(items, -1), flat, 1)
         candidates.length = candidates.length + 1
 
-        # The best candidates that do not end are the next beams; those of the better half that end are complete.
+        # The best candidates that do not end are the next beams; candidates of the better half that end are complete.
         ends = chosen == options.eos_id
         open_score = np.where(ends, _IMPOSSIBLE, score)
         slots = rank(open_score, beams)
@@ -356,7 +356,7 @@ def rank(scores: NDArray[Any], count: int) -> Integers:
         Columns (I, count).
     """
     columns: NDArray[Any] = np.arange(scores.shape[1])[None].repeat(len(scores), 0)
-    if scores.shape[1] > 4 * count:  # sort only what can be among the best: all that reach the lowest of the best
+    if scores.shape[1] > 4 * count:  # sort only scores that reach the lowest of the best
         columns = np.sort(np.argpartition(-scores, count, axis=1)[:, : count + 1], axis=1)
     kept = np.take_along_axis(scores, columns, 1)
     order = np.argsort(-kept, axis=1, kind="stable")[:, :count]

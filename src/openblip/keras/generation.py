@@ -57,7 +57,7 @@ class GeneratingModel(TFBlipPreTrainedModel):
         self._functions: dict[tuple[str, bool], Compiled] = {}
 
     def compiled_function(self, name: str, function: Any, jit_compile: bool | None) -> Compiled:
-        """Return a compiled function, compiled anew only for new shapes.
+        """Return a compiled function, which compiles again only for new shapes.
 
         Args:
             name: Name of the function.

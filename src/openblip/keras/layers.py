@@ -254,7 +254,7 @@ class Attention(keras.layers.Layer):
             keys: Keys (I, H, S, K).
             values: Values (I, H, S, K).
             bias: Additive attention bias, broadcastable to (I, H, B / I * T, S).
-            cross: Whether keys and values are those of items, which several rows can share.
+            cross: Whether the keys and values belong to items, which several rows can share.
             trace: Records the probabilities.
 
         Returns:

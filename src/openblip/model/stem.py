@@ -19,7 +19,7 @@ from openblip.model.config import StemConfig
 class EfficientNetLite(nn.Module):
     """Pixels (B, 3, S, S) to a feature map (B, C, G, G).
 
-    `trunk` and `head` are its two halves. The trunk's narrow output is what a cache of fixed views stores;
+    `trunk` and `head` are its two halves. A cache of fixed views stores the narrow output of the trunk;
     `forward` takes either and knows them apart by their channels.
     """
 

@@ -39,7 +39,7 @@ class Prompt:
 
 @dataclass(frozen=True)
 class _Candidate:
-    """A caption with what it is ranked by, smallest first."""
+    """A caption with its sort key; smaller keys rank first."""
 
     unmet: bool
     unfinished: bool

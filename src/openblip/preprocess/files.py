@@ -91,7 +91,7 @@ def decode_image(
         file: The file, at its start.
         name: Name of the file in errors.
         target_size: See [`load_image`][openblip.preprocess.image.load_image].
-        limits: Limits on memory and pixels; by default those of the process.
+        limits: Limits on memory and pixels; by default the process's.
 
     Returns:
         The image, upright and RGB.
@@ -172,7 +172,7 @@ def check_limits(
         image: The opened image, after `draft`.
         name: Name of the file in errors.
         size: Width and height of the file.
-        limits: The limits; by default those of the process.
+        limits: The limits; by default the process's.
         turned: Whether the image has to be rotated or mirrored.
 
     Returns:

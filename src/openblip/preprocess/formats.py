@@ -36,7 +36,7 @@ _OTHER_IMAGES = _suffixes(
     ".fits .fit .blp .insp .cin .dpx .j2p .jpm .jls .ras .im .msp .rgb .rgba .bw .pct .pict .iff .lbm .ftc "
     ".ftu .vtf .xnb .vicar"
 )
-# Files that lie beside images and are none: their first bytes need not be looked at.
+# Other files often found next to images. Their content is not checked.
 _OTHER_FILES = _suffixes(
     ".txt .caption .json .jsonl .ndjson .csv .tsv .parquet .tar .gz .tgz .zip .7z .rar .xmp .xml .html .htm "
     ".md .rst .py .ipynb .npy .npz .pt .pth .ckpt .safetensors .pkl .db .ini .cfg .log .yaml .yml .toml .cache "
@@ -86,7 +86,7 @@ def may_be_image(name: str) -> bool:
 
 
 def starts_like_image(start: bytes) -> bool:
-    """Return whether the first 16 bytes of a file are those of a common image format."""
+    """Return whether the first 16 bytes of a file belong to a common image format."""
     return _known_format(start) in ("JPEG", "PNG", "GIF", "WebP", "TIFF", "HEIC", "AVIF", "JPEG XL", "JPEG 2000")
 
 

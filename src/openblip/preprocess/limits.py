@@ -113,7 +113,7 @@ class ByteBudget:
 
 BUDGET = ByteBudget(MAX_BYTES)
 
-# Bytes per pixel that decoders use beside the image itself.
+# Bytes per pixel that decoders use in addition to the image itself.
 _DECODER_BYTES = {"WEBP": 12, "AVIF": 12, "HEIF": 12, "JPEG2000": 20, "JXL": 16, "GIF": 4, "QOI": 4, "PSD": 4}
 _WIDE_MODES = ("I", "F")
 

@@ -85,7 +85,7 @@ class ImageSettings:
     def from_folder(cls, files: Mapping[str, Mapping[str, Any]], *, default_size: int) -> ImageSettings:
         """Return the settings of a hub folder.
 
-        They are in `processor_config.json` if it has an image processor (that of `transformers` 4 has only the
+        They are in `processor_config.json` if it has an image processor (in `transformers` 4 it has only the
         tokenizer), otherwise in `preprocessor_config.json`.
 
         Args:

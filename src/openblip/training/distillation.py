@@ -1,4 +1,4 @@
-"""Distillation: a student learns what a teacher makes of the same images and texts, next to its task's own losses.
+"""Distillation: a student learns the outputs of a teacher for the same images and texts, next to its task's losses.
 
 The images come at the teacher's size; the student gets them reduced to its own. The student learns from up to four of
 the teacher's outputs, each with its weight: image features, ITC similarities, ITM logits and LM logits.
@@ -44,7 +44,7 @@ class Distillation(nn.Module):
         prompt_length: Tokens of a caption that are given, not learned.
 
     Raises:
-        ConfigError: If the student cannot learn from this teacher what the settings ask for.
+        ConfigError: If the student cannot learn from this teacher with these settings.
     """
 
     def __init__(
@@ -178,7 +178,7 @@ def divergence(own: Tensor, target: Tensor, temperature: float = 1.0) -> Tensor:
     return F.kl_div(own_log, target_log, log_target=True, reduction="batchmean") * temperature**2
 
 
-# --- what a model makes of a batch ---------------------------------------------------------------------------------
+# --- the outputs of a model for a batch ----------------------------------------------------------------------------
 
 
 def similarities(model: Matcher, batch: Any, image_tokens: Tensor) -> Tensor:

@@ -89,7 +89,7 @@ def _from_checkpoint(recipe: Recipe, paths: list[Path]) -> InitialState:
 
 
 def _describe_start(name: str, source: str, task: str, report: InitReport) -> str:
-    """Return the note of what the run starts from: the name, the model behind it, and the weights that it lacks."""
+    """Return a note about the start of the run: the name, the model behind it, and its missing weights."""
     kind = f"{task} model" if task else "weights"
     where = "" if Path(name).expanduser().exists() else f" of {name}"
     return f"starts from the {kind}{where} ({source}): {report}"

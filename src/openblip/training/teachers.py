@@ -73,7 +73,7 @@ def load_teacher(name: str, task: ModelKind) -> Teacher:
         task: The model task to take from a bundle.
 
     Raises:
-        ConfigError: If a function does not return what it should.
+        ConfigError: If a function returns another type or shape.
     """
     module, separator, function = name.partition(":")
     if separator and module.replace(".", "").replace("_", "").isalnum() and not Path(name).exists():

@@ -203,7 +203,7 @@ class ModelHub:
 
     @staticmethod
     def get(model_name: str) -> published.Published:
-        """Return what is known about a published model: its task, size, file and checksum.
+        """Return the entry of a published model: its task, size, file and checksum.
 
         Args:
             model_name: Published name, in any case.

@@ -105,12 +105,12 @@ class PreTrainedModel(PushToHub, ModelMethods):
             pretrained_model_name_or_path: Local folder or hub id; `None` with `config` and `state_dict`.
             *model_args: Positional arguments of the constructor, after the configuration.
             config: Configuration, or where to read it; by default the folder's own.
-            state_dict: Tensors to load instead of those of the folder.
+            state_dict: Tensors to load instead of the folder's.
             dtype: Floating type of the weights; "auto" (the default) is the stored type.
             torch_dtype: Name of `dtype` in transformers 4.
             device_map: Device to move the model to; or "auto" or a device per submodule, which needs `accelerate`.
             attn_implementation: "eager" or "sdpa", which are equal here.
-            generation_config: Default options of `generate`, instead of those of the folder.
+            generation_config: Default options of `generate`, instead of the folder's.
             ignore_mismatched_sizes: Initialize tensors of another shape randomly instead of raising.
             allow_missing: Initialize missing tensors randomly and ignore unknown ones, with a warning, instead of
                 raising.

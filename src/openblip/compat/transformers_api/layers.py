@@ -1,4 +1,4 @@
-"""What the modules of both trees share: activations, gradient checkpointing, and when attention must show its weights.
+"""Functions that text and vision modules share: activations, gradient checkpointing, and attention weights.
 
 The trees in `text_layers.py` and `vision_layers.py` have the module, parameter and buffer names of `transformers`, hold
 the only copy of the weights, and compute: a replaced submodule changes what runs, and hooks fire. The kernels come from
@@ -57,7 +57,7 @@ class CheckpointedLayer(nn.Module):
 
 
 def weights_are_hidden(attention: nn.Module, *inner: nn.Module) -> bool:
-    """Return whether nobody can see the attention weights that a module returns.
+    """Return whether no caller or hook can see the attention weights that a module returns.
 
     The published modules return their attention weights, which excludes the fused kernel. The layers ignore them, so
     they are only computed where a hook could read them, or where a module is not ours.
@@ -84,7 +84,7 @@ def weights_are_hidden(attention: nn.Module, *inner: nn.Module) -> bool:
 def mix(
     query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None, dropout: nn.Module, need_weights: bool
 ) -> tuple[Tensor, Tensor | None, Tensor | None]:
-    """Compute attention, by the fused kernel if nobody needs its weights.
+    """Compute attention, with the fused kernel if its weights are not needed.
 
     Args:
         query: Queries (B, H, T, K).

@@ -355,13 +355,13 @@ class ModelMethods(nn.Module):
         self.init_weights()
 
     def init_weights(self) -> None:
-        """Draw the weights anew, except the weights of submodels, which initialize themselves when they are made."""
+        """Draw new random weights, except for submodels, which draw theirs when they are created."""
         for module in self._own_modules():
             self._init_weights(module)
         self.tie_weights()
 
     def initialize_weights(self) -> None:
-        """Draw all weights anew, with submodels."""
+        """Draw new random weights for the model and its submodels."""
         for module in self.modules():
             if isinstance(module, ModelMethods):
                 module.init_weights()

@@ -245,7 +245,7 @@ def resolve_settings(options: Mapping[str, Any], *configs: Any, monitored: bool 
 
 
 def _is_option(name: str, value: Any, known: set[str]) -> bool:
-    """Return whether a value of a configuration is an option: its token ids are not, nor what was never set."""
+    """Return whether a configuration's value is an option of `generate`; token ids and `None` are not."""
     return name in known and name not in _TOKENS and value is not None
 
 

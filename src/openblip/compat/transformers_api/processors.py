@@ -54,7 +54,7 @@ def make_processors(settings: Mapping[str, Any], prompts: Prompts) -> list[Proce
 
     Args:
         settings: Options of `generate` by name.
-        prompts: What is known about the prompts.
+        prompts: The prompts, as far as processors need them.
 
     Returns:
         The processors.

@@ -72,7 +72,7 @@ class TextCache:
             rows: Row numbers.
         """
         for index, (keys, values) in enumerate(self.layers):
-            if self.capacity is not None and len(rows) == len(keys):  # in place, and only what is used
+            if self.capacity is not None and len(rows) == len(keys):  # in place, only the filled part
                 keys[:, :, : self.length] = keys[rows, :, : self.length]
                 values[:, :, : self.length] = values[rows, :, : self.length]
             else:
@@ -412,7 +412,7 @@ class BlipTextLayer(CheckpointedLayer):
 
     @staticmethod
     def _omit_weights(attention: nn.Module, records: Trace | None) -> dict[str, bool]:
-        """Return the argument that omits the attention weights, if nobody can see them."""
+        """Return the argument that omits the attention weights, if no caller or hook can see them."""
         if records is not None or type(attention) is not BlipTextAttention:
             return {}
         inner = attention.self

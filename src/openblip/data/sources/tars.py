@@ -238,7 +238,7 @@ _FIELD = re.compile(r"[A-Za-z_][A-Za-z0-9_+-]*")
 
 
 def _split_name(name: str) -> tuple[str, str]:
-    """Return the key of a member's record, and the rest of its name: what follows the first dot, in lower case.
+    """Return the key of a member's record, and the rest of its name, after the first dot, in lower case.
 
     A dot is passed over if something behind it cannot be the name of a field, as in `2023.05.01.jpg`.
     """

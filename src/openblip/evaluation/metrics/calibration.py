@@ -17,7 +17,7 @@ def fit_calibration(
     """Fit a logistic function by Newton's method, towards Platt's slightly softened targets.
 
     Args:
-        scores: What was stated, such as mean log-probabilities per token.
+        scores: Scores of the statements, such as mean log-probabilities per token.
         outcomes: Whether each statement was right.
         matches: Probabilities of a match by ITM, to be weighed with the scores.
         steps: The most steps; a few usually suffice.

@@ -51,7 +51,7 @@ class CaptionScores(Generic[Id]):
     def intervals(self, samples: int = 1000) -> dict[str, tuple[float, float]]:
         """Return the 95 % intervals of all metrics, by a bootstrap over the images.
 
-        CIDEr's weights of words stay those of all images.
+        CIDEr's word weights are computed from all images.
 
         Args:
             samples: The number of resamples.

@@ -1,7 +1,7 @@
 """Whether a caption names the main subject of its image, by words that people agreed on.
 
-The rule needs no dictionary: the accepted words of an image are those that occur in at least three of its captions and
-say what is there. Words that say how, where or how many are left out by a list, and plurals count as singulars.
+The rule needs no dictionary: the accepted words of an image are words for things that occur in at least three of its
+captions. A list excludes words for properties, places and numbers, and plurals count as singulars.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The teacher of a recipe, and what a student learns from it."""
+"""The teacher of a recipe, and the losses a student learns from it with."""
 
 from __future__ import annotations
 

@@ -86,7 +86,7 @@ class CaptionLoss:
     """LM, or the CIDEr of sampled captions (self-critical training).
 
     Attributes:
-        kind: What is optimized: "lm" or "cider". CIDEr needs `data.packed`, with all captions of an image.
+        kind: The objective: "lm" or "cider". CIDEr needs `data.packed`, with all captions of an image.
         smoothing: Label smoothing of LM.
         token_mean: Average LM over the tokens of one process ("rank", published) or of all ("all").
         samples: Captions drawn for each image, each of which is compared with the others.

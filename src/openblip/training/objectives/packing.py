@@ -34,7 +34,7 @@ class PackedRows:
     captions: Tensor
 
     def labels(self, prompt_length: int) -> Tensor:
-        """Return the labels (I, L): all tokens except those of the prompt and the padding."""
+        """Return the labels (I, L): all tokens except prompt and padding."""
         return self.ids.masked_fill((self.captions == 0) | (self.positions < prompt_length), IGNORED)
 
     def attention_bias(self, dtype: torch.dtype) -> Tensor:

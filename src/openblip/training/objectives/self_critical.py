@@ -2,7 +2,7 @@
 
 The loss is the negative log-probability of each sample times its advantage: its reward minus the mean reward of the
 image's other samples (Luo 2020). This baseline does not depend on the sample, so the gradient is an unbiased estimate
-of that of the expected reward.
+of the gradient of the expected reward.
 
 Shapes: I images, N samples of each, L tokens of a row of packed captions, D width.
 """
