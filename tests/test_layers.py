@@ -63,8 +63,9 @@ LAYERS: dict[str, set[str]] = {
     # The Keras classes take the parts of `compat` that need no torch; a test below follows their imports.
     "keras": {"compat"},
     "capfilt": {"jobs"},
+    "serving": {"jobs"},
     "bootstrap": {"capfilt", "training"},
-    "cli": {"bootstrap", "capfilt", "evaluation", "jobs", "training"},
+    "cli": {"bootstrap", "capfilt", "evaluation", "jobs", "serving", "training"},
 }
 
 
@@ -291,7 +292,7 @@ def test_late_imports_are_those_with_a_reason() -> None:
 
 def _is_optional(each: Import) -> bool:
     """Whether an import may need an extra: late, or in a package that as a whole needs one."""
-    return each.late or each.module.startswith("openblip.keras")
+    return each.late or each.module.startswith(("openblip.keras", "openblip.serving"))
 
 
 def test_only_declared_packages_are_imported() -> None:

@@ -27,6 +27,7 @@ from openblip.cli import (
     match,
     models,
     recipe_test,
+    serve,
     sheet,
     train,
 )
@@ -49,6 +50,7 @@ app.add_command(ground.ground)
 app.add_command(compare.compare)
 app.add_command(explain.explain)
 app.add_command(sheet.sheet)
+app.add_command(serve.serve)
 app.add_command(models.models)
 app.add_command(convert.convert)
 app.add_command(doctor.doctor)

@@ -27,6 +27,7 @@ PURPOSES = {
     "plot": "`Box.plot` and `Explanation.plot`",
     "pocket": "pretrained parts of recipes/pocket",
     "ray": "CapFilt and batch jobs on Ray",
+    "serve": "openblip serve: the HTTP API and the web page",
     "tensorflow": "the TFBlip classes with TensorFlow",
     "train": "openblip train: recipes, curves in TensorBoard and as images",
     "video": "videos",

@@ -65,6 +65,8 @@ class FetchOptions:
         user_agent: Name in every request.
         allow_hosts: Hosts, as `name` or `name:port`, that may have private addresses.
         robots: Honor `robots.txt` and `X-Robots-Tag`.
+        only_hosts: The only hosts to fetch from, also after redirects: names, or `.example.org` for all below it; `*`
+            is any. Empty allows all.
 
     Raises:
         InputError: A limit is not positive.
@@ -78,6 +80,7 @@ class FetchOptions:
     user_agent: str = USER_AGENT
     allow_hosts: tuple[str, ...] = ()
     robots: bool = True
+    only_hosts: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         for name in ("max_bytes", "max_pixels", "max_seconds"):
@@ -168,6 +171,8 @@ class Fetcher:
         current = url
         for _ in range(self.options.max_redirects + 1):
             target = _Target.parse(current, url)
+            if not _is_listed(target.host, self.options.only_hosts):
+                raise ImageError(f"cannot fetch {url}: its host is not on the list of allowed hosts")
             if ask_robots:
                 self._check_robots(target, url)
             self._pace.wait(target.host, self.options.interval)
@@ -388,6 +393,14 @@ class _Pace:
         if delay:
             with self._lock:
                 self._delays[host] = delay
+
+
+def _is_listed(host: str, hosts: Sequence[str]) -> bool:
+    """Return whether a host is on a list, or the list is empty."""
+    name = host.lower()
+    return not hosts or any(
+        name == entry or entry == "*" or (entry[:1] == "." and name.endswith(entry)) for entry in hosts
+    )
 
 
 def resolve(host: str, port: int, allow_hosts: Sequence[str] = ()) -> list[str]:

@@ -90,6 +90,7 @@ class TaskModel:
         temperature: Learned temperature of the contrastive loss (ITC).
         confidence: Calibration of the captions; `None` without one.
         batching: Batch size and number of threads.
+        target_size: Size that large JPEG files are decoded near; `None` decodes them in full.
     """
 
     def __init__(
@@ -102,7 +103,7 @@ class TaskModel:
         self.confidence = loaded.confidence
         self.temperature = float(getattr(loaded.model, "temperature", 1.0))
         self.batching = batching or Batching()
-        self._target_size = None if exact_decode else loaded.image.size
+        self.target_size = None if exact_decode else loaded.image.size
         self.tokenizer = loaded.tokenizer or _MissingTokenizer()
 
     @property
@@ -140,12 +141,12 @@ class TaskModel:
         elif is_video(image):
             if not videos:
                 raise UnsupportedTaskError(_VIDEO_ERROR)
-            loaded_frames = load_frames(image, target_size=self._target_size)
+            loaded_frames = load_frames(image, target_size=self.target_size)
             pixels = [resize(frame, self.image_settings.size) for frame in loaded_frames]
             opened = OpenedImage(np.stack(pixels), len(pixels))
         else:
             pixels_and_size = load_resized(
-                cast(ImageSource, image), self.image_settings.size, target_size=self._target_size
+                cast(ImageSource, image), self.image_settings.size, target_size=self.target_size
             )
             opened = OpenedImage(pixels_and_size[0], size=pixels_and_size[1])
         if opened.frames and not videos:

@@ -6,6 +6,7 @@ Shapes: I images, B texts, T tokens, M image tokens, D width, E embedding width,
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cached_property
 from typing import Literal, cast
 
 import numpy as np
@@ -23,6 +24,7 @@ from openblip.pipelines.base import (
     TaskModel,
     check_text,
     iter_chunks,
+    iter_row_batches,
     iter_similar_lengths,
 )
 from openblip.pipelines.inputs import ImageInput
@@ -174,6 +176,47 @@ class RetrievalPipeline(Pipeline[tuple[ImageInput, "str | None"], "list[int]", "
         return logits
 
 
+class GroupedMatchPipeline(
+    Pipeline[tuple[ImageInput, "Sequence[str]"], "list[list[int]]", "list[list[Match]]", "list[Match]"]
+):
+    """Scores texts of its own for each image. Items are pairs of an image and its texts.
+
+    A result is a list with a match for each text. An image is encoded once for all its texts.
+
+    Args:
+        model: The model of the retrieval task.
+    """
+
+    def __init__(self, model: TaskModel) -> None:
+        super().__init__(model)
+        self.retrieval = RetrievalPipeline(model)
+
+    def preprocess(self, item: tuple[ImageInput, Sequence[str]]) -> Prepared[list[list[int]]]:
+        """Return the opened image and the token ids of its texts."""
+        image, texts = item
+        opened = self.model.open_image(image)
+        return Prepared(opened, self.retrieval.tokenize(texts), len(texts))
+
+    def forward(self, batch: list[Prepared[list[list[int]]]]) -> list[list[Match]]:
+        """Return the matches of each image with its texts."""
+        states = self.model.encode_images([prepared.image for prepared in batch])
+        texts = [ids for prepared in batch for ids in prepared.text]
+        shape = len(batch), batch[0].num_texts
+        embedded = self.retrieval.embed_texts(texts).view(*shape, -1)
+        similarities = torch.einsum("ie,ite->it", self.retrieval.embed_images(states), embedded)
+        engine, memory = self.model.engine.require(Matches), _join_frames(states)
+        probabilities = torch.empty(shape)
+        for images, columns, rows in iter_row_batches([prepared.text for prepared in batch], TEXT_ROWS):
+            scores = engine.match(*self.model.pad(self.retrieval.with_enc(rows)), memory[images])
+            probabilities[images, columns] = scores.view(probabilities[images, columns].shape).cpu()
+        scores_of_images = zip(probabilities.tolist(), similarities.tolist(), strict=True)
+        return [[Match(p, cosine) for p, cosine in zip(*scores, strict=True)] for scores in scores_of_images]
+
+    def postprocess(self, raw: list[list[Match]], batch: list[Prepared[list[list[int]]]]) -> list[list[Match]]:
+        """Return the matches of each image."""
+        return raw
+
+
 class EmbedPipeline(Pipeline[ImageInput, None, "list[Embedding]", Embedding]):
     """Embeds images and videos. A result is an array (E,), float32 and L2-normalized."""
 
@@ -244,7 +287,12 @@ class ClassifyPipeline(Pipeline[ImageInput, None, Tensor, Classification]):
         self.n = n
         self.retrieval = RetrievalPipeline(model)
         self.rows = self.retrieval.tokenize([template.replace("{}", label) for label in labels])
-        self._embedded = self.retrieval.embed_texts(self.rows) if by == "itc" else None
+        self.by = by
+
+    @cached_property
+    def label_embeddings(self) -> Tensor:
+        """Embeddings (L, E) of the labels, computed at the first use."""
+        return self.retrieval.embed_texts(self.rows)
 
     def preprocess(self, item: ImageInput) -> Prepared[None]:
         """Return the opened image."""
@@ -253,8 +301,8 @@ class ClassifyPipeline(Pipeline[ImageInput, None, Tensor, Classification]):
     def forward(self, batch: list[Prepared[None]]) -> Tensor:
         """Return the probabilities (I, L) of the labels, on the CPU."""
         states = self.model.encode_images([prepared.image for prepared in batch])
-        if self._embedded is not None:
-            cosines = self.retrieval.embed_images(states) @ self._embedded.T.to(states.device)
+        if self.by == "itc":
+            cosines = self.retrieval.embed_images(states) @ self.label_embeddings.T.to(states.device)
             return (cosines / self.model.temperature).softmax(-1).cpu()
         scores = []
         engine = self.model.engine.require(Matches)

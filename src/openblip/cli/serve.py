@@ -1,0 +1,127 @@
+"""`openblip serve`: serve captions, answers, matches, search and a web page over HTTP."""
+
+from __future__ import annotations
+
+import logging
+from importlib.util import find_spec
+from pathlib import Path
+
+import click
+
+from openblip.cli import options as o
+from openblip.cli.command import Choice, command, option
+from openblip.cli.options import NATURAL, PATH, POSITIVE, ModelOptions
+from openblip.extras import install_hint
+
+SERVER = "Server"
+SECURITY = "Security"
+LIMITS = "Limits"
+SECONDS = click.FloatRange(min=0, min_open=True)
+
+
+@command(example="openblip serve\nopenblip serve --host 0.0.0.0 --api-keys keys.txt --allow-host blip.example.org")
+@option("--host", panel=SERVER, metavar="ADDRESS", default="127.0.0.1", help="Address to bind to.")
+@option("--port", panel=SERVER, type=NATURAL, default=8000, help="Port; 0 takes a free one.")
+@option("--also", panel=SERVER, metavar="NAME", multiple=True, help="Further model to serve; repeat the option.")
+@option(
+    "--log-level",
+    panel=SERVER,
+    type=Choice(("debug", "info", "warning", "error")),
+    default="info",
+    help="Level of the log on standard error: debug, info, warning or error.",
+)
+@option("--drain", panel=SERVER, type=SECONDS, default=30.0, help="Seconds to finish requests after SIGTERM.")
+@option(
+    "--api-keys",
+    panel=SECURITY,
+    type=PATH,
+    metavar="FILE",
+    show_default="OPENBLIP_API_KEYS",
+    help="File of API keys, one per line, as KEY or NAME=KEY.",
+)
+@option("--no-auth", panel=SECURITY, is_flag=True, help="Serve other machines without API keys.")
+@option(
+    "--allow-host",
+    panel=SECURITY,
+    metavar="NAME",
+    multiple=True,
+    show_default="localhost and --host",
+    help="Name that clients address the server by; repeat the option for more names, * allows all.",
+)
+@option(
+    "--allow-origin",
+    panel=SECURITY,
+    metavar="ORIGIN",
+    multiple=True,
+    help="Other site whose pages may send requests (CORS), such as https://app.example.org.",
+)
+@option(
+    "--allow-fetch",
+    panel=SECURITY,
+    metavar="HOST",
+    multiple=True,
+    help="Host that images may be fetched from; .example.org allows all below it, * all public hosts.",
+)
+@option("--max-seconds", panel=LIMITS, type=SECONDS, default=30.0, help="Deadline of a request.")
+@option("--max-queue", panel=LIMITS, type=SECONDS, default=10.0, help="Seconds of work that may wait.")
+@option("--max-body", panel=LIMITS, type=POSITIVE, default=32, help="Largest body in MiB.")
+@option("--max-images", panel=LIMITS, type=POSITIVE, default=16, help="Most images of a request.")
+@option("--max-texts", panel=LIMITS, type=POSITIVE, default=256, help="Most texts of a request.")
+@o.model_options
+def serve(
+    host: str,
+    port: int,
+    also: tuple[str, ...],
+    log_level: str,
+    drain: float,
+    api_keys: Path | None,
+    no_auth: bool,
+    allow_host: tuple[str, ...],
+    allow_origin: tuple[str, ...],
+    allow_fetch: tuple[str, ...],
+    max_seconds: float,
+    max_queue: float,
+    max_body: int,
+    max_images: int,
+    max_texts: int,
+    model: ModelOptions,
+) -> None:
+    """Serve captions, answers, matches, embeddings and a web page over HTTP.
+
+    The server binds to this machine only. For other machines it needs API keys, from a file or from the variable
+    OPENBLIP_API_KEYS. Open http://127.0.0.1:8000 for the page, and /docs for the API.
+    """
+    if any(find_spec(name) is None for name in ("fastapi", "uvicorn", "prometheus_client", "python_multipart")):
+        raise click.UsageError(f"serving needs an extra: {install_hint('serve')}")
+    from openblip.serving.app import create_app
+    from openblip.serving.keys import read_keys
+    from openblip.serving.models import public_name
+    from openblip.serving.options import Limits, ServerOptions
+    from openblip.serving.run import check_address, is_loopback, run_server
+
+    keys = read_keys(api_keys)
+    check_address(host, has_keys=bool(keys), no_auth=no_auth)
+    defaults = ServerOptions()
+    # A name of this machine is no secret, and DNS rebinding needs another one.
+    hosts = allow_host or (*defaults.hosts, *(() if is_loopback(host) else (host,)))
+    limits = Limits(
+        max_seconds=max_seconds,
+        max_queue_seconds=max_queue,
+        max_body_bytes=max_body * 2**20,
+        max_pending_bytes=max(defaults.limits.max_pending_bytes, 2 * max_body * 2**20),
+        max_images=max_images,
+        max_texts=max_texts,
+    )
+    options = ServerOptions(
+        limits=limits,
+        keys=keys,
+        hosts=tuple(name.lower() for name in hosts),
+        origins=allow_origin,
+        allow_fetch=tuple(name.lower() for name in allow_fetch),
+        decode_workers=model.num_workers or defaults.decode_workers,
+    )
+    blips = {public_name(name): model.load(name) for name in (model.model, *also)}
+    app = create_app(blips, options)
+    shown = f"[{host}]" if ":" in host else host
+    click.echo(f"serving {', '.join(blips)} at http://{shown}:{port}", err=True)
+    run_server(app, host, port, drain_seconds=drain, log_level=getattr(logging, log_level.upper()))

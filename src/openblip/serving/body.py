@@ -1,0 +1,177 @@
+"""Bodies of requests: JSON, or multipart with files; validated by the models of `schemas`."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import re
+from collections.abc import AsyncGenerator, Sequence
+from dataclasses import dataclass
+from typing import Any, Generic, TypeVar, get_origin
+
+from pydantic import ValidationError
+from pydantic.fields import FieldInfo
+from starlette.datastructures import FormData, UploadFile
+from starlette.formparsers import MultiPartException, MultiPartParser
+from starlette.requests import ClientDisconnect, Request
+
+from openblip.serving.errors import ApiError
+from openblip.serving.schemas import ImagesRequest, RequestModel
+
+ModelT = TypeVar("ModelT", bound=RequestModel)
+
+_DATA_URI = re.compile(r"data:[\w.+/-]*(?:;[\w.+-]+=[\w.+-]+)*;base64,", re.IGNORECASE)
+_SCHEME = re.compile(r"[a-z][a-z0-9+.-]*:", re.IGNORECASE)
+_SPACE = re.compile(r"\s+")
+_MAX_FIELDS = 1000
+
+
+@dataclass(frozen=True)
+class ParsedBody(Generic[ModelT]):
+    """A body.
+
+    Attributes:
+        request: The fields.
+        images: Encoded images: bytes, or an address that the server may fetch.
+    """
+
+    request: ModelT
+    images: Sequence[bytes | str]
+
+
+class _Parser(MultiPartParser):
+    """Keeps files in memory: the body has a limit, and images of strangers stay off the disk."""
+
+    spool_max_size = 2**62
+
+
+async def read_body(request: Request, model: type[ModelT]) -> ParsedBody[ModelT]:
+    """Read and validate a body.
+
+    Args:
+        request: The request.
+        model: Model of its fields.
+
+    Returns:
+        The fields and images.
+
+    Raises:
+        ApiError: The body is malformed (400), of another type (415), or a field is invalid (422).
+    """
+    content_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    try:
+        if content_type == "application/json" or content_type.endswith("+json"):
+            return _parse_json(await request.body(), model)
+        if content_type == "multipart/form-data" and issubclass(model, ImagesRequest):
+            return await _parse_form(request, model)
+    except ClientDisconnect as error:
+        raise ApiError(400, "the body is incomplete", code="incomplete_body") from error
+    raise ApiError(415, "Content-Type must be application/json or multipart/form-data", code="unsupported_media_type")
+
+
+def _parse_json(content: bytes, model: type[ModelT]) -> ParsedBody[ModelT]:
+    try:
+        request = model.model_validate_json(content)
+    except ValidationError as error:
+        raise validation_error(error) from None
+    if not isinstance(request, ImagesRequest):
+        return ParsedBody(request, ())
+    images = [decode_image_text(text, f"images.{index}") for index, text in enumerate(request.image_texts())]
+    return ParsedBody(request, images)
+
+
+async def _parse_form(request: Request, model: type[ModelT]) -> ParsedBody[ModelT]:
+    parser = _Parser(
+        request.headers, _stream(request), max_files=_MAX_FIELDS, max_fields=_MAX_FIELDS, max_part_size=2**20
+    )
+    try:
+        form = await parser.parse()
+    except (MultiPartException, KeyError, ValueError) as error:
+        raise ApiError(400, f"the multipart body is malformed: {error}", code="malformed_body") from None
+    try:
+        images: list[bytes | str] = []
+        for name, value in form.multi_items():
+            if isinstance(value, UploadFile):
+                if name not in ("image", "images", "image[]", "images[]"):
+                    raise ApiError(422, "files must be sent as image", param="image", code="unknown_field")
+                images.append(await value.read())
+        fields, texts = _form_fields(form, model)
+    finally:
+        await form.close()
+    images += [decode_image_text(text, f"images.{index}") for index, text in enumerate(texts)]
+    try:
+        return ParsedBody(model.model_validate(fields, strict=False), images)
+    except ValidationError as error:
+        raise validation_error(error) from None
+
+
+async def _stream(request: Request) -> AsyncGenerator[bytes, None]:
+    async for chunk in request.stream():
+        yield chunk
+
+
+def _form_fields(form: FormData, model: type[RequestModel]) -> tuple[dict[str, Any], list[str]]:
+    """Return the fields of a form, repeated ones of lists as lists, and its images that are texts."""
+    fields: dict[str, Any] = {}
+    texts: list[str] = []
+    for name in dict.fromkeys(key for key, value in form.multi_items() if isinstance(value, str)):
+        values = [value for value in form.getlist(name) if isinstance(value, str)]
+        plain = name.removesuffix("[]")
+        if plain in ("image", "images"):
+            texts += values
+            continue
+        plural = f"{plain}s"
+        if len(values) > 1 and plural in model.model_fields:  # text=a&text=b
+            plain = plural
+        info = model.model_fields.get(plain)
+        if info is not None and _is_list(info):
+            fields[plain] = [*fields.get(plain, []), *values]
+        elif len(values) > 1:
+            raise ApiError(422, f"{plain} must be sent once", param=plain, code="invalid_value")
+        else:
+            fields[plain] = values[0]
+    return fields, texts
+
+
+def _is_list(info: FieldInfo) -> bool:
+    return "list" in str(info.annotation) or get_origin(info.annotation) is list
+
+
+def decode_image_text(text: str, param: str) -> bytes | str:
+    """Return the image of a text: its bytes, or the `https` address itself.
+
+    Args:
+        text: Base64, a data URI, or an address.
+        param: Field that contains it.
+
+    Raises:
+        ApiError: It is neither (422). Paths and other schemes, such as `file:`, are never read.
+    """
+    prefix = _DATA_URI.match(text[:256])
+    if prefix is not None:
+        text = text[prefix.end() :]
+    elif text[:8].lower().startswith(("https://", "http://")):
+        return text
+    elif _SCHEME.match(text[:32]):
+        raise ApiError(422, "an image must be base64 or a data URI in base64", param=param, code="invalid_image")
+    try:
+        data = base64.b64decode(_SPACE.sub("", text) if any(map(text.__contains__, " \r\n\t")) else text, validate=True)
+    except (binascii.Error, ValueError) as error:
+        raise ApiError(
+            422, "an image must be base64 or a data URI in base64", param=param, code="invalid_image"
+        ) from error
+    if not data:
+        raise ApiError(422, "an image must not be empty", param=param, code="invalid_image")
+    return data
+
+
+def validation_error(error: ValidationError) -> ApiError:
+    """Return the error of a body that does not fit its model. It repeats no value of the request."""
+    details = error.errors(include_url=False, include_context=False, include_input=False)
+    first = details[0]
+    if first["type"] == "json_invalid":
+        return ApiError(400, "the body must be JSON", code="malformed_body")
+    param = ".".join(str(part) for part in first["loc"])[:100] or None
+    message = first["msg"].removeprefix("Value error, ")
+    more = f" (and {len(details) - 1} more errors)" if len(details) > 1 else ""
+    return ApiError(422, f"{param or 'the body'}: {message}{more}", param=param, code="invalid_value")

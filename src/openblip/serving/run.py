@@ -1,0 +1,122 @@
+"""Running the application with uvicorn: checks of the address, and a drain before the end."""
+
+from __future__ import annotations
+
+import asyncio
+import ipaddress
+import logging
+import signal
+import sys
+from types import FrameType
+
+import uvicorn
+
+from openblip.errors import InputError
+from openblip.serving.app import Application
+from openblip.serving.logs import JsonFormatter, log
+
+_POLL_SECONDS = 0.05
+
+
+def check_address(host: str, *, has_keys: bool, no_auth: bool) -> None:
+    """Check that a server that other machines can reach needs a key.
+
+    Args:
+        host: Address to bind to.
+        has_keys: Whether there are API keys.
+        no_auth: Whether the user has asked for a server without keys.
+
+    Raises:
+        InputError: Neither holds, and the address is not of this machine only.
+    """
+    if has_keys and no_auth:
+        raise InputError("--no-auth must not be used with API keys: remove one of them")
+    if not is_loopback(host) and not has_keys and not no_auth:
+        raise InputError(
+            f"a server at {host} can be reached by other machines and needs API keys: --api-keys FILE or the variable "
+            "OPENBLIP_API_KEYS; --no-auth serves everybody"
+        )
+
+
+def is_loopback(host: str) -> bool:
+    """Return whether only this machine reaches an address."""
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+class DrainingServer(uvicorn.Server):
+    """A server that finishes admitted requests after SIGTERM, while it refuses new ones with status 503.
+
+    Args:
+        config: Configuration of uvicorn.
+        app: The application.
+        drain_seconds: Longest time to wait for admitted requests.
+    """
+
+    def __init__(self, config: uvicorn.Config, app: Application, drain_seconds: float) -> None:
+        super().__init__(config)
+        self._app, self._drain_seconds = app, drain_seconds
+        self._drain: asyncio.Task[None] | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
+
+    async def serve(self, sockets: list[object] | None = None) -> None:  # type: ignore[override]
+        """Serve until a signal."""
+        self._loop = asyncio.get_running_loop()
+        await super().serve(sockets)  # type: ignore[arg-type]
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """Begin to drain; a second signal ends at once."""
+        state = self._app.service.state
+        if state.draining or self._loop is None:
+            super().handle_exit(sig, frame)
+            return
+        state.draining = True
+        self._loop.call_soon_threadsafe(self._start_drain, sig, frame)
+
+    def _start_drain(self, sig: int, frame: FrameType | None) -> None:
+        log("draining", signal=signal.Signals(sig).name)
+        self._drain = asyncio.ensure_future(self._finish(sig, frame))
+
+    async def _finish(self, sig: int, frame: FrameType | None) -> None:
+        end = asyncio.get_running_loop().time() + self._drain_seconds
+        while self._app.service.admission.num_open and asyncio.get_running_loop().time() < end:
+            await asyncio.sleep(_POLL_SECONDS)
+        super().handle_exit(sig, frame)
+
+
+def run_server(
+    app: Application, host: str, port: int, *, drain_seconds: float = 30.0, log_level: int = logging.INFO
+) -> None:
+    """Serve an application until SIGTERM or SIGINT.
+
+    Args:
+        app: The application.
+        host: Address to bind to.
+        port: Port.
+        drain_seconds: Longest time to finish admitted requests after SIGTERM.
+        log_level: Level of the log on standard error.
+    """
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(JsonFormatter())
+    for name in ("openblip.serving", "uvicorn", "uvicorn.error"):
+        logger = logging.getLogger(name)
+        logger.handlers, logger.propagate = [handler], False
+        logger.setLevel(log_level if name == "openblip.serving" else logging.WARNING)
+    config = uvicorn.Config(
+        app,
+        host=host,
+        port=port,
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        proxy_headers=False,
+        timeout_keep_alive=20,
+        timeout_graceful_shutdown=5,
+        backlog=2048,
+        lifespan="on",
+    )
+    DrainingServer(config, app, drain_seconds).run()

@@ -1,0 +1,221 @@
+"""What the routes of one application share, and how they run the items of a request."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any, TypeVar, cast
+
+from starlette.requests import Request
+
+from openblip.blip import Blip
+from openblip.errors import ImageError, OpenBlipError, StoppedError
+from openblip.io.fetch import Fetcher, FetchOptions
+from openblip.preprocess.limits import DecodeLimits
+from openblip.serving.admission import Admission, CostModel
+from openblip.serving.batching import Batcher, Recorder, Stage
+from openblip.serving.body import ModelT, ParsedBody, read_body
+from openblip.serving.errors import ApiError, deadline_error, from_library
+from openblip.serving.gate import Exchange, ServerState
+from openblip.serving.keys import KeyStore
+from openblip.serving.metrics import Metrics
+from openblip.serving.models import Models
+from openblip.serving.options import ServerOptions
+
+ItemT = TypeVar("ItemT")
+ResultT = TypeVar("ResultT")
+
+_MAX_FETCHES = 4
+
+
+class Service:
+    """The models, the queue and the metrics of one application.
+
+    Args:
+        blips: Models by name.
+        options: How the server behaves.
+        recorder: Gets each batch, for tests.
+    """
+
+    def __init__(self, blips: Mapping[str, Blip], options: ServerOptions, *, recorder: Recorder | None = None) -> None:
+        limits = options.limits
+        self.options, self.limits = options, limits
+        self.state = ServerState()
+        self.keys = KeyStore(options.keys)
+        self.metrics = Metrics()
+        self.costs = CostModel()
+        self.admission = Admission(limits, self.costs, self.metrics)
+        self.models = Models(blips, DecodeLimits(limits.max_decode_bytes, limits.max_pixels))
+        self.batcher = Batcher(
+            self.metrics,
+            self.costs,
+            workers=options.decode_workers,
+            max_wait=limits.max_batch_wait,
+            recorder=recorder,
+        )
+        self._fetches = asyncio.Semaphore(_MAX_FETCHES)
+        self._fetcher = _make_fetcher(options)
+
+    async def read(self, request: Request, model: type[ModelT]) -> tuple[ModelT, list[bytes]]:
+        """Read a request, and fetch its images if that is allowed.
+
+        Args:
+            request: The request.
+            model: Model of its fields.
+
+        Returns:
+            The fields, and the encoded images.
+
+        Raises:
+            ApiError: The request is invalid, or late.
+        """
+        exchange = exchange_of(request)
+        self.batcher.expect(1)
+        try:
+            remaining = exchange.job.deadline - time.monotonic()
+            fields, images = await asyncio.wait_for(self._read(request, model), remaining)
+        except asyncio.TimeoutError:
+            exchange.job.cancelled = True
+            if exchange.body_read:
+                raise deadline_error(exchange.timeout) from None
+            raise ApiError(408, "the body did not arrive in time", code="body_timeout") from None
+        finally:
+            self.batcher.expect(-1)
+        self.metrics.phase_seconds.labels("read").observe(time.monotonic() - exchange.started)
+        return fields, images
+
+    async def _read(self, request: Request, model: type[ModelT]) -> tuple[ModelT, list[bytes]]:
+        parsed = await read_body(request, model)
+        self._check_count(parsed)
+        return parsed.request, [await self._fetch(image, index) for index, image in enumerate(parsed.images)]
+
+    async def run(
+        self, request: Request, stage: Stage[ItemT, Any, ResultT], items: Sequence[ItemT], *, units: float = 1.0
+    ) -> list[ResultT | OpenBlipError]:
+        """Run items in the batches of all requests.
+
+        Args:
+            request: The request.
+            stage: The computation.
+            items: The items.
+            units: Size of each item, for the estimate of its seconds.
+
+        Returns:
+            A result, or an error, for each item.
+
+        Raises:
+            ApiError: The queue is full (429), or the deadline has passed (504).
+        """
+        exchange = exchange_of(request)
+        seconds = self.costs.seconds(stage.kind, units)
+        if exchange.ticket is not None:
+            exchange.ticket.settle(seconds * len(items))
+        futures = self.batcher.submit(exchange.job, stage, items, units=units)
+        if (ticket := exchange.ticket) is not None:
+
+            def finish(_: object) -> None:
+                ticket.finish(seconds)
+
+            for future in futures:
+                future.add_done_callback(finish)
+        return await self._wait(request, exchange, futures)
+
+    async def _wait(
+        self, request: Request, exchange: Exchange, futures: Sequence[asyncio.Future[ResultT | OpenBlipError]]
+    ) -> list[ResultT | OpenBlipError]:
+        """Wait for results, the deadline or the end of the connection, whichever is first."""
+        gathered = asyncio.gather(*futures)
+        gone = asyncio.ensure_future(_watch(request))
+        waited: set[asyncio.Future[Any]] = {gathered, gone}
+        remaining = exchange.job.deadline - time.monotonic()
+        try:
+            await asyncio.wait(waited, timeout=max(0.0, remaining), return_when=asyncio.FIRST_COMPLETED)
+            if gathered.done():
+                results = gathered.result()
+                if any(isinstance(result, StoppedError) for result in results):
+                    raise deadline_error(exchange.timeout)
+                return list(results)
+            exchange.job.cancelled = gone.done()
+            raise ClientGoneError if gone.done() else deadline_error(exchange.timeout)
+        finally:
+            gone.cancel()
+            if not gathered.done():
+                exchange.job.cancelled = True
+                gathered.cancel()
+
+    def _check_count(self, parsed: ParsedBody[Any]) -> None:
+        if len(parsed.images) > self.limits.max_images:
+            raise ApiError(
+                413,
+                f"a request must have at most {self.limits.max_images} images, got {len(parsed.images)}",
+                param="images",
+                code="too_many_images",
+            )
+
+    async def _fetch(self, image: bytes | str, index: int) -> bytes:
+        """Return the bytes of an image; an address is fetched only if its host is on the allow-list."""
+        param = f"images.{index}"
+        if isinstance(image, bytes):
+            return image
+        if self._fetcher is None:
+            raise ApiError(
+                422, "addresses are not fetched: send the image in base64", param=param, code="fetching_disabled"
+            )
+        async with self._fetches:
+            try:
+                return await asyncio.to_thread(self._fetcher.fetch_bytes, image)
+            except ImageError as error:
+                raise ApiError(422, str(error), param=param, code="fetch_failed") from None
+
+
+class ClientGoneError(Exception):
+    """The client closed the connection; nobody reads a response."""
+
+
+def service_of(request: Request) -> Service:
+    """Return the service of a request's application."""
+    return cast(Service, request.app.state.service)
+
+
+def exchange_of(request: Request) -> Exchange:
+    """Return what the gate knows about a request."""
+    return cast(Exchange, request.scope["openblip"])
+
+
+def raise_errors(results: Sequence[ResultT | OpenBlipError], param: str) -> list[ResultT]:
+    """Return results; raise the first error.
+
+    Args:
+        results: Results and errors, one per item.
+        param: Field of the items.
+
+    Raises:
+        ApiError: An item failed; its `param` has the item's index.
+    """
+    for index, result in enumerate(results):
+        if isinstance(result, OpenBlipError):
+            raise from_library(result, f"{param}.{index}")
+    return cast("list[ResultT]", list(results))
+
+
+async def _watch(request: Request) -> None:
+    """Return when the client is gone."""
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
+
+
+def _make_fetcher(options: ServerOptions) -> Fetcher | None:
+    if not options.allow_fetch:
+        return None
+    limits = options.limits
+    return Fetcher(
+        FetchOptions(
+            max_bytes=limits.max_body_bytes,
+            max_pixels=limits.max_pixels,
+            max_seconds=min(10.0, limits.max_seconds),
+            interval=0.0,
+            only_hosts=options.allow_fetch,
+            robots=False,  # a person asks for one image; this is no crawler
+        )
+    )
