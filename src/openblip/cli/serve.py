@@ -1,4 +1,4 @@
-"""`openblip serve`: serve captions, answers, matches, search and a web page over HTTP."""
+"""`openblip serve`: serve a model over HTTP, with a web page."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ LIMITS = "Limits"
 SECONDS = click.FloatRange(min=0, min_open=True)
 
 
-@command(example="openblip serve\nopenblip serve --host 0.0.0.0 --api-keys keys.txt --allow-host blip.example.org")
+@command(example="openblip serve --port 8000\nopenblip serve --host 0.0.0.0 --api-keys keys.txt --allow-host blip.example.org")
 @option("--host", panel=SERVER, metavar="ADDRESS", default="127.0.0.1", help="Address to bind to.")
 @option("--port", panel=SERVER, type=NATURAL, default=8000, help="Port; 0 takes a free one.")
 @option("--also", panel=SERVER, metavar="NAME", multiple=True, help="Further model to serve; repeat the option.")
@@ -86,7 +86,7 @@ def serve(
     max_texts: int,
     model: ModelOptions,
 ) -> None:
-    """Serve captions, answers, matches, embeddings and a web page over HTTP.
+    """Serve the model over HTTP, with a web page.
 
     The server binds to this machine only. For other machines it needs API keys, from a file or from the variable
     OPENBLIP_API_KEYS. Open http://127.0.0.1:8000 for the page, and /docs for the API.
