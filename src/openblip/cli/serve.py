@@ -20,7 +20,7 @@ SECONDS = click.FloatRange(min=0, min_open=True)
 
 
 @command(
-    example="openblip serve --port 8000\nopenblip serve --host 0.0.0.0 --api-keys keys.txt --allow-host blip.example.org"
+    example="openblip serve --port 8000\nopenblip serve --host 0.0.0.0 --api-keys keys.txt --allow-host example.org"
 )
 @option("--host", panel=SERVER, metavar="ADDRESS", default="127.0.0.1", help="Address to bind to.")
 @option("--port", panel=SERVER, type=NATURAL, default=8000, help="Port; 0 takes a free one.")
