@@ -384,7 +384,7 @@ def test_bad_members_of_a_tar(tmp_path: Path, stream: bool) -> None:
     good = [record.captions for record in records if isinstance(record, Record)]
     assert good == [("number 0",), ("number 5",)]
     results = problems(records, tmp_path)
-    ends = r" [(]| beside| for "
+    ends = r" [(]| next to| for "
     assert [f"{key.partition(':')[2]}: {re.split(ends, reason)[0]}" for key, reason in results.items()] == [
         "a: there is no image", "b: its JSON cannot be read", "c: its JSON is not an object",
         "d: its text is not UTF-8", "e: caption must be a text, got a number",

@@ -23,6 +23,7 @@ from openblip.data.images import ImageRef
 from openblip.data.problems import Problem
 from openblip.data.records import Record
 from openblip.data.schema import Columns
+from openblip.data.skips import Skips
 from openblip.data.sources.shards import SHARD_ROWS, Shard, plan_shards, read_shard
 from openblip.errors import ImageError, InputError, OpenBlipError
 from openblip.io.fetch import FetchOptions
@@ -156,6 +157,7 @@ def run(
     shard_rows: int = SHARD_ROWS,
     execute: Executor = run_in_process,
     notify: Callable[[int, int], None] = lambda done, total: None,
+    skips: Skips | None = None,
 ) -> Counter[str]:
     """Caption and filter the images of some sources. A run that was stopped resumes with the next shard.
 
@@ -166,6 +168,7 @@ def run(
         shard_rows: Rows of a shard, where the source is divided at rows.
         execute: Runs the job over shards; see `openblip.jobs.executors`.
         notify: Receives the number of finished shards and of all shards.
+        skips: Counts the files that folders pass over.
 
     Returns:
         The counts of all shards, including shards of earlier calls; see `openblip.capfilt.rows.count`.
@@ -184,7 +187,8 @@ def run(
             pending = [shard for shard in shards if folder.is_done(shard.name) and _has_failures(folder, shard.name)]
             done = len(shards) - len(pending)
         else:
-            shards = folder.claim(settings, plan_shards(sources, images=images, rows=shard_rows))
+            plan = plan_shards(sources, images=images, rows=shard_rows, columns=job.columns, skips=skips)
+            shards = folder.claim(settings, plan)
             pending = [shard for shard in shards if not folder.is_done(shard.name)]
             done = len(shards) - len(pending)
         notify(done, len(shards))

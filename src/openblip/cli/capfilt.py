@@ -198,6 +198,7 @@ def run(
     from openblip.capfilt.run import CapFiltJob, ModelOptions
     from openblip.capfilt.run import run as run_job
     from openblip.capfilt.scoring import Sampling
+    from openblip.data.skips import Skips
     from openblip.jobs.executors import run_in_process, run_in_processes
 
     rule = Rule(keep, itm_threshold, itc_threshold)
@@ -229,6 +230,7 @@ def run(
         if allow_fetch and workers is None:
             raise click.UsageError("--allow-fetch with --ray needs --workers, which share the rate of requests")
         execute = run_on_ray(ray, workers=workers, cpus=threads or 1)
+    skips = Skips()
     with progress.bar("shards") as bar:
         counts = run_job(
             source,
@@ -237,7 +239,10 @@ def run(
             shard_rows=shard_rows,
             execute=execute,
             notify=lambda done, total: bar.update(done, total),
+            skips=skips,
         )
+    if skips.counts:
+        click.echo(f"skipped: {skips.describe()}", err=True)
     _finish(counts, json)
 
 

@@ -465,7 +465,7 @@ def run(
         for path in evaluation.files:
             click.echo(f"wrote {path}")
     for key, error in failed.items():
-        click.echo(f"error: {key}: {error}", err=True)
+        click.echo(f"error: {error}" if key in error else f"error: {key}: {error}", err=True)
     finish(len(failed) + unreadable, len(evaluation.report_items) + unreadable)
 
 
@@ -513,6 +513,8 @@ def read_records(source: Source | Stream) -> tuple[list[Record], int]:
 
     if isinstance(source, Source):
         entries = [*source.problems, *source]
+        if source.skips.counts:
+            click.echo(f"skipped: {source.skips.describe()}", err=True)
     else:
         entries = [entry for shard in range(source.shards) for entry in source.read(shard)]
     records, unreadable = [], 0

@@ -200,8 +200,11 @@ class ImageJob:
                 images=self.input.images_folder,
                 recursive=self.input.recursive,
                 notify=lambda done, total: bar.update(done, total),
+                skips=self.skips,
             )
         if not output.quiet:
+            if self.skips.counts:
+                click.echo(f"skipped: {self.skips.describe()}", err=True)
             words = (("computed", "written"), ("failed", "failed"), ("done", "shards done before"))
             parts = [f"{counts[name]} {text}" for name, text in words if counts[name]]
             click.echo(", ".join(parts) or "nothing to do", err=True)

@@ -157,12 +157,13 @@ class Loader:
             )
         num_samples = task.num_samples(source.counts)
         self.report.extend(source.problems)
+        self.report.skips = source.skips
         missing = [int(index) for index in (num_samples == 0).nonzero()[0]]
         if len(missing) == len(source):
             raise InputError(f"no record of {source.name} has {task.needs}")
         noticed = [index for index in missing if not source.counts["filtered"][index]]
         self.report.extend(Problem(source[index].address, unusable) for index in noticed)
-        if len(self.report):
+        if len(self.report) or self.report.skips.counts:
             _log.warning("%s", self.report)
         return IndexedSampler(source, num_samples, self._sharding, source.period)
 

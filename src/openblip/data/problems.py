@@ -6,6 +6,8 @@ from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
+from openblip.data.skips import Skips
+
 _SUMMARY_LINES = 5
 
 
@@ -37,11 +39,13 @@ class Report:
         problems: The first `max_listed` problems.
         max_listed: Number of problems to list.
         reasons: Number of records by reason.
+        skips: Files that were passed over; they do not count as bad records.
     """
 
     problems: list[Problem] = field(default_factory=list)
     max_listed: int = 1000
     reasons: Counter[str] = field(default_factory=Counter)
+    skips: Skips = field(default_factory=Skips)
     _addresses: set[str] = field(default_factory=set)
 
     def add(self, problem: Problem) -> bool:
@@ -63,9 +67,12 @@ class Report:
         return len(self._addresses)
 
     def __str__(self) -> str:
-        """Return a summary: the number of bad records, the commonest reasons, and the first addresses."""
-        if not self._addresses:
-            return "no bad records"
-        common = ", ".join(f"{count} x {reason}" for reason, count in self.reasons.most_common(_SUMMARY_LINES))
-        lines = [f"{len(self)} bad records skipped: {common}", *map(str, self.problems[:_SUMMARY_LINES])]
-        return "\n  ".join(lines + (["..."] if len(self) > _SUMMARY_LINES else []))
+        """Return a summary: the number of bad records, the commonest reasons, the first addresses, and the skips."""
+        lines = ["no bad records"]
+        if self._addresses:
+            common = ", ".join(f"{count} x {reason}" for reason, count in self.reasons.most_common(_SUMMARY_LINES))
+            lines = [f"{len(self)} bad records skipped: {common}", *map(str, self.problems[:_SUMMARY_LINES])]
+            lines += ["..."] if len(self) > _SUMMARY_LINES else []
+        if self.skips.counts:
+            lines.append(f"skipped: {self.skips.describe()}")
+        return "\n  ".join(lines)

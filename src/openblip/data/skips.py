@@ -34,6 +34,11 @@ class Skips:
         """Return the number of files by kind."""
         return {kind: labels.total() for kind, labels in self.counts.items()}
 
+    def extend(self, skips: Skips) -> None:
+        """Count the files of another source, too."""
+        for kind, labels in skips.counts.items():
+            self.counts.setdefault(kind, Counter()).update(labels)
+
     def describe(self) -> str:
         """Return one line with all kinds, such as "3 videos (.mp4, .mov), 1 hidden image (.a.jpg)"."""
         parts = []

@@ -17,6 +17,7 @@ import filelock
 from openblip.data.files import parent
 from openblip.data.problems import Problem
 from openblip.data.records import Record
+from openblip.data.skips import Skips
 from openblip.data.sources.shards import Shard, plan_shards, read_shard
 from openblip.errors import JobError
 from openblip.io import atomic
@@ -101,6 +102,7 @@ def run_sharded(
     images: str | None = None,
     recursive: bool = True,
     notify: Callable[[int, int], None] = lambda done, total: None,
+    skips: Skips | None = None,
 ) -> Counter[str]:
     """Run a job over the shards that are not done.
 
@@ -112,6 +114,7 @@ def run_sharded(
         images: Folder for relative image paths of lists.
         recursive: Include the images below a folder.
         notify: Receives the number of finished shards and of all shards.
+        skips: Counts the files that folders pass over.
 
     Returns:
         Number of items that were `computed` and that `failed`, and of shards that were `done` before.
@@ -128,7 +131,7 @@ def run_sharded(
         raise JobError(f"{folder} is in use by another process") from error
     try:
         _claim(folder, identity)
-        shards = plan_shards(sources, images=images, sidecars=False, recursive=recursive)
+        shards = plan_shards(sources, images=images, sidecars=False, recursive=recursive, skips=skips)
         pending = [shard for shard in shards if not job.path(shard.name).exists()]
         counts: Counter[str] = Counter(done=len(shards) - len(pending))
         finished = counts["done"]

@@ -49,7 +49,7 @@ def open_source(
 
     Returns:
         A `Source`, whose records have numbers, or a `Stream`. Rows that cannot become records are listed in
-        `Source.problems`.
+        `Source.problems`. Files that a folder passes over are counted in `Source.skips`.
 
     Raises:
         InputError: If there is no data, the form is unknown, or no row can become a record.

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from openblip.data.problems import Problem
 from openblip.data.records import Record
+from openblip.data.skips import Skips
 
 Counts: TypeAlias = Mapping[str, NDArray[np.int32]]
 
@@ -21,11 +22,13 @@ class Source(ABC):
     Attributes:
         name: Where the records come from.
         problems: The rows that could not become records.
+        skips: The files that a folder passes over, by kind.
         period: Number of epochs after which `indices` repeats.
     """
 
     name: str
     problems: Sequence[Problem] = ()
+    skips: Skips = Skips()
     period = 1
 
     @abstractmethod

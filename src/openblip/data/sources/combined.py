@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from openblip.data.problems import Problem
 from openblip.data.records import Record
+from openblip.data.skips import Skips
 from openblip.data.sources.base import Counts, Source, Stream, check_index
 from openblip.data.sources.table import number_keys
 from openblip.errors import InputError
@@ -24,6 +25,9 @@ class ConcatSource(Source):
         self.sources = tuple(sources)
         self.name = ", ".join(source.name for source in sources)
         self.problems = [problem for source in sources for problem in source.problems]
+        self.skips = Skips()
+        for source in sources:
+            self.skips.extend(source.skips)
         self._ends = np.cumsum([len(source) for source in sources])
         names = sources[0].counts
         self._counts = {name: np.concatenate([source.counts[name] for source in sources]) for name in names}

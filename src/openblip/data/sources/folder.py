@@ -55,7 +55,7 @@ def open_folder(
         columns: The column of a field in the metadata, where it differs from the schema.
         keep: Further columns of the metadata to keep.
         chosen: Patterns that files must fit.
-        skips: Counts the files that are passed over.
+        skips: Counts the files that are passed over; by default `Source.skips` does.
 
     Returns:
         The records of the folder.
@@ -180,6 +180,7 @@ def _open_images(
     path = path.rstrip("/") if len(path) > 1 else path
     builder = TableBuilder(path, Locator())
     problems: list[Problem] = []
+    skips = builder.skips if skips is None else skips
     for name in walk(path, recursive, chosen=chosen, skips=skips, problems=problems):
         if not is_taken(name, chosen, skips):
             continue

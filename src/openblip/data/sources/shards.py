@@ -22,14 +22,15 @@ from openblip.data.images import Locator
 from openblip.data.problems import Problem
 from openblip.data.records import Record
 from openblip.data.schema import Columns, check_columns
+from openblip.data.skips import Skips
 from openblip.data.sources import open_source
 from openblip.data.sources.addresses import HUB_PREFIX, Kind, expand, kind_of
 from openblip.data.sources.base import Source
-from openblip.data.sources.folder import METADATA, read_image, walk
+from openblip.data.sources.folder import METADATA, is_taken, read_image, walk
 from openblip.data.sources.parquet import read_row_groups
 from openblip.data.sources.table import read_record
 from openblip.data.sources.tars import TarStream
-from openblip.data.sources.text import decode_csv_row, find_delimiter
+from openblip.data.sources.text import decode_csv_row, find_delimiter, is_csv, is_jsonl
 from openblip.errors import InputError
 from openblip.io import jsonlines
 from openblip.preprocess.formats import is_image_name
@@ -79,11 +80,14 @@ def plan_shards(
     rows: int = SHARD_ROWS,
     sidecars: bool = True,
     recursive: bool = True,
+    columns: Columns | None = None,
+    skips: Skips | None = None,
 ) -> list[Shard]:
     """Divide data into shards.
 
     A tar is one shard. Parquet files are divided at row groups, text files at lines, folders of images by their sorted
-    names, into shards of about `rows` rows. Other forms are indexed as a whole by every process that reads a shard.
+    names, into shards of about `rows` rows. Other forms, and text files in dialects that can only be read as a whole,
+    are indexed by every process that reads a shard.
 
     Args:
         sources: Paths or addresses, as [`open_source`][openblip.data.sources.open_source] takes them, or image files.
@@ -91,6 +95,8 @@ def plan_shards(
         rows: Rows of a shard.
         sidecars: Whether a folder is read with its metadata, if it has any; otherwise all its images are taken.
         recursive: Include the files below a folder.
+        columns: The column of a field, where it differs from the schema.
+        skips: Counts the files that folders pass over.
 
     Returns:
         The shards, in the order of the data.
@@ -98,13 +104,15 @@ def plan_shards(
     Raises:
         InputError: A source does not exist or has an unknown form, or a file cannot be read.
     """
+    check_columns(columns or {})
+    planner = _Planner(images, rows, sidecars, recursive, columns, Skips() if skips is None else skips)
     shards: list[Shard] = []
     single_files = [name for name in sources if _is_image(name)]
     if single_files:
-        shards += _split_files("", single_files, rows)
+        shards += planner.split_files("", single_files)
     for source in sources:
         if not _is_image(source):
-            shards += _plan_source(source, images, rows, sidecars, recursive)
+            shards += planner.plan(source)
     if not shards:
         raise InputError(f"{', '.join(sources)} has no data")
     repeated = [shard.name for shard in shards]
@@ -162,51 +170,84 @@ def _below(address: str, root: str) -> str:
     return address.removeprefix(root.rstrip("/") + "/") if root else address
 
 
-def _plan_source(source: str, images: str | None, rows: int, sidecars: bool, recursive: bool) -> list[Shard]:
-    if source.startswith(HUB_PREFIX):
-        return _split_indexed(source, images, rows)
-    if is_local(source) and Path(source).is_dir():
-        return _plan_folder(source, images, rows, sidecars, recursive)
-    shards = []
-    for path in expand(source):
-        kind = kind_of(path)
-        if kind is None and not _is_image(path):
-            raise InputError(f"the form of {path} cannot be guessed by its suffix")
-        shards += _split_files("", [path], rows) if kind is None else _plan_file(path, kind, images, rows)
-    return shards
+@dataclass(frozen=True)
+class _Planner:
+    """Divides data into shards with the options of one call of `plan_shards`."""
+
+    images: str | None
+    rows: int
+    sidecars: bool
+    recursive: bool
+    columns: Columns | None
+    skips: Skips
+
+    def plan(self, source: str) -> list[Shard]:
+        """Return the shards of a file, folder, glob or dataset."""
+        if source.startswith(HUB_PREFIX):
+            return self._split_indexed(source)
+        if is_local(source) and Path(source).is_dir():
+            return self._plan_folder(source)
+        shards = []
+        for path in expand(source):
+            kind = kind_of(path)
+            if kind is None and not _is_image(path):
+                raise InputError(f"the form of {path} cannot be guessed by its suffix")
+            shards += self.split_files("", [path]) if kind is None else self._plan_file(path, kind)
+        return shards
+
+    def _plan_folder(self, folder: str) -> list[Shard]:
+        names = list(walk(folder, self.recursive, skips=self.skips))
+        metadata = [name for name in names if os.path.basename(name) in METADATA]  # noqa: PTH119
+        if metadata and self.sidecars:
+            return [shard for name in metadata for shard in self._plan_file(name, kind_of(name) or "jsonl")]
+        pictures = [name for name in names if is_taken(name, None, self.skips)]
+        if pictures:
+            return self.split_files(folder, pictures)
+        for kind in ("tar", "parquet"):
+            files = [name for name in names if kind_of(name) == kind]
+            if files:
+                return [shard for name in files for shard in self._plan_file(name, kind_of(name) or "tar")]
+        if (Path(folder) / "dataset_dict.json").exists() or (Path(folder) / "state.json").exists():
+            return self._split_indexed(folder)
+        raise InputError(f"{folder} has no images, tars or Parquet files")
+
+    def _plan_file(self, path: str, kind: Kind) -> list[Shard]:
+        root = parent(path) if self.images is None else self.images
+        try:
+            if kind == "tar":
+                return [Shard(_name(path), "tar", path, root=root)]
+            if kind == "parquet":
+                return list(_split_parquet(path, root, self.rows))
+            if kind in ("jsonl", "csv") and _can_start_anywhere(path, kind, self.columns):
+                split = _split_jsonl if kind == "jsonl" else _split_csv
+                return list(split(path, root, self.rows))
+        except OSError as error:
+            raise InputError(f"cannot read {path}: {error.strerror or error}") from error
+        return self._split_indexed(path)
+
+    def split_files(self, folder: str, names: Sequence[str]) -> list[Shard]:
+        """Return the shards of image files below a folder."""
+        prefix = folder.rstrip("/") + "/" if folder else ""
+        files = [name.removeprefix(prefix) for name in names]
+        return [
+            Shard(_name(folder or files[row], row), "files", folder, row=row, files=tuple(files[row : row + self.rows]))
+            for row in range(0, len(files), self.rows)
+        ]
+
+    def _split_indexed(self, address: str) -> list[Shard]:
+        root = "" if self.images is None else self.images
+        count = len(_open_indexed(address, root, _freeze(self.columns)))
+        starts = range(0, count, self.rows)
+        return [
+            Shard(_name(address, i), "indexed", address, i, min(i + self.rows, count), i, root=root) for i in starts
+        ]
 
 
-def _plan_folder(folder: str, images: str | None, rows: int, sidecars: bool, recursive: bool) -> list[Shard]:
-    names = list(walk(folder, recursive))
-    metadata = [name for name in names if os.path.basename(name) in METADATA]  # noqa: PTH119
-    if metadata and sidecars:
-        return [shard for name in metadata for shard in _plan_file(name, kind_of(name) or "jsonl", images, rows)]
-    pictures = [name for name in names if _is_image(name)]
-    if pictures:
-        return _split_files(folder, pictures, rows)
-    for kind in ("tar", "parquet"):
-        files = [name for name in names if kind_of(name) == kind]
-        if files:
-            return [shard for name in files for shard in _plan_file(name, kind_of(name) or "tar", images, rows)]
-    if (Path(folder) / "dataset_dict.json").exists() or (Path(folder) / "state.json").exists():
-        return _split_indexed(folder, images, rows)
-    raise InputError(f"{folder} has no images, tars or Parquet files")
-
-
-def _plan_file(path: str, kind: Kind, images: str | None, rows: int) -> list[Shard]:
-    root = parent(path) if images is None else images
-    try:
-        if kind == "tar":
-            return [Shard(_name(path), "tar", path, root=root)]
-        if kind == "parquet":
-            return list(_split_parquet(path, root, rows))
-        if kind == "jsonl":
-            return list(_split_jsonl(path, root, rows))
-        if kind == "csv":
-            return list(_split_csv(path, root, rows))
-    except OSError as error:
-        raise InputError(f"cannot read {path}: {error.strerror or error}") from error
-    return _split_indexed(path, images, rows)
+def _can_start_anywhere(path: str, kind: Kind, columns: Columns | None) -> bool:
+    """Return whether a text file can be read from any of its lines on."""
+    with closing(_open(path)) as file:
+        head = file.readline() + file.read(2**16)
+    return is_jsonl(head) if kind == "jsonl" else is_csv(path, head, columns or {})
 
 
 def _name(path: str, row: int | None = None) -> str:
@@ -215,22 +256,6 @@ def _name(path: str, row: int | None = None) -> str:
     address = os.path.abspath(path) if is_local(path) and not path.startswith(HUB_PREFIX) else path  # noqa: PTH100
     digest = hashlib.blake2b(os.fsencode(address), digest_size=4).hexdigest()
     return f"{stem or 'images'}-{digest}" + ("" if row is None else f"-{row:09d}")
-
-
-def _split_files(folder: str, names: Sequence[str], rows: int) -> list[Shard]:
-    prefix = folder.rstrip("/") + "/" if folder else ""
-    files = [name.removeprefix(prefix) for name in names]
-    return [
-        Shard(_name(folder or files[row], row), "files", folder, row=row, files=tuple(files[row : row + rows]))
-        for row in range(0, len(files), rows)
-    ]
-
-
-def _split_indexed(address: str, images: str | None, rows: int) -> list[Shard]:
-    root = "" if images is None else images
-    count = len(_open_indexed(address, root))
-    starts = range(0, count, rows)
-    return [Shard(_name(address, i), "indexed", address, i, min(i + rows, count), i, root=root) for i in starts]
 
 
 def _split_parquet(path: str, root: str, rows: int) -> Iterator[Shard]:
@@ -304,6 +329,11 @@ def _open(path: str) -> IO[bytes]:
     return file
 
 
+def _freeze(columns: Columns | None) -> tuple[tuple[str, str | tuple[str, ...]], ...]:
+    """Return columns in a hashable form."""
+    return tuple((field, name if isinstance(name, str) else tuple(name)) for field, name in (columns or {}).items())
+
+
 @functools.lru_cache(maxsize=2)
 def _open_indexed(
     address: str, root: str, columns: tuple[tuple[str, Any], ...] = (), keep: tuple[str, ...] = ()
@@ -370,7 +400,7 @@ def _read_files(shard: Shard, columns: Columns | None, keep: tuple[str, ...]) ->
 
 
 def _read_indexed(shard: Shard, columns: Columns | None, keep: tuple[str, ...]) -> Entries:
-    source = _open_indexed(shard.address, shard.root, tuple((columns or {}).items()), keep)
+    source = _open_indexed(shard.address, shard.root, _freeze(columns), keep)
     if shard.start == 0:
         yield from source.problems
     for index in range(shard.start, min(shard.stop, len(source))):

@@ -19,6 +19,7 @@ from openblip.data.images import ImageRef
 from openblip.data.problems import Problem
 from openblip.data.records import Expression, Question, Record
 from openblip.data.schema import IMAGE_COLUMNS, PAIR_COLUMNS, Columns, ParsedRow, parse_row, plain_name
+from openblip.data.skips import Skips
 from openblip.data.sources.base import Counts, Source, check_index
 from openblip.errors import InputError, OpenBlipError
 
@@ -35,6 +36,7 @@ class Table(Source):
         counts: `Record.counts` of every record.
         keys: A hash of each record's image.
         problems: The rows that could not become records.
+        skips: The files that were passed over.
     """
 
     def __init__(
@@ -45,9 +47,11 @@ class Table(Source):
         counts: Counts,
         keys: NDArray[np.uint64],
         problems: Sequence[Problem] = (),
+        skips: Skips | None = None,
     ) -> None:
         self.name = name
         self.problems = tuple(problems)
+        self.skips = Skips() if skips is None else skips
         self._locate = locate
         self._bytes, self._ends = packed
         self._counts, self._keys = counts, keys
@@ -81,11 +85,15 @@ class TableBuilder:
         locate: Makes an image reference of a value in a row and the record's address.
         columns: The column of a field, where it differs from the schema.
         keep: Further columns to keep.
+
+    Attributes:
+        skips: Counts the files that are passed over.
     """
 
     def __init__(self, name: str, locate: Locate, columns: Columns | None = None, keep: Sequence[str] = ()) -> None:
         self.name = name
         self.columns = columns
+        self.skips = Skips()
         self._locate, self._keep = locate, keep
         self._packed = bytearray()
         self._ends = array("q")
@@ -131,6 +139,7 @@ class TableBuilder:
             {name: np.ascontiguousarray(column) for name, column in zip(names, columns, strict=True)},
             np.array(self._keys, np.uint64),
             self._problems,
+            self.skips,
         )
 
 

@@ -70,7 +70,7 @@ def open_tar(path: str, *, columns: Columns | None = None, keep: Sequence[str] =
 def _add_group(builder: TableBuilder, group: _Group) -> None:
     if not group.images:
         kind = group.unread_kind
-        builder.reject(f":{group.key}", f"there is no image beside {group.listing}", kind=kind)
+        builder.reject(f":{group.key}", f"there is no image next to {group.listing}", kind=kind)
         return
     if group.replaced:
         reason = f"{group.replaced} members were replaced by later ones of the same name"

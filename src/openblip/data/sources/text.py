@@ -33,6 +33,7 @@ LAYOUTS = (
     'or {"images": [{"id", "file_name"}], "annotations": [{"image_id", "caption"}]} (COCO), '
     'or {"data": {"questions", "answers", "dialogs"}} (VisDial)'
 )
+_WIDE_MARKS = (b"\xff\xfe", b"\xfe\xff")
 _LARGEST_CELL = 2**27  # bytes; the default of `csv` is 2**17
 
 
@@ -50,7 +51,7 @@ def open_jsonl(
     Returns:
         The records of the file; blank lines are skipped.
     """
-    content = read_bytes(path)
+    content = _read_utf8(path)
     if _is_one_value(content):
         return open_json(path, images=images, columns=columns, keep=keep)
     return _read_jsonl(path, content, images, columns, keep)
@@ -92,12 +93,12 @@ def open_csv(
     Raises:
         InputError: If no column holds images.
     """
-    content = read_bytes(path)
-    if content.lstrip(b"\xef\xbb\xbf \r\n\t")[:1] in (b"{", b"["):
+    content = _read_utf8(path)
+    if content.lstrip()[:1] in (b"{", b"["):
         opener = open_json if _is_one_value(content) else open_jsonl
         return opener(path, images=images, columns=columns, keep=keep)
     # Undecodable bytes become surrogates, so that they cost one row rather than the file.
-    text = _decode(content).replace("\0", "\ufffd")
+    text = content.decode("utf-8", "surrogateescape").replace("\0", "\ufffd")
     builder = _make_builder(path, images, columns, keep)
     csv.field_size_limit(max(csv.field_size_limit(), _LARGEST_CELL))
     for line, row in _iter_csv(path, text, columns or {}, keep):
@@ -160,6 +161,40 @@ def _iter_csv(
                 _check_header(path, header, columns)
                 continue
         yield rows.line_num, decode_csv_row(header, cells)
+
+
+def is_jsonl(head: bytes) -> bool:
+    """Return whether a file has one JSON value per line, in UTF-8, as far as its start shows.
+
+    Args:
+        head: The start of the file, with its first line.
+    """
+    return not _is_wide(head) and not _is_one_value(head)
+
+
+def is_csv(path: str, head: bytes, columns: Columns) -> bool:
+    """Return whether a file is a table in UTF-8 with a header, whose lines end in "\\n", as far as its start shows.
+
+    Args:
+        path: The file.
+        head: The start of the file, with its first line.
+        columns: The column of a field, where it differs from the schema.
+    """
+    text = head.decode("utf-8-sig", "replace")
+    if _is_wide(head) or text.lstrip().startswith(("{", "[")) or ("\r" in text and "\n" not in text):
+        return False
+    delimiter, skipped = find_delimiter(path, text, columns)
+    header = next(csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, skipinitialspace=True), [])
+    try:
+        _check_header(path, [name.strip() for name in header], columns)
+    except InputError:
+        return False
+    return not skipped
+
+
+def _is_wide(head: bytes) -> bool:
+    """Return whether a file is UTF-16, with or without a byte order mark."""
+    return head[:2] in _WIDE_MARKS or b"\0" in head[:2]
 
 
 _TOKENS = re.compile(r"([^\t]+\.\w{2,5})#\d+\t(.*)")
@@ -239,11 +274,13 @@ def _is_one_value(content: bytes) -> bool:
     return isinstance(value, list)
 
 
-def _decode(content: bytes) -> str:
-    """Return a text; UTF-16 as Excel writes it has a byte order mark."""
-    if content.startswith((b"\xff\xfe", b"\xfe\xff")):
-        return content.decode("utf-16", "replace")
-    return content.decode("utf-8-sig", "surrogateescape")
+def _read_utf8(path: str) -> bytes:
+    """Return the content of a text file in UTF-8, without a byte order mark. Excel and PowerShell write UTF-16."""
+    content = read_bytes(path)
+    if not _is_wide(content):
+        return content.removeprefix(b"\xef\xbb\xbf")
+    codec = "utf-16" if content[:2] in _WIDE_MARKS else "utf-16-be" if content.startswith(b"\0") else "utf-16-le"
+    return content.decode(codec, "replace").encode()
 
 
 def _make_builder(path: str, images: str | None, columns: Columns | None, keep: Sequence[str]) -> TableBuilder:
@@ -273,9 +310,9 @@ def open_json(
     Raises:
         InputError: If the file is not JSON, or has an unknown layout.
     """
-    raw = read_bytes(path)
+    raw = _read_utf8(path)
     try:
-        content = json.loads(_decode(raw))
+        content = json.loads(raw.decode("utf-8", "surrogateescape"))
     except (ValueError, RecursionError) as error:
         lines = _read_jsonl(path, raw, images, columns, keep)
         if len(lines):
