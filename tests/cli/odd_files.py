@@ -149,6 +149,9 @@ def write_lists(folder: Path) -> list[str]:
         "indented.jsonl": json.dumps(rows, indent=2),
         "lines.csv": "\n".join(map(json.dumps, rows)),
         "wide.json": json.dumps(rows).encode("utf-16"),
+        "wide.jsonl": "\n".join(map(json.dumps, rows)).encode("utf-16"),
+        "unmarked wide.csv": table.format("").encode("utf-16-le"),
+        "unmarked wide.jsonl": "\n".join(map(json.dumps, rows)).encode("utf-16-be"),
         "coco.json": json.dumps(
             {
                 "images": [{"id": 1, "file_name": "images/a.jpg"}, {"id": 2.0, "file_name": "images/b.jpg"}],
@@ -162,6 +165,43 @@ def write_lists(folder: Path) -> list[str]:
     for name, text in texts.items():
         (folder / name).write_bytes(text if isinstance(text, bytes) else text.encode())
     return list(texts)
+
+
+def write_pair_lists(folder: Path) -> list[Path]:
+    """Write a list of (images/a.jpg, images/b.jpg) with a text and the reverse without one per dialect."""
+    rows: list[dict[str, str | None]] = [
+        {"left": "images/a.jpg", "right": "images/b.jpg", "text": "two dogs, brown"},
+        {"left": "images/b.jpg", "right": "images/a.jpg", "text": None},
+    ]
+    table = 'left,right,text\nimages/a.jpg,images/b.jpg,"two dogs, brown"\nimages/b.jpg,images/a.jpg,{}\n'
+    plain = table.format("")
+    lists = [{"image": [row["left"], row["right"]], "text": row["text"]} for row in rows]
+    lines = "\n".join(map(json.dumps, rows))
+    texts: dict[str, str | bytes] = {
+        "plain.csv": plain,
+        **{f"missing {number}.csv": table.format(value) for number, value in enumerate(MISSING)},
+        "semicolons.csv": plain.replace(",", ";").replace("dogs;", "dogs,"),
+        "excel.csv": "sep=;\n" + plain.replace(",", ";").replace("dogs;", "dogs,"),
+        "bars.csv": plain.replace(",", "| ").replace("dogs| ", "dogs,"),
+        "tabs.tsv": plain.replace(",", "\t").replace("dogs\t", "dogs,"),
+        "capitals.csv": plain.replace("left,right", "Left, Right"),
+        "marked.csv": b"\xef\xbb\xbf" + plain.encode(),
+        "wide.csv": plain.encode("utf-16"),
+        "windows.csv": plain.replace("\n", "\r\n").replace("images/", "images\\"),
+        "old mac.csv": plain.replace("\n", "\r"),
+        "drive.csv": plain.replace("images/", "D:\\photos\\images\\"),
+        "named.csv": plain.replace("left,right", "before,after"),
+        "python list.csv": "image,text\n" + "".join(f'"{row["image"]}","{row["text"] or ""}"\n' for row in lists),
+        "lines.json": lines,
+        "array.jsonl": json.dumps(rows),
+        "indented.jsonl": json.dumps(rows, indent=2),
+        "wide.jsonl": lines.encode("utf-16"),
+        "lists.jsonl": "\n".join(map(json.dumps, lists)),
+        "elsewhere.jsonl": lines.replace("images/", "/export/nlvr2/images/"),
+    }
+    for name, content in texts.items():
+        (folder / name).write_bytes(content if isinstance(content, bytes) else content.encode())
+    return [folder / name for name in texts]
 
 
 MISSING = ("nan", "NaN", "NULL", "None", "<NA>", "#N/A", "null")

@@ -194,7 +194,7 @@ class Loader:
     def _add_problems(self, problems: list[Problem]) -> None:
         for problem in problems:
             if self.report.add(problem) and len(self.report) <= MAX_LOGGED:
-                _log.warning("skipped %s", problem)
+                _log.warning("skipped: %s", problem)
         self._check_limit()
 
     def _check_limit(self) -> None:

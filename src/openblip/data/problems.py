@@ -8,7 +8,8 @@ from dataclasses import dataclass, field
 
 from openblip.data.skips import Skips
 
-_SUMMARY_LINES = 5
+_MAX_REASONS = 20
+_MAX_ADDRESSES = 5
 
 
 @dataclass(frozen=True)
@@ -28,7 +29,7 @@ class Problem:
     count: int = 1
 
     def __str__(self) -> str:
-        return f"{self.address}: {self.reason}"
+        return self.reason if self.address in self.reason else f"{self.address}: {self.reason}"
 
 
 @dataclass
@@ -70,9 +71,9 @@ class Report:
         """Return a summary: the number of bad records, the commonest reasons, the first addresses, and the skips."""
         lines = ["no bad records"]
         if self._addresses:
-            common = ", ".join(f"{count} x {reason}" for reason, count in self.reasons.most_common(_SUMMARY_LINES))
-            lines = [f"{len(self)} bad records skipped: {common}", *map(str, self.problems[:_SUMMARY_LINES])]
-            lines += ["..."] if len(self) > _SUMMARY_LINES else []
+            common = ", ".join(f"{count} x {reason}" for reason, count in self.reasons.most_common(_MAX_REASONS))
+            lines = [f"{len(self)} bad records skipped: {common}", *map(str, self.problems[:_MAX_ADDRESSES])]
+            lines += ["..."] if len(self) > _MAX_ADDRESSES else []
         if self.skips.counts:
             lines.append(f"skipped: {self.skips.describe()}")
         return "\n  ".join(lines)

@@ -54,6 +54,8 @@ _ANSWER_COLUMNS = ("answers", "answer", "direct_answers", "multiple_choice_answe
 _QUESTIONS_COLUMNS = ("qa", "questions")
 FIELDS: Mapping[str, tuple[str, ...]] = {
     "image": IMAGE_COLUMNS,
+    "left": ("left",),
+    "right": ("right",),
     "caption": _CAPTION_COLUMNS,
     "question": ("question",),
     "answer": _ANSWER_COLUMNS,

@@ -229,7 +229,7 @@ def find_delimiter(path: str, text: str, columns: Columns | None = None, keep: S
 def _check_header(path: str, header: Sequence[str], columns: Columns) -> None:
     """Raise `InputError` if no column of a table holds images."""
     names = set(map(plain_name, header))
-    mapped = _names(columns.get("image", ()))
+    mapped = [name for field in ("image", *PAIR_COLUMNS) for name in _names(columns.get(field, ()))]
     if mapped:
         missing = [name for name in mapped if plain_name(name) not in names]
         if not missing:
@@ -240,7 +240,7 @@ def _check_header(path: str, header: Sequence[str], columns: Columns) -> None:
     else:
         reason = "has no column of images"
     found = ", ".join(map(repr, header))
-    hint = "name it with --columns image=NAME (columns= in Python)"
+    hint = "name it with --columns image=NAME, or a pair with left=NAME,right=NAME (columns= in Python)"
     if any(is_image_name(name) for name in header):
         hint = "it seems to have no header: give the numbers of its columns, as in --columns image=1,caption=2"
     raise InputError(f"{path} {reason}: its columns are {found}; {hint}")
