@@ -63,9 +63,10 @@ LAYERS: dict[str, set[str]] = {
     # The Keras classes take the parts of `compat` that need no torch; a test below follows their imports.
     "keras": {"compat"},
     "capfilt": {"jobs"},
-    "serving": {"jobs"},
+    "search": {"jobs"},
+    "serving": {"search"},
     "bootstrap": {"capfilt", "training"},
-    "cli": {"bootstrap", "capfilt", "evaluation", "jobs", "serving", "training"},
+    "cli": {"bootstrap", "capfilt", "evaluation", "jobs", "search", "serving", "training"},
 }
 
 
@@ -122,6 +123,7 @@ NO_TORCH = (
     "openblip.jobs.executors",
     "openblip.jobs.ray",
     "openblip.jobs.sharded",
+    "openblip.search",
     "openblip.training.config",
     "openblip.evaluation.metrics.captions",
     "openblip.evaluation.protocols",
@@ -136,6 +138,8 @@ LATE = {
     "openblip.preprocess": {"torch", "tokenizers"},  # opening, resizing and cleaning need neither
     "openblip.compat.transformers_api": {"torch", "huggingface_hub"},  # a configuration alone needs neither
     "openblip.results": {"openblip"},  # drawing needs Pillow, and only notebooks draw
+    "openblip.search.index": {"openblip"},  # listing and filtering need no model and no database
+    "openblip.search.scan": {"faiss"},
     "openblip.jobs.reporting": {"rich"},  # only on a terminal
     "openblip.training.reporters": {"torch"},  # its TensorBoard writer needs tensorboard, which is optional
     # `--help` is instant; a command loads what it runs.
@@ -144,6 +148,8 @@ LATE = {
 
 IMPORT_NAMES = {
     "pillow": "PIL",
+    "faiss-cpu": "faiss",
+    "faiss_cpu": "faiss",
     "pyyaml": "yaml",
     "tensorflow_cpu": "tensorflow",
     "tensorflow-cpu": "tensorflow",

@@ -13,6 +13,7 @@ OpenBlipError
 ├── StoppedError                         a call that was stopped before its end
 │   └── TimeLimitError     (TimeoutError) a call that took longer than its time limit
 ├── JobError                             a job that cannot continue
+├── SearchError                          an index that cannot be used
 ├── TrainingError                        training that cannot continue
 └── EvaluationError        (ValueError)  predictions that do not fit the references
 ```
@@ -99,6 +100,10 @@ class TimeLimitError(StoppedError, TimeoutError):
 
 class JobError(OpenBlipError):
     """A job cannot continue: its output cannot be written, belongs to another job, or would be shared by two images."""
+
+
+class SearchError(OpenBlipError):
+    """An index of images cannot be used: it is missing or damaged, or another model made it."""
 
 
 class TrainingError(OpenBlipError):

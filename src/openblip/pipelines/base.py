@@ -91,6 +91,7 @@ class TaskModel:
         confidence: Calibration of the captions; `None` without one.
         batching: Batch size and number of threads.
         target_size: Size that large JPEG files are decoded near; `None` decodes them in full.
+        source: Path of the checkpoint.
     """
 
     def __init__(
@@ -104,6 +105,7 @@ class TaskModel:
         self.temperature = float(getattr(loaded.model, "temperature", 1.0))
         self.batching = batching or Batching()
         self.target_size = None if exact_decode else loaded.image.size
+        self.source = loaded.source
         self.tokenizer = loaded.tokenizer or _MissingTokenizer()
 
     @property

@@ -1,0 +1,622 @@
+"""An index of images: made and kept up to date by `add`, searched by text, image and filters."""
+
+from __future__ import annotations
+
+import os
+import stat
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, BinaryIO
+
+import numpy as np
+from numpy.typing import NDArray
+
+from openblip.data.skips import PathFilter, Skips
+from openblip.errors import ImageError, InputError, OpenBlipError
+from openblip.io import limits
+from openblip.io import progress as progress_bars
+from openblip.io.cache import cache_folder
+from openblip.io.limits import Limit, Stop
+from openblip.search.describe import describe_model, weights_of
+from openblip.search.images import ImagePage, IndexedImage
+from openblip.search.listing import Listing, list_images
+from openblip.search.local import LocalStore
+from openblip.search.results import Hit, IndexReport, SearchResults
+from openblip.search.settings import Dtype, Filter, IndexSettings, StatesMode
+from openblip.search.state_cache import StateCache
+from openblip.search.store import Store
+
+if TYPE_CHECKING:
+    from openblip.blip import Blip
+    from openblip.pipelines.inputs import ImageInput
+    from openblip.search.update import IndexUpdate
+
+DUPLICATE = 0.98
+"""Cosine from which two images are near-duplicates."""
+MIN_PROBABILITY = 0.5
+"""Probability of a match (ITM) from which the re-rank takes an image."""
+CACHE_BYTES = 2 << 30
+"""Size of the cache of image states."""
+_OPEN_FLAGS = os.O_RDONLY | sum(getattr(os, name, 0) for name in ("O_BINARY", "O_CLOEXEC", "O_NOFOLLOW", "O_NONBLOCK"))
+
+
+class Index:
+    """An index of images in a folder, or in a PostgreSQL database. Make one with `create`, or open one with `open`.
+
+    Any number of threads may search one `Index`, also while another thread or process adds images.
+
+    Examples:
+        >>> index = Index.create("photos.index", blip)  # doctest: +SKIP
+        >>> index.add(["photos"], blip, recursive=True).counts  # doctest: +SKIP
+        Counter({'added': 1234})
+        >>> for hit in index.search(blip, "a dog on a beach", rerank=50):  # doctest: +SKIP
+        ...     print(hit.name, hit.probability)
+    """
+
+    def __init__(self, store: Store, *, cache_bytes: int = CACHE_BYTES) -> None:
+        self._store = store
+        self._cache = None
+        if store.settings.states == "cache":
+            settings = store.settings
+            shape = (settings.tokens, settings.state_width)
+            folder = Path(store.location) / "states-cache"
+            if not isinstance(store, LocalStore):
+                folder = cache_folder() / "search" / settings.weights
+            self._cache = StateCache(folder, shape, cache_bytes)
+
+    @staticmethod
+    def create(
+        location: str | os.PathLike[str],
+        blip: Blip,
+        *,
+        dtype: Dtype | None = None,
+        states: StatesMode = "none",
+        cache_bytes: int = CACHE_BYTES,
+    ) -> Index:
+        """Create an empty index.
+
+        Args:
+            location: A folder that is empty or does not exist, or the address of a PostgreSQL database.
+            blip: The model that will embed the images.
+            dtype: Type of the stored embeddings: "fp32", or "fp16" for half the space. By default fp32 in a folder,
+                and fp16 in a database.
+            states: What happens to image states, which the re-rank needs: "none" computes them again, "cache" keeps
+                those of recent searches, and "stored" stores them for all images.
+            cache_bytes: Size of the cache of image states.
+
+        Returns:
+            The index.
+
+        Raises:
+            SearchError: The location is not empty, or cannot be written.
+            UnsupportedTaskError: The model does not embed images.
+        """
+        address = os.fspath(location)
+        dtype = dtype or ("fp16" if is_database(address) else "fp32")
+        settings = describe_model(blip, dtype=dtype, states=states)
+        if is_database(address):
+            from openblip.search.postgres import PostgresStore
+
+            return Index(PostgresStore.create(address, settings), cache_bytes=cache_bytes)
+        return Index(LocalStore.create(Path(address), settings), cache_bytes=cache_bytes)
+
+    @staticmethod
+    def open(location: str | os.PathLike[str], *, cache_bytes: int = CACHE_BYTES) -> Index:
+        """Open an index.
+
+        Args:
+            location: The folder of the index, or the address of its PostgreSQL database.
+            cache_bytes: Size of the cache of image states.
+
+        Returns:
+            The index.
+
+        Raises:
+            SearchError: There is no index, or another version of OpenBLIP made it.
+        """
+        address = os.fspath(location)
+        if is_database(address):
+            from openblip.search.postgres import PostgresStore
+
+            return Index(PostgresStore(address), cache_bytes=cache_bytes)
+        return Index(LocalStore(Path(address)), cache_bytes=cache_bytes)
+
+    def __enter__(self) -> Index:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def __len__(self) -> int:
+        return self._store.count()
+
+    def __repr__(self) -> str:
+        """Return the location and the model of the index."""
+        return f"Index({self._store.location!r}, model={self.settings.model!r})"
+
+    @property
+    def settings(self) -> IndexSettings:
+        """The settings of the index, which name the weights that made it."""
+        return self._store.settings
+
+    @property
+    def roots(self) -> tuple[str, ...]:
+        """The indexed folders."""
+        return tuple(self._store.roots())
+
+    def close(self) -> None:
+        """Close the files and connections of the index."""
+        self._store.close()
+
+    def check_model(self, blip: Blip) -> None:
+        """Check that a model can search this index.
+
+        Args:
+            blip: The model.
+
+        Raises:
+            SearchError: The index was made with other weights.
+        """
+        self.settings.check_same_weights(weights_of(blip), blip.name)
+
+    # Adding images.
+
+    def add(
+        self,
+        paths: Sequence[str | os.PathLike[str]],
+        blip: Blip | Callable[[], Blip],
+        *,
+        recursive: bool = False,
+        include: Sequence[str] = (),
+        exclude: Sequence[str] = (),
+        caption: bool = False,
+        prune: bool = False,
+        progress: bool = False,
+    ) -> IndexReport:
+        """Add new images, and bring changed, moved and deleted ones up to date.
+
+        Images that did not change are skipped. Images whose content the index knows under another path are not embedded
+        again. An image that cannot be read is a failure in the report; the others are indexed.
+
+        Args:
+            paths: Images, folders, globs and lists. None stands for all folders that were indexed before.
+            blip: The model, or a function that loads it, which is only called if an image must be embedded.
+            recursive: Also search subfolders.
+            include: Globs of files to take.
+            exclude: Globs of files and folders to pass over.
+            caption: Caption the images that have no caption, for the full-text search.
+            prune: Also remove the images of indexed folders that no longer exist.
+            progress: Whether to show a progress bar.
+
+        Returns:
+            Numbers of images by outcome, and the failures.
+
+        Raises:
+            SearchError: Another model made the index, or it cannot be written.
+            InputError: There is nothing to index.
+        """
+        skips = Skips()
+        chosen = PathFilter(tuple(include), tuple(exclude))
+        names = [os.fspath(path) for path in paths]
+        listing = list_images(names, self._store.roots(), recursive=recursive, prune=prune, chosen=chosen, skips=skips)
+        run = self.prepare_update(listing, blip, caption=caption)
+        failures = []
+        with progress_bars.bar("images", total=len(listing.items), visible=None if progress else False) as bar:
+            for status in run.run():
+                bar.advance()
+                if status.outcome == "failed":
+                    failures.append(status)
+        return IndexReport(run.counts, run.encoded, tuple(failures), skips.totals())
+
+    def prepare_update(
+        self, listing: Listing, blip: Blip | Callable[[], Blip], *, caption: bool = False
+    ) -> IndexUpdate:
+        """Return the update that `add` runs, to run it step by step.
+
+        Args:
+            listing: The images.
+            blip: The model, or a function that loads it.
+            caption: Caption the images that have no caption.
+
+        Returns:
+            The update, which has not begun.
+        """
+        from openblip.blip import Blip
+        from openblip.search.update import IndexUpdate
+
+        def load() -> Blip:
+            model = blip if isinstance(blip, Blip) else blip()
+            settings = self.settings
+            settings.check_same_embeddings(describe_model(model, dtype=settings.dtype, states=settings.states))
+            return model
+
+        return IndexUpdate(self._store, listing, load, caption=caption)
+
+    def compact(self) -> int:
+        """Free the space of removed and changed images.
+
+        Returns:
+            The number of bytes freed.
+
+        Raises:
+            SearchError: Another process is writing.
+        """
+        with self._store.writing():
+            return self._store.compact()
+
+    # Searching.
+
+    def search(
+        self,
+        blip: Blip | None,
+        text: str | None = None,
+        *,
+        image: ImageInput | None = None,
+        minus: str | Sequence[str] = (),
+        n: int = 20,
+        rerank: int = 0,
+        min_probability: float = MIN_PROBABILITY,
+        where: Filter | None = None,
+        hide_duplicates: bool = False,
+        timeout: float | None = None,
+        stop: Stop | None = None,
+    ) -> SearchResults:
+        """Find the images that fit a text, resemble an image, or both.
+
+        The embeddings of all images that pass the filter are compared with the query (ITC). With `rerank`, the model
+        then reads the text together with each image of the shortlist (ITM), ranks by the odds of a match, and leaves
+        out images that do not match.
+
+        Args:
+            blip: The model of the index; `None` for a search by filters alone.
+            text: The text.
+            image: The image; with a text, results resemble the image and fit the text.
+            minus: Texts that results should not fit.
+            n: Most results.
+            rerank: Length of the shortlist to re-rank, at least `n`; 0 for no re-rank.
+            min_probability: Lowest probability of a match that the re-rank accepts.
+            where: What images must fulfill. Without a text and an image, all images that pass are listed, the newest
+                first.
+            hide_duplicates: Whether to leave out images that nearly equal a better one.
+            timeout: Seconds after which the call raises `TimeLimitError`; by default there is no limit.
+            stop: Function that returns True to end the call with `StoppedError`, such as `event.is_set`.
+
+        Returns:
+            The hits, best first.
+
+        Raises:
+            SearchError: The index was made with other weights, or cannot be read.
+            InputError: There is neither a query nor a filter, or a value is out of range.
+            ImageError: `image` cannot be read.
+        """
+        where = where or Filter()
+        check_count("n", n)
+        if rerank:
+            check_rerank(text, n, rerank, min_probability)
+        if text is None and image is None and not minus:
+            if not where:
+                raise InputError("expected a text, an image or a filter, got none")
+            return self._list_hits(n, where, hide_duplicates)
+        if blip is None:
+            raise InputError("a search by text or image needs a model, got None")
+        self.check_model(blip)
+        limit = Limit(timeout, stop)
+        query = self.embed_query(blip, text, image=image, minus=minus, timeout=timeout, stop=stop)
+        limit.check()
+        results = self.find(query, n=rerank or n, where=where, hide_duplicates=hide_duplicates)
+        if not rerank or text is None:
+            return results
+        remaining = None if timeout is None else max(timeout - (time.monotonic() - limit.started), 1e-9)
+        ranked = self.rerank(
+            blip, text, results, minus=minus, min_probability=min_probability, timeout=remaining, stop=stop
+        )
+        return replace(ranked, hits=ranked.hits[:n])
+
+    def embed_query(
+        self,
+        blip: Blip,
+        text: str | None = None,
+        *,
+        image: ImageInput | None = None,
+        minus: str | Sequence[str] = (),
+        timeout: float | None = None,
+        stop: Stop | None = None,
+    ) -> NDArray[np.float32]:
+        """Return the embedding of a query: of the text plus that of the image minus the mean of the `minus` texts.
+
+        Args:
+            blip: The model of the index.
+            text: The text.
+            image: The image.
+            minus: Texts to subtract.
+            timeout: Seconds after which the call raises `TimeLimitError`.
+            stop: Function that returns True to end the call.
+
+        Returns:
+            The L2-normalized embedding (E,).
+
+        Raises:
+            InputError: There is no text and no image, or the texts cancel each other out.
+            ImageError: The image cannot be read.
+        """
+        subtracted = split_minus(minus)
+        texts = [*([] if text is None else [text]), *subtracted]
+        query = np.zeros(self.settings.width, np.float32)
+        if texts:
+            rows = blip.embed_texts(texts, timeout=timeout, stop=stop)
+            if text is not None:
+                query += rows[0]
+            if subtracted:
+                query -= rows[len(texts) - len(subtracted) :].mean(0)
+        if image is not None:
+            query += blip.embed_images(image, timeout=timeout, stop=stop)
+        norm = float(np.linalg.norm(query))
+        if norm < 1e-6:
+            raise InputError("expected a text or an image that minus does not cancel out")
+        return query / np.float32(norm)
+
+    def find(
+        self, query: NDArray[np.float32], *, n: int = 20, where: Filter | None = None, hide_duplicates: bool = False
+    ) -> SearchResults:
+        """Find the images whose embeddings are most similar to a query. No model is needed.
+
+        Args:
+            query: An embedding (E,), such as those of `embed_query`.
+            n: Most results.
+            where: What images must fulfill.
+            hide_duplicates: Whether to leave out images that nearly equal a better one.
+
+        Returns:
+            The hits, the most similar first: exactly those of brute force, in an index in a folder.
+
+        Raises:
+            InputError: `n` is less than 1, or the query has another width.
+        """
+        check_count("n", n)
+        wanted = n
+        while True:
+            neighbors = self._store.find_nearest(query, wanted, where or Filter())
+            pairs = zip(neighbors.images, neighbors.cosines, strict=True)
+            hits = [Hit.of(image, cosine) for image, cosine in pairs]
+            marked = mark_duplicates(hits, neighbors.embeddings, hide=hide_duplicates)
+            if len(marked) >= n or len(hits) < wanted:
+                return SearchResults(marked[:n], neighbors.searched)
+            wanted *= 2  # some were hidden
+
+    def rerank(
+        self,
+        blip: Blip,
+        text: str,
+        hits: Iterable[Hit],
+        *,
+        minus: str | Sequence[str] = (),
+        min_probability: float = MIN_PROBABILITY,
+        timeout: float | None = None,
+        stop: Stop | None = None,
+    ) -> SearchResults:
+        """Rank hits by the probability that image and text match (ITM), and leave out those that do not.
+
+        Args:
+            blip: The model of the index.
+            text: The text.
+            hits: The shortlist.
+            minus: Texts that images should not match.
+            min_probability: Lowest probability to accept.
+            timeout: Seconds after which the call raises `TimeLimitError`.
+            stop: Function that returns True to end the call.
+
+        Returns:
+            The accepted hits, best first, with their probability.
+
+        Raises:
+            InputError: `min_probability` is not between 0 and 1.
+        """
+        from openblip.search.rerank import judge_images
+
+        check_probability(min_probability)
+        shortlist = list(hits)
+        searched = hits.searched if isinstance(hits, SearchResults) else len(shortlist)
+        images = self._store.find_ids([hit.id for hit in shortlist])
+        shortlist = [hit for hit in shortlist if hit.id in images]  # others were removed in the meantime
+        judged = judge_images(
+            blip, self._store, [images[hit.id] for hit in shortlist], text, split_minus(minus), self._cache
+        )
+        ranked: list[tuple[float, Hit]] = []
+        rejected: list[float] = []
+        errors: list[tuple[str, str]] = []
+        for hit, result in zip(shortlist, limits.apply(judged, Limit(timeout, stop)), strict=True):
+            if isinstance(result, OpenBlipError):
+                errors.append((hit.name, str(result)))
+            elif result[1] < min_probability:
+                rejected.append(result[1])
+            else:
+                ranked.append((result[0], replace(hit, probability=result[1])))
+        ranked.sort(key=lambda pair: (-pair[0], -(pair[1].similarity or 0.0)))
+        return SearchResults(tuple(hit for _, hit in ranked), searched, max(rejected, default=None), tuple(errors))
+
+    def list(self, n: int = 60, cursor: str | None = None, where: Filter | None = None) -> ImagePage:
+        """Return a page of the images, the newest first.
+
+        Args:
+            n: Most images on a page.
+            cursor: `next` of the page before; `None` for the first page.
+            where: What images must fulfill.
+
+        Returns:
+            The page.
+
+        Raises:
+            InputError: `n` is less than 1.
+        """
+        check_count("n", n)
+        return self._store.list_images(n, cursor, where or Filter())
+
+    def get(self, id: str) -> IndexedImage | None:
+        """Return an image by its id.
+
+        Args:
+            id: The id.
+
+        Returns:
+            The image; `None` if the index has no such image.
+        """
+        return self._store.find_ids([id]).get(id)
+
+    def open_file(self, id: str) -> BinaryIO:
+        """Open the file of an image, if it is still a regular file below the folder that was indexed.
+
+        Links are resolved first, so that a link that was put in the place of an image leads nowhere else.
+
+        Args:
+            id: Id of the image.
+
+        Returns:
+            The file, open for reading.
+
+        Raises:
+            ImageError: There is no such image, or its file is gone or elsewhere. The message has no absolute path.
+        """
+        image = self.get(id)
+        if image is None:
+            raise ImageError(f"the index has no image {id}")
+        return open_below(image.path, image.root, image.name)
+
+    def find_duplicates(self, min_similarity: float = DUPLICATE) -> Sequence[Sequence[IndexedImage]]:
+        """Return groups of images that nearly equal each other.
+
+        The time grows with the square of the number of images.
+
+        Args:
+            min_similarity: Cosine from which two images are near-duplicates.
+
+        Returns:
+            Groups of at least two images, each in the order of their paths, the largest group first.
+        """
+        from openblip.search.duplicates import group_duplicates
+
+        groups = group_duplicates(self._store, min_similarity)
+        images = self._store.find_ids([id for group in groups for id in group])
+        resolved = []
+        for group in groups:
+            members = sorted((images[id] for id in group if id in images), key=lambda image: image.path)
+            if len(members) > 1:  # the others were removed in the meantime
+                resolved.append(members)
+        return sorted(resolved, key=lambda group: (-len(group), group[0].path))
+
+    def _list_hits(self, n: int, where: Filter, hide_duplicates: bool) -> SearchResults:
+        """Return the newest images that pass a filter."""
+        hits: list[Hit] = []
+        embeddings: list[NDArray[np.float32]] = []
+        cursor: str | None = None
+        while True:
+            page = self._store.list_images(n, cursor, where)
+            rows = self._store.embeddings([image.id for image in page.images])
+            for image in page.images:
+                if image.id in rows:  # others were removed in the meantime
+                    hits.append(Hit.of(image))
+                    embeddings.append(rows[image.id])
+            marked = mark_duplicates(hits, np.array(embeddings), hide=hide_duplicates)
+            cursor = page.next
+            if len(marked) >= n or cursor is None:
+                return SearchResults(marked[:n], page.total)
+
+
+def mark_duplicates(hits: Sequence[Hit], embeddings: NDArray[np.float32], *, hide: bool) -> tuple[Hit, ...]:
+    """Return hits with their near-duplicates named.
+
+    Args:
+        hits: The hits, best first.
+        embeddings: Their embeddings (N, E).
+        hide: Whether to leave out the near-duplicates of better hits.
+
+    Returns:
+        The hits.
+    """
+    if len(hits) < 2:
+        return tuple(hits)
+    is_close = embeddings @ embeddings.T >= DUPLICATE
+    originals: dict[int, int] = {}  # a near-duplicate's position, and that of its better image
+    for position in range(len(hits)):
+        better = [i for i in np.flatnonzero(is_close[position, :position]).tolist() if i not in originals]
+        if better:
+            originals[position] = better[0]
+    marked = []
+    for position, hit in enumerate(hits):
+        if position not in originals:
+            duplicates = tuple(hits[i].id for i, original in originals.items() if original == position)
+            marked.append(replace(hit, duplicates=duplicates))
+        elif not hide:
+            marked.append(replace(hit, duplicate_of=hits[originals[position]].id))
+    return tuple(marked)
+
+
+def is_database(location: str) -> bool:
+    """Return whether a location is the address of a PostgreSQL database.
+
+    Args:
+        location: A folder, or an address.
+    """
+    return location.startswith(("postgresql://", "postgres://"))
+
+
+def check_count(name: str, value: int) -> None:
+    """Raise `InputError` for a number of results that is less than 1."""
+    if value < 1:
+        raise InputError(f"{name} must be at least 1, got {value}")
+
+
+def check_probability(value: float) -> None:
+    """Raise `InputError` for a value that is not a probability."""
+    if not 0 <= value <= 1:
+        raise InputError(f"min_probability must be between 0 and 1, got {value}")
+
+
+def check_rerank(text: str | None, n: int, rerank: int, min_probability: float) -> None:
+    """Raise `InputError` for a re-rank that is impossible."""
+    check_probability(min_probability)
+    if text is None:
+        raise InputError("rerank needs a text, which the model reads together with each image")
+    if rerank < n:
+        raise InputError(f"rerank must be at least n ({n}), got {rerank}")
+
+
+def split_minus(minus: str | Sequence[str]) -> Sequence[str]:
+    """Return the texts to subtract as a list."""
+    return [minus] if isinstance(minus, str) and minus else [text for text in minus if text]
+
+
+def open_below(path: str, root: str, name: str) -> BinaryIO:
+    """Open a regular file below a folder.
+
+    Args:
+        path: The file; links are resolved.
+        root: The folder; links are resolved.
+        name: Name of the file in errors.
+
+    Returns:
+        The file, open for reading.
+
+    Raises:
+        ImageError: The file is gone, is not a regular file, or is outside the folder.
+    """
+    try:
+        real_path, real_root = (os.path.realpath(each, strict=True) for each in (path, root))
+        if not real_path.startswith(real_root.rstrip(os.sep) + os.sep):
+            raise ImageError(f"{name} is outside the folder that was indexed")
+        descriptor = os.open(real_path, _OPEN_FLAGS)
+    except OSError as error:
+        raise ImageError(f"cannot read {name}: {error.strerror or 'it is gone'}") from None
+    file = os.fdopen(descriptor, "rb")
+    try:
+        opened, current = os.fstat(descriptor), os.stat(os.path.realpath(real_path))  # noqa: PTH116
+        if not stat.S_ISREG(opened.st_mode) or not os.path.samestat(opened, current):
+            raise ImageError(f"{name} is not a regular file")
+    except (OSError, ImageError) as error:
+        file.close()
+        raise ImageError(str(error) if isinstance(error, ImageError) else f"cannot read {name}") from None
+    return file

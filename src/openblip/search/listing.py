@@ -1,0 +1,109 @@
+"""The images of an update, and the folders that it covers."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from openblip.data.schema import Columns
+from openblip.data.skips import PathFilter, Skips
+from openblip.data.sources.images import path_kind
+from openblip.errors import InputError
+from openblip.jobs.items import Item, UnusableItem, open_items
+from openblip.search.captions import caption_fields
+
+
+@dataclass(frozen=True)
+class Listing:
+    """The images of an update.
+
+    Attributes:
+        items: The images, and entries that are none.
+        roots: All indexed folders after the update, and whether the folders below each are indexed.
+        complete: Folders of which all images are listed: images below them leave the index when their files are gone.
+    """
+
+    items: Sequence[Item | UnusableItem]
+    roots: Mapping[str, bool]
+    complete: Sequence[str]
+
+
+def list_images(
+    paths: Sequence[str],
+    indexed: Mapping[str, bool],
+    *,
+    recursive: bool = False,
+    prune: bool = False,
+    images_folder: str | None = None,
+    columns: Columns | None = None,
+    chosen: PathFilter | None = None,
+    skips: Skips | None = None,
+    limit: int | None = None,
+) -> Listing:
+    """List the images that paths name, each once.
+
+    A folder without a usable image is not complete: its disk may not be mounted, and its images stay in the index.
+
+    Args:
+        paths: Images, folders, globs and lists. None stands for all folders that were indexed before.
+        indexed: The folders that were indexed before, and whether folders below each were.
+        recursive: Also search subfolders.
+        prune: Whether the images of indexed folders that no longer exist leave the index.
+        images_folder: Folder for the relative paths of lists.
+        columns: The column of a field in lists, where it differs from the schema.
+        chosen: Patterns that files must fit.
+        skips: Counts the files that are passed over.
+        limit: List only so many images. Images that are not listed stay in the index as long as their files exist.
+
+    Returns:
+        The images and the folders.
+
+    Raises:
+        InputError: There is no path, and no folder was indexed before.
+    """
+    if not paths and not indexed:
+        raise InputError("expected at least one image or folder, got none, and no folder was indexed before")
+    kinds = {path: path_kind(path) for path in paths}
+    folders = {os.path.abspath(path): recursive for path in paths if kinds[path] == "folder"}  # noqa: PTH100
+    pruned = [path for path in indexed if prune and is_gone(path)]
+    if not paths:
+        folders = {path: below for path, below in indexed.items() if path not in pruned}
+    named = [path for path in paths if kinds[path] != "folder"]
+    groups = [([path], below) for path, below in folders.items()] + ([(named, recursive)] if named else [])
+    items: dict[str, Item | UnusableItem] = {}
+    complete = list(pruned)
+    for group, below in groups:
+        listed = open_items(
+            group,
+            recursive=below,
+            images_folder=images_folder,
+            fields_of=caption_fields,
+            mapping=columns,
+            chosen=chosen,
+            skips=skips,
+        )
+        usable = 0
+        for item in listed:
+            file = item.file if isinstance(item, Item) else None
+            items.setdefault(os.path.abspath(file) if file is not None else item.key, item)  # noqa: PTH100
+            usable += file is not None
+        if usable and group is not named:
+            complete += group
+    roots = {path: below for path, below in {**indexed, **folders}.items() if path not in pruned}
+    return Listing(list(items.values())[:limit], roots, complete)
+
+
+def is_gone(path: str) -> bool:
+    """Return whether there is no file. A folder that cannot be read hides its files, but they are not gone.
+
+    Args:
+        path: The file or folder.
+    """
+    try:
+        os.lstat(path)
+    except (FileNotFoundError, NotADirectoryError):
+        return True
+    except OSError:
+        return False
+    return False

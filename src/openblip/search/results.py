@@ -1,0 +1,138 @@
+"""Results of the public methods of an index: frozen dataclasses without torch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal, TypeAlias, overload
+
+from openblip.search.images import IndexedImage
+
+Outcome: TypeAlias = Literal["added", "changed", "moved", "copied", "unchanged", "removed", "captioned", "failed"]
+
+
+@dataclass(frozen=True)
+class Hit:
+    """An image that a search found.
+
+    Attributes:
+        id: Name of the image in the index, which does not change when its file moves.
+        name: Path below the indexed folder.
+        path: Absolute path of the file.
+        similarity: Cosine of the image and the query (ITC); `None` for a search by filters alone.
+        probability: Probability that the image and the text match (ITM), times that of no match with each `minus` text;
+            `None` without a re-rank.
+        caption: The caption, if the image has one.
+        date: Local date and time: when the photo was taken, otherwise when its file was changed.
+        width: Width in pixels.
+        height: Height in pixels.
+        duplicate_of: Id of a better hit that this one nearly equals.
+        duplicates: Ids of worse hits that nearly equal this one, hidden or not.
+    """
+
+    id: str
+    name: str
+    path: str
+    similarity: float | None
+    probability: float | None
+    caption: str | None
+    date: str
+    width: int
+    height: int
+    duplicate_of: str | None = None
+    duplicates: tuple[str, ...] = ()
+
+    @staticmethod
+    def of(image: IndexedImage, similarity: float | None = None) -> Hit:
+        """Return the hit of an image.
+
+        Args:
+            image: The image.
+            similarity: Its cosine with the query.
+
+        Returns:
+            The hit, without a probability.
+        """
+        properties = (image.caption, image.date, image.width, image.height)
+        return Hit(image.id, image.name, image.path, similarity, None, *properties)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the hit as strings, numbers and lists."""
+        return {**vars(self), "duplicates": list(self.duplicates)}
+
+
+@dataclass(frozen=True)
+class SearchResults(Sequence[Hit]):
+    """The hits of a search, best first.
+
+    Attributes:
+        hits: The hits.
+        searched: Number of images that passed the filter.
+        best_rejected: Highest probability of the images that the re-rank left out; `None` if it left out none.
+        errors: Name and error of each image that could not be re-ranked.
+    """
+
+    hits: tuple[Hit, ...]
+    searched: int
+    best_rejected: float | None = None
+    errors: tuple[tuple[str, str], ...] = ()
+
+    @property
+    def nothing_found(self) -> bool:
+        """Whether no image fits the query."""
+        return not self.hits
+
+    def __len__(self) -> int:
+        return len(self.hits)
+
+    def __iter__(self) -> Iterator[Hit]:
+        return iter(self.hits)
+
+    @overload
+    def __getitem__(self, index: int) -> Hit: ...
+    @overload
+    def __getitem__(self, index: slice) -> tuple[Hit, ...]: ...
+    def __getitem__(self, index: int | slice) -> Hit | tuple[Hit, ...]:
+        return self.hits[index]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the results as strings, numbers and lists."""
+        return {
+            "hits": [hit.to_dict() for hit in self.hits],
+            "searched": self.searched,
+            "best_rejected": self.best_rejected,
+            "errors": [{"name": name, "error": error} for name, error in self.errors],
+        }
+
+
+@dataclass(frozen=True)
+class IndexStatus:
+    """What became of one image.
+
+    Attributes:
+        name: Path of the image.
+        outcome: "added", "changed" (embedded again), "moved" or "copied" (found by its content, not embedded again),
+            "unchanged", "removed", "captioned" or "failed".
+        error: Reason of a failure.
+    """
+
+    name: str
+    outcome: Outcome
+    error: str | None = None
+
+
+@dataclass(frozen=True)
+class IndexReport:
+    """What an update of an index did.
+
+    Attributes:
+        counts: Number of images by outcome.
+        encoded: Number of images that passed through the image encoder.
+        failures: Images that could not be indexed, with the reason.
+        skipped: Number of files that were passed over, by kind.
+    """
+
+    counts: Mapping[Outcome, int]
+    encoded: int
+    failures: tuple[IndexStatus, ...] = ()
+    skipped: Mapping[str, int] = field(default_factory=dict)

@@ -1,0 +1,236 @@
+"""The settings of an index, which name the weights that made it, and the filters of a search (no torch)."""
+
+from __future__ import annotations
+
+import datetime
+import json
+import os
+import re
+from dataclasses import asdict, dataclass, fields
+from typing import Literal, TypeAlias, get_args
+
+from openblip.errors import InputError, SearchError
+from openblip.tasks import did_you_mean
+
+FORMAT = 1
+"""Version of the files and tables of an index."""
+
+Dtype: TypeAlias = Literal["fp32", "fp16"]
+StatesMode: TypeAlias = Literal["none", "cache", "stored"]
+
+_DATE = re.compile(r"\d{4}(-\d\d(-\d\d([T ]\d\d(:\d\d(:\d\d)?)?)?)?)?")
+_EARLIEST = "0001-01-01T00:00:00"
+_IDENTITY = ("weights", "engine", "precision", "decode", "width")
+
+
+@dataclass(frozen=True, kw_only=True)
+class IndexSettings:
+    """The settings of an index.
+
+    Attributes:
+        model: Name of the model, as it was loaded.
+        weights: Digest of the files of the retrieval model: weights, configuration, vocabulary and image settings.
+        engine: Engine that computed the embeddings.
+        precision: Precision of the arithmetic.
+        decode: How images were decoded: "fast" or "exact".
+        version: Version of OpenBLIP that created the index.
+        width: Width of the embeddings.
+        tokens: Number of image tokens, whose states ITM reads.
+        state_width: Width of the image states.
+        dtype: Type of the stored embeddings: "fp32" or "fp16".
+        states: Whether the image states for the re-rank are computed at each search ("none"), remembered in a bounded
+            cache ("cache"), or stored with the embeddings ("stored").
+        format: Version of the files and tables.
+    """
+
+    model: str
+    weights: str
+    engine: str
+    precision: str
+    decode: str
+    version: str
+    width: int
+    tokens: int
+    state_width: int
+    dtype: Dtype = "fp32"
+    states: StatesMode = "none"
+    format: int = FORMAT
+
+    def __post_init__(self) -> None:
+        for name, choices in (("dtype", get_args(Dtype)), ("states", get_args(StatesMode))):
+            value = getattr(self, name)
+            if value not in choices:
+                hint = did_you_mean(str(value), choices)
+                raise InputError(f"{name} must be one of {', '.join(choices)}, got {value!r}{hint}")
+
+    @property
+    def embedding_bytes(self) -> int:
+        """Bytes of the stored embedding of an image."""
+        return self.width * (4 if self.dtype == "fp32" else 2)
+
+    @property
+    def state_bytes(self) -> int:
+        """Bytes of the states of an image in fp16, whether they are stored or not."""
+        return 2 * self.tokens * self.state_width
+
+    def to_json(self) -> str:
+        """Return the settings as JSON."""
+        return json.dumps(asdict(self), sort_keys=True)
+
+    @staticmethod
+    def from_json(text: str) -> IndexSettings:
+        """Return the settings of an index.
+
+        Args:
+            text: The stored settings.
+
+        Returns:
+            The settings.
+
+        Raises:
+            SearchError: Another version of OpenBLIP wrote them.
+        """
+        values = json.loads(text)
+        if values.get("format") != FORMAT:
+            raise SearchError(
+                f"the index must have format {FORMAT}, got {values.get('format')}; "
+                f"OpenBLIP {values.get('version')} made it: use that version, or index the images again"
+            )
+        known = {field.name for field in fields(IndexSettings)}
+        return IndexSettings(**{name: value for name, value in values.items() if name in known})
+
+    def check_same_embeddings(self, other: IndexSettings) -> None:
+        """Raise an error if another model's embeddings must not be added to this index.
+
+        Args:
+            other: The settings that the other model would make an index with.
+
+        Raises:
+            SearchError: The embeddings would differ.
+        """
+        differences = [
+            f"{name} {getattr(self, name)} and not {getattr(other, name)}"
+            for name in _IDENTITY
+            if getattr(self, name) != getattr(other, name)
+        ]
+        if differences:
+            raise SearchError(
+                f"the index was made by {self.model!r} with {', '.join(differences)}; embeddings of different models "
+                "cannot be mixed: use that model, or make another index"
+            )
+
+    def check_same_weights(self, weights: str, model: str) -> None:
+        """Raise an error if a model's embeddings cannot be compared with those of this index.
+
+        Args:
+            weights: Digest of the model.
+            model: Name of the model.
+
+        Raises:
+            SearchError: The index was made with other weights.
+        """
+        if weights != self.weights:
+            raise SearchError(
+                f"the index was made by {self.model!r} (weights {self.weights}), got {model!r} (weights {weights}); "
+                "search with the model that made the index"
+            )
+
+
+@dataclass(frozen=True)
+class Term:
+    """A word or phrase that a caption must contain.
+
+    Attributes:
+        text: The word or phrase.
+        prefix: Whether words that start with it count.
+    """
+
+    text: str
+    prefix: bool = False
+
+
+@dataclass(frozen=True)
+class Filter:
+    """What images must fulfill to be searched. Filters apply before scoring, so that they never cost a result.
+
+    Attributes:
+        folder: Folder that the images are in or below: an absolute path, or a path below an indexed folder.
+        after: Earliest date, included: "2024", "2024-05", "2024-05-17" or "2024-05-17T18:30". A date is when the photo
+            was taken, as its EXIF says, otherwise when its file was changed.
+        before: First date that is too late: before="2024" excludes 2024.
+        caption: Words that the caption must contain, in any order. Quotation marks make a phrase, and `dog*` fits
+            words that start with "dog".
+
+    Raises:
+        InputError: A date is not a date, or the caption has no words.
+    """
+
+    folder: str | None = None
+    after: str | datetime.date | None = None
+    before: str | datetime.date | None = None
+    caption: str | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("after", "before"):
+            value = getattr(self, name)
+            if value is not None:
+                _check_date(name, _to_text(value))
+        if self.caption is not None and not self.terms:
+            raise InputError(f"caption must contain a word, got {self.caption!r}")
+
+    def __bool__(self) -> bool:
+        """Return whether the filter excludes anything."""
+        return any(value is not None for value in (self.folder, self.after, self.before, self.caption))
+
+    @property
+    def start(self) -> str | None:
+        """The earliest date and time, to compare as texts."""
+        return None if self.after is None else _complete(self.after)
+
+    @property
+    def end(self) -> str | None:
+        """The first date and time that is too late, to compare as texts."""
+        return None if self.before is None else _complete(self.before)
+
+    @property
+    def terms(self) -> list[Term]:
+        """The words and phrases of `caption`."""
+        terms = []
+        for phrase, word in re.findall(r'"([^"]*)"|([^\s"]+)', self.caption or ""):
+            text = phrase or word.rstrip("*")
+            if re.search(r"\w", text):
+                terms.append(Term(text, not phrase and word.endswith("*")))
+        return terms
+
+    def prefixes(self, roots: list[str]) -> list[str]:
+        """Return the paths that images in `folder` start with.
+
+        Args:
+            roots: The indexed folders.
+
+        Returns:
+            Absolute paths that end in a separator.
+        """
+        paths = [os.path.normpath(os.path.join(root, self.folder or "")) for root in roots or [os.sep]]  # noqa: PTH118
+        return list(dict.fromkeys(path.rstrip(os.sep) + os.sep for path in paths))  # an absolute folder is only itself
+
+
+def _to_text(value: str | datetime.date) -> str:
+    text = value if isinstance(value, str) else value.isoformat()
+    return text[: len(_EARLIEST)].replace(" ", "T")
+
+
+def _complete(value: str | datetime.date) -> str:
+    text = _to_text(value)
+    return text + _EARLIEST[len(text) :]
+
+
+def _check_date(name: str, text: str) -> None:
+    if _DATE.fullmatch(text):
+        try:
+            datetime.datetime.fromisoformat(_complete(text))
+        except ValueError:
+            pass
+        else:
+            return
+    raise InputError(f"{name} must be a date such as 2024, 2024-05 or 2024-05-17, got {text!r}")
