@@ -53,12 +53,23 @@ def count_encoding(config: ModelConfig, images: int) -> Work:
 
 def count_decoding(config: ModelConfig, *, runs: int, steps: int, items: int, beams: int, memory: int) -> Work:
     """Return the work of decoding `runs` batches of `items` in `steps` with `beams`, with `memory` tokens per item."""
+    decoding = count_steps(config, steps=steps, items=items, beams=beams, memory=memory)
+    operations = decoding.operations + count_projection(config, items, memory).operations
+    return Work(runs * operations, runs * decoding.numbers)
+
+
+def count_steps(config: ModelConfig, *, steps: int, items: int, beams: int, memory: int) -> Work:
+    """Return the work of decoder steps over keys and values that exist already."""
     text = config.text
     weights = text.depth * _layer(text) + text.width * (text.width + text.vocab_size)
     attention = 2 * text.depth * memory * text.width
-    projecting = 2 * text.depth * memory * _memory_width(config) * text.width
-    step = items * beams * (weights + attention)
-    return Work(2.0 * runs * (steps * step + items * projecting), runs * steps * (weights + items * attention))
+    return Work(2.0 * steps * items * beams * (weights + attention), steps * (weights + items * attention))
+
+
+def count_projection(config: ModelConfig, items: int, memory: int) -> Work:
+    """Return the work of computing the cross-attention keys and values of `memory` tokens per item."""
+    text = config.text
+    return Work(4.0 * items * text.depth * memory * _memory_width(config) * text.width)
 
 
 def count_text_encoding(config: ModelConfig, images: int, texts: int) -> Work:

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks import inference, jobs, machine, operators, retrieval, roofline, stream, training
+from benchmarks import breakdown, inference, jobs, machine, operators, retrieval, roofline, stream, training
 from benchmarks.contestants import Entry, UnavailableError, parse
 from benchmarks.materials import BASE, TOY, Materials
 from benchmarks.measure import agreement, alternate, ratio
@@ -71,6 +71,17 @@ def test_start_up_and_memory_are_measured_in_new_processes(
     assert (line["row"], line["who"]) == ("memory", "ours torch fp32")
     assert 50 * 2**20 < line["median"] < 4 * 2**30
     assert "MiB" in capsys.readouterr().out
+
+
+def test_parts_of_a_caption_add_up(work: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = ["--toy", "--threads", "1", "--rounds", "1", "--images", "2", "--ours", "torch:fp32"]
+    assert breakdown.main([*arguments, "--work", str(work), "--results", str(tmp_path)]) == 0
+    (line,) = json.loads((tmp_path / "breakdown.json").read_text())["settings"]
+    parts = line["parts"]
+    assert parts["total"]["wall"] == pytest.approx(sum(parts[name]["wall"] for name in breakdown.PARTS), rel=0.01)
+    assert all(parts[name]["wall"] > 0 for name in breakdown.PARTS)
+    assert line["step_milliseconds"]["products"] > 0
+    assert "later steps" in capsys.readouterr().out
 
 
 def test_training_has_equal_losses(work: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

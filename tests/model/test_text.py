@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from typing import Any, cast
 
 import pytest
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from openblip.errors import ConfigError, InputError
 from openblip.model.config import TextConfig
@@ -81,6 +82,38 @@ def test_cached_rows_can_be_reordered_dropped_and_repeated(text: TextTransformer
         actual = text.step(IDS[:, 5:], memory, cache)
         history = torch.cat([IDS[rows, :5], IDS[:, 5:]], 1)
         torch.testing.assert_close(actual, text.decode(history, None, memory)[:, 5:], atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_memory_stored_for_steps_gives_the_same_states(text: TextTransformer, dtype: torch.dtype) -> None:
+    text, images = text.to(dtype), IMAGES.to(dtype)
+    mask = torch.tensor([[1, 1, 1, 1, 1], [1, 1, 1, 0, 0]])
+    with torch.no_grad():
+        plain, stored = text.project(images, mask), text.project(images, mask, for_steps=True)
+        selection = torch.tensor([1])
+        for memory, expected, rows in ((stored, plain, 4), (stored.select(selection), plain.select(selection), 2)):
+            keys = memory.layers[0][0]
+            assert isinstance(keys, Tensor)
+            assert (keys.stride(-1) != 1) == (dtype == torch.float32), "the layout is lost"
+            results = []
+            for own in (memory, expected):
+                cache = Cache(TOY, rows=rows, capacity=3, like=text.embeddings.word.weight)
+                results.append(torch.cat([text.step(IDS[:rows, t : t + 1], own, cache) for t in range(3)], 1))
+            torch.testing.assert_close(*results)
+
+
+def test_a_projection_with_hooks_or_an_adapter_runs(text: TextTransformer) -> None:
+    calls = []
+    key = cast(Any, text.layers[0]).cross_attn.key
+    handle = key.register_forward_hook(lambda *_: calls.append(1))
+    with torch.no_grad():
+        hooked = text.project(IMAGES, for_steps=True).layers[0][0]
+        handle.remove()
+        torch.testing.assert_close(hooked, text.project(IMAGES).layers[0][0])
+        cast(Any, text.layers[0]).cross_attn.key = nn.Sequential(nn.Linear(16, 24), nn.Identity())
+        replaced = text.project(IMAGES, for_steps=True).layers[0][0]
+        torch.testing.assert_close(replaced, text.project(IMAGES).layers[0][0])
+    assert calls == [1]
 
 
 def test_padding_is_not_seen(text: TextTransformer) -> None:

@@ -93,7 +93,7 @@ class EagerEngine(BaseEngine):
         """Project image states (I, M, D_v), and return a factory of decoding sessions over the images."""
         model = cast("Captioner | Pretrainer", self.model)
         text = model.text if isinstance(model, Pretrainer) else model.decoder
-        return _make_factory(text, model.lm_head, text.project(states), capacity)
+        return _make_factory(text, model.lm_head, text.project(states, for_steps=True), capacity)
 
     @torch.inference_mode()
     def project_images(self, states: Tensor) -> Memory:

@@ -9,10 +9,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
+from typing import TypeGuard
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.modules import module as torch_module
 
 from openblip.model.config import Activation
 
@@ -109,6 +111,8 @@ def attend(
         record.append(weights)
         return F.dropout(weights, dropout) @ value
     is_short = query.shape[-2] * key.shape[-2] <= _SHORT
+    if key.stride(-1) != 1 and not torch.is_grad_enabled():  # columns of `project_columns`
+        return _attend_unfused(query, key, value, bias, dropout)
     if is_short and (torch.jit.is_tracing() or _is_training_on_cpu(query)):  # type: ignore[attr-defined, no-untyped-call]
         return _attend_unfused(query, key, value, bias, dropout)
     return F.scaled_dot_product_attention(query, key, value, attn_mask=bias, dropout_p=dropout)
@@ -131,6 +135,51 @@ def _attend_unfused(query: Tensor, key: Tensor, value: Tensor, bias: Tensor | No
         scores = (query * query.shape[-1] ** -0.5) @ key.transpose(-1, -2)
         weights = F.softmax(scores if bias is None else scores + bias.to(scores.dtype), dim=-1)
         return F.dropout(weights, dropout) @ value
+
+
+def project_columns(linear: nn.Module, states: Tensor, heads: int) -> Tensor:
+    """Project states to keys or values whose numbers are stored column by column, for a CPU that decodes.
+
+    A decoder step has few queries per image and reads all keys and values once. Stored as (I, H, K, M), they are read
+    in order, which makes attention up to twice as fast; for many queries the fused kernel is faster.
+
+    Args:
+        linear: The projection. If it is not a plain linear layer, or has hooks, its output is copied instead.
+        states: States (I, M, W).
+        heads: Number of heads H.
+
+    Returns:
+        Keys or values (I, H, M, K), as a view of contiguous (I, H, K, M).
+    """
+    if is_plain_linear(linear):
+        weight, bias = linear.weight, linear.bias
+        columns = states.transpose(1, 2)  # (I, W, M)
+        if bias is None:
+            projected = torch.bmm(weight.expand(len(states), -1, -1), columns)
+        else:
+            projected = torch.baddbmm(bias[:, None], weight.expand(len(states), -1, -1), columns)
+    else:
+        projected = linear(states).transpose(1, 2).contiguous()
+    return projected.view(len(states), heads, -1, states.shape[1]).transpose(2, 3)
+
+
+def select_items(keys: Tensor, items: Tensor) -> Tensor:
+    """Return the keys or values (I, H, M, K) of some items, stored as they were."""
+    if keys.stride(-1) == 1:
+        return keys[items]
+    return keys.transpose(2, 3)[items].transpose(2, 3)
+
+
+def is_plain_linear(module: nn.Module) -> TypeGuard[nn.Linear]:
+    """Return whether a call of the module is its product and nothing else: no subclass, hook or replaced method."""
+    if type(module) is not nn.Linear or "forward" in vars(module) or type(module.weight) is not nn.Parameter:
+        return False
+    hooks = (
+        module._forward_hooks, module._forward_pre_hooks, module._backward_hooks, module._backward_pre_hooks,
+        torch_module._global_forward_hooks, torch_module._global_forward_pre_hooks, torch_module._global_backward_hooks,
+        torch_module._global_backward_pre_hooks,
+    )  # fmt: skip
+    return not any(hooks)
 
 
 class Attention(nn.Module):
@@ -158,6 +207,16 @@ class Attention(nn.Module):
     def project_keys_values(self, memory: Tensor) -> tuple[Tensor, Tensor]:
         """Return the keys and values, each (I, H, S, K), of states (I, S, W)."""
         return self._split_heads(self.key(memory)), self._split_heads(self.value(memory))
+
+    def project_for_steps(self, memory: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the same as `project_keys_values`, stored such that decoder steps read it fast."""
+        if memory.device.type != "cpu" or torch.is_grad_enabled():
+            return self.project_keys_values(memory)
+        if memory.dtype == torch.float32:
+            return project_columns(self.key, memory, self.heads), project_columns(self.value, memory, self.heads)
+        # In half precision only the fused kernel computes with float32 scores.
+        keys, values = self.project_keys_values(memory)
+        return keys.contiguous(), values.contiguous()
 
     def forward(
         self, x: Tensor, keys_values: tuple[Tensor, Tensor], bias: Tensor | None, record: list[Tensor] | None = None

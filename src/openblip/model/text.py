@@ -23,9 +23,19 @@ from torch import Tensor, nn
 
 from openblip.errors import ConfigError, InputError
 from openblip.model.config import TextConfig
-from openblip.model.layers import Attention, Mlp, Trace, causal_bias, get_activation, hiding_bias, padding_bias
+from openblip.model.layers import (
+    Attention,
+    Mlp,
+    Trace,
+    causal_bias,
+    get_activation,
+    hiding_bias,
+    padding_bias,
+    select_items,
+)
 
 KeysValues = tuple[Tensor, Tensor]
+Pair = tuple[object, object]
 States = Tensor | tuple[Tensor, Tensor]  # input of cross-attention; a pair of images in the NLVR2 model
 
 
@@ -60,7 +70,7 @@ class Memory:
         """Return the memory of the items with these indices, in this order."""
 
         def pick(value: object) -> object:
-            return value[items] if isinstance(value, Tensor) else tuple(map(pick, cast(tuple[object, ...], value)))
+            return select_items(value, items) if isinstance(value, Tensor) else tuple(map(pick, cast(Pair, value)))
 
         bias = None if self.bias is None else self.bias[items]
         return Memory(tuple(cast(KeysValues, pick(layer)) for layer in self.layers), bias)
@@ -290,12 +300,14 @@ class TextTransformer(nn.Module):
         cache.length += new
         return x
 
-    def project(self, states: States, mask: Tensor | None = None) -> Memory:
+    def project(self, states: States, mask: Tensor | None = None, *, for_steps: bool = False) -> Memory:
         """Compute the cross-attention keys and values of all layers.
 
         Args:
             states: States of images or questions (I, M, W); a pair in the NLVR2 model.
             mask: 1 for tokens, 0 for padding (I, M); `None` if there is no padding.
+            for_steps: Whether `step` will read them, which has few queries per item: on a CPU they are stored such that
+                it reads them in order.
 
         Returns:
             The memory that texts attend to.
@@ -306,7 +318,7 @@ class TextTransformer(nn.Module):
         self._check_cross_attention()
         dtype = (states if isinstance(states, Tensor) else states[0]).dtype
         bias = None if mask is None else padding_bias(mask, dtype)
-        return Memory(tuple(layer.project_keys_values(states) for layer in self._layers), bias)
+        return Memory(tuple(layer.project_keys_values(states, for_steps) for layer in self._layers), bias)
 
     def pool(self, states: Tensor) -> Tensor:
         """Return the pooled first token (B, D) of states (B, T, D): a linear layer and tanh.
@@ -485,11 +497,14 @@ class TextLayer(nn.Module):
             x = self.cross_norm(x + self.dropout(mixed))
         return self.mlp_norm(x + self.dropout(self.mlp(x)))
 
-    def project_keys_values(self, states: States) -> KeysValues | tuple[KeysValues, KeysValues]:
-        """Return the cross-attention keys and values of states in this layer."""
+    def project_keys_values(
+        self, states: States, for_steps: bool = False
+    ) -> KeysValues | tuple[KeysValues, KeysValues]:
+        """Return the cross-attention keys and values of states in this layer; see `TextTransformer.project`."""
         if isinstance(states, tuple):
             return cast(TwinCrossAttention, self.cross_attn).project_keys_values(states)
-        return cast(CrossAttention, self.cross_attn).project_keys_values(states)
+        cross_attn = cast(CrossAttention, self.cross_attn)
+        return cross_attn.project_for_steps(states) if for_steps else cross_attn.project_keys_values(states)
 
 
 class CrossAttention(Attention):

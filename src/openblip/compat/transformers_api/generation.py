@@ -385,13 +385,13 @@ class DecoderSession:
             self.positions = None if self.positions is None else self.positions[rows]
 
     def _repeat_states(self) -> None:
-        """Give each row its own item, so that rows can be dropped; the keys and values are not copied."""
+        """Give each row its own item, so that rows can be dropped; the keys and values are not repeated in memory."""
         assert self.states is not None
         self.states = self.states.expand(self.rows, -1, -1)
         if self.states_bias is not None:
             self.states_bias = self.states_bias.expand(self.rows, -1, -1, -1)
         self.cache.memory = [
-            (keys.expand(self.rows, -1, -1, -1), values.expand(self.rows, -1, -1, -1))
+            (keys.contiguous().expand(self.rows, -1, -1, -1), values.contiguous().expand(self.rows, -1, -1, -1))
             for keys, values in self.cache.memory
         ]
 

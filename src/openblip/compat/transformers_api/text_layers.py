@@ -15,7 +15,7 @@ from openblip.compat.transformers_api.config import BlipTextConfig
 from openblip.compat.transformers_api.layers import CheckpointedLayer, make_activation, mix, weights_are_hidden
 from openblip.compat.transformers_api.outputs import BaseModelOutputWithPastAndCrossAttentions
 from openblip.errors import ConfigError, InputError
-from openblip.model.layers import Trace
+from openblip.model.layers import Trace, project_columns, select_items
 from openblip.model.text import KeysValues
 
 
@@ -85,7 +85,7 @@ class TextCache:
         Args:
             items: Item numbers.
         """
-        self.memory = [(keys[items], values[items]) for keys, values in self.memory]
+        self.memory = [(select_items(keys, items), select_items(values, items)) for keys, values in self.memory]
 
     def reorder_cache(self, beam_idx: Tensor) -> None:
         """Replace row r by row `beam_idx[r]`, in cross-attention, too, unless all rows share one item.
@@ -263,7 +263,13 @@ class BlipTextSelfAttention(nn.Module):
         if cache is None:
             return self._project(states)
         if self._layer == len(cache.memory):
-            cache.memory.append(self._project(states))
+            fast = cache.capacity is not None and states.device.type == "cpu" and not torch.is_grad_enabled()
+            if fast and states.dtype == torch.float32 and not self.training:
+                heads = self.num_attention_heads
+                keys = project_columns(self.key, states, heads), project_columns(self.value, states, heads)
+            else:
+                keys = self._project(states)
+            cache.memory.append(keys)
         return cache.memory[self._layer]
 
     def _project(self, states: Tensor) -> KeysValues:
