@@ -1,0 +1,86 @@
+// The files of an exported model: downloaded once, with progress, and checked.
+
+import { ExportError } from "./errors.js";
+import { checkManifest } from "./manifest.js";
+
+/** A folder with an exported model, behind an address or a function. */
+export class ModelFiles {
+  /**
+   * @param {string | URL | ((name: string) => Promise<Uint8Array | ArrayBuffer>)} source
+   */
+  constructor(source) {
+    this.read = typeof source === "function" ? readThrough(source) : readFrom(source);
+    this.manifest = null;
+  }
+
+  /** Read `manifest.json`. */
+  async open() {
+    this.manifest = checkManifest(parseJson("manifest.json", await this.read("manifest.json", () => {})));
+  }
+
+  /**
+   * Read a file and check its size and hash.
+   *
+   * @param {string} name
+   * @param {(bytes: number) => void} onBytes Called with the size of each part.
+   * @returns {Promise<Uint8Array>}
+   * @throws {ExportError} The file is missing or differs from the manifest.
+   */
+  async readChecked(name, onBytes = () => {}) {
+    const expected = this.manifest.files[name];
+    const bytes = await this.read(name, onBytes);
+    if (bytes.length !== expected.bytes) {
+      throw new ExportError(`${name} must have ${expected.bytes} bytes, got ${bytes.length}; export the model again`);
+    }
+    // Browsers hash only on pages from https or from this machine.
+    if (globalThis.crypto?.subtle && (await hash(bytes)) !== expected.sha256) {
+      throw new ExportError(`${name} differs from the file that was exported; export the model again`);
+    }
+    return bytes;
+  }
+
+  /** Read a JSON file; see `readChecked`. */
+  async readJson(name) {
+    return parseJson(name, await this.readChecked(name));
+  }
+}
+
+function readThrough(read) {
+  return async (name, onBytes) => {
+    const bytes = new Uint8Array(await read(name));
+    onBytes(bytes.length);
+    return bytes;
+  };
+}
+
+function readFrom(address) {
+  const base = new URL(`${String(address).replace(/\/*$/, "")}/`, globalThis.location?.href);
+  return async (name, onBytes) => {
+    const response = await fetch(new URL(name, base)).catch((error) => {
+      throw new ExportError(`cannot fetch ${name}: ${error.message}`, { cause: error });
+    });
+    if (!response.ok) {
+      const reason = name === "manifest.json" ? "; without this file the export is incomplete" : "";
+      throw new ExportError(`cannot fetch ${name}: ${response.status} ${response.statusText}${reason}`);
+    }
+    const parts = [];
+    for (let reader = response.body.getReader(), part = await reader.read(); !part.done; part = await reader.read()) {
+      parts.push(part.value);
+      onBytes(part.value.length);
+    }
+    return new Uint8Array(await new Blob(parts).arrayBuffer());
+  };
+}
+
+function parseJson(name, bytes) {
+  try {
+    return JSON.parse(new TextDecoder().decode(bytes));
+  } catch (error) {
+    throw new ExportError(`${name} is not JSON: ${error.message}`, { cause: error });
+  }
+}
+
+async function hash(bytes) {
+  const digest = new Uint8Array(await crypto.subtle.digest("SHA-256", bytes));
+  return Array.from(digest, (byte) => byte.toString(16).padStart(2, "0")).join("");
+}
