@@ -64,7 +64,7 @@ function showProgress({ loaded, total }) {
   page.progress.value = loaded;
 }
 
-const percent = (probability) => `${(100 * probability).toFixed(probability < 0.1 ? 1 : 0)} %`;
+const percent = (probability) => `${(100 * probability).toFixed(probability < 0.1 ? 1 : 0)}%`;
 
 /** Download what a task needs, unless it is here. */
 const prepared = new Map();
@@ -250,8 +250,8 @@ for (const name of EXAMPLES) {
 
 const loaded = call("load", [MODEL]);
 loaded
-  .then(({ threads }) => {
-    $("engine").textContent = `WebAssembly, ${threads} ${threads === 1 ? "thread" : "threads"}`;
+  .then(({ source, threads }) => {
+    $("engine").textContent = `Model: ${source}. WebAssembly, ${threads} ${threads === 1 ? "thread" : "threads"}.`;
     return prepare("caption", "for captions").then(
       () => page.caption.textContent || showStatus("Ready, also without a network"),
     );

@@ -112,6 +112,8 @@ export class Blip {
    */
   static load(source: ModelSource, options?: LoadOptions): Promise<Blip>;
 
+  /** Name of the model that was exported. */
+  readonly source: string;
   /** Tasks of the model. */
   readonly tasks: string[];
   /** Number of threads. */

@@ -61,6 +61,7 @@ export class Blip {
   constructor(files, runtime) {
     this.#files = files;
     this.#runtime = runtime;
+    this.source = files.manifest.source;
     this.threads = runtime.threads;
     this.tasks = Object.keys(files.manifest.tasks);
   }

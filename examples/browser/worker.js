@@ -9,7 +9,7 @@ let image;
 const methods = {
   async load(address) {
     blip = await Blip.load(address);
-    return { tasks: blip.tasks, threads: blip.threads };
+    return { source: blip.source, threads: blip.threads };
   },
   prepare: (task, onProgress) => blip.prepare(task, { onProgress }),
   async open(file) {
