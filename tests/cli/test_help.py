@@ -35,7 +35,12 @@ def help_of(name: str) -> str:
 
 def defaults_of(name: str) -> dict[str, object]:
     """Return the values of all parameters of a command that is called with what it requires only."""
-    required = {"ask": ["-q", "what?"], "classify": ["-l", "cat|dog"], "eval run": ["--data", "folder"]}
+    required = {
+        "ask": ["-q", "what?"],
+        "classify": ["-l", "cat|dog"],
+        "eval run": ["--data", "folder"],
+        "index": ["--out", "folder"],
+    }
     with COMMANDS[name].make_context(name, ["argument", *required.get(name, [])]) as context:
         return dict(context.params)
 

@@ -24,9 +24,11 @@ from openblip.cli import (
     eval,
     explain,
     ground,
+    index,
     match,
     models,
     recipe_test,
+    search,
     serve,
     sheet,
     train,
@@ -50,6 +52,8 @@ app.add_command(ground.ground)
 app.add_command(compare.compare)
 app.add_command(explain.explain)
 app.add_command(sheet.sheet)
+app.add_command(index.index)
+app.add_command(search.search)
 app.add_command(serve.serve)
 app.add_command(models.models)
 app.add_command(convert.convert)

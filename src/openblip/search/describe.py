@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING
 
 from openblip._version import __version__
@@ -37,7 +38,7 @@ def describe_model(blip: Blip, *, dtype: Dtype = "fp32", states: StatesMode = "n
     """
     model = blip.pipeline("retrieval").model
     return IndexSettings(
-        model=blip.name,
+        model=os.path.abspath(blip.name) if os.path.exists(blip.name) else blip.name,  # noqa: PTH100, PTH110
         weights=weights_of(blip),
         engine=model.engine.name,
         precision=blip.precision,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import stat
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
@@ -23,7 +23,7 @@ from openblip.io.limits import Limit, Stop
 from openblip.search.describe import describe_model, weights_of
 from openblip.search.images import ImagePage, IndexedImage
 from openblip.search.listing import Listing, list_images
-from openblip.search.local import LocalStore
+from openblip.search.local import FILE, LocalStore
 from openblip.search.results import Hit, IndexReport, SearchResults
 from openblip.search.settings import Dtype, Filter, IndexSettings, StatesMode
 from openblip.search.state_cache import StateCache
@@ -145,9 +145,9 @@ class Index:
         return self._store.settings
 
     @property
-    def roots(self) -> tuple[str, ...]:
-        """The indexed folders."""
-        return tuple(self._store.roots())
+    def roots(self) -> Mapping[str, bool]:
+        """The indexed folders, and whether the folders below each are indexed."""
+        return self._store.roots()
 
     def close(self) -> None:
         """Close the files and connections of the index."""
@@ -562,6 +562,26 @@ def is_database(location: str) -> bool:
         location: A folder, or an address.
     """
     return location.startswith(("postgresql://", "postgres://"))
+
+
+def exists(location: str | os.PathLike[str]) -> bool:
+    """Return whether there is an index.
+
+    Args:
+        location: A folder, or the address of a database.
+
+    Returns:
+        Whether `Index.open` would find an index.
+
+    Raises:
+        SearchError: The database cannot be reached, or its pgvector is too old.
+    """
+    address = os.fspath(location)
+    if is_database(address):
+        from openblip.search.postgres import PostgresStore
+
+        return PostgresStore.exists(address)
+    return (Path(address) / FILE).is_file()
 
 
 def check_count(name: str, value: int) -> None:

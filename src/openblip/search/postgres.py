@@ -96,9 +96,7 @@ class PostgresStore(Store):
         self._idle: list[psycopg.Connection[tuple[Any, ...]]] = []
         self._closed = False
         with self._translate_errors(), self._connect() as connection:
-            check_pgvector(connection)
-            found = _execute(connection, "SELECT to_regclass(%s)", [f"{self.name}.settings"]).fetchone()
-            if found is None or found[0] is None:
+            if not _has_index(connection, self.name):
                 raise SearchError(
                     f"the database has no index {self.name!r}; make one: openblip index FOLDER --out ADDRESS"
                 )
@@ -134,6 +132,28 @@ class PostgresStore(Store):
         except psycopg.Error as error:
             raise SearchError(f"cannot create the index {name!r}: {_reason(error)}") from error
         return PostgresStore(location)
+
+    @staticmethod
+    def exists(location: str) -> bool:
+        """Return whether there is an index at an address.
+
+        Args:
+            location: Address of the database, with "#NAME" for another index than "openblip".
+
+        Returns:
+            Whether the database has the index.
+
+        Raises:
+            SearchError: The server cannot be reached.
+            InputError: psycopg is not installed, or the name is not a name.
+        """
+        address, name = split_location(location)
+        psycopg = _import_psycopg()
+        try:
+            with psycopg.connect(address) as connection:
+                return _has_index(connection, name)
+        except psycopg.Error as error:
+            raise SearchError(f"cannot use the database: {_reason(error)}") from error
 
     # Reading.
 
@@ -427,6 +447,10 @@ def check_pgvector(connection: psycopg.Connection[tuple[Any, ...]]) -> None:
             f"the database must have pgvector {wanted} or later, got {row[0]}, which loses results with a filter; "
             "install a later version on the server, then ALTER EXTENSION vector UPDATE"
         )
+
+
+def _has_index(connection: psycopg.Connection[tuple[Any, ...]], name: str) -> bool:
+    return bool(_fetch_one(connection, "SELECT to_regclass(%s) IS NOT NULL", [f"{name}.settings"])[0])
 
 
 def _execute(
