@@ -18,6 +18,7 @@ from openblip import Blip
 from openblip.serving.app import Application, create_app
 from openblip.serving.batching import Recorder
 from openblip.serving.options import ServerOptions
+from openblip.serving.run import make_config
 
 
 class RunningServer:
@@ -40,7 +41,7 @@ def running_app(
     """Serve a model until the end of the block."""
     app = create_app({"toy": blip}, options, recorder=recorder)
     listener = socket.create_server(("127.0.0.1", 0))
-    config = uvicorn.Config(app, log_config=None, access_log=False, lifespan="on", timeout_graceful_shutdown=2)
+    config = make_config(app, "127.0.0.1", 0)
     server = uvicorn.Server(config)
     thread = threading.Thread(target=lambda: asyncio.run(server.serve([listener])), daemon=True)
     thread.start()

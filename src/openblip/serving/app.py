@@ -24,7 +24,7 @@ from openblip.serving.errors import ApiError
 from openblip.serving.gate import Gate
 from openblip.serving.logs import log
 from openblip.serving.options import ServerOptions
-from openblip.serving.routes import meta, page, verbs
+from openblip.serving.routes import meta, openai, page, verbs
 from openblip.serving.service import ClientGoneError, Service
 
 _DESCRIPTION = (
@@ -99,7 +99,7 @@ def create_app(
         lifespan=_lifespan,
     )
     api.state.service = service
-    for module in (meta, page, verbs):
+    for module in (meta, page, verbs, openai):
         api.include_router(module.router)
     api.add_exception_handler(ApiError, _api_error)
     api.add_exception_handler(HTTPException, _http_error)

@@ -8,7 +8,9 @@ import logging
 import re
 import secrets
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from urllib.parse import urlsplit
 
 from starlette.datastructures import Headers, MutableHeaders
@@ -120,6 +122,7 @@ class Gate:
             exchange = self._admit(scope, response.id)
             scope["openblip"] = exchange
             counted.exchange = exchange
+            response.release = partial(self._leave, exchange)
             await self._app(scope, counted, response)
         except ApiError as error:
             await error.response()(scope, receive, response)
@@ -133,8 +136,7 @@ class Gate:
         finally:
             if exchange is not None:
                 exchange.job.cancelled = exchange.job.cancelled or not response.completed
-                if exchange.ticket is not None:
-                    self._admission.leave(exchange.ticket)
+                self._leave(exchange)
             self._record(scope, response, exchange, response.seconds(started))
 
     def _admit(self, scope: Scope, request_id: str) -> Exchange:
@@ -204,6 +206,12 @@ class Gate:
             raise ApiError(400, "X-Request-Timeout must be a positive number of seconds", code="invalid_timeout")
         return min(limit, float(value))
 
+    def _leave(self, exchange: Exchange) -> None:
+        """Free the share of a request in the queue."""
+        if exchange.ticket is not None:
+            self._admission.leave(exchange.ticket)
+            exchange.ticket = None
+
     def _record(self, scope: Scope, response: _Response, exchange: Exchange | None, seconds: float) -> None:
         route, status = _route(scope), response.status or 499
         self._metrics.requests.labels(route, str(status)).inc()
@@ -268,6 +276,7 @@ class _Response:
         self.id = secrets.token_hex(8)
         self.status = 0
         self.completed = False
+        self.release: Callable[[], None] = lambda: None
         self._first = 0.0
         self._lingers = False
 
@@ -286,6 +295,7 @@ class _Response:
             await self._send(message)
         elif message["type"] == "http.response.body" and not message.get("more_body"):
             if self._lingers:
+                self.release()
                 await self._send({**message, "more_body": True})
                 await self._receive.discard()
                 message = {"type": "http.response.body", "body": b""}

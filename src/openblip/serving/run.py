@@ -106,7 +106,18 @@ def run_server(
         logger = logging.getLogger(name)
         logger.handlers, logger.propagate = [handler], False
         logger.setLevel(log_level if name == "openblip.serving" else logging.WARNING)
-    config = uvicorn.Config(
+    DrainingServer(make_config(app, host, port), app, drain_seconds).run()
+
+
+def make_config(app: Application, host: str, port: int) -> uvicorn.Config:
+    """Return the settings of uvicorn: no access log, no headers of proxies, no name of the server.
+
+    Args:
+        app: The application.
+        host: Address to bind to.
+        port: Port.
+    """
+    return uvicorn.Config(
         app,
         host=host,
         port=port,
@@ -119,4 +130,3 @@ def run_server(
         backlog=2048,
         lifespan="on",
     )
-    DrainingServer(config, app, drain_seconds).run()

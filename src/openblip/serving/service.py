@@ -15,7 +15,7 @@ from openblip.io.fetch import Fetcher, FetchOptions
 from openblip.preprocess.limits import DecodeLimits
 from openblip.serving.admission import Admission, CostModel
 from openblip.serving.batching import Batcher, Recorder, Stage
-from openblip.serving.body import ModelT, ParsedBody, read_body
+from openblip.serving.body import ModelT, decode_image_text, read_body
 from openblip.serving.errors import ApiError, deadline_error, from_library
 from openblip.serving.gate import Exchange, ServerState
 from openblip.serving.keys import KeyStore
@@ -85,10 +85,30 @@ class Service:
         self.metrics.phase_seconds.labels("read").observe(time.monotonic() - exchange.started)
         return fields, images
 
+    async def load_images(self, request: Request, texts: Mapping[str, str]) -> list[bytes]:
+        """Return the encoded images of texts, before the deadline.
+
+        Args:
+            request: The request.
+            texts: Base64, data URIs or addresses, by the field that contains them.
+
+        Raises:
+            ApiError: One is no image or must not be fetched (422), there are too many (413), or it is too late (504).
+        """
+        exchange = exchange_of(request)
+        if len(texts) > self.limits.max_images:
+            raise self._too_many_images(len(texts))
+        loads = [self._fetch(decode_image_text(text, param), param) for param, text in texts.items()]
+        try:
+            return list(await asyncio.wait_for(asyncio.gather(*loads), exchange.job.deadline - time.monotonic()))
+        except asyncio.TimeoutError:
+            raise deadline_error(exchange.timeout) from None
+
     async def _read(self, request: Request, model: type[ModelT]) -> tuple[ModelT, list[bytes]]:
         parsed = await read_body(request, model)
-        self._check_count(parsed)
-        return parsed.request, [await self._fetch(image, index) for index, image in enumerate(parsed.images)]
+        if len(parsed.images) > self.limits.max_images:
+            raise self._too_many_images(len(parsed.images))
+        return parsed.request, [await self._fetch(image, f"images.{i}") for i, image in enumerate(parsed.images)]
 
     async def run(
         self, request: Request, stage: Stage[ItemT, Any, ResultT], items: Sequence[ItemT], *, units: float = 1.0
@@ -144,18 +164,12 @@ class Service:
                 exchange.job.cancelled = True
                 gathered.cancel()
 
-    def _check_count(self, parsed: ParsedBody[Any]) -> None:
-        if len(parsed.images) > self.limits.max_images:
-            raise ApiError(
-                413,
-                f"a request must have at most {self.limits.max_images} images, got {len(parsed.images)}",
-                param="images",
-                code="too_many_images",
-            )
+    def _too_many_images(self, count: int) -> ApiError:
+        message = f"a request must have at most {self.limits.max_images} images, got {count}"
+        return ApiError(413, message, param="images", code="too_many_images")
 
-    async def _fetch(self, image: bytes | str, index: int) -> bytes:
+    async def _fetch(self, image: bytes | str, param: str) -> bytes:
         """Return the bytes of an image; an address is fetched only if its host is on the allow-list."""
-        param = f"images.{index}"
         if isinstance(image, bytes):
             return image
         if self._fetcher is None:

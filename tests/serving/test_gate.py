@@ -1,0 +1,309 @@
+"""What the gate refuses, and that it does so before a body is read."""
+
+from __future__ import annotations
+
+import base64
+import json
+import logging
+import socket
+import time
+from collections.abc import Iterator
+
+import httpx
+import pytest
+
+from openblip import Blip
+from openblip.errors import InputError
+from openblip.serving.keys import KeyStore, parse_keys, read_keys
+from openblip.serving.options import Limits, ServerOptions
+from openblip.serving.run import check_address
+from tests.serving.serving_toys import RunningServer, encode, running_app
+from tests.toys import toy_image
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+KEY, OTHER_KEY = "correct-horse-battery", "another-key-of-length"
+IMAGE = base64.b64encode(encode(toy_image(0))).decode()
+BODY = json.dumps({"image": IMAGE}).encode()
+
+
+@pytest.fixture(scope="module")
+def guarded(toy: Blip) -> Iterator[RunningServer]:
+    """A server with keys, small limits and a site that may call it."""
+    options = ServerOptions(
+        keys={"alice": KEY, "bob": OTHER_KEY},
+        origins=("https://app.example.org",),
+        limits=Limits(max_body_bytes=300_000, max_images=3, max_texts=10, max_pairs=20, max_pixels=10**6),
+    )
+    with running_app(toy, options) as running:
+        running.client.headers["Authorization"] = f"Bearer {KEY}"
+        yield running
+
+
+def raw(server: RunningServer, head: str, body: bytes = b"") -> bytes:
+    """Send a request head, and return what comes back although no body follows."""
+    with socket.create_connection(("127.0.0.1", server.port), timeout=10) as connection:
+        connection.sendall(head.replace("\n", "\r\n").encode() + b"\r\n\r\n" + body)
+        answer = b""
+        while b"\r\n\r\n" not in answer:
+            chunk = connection.recv(65536)
+            if not chunk:
+                break
+            answer += chunk
+        return answer
+
+
+@pytest.mark.parametrize(
+    "route", ["/v1/caption", "/v1/info", "/v1/models", "/metrics", "/readyz", "/openapi.json", "/docs", "/nothing"]
+)
+def test_keys_guard_everything_but_the_page(guarded: RunningServer, route: str) -> None:
+    plain = httpx.Client(base_url=guarded.url)
+    for headers, code in (
+        ({}, "missing_api_key"),
+        ({"Authorization": "Bearer wrong-key-of-some-length"}, "invalid_api_key"),
+        ({"Authorization": f"Basic {KEY}"}, "missing_api_key"),
+        ({"X-API-Key": KEY[:-1]}, "invalid_api_key"),
+    ):
+        response = plain.get(route, headers=headers)
+        assert response.status_code == 401, route
+        assert response.json()["error"]["code"] == code
+        assert KEY not in response.text
+    assert plain.get(route, headers={"X-API-Key": OTHER_KEY}).status_code != 401
+    assert plain.get("/").status_code == 200
+    assert plain.get("/healthz").json() == {"status": "ok"}
+
+
+def test_keys_never_reach_the_logs(guarded: RunningServer, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.DEBUG, logger="openblip.serving"):
+        guarded.client.post("/v1/ask", json={"image": IMAGE, "question": "a secret question?"})
+        httpx.get(f"{guarded.url}/v1/secret-path?key=secret", headers={"Authorization": "Bearer secret-wrong-key"})
+    lines = [record.getMessage() for record in caplog.records if record.name == "openblip.serving"]
+    assert any(json.loads(line).get("client") == "alice" for line in lines)
+    assert not any(word in line for line in lines for word in ("secret", KEY, IMAGE[:20]))
+
+
+@pytest.mark.parametrize(
+    ("headers", "status"),
+    [
+        ({"Host": "evil.example"}, 403),
+        ({"Host": "127.0.0.1.evil.example:8000"}, 403),
+        ({"Origin": "https://evil.example"}, 403),
+        ({"Origin": "null"}, 403),
+        ({"Sec-Fetch-Site": "cross-site"}, 403),
+        ({"Sec-Fetch-Site": "same-site"}, 403),
+        ({"Sec-Fetch-Site": "same-origin"}, 200),
+        ({"Origin": "https://app.example.org", "Sec-Fetch-Site": "cross-site"}, 200),
+        ({"Host": "localhost:1234", "Origin": "http://localhost:1234"}, 200),
+        ({"Host": "localhost:1234", "Origin": "http://localhost:4321"}, 403),
+    ],
+)
+def test_foreign_hosts_and_origins_are_refused(guarded: RunningServer, headers: dict[str, str], status: int) -> None:
+    response = guarded.client.get("/v1/info", headers=headers)
+    assert response.status_code == status
+    allowed = headers.get("Origin") == "https://app.example.org"
+    assert ("access-control-allow-origin" in response.headers) == allowed
+
+
+def test_responses_have_the_headers_of_a_careful_server(guarded: RunningServer) -> None:
+    for route in ("/", "/v1/info", "/nothing"):
+        headers = guarded.client.get(route).headers
+        assert headers["x-content-type-options"] == "nosniff"
+        assert "frame-ancestors 'none'" in headers["content-security-policy"]
+        assert "server" not in headers
+    assert "default-src 'self'" in guarded.client.get("/").headers["content-security-policy"]
+
+
+def test_refusals_come_before_the_body(guarded: RunningServer) -> None:
+    head = f"POST /v1/caption HTTP/1.1\nHost: localhost\nAuthorization: Bearer {KEY}\nContent-Type: application/json\n"
+    started = time.monotonic()
+    assert b"413" in raw(guarded, head + f"Content-Length: {200 * 2**20}").split(b"\r\n")[0]
+    assert b"401" in raw(guarded, head.replace(KEY, "x" * 20) + "Content-Length: 1000").split(b"\r\n")[0]
+    assert b"400" in raw(guarded, head + "X-Request-Timeout: soon\nContent-Length: 1000").split(b"\r\n")[0]
+    assert time.monotonic() - started < 1.0
+
+
+def test_a_body_without_a_length_is_refused_at_its_limit(guarded: RunningServer) -> None:
+    head = f"POST /v1/caption HTTP/1.1\nHost: localhost\nAuthorization: Bearer {KEY}\nContent-Type: application/json\n"
+    chunk = b"10000\r\n" + b"x" * 65536 + b"\r\n"
+    answer = raw(guarded, head + "Transfer-Encoding: chunked", chunk * 6)
+    assert b"413" in answer.split(b"\r\n")[0]
+    end = time.monotonic() + 1
+    while guarded.app.service.admission.pending_bytes and time.monotonic() < end:
+        time.sleep(0.01)
+    assert guarded.app.service.admission.pending_bytes == 0
+
+
+def test_a_client_that_sends_a_large_body_reads_the_refusal(guarded: RunningServer) -> None:
+    def chunks() -> Iterator[bytes]:
+        for _ in range(100):
+            yield b"x" * 2**20
+
+    response = guarded.client.post("/v1/caption", content=chunks(), headers={"Content-Type": "application/json"})
+    assert response.status_code == 413
+    assert response.headers["connection"] == "close"
+
+
+@pytest.mark.parametrize(
+    ("body", "status", "param"),
+    [
+        ({"image": IMAGE, "text": "x" * 1001}, 422, "texts"),
+        ({"image": IMAGE, "texts": ["x"] * 11}, 413, "texts"),
+        ({"images": [IMAGE] * 3, "texts": ["x"] * 10}, 413, "texts"),
+        ({"images": [IMAGE] * 4, "text": "x"}, 413, "images"),
+        ({"image": IMAGE, "texts": ["x"] * 60_000}, 422, "texts"),
+        ({"image": IMAGE}, 422, "text"),
+        ({"image": IMAGE, "text": "x", "texts": ["x"]}, 422, "text"),
+        ({"image": IMAGE, "text": 3}, 422, "text"),
+        ({"image": IMAGE, "text": "x", "unknown": 1}, 422, "unknown"),
+        ({"text": "x"}, 422, "images"),
+        ({"image": "file:///etc/passwd", "text": "x"}, 422, "images.0"),
+        ({"image": "/etc/passwd", "text": "x"}, 422, "images.0"),
+        ({"image": "https://example.org/a.jpg", "text": "x"}, 422, "images.0"),
+        ({"image": "data:image/png,plain", "text": "x"}, 422, "images.0"),
+        ({"image": "", "text": "x"}, 422, "images.0"),
+    ],
+)
+def test_bodies_beyond_the_limits_are_refused_quickly(
+    guarded: RunningServer, body: dict[str, object], status: int, param: str
+) -> None:
+    guarded.client.get("/healthz")
+    started = time.monotonic()
+    response = guarded.client.post("/v1/match", json=body)
+    assert time.monotonic() - started < 0.5
+    assert response.status_code == status, response.text
+    error = response.json()["error"]
+    assert error["param"] == param
+    assert "etc/passwd" not in error["message"]
+    assert len(response.content) < 1000, "the error repeats no value of the request"
+
+
+@pytest.mark.parametrize(("field", "value"), [("num_beams", 11), ("n", 11), ("max_new_tokens", 65)])
+def test_costly_decoding_is_refused(guarded: RunningServer, field: str, value: int) -> None:
+    response = guarded.client.post("/v1/caption", json={"image": IMAGE, field: value})
+    assert response.status_code == 422
+    assert response.json()["error"]["param"] == field
+
+
+def test_malformed_bodies(guarded: RunningServer) -> None:
+    for content, content_type, status in (
+        (b"{", "application/json", 400),
+        (b"", "application/json", 400),
+        (b"\xff\xfe", "application/json", 400),
+        (b"[]", "application/json", 422),
+        (b"x", "text/plain", 415),
+        (b"x", "multipart/form-data", 400),
+        (b"broken", "multipart/form-data; boundary=x", 400),
+        (b"--x--", "multipart/form-data; boundary=x", 422),
+    ):
+        response = guarded.client.post("/v1/caption", content=content, headers={"Content-Type": content_type})
+        assert response.status_code == status, (content, response.text)
+        assert set(response.json()["error"]) == {"message", "type", "param", "code"}
+    assert guarded.client.get("/v1/caption").status_code == 405
+    assert guarded.client.get("/static/../app.py").status_code == 404
+    assert guarded.client.get("/static/%2e%2e/app.py").status_code == 404
+
+
+def test_a_decompression_bomb_is_refused_by_its_header(guarded: RunningServer) -> None:
+    from PIL import Image
+
+    bomb = encode(Image.new("1", (4_000, 4_000)))
+    assert len(bomb) < 300_000
+    guarded.client.post("/v1/caption", json={"image": IMAGE})
+    started = time.monotonic()
+    response = guarded.client.post("/v1/caption", files={"image": bomb})
+    assert time.monotonic() - started < 0.5
+    assert response.status_code == 413
+    assert response.json()["error"]["code"] == "image_too_large"
+
+
+def test_the_queue_refuses_what_it_cannot_compute_in_time(toy: Blip) -> None:
+    with running_app(toy, ServerOptions(limits=Limits(max_queue_seconds=0.5, client_share=1.0))) as server:
+        service = server.app.service
+        service.costs.observe_request("/v1/caption", 100.0)
+        ticket = service.admission.enter("other", "/v1/match", 30.0, 10)
+        response = server.client.post("/v1/caption", content=BODY, headers={"Content-Type": "application/json"})
+        assert response.status_code == 429
+        assert response.json()["error"]["code"] == "queue_full"
+        assert int(response.headers["retry-after"]) >= 1
+        service.admission.leave(ticket)
+        response = server.client.post("/v1/caption", content=BODY, headers={"Content-Type": "application/json"})
+        assert response.status_code == 200, "a request that is alone always fits"
+        assert service.admission.queued_seconds == 0.0
+        assert service.admission.pending_bytes == 0
+
+
+def test_a_client_has_a_share_of_the_queue(toy: Blip) -> None:
+    with running_app(toy, ServerOptions(limits=Limits(max_queue_seconds=10.0, client_share=0.5))) as server:
+        service = server.app.service
+        for _ in range(20):
+            service.costs.observe_request("/v1/caption", 3.0)
+        tickets = [service.admission.enter("127.0.0.1", "/v1/caption", 30.0, 10)]
+        response = server.client.post("/v1/caption", content=BODY, headers={"Content-Type": "application/json"})
+        assert response.status_code == 429
+        assert response.json()["error"]["code"] == "client_queue_full"
+        tickets.append(service.admission.enter("another", "/v1/caption", 30.0, 10))
+        for ticket in tickets:
+            service.admission.leave(ticket)
+
+
+def test_a_deadline_ends_a_request(server: RunningServer) -> None:
+    response = server.client.post(
+        "/v1/caption", json={"image": IMAGE, "max_new_tokens": 64}, headers={"X-Request-Timeout": "0.001"}
+    )
+    assert response.status_code in (408, 504)
+    assert server.client.post("/v1/caption", json={"image": IMAGE}).status_code == 200
+
+
+def test_a_slow_body_ends_with_408(server: RunningServer) -> None:
+    head = "POST /v1/caption HTTP/1.1\nHost: localhost\nContent-Type: application/json\nContent-Length: 1000\n"
+    answer = raw(server, head + "X-Request-Timeout: 0.1", b'{"image"')
+    assert b"408" in answer.split(b"\r\n")[0]
+
+
+def test_a_draining_server_refuses_and_is_not_ready(toy: Blip) -> None:
+    with running_app(toy) as server:
+        assert server.client.get("/readyz").status_code == 200
+        server.app.service.state.draining = True
+        assert server.client.get("/readyz").status_code == 503
+        assert server.client.get("/healthz").status_code == 200
+        response = server.client.post("/v1/caption", content=BODY)
+        assert response.status_code == 503
+        assert response.headers["retry-after"] == "5"
+
+
+def test_keys_are_stored_hashed_and_must_be_long(tmp_path: object) -> None:
+    store = KeyStore({"alice": KEY})
+    assert KEY not in repr(vars(store))
+    assert store.find(KEY) == "alice"
+    assert store.find(KEY + "x") is None
+    with pytest.raises(InputError, match="at least 16 characters, got 5"):
+        KeyStore({"alice": "short"})
+    assert KEY not in repr(ServerOptions(keys={"alice": KEY}))
+
+
+def test_keys_come_from_a_file_or_the_environment(tmp_path: object, monkeypatch: pytest.MonkeyPatch) -> None:
+    from pathlib import Path
+
+    file = Path(str(tmp_path)) / "keys.txt"
+    file.write_text(f"# clients\nalice={KEY}\n{OTHER_KEY}  # nameless\nc2VjcmV0LXNlY3JldC0=\n")
+    file.chmod(0o644)
+    with pytest.raises(InputError, match="chmod"):
+        read_keys(file)
+    file.chmod(0o600)
+    assert read_keys(file) == {"alice": KEY, "key-2": OTHER_KEY, "key-3": "c2VjcmV0LXNlY3JldC0="}
+    monkeypatch.setenv("OPENBLIP_API_KEYS", f"carol={KEY},{OTHER_KEY}")
+    assert read_keys(None) == {"carol": KEY, "key-2": OTHER_KEY}
+    with pytest.raises(InputError, match="its own name"):
+        parse_keys("a=1 a=2")
+
+
+def test_other_machines_need_keys_or_no_auth() -> None:
+    for host in ("127.0.0.1", "localhost", "::1"):
+        check_address(host, has_keys=False, no_auth=False)
+    for host in ("0.0.0.0", "::", "192.0.2.1", "blip.example.org"):
+        with pytest.raises(InputError, match="API keys"):
+            check_address(host, has_keys=False, no_auth=False)
+        check_address(host, has_keys=True, no_auth=False)
+        check_address(host, has_keys=False, no_auth=True)
+    with pytest.raises(InputError, match="must not be used"):
+        check_address("127.0.0.1", has_keys=True, no_auth=True)
