@@ -24,6 +24,12 @@ SECONDS = click.FloatRange(min=0, min_open=True)
 )
 @option("--host", panel=SERVER, metavar="ADDRESS", default="127.0.0.1", help="Address to bind to.")
 @option("--port", panel=SERVER, type=NATURAL, default=8000, help="Port; 0 takes a free one.")
+@option(
+    "--index",
+    panel=SERVER,
+    metavar="DIR",
+    help="Index to search, made by openblip index: a folder or an address in PostgreSQL.",
+)
 @option("--also", panel=SERVER, metavar="NAME", multiple=True, help="Further model to serve; repeat the option.")
 @option(
     "--log-level",
@@ -73,6 +79,7 @@ SECONDS = click.FloatRange(min=0, min_open=True)
 def serve(
     host: str,
     port: int,
+    index: str | None,
     also: tuple[str, ...],
     log_level: str,
     drain: float,
@@ -120,6 +127,7 @@ def serve(
         hosts=tuple(name.lower() for name in hosts),
         origins=allow_origin,
         allow_fetch=tuple(name.lower() for name in allow_fetch),
+        index=index,
         decode_workers=model.num_workers or defaults.decode_workers,
     )
     blips = {public_name(name): model.load(name) for name in (model.model, *also)}

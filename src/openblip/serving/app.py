@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 
 from fastapi import FastAPI
+from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import Request
@@ -24,7 +25,7 @@ from openblip.serving.errors import ApiError
 from openblip.serving.gate import Gate
 from openblip.serving.logs import log
 from openblip.serving.options import ServerOptions
-from openblip.serving.routes import meta, openai, page, verbs
+from openblip.serving.routes import meta, openai, page, search, verbs
 from openblip.serving.service import ClientGoneError, Service
 
 _DESCRIPTION = (
@@ -99,10 +100,11 @@ def create_app(
         lifespan=_lifespan,
     )
     api.state.service = service
-    for module in (meta, page, verbs, openai):
+    for module in (meta, page, verbs, search, openai):
         api.include_router(module.router)
     api.add_exception_handler(ApiError, _api_error)
     api.add_exception_handler(HTTPException, _http_error)
+    api.add_exception_handler(RequestValidationError, _parameter_error)
     api.add_exception_handler(ClientGoneError, _client_gone)
     documents.install(api, keys=bool(service.keys))
     return Application(api, service)
@@ -150,6 +152,14 @@ async def _http_error(request: Request, error: Exception) -> Response:
     response = ApiError(error.status_code, str(error.detail), code=code).response()
     response.headers.update(error.headers or {})
     return response
+
+
+async def _parameter_error(request: Request, error: Exception) -> Response:
+    """Return the error of a parameter in the address."""
+    assert isinstance(error, RequestValidationError)
+    first = error.errors()[0]
+    param = str(first["loc"][-1])
+    return ApiError(422, f"{param}: {first['msg']}", param=param, code="invalid_value").response()
 
 
 async def _client_gone(request: Request, error: Exception) -> Response:

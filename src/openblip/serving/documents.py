@@ -39,6 +39,8 @@ def describe(
     response: type[BaseModel] | None,
     summary: str,
     example: dict[str, Any] | None = None,
+    *,
+    invalid_query: bool = False,
 ) -> dict[str, Any]:
     """Return the arguments of a route's decorator that document it.
 
@@ -47,8 +49,10 @@ def describe(
         response: Model of the response; `None` if it is no JSON.
         summary: One line.
         example: An example of the body.
+        invalid_query: Whether the route has parameters that can be invalid (422).
     """
-    errors = _ERRORS if request is not None else {status: _ERRORS[status] for status in _READ_ERRORS}
+    statuses = tuple(_ERRORS) if request is not None else (*_READ_ERRORS, 422) if invalid_query else _READ_ERRORS
+    errors = {status: _ERRORS[status] for status in statuses}
     responses: dict[int, dict[str, Any]] = {
         status: {"model": ErrorResponse, "description": text} for status, text in errors.items()
     }

@@ -68,7 +68,7 @@ class ServerOptions:
         hosts: Names that requests may address the server by, without port.
         origins: Origins of other sites whose pages may send requests (CORS); none by default.
         allow_fetch: Hosts that images may be fetched from; empty refuses all addresses.
-        index: Folder of a search index.
+        index: Folder, or address in PostgreSQL, of a search index.
         edit: Folder whose captions can be edited at `/edit`.
         decode_workers: Threads that decode images.
     """
@@ -78,6 +78,6 @@ class ServerOptions:
     hosts: tuple[str, ...] = ("localhost", "127.0.0.1", "::1")
     origins: tuple[str, ...] = ()
     allow_fetch: tuple[str, ...] = ()
-    index: Path | None = None
+    index: str | None = None
     edit: Path | None = None
     decode_workers: int = 2

@@ -22,6 +22,7 @@ from openblip.serving.keys import KeyStore
 from openblip.serving.metrics import Metrics
 from openblip.serving.models import Models
 from openblip.serving.options import ServerOptions
+from openblip.serving.searching import Gallery
 
 ItemT = TypeVar("ItemT")
 ResultT = TypeVar("ResultT")
@@ -46,7 +47,8 @@ class Service:
         self.metrics = Metrics()
         self.costs = CostModel()
         self.admission = Admission(limits, self.costs, self.metrics)
-        self.models = Models(blips, DecodeLimits(limits.max_decode_bytes, limits.max_pixels))
+        decode_limits = DecodeLimits(limits.max_decode_bytes, limits.max_pixels)
+        self.models = Models(blips, decode_limits)
         self.batcher = Batcher(
             self.metrics,
             self.costs,
@@ -54,6 +56,8 @@ class Service:
             max_wait=limits.max_batch_wait,
             recorder=recorder,
         )
+        self.thumbnails = asyncio.Semaphore(options.decode_workers)
+        self.gallery = None if options.index is None else Gallery(options.index, self.models, decode_limits)
         self._fetches = asyncio.Semaphore(_MAX_FETCHES)
         self._fetcher = _make_fetcher(options)
 

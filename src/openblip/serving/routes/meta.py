@@ -108,6 +108,8 @@ async def info(request: Request) -> JSONResponse:
     service = service_of(request)
     model = service.models.default
     verbs = model.verbs() if service.state.ready else []
+    if verbs and service.gallery is not None:
+        verbs.append("search")
     return JSONResponse(
         Info(
             name="openblip",
@@ -116,7 +118,7 @@ async def info(request: Request) -> JSONResponse:
             models=service.models.names,
             tasks=list(model.tasks),
             verbs=verbs,
-            index=None,
+            index=None if service.gallery is None else IndexInfo(images=len(service.gallery.index)),
             limits=_limits(request),
             fetch=bool(service.options.allow_fetch),
             edit=service.options.edit is not None,
