@@ -103,6 +103,7 @@ def decode_image(
         start = file.read(_START_BYTES)
         if not start:
             raise ImageError(f"cannot read {name}: it is empty")
+        file_size = file.seek(0, io.SEEK_END)
         file.seek(0)
         if start[4:12] in _HEIF_BRANDS:
             _register_heif()
@@ -120,7 +121,7 @@ def decode_image(
                 image.draft("", (2 * target_size, 2 * target_size))
             is_smaller = image.size != size
             turned = turns(image) if image.format in ("JPEG", "MPO") else False
-            with BUDGET.reserve(check_limits(image, name, size, limits, turned=turned)):
+            with BUDGET.reserve(check_limits(image, name, size, limits, turned=turned, file_size=file_size)):
                 try:
                     rgb = to_upright_rgb(image)
                 except Exception as error:  # free the pixels before another image takes their place in the budget
@@ -164,7 +165,13 @@ def identify(file: IO[bytes]) -> Image.Image | None:
 
 
 def check_limits(
-    image: Image.Image, name: str, size: tuple[int, int], limits: DecodeLimits | None = None, *, turned: bool = False
+    image: Image.Image,
+    name: str,
+    size: tuple[int, int],
+    limits: DecodeLimits | None = None,
+    *,
+    turned: bool = False,
+    file_size: int = 0,
 ) -> int:
     """Return the memory that decoding an image takes, if its limits allow it.
 
@@ -174,6 +181,7 @@ def check_limits(
         size: Width and height of the file.
         limits: The limits; by default the process's.
         turned: Whether the image has to be rotated or mirrored.
+        file_size: Number of bytes of the file.
 
     Returns:
         Number of bytes.
@@ -182,7 +190,7 @@ def check_limits(
         ImageError: The image is too large.
     """
     limits = limits or default_limits()
-    need = estimate_bytes(image, size, turned=turned)
+    need = estimate_bytes(image, size, turned=turned, file_size=file_size)
     width, height = size
     if limits.max_pixels is not None and width * height > limits.max_pixels:
         raise ImageError(

@@ -204,7 +204,6 @@ def describe_unreadable(start: bytes) -> str:
 
 
 def _describe_avif(start: bytes) -> str:
-
     if not features.check("avif"):
         return "it is AVIF, which this Pillow does not support; install a newer Pillow"
     position = start.find(b"ispe")

@@ -113,35 +113,42 @@ class ByteBudget:
 
 BUDGET = ByteBudget(MAX_BYTES)
 
-# Bytes per pixel that decoders use in addition to the image itself.
-_DECODER_BYTES = {"WEBP": 12, "AVIF": 12, "HEIF": 12, "JPEG2000": 20, "JXL": 16, "GIF": 4, "QOI": 4, "PSD": 4}
+# Bytes per pixel that decoders use in addition to the image itself. Measured with Pillow 12 and 13, except JXL and PSD:
+# tests/preprocess/test_limits.py repeats the measurement.
+_DECODER_BYTES = {"WEBP": 12, "AVIF": 8, "HEIF": 8, "JXL": 16, "GIF": 4, "QOI": 4, "PSD": 4}
+_JPEG2000_BYTES = 5.5  # for each channel of each pixel
+_READ_AT_ONCE = ("WEBP", "AVIF", "HEIF", "JPEG2000", "JXL", "TIFF")  # formats whose file is in memory as well
 _WIDE_MODES = ("I", "F")
 
 
-def estimate_bytes(image: Image.Image, size: tuple[int, int], *, turned: bool) -> int:
+def estimate_bytes(image: Image.Image, size: tuple[int, int], *, turned: bool, file_size: int = 0) -> int:
     """Return about how much memory it takes to decode an image and to convert it to RGB.
 
     Args:
         image: The opened image, after `draft`.
         size: Width and height of the file.
         turned: Whether the image has to be rotated or mirrored.
+        file_size: Number of bytes of the file.
 
     Returns:
         Number of bytes.
     """
     pixels = image.width * image.height
     mode, image_format = image.mode, image.format or ""
-    per_pixel = 1 if mode in ("1", "L", "P") else 2 if mode.startswith("I;16") else 4
+    per_pixel: float = 1 if mode in ("1", "L", "P") else 2 if mode.startswith("I;16") else 4
+    if image_format == "JPEG2000":
+        per_pixel += _JPEG2000_BYTES * len(image.getbands())
     per_pixel += _DECODER_BYTES.get(image_format, 0)
     if mode in _WIDE_MODES or mode.startswith("I;16"):
-        per_pixel += 1
+        per_pixel += 2
     if image.has_transparency_data and mode not in ("RGBA", *_WIDE_MODES):
         per_pixel += 4
     if mode != "RGB":
         per_pixel += 5 if image.has_transparency_data else 4
     if turned:
         per_pixel += 4
-    return pixels * per_pixel + _coefficient_bytes(image, size)
+    in_memory = file_size if image_format in _READ_AT_ONCE else 0
+    return int(pixels * per_pixel) + _coefficient_bytes(image, size) + in_memory
 
 
 def _coefficient_bytes(image: Image.Image, size: tuple[int, int]) -> int:

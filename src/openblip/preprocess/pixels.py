@@ -66,10 +66,7 @@ def _to_rgb(image: Image.Image) -> Image.Image:
         rgba = image  # `convert` would copy it
         if image.mode != "RGBA":
             rgba = (image.convert("LA") if image.mode == "La" else image).convert("RGBA")
-        if rgba.getchannel("A").getextrema() == (
-            0,
-            0,
-        ):  # an unused channel, or one of another meaning
+        if rgba.getchannel("A").getextrema() == (0, 0):  # an unused channel, or one of another meaning
             return rgba.convert("RGB")
         if rgba.width * rgba.height <= _MAX_PIXELS_AT_ONCE:
             return Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba).convert("RGB")
