@@ -13,7 +13,8 @@ import pytest
 import openblip
 from openblip import Blip
 from openblip.errors import ImageError, InputError, SearchError
-from openblip.search import Filter, Index
+from openblip.search import Filter, Index, update
+from openblip.search.listing import list_images
 from tests.pipelines.pipeline_toys import count_images
 from tests.search.search_toys import make_index, no_model, write_photos
 from tests.toys import toy_bundle, toy_image
@@ -41,6 +42,20 @@ def test_a_second_run_changes_nothing(tmp_path: Path, blip: Blip, photos: Path) 
     index.close()
     with Index.open(tmp_path / "index") as reopened:
         assert [image.id for image in reopened.list().images] == ids
+
+
+def test_an_interrupted_run_is_resumed(
+    tmp_path: Path, blip: Blip, photos: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(update, "COMMIT_IMAGES", 2)
+    index = Index.create(tmp_path / "index", blip)
+    listing = list_images([str(photos)], {}, recursive=True)
+    run = index.prepare_update(listing, blip).run()
+    assert [next(run).outcome for _ in range(3)] == ["added"] * 3
+    run.close()  # type: ignore[attr-defined]
+    assert len(index) == 4, "two groups were committed"
+    report = index.add([str(photos)], blip, recursive=True)
+    assert (report.counts, report.encoded) == ({"unchanged": 4, "added": 4}, 4)
 
 
 def test_embeddings_and_cosines_are_those_of_the_model(tmp_path: Path, blip: Blip, photos: Path) -> None:

@@ -158,6 +158,20 @@ class LocalStore(Store):
         with self._reading() as (connection, _):
             return _count(connection)
 
+    def changes(self) -> int:
+        """Return the number of batches that were committed."""
+        with self._reading() as (_, view):
+            return view.changes
+
+    def file_bytes(self, name: str) -> int:
+        """Return the size of the committed rows of a file.
+
+        Args:
+            name: Name of a file of embeddings or states.
+        """
+        with self._reading() as (_, view):
+            return (view.vectors if name.startswith("vectors-") else view.states).nbytes
+
     def roots(self) -> dict[str, bool]:
         """Return the indexed folders, and whether folders below them are indexed."""
         with self._reading() as (connection, _):

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from openblip.blip import Blip
 
 CHUNK = 256  # images that are looked up together
-COMMIT_IMAGES, COMMIT_SECONDS = 64, 5.0  # new images are committed in groups of this size or age
+COMMIT_IMAGES, COMMIT_SECONDS = 64, 2.0  # new images are committed in groups of this size or age
 
 
 @dataclass(frozen=True, eq=False)

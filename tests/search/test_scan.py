@@ -1,0 +1,97 @@
+"""The scan returns what float64 brute force over the stored values returns, with numpy and with faiss."""
+
+from __future__ import annotations
+
+import warnings
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+
+from openblip.errors import InputError
+from openblip.search.matrix import Rows
+from openblip.search.scan import Scanner, has_faiss
+
+ENGINES = [False, pytest.param(True, marks=pytest.mark.skipif(not has_faiss(), reason="faiss is not installed"))]
+
+
+def unit(rows: NDArray[np.float64]) -> NDArray[np.float64]:
+    return rows / np.linalg.norm(rows, axis=-1, keepdims=True)
+
+
+def brute_force(matrix: Rows, query: NDArray[np.float64], n: int, allowed: NDArray[np.bool_]) -> NDArray[np.int64]:
+    """Return the best rows by their cosine in float64; of equal ones the lower number first."""
+    cosines = (matrix.astype(np.float64) * unit(query)).sum(1)
+    order = np.lexsort((np.arange(len(matrix)), -cosines))
+    return order[allowed[order]][:n]
+
+
+def make_matrix(seed: int, count: int, width: int, spread: float, dtype: str) -> Rows:
+    """Return rows around one direction: the smaller the spread, the more are equal in float32. Some are repeated."""
+    draw = np.random.default_rng(seed)
+    rows = unit(unit(draw.standard_normal(width)) + spread * draw.standard_normal((count, width)))
+    rows[draw.integers(0, count, count // 5)] = rows[0]
+    return rows.astype(dtype)
+
+
+@pytest.mark.parametrize("use_faiss", ENGINES)
+@pytest.mark.parametrize("dtype", ["float32", "float16"])
+@settings(max_examples=60, deadline=None, derandomize=True)
+@given(
+    seed=st.integers(0, 2**32 - 1),
+    count=st.integers(1, 900),
+    width=st.sampled_from([3, 16, 256]),
+    spread=st.sampled_from([1.0, 1e-3, 1e-6, 3e-8]),
+    n=st.integers(1, 50),
+    share=st.sampled_from([None, 0.0, 0.01, 0.3, 1.0]),
+    removed=st.sampled_from([0.0, 0.1, 0.9]),
+)
+def test_recall_is_one(
+    dtype: str,
+    use_faiss: bool,
+    seed: int,
+    count: int,
+    width: int,
+    spread: float,
+    n: int,
+    share: float | None,
+    removed: float,
+) -> None:
+    matrix = make_matrix(seed, count, width, spread, dtype)
+    draw = np.random.default_rng(seed + 1)
+    query = unit(draw.standard_normal(width)) + matrix[-1] * draw.choice([0, 5])
+    excluded = np.flatnonzero(draw.random(count) < removed)
+    rows = None if share is None else np.flatnonzero(draw.random(count) < share)
+    allowed = np.ones(count, bool) if rows is None else np.isin(np.arange(count), rows)
+    allowed[excluded] = False
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        scanner = Scanner(matrix, use_faiss=use_faiss)
+    found, cosines = scanner.find(query, n, rows=rows, excluded=excluded)
+    assert found.tolist() == brute_force(matrix, query, n, allowed).tolist()
+    np.testing.assert_allclose(cosines, (matrix[found].astype(np.float64) * unit(query)).sum(1), rtol=0, atol=1e-12)
+
+
+def test_float32_alone_would_be_wrong() -> None:
+    """The rows above are close enough to need float64: without it the test could not fail."""
+    matrix = make_matrix(0, 900, 256, 1e-6, "float32")
+    query = np.random.default_rng(1).standard_normal(256)
+    plain = np.argsort(-(matrix @ query.astype(np.float32)), kind="stable")[:20]
+    assert plain.tolist() != brute_force(matrix, query, 20, np.ones(900, bool)).tolist()
+
+
+def test_fp16_without_faiss_warns_that_it_is_slow() -> None:
+    with pytest.warns(UserWarning, match=r"numpy scans fp16 embeddings slowly.*openblip\[search\]"):
+        Scanner(np.ones((2, 4), np.float16) / 2, use_faiss=False)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        Scanner(np.ones((2, 4), np.float32) / 2, use_faiss=False)
+        Scanner(np.empty((0, 4), np.float16), use_faiss=False)
+
+
+@pytest.mark.parametrize("query", [np.zeros(4), np.ones(5), np.array([np.nan, 0, 0, 0]), np.ones((1, 4))])
+def test_queries_without_a_direction_are_refused(query: NDArray[np.float64]) -> None:
+    with pytest.raises(InputError, match="query must be a vector of width 4"):
+        Scanner(np.ones((2, 4), np.float32) / 2, use_faiss=False).find(query, 1)
