@@ -46,13 +46,32 @@ class Outline(HTMLParser):
             self.texts[index] += data
 
 
-OUTLINE = Outline(INDEX)
-IDS = [attributes["id"] for _, attributes, _ in OUTLINE.elements if "id" in attributes]
+OUTLINES = {name: Outline(text) for name, text in TEXTS.items() if name.endswith(".html")}
+OUTLINE = OUTLINES["index.html"]
+PAGES = pytest.mark.parametrize("name", sorted(OUTLINES))
 
 
-@pytest.mark.parametrize("name", sorted(name for name in TEXTS if name.endswith(".html")))
+def values(name: str, *attributes: str) -> list[str]:
+    """Return the values of attributes in a page."""
+    elements = OUTLINES[name].elements
+    return [str(given[key]) for _, given, _ in elements for key in attributes if given.get(key)]
+
+
+def modules_of(name: str) -> set[str]:
+    """Return the modules that a page loads, those that they import included."""
+    found: set[str] = set()
+    waiting = [value.removeprefix("static/") for value in values(name, "src") if value.endswith(".js")]
+    while waiting:
+        module = waiting.pop()
+        if module not in found:
+            found.add(module)
+            waiting += re.findall(r'from "\./([\w.]+)"', MODULES[module])
+    return found
+
+
+@PAGES
 def test_html_has_nothing_inline(name: str) -> None:
-    for tag, attributes, _ in Outline(TEXTS[name]).elements:
+    for tag, attributes, _ in OUTLINES[name].elements:
         assert tag not in {"style", "base", "iframe", "object", "embed"}
         assert "style" not in attributes
         assert not [attribute for attribute in attributes if attribute.startswith("on")]
@@ -61,14 +80,12 @@ def test_html_has_nothing_inline(name: str) -> None:
             assert attributes.get("src"), "scripts are files"
 
 
-def test_references_exist() -> None:
-    references = [attributes.get(name) for _, attributes, _ in OUTLINE.elements for name in ("src", "href")]
-    static = {
-        str(reference).removeprefix("static/") for reference in references if str(reference).startswith("static/")
-    }
-    assert {"app.js", "app.css", "icon.svg"} <= static
-    examples = {f"example-{name}.webp" for name in re.findall(r'data-example="(\w+)"', INDEX)}
-    assert all((PAGE / name).is_file() for name in static | examples)
+@PAGES
+def test_references_exist(name: str) -> None:
+    static = {value.removeprefix("static/") for value in values(name, "src", "href") if value.startswith("static/")}
+    assert {"app.css", "icon.svg"} < static
+    static |= {f"example-{example}.webp" for example in values(name, "data-example")}
+    assert all((PAGE / file).is_file() for file in static)
     assert not re.findall(r"url\(|@import", TEXTS["app.css"])
 
 
@@ -97,33 +114,32 @@ def test_imported_names_are_exported(name: str) -> None:
 
 
 def test_every_module_is_used() -> None:
-    imported = {target for text in MODULES.values() for target in re.findall(r'from "\./([\w.]+)"', text)}
-    loaded = {
-        name for name in MODULES if f"static/{name}" in "".join(TEXTS[page] for page in TEXTS if page.endswith(".html"))
-    }
-    assert imported | loaded == set(MODULES)
+    assert set().union(*map(modules_of, OUTLINES)) == set(MODULES)
 
 
-def test_ids_are_unique_and_exist() -> None:
-    assert len(IDS) == len(set(IDS))
-    for _, attributes, _ in OUTLINE.elements:
-        for name in ("aria-controls", "aria-labelledby", "for"):
-            assert set(str(attributes.get(name) or "").split()) <= set(IDS)
-    asked = {name for text in MODULES.values() for name in re.findall(r'byId\("([\w-]+)"\)', text)}
-    page_scripts = {name for name in asked if name not in IDS}
-    assert not page_scripts
+@PAGES
+def test_ids_are_unique_and_exist(name: str) -> None:
+    ids = values(name, "id")
+    assert len(ids) == len(set(ids))
+    for value in values(name, "aria-controls", "aria-labelledby", "for"):
+        assert set(value.split()) <= set(ids)
+    text = "".join(MODULES[module] for module in modules_of(name))
+    assert set(re.findall(r'byId\("([\w-]+)"\)', text)) <= set(ids)
 
 
-def test_every_field_has_a_label() -> None:
-    for (tag, attributes, parents), text in zip(OUTLINE.elements, OUTLINE.texts, strict=True):
+@PAGES
+def test_every_field_has_a_label(name: str) -> None:
+    outline = OUTLINES[name]
+    for (tag, attributes, parents), text in zip(outline.elements, outline.texts, strict=True):
+        named = attributes.get("aria-label") or attributes.get("aria-labelledby")
         if tag in {"input", "select", "textarea"}:
-            assert "label" in parents or attributes.get("aria-label"), attributes
+            assert "label" in parents or named, attributes
         if tag == "img":
             assert "alt" in attributes
         if tag == "button" and not attributes.get("data-example"):  # those hold an image with a text
-            assert text.strip() or attributes.get("aria-label"), attributes
-        if tag in {"section", "nav"}:
-            assert attributes.get("aria-label") or attributes.get("aria-labelledby")
+            assert text.strip() or named, attributes
+        if tag in {"section", "nav", "dialog"}:
+            assert named, attributes
 
 
 def test_tabs_and_panels_are_the_verbs() -> None:

@@ -1,6 +1,6 @@
 /** Start the page: ask the server what it offers, then show those tasks. */
 
-import { forgetKey, hasKey, onKeyNeeded, sendJson, storeKey } from "./api.js";
+import { ApiError, hasKey, sendJson } from "./api.js";
 import * as ask from "./ask.js";
 import * as caption from "./caption.js";
 import * as compare from "./compare.js";
@@ -8,9 +8,12 @@ import { byId, count, h } from "./dom.js";
 import * as explain from "./explain.js";
 import * as ground from "./ground.js";
 import * as images from "./images.js";
+import * as key from "./key.js";
 import * as match from "./match.js";
 import * as search from "./search.js";
-import { emit, on, state } from "./state.js";
+import { emit, state } from "./state.js";
+
+const LOADING_WAIT = 1000; // milliseconds between two questions whether the model is loaded
 
 const tabs = [...document.querySelectorAll("[role=tab]")];
 const verbOf = (tab) => tab.id.replace("tab-", "");
@@ -37,10 +40,11 @@ function connectTabs() {
     tab.addEventListener("click", () => { location.hash = verbOf(tab); });
     tab.addEventListener("keydown", (event) => {
       const shown = shownTabs();
-      const steps = { ArrowRight: 1, ArrowLeft: -1, Home: -shown.indexOf(tab), End: shown.length - 1 - shown.indexOf(tab) };
-      if (!(event.key in steps)) return;
+      const position = shown.indexOf(tab);
+      const targets = { ArrowRight: (position + 1) % shown.length, ArrowLeft: position - 1, Home: 0, End: -1 };
+      if (!(event.key in targets)) return;
       event.preventDefault();
-      const next = shown.at((shown.indexOf(tab) + steps[event.key]) % shown.length);
+      const next = shown.at(targets[event.key]);
       next.focus();
       next.click();
     });
@@ -48,34 +52,17 @@ function connectTabs() {
   window.addEventListener("hashchange", () => open(location.hash.slice(1)));
 }
 
-/** Ask for a key in a dialog. Resolves to whether there is one. */
-function askForKey(reason) {
-  const dialog = byId("key-dialog");
-  const field = byId("key");
-  byId("key-reason").textContent = reason;
-  field.value = "";
-  dialog.returnValue = "";
-  dialog.showModal();
-  return new Promise((resolve) => {
-    dialog.addEventListener("close", () => {
-      const key = field.value.trim();
-      field.value = "";
-      if (dialog.returnValue === "use" && key) storeKey(key);
-      resolve(dialog.returnValue === "use" && key !== "");
-    }, { once: true });
-  });
-}
-
 /** Show what the server offers: its models, tasks and limits. */
 function describe(info) {
   const select = byId("model");
-  select.replaceChildren(...info.models.map((name) => h("option", { value: name, selected: name === info.model }, name)));
+  select.replaceChildren(...info.models.map((name) => h("option", { value: name }, name)));
+  select.value = info.model;
   select.disabled = info.models.length < 2;
   byId("version").textContent = `OpenBLIP ${info.version}`
     + (info.index ? ` · ${count(info.index.images, "image")} in the index` : "");
   byId("link-edit").hidden = !info.edit;
   byId("link-docs").hidden = hasKey(); // a link cannot carry the key
-  byId("forget").hidden = !hasKey();
+  key.showForget();
   for (const tab of tabs) tab.hidden = !info.verbs.includes(verbOf(tab));
   for (const choice of document.querySelectorAll("[data-task]")) {
     choice.closest("label").hidden = !info.tasks.includes(choice.dataset.task);
@@ -89,26 +76,39 @@ function describe(info) {
   }
 }
 
+/** Return the description of the server, once its model is loaded. */
+async function readInfo() {
+  const loading = byId("loading");
+  try {
+    for (;;) {
+      const info = await sendJson("v1/info");
+      if (info.verbs.length) return info;
+      loading.hidden = false;
+      await new Promise((resolve) => { setTimeout(resolve, LOADING_WAIT); });
+    }
+  } finally {
+    loading.hidden = true;
+  }
+}
+
 async function start() {
   const banner = byId("banner");
   banner.hidden = true;
-  document.body.setAttribute("aria-busy", "true");
   try {
-    state.info = await sendJson("v1/info");
+    state.info = await readInfo();
   } catch (error) {
+    if (!(error instanceof ApiError)) throw error;
     banner.replaceChildren(h("span", {}, `${error.message} `),
       h("button", { type: "button", onclick: start }, error.status === 401 ? "Enter a key" : "Try again"));
     banner.hidden = false;
     return;
-  } finally {
-    document.body.removeAttribute("aria-busy");
   }
   state.model = state.info.model;
   describe(state.info);
   open(location.hash.slice(1));
 }
 
-onKeyNeeded(askForKey);
+key.connect();
 connectTabs();
 images.connect();
 const panels = [caption.connect(), ask.connect(), ...match.connect(), ground.connect(), explain.connect()];
@@ -119,9 +119,4 @@ byId("model").addEventListener("change", (event) => {
   for (const panel of panels) panel.clear();
   emit("verb"); // caption again with the new model
 });
-byId("forget").addEventListener("click", () => {
-  forgetKey();
-  location.reload();
-});
-on("images", () => { document.body.classList.toggle("with-images", state.images.length > 0); });
 start();

@@ -8,9 +8,9 @@ function read(form) {
   const question = form.elements.question.value.trim();
   if (!question) throw new InputNeeded("Type a question first.", form.elements.question);
   const answers = lines(form.elements.answers.value);
-  const fields = [["question", question], ...answers.map((answer) => ["answers", answer]), ...filled(form, ["n"])];
-  if (answers.length) return fields.map(([name, value]) => [name, name === "n" ? Math.min(value, answers.length) : value]);
-  return fields;
+  const most = answers.length || Infinity; // of a closed list
+  const numbers = filled(form, ["n"]).map(([name, value]) => [name, Math.min(value, most)]);
+  return [["question", question], ...answers.map((answer) => ["answers", answer]), ...numbers];
 }
 
 function render(result) {
@@ -18,7 +18,6 @@ function render(result) {
     const candidates = [answer, ...answer.alternatives];
     return h("section", { class: "answer" },
       h("p", { class: "question" }, answer.question),
-      h("p", { class: "caption" }, answer.text),
       h("ul", { class: "bars" }, ...candidates.map((candidate, index) =>
         bar(candidate.text, candidate.probability, percent(candidate.probability), { best: index === 0 }))));
   }));

@@ -27,9 +27,10 @@ function render(result) {
     h("p", { class: "caption" }, result.text),
     h("div", { class: "below" }, h("span", { class: "numbers" }, numbers.join(" · ")),
       copyButton("Copy", () => result.text)),
-    others.length ? h("h3", {}, "Alternatives") : null,
-    others.length ? h("ul", { class: "bars small-bars" }, ...others) : null,
-    others.length ? h("p", { class: "hint" }, "Scores are mean log-probabilities per token: closer to 0 is likelier.") : null);
+    others.length ? h("details", { class: "alternatives", open: state.images.length === 1 },
+      h("summary", {}, "Alternatives"),
+      h("ul", { class: "bars small-bars" }, ...others),
+      h("p", { class: "hint" }, "Scores are mean log-probabilities per token: closer to 0 is likelier.")) : null);
 }
 
 export function connect() {

@@ -41,8 +41,8 @@ export function connect() {
     const fields = statements.map((statement) => ["statement", statement]);
     if (state.info.models.length > 1) fields.push(["model", state.model]);
     const response = await sendJson("v1/compare", { body: buildBody(fields, files), signal });
-    const rows = response.results[0].comparisons.map((comparison) =>
-      bar(comparison.statement, comparison.probability, `${comparison.label ? "true" : "false"}, ${percent(comparison.probability)}`));
+    const rows = response.results[0].comparisons.map(({ statement, label, probability }) =>
+      bar(statement, probability, `${label ? "true" : "false"}, ${percent(probability)}`));
     results.replaceChildren(h("ul", { class: "bars" }, ...rows),
       h("p", { class: "hint" }, "Probability that the statement is true of the two images."));
     code.replaceChildren(codeOf("v1/compare", fields, files, response));

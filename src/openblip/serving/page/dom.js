@@ -20,14 +20,6 @@ export function h(tag, attributes = {}, ...children) {
   return element;
 }
 
-/** Show a sentence for a few seconds at the bottom of the page. */
-export function notify(sentence) {
-  const notice = byId("notice");
-  notice.textContent = sentence;
-  clearTimeout(notify.timer);
-  notify.timer = setTimeout(() => { notice.textContent = ""; }, 5000);
-}
-
 /** Return a button that copies a text. */
 export function copyButton(label, text) {
   const button = h("button", { type: "button", class: "small" }, label);

@@ -61,9 +61,10 @@ function render(result) {
     answer === null ? null : h("p", { class: "caption" }, answer),
     h("div", { class: "words", role: "group", "aria-label": "Words" }, ...buttons),
     h("div", { class: "below" },
-      h("span", { class: "numbers" }, `probability${answer === null ? "" : " of the answer"} ${percent(explanation.probability)}`),
-      h("span", { class: "scale" }, h("span", {}, "less"), h("span", { class: "ramp", "aria-hidden": "true" }), h("span", {}, "more heat"))),
-    h("p", { class: "hint" }, "Point at a word, or tap it, to see its heat map (Grad-CAM of the attention to the image)."));
+      h("span", { class: "numbers" },
+        `probability${answer === null ? "" : " of the answer"} ${percent(explanation.probability)}`),
+      h("span", { class: "scale" }, "less ", h("span", { class: "ramp", "aria-hidden": "true" }), " more heat")),
+    h("p", { class: "hint" }, "Point at a word, or tap it, to see where the model looked for it (Grad-CAM)."));
 }
 
 export function connect() {

@@ -1,13 +1,21 @@
 /** The images: pick, drop or paste them, select and remove them. */
 
 import { send } from "./api.js";
-import { byId, h, megabytes, notify } from "./dom.js";
+import { byId, h, megabytes } from "./dom.js";
 import { emit, on, state } from "./state.js";
 import * as stage from "./stage.js";
 
 const MOST_IMAGES = 64; // previews stay in memory
 const EXTENSIONS = /\.(avif|bmp|gif|heic|heif|jfif|jpe?g|jxl|png|tiff?|webp)$/i;
 let nextId = 1;
+
+/** Show a sentence for a few seconds at the bottom of the page. */
+function notify(sentence) {
+  const notice = byId("notice");
+  notice.textContent = sentence;
+  clearTimeout(notify.timer);
+  notify.timer = setTimeout(() => { notice.textContent = ""; }, 5000);
+}
 
 /** Add files, select the first of them, and say which could not be added. */
 export function addFiles(files) {
@@ -73,7 +81,7 @@ function drawStrip() {
 export function thumbnail(image) {
   const preview = h("img", { src: image.url, alt: "", class: "thumbnail" });
   const ending = image.file.name.split(".").at(-1).slice(0, 5);
-  preview.addEventListener("error", () => preview.replaceWith(h("span", { class: "thumbnail" }, ending)), { once: true });
+  preview.addEventListener("error", () => preview.replaceWith(h("span", { class: "thumbnail" }, ending)));
   return preview;
 }
 

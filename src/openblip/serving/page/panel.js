@@ -6,7 +6,7 @@ import { select, thumbnail } from "./images.js";
 import { requireImages, Runner } from "./runner.js";
 import { codeOf } from "./snippet.js";
 import * as stage from "./stage.js";
-import { emit, findImage, on, state } from "./state.js";
+import { findImage, on, state } from "./state.js";
 
 export class Panel {
   /**
@@ -77,7 +77,6 @@ export class Panel {
     const open = this.code.querySelector("details")?.open ?? false;
     this.code.replaceChildren(codeOf(path, [...all, ...extra], files, response));
     this.code.querySelector("details").open = open;
-    emit("results");
   }
 
   #add(result, image) {
@@ -102,7 +101,8 @@ export class Panel {
         onclick: () => select(image) }, thumbnail(image)),
       h("div", { class: "entry-body" }));
     const order = state.images.map((other) => other.id);
-    const next = [...this.list.children].find((other) => order.indexOf(Number(other.dataset.entry)) > order.indexOf(image.id));
+    const position = order.indexOf(image.id);
+    const next = [...this.list.children].find((other) => order.indexOf(Number(other.dataset.entry)) > position);
     this.list.insertBefore(entry, next ?? null);
     return entry;
   }

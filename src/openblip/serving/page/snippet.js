@@ -29,8 +29,10 @@ export function pythonProgram({ url, fields, files }) {
     const text = files.length && typeof value === "boolean" ? String(value) : value; // forms have texts only
     values.set(name, [...(values.get(name) ?? []), python(text)]);
   }
-  const items = [...values].map(([name, list]) => `${python(name)}: ${list.length === 1 ? list[0] : `[${list.join(", ")}]`}`);
-  const block = (name, open, rows, close) => (rows.length ? [`    ${name}=${open}`, ...rows.map((row) => `        ${row},`), `    ${close},`] : []);
+  const items = [...values].map(([name, list]) =>
+    `${python(name)}: ${list.length === 1 ? list[0] : `[${list.join(", ")}]`}`);
+  const block = (name, opening, rows, closing) =>
+    (rows.length ? [`    ${name}=${opening}`, ...rows.map((row) => `        ${row},`), `    ${closing},`] : []);
   return [
     ...(hasKey() ? ["import os", ""] : []),
     "import requests",

@@ -2,7 +2,7 @@
 
 import { byId, h } from "./dom.js";
 
-/** Colors of boxes, in turn; white text on them has enough contrast. */
+/** Colors of boxes, in turn. White text on them has enough contrast. */
 export const COLORS = ["#2f55d4", "#b3261e", "#1b7a3d", "#8e24aa", "#9a5b00", "#00707a"];
 const MAP_SIZE = 160; // pixels along a side of a drawn heat map
 // Colors of heat from none to most: dark violet, red, orange, pale yellow.
@@ -16,7 +16,7 @@ export function show(image) {
   const preview = h("img", { src: image.url, alt: image.file.name });
   preview.addEventListener("error", () => {
     preview.replaceWith(h("p", { class: "no-preview" }, "This browser cannot show the format; the server may read it."));
-  }, { once: true });
+  });
   return frame.replaceChildren(preview, h("div", { class: "overlay", "aria-hidden": "true" }));
 }
 
@@ -82,7 +82,8 @@ export function drawHeat(map, most) {
 export function heatColor(level) {
   const position = level * (HEAT.length - 1);
   const index = Math.min(Math.floor(position), HEAT.length - 2);
-  return HEAT[index].map((value, channel) => Math.round(value + (HEAT[index + 1][channel] - value) * (position - index)));
+  const weight = position - index;
+  return HEAT[index].map((value, channel) => Math.round(value + (HEAT[index + 1][channel] - value) * weight));
 }
 
 /** Interpolate a grid smoothly at a point, given as shares of its height and width. */
