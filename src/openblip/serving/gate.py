@@ -33,7 +33,7 @@ COMPUTED_ROUTES = frozenset(
 )  # fmt: skip
 """Routes that use the model: only they wait in the queue."""
 
-_OPEN_ROUTES = frozenset({"/", "/healthz", "/favicon.ico"})
+_OPEN_ROUTES = frozenset({"/", "/docs", "/healthz", "/favicon.ico"})
 _BODIES = frozenset({"POST", "PUT", "PATCH"})
 _SAFE_SITES = frozenset({"same-origin", "none"})
 _DEFAULT_PORTS = {"http": 80, "https": 443}

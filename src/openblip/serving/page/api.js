@@ -16,7 +16,7 @@ export const hasKey = () => sessionStorage.getItem(STORED_KEY) !== null;
 export const storeKey = (key) => sessionStorage.setItem(STORED_KEY, key);
 export const forgetKey = () => sessionStorage.removeItem(STORED_KEY);
 
-/** Set the function that asks for a key; it receives the server's sentence and resolves to whether there is one. */
+/** Set the function that asks for a key; it receives the server's error and resolves to whether there is one. */
 export const onKeyNeeded = (ask) => { askForKey = ask; };
 
 /** Send a request and return the response. Asks for a key when the server wants one, then sends it again. */
@@ -34,7 +34,7 @@ export async function send(path, { body, signal } = {}) {
     if (response.ok) return response;
     const error = await readError(response);
     if (response.status !== 401) throw error;
-    pendingKey ??= askForKey(error.message).finally(() => { pendingKey = null; });
+    pendingKey ??= askForKey(error).finally(() => { pendingKey = null; });
     if (!(await pendingKey)) throw error;
     signal?.throwIfAborted();
   }

@@ -43,8 +43,9 @@ export function connect() {
     const response = await sendJson("v1/compare", { body: buildBody(fields, files), signal });
     const rows = response.results[0].comparisons.map(({ statement, label, probability }) =>
       bar(statement, probability, `${label ? "true" : "false"}, ${percent(probability)}`));
-    results.replaceChildren(h("ul", { class: "bars" }, ...rows),
-      h("p", { class: "hint" }, "Probability that the statement is true of the two images."));
+    results.replaceChildren(h("article", { class: "entry" },
+      h("ul", { class: "bars" }, ...rows),
+      h("p", { class: "hint" }, "Probability that the statement is true of the two images.")));
     code.replaceChildren(codeOf("v1/compare", fields, files, response));
     return count(statements.length, "statement");
   }

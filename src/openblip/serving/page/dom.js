@@ -64,5 +64,9 @@ export const count = (number, noun, plural = `${noun}s`) => `${number} ${number 
 /** Write a number of bytes. */
 export const megabytes = (bytes) => `${(bytes / 1e6).toFixed(1)} MB`;
 
+/** Write a message of the server as a sentence. */
+export const asSentence = (message) =>
+  message.charAt(0).toUpperCase() + message.slice(1) + (/[.!?]$/.test(message) ? "" : ".");
+
 /** Split a text field into its lines. */
 export const lines = (text) => text.split("\n").map((line) => line.trim()).filter(Boolean);

@@ -1,7 +1,7 @@
 /** The dialog that asks for an API key. */
 
 import { forgetKey, hasKey, onKeyNeeded, storeKey } from "./api.js";
-import { byId, h } from "./dom.js";
+import { asSentence, byId, h } from "./dom.js";
 
 /** Ask whenever the server wants a key, and let the button `forget` remove it. */
 export function connect() {
@@ -17,8 +17,9 @@ export function showForget() {
   byId("forget").hidden = !hasKey();
 }
 
-/** Ask for a key. Receives the server's sentence, and resolves to whether there is one. */
-function ask(reason) {
+/** Ask for a key, after an error of the server. Resolves to whether there is one. */
+function ask(error) {
+  const reason = error.code === "missing_api_key" ? "Whoever runs the server can give you one." : asSentence(error.message);
   const field = h("input", { type: "password", autocomplete: "off", spellcheck: "false", required: true });
   const dialog = h("dialog", { "aria-labelledby": "key-title" },
     h("form", { method: "dialog" },

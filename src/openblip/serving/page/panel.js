@@ -1,7 +1,7 @@
 /** A task about the images: a form, and results under it, one entry per image. */
 
 import { form as buildBody, sendJson } from "./api.js";
-import { byId, count, h } from "./dom.js";
+import { asSentence, byId, count, h } from "./dom.js";
 import { select, thumbnail } from "./images.js";
 import { requireImages, Runner } from "./runner.js";
 import { codeOf } from "./snippet.js";
@@ -83,7 +83,7 @@ export class Panel {
     if (!findImage(image.id)) return; // removed while the request ran
     this.results.set(image.id, result);
     const content = result.error
-      ? h("p", { class: "error" }, result.error.message)
+      ? h("p", { class: "error" }, asSentence(result.error.message))
       : this.task.render(result, image);
     const entry = this.#entry(image);
     const body = entry.querySelector(".entry-body");

@@ -1,7 +1,7 @@
 /** One running request of a form: its button, progress, a way to cancel, and the error. */
 
 import { ApiError } from "./api.js";
-import { byId, h } from "./dom.js";
+import { asSentence, byId, h } from "./dom.js";
 import { state } from "./state.js";
 
 /** A field or an image is missing; the sentence says which, and `field` gets the focus. */
@@ -95,8 +95,7 @@ export class Runner {
 function sentence(error) {
   const position = /^images?\.(\d+)$/.exec(error.param ?? "");
   const image = position && (error.images ?? state.images)[Number(position[1])];
-  const message = error.message.charAt(0).toUpperCase() + error.message.slice(1);
-  return `${image ? `${image.file.name}: ` : ""}${/[.!?]$/.test(message) ? message : `${message}.`}`;
+  return image ? `${image.file.name}: ${asSentence(error.message)}` : asSentence(error.message);
 }
 
 /** Return the images, or ask for some. */
