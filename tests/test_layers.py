@@ -63,10 +63,11 @@ LAYERS: dict[str, set[str]] = {
     # The Keras classes take the parts of `compat` that need no torch; a test below follows their imports.
     "keras": {"compat"},
     "capfilt": {"jobs"},
+    "export": {"pipelines"},
     "search": {"jobs"},
     "serving": {"search"},
     "bootstrap": {"capfilt", "training"},
-    "cli": {"bootstrap", "capfilt", "evaluation", "jobs", "search", "serving", "training"},
+    "cli": {"bootstrap", "capfilt", "evaluation", "export", "jobs", "search", "serving", "training"},
 }
 
 

@@ -23,6 +23,7 @@ from openblip.cli import (
     embed,
     eval,
     explain,
+    export,
     ground,
     index,
     match,
@@ -57,6 +58,7 @@ app.add_command(search.search)
 app.add_command(serve.serve)
 app.add_command(models.models)
 app.add_command(convert.convert)
+app.add_command(export.export)
 app.add_command(doctor.doctor)
 app.add_command(recipe_test.evaluate)
 app.add_command(train.app)

@@ -110,6 +110,8 @@ def attend(
         weights = F.softmax(scores if bias is None else scores + bias, dim=-1)
         record.append(weights)
         return F.dropout(weights, dropout) @ value
+    if torch.compiler.is_exporting():
+        return _mix(query, key, value, bias, dropout)
     is_short = query.shape[-2] * key.shape[-2] <= _SHORT
     if key.stride(-1) != 1 and not torch.is_grad_enabled():  # columns of `project_columns`
         return _attend_unfused(query, key, value, bias, dropout)
@@ -132,9 +134,14 @@ def _is_training_on_cpu(query: Tensor) -> bool:
 def _attend_unfused(query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None, dropout: float) -> Tensor:
     """Compute attention by two batched products, in the precision of the inputs, like the fused kernel."""
     with torch.autocast(query.device.type, enabled=False):
-        scores = (query * query.shape[-1] ** -0.5) @ key.transpose(-1, -2)
-        weights = F.softmax(scores if bias is None else scores + bias.to(scores.dtype), dim=-1)
-        return F.dropout(weights, dropout) @ value
+        return _mix(query, key, value, bias, dropout)
+
+
+def _mix(query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None, dropout: float) -> Tensor:
+    """Compute attention by two batched products. Only the queries are scaled, which are fewer than the keys."""
+    scores = (query * query.shape[-1] ** -0.5) @ key.transpose(-1, -2)
+    weights = F.softmax(scores if bias is None else scores + bias.to(scores.dtype), dim=-1)
+    return F.dropout(weights, dropout) @ value
 
 
 def project_columns(linear: nn.Module, states: Tensor, heads: int) -> Tensor:
