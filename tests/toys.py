@@ -61,12 +61,13 @@ def toy_model(task: ModelKind, *, seed: int = 0, image_size: int = SIZE) -> nn.M
     return model
 
 
-def toy_hybrid(task: ModelKind, *, seed: int = 0) -> nn.Module:
+def toy_hybrid(task: ModelKind, *, seed: int = 0, text_depth: int = 2) -> nn.Module:
     """A hybrid ViT over a grid of 2 x 2 cells, whose convolutions are as loud as its other weights."""
     config = toy_config(task)
     vision = replace(config.vision, image_size=64, patch_size=32, stem=TOY_STEM)
+    text = replace(config.text, depth=text_depth)
     torch.manual_seed(seed)
-    model = build_model(replace(config, vision=vision)).eval()
+    model = build_model(replace(config, vision=vision, text=text)).eval()
     with torch.no_grad():
         for parameter in model.parameters():
             if parameter.ndim > 1:

@@ -67,7 +67,8 @@ class GraphEngine(BaseEngine):
         memory = images if isinstance(images, Memory) else self.project_images(images)
         rows = (memory.items, -1, ids.shape[1])
         layers = self._run("question_encoder", ids.view(rows), mask.view(rows), *flatten_memory(memory))
-        return torch.stack([tensor.flatten(0, 1) for tensor in layers], 1).unflatten(1, (-1, 2))
+        stacked = torch.stack([tensor.flatten(0, 1) for tensor in layers], 1)  # (Q, 2 * L, H, T, K)
+        return stacked.view(len(ids), -1, 2, *stacked.shape[2:])
 
     def prepare_answers(self, questions: Tensor, mask: Tensor, capacity: int) -> SessionFactory:
         """Return a factory of decoding sessions over questions."""
@@ -172,10 +173,8 @@ class GraphSession:
 
     def reorder(self, rows: Tensor) -> None:
         """Replace each row r by row `rows[r]` of the same item."""
-        shape = self.keys.shape[1:3]
-        self.keys, self.values = (
-            cache.flatten(1, 2)[:, rows].unflatten(1, shape) for cache in (self.keys, self.values)
-        )
+        shape = self.keys.shape
+        self.keys, self.values = (cache.flatten(1, 2)[:, rows].view(shape) for cache in (self.keys, self.values))
 
     def keep(self, items: Tensor) -> None:
         """Drop all items except these."""
@@ -193,7 +192,7 @@ class _StepDecoder(PackedDecoder):
     def logits(self, ids: Tensor, positions: Tensor, visible: Tensor) -> Tensor:
         """Return the logits (I, T, V) after each token; see the base class."""
         results = torch.empty(self.items, len(ids), self.config.vocab_size)
-        for length in positions.unique().tolist():
+        for length in sorted(set(positions.tolist())):
             nodes = (positions == length).nonzero()[:, 0]
             texts = torch.stack([ids[visible[node]] for node in nodes])  # (W, length + 1)
             cache = _empty_cache(self.config, self.items).expand(-1, -1, len(nodes), -1, -1, -1)

@@ -26,6 +26,7 @@ OPSET = 18
 """The operator set of exported graphs. onnxruntime reads it since version 1.14."""
 
 _MIN_VALUES = 256  # smaller tensors stay in fp32: a cast costs more than it saves
+_MAX_SIZE = 1 << 20
 _QUANTIZED = ["MatMul", "Gemm", "Gather"]
 
 
@@ -133,7 +134,12 @@ def quantize(model: ModelProto) -> ModelProto:
 
 def _dynamic_shapes(graph: Graph) -> tuple[Any, ...]:
     """Return the named axes of all inputs, nested as the arguments of the module are."""
-    shapes = tuple({i: axis for i, axis in enumerate(port.axes) if isinstance(axis, str)} for port in graph.inputs)
+    names = {axis for port in graph.inputs for axis in port.axes if isinstance(axis, str)}
+    # With bounds, the exporter takes half the time to reason about sizes. The graph itself has none.
+    dims = {name: torch.export.Dim(name, min=0, max=_MAX_SIZE) for name in names}
+    shapes = tuple(
+        {i: dims[axis] for i, axis in enumerate(port.axes) if isinstance(axis, str)} for port in graph.inputs
+    )
     parameters = inspect.signature(graph.module.forward).parameters.values()
     fixed = sum(parameter.kind != inspect.Parameter.VAR_POSITIONAL for parameter in parameters)
     return shapes if fixed == len(parameters) else (*shapes[:fixed], shapes[fixed:])
