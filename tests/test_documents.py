@@ -44,6 +44,7 @@ PARSED_ONLY = {
     "runs/": "reads the result of a long run",
     "-edits.jsonl": "reads a file that a browser exported",
     "int8": "converts the model, which tests/engine covers",
+    "openblip export": "writes graphs, which tests/export covers",
     "torchrun": "starts several processes",
     "capfilt report": "reads the output of a long run, which tests/capfilt covers",
     "pairs": "reads pairs of images that the reader has",

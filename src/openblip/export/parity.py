@@ -105,11 +105,19 @@ class ParityReport:
         )
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the report for JSON."""
+        """Return the report for JSON.
+
+        Returns:
+            Its fields, the tolerance and whether it passed.
+        """
         return {"tolerance": TOLERANCE, "passed": self.passed, **asdict(self)}
 
     def to_text(self) -> str:
-        """Return the report as a table."""
+        """Return the report as a table.
+
+        Returns:
+            Lines of text.
+        """
         lines = [f"Parity with PyTorch: {self.runtime}, weights in {self.precision}", ""]
         width = max(len(f"{graph.task} {graph.role}") for graph in self.graphs)
         lines += [f"{f'{graph.task} {graph.role}':<{width}}  error {graph.error:.1e}" for graph in self.graphs]
