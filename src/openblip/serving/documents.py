@@ -29,6 +29,7 @@ _ERRORS = {
     504: "The deadline has passed.",
 }
 _READ_ERRORS = (400, 401, 403, 404)
+_MEDIA_TYPE = "x-media-type"
 _REF = "#/components/schemas/{model}"
 
 _bodies: dict[str, type[BaseModel]] = {}
@@ -41,6 +42,7 @@ def describe(
     example: dict[str, Any] | None = None,
     *,
     invalid_query: bool = False,
+    media_type: str | None = None,
 ) -> dict[str, Any]:
     """Return the arguments of a route's decorator that document it.
 
@@ -50,6 +52,7 @@ def describe(
         summary: One line.
         example: An example of the body.
         invalid_query: Whether the route has parameters that can be invalid (422).
+        media_type: Type of a response that is no JSON.
     """
     statuses = tuple(_ERRORS) if request is not None else (*_READ_ERRORS, 422) if invalid_query else _READ_ERRORS
     errors = {status: _ERRORS[status] for status in statuses}
@@ -59,6 +62,8 @@ def describe(
     if response is not None:
         responses[200] = {"model": response, "description": "Done."}
     arguments: dict[str, Any] = {"summary": summary, "responses": responses}
+    if media_type is not None:
+        arguments["openapi_extra"] = {_MEDIA_TYPE: media_type}
     if request is not None:
         _bodies[request.__name__] = request
         schema: dict[str, Any] = {"$ref": _REF.format(model=request.__name__)}
@@ -103,6 +108,8 @@ def _make_document(app: FastAPI, *, keys: bool) -> dict[str, Any]:
                     operation["security"] = [{"key": []}]
     for operations in document["paths"].values():
         for operation in operations.values():
+            if (media_type := operation.pop(_MEDIA_TYPE, None)) is not None:
+                operation["responses"]["200"]["content"] = {media_type: {"schema": {"type": "string"}}}
             for response in operation["responses"].values():
                 response["headers"] = {"X-Request-Id": {"schema": {"type": "string"}}}
     return document

@@ -96,7 +96,7 @@ async def readyz(request: Request) -> JSONResponse:
     return JSONResponse({"status": "ready"})
 
 
-@router.get("/metrics", **describe(None, None, "Metrics for Prometheus."))
+@router.get("/metrics", **describe(None, None, "Metrics for Prometheus.", media_type="text/plain"))
 async def metrics(request: Request) -> Response:
     """Return the metrics in Prometheus's text format."""
     return Response(service_of(request).metrics.render(), media_type="text/plain; version=0.0.4; charset=utf-8")

@@ -145,8 +145,7 @@ async def gallery(
 
 @router.get(
     "/v1/gallery/{image_id}/thumbnail",
-    **describe(None, None, "A small JPEG of an indexed image.", invalid_query=True),
-    response_class=Response,
+    **describe(None, None, "A small JPEG of an indexed image.", invalid_query=True, media_type="image/jpeg"),
 )
 async def thumbnail(
     request: Request, image_id: str, size: Annotated[int, Query(ge=16, le=searching.MAX_THUMBNAIL)] = 320

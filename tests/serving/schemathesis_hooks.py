@@ -1,0 +1,24 @@
+"""Images for schemathesis: what the OpenAPI document calls an image is one most of the time."""
+
+from __future__ import annotations
+
+import base64
+
+import schemathesis
+from hypothesis import strategies as st
+
+from tests.serving.serving_toys import encode
+from tests.toys import toy_image
+
+FILES = [encode(toy_image(seed), image_format) for seed, image_format in enumerate(("PNG", "JPEG", "GIF", "WEBP"))]
+TEXTS = [base64.b64encode(file).decode() for file in FILES]
+
+
+def register() -> None:
+    """Let schemathesis send images."""
+    uris = [f"data:image/png;base64,{text}" for text in TEXTS]
+    schemathesis.openapi.format("openblip-image", st.sampled_from([*TEXTS, *uris]))
+    schemathesis.openapi.media_type("application/octet-stream", st.sampled_from(FILES))
+
+
+register()
