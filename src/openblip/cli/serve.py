@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from importlib.util import find_spec
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
@@ -12,6 +13,9 @@ from openblip.cli import options as o
 from openblip.cli.command import Choice, command, option
 from openblip.cli.options import NATURAL, PATH, POSITIVE, ModelOptions
 from openblip.extras import install_hint
+
+if TYPE_CHECKING:
+    from openblip.jobs.sinks import Existing
 
 SERVER = "Server"
 SECURITY = "Security"
@@ -29,6 +33,16 @@ SECONDS = click.FloatRange(min=0, min_open=True)
     panel=SERVER,
     metavar="DIR",
     help="Index to search, made by openblip index: a folder or an address in PostgreSQL.",
+)
+@option(
+    "--edit", panel=SERVER, type=PATH, metavar="FOLDER", help="Folder of images whose captions can be edited at /edit."
+)
+@option(
+    "--existing",
+    panel=SERVER,
+    type=Choice(o.EXISTING),
+    default="overwrite",
+    help="Action of an edit for images that have a caption: overwrite, skip, append or prepend.",
 )
 @option("--also", panel=SERVER, metavar="NAME", multiple=True, help="Further model to serve; repeat the option.")
 @option(
@@ -80,6 +94,8 @@ def serve(
     host: str,
     port: int,
     index: str | None,
+    edit: Path | None,
+    existing: Existing,
     also: tuple[str, ...],
     log_level: str,
     drain: float,
@@ -128,10 +144,16 @@ def serve(
         origins=allow_origin,
         allow_fetch=tuple(name.lower() for name in allow_fetch),
         index=index,
+        edit=edit,
+        existing=existing,
         decode_workers=model.num_workers or defaults.decode_workers,
     )
     blips = {public_name(name): model.load(name) for name in (model.model, *also)}
     app = create_app(blips, options)
     shown = f"[{host}]" if ":" in host else host
     click.echo(f"serving {', '.join(blips)} at http://{shown}:{port}", err=True)
+    if app.service.sheet is not None:
+        click.echo(
+            f"edit captions, once: http://{shown}:{port}/edit?token={app.service.sheet.sessions.token}", err=True
+        )
     run_server(app, host, port, drain_seconds=drain, log_level=getattr(logging, log_level.upper()))

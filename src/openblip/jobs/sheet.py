@@ -131,6 +131,7 @@ def write_sheet(path: Path, statuses: Sequence[ItemStatus], sink: Sink | None) -
             export_name=f"{paths[index].stem}-edits.jsonl",
             base=os.getcwd(),  # noqa: PTH109
             sheet_id=_identify(page, sink),
+            nonce="",
             cards=[_make_card(status, sink, path.parent) for status in page],
         )
         with replace_file(str(paths[index])) as file:

@@ -25,7 +25,7 @@ from openblip.serving.errors import ApiError
 from openblip.serving.gate import Gate
 from openblip.serving.logs import log
 from openblip.serving.options import ServerOptions
-from openblip.serving.routes import meta, openai, page, search, verbs
+from openblip.serving.routes import edit, meta, openai, page, search, verbs
 from openblip.serving.service import ClientGoneError, Service
 
 _DESCRIPTION = (
@@ -100,7 +100,7 @@ def create_app(
         lifespan=_lifespan,
     )
     api.state.service = service
-    for module in (meta, page, verbs, search, openai):
+    for module in (meta, page, verbs, search, openai, edit):
         api.include_router(module.router)
     api.add_exception_handler(ApiError, _api_error)
     api.add_exception_handler(HTTPException, _http_error)

@@ -357,10 +357,17 @@ def _route(scope: Scope) -> str:
     path = scope["path"]
     if path in COMPUTED_ROUTES or path in _OPEN_ROUTES or path in _OTHER_ROUTES:
         return str(path)
-    prefix = next((prefix for prefix in ("/static/", "/v1/gallery/", "/edit/") if path.startswith(prefix)), None)
+    prefix = next(
+        (
+            prefix
+            for prefix in ("/static/", "/v1/gallery/", "/edit/captions/", "/edit/images/")
+            if path.startswith(prefix)
+        ),
+        None,
+    )
     return f"{prefix}*" if prefix else "other"
 
 
 _OTHER_ROUTES = frozenset(
-    {"/readyz", "/metrics", "/docs", "/openapi.json", "/edit", "/v1/info", "/v1/models", "/v1/gallery"}
+    {"/readyz", "/metrics", "/docs", "/openapi.json", "/edit", "/edit/session", "/v1/info", "/v1/models", "/v1/gallery"}
 )

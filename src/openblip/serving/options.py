@@ -6,6 +6,7 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 
 from openblip.errors import InputError
+from openblip.jobs.sinks.base import Existing
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,6 +71,7 @@ class ServerOptions:
         allow_fetch: Hosts that images may be fetched from; empty refuses all addresses.
         index: Folder, or address in PostgreSQL, of a search index.
         edit: Folder whose captions can be edited at `/edit`.
+        existing: What an edit does to a caption that exists, as in `SinkOptions`: "skip" edits only images without one.
         decode_workers: Threads that decode images.
     """
 
@@ -80,4 +82,5 @@ class ServerOptions:
     allow_fetch: tuple[str, ...] = ()
     index: str | None = None
     edit: Path | None = None
+    existing: Existing = "overwrite"
     decode_workers: int = 2

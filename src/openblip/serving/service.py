@@ -16,6 +16,7 @@ from openblip.preprocess.limits import DecodeLimits
 from openblip.serving.admission import Admission, CostModel
 from openblip.serving.batching import Batcher, Recorder, Stage
 from openblip.serving.body import ModelT, decode_image_text, read_body
+from openblip.serving.editing import LiveSheet
 from openblip.serving.errors import ApiError, deadline_error, from_library
 from openblip.serving.gate import Exchange, ServerState
 from openblip.serving.keys import KeyStore
@@ -58,6 +59,7 @@ class Service:
         )
         self.thumbnails = asyncio.Semaphore(options.decode_workers)
         self.gallery = None if options.index is None else Gallery(options.index, self.models, decode_limits)
+        self.sheet = None if options.edit is None else LiveSheet(options.edit, options.existing)
         self._fetches = asyncio.Semaphore(_MAX_FETCHES)
         self._fetcher = _make_fetcher(options)
 

@@ -6,7 +6,7 @@ import asyncio
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Query
-from pydantic import BaseModel, BeforeValidator, Field
+from pydantic import BaseModel, Field
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
@@ -26,16 +26,12 @@ _MAX_RESULTS = 200
 _MAX_RERANK = 200
 
 
-def _as_list(value: object) -> object:
-    return [value] if isinstance(value, str) else value
-
-
 class SearchRequest(ImagesRequest):
     """What to find: a text, an image, both, minus texts, or filters alone."""
 
     text: Text | None = None
-    minus: Annotated[list[Text], BeforeValidator(_as_list)] = Field(
-        default=[], max_length=20, description="Texts that results should not fit."
+    minus: Text | Annotated[list[Text], Field(max_length=20)] = Field(
+        default=[], description="Text, or texts, that results should not fit."
     )
     n: Integer = Field(default=20, ge=1, le=_MAX_RESULTS)
     rerank: Integer = Field(
@@ -97,11 +93,12 @@ async def search(request: Request) -> JSONResponse:
     gallery = gallery_of(request)
     if len(images) > 1:
         raise ApiError(422, "a search takes one image", param="images", code="invalid_value")
-    plans.check_texts([fields.text or "", fields.caption or "", *fields.minus], 1, service.limits, "text")
+    minus = (fields.minus,) if isinstance(fields.minus, str) else tuple(fields.minus)
+    plans.check_texts([fields.text or "", fields.caption or "", *minus], 1, service.limits, "text")
     query = searching.Query(
         text=fields.text,
         image=images[0] if images else None,
-        minus=tuple(fields.minus),
+        minus=minus,
         n=fields.n,
         rerank=fields.rerank,
         min_probability=fields.min_probability,
