@@ -31,6 +31,7 @@ LAYERS: dict[str, set[str]] = {
     "errors": set(),
     "extras": set(),
     "io": {"_version", "errors", "extras"},
+    "processor": set(),
     "results": {"drawing", "errors", "extras"},
     "tasks": {"errors"},
     # Torch-free parts of packages that otherwise need torch.
@@ -39,7 +40,7 @@ LAYERS: dict[str, set[str]] = {
     "checkpoints.layouts": {"checkpoints.published", "confidence"},
     "data.visdial": {"errors"},
     # The model and its inputs.
-    "model": {"model.config"},
+    "model": {"model.config", "processor"},
     "preprocess": {"_version", "errors", "extras", "io"},
     "decoding": {"io", "model", "preprocess"},
     "checkpoints": {"checkpoints.layouts", "io", "model", "preprocess"},

@@ -39,6 +39,7 @@ from openblip.engine.protocols import (
     TorchModel,
 )
 from openblip.errors import ConfigError, InputError
+from openblip.model import packing
 from openblip.preprocess.image import ImageSettings
 from openblip.tasks import TaskName
 from tests.toys import SIZE, toy_config, toy_image, toy_model, toy_tokenizer
@@ -111,6 +112,17 @@ def same(actual: list[list[Hypothesis]], expected: list[list[Hypothesis]]) -> No
     assert [[h.ids for h in hs] for hs in actual] == [[h.ids for h in hs] for hs in expected]
     for ours, theirs in zip(actual, expected, strict=True):
         assert [h.logprob for h in ours] == pytest.approx([h.logprob for h in theirs], abs=1e-4)
+
+
+@pytest.mark.parametrize("beams", [1, 3])
+def test_packed_weights_give_the_same_captions(monkeypatch: pytest.MonkeyPatch, beams: int) -> None:
+    monkeypatch.setattr(packing, "_SMALLEST", 1)
+    monkeypatch.setattr(packing, "_fewest_rows", lambda: 1)
+    packed, plain = reference("caption"), reference("caption")
+    actual = captions(packed, beams, packed.encode_images(pixels()))
+    assert len(packed.packing) > 10
+    monkeypatch.setattr(packing, "_is_useful", lambda weight: False)
+    same(actual, captions(plain, beams, plain.encode_images(pixels())))
 
 
 @pytest.mark.parametrize("task", ["caption", "pretrain"])

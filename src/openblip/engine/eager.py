@@ -5,8 +5,10 @@ Shapes: I images, Q questions, B texts, T tokens, M = N + 1 image tokens, D widt
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any, cast
+import functools
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
+from typing import Any, Concatenate, ParamSpec, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -36,8 +38,12 @@ from openblip.model.comparer import Comparer
 from openblip.model.grounder import Grounder
 from openblip.model.layers import Trace
 from openblip.model.matcher import Matcher
+from openblip.model.packing import Packing
 from openblip.model.pretrainer import Pretrainer
 from openblip.model.text import Cache, LanguageHead, Memory, TextTransformer
+
+P = ParamSpec("P")
+R = TypeVar("R")
 
 # What each model offers in PyTorch.
 CAPABILITIES: dict[type[nn.Module], tuple[type[object], ...]] = {
@@ -48,6 +54,17 @@ CAPABILITIES: dict[type[nn.Module], tuple[type[object], ...]] = {
     Comparer: (Comparisons,),
     Grounder: (Grounding,),
 }
+
+
+def _inference(method: Callable[Concatenate[EagerEngine, P], R]) -> Callable[Concatenate[EagerEngine, P], R]:
+    """Run a method of the engine without autograd and, on a CPU, with packed weights."""
+
+    @functools.wraps(method)
+    def run(self: EagerEngine, /, *args: P.args, **kwargs: P.kwargs) -> R:
+        with torch.inference_mode(), self.packing.active(self.model):
+            return method(self, *args, **kwargs)
+
+    return run
 
 
 class EagerEngine(BaseEngine):
@@ -67,6 +84,7 @@ class EagerEngine(BaseEngine):
     def __init__(self, model: nn.Module, device: torch.device, dtype: torch.dtype) -> None:
         self.model: Any = model.to(device=device, dtype=dtype).eval().requires_grad_(False)
         self.dtype = dtype
+        self.packing = Packing()
         offered: set[type[object]] = {TorchModel}
         for base in type(model).__mro__:
             offered.update(CAPABILITIES.get(base, ()))
@@ -78,43 +96,51 @@ class EagerEngine(BaseEngine):
         """Move the model, and return an engine for it on `device`."""
         return EagerEngine(self.model, device, self.dtype)
 
+    def _start_sessions(
+        self, text: TextTransformer, head: LanguageHead, memory: Memory, capacity: int
+    ) -> SessionFactory:
+        def start(items: list[int]) -> Session:
+            return EagerSession(text, head, memory.subset(items), capacity, packing=self.packing)
+
+        return start
+
     def _remedy(self, capability: type[object]) -> str:
         if capability is Explanations and Explanations in CAPABILITIES.get(type(self.model), ()):
             return "8-bit layers have no gradients; load the model with precision='fp32'"
         return f"{type(self.model).__name__} is not a model for it"
 
-    @torch.inference_mode()
+    @_inference
     def encode_images(self, pixels: Tensor) -> Tensor:
         """Return the image states (I, M, D_v) of pixels (I, 3, S, S)."""
         return cast(Tensor, self.model.encode_image(pixels.to(self.device, self.dtype)))
 
-    @torch.inference_mode()
+    @_inference
     def prepare_captions(self, states: Tensor, capacity: int) -> SessionFactory:
         """Project image states (I, M, D_v), and return a factory of decoding sessions over the images."""
         model = cast("Captioner | Pretrainer", self.model)
         text = model.text if isinstance(model, Pretrainer) else model.decoder
-        return _make_factory(text, model.lm_head, text.project(states, for_steps=True), capacity)
+        return self._start_sessions(text, model.lm_head, text.project(states, for_steps=True), capacity)
 
-    @torch.inference_mode()
+    @_inference
     def project_images(self, states: Tensor) -> Memory:
         """Return the cross-attention keys and values of image states (I, M, D_v)."""
         model = cast("Answerer | Matcher", self.model)
         return (model.encoder if isinstance(model, Answerer) else model.text).project(states)
 
-    @torch.inference_mode()
+    @_inference
     def encode_questions(self, ids: Tensor, mask: Tensor, images: Tensor | Memory) -> Tensor:
         """Return the states (Q, T, D) of questions (Q, T) about images."""
         model = cast(Answerer, self.model)
         return model.encode_question(ids.to(self.device), mask.to(self.device), images)
 
-    @torch.inference_mode()
+    @_inference
     def prepare_answers(self, questions: Tensor, mask: Tensor, capacity: int) -> SessionFactory:
         """Project question states (Q, T, D), and return a factory of decoding sessions over the questions."""
         model = cast(Answerer, self.model)
         memory = model.decoder.project(questions, mask.to(self.device))
-        return _make_factory(model.decoder, model.lm_head, memory, capacity)
+        return self._start_sessions(model.decoder, model.lm_head, memory, capacity)
 
-    @torch.inference_mode()
+    @_inference
     def rank_answers(
         self,
         questions: Tensor,
@@ -129,39 +155,39 @@ class EagerEngine(BaseEngine):
         decoder = TorchPackedDecoder(memory=memory, text=model.decoder, head=model.lm_head)
         return rank_answers(decoder, candidates, shortlist=shortlist, smoothing=smoothing)
 
-    @torch.inference_mode()
+    @_inference
     def embed_images(self, states: Tensor) -> Tensor:
         """Return the L2-normalized embeddings (I, E) of image states (I, M, D_v)."""
         return _normalize(cast(Matcher, self.model).embed_image(states))
 
-    @torch.inference_mode()
+    @_inference
     def embed_texts(self, ids: Tensor, mask: Tensor) -> Tensor:
         """Return the L2-normalized embeddings (B, E) of texts (B, T)."""
         return _normalize(cast(Matcher, self.model).embed_text(ids.to(self.device), mask.to(self.device)))
 
-    @torch.inference_mode()
+    @_inference
     def match(self, ids: Tensor, mask: Tensor, images: Tensor | Memory) -> Tensor:
         """Return the probability (B,) that texts (B, T) match images."""
         return self.match_logits(ids, mask, images).softmax(-1)[:, 1]
 
-    @torch.inference_mode()
+    @_inference
     def match_log_odds(self, ids: Tensor, mask: Tensor, images: Tensor | Memory) -> Tensor:
         """Return the log-odds (B,) that texts (B, T) match images."""
         logits = self.match_logits(ids, mask, images)
         return logits[:, 1] - logits[:, 0]
 
-    @torch.inference_mode()
+    @_inference
     def match_logits(self, ids: Tensor, mask: Tensor, images: Tensor | Memory) -> Tensor:
         """Return the ITM logits (B, 2) of texts (B, T) with images."""
         return cast(Matcher, self.model).match_logits(ids.to(self.device), mask.to(self.device), images).float()
 
-    @torch.inference_mode()
+    @_inference
     def compare_logits(self, ids: Tensor, mask: Tensor, left: Tensor, right: Tensor) -> Tensor:
         """Return the logits (B, classes) of statements (B, T) about pairs of images."""
         model = cast(Comparer, self.model)
         return model.logits(ids.to(self.device), mask.to(self.device), (left, right)).float()
 
-    @torch.inference_mode()
+    @_inference
     def ground(self, ids: Tensor, mask: Tensor, states: Tensor) -> tuple[Tensor, Tensor]:
         """Return boxes (B, 4) of expressions (B, T), as fractions of the image size, and log-probabilities (B,)."""
         model = cast(Grounder, self.model)
@@ -173,7 +199,7 @@ class EagerEngine(BaseEngine):
         edges = torch.stack([x - width / 2, y - height / 2, x + width / 2, y + height / 2], 1)
         return edges.clamp(0, 1), logprob
 
-    @torch.inference_mode()
+    @_inference
     def project_captioned_images(self, states: Tensor, ids: Tensor, mask: Tensor) -> Memory:
         """Return the cross-attention keys and values of images followed by their captions (I, T)."""
         return cast(Matcher, self.model).project_captioned(states, ids.to(self.device), mask.to(self.device))
@@ -240,6 +266,7 @@ class EagerSession:
         memory: Cross-attention keys and values of the items. `None` decodes text alone and needs `items`.
         capacity: Maximum number of tokens in a row.
         items: Number of items, if there is no memory.
+        packing: Packed weights to use; the caller has checked them.
     """
 
     def __init__(
@@ -249,8 +276,10 @@ class EagerSession:
         memory: Memory | None,
         capacity: int,
         items: int | None = None,
+        packing: Packing | None = None,
     ) -> None:
         self.text = text
+        self.packing = packing
         self.head = head
         self.memory = memory
         self.width = 1
@@ -259,8 +288,9 @@ class EagerSession:
 
     def step(self, ids: Tensor) -> Tensor:
         """Append tokens (rows, t) to all rows; return the logits (rows, V) of the next token."""
-        states = self.text.step(ids, self.memory, self.cache)
-        return self.head(states[:, -1], self.text.embeddings.word).float()
+        with nullcontext() if self.packing is None else self.packing.active(self.text, checked=True):
+            states = self.text.step(ids, self.memory, self.cache)
+            return self.head(states[:, -1], self.text.embeddings.word).float()
 
     def widen(self, width: int) -> None:
         """Replace the row of each item by `width` copies."""
@@ -278,13 +308,6 @@ class EagerSession:
         self.cache.select((items[:, None] * self.width + offsets).flatten())
         if self.memory is not None:
             self.memory = self.memory.select(items)
-
-
-def _make_factory(text: TextTransformer, head: LanguageHead, memory: Memory, capacity: int) -> SessionFactory:
-    def start(items: list[int]) -> Session:
-        return EagerSession(text, head, memory.subset(items), capacity)
-
-    return start
 
 
 def _normalize(embeddings: Tensor) -> Tensor:

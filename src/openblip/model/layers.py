@@ -9,14 +9,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
-from typing import TypeGuard
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.nn.modules import module as torch_module
 
 from openblip.model.config import Activation
+from openblip.model.packing import apply_linear, is_plain_linear
 
 
 @dataclass
@@ -177,18 +176,6 @@ def select_items(keys: Tensor, items: Tensor) -> Tensor:
     return keys.transpose(2, 3)[items].transpose(2, 3)
 
 
-def is_plain_linear(module: nn.Module) -> TypeGuard[nn.Linear]:
-    """Return whether a call of the module is its product and nothing else: no subclass, hook or replaced method."""
-    if type(module) is not nn.Linear or "forward" in vars(module) or type(module.weight) is not nn.Parameter:
-        return False
-    hooks = (
-        module._forward_hooks, module._forward_pre_hooks, module._backward_hooks, module._backward_pre_hooks,
-        torch_module._global_forward_hooks, torch_module._global_forward_pre_hooks, torch_module._global_backward_hooks,
-        torch_module._global_backward_pre_hooks,
-    )  # fmt: skip
-    return not any(hooks)
-
-
 class Attention(nn.Module):
     """Multi-head attention with separate query, key and value projections, as in BERT.
 
@@ -213,7 +200,7 @@ class Attention(nn.Module):
 
     def project_keys_values(self, memory: Tensor) -> tuple[Tensor, Tensor]:
         """Return the keys and values, each (I, H, S, K), of states (I, S, W)."""
-        return self._split_heads(self.key(memory)), self._split_heads(self.value(memory))
+        return self._split_heads(apply_linear(self.key, memory)), self._split_heads(apply_linear(self.value, memory))
 
     def project_for_steps(self, memory: Tensor) -> tuple[Tensor, Tensor]:
         """Return the same as `project_keys_values`, stored such that decoder steps read it fast."""
@@ -243,10 +230,10 @@ class Attention(nn.Module):
         """
         key, value = keys_values
         rows, length, width = x.shape
-        query = self._split_heads(self.query(x).view(key.shape[0], -1, width))  # (I, H, B / I * T, K)
+        query = self._split_heads(apply_linear(self.query, x).view(key.shape[0], -1, width))  # (I, H, B / I * T, K)
         dropout = self.dropout if self.training else 0.0
         mixed = attend(query, key, value, bias, dropout, record)
-        return self.out(mixed.transpose(1, 2).reshape(rows, length, width))
+        return apply_linear(self.out, mixed.transpose(1, 2).reshape(rows, length, width))
 
     def _split_heads(self, x: Tensor) -> Tensor:
         return x.view(*x.shape[:2], self.heads, -1).transpose(1, 2)  # (B, T, D) -> (B, H, T, K)
@@ -263,7 +250,7 @@ class Mlp(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return states (..., D) of states (..., D)."""
-        return self.fc2(self.activation(self.fc1(x)))
+        return apply_linear(self.fc2, self.activation(apply_linear(self.fc1, x)))
 
 
 def drop_path(x: Tensor, rate: float, training: bool) -> Tensor:

@@ -33,6 +33,7 @@ from openblip.model.layers import (
     padding_bias,
     select_items,
 )
+from openblip.model.packing import apply_linear, apply_output_matrix
 
 KeysValues = tuple[Tensor, Tensor]
 Pair = tuple[object, object]
@@ -577,9 +578,9 @@ class LanguageHead(nn.Module):
         Returns:
             Logits (..., V).
         """
-        states = self.norm(self.activation(self.dense(states)))
+        states = self.norm(self.activation(apply_linear(self.dense, states)))
         if isinstance(word, nn.Embedding):
-            return nn.functional.linear(states, word.weight, self.bias)
+            return apply_output_matrix(word, self.bias, states)
         return cast(Any, word).scores(states, self.bias)
 
 

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from openblip.errors import InputError
 from openblip.model.config import VisionConfig
 from openblip.model.layers import Mlp, Trace, attend, drop_path
+from openblip.model.packing import apply_linear
 from openblip.model.stem import EfficientNetLite
 
 
@@ -111,12 +112,12 @@ class FusedSelfAttention(nn.Module):
 
     def forward(self, x: Tensor, trace: Trace | None = None) -> Tensor:
         """Return states (B, N + 1, D) of states (B, N + 1, D)."""
-        qkv = self.qkv(x).view(*x.shape[:2], 3, self.heads, -1)  # (B, N, 3, H, K)
+        qkv = apply_linear(self.qkv, x).view(*x.shape[:2], 3, self.heads, -1)  # (B, N, 3, H, K)
         query, key, value = qkv.permute(2, 0, 3, 1, 4)  # each (B, H, N, K)
         record = trace.self_weights if trace is not None and trace.attention else None
         dropout = self.dropout if self.training else 0.0
         mixed = attend(query, key, value, None, dropout, record)
-        return self.proj(mixed.transpose(1, 2).flatten(2))  # (B, N, D)
+        return apply_linear(self.proj, mixed.transpose(1, 2).flatten(2))  # (B, N, D)
 
 
 def resize_positions(pos_embed: Tensor, rows: int, columns: int) -> Tensor:

@@ -6,10 +6,11 @@ Shapes: R rows (images or questions), P prompt tokens, M memory tokens, W width,
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Protocol
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from openblip.compat.transformers_api.config import BlipTextConfig
 from openblip.compat.transformers_api.options import (
@@ -35,6 +36,7 @@ from openblip.decoding import Decoding, Hypothesis, Session, generate_grouped
 from openblip.decoding.search import generate as search
 from openblip.errors import InputError
 from openblip.model.layers import padding_bias
+from openblip.model.packing import packing_of
 
 _OUTPUTS = {
     "output_scores": "scores",
@@ -320,6 +322,8 @@ class DecoderSession:
         padded_prompt: tuple[Tensor, Tensor] | None = None,
     ) -> None:
         self.decoder, self.states = decoder, states
+        if isinstance(decoder, nn.Module):
+            packing_of(decoder).check()
         # A bias, because a mask of one row would not hide padding that the row shares with no other row.
         self.states_bias = None
         if states is not None and states_mask is not None:
@@ -338,22 +342,29 @@ class DecoderSession:
         """Append tokens (rows, t) to all rows; return the logits (rows, V) of the next token."""
         if self.mask is not None:
             ids = self._advance_mask(ids)
-        self.output = self.decoder(
-            input_ids=ids,
-            attention_mask=self.mask,
-            position_ids=self.positions,
-            encoder_hidden_states=self.states,
-            encoder_attention_mask=self.states_bias,
-            past_key_values=self.cache,
-            use_cache=True,
-            is_decoder=True,
-            logits_to_keep=1,
-            return_dict=True,
-            **self.records,
-        )
+        with self._packed():
+            self.output = self.decoder(
+                input_ids=ids,
+                attention_mask=self.mask,
+                position_ids=self.positions,
+                encoder_hidden_states=self.states,
+                encoder_attention_mask=self.states_bias,
+                past_key_values=self.cache,
+                use_cache=True,
+                is_decoder=True,
+                logits_to_keep=1,
+                return_dict=True,
+                **self.records,
+            )
         if self.states is not None and len(self.states) == 1 < self.rows:
             self._repeat_states()
         return self.output.logits[:, -1].float()
+
+    def _packed(self) -> AbstractContextManager[None]:
+        """Return a context in which the decoder uses packed weights, which were checked when the session started."""
+        if not isinstance(self.decoder, nn.Module):
+            return nullcontext()
+        return packing_of(self.decoder).active(self.decoder, checked=True)
 
     def widen(self, width: int) -> None:
         """Replace the row of each item by `width` copies."""

@@ -16,6 +16,7 @@ from openblip.compat.transformers_api.layers import CheckpointedLayer, make_acti
 from openblip.compat.transformers_api.outputs import BaseModelOutputWithPastAndCrossAttentions
 from openblip.errors import ConfigError, InputError
 from openblip.model.layers import Trace, project_columns, select_items
+from openblip.model.packing import apply_linear
 from openblip.model.text import KeysValues
 
 
@@ -242,7 +243,7 @@ class BlipTextSelfAttention(nn.Module):
         else:
             bias = attention_mask if encoder_attention_mask is None else encoder_attention_mask
             key, value = self._memory(encoder_hidden_states, past_key_values)
-        query = self.query(hidden_states)
+        query = apply_linear(self.query, hidden_states)
         rows, length = hidden_states.shape[:2]
         if len(key) != rows:  # the texts of an item share its keys
             if need_weights:
@@ -273,7 +274,7 @@ class BlipTextSelfAttention(nn.Module):
         return cache.memory[self._layer]
 
     def _project(self, states: Tensor) -> KeysValues:
-        return self._split_heads(self.key(states)), self._split_heads(self.value(states))
+        return self._split_heads(apply_linear(self.key, states)), self._split_heads(apply_linear(self.value, states))
 
     def _split_heads(self, x: Tensor) -> Tensor:
         return x.view(*x.shape[:2], self.num_attention_heads, -1).transpose(1, 2)  # (B, T, D) -> (B, H, T, K)
@@ -290,7 +291,7 @@ class BlipTextSelfOutput(nn.Module):
 
     def forward(self, hidden_states: Tensor, input_tensor: Tensor) -> Tensor:
         """Return states (B, T, D) of mixed values (B, T, D) and the input of attention."""
-        return self.LayerNorm(self.dropout(self.dense(hidden_states)) + input_tensor)
+        return self.LayerNorm(self.dropout(apply_linear(self.dense, hidden_states)) + input_tensor)
 
 
 class BlipTextAttention(nn.Module):
@@ -330,7 +331,7 @@ class BlipTextIntermediate(nn.Module):
 
     def forward(self, hidden_states: Tensor) -> Tensor:
         """Return activations (B, T, F) of states (B, T, D)."""
-        return self.intermediate_act_fn(self.dense(hidden_states))
+        return self.intermediate_act_fn(apply_linear(self.dense, hidden_states))
 
 
 class BlipTextOutput(nn.Module):
@@ -344,7 +345,7 @@ class BlipTextOutput(nn.Module):
 
     def forward(self, hidden_states: Tensor, input_tensor: Tensor) -> Tensor:
         """Return states (B, T, D) of activations (B, T, F) and the input of the MLP."""
-        return self.LayerNorm(self.dropout(self.dense(hidden_states)) + input_tensor)
+        return self.LayerNorm(self.dropout(apply_linear(self.dense, hidden_states)) + input_tensor)
 
 
 class BlipTextLayer(CheckpointedLayer):
@@ -507,7 +508,7 @@ class BlipTextPredictionHeadTransform(nn.Module):
 
     def forward(self, hidden_states: Tensor) -> Tensor:
         """Return states (B, T, D) of states (B, T, D)."""
-        return self.LayerNorm(self.transform_act_fn(self.dense(hidden_states)))
+        return self.LayerNorm(self.transform_act_fn(apply_linear(self.dense, hidden_states)))
 
 
 class BlipTextLMPredictionHead(nn.Module):
@@ -521,7 +522,7 @@ class BlipTextLMPredictionHead(nn.Module):
 
     def forward(self, hidden_states: Tensor) -> Tensor:
         """Return logits (B, T, V) of states (B, T, D)."""
-        return self.decoder(self.transform(hidden_states))
+        return apply_linear(self.decoder, self.transform(hidden_states))
 
 
 class BlipTextOnlyMLMHead(nn.Module):

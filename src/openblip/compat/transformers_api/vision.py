@@ -19,6 +19,7 @@ from openblip.compat.transformers_api.outputs import BaseModelOutputWithPooling,
 from openblip.compat.transformers_api.vision_layers import BlipEncoder, BlipVisionEmbeddings
 from openblip.errors import InputError
 from openblip.model.layers import Trace
+from openblip.model.packing import packing_of
 
 _STD = 0.02  # of new weights, as in the paper's code
 
@@ -89,8 +90,9 @@ class BlipVisionModel(BlipPreTrainedModel):
         attentions = self._option(output_attentions, "output_attentions")
         hidden = self._option(output_hidden_states, "output_hidden_states")
         trace = Trace(attention=bool(attentions)) if attentions or hidden is not False else None
-        embedded = self.embeddings(pixel_values, interpolate_pos_encoding=interpolate_pos_encoding)
-        encoded = self.encoder(inputs_embeds=embedded, **({} if trace is None else {"trace": trace}))
+        with packing_of(self).active(self):
+            embedded = self.embeddings(pixel_values, interpolate_pos_encoding=interpolate_pos_encoding)
+            encoded = self.encoder(inputs_embeds=embedded, **({} if trace is None else {"trace": trace}))
         states = self.post_layernorm(encoded.last_hidden_state)
         output = BaseModelOutputWithPooling(
             last_hidden_state=states,

@@ -15,6 +15,7 @@ from openblip.compat.transformers_api.layers import CheckpointedLayer, make_acti
 from openblip.compat.transformers_api.outputs import BaseModelOutput
 from openblip.errors import ConfigError, InputError
 from openblip.model.layers import Trace
+from openblip.model.packing import apply_linear
 from openblip.model.vision import resize_positions
 
 
@@ -87,10 +88,12 @@ class BlipAttention(nn.Module):
         Returns:
             States (B, N + 1, D), and the attention weights (B, H, N + 1, N + 1) after dropout, or `None`.
         """
-        qkv = self.qkv(hidden_states).view(*hidden_states.shape[:2], 3, self.num_heads, -1)  # (B, N + 1, 3, H, K)
+        qkv = apply_linear(self.qkv, hidden_states).view(
+            *hidden_states.shape[:2], 3, self.num_heads, -1
+        )  # (B, N + 1, 3, H, K)
         query, key, value = qkv.permute(2, 0, 3, 1, 4)  # each (B, H, N + 1, K)
         mixed, _, weights = mix(query, key, value, None, self.dropout, need_weights)
-        return self.projection(mixed.transpose(1, 2).flatten(2)), weights
+        return apply_linear(self.projection, mixed.transpose(1, 2).flatten(2)), weights
 
 
 class BlipMLP(nn.Module):
@@ -105,7 +108,7 @@ class BlipMLP(nn.Module):
 
     def forward(self, hidden_states: Tensor) -> Tensor:
         """Return states (B, N + 1, D) of states (B, N + 1, D)."""
-        return self.fc2(self.activation_fn(self.fc1(hidden_states)))
+        return apply_linear(self.fc2, self.activation_fn(apply_linear(self.fc1, hidden_states)))
 
 
 class BlipEncoderLayer(CheckpointedLayer):
