@@ -23,7 +23,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -38,6 +38,7 @@ HOSTILE_TEXT = "<script>alert(2)</script><img src=x onerror=alert(3)> & 'it' \"i
 AXE_VERSION = "4.14.1"
 SERIOUS = {"serious", "critical"}
 WAIT = 30_000  # milliseconds; two cores may be busy
+OPENBLIP = [sys.executable, "-c", "from openblip.cli import main; main()"]
 KEY = "correct-horse-battery"
 
 PASTE_AND_DROP = """(bytes) => {
@@ -147,8 +148,12 @@ def main() -> None:
         for check in (look_at_panels, use_images, use_heat_maps, run_snippets, cancel_and_fail, compare_images, search):
             if not arguments.only or check.__name__ in arguments.only:
                 problems += in_every_window(check, browser, origin, axe, arguments.shots, copies)
+        if not arguments.only or "search_index" in arguments.only:
+            index = make_index(copies)
+            with serve("--index", index) as indexed:
+                problems += in_every_window(search_index, browser, indexed, axe, arguments.shots, copies)
         if not arguments.only or "ask_for_key" in arguments.only:
-            with serve(KEY) as guarded:
+            with serve(key=KEY) as guarded:
                 problems += in_every_window(ask_for_key, browser, guarded, axe, arguments.shots, copies)
         browser.close()
     if problems:
@@ -370,6 +375,8 @@ def cancel_and_fail(visit: Visit, photos: list[Path]) -> None:
     page.click("#panel-ask button:text-is('Cancel')")
     visit.check(status.inner_text() == "Canceled", "a request can be canceled")
     visit.check(page.locator("#panel-ask [type=submit]").is_enabled(), "and sent again")
+    with suppress(Error):  # the browser has dropped it
+        held[0].abort()
     page.unroute("**/v1/ask")
     message = "the queue is full <b>now</b>"
     answers = [
@@ -473,6 +480,43 @@ def search(visit: Visit, photos: list[Path]) -> None:
     visit.look("nothing-found")
 
 
+def search_index(visit: Visit, photos: list[Path]) -> None:
+    """Search and browse a real index."""
+    page = visit.page
+    visit.open("#search")
+    page.wait_for_selector(".tile img[src]", timeout=WAIT)
+    visit.check(page.locator(".tile").count() == len(photos), "the gallery shows all images")
+    visit.run("search", ".tile-score", text="a cup of coffee on a table")
+    visit.check(page.locator(".tile").first.get_attribute("title") == "coffee.jpg", "the coffee is the first result")
+    visit.look("search")
+    page.locator(f".tile[title='{photos[1].name}']").click()
+    page.click("#photo-similar")
+    page.wait_for_function("() => document.querySelector('#query-image-label').textContent.endsWith('cat.jpg')")
+    page.wait_for_function("() => document.querySelector('.tile')?.title === 'cat.jpg'", timeout=WAIT)
+    visit.check(float(page.locator(".tile-score").first.inner_text()) > 0.9, "an image is most similar to itself")
+    visit.run("search", ".tile-score", text="a cup of coffee", minus="a cat", folder="deep")
+    visit.check(page.locator(".tile").count() == 1, "the folder holds one image")
+    page.fill("#panel-search [name=folder]", "")
+    page.uncheck("#panel-search [name=image]")
+    page.check("#panel-search [name=rerank]")
+    visit.run("search", ".summary:not(:empty)", text="a green truck in the rain", min_probability="100")
+    visit.check(page.inner_text("#panel-search .summary").startswith("Nothing found"), "nothing found is said")
+    page.fill("#panel-search [name=after]", "2999-01-01")
+    page.fill("#panel-search [name=text]", "")
+    page.fill("#panel-search [name=minus]", "")
+    page.uncheck("#panel-search [name=rerank]")
+    page.click("#panel-search [type=submit]")
+    page.wait_for_function("() => document.querySelector('.summary').textContent.startsWith('No image')", timeout=WAIT)
+    page.evaluate("document.querySelector('#panel-search [name=after]').value = ''")
+    page.click("#panel-search [type=submit]")
+    page.wait_for_selector(".tile img[src]", timeout=WAIT)
+    page.locator(".tile[title*='onerror']").click()
+    page.click("#photo-use")
+    page.wait_for_selector("#panel-caption .caption", timeout=WAIT)
+    selected = page.locator("#strip [aria-pressed=true]")
+    visit.check(selected.get_attribute("title") != "cat.jpg", "an image of the index can be captioned")
+
+
 def ask_for_key(visit: Visit, photos: list[Path]) -> None:
     """Open a server that needs a key: the page asks, also for a wrong one, and keeps the key in the tab only."""
     page = visit.page
@@ -539,22 +583,25 @@ def make_photos(folder: Path) -> list[Path]:
     return [Path(shutil.copy(PHOTOS / source, folder / name)) for source, name in names.items()]
 
 
+def make_index(photos: list[Path]) -> str:
+    """Index the photos, one of them in a folder of its own, and return the folder of the index."""
+    folder = photos[0].parent
+    (folder / "photos" / "deep").mkdir(parents=True)
+    for photo in photos:
+        shutil.copy(photo, folder / "photos" / ("deep" if photo is photos[-1] else "") / photo.name)
+    index = str(folder / "photos.index")
+    command = [*OPENBLIP, "index", str(folder / "photos"), "--recursive", "--out", index, "--quiet"]
+    subprocess.run(command, check=True)
+    return index
+
+
 @contextmanager
-def serve(key: str = "") -> Iterator[str]:
+def serve(*options: str, key: str = "") -> Iterator[str]:
     """Run a server with the bundled model and perhaps a key, and yield its address once it is ready."""
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         port = listener.getsockname()[1]
-    command = [
-        sys.executable,
-        "-c",
-        "from openblip.cli import main; main()",
-        "serve",
-        "--port",
-        str(port),
-        "--log-level",
-        "error",
-    ]
+    command = [*OPENBLIP, "serve", "--port", str(port), "--log-level", "error", *options]
     server = subprocess.Popen(
         command, env={**os.environ, "OPENBLIP_API_KEYS": key} if key else None, stderr=subprocess.DEVNULL
     )

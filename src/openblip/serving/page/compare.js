@@ -10,7 +10,7 @@ export function connect() {
   const panel = byId("panel-compare");
   const form = panel.querySelector("form");
   const runner = new Runner(panel);
-  const results = h("div", { class: "results" });
+  const results = h("div", { class: "results", "aria-live": "polite" });
   const code = h("div");
   panel.append(results, code);
 

@@ -11,6 +11,8 @@ let schemas = {};
 
 const resolve = (schema) => (schema.$ref ? schemas[schema.$ref.split("/").at(-1)] : schema);
 const code = (text) => h("code", {}, text);
+/** Return the parts of a text, those between backticks as code. */
+const prose = (text) => text.split("`").map((part, index) => (index % 2 ? code(part) : part));
 
 /** Write the type of a schema in words. */
 function typeName(schema) {
@@ -26,7 +28,8 @@ function typeName(schema) {
 /** Return the names of the models in a schema. */
 function modelNames(schema) {
   if (schema.$ref) return [schema.$ref.split("/").at(-1)];
-  return [...(schema.anyOf ?? []), ...(schema.oneOf ?? []), ...(schema.items ? [schema.items] : [])].flatMap(modelNames);
+  const parts = [...(schema.anyOf ?? []), ...(schema.oneOf ?? []), ...(schema.items ? [schema.items] : [])];
+  return parts.flatMap(modelNames);
 }
 
 function fieldTable(model, label) {
@@ -38,7 +41,7 @@ function fieldTable(model, label) {
     return h("tr", {},
       h("th", { scope: "row" }, code(name), required.has(name) ? h("span", { class: "hidden" }, " (required)") : null),
       h("td", {}, typeName(field)),
-      h("td", {}, notes.join(" ")));
+      h("td", {}, ...prose(notes.join(" "))));
   });
   return h("div", { class: "table", tabindex: "0", role: "group", "aria-label": label },
     table(["Field", "Type", "Meaning"], rows));
@@ -52,7 +55,8 @@ const table = (columns, rows) => h("table", {},
 function modelTables(name, seen = new Set()) {
   if (seen.has(name) || !schemas[name]?.properties) return [];
   seen.add(name);
-  const nested = Object.values(schemas[name].properties).flatMap(modelNames).flatMap((other) => modelTables(other, seen));
+  const names = Object.values(schemas[name].properties).flatMap(modelNames);
+  const nested = names.flatMap((other) => modelTables(other, seen));
   return [h("h4", {}, code(name)), fieldTable(schemas[name], name), ...nested];
 }
 
@@ -78,7 +82,7 @@ function routeArticle(path, method, route) {
     [parameter.name, { ...parameter.schema, description: parameter.description }]);
   return h("article", { id: anchor(path, method), class: "entry" },
     h("h2", {}, h("span", { class: "method" }, method.toUpperCase()), " ", code(path)),
-    h("p", {}, route.description ?? route.summary ?? ""),
+    h("p", {}, ...prose(route.description ?? route.summary ?? "")),
     ...section("Parameters", parameters.length
       ? fieldTable({ properties: Object.fromEntries(parameters) }, `Parameters of ${path}`) : []),
     ...section("Example", exampleOf(request)),
@@ -91,7 +95,7 @@ const anchor = (path, method) => `${method}${path.replaceAll(/[^\w]+/g, "-")}`;
 /** Return the table of the status codes of a route. */
 function statusTable(route) {
   const rows = Object.entries(route.responses).map(([status, { description }]) =>
-    h("tr", {}, h("th", { scope: "row" }, code(status)), h("td", {}, description)));
+    h("tr", {}, h("th", { scope: "row" }, code(status)), h("td", {}, ...prose(description))));
   return h("div", { class: "table", tabindex: "0", role: "group", "aria-label": "Status codes" },
     table(["Status", "Meaning"], rows));
 }
@@ -105,9 +109,9 @@ function show(api) {
   byId("routes").replaceChildren(h("ul", {}, ...routes.map(({ path, method }) =>
     h("li", {}, h("a", { href: `#${anchor(path, method)}` }, path)))));
   byId("reference").replaceChildren(
-    h("p", {}, api.info.description ?? ""),
-    h("p", { class: "hint" }, "Requests are JSON, or multipart/form-data with files in image and all other fields by "
-      + "their name. Send a key as Authorization: Bearer KEY."),
+    h("p", {}, ...prose(api.info.description ?? "")),
+    h("p", { class: "hint" }, ...prose("Requests are JSON, or `multipart/form-data` with files in `image` and all "
+      + "other fields by their name. Send a key as `Authorization: Bearer KEY`.")),
     ...routes.map(({ path, method, route }) => routeArticle(path, method, route)),
     ...(withBody ? [h("h2", {}, "Status codes"), statusTable(withBody)] : []));
   byId("link-document").hidden = hasKey(); // a link cannot carry the key
@@ -122,7 +126,8 @@ async function start() {
     show(await sendJson("openapi.json"));
   } catch (error) {
     if (!(error instanceof ApiError)) throw error;
-    banner.replaceChildren(h("span", {}, `${error.message} `), h("button", { type: "button", onclick: start }, "Try again"));
+    const again = h("button", { type: "button", onclick: start }, "Try again");
+    banner.replaceChildren(h("span", {}, `${error.message} `), again);
     banner.hidden = false;
   }
 }

@@ -25,8 +25,8 @@ function render(result) {
   });
   return h("div", {},
     h("ul", { class: "bars" }, ...rows),
-    h("p", { class: "hint" }, "Mean probability of the four edges. Every expression gets a box, even if the image does not "
-      + "show it."));
+    h("p", { class: "hint" }, "Mean probability of the four edges. Every expression gets a box, even if the image does "
+      + "not show it."));
 }
 
 export const connect = () => new Panel("ground", { read, render, draw: stage.drawBoxes });

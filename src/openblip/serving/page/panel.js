@@ -27,7 +27,7 @@ export class Panel {
     this.form = this.element.querySelector("form");
     this.runner = new Runner(this.element);
     this.results = new Map(); // the last result of each image, by its id
-    this.list = h("div", { class: "results" });
+    this.list = h("div", { class: "results", "aria-live": "polite" });
     this.code = h("div");
     this.element.append(this.list, this.code);
     this.form.addEventListener("submit", (event) => {

@@ -4,7 +4,7 @@ import { form as buildBody, send, sendJson } from "./api.js";
 import { byId, count, decimal, h, percent } from "./dom.js";
 import { addFrom } from "./images.js";
 import { filled } from "./panel.js";
-import { Runner } from "./runner.js";
+import { InputNeeded, Runner } from "./runner.js";
 import { codeOf } from "./snippet.js";
 import { on, state } from "./state.js";
 
@@ -38,8 +38,12 @@ export function connect() {
     const image = form.elements.image.checked ? state.selected : null;
     const fields = [...filled(form, ["text", "minus", ...FILTERS])];
     const cutoff = form.elements.min_probability;
-    if (form.elements.rerank.checked) fields.push(["rerank", RERANKED]);
-    if (form.elements.rerank.checked && cutoff.value) fields.push(["min_probability", Number(cutoff.value) / 100]);
+    if (form.elements.rerank.checked) {
+      const { text } = form.elements;
+      if (!text.value.trim()) throw new InputNeeded("Re-ranking needs a text.", text);
+      fields.push(["rerank", RERANKED]);
+      if (cutoff.value) fields.push(["min_probability", Number(cutoff.value) / 100]);
+    }
     if (form.elements.hide_duplicates.checked) fields.push(["hide_duplicates", true]);
     if (state.info.models.length > 1) fields.push(["model", state.model]);
     fields.push(["n", Number(form.elements.n.value)]);

@@ -15,7 +15,7 @@ export function show(image) {
   if (!image) return frame.replaceChildren();
   const preview = h("img", { src: image.url, alt: image.file.name });
   preview.addEventListener("error", () => {
-    preview.replaceWith(h("p", { class: "no-preview" }, "This browser cannot show the format; the server may read it."));
+    preview.replaceWith(h("p", { class: "no-preview" }, "The browser cannot show the format; the server may read it."));
   });
   return frame.replaceChildren(preview, h("div", { class: "overlay", "aria-hidden": "true" }));
 }
@@ -46,6 +46,20 @@ export function drawBoxes({ boxes, width, height }) {
     if (box.top < height / 10) element.classList.add("low");
     return element;
   }));
+  separate([...(overlay()?.querySelectorAll(".box-label") ?? [])]);
+}
+
+/** Move labels down until none covers another. */
+function separate(labels) {
+  const placed = [];
+  for (const label of labels) {
+    const { left, right, top, height } = label.getBoundingClientRect();
+    const neighbors = placed.filter((other) => left < other.right && other.left < right);
+    let y = top;
+    while (neighbors.some((other) => Math.abs(y - other.y) < height)) y += 1;
+    label.style.transform = `translateY(${y - top}px)`;
+    placed.push({ left, right, y });
+  }
 }
 
 /** Emphasize a box; null for none. */
