@@ -33,6 +33,7 @@ TESTED_ELSEWHERE = {
     "docs/data.md": "tests/data/test_data_document.py",
     "docs/jobs.md": "tests/jobs/test_jobs_document.py",
     "docs/guides/tensorflow-jax.md": "tests/keras/test_keras_documents.py",
+    "docs/serving.md": "tests/serving/test_serving_document.py",
     "docs/mmpretrain-lavis.md": "tests/compat/test_documented_snippets.py",
 }
 # Command lines with one of these words are parsed and not run, for the reason given.
@@ -45,6 +46,7 @@ PARSED_ONLY = {
     "-edits.jsonl": "reads a file that a browser exported",
     "int8": "converts the model, which tests/engine covers",
     "openblip export": "writes graphs, which tests/export covers",
+    "openblip serve": "runs until a signal",
     "torchrun": "starts several processes",
     "capfilt report": "reads the output of a long run, which tests/capfilt covers",
     "pairs": "reads pairs of images that the reader has",

@@ -36,10 +36,10 @@ class RunningServer:
 
 @contextmanager
 def running_app(
-    blip: Blip, options: ServerOptions | None = None, *, recorder: Recorder | None = None
+    blip: Blip, options: ServerOptions | None = None, *, recorder: Recorder | None = None, name: str = "toy"
 ) -> Iterator[RunningServer]:
     """Serve a model until the end of the block."""
-    app = create_app({"toy": blip}, options, recorder=recorder)
+    app = create_app({name: blip}, options, recorder=recorder)
     listener = socket.create_server(("127.0.0.1", 0))
     config = make_config(app, "127.0.0.1", 0)
     server = uvicorn.Server(config)

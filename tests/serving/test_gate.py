@@ -14,7 +14,7 @@ import pytest
 
 from openblip import Blip
 from openblip.errors import InputError
-from openblip.serving.keys import KeyStore, parse_keys, read_keys
+from openblip.serving.keys import KeyStore, is_readable_by_all, parse_keys, read_keys
 from openblip.serving.options import Limits, ServerOptions
 from openblip.serving.run import check_address
 from tests.serving.serving_toys import RunningServer, encode, running_app
@@ -287,9 +287,9 @@ def test_keys_come_from_a_file_or_the_environment(tmp_path: object, monkeypatch:
     file = Path(str(tmp_path)) / "keys.txt"
     file.write_text(f"# clients\nalice={KEY}\n{OTHER_KEY}  # nameless\nc2VjcmV0LXNlY3JldC0=\n")
     file.chmod(0o644)
-    with pytest.raises(InputError, match="chmod"):
-        read_keys(file)
+    assert is_readable_by_all(file)
     file.chmod(0o600)
+    assert not is_readable_by_all(file)
     assert read_keys(file) == {"alice": KEY, "key-2": OTHER_KEY, "key-3": "c2VjcmV0LXNlY3JldC0="}
     monkeypatch.setenv("OPENBLIP_API_KEYS", f"carol={KEY},{OTHER_KEY}")
     assert read_keys(None) == {"carol": KEY, "key-2": OTHER_KEY}

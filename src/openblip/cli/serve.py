@@ -119,16 +119,18 @@ def serve(
     if any(find_spec(name) is None for name in ("fastapi", "uvicorn", "prometheus_client", "python_multipart")):
         raise click.UsageError(f"serving needs an extra: {install_hint('serve')}")
     from openblip.serving.app import create_app
-    from openblip.serving.keys import read_keys
+    from openblip.serving.keys import is_readable_by_all, read_keys
     from openblip.serving.models import public_name
     from openblip.serving.options import Limits, ServerOptions
     from openblip.serving.run import check_address, is_loopback, run_server
 
     keys = read_keys(api_keys)
+    if api_keys is not None and is_readable_by_all(api_keys):
+        click.echo(f"warning: every user of this machine can read the API keys: chmod o-r {api_keys}", err=True)
     check_address(host, has_keys=bool(keys), no_auth=no_auth)
     defaults = ServerOptions()
     # A name of this machine is no secret, and DNS rebinding needs another one.
-    hosts = allow_host or (*defaults.hosts, *(() if is_loopback(host) else (host,)))
+    hosts = (*defaults.hosts, *allow_host, *(() if is_loopback(host) else (host,)))
     limits = Limits(
         max_seconds=max_seconds,
         max_queue_seconds=max_queue,

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from openblip.errors import InputError, JobError, OpenBlipError
 from openblip.io.templates import render_html
-from openblip.jobs.items import Item, file_stamp, open_items
+from openblip.jobs.items import Item, open_items
 from openblip.jobs.journal import Edit, Journal
 from openblip.jobs.sheet import Card, CardEntry, TextField, encode_thumbnail
 from openblip.jobs.sinks.base import Existing, SinkOptions
@@ -190,9 +190,7 @@ class LiveSheet:
             try:
                 stored = self._sink.write_edit(place, key, current.text, new)
                 if stored and new != current.text:
-                    Journal.add_edits(
-                        self._sink.journal_path, [(item.key, Edit(current.text, new, self._stamp(place)))]
-                    )
+                    Journal.add_edits(self._sink.journal_path, [(item.key, Edit(current.text, new, ""))])
             except JobError as error:
                 raise ApiError(503, "the caption cannot be written now", code="cannot_write", retry_after=5) from error
             except OpenBlipError as error:
@@ -200,9 +198,6 @@ class LiveSheet:
             if not stored:
                 raise ApiError(409, "the caption was changed elsewhere", param="version", code="version_conflict")
         return SavedCaption(new, self._version(new))
-
-    def _stamp(self, place: str) -> str:
-        return file_stamp(place) if self._sink.writes_images else ""
 
     def _find(self, image_id: str) -> Item:
         item = self._items.get(image_id)

@@ -84,13 +84,11 @@ def read_keys(file: Path | None) -> dict[str, str]:
         file: The file; `None` for none.
 
     Raises:
-        InputError: The file cannot be read, is empty or can be read by every user of the machine.
+        InputError: The file cannot be read or is empty.
     """
     keys = parse_keys(os.environ.get(ENVIRONMENT, ""))
     if file is not None:
         try:
-            if os.name == "posix" and file.stat().st_mode & stat.S_IROTH:
-                raise InputError(f"the file of API keys must not be readable by everybody: chmod o-r {file}")
             stored = parse_keys(file.read_text(encoding="utf-8"))
         except OSError as error:
             raise InputError(f"cannot read the API keys {file}: {error.strerror or error}") from error
@@ -100,3 +98,8 @@ def read_keys(file: Path | None) -> dict[str, str]:
             stored = {f"{name}-file" if name in both else name: key for name, key in stored.items()}
         keys |= stored
     return keys
+
+
+def is_readable_by_all(file: Path) -> bool:
+    """Return whether every user of the machine can read a file."""
+    return os.name == "posix" and bool(file.stat().st_mode & stat.S_IROTH)
