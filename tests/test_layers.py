@@ -53,6 +53,7 @@ LAYERS: dict[str, set[str]] = {
     "data": {"data.visdial", "model.config", "preprocess"},
     "training": {"checkpoints", "data", "engine", "evaluation.metrics"},
     # Applications of the public API.
+    "bench": {"blip"},
     "jobs": {"blip", "data"},
     "evaluation.metrics": {"confidence", "errors", "extras"},
     "evaluation.files": {"evaluation.metrics", "io"},

@@ -30,7 +30,8 @@ from openblip.checkpoints import published, read
 from openblip.checkpoints.containers import weights_digest
 from openblip.checkpoints.hub import is_offline
 from openblip.checkpoints.resolve import check_local, resolve
-from openblip.defaults import Decode, EngineName, Precision
+from openblip.defaults import Decode, EngineName, Precision, PrecisionOption
+from openblip.engine.choice import choose
 from openblip.engine.create import check_engine, create_engine, default_batch_size
 from openblip.engine.device import check_available, resolve_device
 from openblip.errors import DownloadError, InputError, OpenBlipError, UnsupportedTaskError
@@ -140,7 +141,7 @@ def load(
     *,
     task: ModelKind | None = None,
     engine: EngineName = defaults.ENGINE,
-    precision: Precision = defaults.PRECISION,
+    precision: PrecisionOption = defaults.PRECISION,
     device: str = defaults.DEVICE,
     config: ModelConfig | ConfigOverrides | None = None,
     tokenizer: Tokenizer | str | Path | None = None,
@@ -159,7 +160,9 @@ def load(
         task: Task of the checkpoint if its file fits several, or the only task to use of a bundle.
         engine: "torch" (the reference), "compiled" (`torch.compile`), "openvino" (an extra, for CPUs) or "auto".
             See `docs/engines.md`.
-        precision: Precision of the arithmetic: "fp32", "bf16", "fp16" or "int8", whatever the file stores.
+        precision: Precision of the arithmetic: "fp32", "bf16", "fp16" or "int8", whatever the file stores; or "auto",
+            the fastest precision and, with `engine="auto"`, the fastest engine for this machine. Results may then
+            differ slightly from fp32. `Blip.engine` and `Blip.precision` report the choice.
         device: "cpu", "cuda", "cuda:1", "mps" or "auto": a GPU if there is one and the engine and precision run on it.
         config: Configuration of a `.pth` file, or values to change, such as `{"image_size": 480}`.
         tokenizer: Tokenizer, vocabulary file or folder for a `.pth` file; by default bert-base-uncased's.
@@ -195,6 +198,9 @@ def load(
             raise InputError(f"threads must be at least 1, got {threads}")
         torch.set_num_threads(threads)  # OpenVINO uses as many
     torch_device = resolve_device(device, cpu_only=engine == "openvino" or precision == "int8")
+    is_chosen = precision == "auto" and engine == "auto"
+    choice = choose(engine, precision, torch_device.type)
+    engine, precision = choice.engine, choice.precision
     check_engine(engine, precision, torch_device, calibrated=calibration is not None)
     check_available(torch_device)
     batching = Batching(
@@ -214,7 +220,7 @@ def load(
         calibration=images,
         exact_decode=decode == "exact",
         batching=batching,
-        bundled=bundle is not None,
+        bundled=bundle is not None or is_chosen,
         offline=offline,
     )
     loaders: dict[TaskName, Callable[[], TaskModel]] = {}

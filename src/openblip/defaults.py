@@ -6,6 +6,7 @@ from typing import Literal, TypeAlias
 
 EngineName: TypeAlias = Literal["auto", "torch", "compiled", "openvino"]
 Precision: TypeAlias = Literal["fp32", "bf16", "fp16", "int8"]
+PrecisionOption: TypeAlias = Literal["fp32", "bf16", "fp16", "int8", "auto"]
 Decode: TypeAlias = Literal["fast", "exact"]
 
 ENGINE: EngineName = "auto"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import click
 
@@ -26,6 +26,7 @@ from openblip.io import progress
 
 if TYPE_CHECKING:
     from openblip.capfilt.rules import Keep
+    from openblip.defaults import EngineName
     from openblip.io.fetch import FetchOptions
     from openblip.jobs.executors import Executor
 
@@ -202,6 +203,13 @@ def run(
     from openblip.jobs.executors import run_in_process, run_in_processes
 
     rule = Rule(keep, itm_threshold, itc_threshold)
+    if precision == "auto":  # all workers and later runs use one choice, whatever their machines
+        from openblip.engine.choice import choose
+        from openblip.engine.device import resolve_device
+
+        choice = choose(cast("EngineName", engine), "auto", resolve_device(device, cpu_only=engine == "openvino").type)
+        click.echo(str(choice), err=True)
+        engine, precision = choice.engine, choice.precision
     models = ModelOptions(
         captioner, matcher, device, engine, precision, batch_size, num_workers, threads, offline or None
     )

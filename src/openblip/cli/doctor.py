@@ -11,7 +11,7 @@ from pathlib import Path
 import click
 
 from openblip import __version__
-from openblip.cli.command import FAILED, command
+from openblip.cli.command import FAILED, command, option
 from openblip.cli.console import print_json, print_table
 from openblip.cli.options import json_option
 
@@ -37,10 +37,11 @@ PURPOSES = {
 
 
 @command(example="openblip doctor --json")
+@option("--bench", is_flag=True, help="Measure the engines for up to a minute, and store the fastest for --fast.")
 @json_option
-def doctor(json: bool) -> None:
+def doctor(bench: bool, json: bool) -> None:
     """Report the installation and its missing parts."""
-    checks = list(run_checks())
+    checks = list(bench_engines() if bench else run_checks())
     if json:
         for name, state, detail in checks:
             print_json({"name": name, "state": state, "detail": detail})
@@ -65,6 +66,26 @@ def run_checks() -> Iterator[tuple[str, str, str]]:
         yield "pocket model", "broken", str(error)
     yield check_cache()
     yield from check_optional_libraries()
+
+
+def bench_engines() -> Iterator[tuple[str, str, str]]:
+    """Measure the engines and precisions of this machine, and store the rates for `--fast` and `--precision auto`.
+
+    Yields:
+        The rate of every setting, and the choice.
+    """
+    from openblip.bench import measure_settings
+    from openblip.engine.choice import choose, write_measurement
+
+    rates: dict[str, float] = {}
+    for (engine, precision), rate in measure_settings():
+        if isinstance(rate, float):
+            rates[f"{engine}:{precision}"] = rate
+            yield f"{engine} {precision}", "ok", f"{rate:.2f} captions/s"
+        else:
+            yield f"{engine} {precision}", "missing", rate
+    path = write_measurement(rates)
+    yield "choice", "ok", f"{choose('auto', 'auto', 'cpu')}, stored in {path}"
 
 
 def check_torch() -> Iterator[tuple[str, str, str]]:

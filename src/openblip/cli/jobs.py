@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
+from openblip import __version__
 from openblip.cli.command import FAILED, SOME_FAILED
 from openblip.cli.console import print_json, print_table
 from openblip.cli.options import InputOptions, ModelOptions, OutputOptions, RayOptions
@@ -333,9 +334,10 @@ class ImageJob:
 
     def _identify(self, models: Mapping[str, Sequence[TaskName]], options: Mapping[str, Any]) -> Identity:
         from openblip.checkpoints.fingerprint import fingerprint
+        from openblip.engine.choice import resolve_engine
         from openblip.jobs.journal import Identity
 
-        output, model = self.output, self.model
+        output, model, choice = self.output, self.model, self.model.choose()
         hashes: dict[str, str] = {}
         for name, tasks in models.items():
             for task, value in fingerprint(name, tasks, offline=model.offline or None).items():
@@ -344,8 +346,8 @@ class ImageJob:
             "to": output.to,
             "existing": output.existing,
             "frame": self.input.frame,
-            "engine": model.engine,
-            "precision": model.precision,
+            "engine": resolve_engine(choice) if choice.precision == "int8" else choice.engine,
+            "precision": choice.precision,
             **options,
         }
         # Options that are not set are left out, so that a new option does not change the identity of older jobs.
@@ -354,7 +356,13 @@ class ImageJob:
             for name, value in all_options.items()
             if value is not None and value is not False and value not in ("", [], ())
         }
-        return Identity(self.command, hashes, set_options)
+        ran = {
+            "requested": "auto:auto" if model.fast else f"{model.engine}:{model.precision}",
+            "engine": resolve_engine(choice),
+            "precision": choice.precision,
+            "version": __version__,
+        }
+        return Identity(self.command, hashes, set_options, ran)
 
     def _print_plan(self, decisions: Iterator[Decision]) -> None:
         """Print the decision about each item, and exit."""

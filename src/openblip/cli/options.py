@@ -13,6 +13,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,7 +24,8 @@ from openblip.cli.command import Choice, Function, argument, input_option, model
 
 if TYPE_CHECKING:
     from openblip.blip import Blip
-    from openblip.defaults import EngineName, Precision
+    from openblip.defaults import EngineName, PrecisionOption
+    from openblip.engine.choice import Choice as EngineChoice
     from openblip.jobs.sinks import Existing
 
 DEFAULT_MODEL = "pocket"
@@ -97,7 +99,7 @@ precision_option = model_option(
     "--precision",
     metavar="PRECISION",
     default=defaults.PRECISION,
-    help="Precision of the arithmetic: fp32, bf16, fp16 or int8.",
+    help="Precision of the arithmetic: fp32, bf16, fp16, int8, or auto for the fastest one of this machine.",
 )
 training_precision_option = model_option(
     "--precision",
@@ -249,22 +251,47 @@ class ModelOptions:
     model: str
     device: str
     engine: EngineName
-    precision: Precision
+    precision: PrecisionOption
+    fast: bool
     batch_size: int | None
     num_workers: int | None
     threads: int | None
     offline: bool
+
+    @property
+    def is_automatic(self) -> bool:
+        """Whether the precision depends on the machine."""
+        return self.fast or self.precision == "auto"
+
+    def choose(self) -> EngineChoice:
+        """Return the engine and precision that `load` will use.
+
+        Raises:
+            click.UsageError: --fast comes with an engine or a precision.
+        """
+        from openblip.engine.choice import choose
+
+        if not self.is_automatic:
+            return choose(self.engine, self.precision, "cpu")
+        if self.fast and (self.engine, self.precision) != (defaults.ENGINE, defaults.PRECISION):
+            raise click.UsageError("--fast chooses engine and precision: leave out --engine and --precision")
+        from openblip.engine.device import resolve_device  # imports torch
+
+        device = resolve_device(self.device, cpu_only=self.engine == "openvino")
+        return choose(self.engine, "auto", device.type)
 
     def load(self, name: str | None = None) -> Blip:
         """Load the model, or another model `name` with the same options."""
         prepare(offline=self.offline)
         from openblip import blip  # imports torch, which --help must not
 
+        if self.is_automatic:
+            _print_once(str(self.choose()))
         return blip.load(
             name or self.model,
             device=self.device,
             engine=self.engine,
-            precision=self.precision,
+            precision="auto" if self.fast else self.precision,
             batch_size=self.batch_size,
             num_workers=self.num_workers,
             threads=self.threads,
@@ -292,6 +319,9 @@ model_options = option_group(
             help="Engine to run the model with: auto, torch, compiled or openvino.",
         ),
         precision_option,
+        model_option(
+            "--fast", is_flag=True, help="Use the fastest engine and precision; results may differ slightly from fp32."
+        ),
         model_option(
             "--batch-size",
             type=BatchSize(),
@@ -332,6 +362,12 @@ ray_options = option_group(
         ),
     ],
 )
+
+
+@cache
+def _print_once(line: str) -> None:
+    """Print a line on standard error, once in a process."""
+    click.echo(line, err=True)
 
 
 def prepare(*, threads: int | None = None, offline: bool = False) -> None:

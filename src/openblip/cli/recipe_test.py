@@ -114,7 +114,7 @@ def evaluate(
         raise click.UsageError("--out requires --out-item metrics for retrieval: rankings are written to --work-dir")
     benchmark = protocols.open_benchmark(name, Path(settings.get("data", "data")), preset)
     precision = "bf16" if amp else defaults.PRECISION
-    blip = o.ModelOptions(checkpoint, device, defaults.ENGINE, precision, None, None, None, offline).load()
+    blip = o.ModelOptions(checkpoint, device, defaults.ENGINE, precision, False, None, None, None, offline).load()
 
     from openblip.evaluation.run import run_benchmark
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from importlib.util import find_spec
 from pathlib import Path
 from typing import get_args
 
@@ -12,6 +11,7 @@ from torch import Tensor, nn
 
 from openblip.defaults import EngineName, Precision
 from openblip.engine import int8
+from openblip.engine.choice import has_openvino
 from openblip.engine.compiled import CompiledEngine
 from openblip.engine.eager import EagerEngine
 from openblip.engine.openvino import CAPABILITIES, OpenVinoEngine
@@ -42,7 +42,7 @@ def check_engine(engine: str, precision: str, device: torch.device, *, calibrate
         hint = did_you_mean(engine, ENGINES)
         raise InputError(f"engine must be one of {', '.join(ENGINES)}, got {engine!r}{hint}")
     if precision not in PRECISIONS:
-        hint = did_you_mean(precision, PRECISIONS)
+        hint = did_you_mean(precision, (*PRECISIONS, "auto"))
         raise InputError(f"precision must be one of {', '.join(PRECISIONS)}, got {precision!r}{hint}")
     if engine == "openvino" and device.type != "cpu":
         raise InputError(f"device must be 'cpu' with engine='openvino', got '{device}'")
@@ -83,8 +83,8 @@ def create_engine(
         cache: Folder of models converted to OpenVINO. The default is in OpenBLIP's cache.
         key: Function that returns a name of the model's weights in the cache; called only if needed.
         calibration: Pixels (I, 3, S, S) of typical images, to quantize the image encoder.
-        bundled: Whether the engine was chosen for a bundle. Models of a bundle that OpenVINO does not support then run
-            in PyTorch, instead of raising an error.
+        bundled: Whether the engine was chosen for a bundle, or by `precision="auto"`. Models that OpenVINO does not
+            support then run in PyTorch, instead of raising an error.
 
     Returns:
         The engine.
@@ -109,9 +109,8 @@ def create_engine(
 
 def choose_engine(precision: str, device: torch.device, config: ModelConfig) -> str:
     """Return the engine for "auto": OpenVINO for int8 on a CPU where it is installed, otherwise PyTorch."""
-    installed = find_spec("openvino") is not None and find_spec("nncf") is not None
     suitable = precision == "int8" and device.type == "cpu" and config.task in CAPABILITIES
-    return "openvino" if suitable and installed else "torch"
+    return "openvino" if suitable and has_openvino() else "torch"
 
 
 def default_batch_size(precision: str, device: torch.device) -> int:

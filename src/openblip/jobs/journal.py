@@ -23,7 +23,7 @@ import os
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from hashlib import blake2b
 from pathlib import Path
 from typing import Any
@@ -43,11 +43,14 @@ class Identity:
         command: Name of the command.
         model: Hash of each model by task.
         options: Options that change the results.
+        ran: The `requested` engine and precision, the `engine` and `precision` that they stand for on this machine, and
+            the `version` of OpenBLIP. They are recorded, and a job does not resume with another engine or precision.
     """
 
     command: str
     model: Mapping[str, str]
     options: Mapping[str, Any]
+    ran: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def id(self) -> str:
@@ -146,6 +149,8 @@ class Journal:
             Path(path).parent.mkdir(parents=True, exist_ok=True)
             self._lock = _acquire_lock(path)
             try:
+                if not restart:
+                    check_ran(path, identity)
                 self.entries, self.finished, end = read_journal(path, identity.id)
                 self._file = open(path, "ab", buffering=0)  # noqa: PTH123, SIM115 (any bytes may be in its name)
                 self._file.truncate(end)
@@ -234,7 +239,7 @@ class Journal:
         if not self._has_header:
             identity = self.identity
             header: dict[str, Any] = {"job": identity.id, "command": identity.command, "model": dict(identity.model)}
-            header |= {"options": dict(identity.options), "started": _now()}
+            header |= {"options": dict(identity.options), "ran": dict(identity.ran), "started": _now()}
             lines = [header | ({"restart": True} if self._restart else {}), *lines]
             self._has_header = True
         self._append(lines)
@@ -273,6 +278,36 @@ def read_journal(path: str, job: str) -> tuple[dict[str, Entry], bool, int]:
         if is_own:
             finished = "finished" in line
     return entries, finished, end
+
+
+def check_ran(path: str, identity: Identity) -> None:
+    """Check that "auto" stands for the same engine and precision as when the job last ran.
+
+    Args:
+        path: The journal, which may be missing.
+        identity: The job that resumes.
+
+    Raises:
+        JobError: It stands for others, so that one output would mix results of two settings.
+    """
+    if not identity.ran:
+        return
+    previous = identity.ran
+    for line, _ in _iter_lines(path):
+        same_job = line.get("command") == identity.command and line.get("model") == dict(identity.model)
+        if same_job and _fixed_options(line.get("options", {})) == _fixed_options(identity.options):
+            ran = line.get("ran", {})
+            previous = ran if ran.get("requested") == identity.ran["requested"] else previous
+    before, now = (f"engine {ran['engine']} and precision {ran['precision']}" for ran in (previous, identity.ran))
+    if before != now:
+        raise JobError(
+            f"the job ran with {before}, and auto now chooses {now}: pass --engine {previous['engine']} --precision "
+            f"{previous['precision']} to continue it, or --restart"
+        )
+
+
+def _fixed_options(options: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in options.items() if name not in ("engine", "precision")}
 
 
 def invalidate(entries: Mapping[str, Entry]) -> dict[str, Entry]:
