@@ -69,7 +69,7 @@ LAYERS: dict[str, set[str]] = {
     "search": {"jobs"},
     "serving": {"search"},
     "bootstrap": {"capfilt", "training"},
-    "cli": {"bootstrap", "capfilt", "evaluation", "export", "jobs", "search", "serving", "training"},
+    "cli": {"bench", "bootstrap", "capfilt", "evaluation", "export", "jobs", "search", "serving", "training"},
 }
 
 
@@ -106,6 +106,8 @@ NO_TORCH = (
     "openblip.compat.transformers_api.outputs",
     "openblip.compat.transformers_api.processing",
     "openblip.decoding.options",
+    "openblip.engine.choice",
+    "openblip.processor",
     "openblip.preprocess.image",
     "openblip.preprocess.text",
     "openblip.jobs.answers",
@@ -136,6 +138,7 @@ NO_TORCH = (
 
 # Where an import inside a function is right, and why.
 LATE = {
+    "openblip.engine.choice": {"torch"},  # only to ask a GPU for bf16
     "openblip.checkpoints.hub": {"huggingface_hub"},  # only for a hub folder
     "openblip.io.progress": {"rich"},  # only on a terminal
     "openblip.preprocess": {"torch", "tokenizers"},  # opening, resizing and cleaning need neither
