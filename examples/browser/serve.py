@@ -1,7 +1,8 @@
 """Serve the browser example on this machine, compressed and with the headers that threads need.
 
     openblip export pocket --to onnx --task caption --task vqa --task retrieval --precision fp16 --out pocket-fp16
-    cd examples/browser && npm ci
+    cd examples/browser
+    npm ci
     python serve.py --model ../../pocket-fp16
 
 The server sends files only; it receives nothing. Threads share memory, which browsers allow only to pages with the
@@ -27,10 +28,15 @@ TYPES = {
     ".svg": "image/svg+xml",
     ".json": "application/json",
     ".jpg": "image/jpeg",
+    ".jpeg": "image/jpeg",
     ".png": "image/png",
+    ".webp": "image/webp",
+    ".gif": "image/gif",
+    ".avif": "image/avif",
     ".wasm": "application/wasm",
     ".onnx": "application/octet-stream",
 }
+COMPRESSED = {".jpg", ".jpeg", ".png", ".webp", ".gif", ".avif"}  # by their format
 HEADERS = {
     "Cross-Origin-Opener-Policy": "same-origin",
     "Cross-Origin-Embedder-Policy": "require-corp",
@@ -85,7 +91,7 @@ class Handler(BaseHTTPRequestHandler):
             self.send_error(404)
             return
         status = file.stat()
-        compresses = "gzip" in self.headers.get("Accept-Encoding", "") and file.suffix not in (".jpg", ".png")
+        compresses = "gzip" in self.headers.get("Accept-Encoding", "") and file.suffix not in COMPRESSED
         tag = f'"{status.st_mtime_ns:x}-{status.st_size:x}{"-gzip" if compresses else ""}"'
         if self.headers.get("If-None-Match") == tag:
             self._start(304, tag, None)

@@ -23,7 +23,7 @@ export async function decodeImage(source) {
   const bytes = await readBytes(source);
   if (!bytes.length) throw new ImageError("cannot read the image: it is empty");
   if (isPng(bytes)) return decodePng(bytes, MAX_PIXELS);
-  if (isWebp(bytes) && typeof ImageDecoder !== "undefined") return decodeWebp(bytes);
+  if (isWebp(bytes)) return decodeWebp(bytes);
   return decodeNatively(bytes);
 }
 
@@ -69,8 +69,33 @@ function isWebp(bytes) {
   return decodeAscii(bytes, 0) === "RIFF" && decodeAscii(bytes, 8) === "WEBP";
 }
 
-/** Decode WebP without a canvas, which would round the colors of transparent pixels. */
+/** Decode WebP. Browsers do not agree on its EXIF orientation, so it is hidden from them and applied here. */
 async function decodeWebp(bytes) {
+  const { orientation, hidden } = hideWebpExif(bytes);
+  const isTransparent =
+    decodeAscii(bytes, 12) === "VP8L" || (decodeAscii(bytes, 12) === "VP8X" && (bytes[20] & 0x10) !== 0);
+  const decode = isTransparent && typeof ImageDecoder !== "undefined" ? decodeWithoutCanvas : decodeNatively;
+  return turnUpright(await decode(hidden), orientation);
+}
+
+/** Return the orientation of a WebP file, and the file with another name for its EXIF chunk. */
+function hideWebpExif(bytes) {
+  const hidden = bytes.slice();
+  const view = new DataView(hidden.buffer);
+  let orientation = 1;
+  for (let at = 12; at + 8 <= hidden.length;) {
+    const length = view.getUint32(at + 4, true);
+    if (decodeAscii(hidden, at) === "EXIF") {
+      orientation = readOrientation(hidden.subarray(at + 8, at + 8 + length)) ?? 1;
+      hidden[at] = "X".charCodeAt(0);
+    }
+    at += 8 + length + (length & 1);
+  }
+  return { orientation, hidden };
+}
+
+/** Decode WebP without a canvas, which would round the colors of transparent pixels. */
+async function decodeWithoutCanvas(bytes) {
   const decoder = new ImageDecoder({ data: bytes, type: "image/webp", colorSpaceConversion: "none" });
   try {
     const { image: frame } = await decoder.decode();
@@ -79,24 +104,13 @@ async function decodeWebp(bytes) {
     const rgba = new Uint8Array(4 * width * height);
     await frame.copyTo(rgba, { format: "RGBA" });
     frame.close();
-    return turnUpright({ data: compositeOverWhite(rgba), width, height }, findWebpOrientation(bytes));
+    return { data: compositeOverWhite(rgba), width, height };
   } catch (error) {
     if (error instanceof ImageError) throw error;
     throw new ImageError("cannot read the image: the WebP file is damaged", { cause: error });
   } finally {
     decoder.close();
   }
-}
-
-/** Return the orientation in the EXIF chunk of a WebP file. */
-function findWebpOrientation(bytes) {
-  const view = new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength);
-  for (let at = 12; at + 8 <= bytes.length;) {
-    const length = view.getUint32(at + 4, true);
-    if (decodeAscii(bytes, at) === "EXIF") return readOrientation(bytes.subarray(at + 8, at + 8 + length)) ?? 1;
-    at += 8 + length + (length & 1);
-  }
-  return 1;
 }
 
 function decodeAscii(bytes, start) {

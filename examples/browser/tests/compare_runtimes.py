@@ -35,11 +35,11 @@ BROWSER = Path(__file__).resolve().parents[1]
 QUESTION = "what color is it?"
 TEXTS = ["a cat", "a man in front of a crowd", "two dogs run on the grass"]
 
-_DESCRIBE = """async ({file, question, texts}) => {
+DESCRIBE = """async ({file, question, texts}) => {
   const {describe} = await import("/tests/describe.js");
   return describe(globalThis.blip, await (await fetch(file)).blob(), question, texts);
 }"""
-_DECODE = """async (file) => {
+DECODE = """async (file) => {
   const {decodeImage} = await import("/openblip.js");
   const {data, width, height} = await decodeImage(await (await fetch(file)).blob());
   let text = "";
@@ -211,9 +211,9 @@ def compare(model: Path, files: list[Path], node: str) -> Comparison:
                     ("Chromium with its own decoder", f"{index}{file.suffix.lower()}"),
                 ):
                     request = {"file": f"/photos/{name}", "question": QUESTION, "texts": TEXTS}
-                    result = _read_description(page.evaluate(_DESCRIBE, request))
+                    result = _read_description(page.evaluate(DESCRIBE, request))
                     comparison.add(runtime, file.name, reference, result)
-                difference = compare_pixels(file, page.evaluate(_DECODE, f"/photos/{index}{file.suffix.lower()}"))
+                difference = compare_pixels(file, page.evaluate(DECODE, f"/photos/{index}{file.suffix.lower()}"))
                 if difference is not None:
                     comparison.decoded.append((file.name, *difference))
     return comparison
