@@ -31,6 +31,7 @@ test-keras: $(KERAS_VENV)/.installed  ## Test the Keras classes with TensorFlow 
 	KERAS_BACKEND=jax $(KERAS_TEST)
 
 test-slow: $(VENV)/.installed-dev $(KERAS_VENV)/.installed  ## Run the long tests: kill loops, load, base-size models
+	$(BIN)/python -m pip install --quiet playwright  # drives Chromium, which the test of the browser example needs
 	OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -m slow
 	KERAS_BACKEND=tensorflow TORCH_PYTHON=$(abspath $(BIN)/python) $(KERAS_TEST) -m slow
 	KERAS_BACKEND=jax TORCH_PYTHON=$(abspath $(BIN)/python) $(KERAS_TEST) -m slow

@@ -5,9 +5,11 @@ from __future__ import annotations
 import importlib.util
 import shutil
 import subprocess
+import tempfile
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
 
 BROWSER = Path(__file__).parent.parent / "examples" / "browser"
 
@@ -24,8 +26,9 @@ def find_node(program: str = "node") -> str:
 
 def install_packages() -> None:
     """Install onnxruntime-web into `examples/browser/node_modules`, unless it is there."""
-    if not (BROWSER / "node_modules" / "onnxruntime-web").is_dir():
-        subprocess.run([find_node("npm"), "ci", "--ignore-scripts"], cwd=BROWSER, check=True)
+    with FileLock(Path(tempfile.gettempdir()) / "openblip-npm.lock"):
+        if not (BROWSER / "node_modules" / "onnxruntime-web").is_dir():
+            subprocess.run([find_node("npm"), "ci", "--ignore-scripts"], cwd=BROWSER, check=True)
 
 
 def check_chromium() -> None:

@@ -116,6 +116,18 @@ def test_the_server_sends_a_file_again_only_if_it_changed(address: str, tmp_path
     assert (status, gzip.decompress(content)) == (200, b"{}")
 
 
+def test_the_server_streams_large_files(address: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys.modules["serve"], "MAX_COMPRESSED", 1000)
+    (tmp_path / "model" / "large.onnx").write_bytes(bytes(2000))
+    _, headers, content = fetch(f"{address}/model/large.onnx", **{"Accept-Encoding": "gzip"})
+    assert (headers["Content-Encoding"], content) == (None, bytes(2000))
+    connection = HTTPConnection(address.removeprefix("http://"))
+    connection.request("HEAD", "/model/large.onnx")
+    response = connection.getresponse()
+    assert (response.status, response.headers["Content-Length"], response.read()) == (200, "2000", b"")
+    connection.close()
+
+
 NOT_SERVED = (
     "/model/notes.txt /model/../secret.json /model/%2e%2e/secret.json /..%2fphotos/cat.jpg "
     "/serve.py /model/ /lib /%00.js //etc/passwd /missing.js"

@@ -178,10 +178,10 @@ export class Blip {
   /** Return the normalized embedding of an image. */
   async embedImage(image) {
     const encoded = await this.#encoded(image);
-    const graph = this.#settings("retrieval").graphs.image_embedding;
-    return encoded.compute(`embedding ${graph}`, async () => {
-      const output = await this.#runtime.run(graph, { image_states: await this.#states("retrieval", encoded) });
-      return output.image_embeds.data;
+    const settings = this.#settings("retrieval");
+    return encoded.compute(makeKey(settings, ["stem", "image_encoder", "image_embedding"]), async () => {
+      const feeds = { image_states: await this.#states("retrieval", encoded) };
+      return (await this.#runtime.run(settings.graphs.image_embedding, feeds)).image_embeds.data;
     });
   }
 
@@ -239,24 +239,24 @@ export class Blip {
 
   /** Return the states of an image. Tasks with the same graph and the same stem share them. */
   #states(task, encoded) {
-    const { graphs, image } = this.#settings(task);
+    const settings = this.#settings(task);
+    const { graphs, image } = settings;
     const { size, mean, std } = image;
-    const settings = JSON.stringify([size, mean, std]);
     const pixels = () => this.#runtime.floats(normalize(encoded.pixels.get(size), mean, std), [1, 3, size, size]);
     const readFeatures = () =>
-      encoded.compute(`features ${graphs.stem} ${settings}`, async () => {
+      encoded.compute(makeKey(settings, ["stem"]), async () => {
         return (await this.#runtime.run(graphs.stem, { pixel_values: pixels() })).feature_map;
       });
-    return encoded.compute(`states ${graphs.image_encoder} ${settings}`, async () => {
+    return encoded.compute(makeKey(settings, ["stem", "image_encoder"]), async () => {
       const feeds = graphs.stem ? { feature_map: await readFeatures() } : { pixel_values: pixels() };
       return (await this.#runtime.run(graphs.image_encoder, feeds)).image_states;
     });
   }
 
   #memory(task, encoded) {
-    const { image_memory: graph, image_encoder: encoder } = this.#settings(task).graphs;
-    return encoded.compute(`memory ${graph} ${encoder}`, async () => {
-      return this.#runtime.run(graph, { image_states: await this.#states(task, encoded) });
+    const settings = this.#settings(task);
+    return encoded.compute(makeKey(settings, ["stem", "image_encoder", "image_memory"]), async () => {
+      return this.#runtime.run(settings.graphs.image_memory, { image_states: await this.#states(task, encoded) });
     });
   }
 
@@ -275,6 +275,11 @@ export class Blip {
     }
     return embeddings;
   }
+}
+
+/** Return the name of what graphs compute, in this order, from an image with the settings of a task. */
+function makeKey({ graphs, image }, roles) {
+  return JSON.stringify([image, ...roles.map((role) => graphs[role] ?? null)]);
 }
 
 /** Pad rows of ids on the right: ids and mask as flat lists, and the number of tokens of a row. */

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import gzip
+import shutil
 import sys
 from functools import lru_cache
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -37,6 +38,7 @@ TYPES = {
     ".onnx": "application/octet-stream",
 }
 COMPRESSED = {".jpg", ".jpeg", ".png", ".webp", ".gif", ".avif"}  # by their format
+MAX_COMPRESSED = 64 * 10**6  # larger files are weights, which compression hardly shrinks
 HEADERS = {
     "Cross-Origin-Opener-Policy": "same-origin",
     "Cross-Origin-Embedder-Policy": "require-corp",
@@ -91,15 +93,22 @@ class Handler(BaseHTTPRequestHandler):
             self.send_error(404)
             return
         status = file.stat()
-        compresses = "gzip" in self.headers.get("Accept-Encoding", "") and file.suffix not in COMPRESSED
+        accepts = "gzip" in self.headers.get("Accept-Encoding", "")
+        compresses = accepts and file.suffix not in COMPRESSED and status.st_size <= MAX_COMPRESSED
         tag = f'"{status.st_mtime_ns:x}-{status.st_size:x}{"-gzip" if compresses else ""}"'
         if self.headers.get("If-None-Match") == tag:
             self._start(304, tag, None)
             return
-        content = compress(file, status.st_mtime_ns) if compresses else file.read_bytes()
-        self._start(200, tag, len(content), TYPES[file.suffix], compresses)
-        if self.command == "GET":
+        content = compress(file, status.st_mtime_ns) if compresses else None
+        length = status.st_size if content is None else len(content)
+        self._start(200, tag, length, TYPES[file.suffix], compresses)
+        if self.command == "HEAD":
+            return
+        if content is not None:
             self.wfile.write(content)
+        else:
+            with file.open("rb") as stream:
+                shutil.copyfileobj(stream, self.wfile)
 
     do_HEAD = do_GET  # noqa: N815
 

@@ -56,20 +56,24 @@ function readThrough(read) {
 function readFrom(address) {
   const base = new URL(`${String(address).replace(/\/*$/, "")}/`, globalThis.location?.href);
   return async (name, onBytes) => {
-    const response = await fetch(new URL(name, base)).catch((error) => {
-      throw new ExportError(`cannot fetch ${name}: ${error.message}`, { cause: error });
-    });
-    if (!response.ok) {
-      const reason = name === "manifest.json" ? "; without this file the export is incomplete" : "";
-      throw new ExportError(`cannot fetch ${name}: ${response.status} ${response.statusText}${reason}`);
+    try {
+      return await download(new URL(name, base), onBytes);
+    } catch (error) {
+      const hint = name === "manifest.json" ? "; the folder must be one that openblip export wrote" : "";
+      throw new ExportError(`cannot fetch ${name}: ${error.message}${hint}`, { cause: error });
     }
-    const parts = [];
-    for (let reader = response.body.getReader(), part = await reader.read(); !part.done; part = await reader.read()) {
-      parts.push(part.value);
-      onBytes(part.value.length);
-    }
-    return new Uint8Array(await new Blob(parts).arrayBuffer());
   };
+}
+
+async function download(address, onBytes) {
+  const response = await fetch(address);
+  if (!response.ok) throw new Error(`${response.status} ${response.statusText}`);
+  const parts = [];
+  for (let reader = response.body.getReader(), part = await reader.read(); !part.done; part = await reader.read()) {
+    parts.push(part.value);
+    onBytes(part.value.length);
+  }
+  return new Uint8Array(await new Blob(parts).arrayBuffer());
 }
 
 function parseJson(name, bytes) {

@@ -88,6 +88,7 @@ export class Runtime {
 
 function defaultThreads() {
   // Threads share memory, which browsers allow only to pages with the headers that serve.py sends.
-  if (globalThis.crossOriginIsolated === false) return 1;
-  return Math.min(MAX_THREADS, globalThis.navigator?.hardwareConcurrency ?? 1);
+  const { crossOriginIsolated, navigator } = globalThis;
+  if (crossOriginIsolated === false || /iPhone|iPad|iPod/.test(navigator?.userAgent)) return 1; // iOS: little memory
+  return Math.min(MAX_THREADS, navigator?.hardwareConcurrency ?? 1);
 }

@@ -61,10 +61,12 @@ const floats = (dims, fill) =>
 
 const graphs = {
   stem: ({ pixel_values: pixels }) => {
-    assert.deepEqual(pixels.dims, [1, 3, SIZE, SIZE]);
+    assert.deepEqual(pixels.dims.slice(0, 2), [1, 3]);
     return { feature_map: floats([1, 2, 1, 1], () => pixels.data[0]) };
   },
-  image_encoder: ({ feature_map: features }) => ({ image_states: floats([1, 3, 2], () => features.data[0]) }),
+  image_encoder: ({ feature_map: features, pixel_values: pixels }) => ({
+    image_states: floats([1, 3, 2], () => (features ?? pixels).data[0]),
+  }),
   image_memory: () => ({ memory_key_0: floats([1, 1, 3, 1], () => 1), memory_value_0: floats([1, 1, 3, 1], () => 2) }),
   decoder_step: (feeds) => {
     const { input_ids: ids, past_keys: past } = feeds;
@@ -220,6 +222,25 @@ test("calls at the same time share their work", async () => {
   assert.equal(count(log.read, "stem.onnx"), 1);
 });
 
+test("a model without a stem encodes the pixels", async () => {
+  const change = ({ tasks }) => Object.values(tasks).forEach((task) => delete task.graphs.stem);
+  const { blip, log } = await loadToy({ change });
+  const image = await blip.encode(PHOTO);
+  assert.equal((await blip.caption(image)).text, "a dog runs");
+  await blip.match(image, "a dog");
+  assert.deepEqual([count(log.run, "stem"), count(log.run, "image_encoder")], [0, 1]);
+});
+
+test("models with images of several sizes encode each", async () => {
+  const small = { ...IMAGE, size: 2 };
+  const { blip, log } = await loadToy({ change: ({ tasks }) => (tasks.vqa.image = small) });
+  const image = await blip.encode(PHOTO);
+  await blip.caption(image);
+  await blip.ask(image, "a dog?");
+  assert.deepEqual([...image.pixels.keys()], [SIZE, 2]);
+  assert.equal(count(log.run, "stem"), 2);
+});
+
 test("many texts are matched in several runs", async () => {
   const { blip, log } = await loadToy();
   const matches = await blip.match(PHOTO, new Array(130).fill("a dog"));
@@ -284,6 +305,11 @@ test("wrong arguments are refused", async () => {
     name: "InputError",
     message: /encoded by this model/,
   });
+});
+
+test("a folder that cannot be fetched is refused", async () => {
+  const load = Blip.load("http://127.0.0.1:9/model", { ort: { env: { wasm: {} } } });
+  await assert.rejects(load, { name: "ExportError", message: /cannot fetch manifest\.json: .*openblip export wrote/ });
 });
 
 test("the module and its types export the same names", async () => {
