@@ -29,7 +29,7 @@ def _write_good(folder: Path) -> set[str]:
     rgb = Image.fromarray(photo())
     forms = {
         **dict.fromkeys(("a.jpg", "b.JPEG", "c.jfif", "d.jpe", "2023.05.01.jpg"), "JPEG"),
-        **dict.fromkeys(("e.png", "with blank.png", "umlaut ä.png", "emoji 😀.png"), "PNG"),
+        **dict.fromkeys(("e.png", "with blank.png", "umlaut ä.png", "emoji 😀.png", "[1]*, '2'.png"), "PNG"),
         "f.webp": "WEBP",
         "g.gif": "GIF",
         "h.bmp": "BMP",
@@ -68,6 +68,10 @@ def _write_bad(folder: Path) -> dict[str, str]:
         "new.jxl": (b"\xff\x0a\xfa\x1f\x01\x91", "JPEG XL"),
         "raw.jpg": (b"FUJIFILMCCD-RAW 0201", "RAW photo"),
         "film.jpg": (b"\0\0\0\x18ftypisom\0\0\2\0isomiso2", "it is a video"),
+        "headers.jpg": (b"HTTP/1.1 200 OK\r\nContent-Type: image/jpeg\r\n\r\n" + jpeg, "response of a web server"),
+        "late.jpg": (b"\r\n" + jpeg, "line ends before the JPEG data"),
+        "inline.jpg": (b"data:image/jpeg;base64,/9j/4AAQ", "data: address"),
+        "denied.jpg": (b"<?xml version='1.0'?><Error><Code>AccessDenied</Code></Error>", "error message of a server"),
         "archive.jpg": (b"PK\3\4" + bytes(30), "ZIP"),
         "tile.pam": (b"P7\nWIDTH 1\n", "PAM"),
         "wide.avif": (b"\0\0\0\x18ftypavif\0\0\0\0avifmif1" + _ispe(70_000, 70_000), "too large: 70000 x 70000"),
@@ -75,9 +79,11 @@ def _write_bad(folder: Path) -> dict[str, str]:
     for name, (content, _) in contents.items():
         (folder / name).write_bytes(content)
     (folder / "gone.jpg").symlink_to("nowhere.jpg")
+    (folder / "loop.jpg").symlink_to("loop.jpg")
     os.mkfifo(folder / "pipe.jpg")
     return {name: words for name, (_, words) in contents.items()} | {
         "gone.jpg": "no such file",
+        "loop.jpg": "too many levels of symbolic links",
         "pipe.jpg": "not a regular file",
     }
 

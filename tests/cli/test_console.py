@@ -37,3 +37,10 @@ def test_a_table_does_not_split_file_names(capsys: pytest.CaptureFixture[str], m
     out = capsys.readouterr().out
     assert "…/IMG_20240817_123456.jpg  a very" in out
     assert all(len(line) <= 80 for line in out.splitlines()[1:])  # the heading has the codes of bold
+
+
+def test_control_characters_of_names_are_escaped(capsys: pytest.CaptureFixture[str]) -> None:
+    print_table(["image", "caption"], [["new\nline\x1b[31m.jpg", "a cat\ton a bed"], ["ä😀.jpg", "b"]])
+    lines = [line.split("  ") for line in capsys.readouterr().out.splitlines()[1:]]
+    assert [line[0] for line in lines] == ["new\\nline\\x1b[31m.jpg", "ä😀.jpg"]
+    assert lines[0][1] == "a cat\\ton a bed"

@@ -27,13 +27,15 @@ from tests.toys import SIZE, toy_model, toy_tokenizer
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 # The commands that do not read other people's images or lists.
-OTHERS = {"models", "convert", "doctor", "completion", "capfilt rethreshold", "capfilt report"}
+OTHERS = {"models", "convert", "export", "doctor", "completion", "capfilt rethreshold", "capfilt report"}
 # The commands whose data go through the code of another command, which is tested here or in `test_odd_files`.
 COVERED_BY = {
     **{f"train {task}": "train caption" for task in ("run", "vqa", "retrieval", "nlvr", "grounding", "visdial")},
     **{f"eval score {name}": "eval run" for name in ("captions", "vqa", "retrieval", "grounding")},
     "test": "eval run",
     "bootstrap": "capfilt run",
+    "search": "index",
+    "serve": "caption",  # uploads: tests/serving
 }
 
 

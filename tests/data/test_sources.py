@@ -361,7 +361,7 @@ def test_bad_lines_of_csv(tmp_path: Path) -> None:
     assert [record.captions for record in source] == [("fine",), ()]
     assert problems(source, tmp_path) == {
         "/x.csv:3": "the row has more fields than the header's 2",
-        "/x.csv:4": "the row is not UTF-8",
+        "/x.csv:4": "the row is not UTF-8: save the file in this encoding",
         "/x.csv:5": "there is no image",
     }
 
@@ -527,7 +527,7 @@ def test_files_that_cannot_be_data(tmp_path: Path) -> None:
     assert "cannot be guessed by its suffix" in said("data.docx", "")
     assert "is not JSON" in said("data.json", "{")
     assert "unknown layout; known layouts: a list of rows" in said("other.json", '{"a": {}}')
-    assert "no record that can be used (0 bad rows)" in said("empty.jsonl", "")
+    assert "no record that can be used (it has no rows)" in said("empty.jsonl", "")
     assert "no record that can be used" in said("empty.csv", "")
     (tmp_path / "deep").mkdir()
     with pytest.raises(InputError, match="has no images, tars or Parquet files"):

@@ -122,6 +122,28 @@ def tiff(values: NDArray[Any], bits: int, photometric: int, rows: bytes | None =
     )
 
 
+def deep_tiff(picture: Bytes, *, planar: bool, big_endian: bool = False) -> bytes:
+    """An uncompressed TIFF of RGB with 16 bits per channel: a plane for each channel, or pixel by pixel."""
+    height, width = picture.shape[:2]
+    order = ">" if big_endian else "<"
+    values = picture.astype(f"{order}u2") * 257
+    strips = [values[..., channel].tobytes() for channel in range(3)] if planar else [values.tobytes()]
+    offsets = [8 + sum(map(len, strips[:number])) for number in range(len(strips))]
+    directory_at = 8 + sum(map(len, strips))
+    lists = {258: [16, 16, 16], 273: offsets, 279: [len(strip) for strip in strips]}
+    single = {256: width, 257: height, 259: 1, 262: 2, 277: 3, 278: height, 284: 2 if planar else 1}
+    entries, extra, count = b"", b"", len(lists) + len(single)
+    for tag in sorted({**lists, **single}):
+        numbers = lists.get(tag, [single.get(tag, 0)])
+        value = numbers[0]
+        if len(numbers) > 1:
+            value = directory_at + 6 + 12 * count + len(extra)
+            extra += struct.pack(f"{order}{len(numbers)}I", *numbers)
+        entries += struct.pack(f"{order}HHII", tag, 4, len(numbers), value)
+    header = struct.pack(f"{order}2sHI", b"MM" if big_endian else b"II", 42, directory_at)
+    return b"".join([header, *strips, struct.pack(f"{order}H", count), entries, bytes(4), extra])
+
+
 def plain() -> list[Odd]:
     picture, values = photo(), ramp()
     cmyk = np.dstack([255 - picture, np.zeros((HEIGHT, WIDTH, 1), np.uint8)])
@@ -142,6 +164,9 @@ def plain() -> list[Odd]:
         Odd("bmp", encoded(picture, "BMP"), picture),
         Odd("tiff", encoded(picture, "TIFF"), picture),
         Odd("tiff lzw", encoded(picture, "TIFF", compression="tiff_lzw"), picture),
+        Odd("tiff of 16 bits", deep_tiff(picture, planar=False), picture),
+        Odd("tiff of 16 bits in planes", deep_tiff(picture, planar=True), picture),
+        Odd("tiff of 16 bits in planes, big-endian", deep_tiff(picture, planar=True, big_endian=True), picture),
         Odd("tiff CMYK", encoded(Image.fromarray(cmyk, "CMYK"), "TIFF"), picture, 1),
         Odd("tiff LAB", encoded(_lab(200), "TIFF"), np.full((HEIGHT, WIDTH, 3), 193, np.uint8), 4),
         Odd("tga", encoded(picture, "TGA"), picture),

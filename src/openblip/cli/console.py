@@ -50,12 +50,20 @@ def print_table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> Non
                 is_small = 0 < abs(cell) < 0.001  # such as the probability of a box, a product of four
                 cells.append(f"{cell:.2g}" if is_small else f"{cell:.3f}")
             else:
-                cells.append("" if cell is None else str(cell))
+                cells.append("" if cell is None else printable_line(str(cell)))
         table.add_row(*map(Text, [shorten_path(cells[0], widest), *cells[1:]]))
     with console.capture() as capture:
         console.print(table)
     for line in capture.get().splitlines():
         click.echo(line.rstrip())
+
+
+def printable_line(text: str) -> str:
+    """Return a text as one line that a terminal shows as it is: control characters become escapes such as `\\n`."""
+    return "".join(
+        letter.encode("unicode_escape").decode() if letter < " " or "\x7f" <= letter <= "\x9f" else letter
+        for letter in text
+    )
 
 
 def shorten_path(path: str, width: int) -> str:
@@ -75,7 +83,7 @@ def shorten_path(path: str, width: int) -> str:
 
 def report_bad(name: object, error: Exception) -> None:
     """Print the error of one item on standard error."""
-    click.echo(f"error: {name}: {error}", err=True)
+    click.echo(f"error: {printable_line(f'{name}: {error}')}", err=True)
 
 
 def finish(failed: int, total: int) -> None:

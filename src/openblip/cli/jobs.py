@@ -16,7 +16,7 @@ import click
 
 from openblip import __version__
 from openblip.cli.command import FAILED, SOME_FAILED
-from openblip.cli.console import print_json, print_table
+from openblip.cli.console import print_json, print_table, printable_line
 from openblip.cli.options import InputOptions, ModelOptions, OutputOptions, RayOptions
 from openblip.errors import InputError, JobError
 
@@ -278,9 +278,10 @@ class ImageJob:
             kind = failure_kind(status.error)
             self._reasons[kind] += 1
             self._misplaced = self._misplaced or (kind == "missing" and is_absolute(item.name))
-            self._print_line(f"error: {item.name}: {status.error.removeprefix(f'cannot read {item.name}: ')}")
+            reason = status.error.removeprefix(f"cannot read {item.name}: ")
+            self._print_line(f"error: {printable_line(f'{item.name}: {reason}')}")
         elif status.outcome == "edited" and not output.quiet:
-            self._print_line(f"note: {item.name}: its output was edited since, and is kept")
+            self._print_line(f"note: {printable_line(item.name)}: its output was edited since, and is kept")
         if self.sink is None and output.json:
             print_records(status)
         elif self.sink is None:
@@ -377,7 +378,7 @@ class ImageJob:
             if self.sink is not None and isinstance(decision.item, Item) and not isinstance(decision, Fail):
                 target = f" -> {self.sink.target(decision.item)}"
             reason = f" ({decision.error})" if isinstance(decision, Fail) else ""
-            click.echo(f"{decision.item.name}{target}: {words}{reason}")
+            click.echo(printable_line(f"{decision.item.name}{target}: {words}{reason}"))
         if not self.output.quiet:
             click.echo(", ".join(f"{count} {words}" for words, count in counts.items()) or "nothing", err=True)
         raise click.exceptions.Exit(0)

@@ -8,6 +8,7 @@ from importlib import import_module
 from pathlib import Path
 from types import ModuleType
 from typing import IO, cast
+from urllib.parse import unquote
 
 from openblip.errors import InputError
 from openblip.extras import install_hint
@@ -56,8 +57,10 @@ def require(module: str, purpose: str) -> ModuleType:
 
 def join(root: str, name: str) -> str:
     """Return `name` below `root`; an absolute path or an address is returned unchanged."""
+    if name.startswith("file://"):
+        return unquote(name.removeprefix("file://").removeprefix("localhost"))
     if not is_local(name):
-        return name.removeprefix("file://")
+        return name
     if not root or os.path.isabs(name):  # noqa: PTH117 (str in, str out: names may hold undecodable bytes)
         return name
     return f"{root.rstrip('/')}/{name}" if not is_local(root) else os.path.join(root, name)  # noqa: PTH118

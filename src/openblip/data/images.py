@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Protocol, cast
 
 from openblip.data.files import is_local, join, read_bytes
 from openblip.errors import ImageError, InputError
+from openblip.preprocess.files import same_name
 from openblip.preprocess.formats import IMAGE_SUFFIXES as IMAGE_SUFFIXES
 from openblip.preprocess.image import load_image
 
@@ -181,7 +182,8 @@ class Locator:
 
     A value is a path or an address, a member of a tar (`shard.tar:in/a.jpg`), encoded bytes, a PIL image, an array,
     or the hub's `{"bytes", "path"}`. Relative paths are resolved against `root`. An absolute path of another machine,
-    and a path with backslashes or a drive letter, stands for the file below `root` with the most equal folders.
+    and a path with backslashes or a drive letter, stands for the file below `root` with the most equal folders. A name
+    stands for the file that differs from it only in the Unicode form of its accents, as macOS stores it.
 
     Args:
         root: Folder or address for relative paths.
@@ -212,6 +214,8 @@ class Locator:
             InputError: Files of two folders of another machine would be one file here.
         """
         path = join(self.root, name)
+        if not name.isascii() and is_local(path) and not os.path.lexists(path):
+            path = same_name(path) or path
         is_foreign = "\\" in name or _DRIVE.match(name) is not None
         if not is_local(path) or not (is_foreign or self._search or os.path.isabs(name)):  # noqa: PTH117
             return path

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 from openblip.data.skips import Skips
 
-_MAX_REASONS = 20
+_MAX_REASONS = 30
 _MAX_ADDRESSES = 5
 
 

@@ -20,7 +20,7 @@ from openblip.data.sources.addresses import HUB_PREFIX
 from openblip.data.sources.base import Stream
 from openblip.data.sources.images import RootedSource, glob_root, open_images, path_kind
 from openblip.errors import ImageError, InputError
-from openblip.preprocess.files import check_limits, identify
+from openblip.preprocess.files import check_limits, identify, wrap_errors
 from openblip.preprocess.web import download
 
 if TYPE_CHECKING:
@@ -362,11 +362,11 @@ class DeferredImage:
             path = os.fspath(value)
             if not is_local(path):
                 value = download(path)
-            elif os.path.isfile(path):  # noqa: PTH113
-                with open(path, "rb") as file:  # noqa: PTH123
-                    value = file.read()
+            elif os.path.exists(path) and not os.path.isfile(path):  # noqa: PTH110, PTH113 (a pipe may never end)
+                raise ImageError(f"cannot read {path}: not a regular file")
             else:
-                raise ImageError(f"cannot read {path}: no such file, or not a regular file")
+                with wrap_errors(path), open(path, "rb") as file:  # noqa: PTH123
+                    value = file.read()
         if isinstance(value, (bytes, bytearray, memoryview)):
             return encode_frame(bytes(value), self.frame, self.name) if self.frame else bytes(value)
         raise InputError(f"{self.name} must be an image file, got {type(value).__name__}")

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import functools
 import io
+import os
 import re
 import struct
 import traceback
+import unicodedata
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from importlib import import_module
@@ -14,7 +16,7 @@ from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
-from PIL import Image
+from PIL import Image, TiffImagePlugin
 
 from openblip.errors import ImageError, InputError, OpenBlipError
 from openblip.preprocess.formats import RAW_SUFFIXES, describe_unreadable, suffix_of
@@ -41,7 +43,9 @@ def wrap_errors(name: str) -> Iterator[None]:
     except MemoryError as error:
         raise ImageError(f"cannot read {name}: not enough memory") from error
     except FileNotFoundError as error:
-        raise ImageError(f"cannot read {name}: no such file") from error
+        similar = same_name(name, ignore_case=True)
+        hint = f"; there is {os.path.basename(similar)}, in another case" if similar else ""  # noqa: PTH119
+        raise ImageError(f"cannot read {name}: no such file{hint}") from error
     except OSError as error:
         reason = error.strerror[0].lower() + error.strerror[1:] if error.strerror else _damaged(error)
         raise ImageError(f"cannot read {name}: {reason}") from error
@@ -52,6 +56,39 @@ def wrap_errors(name: str) -> Iterator[None]:
 def _damaged(error: Exception) -> str:
     reason = re.sub(r" <[\w.]+ object at 0x[0-9a-f]+>", "", str(error))  # an address would differ from run to run
     return f"damaged or truncated ({reason or type(error).__name__})"
+
+
+def same_name(path: str, *, ignore_case: bool = False) -> str | None:
+    """Return the file whose name is that of a path in another Unicode form, if there is exactly one.
+
+    Args:
+        path: Path of a file that does not exist.
+        ignore_case: Also accept a name in another case.
+
+    Returns:
+        The path of the file, or `None`.
+    """
+    folder, name = os.path.split(path)
+    try:
+        names = _names_by_form(folder or ".", Path(folder or ".").stat().st_mtime_ns, ignore_case)
+    except (OSError, ValueError):
+        return None
+    matches = [match for match in names.get(_normalize(name, ignore_case), []) if match != name]
+    return os.path.join(folder, matches[0]) if len(matches) == 1 else None  # noqa: PTH118
+
+
+@functools.lru_cache(maxsize=8)
+def _names_by_form(folder: str, modified: int, ignore_case: bool) -> dict[str, list[str]]:
+    """Return the names in a folder by their normal form. `modified` keeps an old list from being used."""
+    names: dict[str, list[str]] = {}
+    for name in os.listdir(folder):  # noqa: PTH208
+        names.setdefault(_normalize(name, ignore_case), []).append(name)
+    return names
+
+
+def _normalize(name: str, ignore_case: bool) -> str:
+    composed = unicodedata.normalize("NFC", name)
+    return composed.casefold() if ignore_case else composed
 
 
 def read_path(path: Path, target_size: int | None, limits: DecodeLimits | None = None) -> Image.Image:
@@ -116,6 +153,7 @@ def decode_image(
             raise ImageError(f"cannot read {name}: {describe_unreadable(start)}")
         with image:
             _refuse_programs(image, name)
+            _correct_planes(image)
             size = image.size
             if target_size is not None and image.format in ("JPEG", "MPO"):
                 image.draft("", (2 * target_size, 2 * target_size))
@@ -215,6 +253,23 @@ def _refuse_programs(image: Image.Image, name: str) -> None:
             raise ImageError(f"cannot read {name}: it is a RAW photo; convert it to JPEG or PNG first")
     if not image.width or not image.height:
         raise ImageError(f"cannot read {name}: an image must have pixels, got {image.width} x {image.height}")
+
+
+def _correct_planes(image: Image.Image) -> None:
+    """Correct how Pillow reads an uncompressed TIFF with a plane of 16 bits per channel: as 8 bits."""
+    if not isinstance(image, TiffImagePlugin.TiffImageFile) or image.mode not in ("RGB", "RGBA"):
+        return
+    tags = image.tag_v2
+    bits = tags.get(TiffImagePlugin.BITSPERSAMPLE, (8,))
+    if tags.get(TiffImagePlugin.PLANAR_CONFIGURATION) != 2 or bits[0] != 16:
+        return
+    order = "L" if tags.prefix == b"II" else "B"
+    image.tile = [
+        tile._replace(args=(f"{tile.args[0]};16{order}", *tile.args[1:]))
+        if tile.codec_name == "raw" and isinstance(tile.args, tuple) and tile.args[0] in tuple("RGBA")
+        else tile
+        for tile in image.tile
+    ]
 
 
 def _decode_color_pfm(file: IO[bytes]) -> Image.Image:

@@ -162,7 +162,9 @@ _OTHER_KINDS = (
 )  # fmt: skip
 _TEXT_KINDS = (
     (b"<svg", "it is an SVG drawing; render it to PNG first"),
-    (b"<?xml", "it is XML, perhaps an SVG drawing; render it to PNG first"),
+    (b"<?xml", "it is XML, such as an SVG drawing or the error message of a server"),
+    (b"http/1.", "it is the response of a web server with its headers; download the image again"),
+    (b"data:image/", "it is a data: address in text; decode its base64 first"),
     (b"<!doctype html", "it is a web page, not an image"),
     (b"<html", "it is a web page, not an image"),
     (b"%pdf", "it is a PDF; render its pages first"),
@@ -196,6 +198,8 @@ def describe_unreadable(start: bytes) -> str:
             return description
     if name:
         return f"it is a damaged {name} file, or of a kind that is not supported"
+    if late := _known_format(start.lstrip()):
+        return f"it has blanks or line ends before the {late} data; download it again"
     if not start.strip(b"\0"):
         return "it contains nothing but zero bytes; its download or its disk has failed"
     if _is_text(start):

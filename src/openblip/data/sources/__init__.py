@@ -65,8 +65,10 @@ def open_source(
     opened = _combine(list(opener.open(source)))
     if isinstance(opened, Stream) or len(opened):
         return opened
-    example = f"; the first: {opened.problems[0]}" if opened.problems else ""
-    raise InputError(f"{opened.name} has no record that can be used ({len(opened.problems)} bad rows{example})")
+    reason = "it has no rows"
+    if opened.problems:
+        reason = f"{len(opened.problems)} bad rows; the first: {opened.problems[0]}"
+    raise InputError(f"{opened.name} has no record that can be used ({reason})")
 
 
 class _Opener:

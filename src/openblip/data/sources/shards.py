@@ -30,7 +30,7 @@ from openblip.data.sources.folder import METADATA, is_taken, read_image, walk
 from openblip.data.sources.parquet import read_row_groups
 from openblip.data.sources.table import read_record
 from openblip.data.sources.tars import TarStream
-from openblip.data.sources.text import decode_csv_row, find_delimiter, is_csv, is_jsonl
+from openblip.data.sources.text import decode_csv_row, find_delimiter, is_csv, is_jsonl, iter_cells
 from openblip.errors import InputError
 from openblip.io import jsonlines
 from openblip.preprocess.formats import is_image_name
@@ -236,7 +236,7 @@ class _Planner:
 
     def _split_indexed(self, address: str) -> list[Shard]:
         root = "" if self.images is None else self.images
-        count = len(_open_indexed(address, root, _freeze(self.columns)))
+        count = len(_open_indexed(address, root, _modified(address), _freeze(self.columns)))
         starts = range(0, count, self.rows)
         return [
             Shard(_name(address, i), "indexed", address, i, min(i + self.rows, count), i, root=root) for i in starts
@@ -318,10 +318,15 @@ class _CountedLines:
 
 
 def _csv_reader(path: str, lines: Iterable[str]) -> Any:
+    return csv.reader(lines, delimiter=_find_delimiter(path), skipinitialspace=True)
+
+
+def _find_delimiter(path: str) -> str:
+    """Return the delimiter of a table."""
     csv.field_size_limit(max(csv.field_size_limit(), 2**27))
     with closing(_open(path)) as file:
         head = file.read(2**16).decode("utf-8-sig", "replace")
-    return csv.reader(lines, delimiter=find_delimiter(path, head)[0], skipinitialspace=True)
+    return find_delimiter(path, head)[0]
 
 
 def _open(path: str) -> IO[bytes]:
@@ -334,10 +339,16 @@ def _freeze(columns: Columns | None) -> tuple[tuple[str, str | tuple[str, ...]],
     return tuple((field, name if isinstance(name, str) else tuple(name)) for field, name in (columns or {}).items())
 
 
+def _modified(address: str) -> int:
+    """Return the time of the last change of a local file, so that an old index is not used for it."""
+    path = Path(address)
+    return path.stat().st_mtime_ns if is_local(address) and path.exists() else 0
+
+
 @functools.lru_cache(maxsize=2)
 def _open_indexed(
-    address: str, root: str, columns: tuple[tuple[str, Any], ...] = (), keep: tuple[str, ...] = ()
-) -> Any:
+    address: str, root: str, modified: int, columns: tuple[tuple[str, Any], ...] = (), keep: tuple[str, ...] = ()
+) -> Source:
     source = open_source(address, images=root or None, columns=dict(columns), keep=keep, stream=False)
     if not isinstance(source, Source):
         raise InputError(f"{address} cannot be divided into shards")
@@ -384,10 +395,11 @@ def _read_csv(shard: Shard, columns: Columns | None, keep: tuple[str, ...]) -> E
     with closing(_open(shard.address)) as file:
         header: list[str] = next(_csv_reader(shard.address, _CountedLines(file)), [])
         file.seek(shard.start)
-        reader = _csv_reader(shard.address, _CountedLines(file, shard.stop))
-        for cells in filter(None, reader):
-            address = f"{shard.address}:{shard.row - 1 + reader.line_num}"
-            row = decode_csv_row(header, cells)
+        for line, cells in iter_cells(_CountedLines(file, shard.stop), _find_delimiter(shard.address)):
+            if not cells:
+                continue
+            address = f"{shard.address}:{shard.row - 1 + line}"
+            row = cells if isinstance(cells, str) else decode_csv_row(header, cells)
             if isinstance(row, str):
                 yield Problem(address, row)
             else:
@@ -400,7 +412,7 @@ def _read_files(shard: Shard, columns: Columns | None, keep: tuple[str, ...]) ->
 
 
 def _read_indexed(shard: Shard, columns: Columns | None, keep: tuple[str, ...]) -> Entries:
-    source = _open_indexed(shard.address, shard.root, _freeze(columns), keep)
+    source = _open_indexed(shard.address, shard.root, _modified(shard.address), _freeze(columns), keep)
     if shard.start == 0:
         yield from source.problems
     for index in range(shard.start, min(shard.stop, len(source))):

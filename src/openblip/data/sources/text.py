@@ -15,7 +15,7 @@ import os
 import re
 import tokenize
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -29,7 +29,7 @@ from openblip.io import jsonlines
 from openblip.preprocess.formats import is_image_name
 
 LAYOUTS = (
-    'a list of rows, or {"images": [{"filename", "sentences": [{"raw"}]}]} (Karpathy), '
+    'a list of rows, or {"a.jpg": "a caption", ...}, or {"images": [{"filename", "sentences": [{"raw"}]}]} (Karpathy), '
     'or {"images": [{"id", "file_name"}], "annotations": [{"image_id", "caption"}]} (COCO), '
     'or {"data": {"questions", "answers", "dialogs"}} (VisDial)'
 )
@@ -123,7 +123,7 @@ def decode_csv_row(header: Sequence[str], cells: Sequence[str]) -> dict[str, Any
     if len(cells) > len(header):
         return f"the row has more fields than the header's {len(header)}"
     if any("\udc80" <= letter <= "\udcff" for value in cells for letter in value):
-        return "the row is not UTF-8"
+        return "the row is not UTF-8: save the file in this encoding"
     values: dict[str, Any] = dict.fromkeys(header)
     return values | {name: _parse_cell(value.strip()) for name, value in zip(header, cells, strict=False)}
 
@@ -147,11 +147,14 @@ def _iter_csv(
                 yield number, {"image": line.strip()}
         return
     delimiter, skipped = find_delimiter(path, text, columns, keep)
-    rows = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, skipinitialspace=True)
+    rows = iter_cells(io.StringIO(text, newline=""), delimiter)
     numbers = sorted({int(name) for names in columns.values() for name in _names(names) if name.isdecimal()})
     header: list[str] = []
-    for cells in rows:
-        if rows.line_num <= skipped or not any(cell.strip() for cell in cells):
+    for number, cells in rows:
+        if isinstance(cells, str):
+            yield number, cells
+            continue
+        if number <= skipped or not any(cell.strip() for cell in cells):
             continue
         if not header:
             header = [cell.strip() for cell in cells]
@@ -160,7 +163,43 @@ def _iter_csv(
             else:
                 _check_header(path, header, columns)
                 continue
-        yield rows.line_num, decode_csv_row(header, cells)
+        yield number, decode_csv_row(header, cells)
+
+
+def iter_cells(lines: Iterable[str], delimiter: str) -> Iterator[tuple[int, list[str] | str]]:
+    """Yield the rows of a table.
+
+    Args:
+        lines: The lines of the table.
+        delimiter: The delimiter.
+
+    Yields:
+        The number of the row's last line, and its cells. For a quote that is never closed, and would swallow the rows
+        below it, the number of its line and the reason.
+    """
+    pending: list[str] = []
+
+    def remember() -> Iterator[str]:
+        for line in lines:
+            pending.append(line)
+            yield line
+
+    rows = csv.reader(remember(), delimiter=delimiter, skipinitialspace=True)
+    for cells in rows:
+        count = len(pending)
+        if count > 1 and _is_unclosed(pending, delimiter):
+            yield rows.line_num - count + 1, f"a quote is not closed, and takes in the {count - 1} lines below"
+        else:
+            yield rows.line_num, cells
+        pending.clear()
+
+
+def _is_unclosed(lines: Iterable[str], delimiter: str) -> bool:
+    try:
+        list(csv.reader(lines, delimiter=delimiter, skipinitialspace=True, strict=True))
+    except csv.Error as error:
+        return "end of data" in str(error)
+    return False
 
 
 def is_jsonl(head: bytes) -> bool:
@@ -360,6 +399,13 @@ def _add_dialogs(builder: TableBuilder, content: Any, root: str) -> None:
 def _rows(path: str, content: Any, split: str | None) -> Iterator[tuple[int, Any]]:
     if isinstance(content, list):
         yield from enumerate(content)
+        return
+    if isinstance(content, dict) and any(name in content for name in IMAGE_COLUMNS if name != "images"):
+        yield 0, content
+        return
+    if isinstance(content, dict) and content and all(map(is_image_name, content)):
+        for number, (name, texts) in enumerate(content.items()):
+            yield number, {**(texts if isinstance(texts, dict) else {"captions": texts}), "image": name}
         return
     images = content.get("images") if isinstance(content, dict) else None
     if not isinstance(images, list) or not all(isinstance(entry, dict) for entry in images):
