@@ -249,7 +249,7 @@ def _search_beams(session: Session, prompts: Ids, options: Options) -> list[list
 
         # Store the results of finished items, and drop their rows.
         if done.any():
-            for index in np.flatnonzero(done):
+            for index in np.flatnonzero(done).tolist():
                 results[live[index]] = _to_hypotheses(complete, index, prompt_length, options)
             kept = np.flatnonzero(~done)
             session.keep(kept)

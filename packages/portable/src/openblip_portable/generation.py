@@ -3,12 +3,15 @@
 Shapes: I images, Q questions, T tokens.
 """
 
+# A path is a string and a file is an iterator, so type checkers see overlaps in the overloads. The first one fits.
+# mypy: disable-error-code="overload-overlap"
+
 from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
-from typing import Any, TypeVar, overload
+from typing import TYPE_CHECKING, Any, TypedDict, TypeVar, overload
 
 import numpy as np
 
@@ -19,7 +22,33 @@ from openblip_portable.images import ImageInput
 from openblip_portable.results import Answer, Caption
 from openblip_portable.runtime import Array, Floats, Ids
 
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
 RankedT = TypeVar("RankedT", Caption, Answer)
+
+
+class CaptionOptions(TypedDict, total=False):
+    """Options of `Captioner.caption`, which documents them."""
+
+    num_beams: int | None
+    n: int
+    min_new_tokens: int | None
+    max_new_tokens: int | None
+    length_penalty: float | None
+    repetition_penalty: float | None
+    no_repeat_ngram_size: int | None
+
+
+class AnswerOptions(TypedDict, total=False):
+    """Options of `Answerer.ask`, which documents them."""
+
+    answers: Sequence[str] | None
+    n: int
+    num_beams: int | None
+    min_new_tokens: int | None
+    max_new_tokens: int | None
+    length_penalty: float | None
 
 
 class Captioner(Task):
@@ -28,14 +57,24 @@ class Captioner(Task):
     name = "caption"
 
     @overload
-    def caption(self, images: ImageInput, *, prompt: str | None = None, **options: Any) -> Caption: ...
+    def caption(
+        self, images: ImageInput, *, prompt: str | None = None, **options: Unpack[CaptionOptions]
+    ) -> Caption: ...
     @overload
     def caption(
-        self, images: Iterator[ImageInput], *, prompt: str | Iterable[str | None] | None = None, **options: Any
+        self,
+        images: Iterator[ImageInput],
+        *,
+        prompt: str | Iterable[str | None] | None = None,
+        **options: Unpack[CaptionOptions],
     ) -> Iterator[Caption]: ...
     @overload
     def caption(
-        self, images: Iterable[ImageInput], *, prompt: str | Iterable[str | None] | None = None, **options: Any
+        self,
+        images: Iterable[ImageInput],
+        *,
+        prompt: str | Iterable[str | None] | None = None,
+        **options: Unpack[CaptionOptions],
     ) -> list[Caption]: ...
     def caption(
         self,
@@ -120,12 +159,17 @@ class Answerer(Task):
     name = "vqa"
 
     @overload
-    def ask(self, images: ImageInput, questions: str, **options: Any) -> Answer: ...
-    @overload
-    def ask(self, images: Iterator[ImageInput], questions: str | Iterable[str], **options: Any) -> Iterator[Answer]: ...
+    def ask(self, images: ImageInput, questions: str, **options: Unpack[AnswerOptions]) -> Answer: ...
     @overload
     def ask(
-        self, images: ImageInput | Iterable[ImageInput], questions: str | Iterable[str], **options: Any
+        self, images: Iterator[ImageInput], questions: str | Iterable[str], **options: Unpack[AnswerOptions]
+    ) -> Iterator[Answer]: ...
+    @overload
+    def ask(
+        self,
+        images: ImageInput | Iterable[ImageInput],
+        questions: str | Iterable[str],
+        **options: Unpack[AnswerOptions],
     ) -> list[Answer]: ...
     def ask(
         self,

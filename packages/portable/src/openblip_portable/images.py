@@ -66,7 +66,7 @@ def open_image(source: ImageInput, size: int, *, exact_decode: bool = False) -> 
         with Image.open(file) as image:
             full_size = image.size
             if not exact_decode and image.format in ("JPEG", "MPO"):
-                image.draft("", (2 * size, 2 * size))  # type: ignore[arg-type]  # the mode stays
+                image.draft("", (2 * size, 2 * size))
             return _to_square(image, full_size, size)
     except UnidentifiedImageError as error:
         raise ImageError(f"cannot read {name}: it is no image, or of a format that Pillow does not read") from error

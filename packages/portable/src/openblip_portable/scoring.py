@@ -3,8 +3,12 @@
 Shapes: I images, B texts, T tokens, E embedding width.
 """
 
+# A path is a string and a file is an iterator, so type checkers see overlaps in the overloads. The first one fits.
+# mypy: disable-error-code="overload-overlap"
+
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, Literal, TypeAlias, overload
 
@@ -283,7 +287,7 @@ class Grounder(Task):
                 for index, (shares, logprob) in enumerate(zip(edges, logprobs, strict=True)):
                     image = index * len(batch) // len(rows)
                     sides = np.tile(np.array(sizes[image], np.float64), 2)
-                    boxes[image].append(Box(*(shares * sides).tolist(), float(np.exp(logprob))))
+                    boxes[image].append(_to_box(shares * sides, float(logprob)))
             yield from boxes
 
     def _tokenize(self, expression: str) -> list[int]:
@@ -361,6 +365,11 @@ class Comparer(Task):
                         for score, share in zip(scores, shares, strict=True)
                     ]
             yield from found
+
+
+def _to_box(edges: Array, logprob: float) -> Box:
+    left, top, right, bottom = edges.tolist()
+    return Box(left, top, right, bottom, math.exp(logprob))
 
 
 def _listed(images: Any) -> Iterable[Any]:
