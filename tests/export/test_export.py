@@ -6,6 +6,8 @@ One export of all tasks serves the file: converting a graph takes a second.
 from __future__ import annotations
 
 import json
+import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, cast
 
@@ -15,17 +17,21 @@ import pytest
 import torch
 from torch import nn
 
+import openblip
 from openblip.checkpoints import bundle, read, write
 from openblip.cli import main
 from openblip.errors import InputError, UnsupportedTaskError
 from openblip.export.graphs import EXPORTED_TASKS, Graph, build_graphs
+from openblip.export.manifest import describe_folder
 from openblip.export.onnx import OPSET, convert_to_onnx, quantize, store_in_fp16
 from openblip.export.parity import TOLERANCE, compare_graph, compare_results
-from openblip.export.run import export_model
+from openblip.export.run import export_model, save_openvino
 from openblip.export.runtime import load_onnx
 from openblip.preprocess.settings import ImageSettings
 from openblip.tasks import TaskName
-from tests.toys import toy_hybrid, toy_model, toy_tokenizer
+from openblip_portable import Answerer, Captioner, Comparer, Embedder, ExportError, ExportFolder, Grounder, Matcher
+from openblip_portable.cli import main as portable_main
+from tests.toys import toy_hybrid, toy_image, toy_model, toy_tokenizer
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -57,6 +63,34 @@ def exported(source: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         main(["export", str(source), "--to", "onnx", "--out", str(folder)])
     assert exit_info.value.code == 0
     return folder
+
+
+@pytest.fixture(scope="module")
+def folder(exported: Path) -> ExportFolder:
+    """The export as `openblip-portable` opens it, with one thread."""
+    return ExportFolder(exported, threads=1)
+
+
+@pytest.fixture(scope="module")
+def blip(source: Path) -> openblip.Blip:
+    return openblip.load(source, engine="torch", precision="fp32")
+
+
+IMAGES = [toy_image(seed, 60 + 30 * seed, 50) for seed in range(5)]
+TEXTS = ["a dog on the grass", "two people", "is the sky blue?"]
+
+
+def approx(results: Any) -> Any:
+    """Results as dictionaries whose numbers may differ a little."""
+    if isinstance(results, list):
+        return [approx(result) for result in results]
+    if isinstance(results, dict):
+        return {key: approx(value) for key, value in results.items()}
+    return pytest.approx(results, abs=2e-5) if isinstance(results, float) else results
+
+
+def as_dicts(results: Any) -> Any:
+    return [as_dicts(result) for result in results] if isinstance(results, list) else results.to_dict()
 
 
 def manifest_of(folder: Path) -> dict[str, Any]:
@@ -179,7 +213,6 @@ def test_a_wrong_graph_fails_the_report(exported: Path) -> None:
 def test_openvino_reads_the_graphs_with_their_names(exported: Path, source: Path, tmp_path: Path) -> None:
     """The conversion is the one of `--to openvino`, without exporting the graphs again."""
     pytest.importorskip("openvino")
-    from openblip.export.run import save_openvino
     from openblip.export.runtime import load_openvino
 
     entry = manifest_of(exported)["tasks"]["caption"]["graphs"]
@@ -233,3 +266,194 @@ def test_the_command_line_refuses_to_overwrite(
         main(["export", str(source), "--out", str(exported)])
     assert exit_info.value.code == 2
     assert "exists" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"num_beams": 1},
+        {},
+        {"n": 3},
+        {"num_beams": 2, "max_new_tokens": 5, "length_penalty": 2.0},
+        {"num_beams": 1, "repetition_penalty": 1.5, "no_repeat_ngram_size": 2, "min_new_tokens": 4},
+        {"num_beams": 3, "repetition_penalty": 1.3, "no_repeat_ngram_size": 2, "min_new_tokens": 6},
+        {"num_beams": 400, "max_new_tokens": 2},  # more candidates than the vocabulary has words
+    ],
+    ids=str,
+)
+def test_portable_captions_are_openblips(folder: ExportFolder, blip: openblip.Blip, options: dict[str, Any]) -> None:
+    expected = blip.caption(IMAGES, **options)
+    captions = Captioner(folder, batch_size=2).caption(IMAGES, **options)
+    assert len({caption.text for caption in captions}) > 1
+    assert as_dicts(captions) == approx(as_dicts(expected))
+
+
+def test_portable_captions_continue_prompts_of_any_length(folder: ExportFolder, blip: openblip.Blip) -> None:
+    prompts = ["a", None, "a photo of the", "a dog", None]
+    expected = blip.caption(IMAGES, prompt=prompts)
+    assert as_dicts(Captioner(folder).caption(IMAGES, prompt=prompts)) == approx(as_dicts(expected))
+    assert Captioner(folder).caption(IMAGES[1], prompt="the").text == blip.caption(IMAGES[1], prompt="the").text
+
+
+def test_portable_answers_are_openblips(folder: ExportFolder, blip: openblip.Blip) -> None:
+    answerer = Answerer(folder, batch_size=3)
+    assert as_dicts(answerer.ask(IMAGES, TEXTS[2])) == approx(as_dicts(blip.ask(IMAGES, TEXTS[2])))
+    assert as_dicts(answerer.ask(IMAGES[0], TEXTS, n=2)) == approx(as_dicts(blip.ask(IMAGES[0], TEXTS, n=2)))
+    closed: dict[str, Any] = {"answers": ["yes", "no", "two people", "two dogs"], "n": 4}
+    expected = as_dicts(blip.ask(IMAGES[:3], TEXTS, **closed))
+    assert as_dicts(answerer.ask(IMAGES[:3], TEXTS, **closed)) == approx(expected)
+
+
+def test_portable_matches_and_labels_are_openblips(folder: ExportFolder, blip: openblip.Blip) -> None:
+    matcher = Matcher(folder, batch_size=2)
+    assert as_dicts(matcher.match(IMAGES, TEXTS)) == approx(as_dicts(blip.match(IMAGES, TEXTS)))
+    assert as_dicts(matcher.match(IMAGES[0], "a dog")) == approx(as_dicts(blip.match(IMAGES[0], "a dog")))
+    paired = as_dicts(blip.match(IMAGES[:3], TEXTS, paired=True))
+    assert as_dicts(matcher.match(IMAGES[:3], TEXTS, paired=True)) == approx(paired)
+    for by in ("itc", "itm"):
+        labels: dict[str, Any] = {"labels": ["dog", "cat", "sky"], "by": by, "n": 3}
+        assert as_dicts(matcher.classify(IMAGES, **labels)) == approx(as_dicts(blip.classify(IMAGES, **labels)))
+
+
+def test_portable_embeddings_are_openblips(folder: ExportFolder, blip: openblip.Blip) -> None:
+    embedder = Embedder(folder, batch_size=2)
+    assert np.allclose(embedder.embed_images(IMAGES), blip.embed_images(IMAGES), atol=1e-5)
+    assert np.allclose(embedder.embed_texts(TEXTS), blip.embed_texts(TEXTS), atol=1e-5)
+    assert embedder.embed_texts("a dog").shape == embedder.embed_images(IMAGES[0]).shape == (16,)
+    assert embedder.embed_images([]).shape == embedder.embed_texts([]).shape == (0, 16)
+
+
+def test_portable_boxes_are_openblips(folder: ExportFolder, blip: openblip.Blip) -> None:
+    grounder = Grounder(folder, batch_size=2)
+    assert as_dicts(grounder.ground(IMAGES, "the dog")) == approx(as_dicts(blip.ground(IMAGES, "the dog")))
+    assert as_dicts(grounder.ground(IMAGES[3], TEXTS)) == approx(as_dicts(blip.ground(IMAGES[3], TEXTS)))
+
+
+def test_portable_comparisons_are_openblips(folder: ExportFolder, blip: openblip.Blip) -> None:
+    comparer, right = Comparer(folder, batch_size=2), IMAGES[::-1]
+    expected = as_dicts(blip.compare(IMAGES, right, "both show a dog"))
+    assert as_dicts(comparer.compare(IMAGES, right, "both show a dog")) == approx(expected)
+    expected = as_dicts(blip.compare(IMAGES[0], IMAGES[1], TEXTS))
+    assert as_dicts(comparer.compare(IMAGES[0], IMAGES[1], TEXTS)) == approx(expected)
+
+
+def test_portable_results_have_the_shape_of_the_input(folder: ExportFolder) -> None:
+    captioner = Captioner(folder, batch_size=2)
+    texts = [caption.text for caption in captioner.caption(IMAGES, num_beams=1)]
+    assert [caption.text for caption in captioner.caption(iter(IMAGES), num_beams=1)] == texts
+    assert captioner.caption(IMAGES[2], num_beams=1).text == texts[2], "one image alone gives what its batch gave"
+    assert captioner.caption([]) == []
+
+
+def test_portable_runs_openvino(exported: Path, tmp_path: Path, blip: openblip.Blip) -> None:
+    """The same files in the other format, as `--to openvino` writes them."""
+    pytest.importorskip("openvino")
+    task = manifest_of(exported)["tasks"]["caption"]
+    for role, file in task["graphs"].items():
+        save_openvino(exported / file, tmp_path / f"{role}.xml", "fp16")
+        task["graphs"][role] = f"{role}.xml"
+    shutil.copy(exported / "tokenizer.json", tmp_path)
+    write_manifest(tmp_path, {"caption": task}, runtime="openvino", precision="fp16")
+    scores = [caption.score for caption in Captioner(tmp_path, threads=1).caption(IMAGES[:2])]
+    assert scores == pytest.approx([caption.score for caption in blip.caption(IMAGES[:2])], abs=0.05)
+
+
+def test_int8_results_do_not_depend_on_the_batch(exported: Path, tmp_path: Path) -> None:
+    """onnxruntime rounds all rows of a call with one scale, so each image and text is a call of its own."""
+    entry = manifest_of(exported)["tasks"]["retrieval"]
+    for role, file in entry["graphs"].items():
+        model = onnx.load(exported / file)
+        onnx.save(quantize(model) if role in ("match", "text_embedding") else model, tmp_path / file)
+    shutil.copy(exported / "tokenizer.json", tmp_path)
+    write_manifest(tmp_path, {"retrieval": entry}, runtime="onnx", precision="int8")
+    matcher = Matcher(tmp_path, threads=1)
+    together = matcher.match(IMAGES[:3], TEXTS)
+    assert together == [[matcher.match(image, text) for text in TEXTS] for image in IMAGES[:3]]
+
+
+def write_manifest(folder: Path, tasks: dict[str, Any], *, runtime: str, precision: str) -> None:
+    content = describe_folder(folder, tasks, runtime=runtime, precision=precision, opset=OPSET, source="toys")
+    (folder / "manifest.json").write_text(json.dumps(content))
+
+
+def copy_of(exported: Path, tmp_path: Path, change: Callable[[dict[str, Any]], object] | None = None) -> Path:
+    """A copy of an export, its manifest changed."""
+    folder = tmp_path / "copy"
+    shutil.copytree(exported, folder)
+    if change is not None:
+        manifest = manifest_of(folder)
+        change(manifest)
+        (folder / "manifest.json").write_text(json.dumps(manifest))
+    return folder
+
+
+def test_an_incomplete_export_is_refused(exported: Path, tmp_path: Path) -> None:
+    folder = copy_of(exported, tmp_path)
+    stem = folder / "stem.onnx"
+    content = stem.read_bytes()
+    stem.write_bytes(content[:-1])
+    with pytest.raises(ExportError, match=r"stem\.onnx must have \d+ bytes, got \d+: it was cut off"):
+        Captioner(folder)
+    stem.unlink()
+    with pytest.raises(ExportError, match=r"lacks stem\.onnx, which its manifest lists"):
+        Captioner(folder)
+    stem.write_bytes(bytes([content[0] ^ 1]) + content[1:])
+    with pytest.raises(ExportError, match=r"stem\.onnx is damaged: its SHA-256 differs"):
+        ExportFolder(folder).verify()
+    (folder / "manifest.json").unlink()
+    with pytest.raises(ExportError, match=r"has no manifest\.json: it is no export, or .* cut off"):
+        Captioner(folder)
+    with pytest.raises(ExportError, match="there is none"):
+        Captioner(tmp_path / "nothing")
+
+
+@pytest.mark.parametrize("name", ["../secret", "/etc/passwd", "a/b", "a\\b", "C:x", "", "..", "."])
+def test_names_outside_the_folder_are_refused(exported: Path, tmp_path: Path, name: str) -> None:
+    (tmp_path / "secret").write_bytes(b"x")
+    folder = copy_of(exported, tmp_path, lambda m: m["files"].update({name: {"bytes": 1, "sha256": ""}}))
+    with pytest.raises(ExportError, match="must name plain files inside its folder"):
+        ExportFolder(folder)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("format", "other", "must have the format 'openblip-export'"),
+        ("format_version", 2, r"has format version 2 \(openblip .*reads version 1; export again"),
+        ("format_version", None, "has format version None"),
+        ("runtime", "tflite", "the runtime must be one of onnx, openvino, got 'tflite'"),
+        ("files", None, "is damaged"),
+        ("tasks", {"caption": {"graphs": {"stem": "x.onnx"}, "tokenizer": "t"}}, "'x.onnx' of 'caption' is not among"),
+    ],
+)
+def test_other_versions_and_damaged_manifests_are_refused(
+    exported: Path, tmp_path: Path, key: str, value: Any, message: str
+) -> None:
+    with pytest.raises(ExportError, match=message):
+        ExportFolder(copy_of(exported, tmp_path, lambda manifest: manifest.update({key: value})))
+
+
+def test_a_task_that_was_not_exported_is_named(exported: Path, tmp_path: Path) -> None:
+    folder = copy_of(exported, tmp_path, lambda manifest: manifest["tasks"].pop("vqa"))
+    with pytest.raises(ExportError, match="has no 'vqa', only caption, .*; export it with --task vqa"):
+        Answerer(folder)
+
+
+def test_the_portable_command_line(
+    exported: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], folder: ExportFolder
+) -> None:
+    good, bad = tmp_path / "good.png", tmp_path / "bad.png"
+    IMAGES[0].save(good)
+    bad.write_bytes(b"no image")
+    model = ["--model", str(exported), "--threads", "1"]
+    assert portable_main(["caption", str(good), *model]) == 0
+    text = Captioner(folder).caption(good).text
+    assert capsys.readouterr().out == f"{text}\n"
+    assert portable_main(["caption", "--json", str(bad), str(good), *model]) == 3
+    output = capsys.readouterr()
+    assert json.loads(output.out)["text"] == text
+    assert f"cannot read {bad}" in output.err
+    assert portable_main(["check", *model]) == 0
+    assert "complete: caption, vqa, retrieval, grounding, nlvr" in capsys.readouterr().out
+    assert portable_main(["caption", str(good), "--model", str(tmp_path)]) == 1
+    assert "has no manifest.json" in capsys.readouterr().err

@@ -105,8 +105,8 @@ class Session:
     def step(self, ids: Ids) -> Floats:
         """Append tokens (rows, T) to all rows; return the logits (rows, V) of the next token."""
         items, width = self.keys.shape[1:3]
-        mask = [] if self.mask is None else [self.mask]
-        inputs = [ids.reshape(items, width, -1), self.keys, self.values, *mask, *self.memory]
+        mask: list[Array] = [] if self.mask is None else [self.mask]
+        inputs: list[Array] = [ids.reshape(items, width, -1), self.keys, self.values, *mask, *self.memory]
         logits, self.keys, self.values = self.graph(inputs)
         return logits.reshape(items * width, -1)
 
