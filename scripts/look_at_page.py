@@ -25,8 +25,10 @@ import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from io import BytesIO
 from pathlib import Path
 
+from PIL import Image
 from playwright.sync_api import Browser, ConsoleMessage, Dialog, Error, Page, Request, Route, sync_playwright
 
 PHOTOS = Path(__file__).parents[1] / "examples" / "photos"
@@ -137,7 +139,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--shots", type=Path, help="folder to write screenshots to")
     parser.add_argument("--only", metavar="CHECK", nargs="*", help="run these checks only")
+    parser.add_argument("--picture", type=Path, help="write the picture of the documentation to this file, and stop")
     arguments = parser.parse_args()
+    if arguments.picture:
+        take_picture(arguments.picture)
+        return
     if arguments.shots:
         arguments.shots.mkdir(parents=True, exist_ok=True)
     axe = read_axe()
@@ -363,7 +369,12 @@ def same(first: object, second: object) -> bool:
 def cancel_and_fail(visit: Visit, photos: list[Path]) -> None:
     """Cancel a request, and show errors of the server as its sentences."""
     page = visit.page
-    visit.open("#ask")
+    offer(page, "", verbs=[])
+    page.goto(f"{visit.origin}/#ask")
+    page.wait_for_selector("#loading:visible", timeout=WAIT)
+    page.unroute("**/v1/info")
+    page.wait_for_selector("body[data-verb]", timeout=WAIT)
+    visit.check(page.locator("#loading").is_hidden(), "the page waits until the model is loaded")
     page.set_input_files("#files", photos[0])
     page.fill("#panel-ask [name=question]", "what is it?")
     held: list[Route] = []
@@ -550,6 +561,24 @@ def ask_for_key(visit: Visit, photos: list[Path]) -> None:
     visit.check(page.locator("#banner button").inner_text() == "Enter a key", "without a key the page says so")
     page.goto(f"{visit.origin}/docs")
     page.wait_for_selector("dialog[open]", timeout=WAIT)
+
+
+def take_picture(path: Path) -> None:
+    """Write the picture of the documentation: the heat map of a word."""
+    with serve() as origin, sync_playwright() as driver:
+        browser = driver.chromium.launch(executable_path=shutil.which("chromium"), args=["--no-sandbox"])
+        page = browser.new_page(viewport={"width": 1200, "height": 680})
+        page.goto(f"{origin}/#explain")
+        page.wait_for_selector("body[data-verb]", timeout=WAIT)
+        page.set_input_files("#files", PHOTOS / "photographer.jpg")
+        page.fill("#panel-explain [name=text]", "a man with a camera")
+        page.click("#panel-explain [type=submit]")
+        page.click(".word:has-text('camera')", timeout=WAIT)
+        page.mouse.move(1, 1)
+        picture = Image.open(BytesIO(page.screenshot()))
+        browser.close()
+    picture.convert("RGB").save(path, optimize=True)
+    print(f"{path}: {path.stat().st_size} bytes")
 
 
 def offer(page: Page, verb: str, **changes: object) -> None:

@@ -64,7 +64,7 @@ function render(result) {
       h("span", { class: "numbers" },
         `probability${answer === null ? "" : " of the answer"} ${percent(explanation.probability)}`),
       h("span", { class: "scale" }, "less ", h("span", { class: "ramp", "aria-hidden": "true" }), " more heat")),
-    h("p", { class: "hint" }, "Point at a word, or tap it, to see where the model looked for it (Grad-CAM)."));
+    h("p", { class: "hint" }, "Point at a word, or tap it, to see where the model looked for it."));
 }
 
 export function connect() {

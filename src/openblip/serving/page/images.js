@@ -6,6 +6,7 @@ import { emit, on, state } from "./state.js";
 import * as stage from "./stage.js";
 
 const MOST_IMAGES = 64; // previews stay in memory
+const THUMBNAIL = 112; // pixels; previews of whole photos would need gigabytes
 const EXTENSIONS = /\.(avif|bmp|gif|heic|heif|jfif|jpe?g|jxl|png|tiff?|webp)$/i;
 let nextId = 1;
 
@@ -24,7 +25,7 @@ export function addFiles(files) {
   const limit = state.info?.limits.max_body_bytes ?? Infinity;
   const fitting = images.filter((file) => file.size < limit);
   const added = fitting.slice(0, MOST_IMAGES - state.images.length)
-    .map((file) => ({ id: nextId++, file, url: URL.createObjectURL(file) }));
+    .map((file) => ({ id: nextId++, file, url: URL.createObjectURL(file), bitmap: null }));
   if (fitting.length < images.length) notify(`Images may have at most ${megabytes(limit)}.`);
   else if (added.length < fitting.length) notify(`This page holds at most ${MOST_IMAGES} images.`);
   else if (skipped) notify(skipped === 1 ? "One file is not an image." : `${skipped} files are not images.`);
@@ -79,9 +80,15 @@ function drawStrip() {
 
 /** Return a small preview. Formats that the browser cannot show get their ending instead. */
 export function thumbnail(image) {
-  const preview = h("img", { src: image.url, alt: "", class: "thumbnail" });
-  const ending = image.file.name.split(".").at(-1).slice(0, 5);
-  preview.addEventListener("error", () => preview.replaceWith(h("span", { class: "thumbnail" }, ending)));
+  const preview = h("canvas", { width: THUMBNAIL, height: THUMBNAIL, class: "thumbnail" });
+  image.bitmap ??= createImageBitmap(image.file, { resizeHeight: THUMBNAIL, resizeQuality: "medium" });
+  image.bitmap.then((bitmap) => {
+    preview.width = bitmap.width;
+    preview.getContext("2d").drawImage(bitmap, 0, 0);
+  }, () => {
+    const ending = image.file.name.split(".").at(-1).slice(0, 5);
+    preview.replaceWith(h("span", { class: "thumbnail" }, ending));
+  });
   return preview;
 }
 

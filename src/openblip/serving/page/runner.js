@@ -100,6 +100,7 @@ function sentence(error) {
 
 /** Return the images, or ask for some. */
 export function requireImages(images, wanted = 1) {
+  if (!state.info) throw new InputNeeded("The server is not ready yet.");
   if (images.length >= wanted) return images;
   const button = document.querySelector(state.images.length ? "#stage .choose" : "#empty .choose");
   throw new InputNeeded(wanted === 1 ? "Add an image first." : `Add ${wanted} images first.`, button ?? byId("files"));

@@ -3,7 +3,7 @@
 export const state = {
   info: null, // the answer of GET v1/info
   model: null, // name of the model that requests name
-  images: [], // { id, file, url }
+  images: [], // { id, file, url, bitmap }
   selected: null, // one of the images
   verb: null, // name of the open panel
 };
