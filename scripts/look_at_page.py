@@ -161,6 +161,9 @@ def main() -> None:
         if not arguments.only or "ask_for_key" in arguments.only:
             with serve(key=KEY) as guarded:
                 problems += in_every_window(ask_for_key, browser, guarded, axe, arguments.shots, copies)
+        if not arguments.only or "edit_captions" in arguments.only:
+            with serve("--edit", make_folder(copies), key=KEY) as editor:
+                problems += in_every_window(edit_captions, browser, editor, axe, arguments.shots, copies)
         browser.close()
     if problems:
         sys.exit("\n".join(["", *problems]))
@@ -563,6 +566,24 @@ def ask_for_key(visit: Visit, photos: list[Path]) -> None:
     page.wait_for_selector("dialog[open]", timeout=WAIT)
 
 
+def edit_captions(visit: Visit, photos: list[Path]) -> None:
+    """Open the caption editor with a key, and edit a caption: it is saved into the file next to the image."""
+    page = visit.page
+    page.goto(f"{visit.origin}/edit")
+    visit.look("edit-login")
+    page.fill("input[name=key]", KEY)
+    page.click("button:text-is('Open')")
+    page.wait_for_selector("article textarea", timeout=WAIT)
+    visit.look("edit")
+    text = f"{visit.name} {HOSTILE_TEXT}"
+    with page.expect_response(lambda response: response.request.method != "GET") as saved:
+        page.locator("article textarea").first.fill(text)
+        page.keyboard.press("Tab")
+    visit.check(saved.value.ok, f"the caption is saved, not {saved.value.status}")
+    files = [path.read_text() for path in (photos[0].parent / "edited").glob("*.txt")]
+    visit.check(text in [content.strip() for content in files], "the text is in the file next to the image")
+
+
 def take_picture(path: Path) -> None:
     """Write the picture of the documentation: the heat map of a word."""
     with serve() as origin, sync_playwright() as driver:
@@ -610,6 +631,16 @@ def make_photos(folder: Path) -> list[Path]:
         "rocket.jpg": "rocket.jpg",
     }
     return [Path(shutil.copy(PHOTOS / source, folder / name)) for source, name in names.items()]
+
+
+def make_folder(photos: list[Path]) -> str:
+    """Copy the photos, each with a caption, and return their folder."""
+    folder = photos[0].parent / "edited"
+    folder.mkdir()
+    for photo in photos:
+        shutil.copy(photo, folder)
+        (folder / photo.with_suffix(".txt").name).write_text("a caption")
+    return str(folder)
 
 
 def make_index(photos: list[Path]) -> str:

@@ -175,7 +175,9 @@ class Gate:
         origin, site = headers.get("origin"), headers.get("sec-fetch-site")
         if origin in self._options.origins and origin is not None:
             return
-        if origin is not None and not _is_same_origin(origin, headers.get("host", "")):
+        # Browsers hide the origin of forms, because of the referrer policy; no page can set Sec-Fetch-Site.
+        is_hidden = origin == "null" and site == "same-origin"
+        if origin is not None and not is_hidden and not _is_same_origin(origin, headers.get("host", "")):
             raise ApiError(403, "requests from pages of other sites are refused", code="foreign_origin")
         # A link from another site may open the page itself, and nothing else.
         opens_page = scope["method"] == "GET" and scope["path"] in ("/", "/edit", "/docs")
