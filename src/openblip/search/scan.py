@@ -1,7 +1,11 @@
 """Exact search in a matrix: every row is scored, and the best ones are scored again in float64.
 
-A score in float32 differs from the exact one by at most `(E + 2) * 2**-24` for rows of norm 1. Rows that are closer to
-the n-th best than twice this bound are compared in float64, so that the result is that of float64 brute force.
+The first scores have errors with a known bound: those of float32, `(E + 2) * 2**-24` for rows of norm 1, and with faiss
+those of rows rounded to fp16, `2**-11`. Rows that are closer to the n-th best than twice the bound are compared in
+float64, so that the result is that of float64 brute force over the stored rows.
+
+A scan takes as long as reading the rows. From the second query on, faiss therefore reads a copy of fp32 rows in fp16,
+which is half as large.
 
 Shapes: N rows, E width, R selected rows, n results.
 """
@@ -24,26 +28,33 @@ from openblip.search.matrix import Rows
 Indices: TypeAlias = "NDArray[np.int64]"
 Float64s: TypeAlias = "NDArray[np.float64]"
 
-_UNIT = 2.0**-24  # rounding error of float32
 _NORM = 1.01  # rows in fp16 are not exactly of norm 1
+_FP16_UNIT = 2.0**-11 + 2.0**-20  # rounding error of a row of norm 1, with that of its smallest values
 _GATHER_SHARE = 8  # up to one row in so many is copied out of the matrix; more are masked
-_BLOCK = 1 << 14  # rows of fp16 that numpy converts at once
-_MORE = 64  # candidates beyond n that faiss returns at first
+_CODES_SHARE = 8  # faiss returns at most one row in so many
+_BLOCK = 1 << 14  # rows that are converted at once
+_MORE = 256  # candidates beyond n that faiss returns at first
 
 
 class Scanner:
-    """Finds the rows of a matrix with the highest cosine, exactly.
+    """Finds the rows of a matrix with the highest cosine, exactly. Threads may share it.
 
     Args:
         matrix: Rows (N, E) of norm 1, fp32 or fp16.
         use_faiss: Whether to scan with faiss; by default if it is installed.
+        previous: Scanner of the first rows of the same matrix, whose copy in fp16 is used again.
     """
 
-    def __init__(self, matrix: Rows, *, use_faiss: bool | None = None) -> None:
+    def __init__(self, matrix: Rows, *, use_faiss: bool | None = None, previous: Scanner | None = None) -> None:
         self.matrix = matrix
         self.faiss = _import_faiss() if use_faiss or (use_faiss is None and has_faiss()) else None
-        self._codes: Any = None  # the fp16 rows in faiss
+        self._codes: Any = None  # the rows in fp16, in faiss
+        self._known: Any = None  # the first of them
+        self._queries = 0
         self._lock = threading.Lock()
+        if previous is not None:
+            self._known = previous._known if previous._codes is None else previous._codes
+            self._queries = previous._queries
         if matrix.dtype == np.float16 and self.faiss is None and len(matrix):
             warnings.warn(f"numpy scans fp16 embeddings slowly; faiss does not: {install_hint('search')}", stacklevel=2)
 
@@ -80,11 +91,9 @@ class Scanner:
         if n < 1 or count == 0:
             return np.empty(0, np.int64), np.empty(0)
         if rows is not None and len(rows) * _GATHER_SHARE <= len(self.matrix):
-            candidates = self._best_of(self.matrix[rows], exact, n, None)
-            candidates = rows[candidates]
+            candidates = rows[self._best_scores(self.matrix[rows], exact, n, None)]
         else:
-            mask = self._mask(rows, excluded)
-            candidates = self._best_of(self.matrix, exact, n, mask)
+            candidates = self._best_rows(exact, n, self._mask(rows, excluded))
         cosines = (self.matrix[candidates].astype(np.float64) * exact).sum(1)
         order = np.lexsort((candidates, -cosines))[:n]
         return candidates[order], cosines[order]
@@ -100,58 +109,81 @@ class Scanner:
             mask[excluded] = False
         return mask
 
-    def _best_of(self, matrix: Rows, query: Float64s, n: int, mask: NDArray[np.bool_] | None) -> Indices:
-        """Return a superset of the `n` best rows, in any order."""
-        margin = 2 * _NORM * (len(query) + 2) * _UNIT
-        if matrix is self.matrix and matrix.dtype == np.float16 and self.faiss is not None:
-            return self._best_codes(query, n, margin, mask)
-        scores = self._score(matrix, query.astype(np.float32))
+    def _best_rows(self, query: Float64s, n: int, mask: NDArray[np.bool_] | None) -> Indices:
+        """Return a superset of the `n` best rows of the matrix, in any order."""
+        self._queries += 1
+        if self.faiss is not None and (self.matrix.dtype == np.float16 or self._queries > 1):
+            best = self._best_codes(query, n, mask)
+            if best is not None:
+                return best
+        return self._best_scores(self.matrix, query, n, mask)
+
+    def _best_scores(self, matrix: Rows, query: Float64s, n: int, mask: NDArray[np.bool_] | None) -> Indices:
+        """Return a superset of the `n` best rows, whose scores numpy computes in float32."""
+        scores = _score(matrix, query.astype(np.float32))
         if mask is not None:
             scores[~mask] = -np.inf
-        if n >= len(scores):
-            return np.flatnonzero(scores > -np.inf)
-        nth = np.partition(scores, -n)[-n]
+        nth = np.partition(scores, -n)[-n] if n < len(scores) else -np.inf
         if nth == -np.inf:
             return np.flatnonzero(scores > -np.inf)
-        return np.flatnonzero(scores >= nth - margin)
+        return np.flatnonzero(scores >= nth - 2 * _float32_error(len(query)))
 
-    def _score(self, matrix: Rows, query: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Return the cosine of every row in float32."""
-        if matrix.dtype == np.float16:
-            scores = np.empty(len(matrix), np.float32)
-            for start in range(0, len(matrix), _BLOCK):
-                block = slice(start, start + _BLOCK)
-                np.matmul(matrix[block].astype(np.float32), query, out=scores[block])
-            return scores
-        if self.faiss is None or not len(matrix):
-            return np.asarray(matrix @ query)
-        scores = np.empty(len(matrix), np.float32)
-        pointers = [self.faiss.swig_ptr(array) for array in (scores, query, matrix)]
-        self.faiss.fvec_inner_products_ny(*pointers, matrix.shape[1], len(matrix))
-        return scores
+    def _best_codes(self, query: Float64s, n: int, mask: NDArray[np.bool_] | None) -> Indices | None:
+        """Return a superset of the `n` best rows, whose scores faiss computes from fp16.
 
-    def _best_codes(self, query: Float64s, n: int, margin: float, mask: NDArray[np.bool_] | None) -> Indices:
-        """Return a superset of the `n` best rows of fp16, scanned by faiss."""
+        Returns:
+            The rows; `None` if too many rows are about as similar as the n-th.
+        """
+        margin = 2 * _float32_error(len(query))
+        if self.matrix.dtype != np.float16:
+            margin += 2 * _NORM * _FP16_UNIT
+        total = len(self.matrix)
+        allowed = total if mask is None else int(mask.sum())
+        wanted = int((n + _MORE) * total / max(1, allowed))
+        codes = self._load_codes()
+        while wanted * _CODES_SHARE < total:
+            scores, rows = (array[0] for array in codes.search(query.astype(np.float32)[None], wanted))
+            last = scores[-1]
+            if mask is not None:
+                scores, rows = scores[mask[rows]], rows[mask[rows]]
+            if len(rows) > n and last < scores[n - 1] - margin:
+                return np.asarray(rows[scores >= scores[n - 1] - margin], np.int64)
+            wanted *= 4
+        return None
+
+    def _load_codes(self) -> Any:
+        """Return the rows in fp16 as an index of faiss."""
         faiss = self.faiss
         assert faiss is not None
         with self._lock:
             if self._codes is None:
-                width, kind = self.matrix.shape[1], faiss.ScalarQuantizer.QT_fp16
-                self._codes = faiss.IndexScalarQuantizer(width, kind, faiss.METRIC_INNER_PRODUCT)
-                self._codes.is_trained = True
-                self._codes.add_sa_codes(np.ascontiguousarray(self.matrix).view(np.uint8))
-        parameters = None
-        total = len(self.matrix)
-        if mask is not None:
-            selector = faiss.IDSelectorBitmap(np.packbits(mask, bitorder="little"))
-            parameters = faiss.SearchParameters(sel=selector)
-            total = int(mask.sum())
-        wanted = min(n + _MORE, total)
-        while True:
-            scores, rows = self._codes.search(query.astype(np.float32)[None], wanted, params=parameters)
-            if wanted == total or scores[0, -1] < scores[0, n - 1] - margin:
-                return np.asarray(rows[0][rows[0] >= 0], np.int64)
-            wanted = min(4 * wanted, total)  # many rows are as similar as the n-th
+                kind = faiss.ScalarQuantizer.QT_fp16
+                codes = faiss.IndexScalarQuantizer(self.matrix.shape[1], kind, faiss.METRIC_INNER_PRODUCT)
+                codes.is_trained = True
+                if self._known is not None:
+                    codes.add_sa_codes(faiss.vector_to_array(self._known.codes).reshape(self._known.ntotal, -1))
+                    self._known = None
+                for start in range(codes.ntotal, len(self.matrix), _BLOCK):
+                    block = np.ascontiguousarray(self.matrix[start : start + _BLOCK], np.float16)
+                    codes.add_sa_codes(block.view(np.uint8))
+                self._codes = codes
+            return self._codes
+
+
+def _score(matrix: Rows, query: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Return the cosine of every row in float32."""
+    if matrix.dtype == np.float32:
+        return np.asarray(matrix @ query)
+    scores = np.empty(len(matrix), np.float32)
+    for start in range(0, len(matrix), _BLOCK):
+        block = slice(start, start + _BLOCK)
+        np.matmul(matrix[block].astype(np.float32), query, out=scores[block])
+    return scores
+
+
+def _float32_error(width: int) -> float:
+    """Return a bound of the error of a cosine that is computed in float32."""
+    return _NORM * (width + 2) * 2.0**-24
 
 
 def has_faiss() -> bool:
