@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-LIBRARIES = ("openblip", "torch", "transformers", "openvino", "nncf", "numpy", "pillow", "tokenizers")
+LIBRARIES = ("openblip", "faiss-cpu", "torch", "transformers", "openvino", "nncf", "numpy", "pillow", "tokenizers")
 INSTRUCTION_SETS = (
     "avx2",
     "avx512f",

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks import breakdown, inference, jobs, machine, operators, retrieval, roofline, stream, training
+from benchmarks import breakdown, inference, jobs, machine, operators, retrieval, roofline, search, stream, training
 from benchmarks.contestants import Entry, UnavailableError, parse
 from benchmarks.materials import BASE, TOY, Materials
 from benchmarks.measure import agreement, alternate, ratio
@@ -306,3 +306,21 @@ def test_the_machine_is_described_without_names_and_paths() -> None:
     text = json.dumps(description)
     assert "/" not in text.replace("model name", "")
     assert machine.peak_memory() > 10 * 2**20
+
+
+def test_the_search_benchmark_finds_what_brute_force_finds(work: Path, tmp_path: Path) -> None:
+    shared = ["--rounds", "2", "--threads", "1", "--results", str(tmp_path)]
+    assert search.main(["scan", "--images", "600", "--width", "16", *shared]) == 0
+    rows = json.loads((tmp_path / "search_scan.json").read_text())["rows"]
+    assert {"bare product", "numpy", "numpy, filter"} <= rows.keys()
+    assert all(row["recall"] == 1 for name, row in rows.items() if name != "bare product")
+    assert search.main(["rerank", "--scale", "toy", "--images", "3", "--work", str(work), *shared]) == 0
+    record = json.loads((tmp_path / "search_rerank.json").read_text())
+    assert record["state_bytes"] == 2 * 5 * 32
+    assert record["largest_difference"] < 1e-2, "of states in fp16"
+
+
+@pytest.mark.parametrize(("better", "worse", "p"), [(0, 0, 1), (1, 0, 1), (9, 1, 22 / 1024), (7, 5, 3172 / 4096)])
+def test_the_paired_test_of_the_search_benchmark_is_exact(better: int, worse: int, p: float) -> None:
+    """Twice the smaller tail of the binomial distribution."""
+    assert search.mcnemar(better, worse) == search.mcnemar(worse, better) == pytest.approx(p)

@@ -202,7 +202,7 @@ def model_of_index(settings: IndexSettings, model: ModelOptions) -> ModelOptions
         SearchError: The options name another model.
     """
     for name in ("model", "engine", "precision"):
-        if not is_given(name):
+        if not is_given(name) and (name == "model" or not model.fast):
             model = replace(model, **{name: getattr(settings, name)})
     if is_given("model"):
         from openblip.checkpoints.fingerprint import fingerprint
