@@ -1,6 +1,6 @@
 /** Start the page: ask the server what it offers, then show those tasks. */
 
-import { ApiError, hasKey, sendJson } from "./api.js";
+import { ApiError, sendJson } from "./api.js";
 import * as ask from "./ask.js";
 import * as caption from "./caption.js";
 import * as compare from "./compare.js";
@@ -61,7 +61,6 @@ function describe(info) {
   byId("version").textContent = `OpenBLIP ${info.version}`
     + (info.index ? ` · ${count(info.index.images, "image")} in the index` : "");
   byId("link-edit").hidden = !info.edit;
-  byId("link-docs").hidden = hasKey(); // a link cannot carry the key
   key.showForget();
   for (const tab of tabs) tab.hidden = !info.verbs.includes(verbOf(tab));
   for (const choice of document.querySelectorAll("[data-task]")) {

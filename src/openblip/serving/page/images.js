@@ -1,7 +1,7 @@
 /** The images: pick, drop or paste them, select and remove them. */
 
-import { send } from "./api.js";
-import { byId, h, megabytes } from "./dom.js";
+import { ApiError, send } from "./api.js";
+import { asSentence, byId, h, megabytes } from "./dom.js";
 import { emit, on, state } from "./state.js";
 import * as stage from "./stage.js";
 
@@ -36,10 +36,17 @@ export function addFiles(files) {
   emit("selected");
 }
 
-/** Add an image of the server, named like a file of the user. */
+/** Add an image of the server, named like a file of the user. Resolves to whether the server sent it. */
 export async function addFrom(path, name) {
-  const blob = await (await send(path)).blob();
-  addFiles([new File([blob], name, { type: blob.type })]);
+  try {
+    const blob = await (await send(path)).blob();
+    addFiles([new File([blob], name, { type: blob.type })]);
+    return true;
+  } catch (error) {
+    if (!(error instanceof ApiError)) throw error;
+    notify(asSentence(error.message));
+    return false;
+  }
 }
 
 export function select(image) {

@@ -18,21 +18,23 @@ export class Runner {
   /** @param {HTMLElement} panel Element with a form that has a submit button and `.actions`. */
   constructor(panel) {
     const form = panel.querySelector("form");
-    this.button = form.querySelector("[type=submit]");
-    this.cancelButton = h("button", { type: "button", hidden: true, onclick: () => this.cancel() }, "Cancel");
+    this.form = form;
+    this.cancelButton = h("button", { type: "button", hidden: true }, "Cancel");
+    this.cancelButton.addEventListener("click", () => {
+      this.cancel();
+      form.querySelector("[type=submit]").focus(); // this button is gone
+    });
     this.status = h("span", { class: "status", role: "status" });
     this.progress = h("progress", { "aria-label": "Progress", hidden: true });
     this.error = h("p", { class: "error", role: "alert", hidden: true });
     form.querySelector(".actions").append(this.cancelButton, this.status);
     form.append(this.progress, this.error);
-    panel.addEventListener("keydown", (event) => {
-      if (event.key === "Escape" && this.running) this.cancel();
+    document.addEventListener("keydown", (event) => {
+      if (event.key === "Escape" && !panel.hidden && !document.querySelector("dialog[open]")) this.cancel();
+    });
+    form.addEventListener("keydown", (event) => {
       if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) form.requestSubmit();
     });
-  }
-
-  get running() {
-    return this.#controller !== null;
   }
 
   /** Stop the request. The server drops it when the connection closes. */
@@ -81,7 +83,7 @@ export class Runner {
   }
 
   #show({ busy = false, status = "", error = "" }) {
-    this.button.disabled = busy;
+    this.form.classList.toggle("busy", busy);
     this.cancelButton.hidden = !busy;
     this.progress.hidden = !busy;
     this.progress.removeAttribute("value");

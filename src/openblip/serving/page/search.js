@@ -76,7 +76,7 @@ export function connect() {
   const submit = () => runner.run((signal) => (hasQuery() ? search(signal) : browse(signal, false)));
 
   async function findSimilar(item) {
-    await addFrom(`${address(item)}?size=1024`, fileName(item));
+    if (!(await addFrom(`${address(item)}?size=1024`, fileName(item)))) return;
     form.elements.text.value = "";
     form.elements.image.checked = true;
     submit();
@@ -164,8 +164,7 @@ class PhotoDialog {
     });
     byId("photo-use").addEventListener("click", async () => {
       this.dialog.close();
-      await addFrom(`${address(this.item)}?size=1024`, fileName(this.item));
-      byId("tab-caption").click();
+      if (await addFrom(`${address(this.item)}?size=1024`, fileName(this.item))) byId("tab-caption").click();
     });
     this.dialog.addEventListener("click", (event) => { if (event.target === this.dialog) this.dialog.close(); });
   }
