@@ -30,17 +30,28 @@ class HeatMaps(Protocol):
     """The fields of an [`Explanation`][openblip.Explanation] that are drawn."""
 
     @property
-    def text(self) -> str: ...
+    def text(self) -> str:
+        """The explained text."""
+
     @property
-    def words(self) -> tuple[str, ...]: ...
+    def words(self) -> tuple[str, ...]:
+        """The words of the text."""
+
     @property
-    def maps(self) -> NDArray[np.float32]: ...
+    def maps(self) -> NDArray[np.float32]:
+        """A map per word."""
+
     @property
-    def overall(self) -> NDArray[np.float32]: ...
+    def overall(self) -> NDArray[np.float32]:
+        """The map of the whole text."""
+
     @property
-    def probability(self) -> float: ...
+    def probability(self) -> float:
+        """The probability of the text."""
+
     @property
-    def answer(self) -> str | None: ...
+    def answer(self) -> str | None:
+        """The explained answer, if the text is a question."""
 
 
 def draw_boxes(

@@ -43,11 +43,13 @@ class Option(click.Option):
         self.panel = panel
 
     def make_metavar(self, ctx: click.Context) -> str:
+        """Return the placeholder of the value: N for integers, X for other numbers."""
         if self.metavar is None and isinstance(self.type, (click.types.IntParamType, click.types.FloatParamType)):
             return "N" if isinstance(self.type, click.types.IntParamType) else "X"
         return super().make_metavar(ctx)
 
     def get_help_extra(self, ctx: click.Context) -> Any:
+        """Return the notes after the help text: the default, and no range."""
         extra = super().get_help_extra(ctx)
         extra.pop("range", None)
         if isinstance(self.show_default, str):
@@ -59,6 +61,7 @@ class Choice(click.Choice):  # type: ignore[type-arg]  # generic in recent relea
     """One of several names. The error suggests the nearest one."""
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Return the value, or fail with the nearest name."""
         names = list(map(str, self.choices))
         if value not in names:
             self.fail(f"must be one of {', '.join(names)}, got {value!r}{did_you_mean(str(value), names)}", param, ctx)
@@ -75,6 +78,7 @@ class Argument(click.Argument):
         self.help_record = metavar, help
 
     def get_help_record(self, ctx: click.Context) -> tuple[str, str]:
+        """Return the name and the help text of the argument."""
         return self.help_record
 
 
@@ -97,6 +101,7 @@ class Command(click.Command):
         return super().parse_args(ctx, [full_names.get(name, name) + sign + value for name, sign, value in written])
 
     def format_help(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write usage, description, panels of options and example."""
         self.format_usage(ctx, formatter)
         self.format_help_text(ctx, formatter)
         self.format_options(ctx, formatter)
@@ -156,12 +161,14 @@ class Group(click.Group):
     def resolve_command(
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
+        """Return the command that the first argument names, or fail with the nearest name."""
         if args and not args[0].startswith("-") and args[0] not in self.commands:
             hint = did_you_mean(args[0], self.commands)
             ctx.fail(f"command must be one of {', '.join(self.commands)}, got {args[0]!r}{hint}")
         return super().resolve_command(ctx, args)
 
     def invoke(self, ctx: click.Context) -> Any:
+        """Run a command, and turn its errors into one line and an exit code."""
         try:
             return super().invoke(ctx)
         except click.exceptions.NoArgsIsHelpError:

@@ -39,6 +39,7 @@ Register-ArgumentCompleter -Native -CommandName %(prog_name)s -ScriptBlock {
 """
 
     def get_completion_args(self) -> tuple[list[str], str]:
+        """Return the complete words of the command line, and the incomplete one."""
         words = split_arg_string(os.environ["COMP_WORDS"])[1:]
         incomplete = os.environ["COMP_WORD"]
         if incomplete and words and words[-1] == incomplete:
@@ -46,6 +47,7 @@ Register-ArgumentCompleter -Native -CommandName %(prog_name)s -ScriptBlock {
         return words, incomplete
 
     def format_completion(self, item: CompletionItem) -> str:
+        """Return a line with a value and its help."""
         return f"{item.value}\t{item.help or item.value}"
 
 

@@ -40,6 +40,7 @@ class BatchSize(click.ParamType):  # type: ignore[type-arg]  # generic in recent
     name = "batch size"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int | None:
+        """Return the number, or `None` for auto."""
         if value == "auto":
             return None
         if not str(value).isdecimal() or int(value) < 1:
@@ -51,6 +52,7 @@ class HtmlFile(click.Path):
     """The path of an HTML file."""
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Path:
+        """Return the path, or fail if its suffix is not that of a page."""
         path = Path(value)
         if path.suffix.lower() not in (".html", ".htm"):
             self.fail(f"must end in .html, got {path}", param, ctx)
@@ -61,6 +63,7 @@ class TableFile(click.Path):
     """The path of a CSV or LaTeX file."""
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Path:
+        """Return the path, or fail if its suffix is not that of a table."""
         path = Path(value)
         if path.suffix.lower() not in (".csv", ".tex"):
             self.fail(f"must end in .csv or .tex, got {path}", param, ctx)

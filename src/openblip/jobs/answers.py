@@ -31,6 +31,7 @@ class AnswerAnnotator(BlipAnnotator):
     options: Mapping[str, Any] = field(default_factory=dict)
 
     def run(self, items: Iterator[Item]) -> Iterator[Result]:
+        """Yield the records of each image: an answer for each question."""
         for answers in self._ask(items):
             if isinstance(answers, OpenBlipError):
                 yield answers
@@ -76,6 +77,7 @@ class BoxAnnotator(BlipAnnotator):
     drawings: Drawings | None = None
 
     def run(self, items: Iterator[Item]) -> Iterator[Result]:
+        """Yield the records of each image: a box for each expression."""
         items, located = tee(items)
         for item, boxes in zip(items, self._ground(located), strict=True):
             if isinstance(boxes, OpenBlipError):

@@ -78,6 +78,7 @@ class CaptionAnnotator(BlipAnnotator):
     matcher: Blip | None = None
 
     def run(self, items: Iterator[Item]) -> Iterator[Result]:
+        """Yield the records of each image: its captions, the best one first."""
         items, sources = tee(items)
         prompt = self.options.get("prompt")  # not an option of the pipeline: items may have their own
         pipeline = self.blip.pipeline("caption", **{**self.options, "prompt": None if self.item_prompts else prompt})

@@ -32,6 +32,7 @@ class ExplainAnnotator(BlipAnnotator):
     drawings: Drawings | None = None
 
     def run(self, items: Iterator[Item]) -> Iterator[Result]:
+        """Yield the records of each image: its heat maps."""
         list(self.blip.explain(iter(()), on_error="return", **self.options))  # wrong options end the job here
         for item in items:
             yield self._explain(item)

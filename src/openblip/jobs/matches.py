@@ -32,6 +32,7 @@ class MatchAnnotator(BlipAnnotator):
     texts: Sequence[str] = ()
 
     def run(self, items: Iterator[Item]) -> Iterator[Result]:
+        """Yield the records of each image: the scores of each text."""
         sources = (item.source(self.frame) for item in items)
         for matches in self.blip.match(sources, list(self.texts), on_error="return"):
             if isinstance(matches, OpenBlipError):
@@ -51,6 +52,7 @@ class SidecarMatchAnnotator(BlipAnnotator):
     suffix: str = ".txt"
 
     def run(self, items: Iterator[Item]) -> Iterator[Result]:
+        """Yield the records of each image: the scores of the texts next to it."""
         for batch in iter_batches(items, self.blip.batch_size):
             texts: dict[Item, list[str]] = {}
             errors: dict[Item, OpenBlipError] = {}
@@ -134,6 +136,7 @@ class ClassifyAnnotator(BlipAnnotator):
     n: int = 1
 
     def run(self, items: Iterator[Item]) -> Iterator[Result]:
+        """Yield the records of each image: its most probable labels."""
         sources = (item.source(self.frame) for item in items)
         classifications = self.blip.classify(
             sources, list(self.labels), template=self.template, by=self.by, n=self.n, on_error="return"
@@ -153,6 +156,7 @@ class EmbedAnnotator(BlipAnnotator):
     """The embedding of every item: float32 and L2-normalized."""
 
     def run(self, items: Iterator[Item]) -> Iterator[Result]:
+        """Yield the record of each image: its embedding."""
         sources = (item.source(self.frame) for item in items)
         for embedding in self.blip.embed_images(sources, on_error="return"):
             if isinstance(embedding, OpenBlipError):
@@ -172,6 +176,7 @@ class CompareAnnotator(BlipAnnotator):
     statements: Sequence[str] = ()
 
     def run(self, items: Iterator[Item]) -> Iterator[Result]:
+        """Yield the records of each pair: a judgment of each statement."""
         if len(self.statements) > 1:  # a pair is encoded once
             for item in items:
                 images = item.source(self.frame), item.source(self.frame, 1)

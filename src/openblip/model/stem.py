@@ -61,6 +61,7 @@ class InvertedResidual(nn.Module):
         self.adds = stride == 1 and width_in == width_out
 
     def forward(self, x: Tensor) -> Tensor:
+        """Expand, filter and project the channels: (B, C, H, W) to (B, D, H / stride, W / stride)."""
         hidden = x if self.expand is None else F.relu6(self.expand(x))
         hidden = F.relu6(self.depthwise(hidden))
         narrow = self.project(hidden)
@@ -75,6 +76,7 @@ class SameConv(nn.Conv2d):
         self.side, self.step = kernel, stride
 
     def forward(self, input: Tensor) -> Tensor:
+        """Convolve with the padding of TensorFlow, which is larger at the bottom and the right."""
         down, across = (max((-(-size // self.step) - 1) * self.step + self.side - size, 0) for size in input.shape[-2:])
         padding = (across // 2, across - across // 2, down // 2, down - down // 2)
         return super().forward(F.pad(input, padding))

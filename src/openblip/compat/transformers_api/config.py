@@ -520,6 +520,7 @@ def _subconfig(value: Any, config_class: type[ConfigT]) -> ConfigT:
 
 
 def activation_name(name: str) -> Activation:
+    """Return our name of an activation; raises `ConfigError` for an unknown one."""
     if name not in _ACTIVATIONS:
         raise ConfigError(f"hidden_act must be one of {', '.join(_ACTIVATIONS)}, got {name!r}")
     return _ACTIVATIONS[name]

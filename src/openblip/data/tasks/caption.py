@@ -52,6 +52,7 @@ class CaptionData(CaptionedData):
         return len(self.tokenizer.encode_prompt(self.prompt))
 
     def draw_texts(self, texts: list[str], count: int) -> list[str]:
+        """Return `count` captions of an image: the first ones if they are packed, otherwise random ones."""
         return texts[:count] if self.packed else super().draw_texts(texts, count)
 
     def make_batch(self, samples: Sequence[Sample]) -> dict[str, Tensor]:

@@ -49,10 +49,12 @@ class FolderSink(TextSink):
 
     @property
     def base(self) -> str:
+        """The folder of the file."""
         return os.path.dirname(self.path) or "."  # noqa: PTH120
 
     @property
     def journal_path(self) -> str:
+        """The path of the journal, next to the file."""
         return self.path + ".journal"
 
     def read(self, item: Item) -> str | None:

@@ -32,6 +32,7 @@ class MetadataSink(TextSink):
 
     @property
     def base(self) -> str:
+        """The folder that all images share."""
         return self.options.home
 
     def target(self, item: Item) -> str:

@@ -73,6 +73,7 @@ class SidecarSink(TextSink):
 
     @property
     def base(self) -> str:
+        """The folder of the sidecars, or the folder that all images share."""
         return self.options.out or self.options.home
 
     def target(self, item: Item) -> str:

@@ -101,9 +101,11 @@ class CaptionObjective(Objective[Captioner, CaptionBatch, CaptionLoss, CaptionDa
     def validate(
         cls, model: Captioner, batches: Iterable[CaptionBatch], loss: CaptionLoss, data: CaptionData
     ) -> dict[str, float]:
+        """Validate by the LM loss, whatever the loss in training."""
         return super().validate(model, batches, replace(loss, kind="lm"), data)
 
     def prepare(self, captions: Iterable[Sequence[str]]) -> None:
+        """Prepare the rewards of self-critical training."""
         if self.critic is not None and isinstance(self.critic.reward, CiderReward):
             self.critic.reward.fit(captions)
 
