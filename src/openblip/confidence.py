@@ -76,9 +76,12 @@ class Confidence:
             return self.calibration.probability(score)
         return None if self.with_itm is None else self.with_itm.probability(score, match)
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, float | dict[str, float]]:
         """Return the content of the entry in `config.json`."""
-        entry: dict[str, Any] = {"slope": self.calibration.slope, "intercept": self.calibration.intercept}
+        entry: dict[str, float | dict[str, float]] = {
+            "slope": self.calibration.slope,
+            "intercept": self.calibration.intercept,
+        }
         if self.with_itm is not None:
             itm = self.with_itm
             entry["with_itm"] = {"slope": itm.slope, "intercept": itm.intercept, "itm_slope": itm.itm_slope}

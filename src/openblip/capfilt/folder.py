@@ -9,17 +9,25 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 import filelock
 
 from openblip.capfilt import rows
-from openblip.capfilt.rules import Rule
+from openblip.capfilt.rules import Rule, RuleFields
 from openblip.data.sources.shards import Shard
 from openblip.errors import JobError
 from openblip.io import atomic, jsonlines
 
 SETTINGS, PLAN = "capfilt.json", "plan.jsonl"
+
+
+class RunSettings(TypedDict):
+    """The content of `capfilt.json`: the settings of the job, the rule, and whether all shards have its verdicts."""
+
+    job: dict[str, object]
+    rule: RuleFields | None
+    complete: bool
 
 
 @dataclass(frozen=True)
@@ -111,20 +119,20 @@ class CapFiltFolder:
             content = b"".join(jsonlines.encode(shard.to_dict()) for shard in everything)
             atomic.write_bytes(self.path / PLAN, content, sync=True)
         if stored is None:
-            self.write_settings({"job": dict(settings), "rule": None, "complete": True})
+            self.write_settings(RunSettings(job=dict(settings), rule=None, complete=True))
         return everything
 
-    def read_settings(self) -> dict[str, Any] | None:
+    def read_settings(self) -> RunSettings | None:
         """Return the content of `capfilt.json`; `None` if the folder holds no run."""
         try:
-            values: dict[str, Any] = json.loads((self.path / SETTINGS).read_text(encoding="utf-8"))
+            values: RunSettings = json.loads((self.path / SETTINGS).read_text(encoding="utf-8"))
         except FileNotFoundError:
             return None
         except (OSError, ValueError) as error:
             raise JobError(f"cannot read {self.path / SETTINGS}: {error}") from error
         return values
 
-    def require_settings(self) -> dict[str, Any]:
+    def require_settings(self) -> RunSettings:
         """Return the content of `capfilt.json`.
 
         Raises:
@@ -135,7 +143,7 @@ class CapFiltFolder:
             raise JobError(f"{self.path} must be the output of `openblip capfilt run`, got no {SETTINGS}")
         return settings
 
-    def write_settings(self, settings: Mapping[str, Any]) -> None:
+    def write_settings(self, settings: RunSettings) -> None:
         """Write `capfilt.json`."""
         atomic.write_json(self.path / SETTINGS, dict(settings))
 

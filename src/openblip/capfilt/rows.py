@@ -7,14 +7,18 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypedDict
 
 import numpy as np
+from numpy.typing import NDArray
 
-from openblip.capfilt.rules import Rule
+from openblip.capfilt.rules import Rule, RuleFields
 from openblip.data.files import require
 from openblip.errors import JobError
 from openblip.io import atomic
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 TextSource: TypeAlias = Literal["web", "synthetic"]
 METADATA = b"openblip.capfilt"
@@ -79,7 +83,15 @@ class Row:
     json_size: int | None = None
 
 
-def make_schema() -> Any:
+class ShardMetadata(TypedDict):
+    """The metadata of a shard: the rule of its verdicts, its counts, and the identity of its job."""
+
+    rule: RuleFields
+    counts: dict[str, int]
+    job: str
+
+
+def make_schema() -> pa.Schema:
     """Return the schema of the stored rows."""
     pa = require("pyarrow", "storing scores")
     floats, strings = pa.list_(pa.float32()), pa.list_(pa.string())
@@ -102,7 +114,7 @@ def make_schema() -> Any:
     return pa.schema([pa.field(name, types[name]) for name in COLUMNS])
 
 
-def make_table(rows: Sequence[Row], rule: Rule) -> Any:
+def make_table(rows: Sequence[Row], rule: Rule) -> pa.Table:
     """Return a table of rows with the verdicts of a rule."""
     pa = require("pyarrow", "storing scores")
     values: dict[str, list[Any]] = {name: [] for name in COLUMNS}
@@ -120,7 +132,7 @@ def make_table(rows: Sequence[Row], rule: Rule) -> Any:
     return judge(pa.Table.from_pydict(values, schema=make_schema()), rule)
 
 
-def judge(table: Any, rule: Rule) -> Any:
+def judge(table: pa.Table, rule: Rule) -> pa.Table:
     """Return a table with the verdicts of a rule in `kept`, `captions` and `filtered`; everything else stays.
 
     Args:
@@ -148,15 +160,15 @@ def judge(table: Any, rule: Rule) -> Any:
     return table
 
 
-def changed_rows(before: Any, after: Any) -> Any:
+def changed_rows(previous: pa.Table, current: pa.Table) -> NDArray[np.intp]:
     """Return the indices of the rows whose verdicts differ between two tables of the same rows."""
-    offsets = _one_array(after["texts"]).offsets.to_numpy()
-    differs = flatten(before["kept"]) != flatten(after["kept"])
+    offsets = _one_array(current["texts"]).offsets.to_numpy()
+    differs = flatten(previous["kept"]) != flatten(current["kept"])
     counts = np.concatenate([[0], np.cumsum(differs)])
     return np.flatnonzero(np.diff(counts[offsets - (offsets[0] if len(offsets) else 0)]))
 
 
-def to_rows(table: Any) -> list[Row]:
+def to_rows(table: pa.Table) -> list[Row]:
     """Return the rows of a table, without verdicts."""
     rows = []
     for values in table.drop_columns(["captions", "kept", "filtered"]).to_pylist():
@@ -167,7 +179,7 @@ def to_rows(table: Any) -> list[Row]:
     return rows
 
 
-def count(table: Any) -> Counter[str]:
+def count(table: pa.Table) -> Counter[str]:
     """Count the images, texts and verdicts of a table.
 
     Returns:
@@ -200,7 +212,7 @@ def summarize_reason(error: str, key: str) -> str:
     return error.replace(key, "the image")
 
 
-def write_table(path: Path, table: Any, rule: Rule, job: str) -> None:
+def write_table(path: Path, table: pa.Table, rule: Rule, job: str) -> None:
     """Write a table with its rule and its counts, durably and completely or not at all.
 
     Args:
@@ -215,7 +227,7 @@ def write_table(path: Path, table: Any, rule: Rule, job: str) -> None:
         require("pyarrow.parquet", "storing scores").write_table(table, file, compression="zstd")
 
 
-def read_table(path: Path, columns: Sequence[str] | None = None) -> Any:
+def read_table(path: Path, columns: Sequence[str] | None = None) -> pa.Table:
     """Return the rows of a shard.
 
     Raises:
@@ -227,15 +239,15 @@ def read_table(path: Path, columns: Sequence[str] | None = None) -> Any:
         raise JobError(f"cannot read {path}: {error}") from error
 
 
-def read_metadata(path: Path) -> dict[str, Any]:
-    """Return what `write_table` stored next to the rows: `rule`, `counts` and `job`. Only the footer is read.
+def read_metadata(path: Path) -> ShardMetadata:
+    """Return the rule, the counts and the job that `write_table` stored next to the rows. Only the footer is read.
 
     Raises:
         JobError: The file cannot be read, or CapFilt did not write it.
     """
     try:
         metadata = require("pyarrow.parquet", "reading scores").read_schema(path).metadata or {}
-        values: dict[str, Any] = json.loads(metadata[METADATA])
+        values: ShardMetadata = json.loads(metadata[METADATA])
     except (OSError, KeyError, ValueError, require("pyarrow", "reading scores").ArrowException) as error:
         raise JobError(f"{path} is not a shard of CapFilt: {error}") from error
     return values

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
-from typing import Any, Literal, TypeAlias, get_args
+from dataclasses import dataclass
+from typing import Literal, TypeAlias, TypedDict, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,6 +13,14 @@ from openblip.errors import InputError
 Keep: TypeAlias = Literal["itm", "itc", "both"]
 ITM_THRESHOLD = 0.5
 """The paper's rule: drop a text that the ITM head calls unmatched."""
+
+
+class RuleFields(TypedDict):
+    """The fields of a rule, as JSON stores them."""
+
+    keep: Keep
+    itm_threshold: float
+    itc_threshold: float | None
 
 
 @dataclass(frozen=True)
@@ -66,16 +73,16 @@ class Rule:
             accepted &= itc >= (self.itc_threshold or 0.0)
         return accepted
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> RuleFields:
         """Return the rule as JSON stores it.
 
         Returns:
             The fields by name.
         """
-        return asdict(self)
+        return RuleFields(keep=self.keep, itm_threshold=self.itm_threshold, itc_threshold=self.itc_threshold)
 
     @staticmethod
-    def from_dict(values: Mapping[str, Any]) -> Rule:
+    def from_dict(values: RuleFields) -> Rule:
         """Return the rule that `to_dict` stored.
 
         Args:

@@ -121,8 +121,8 @@ class CapFiltJob:
     retry: bool = False
     job: str = ""
 
-    def settings(self) -> dict[str, Any]:
-        """Return what determines the scores.
+    def settings(self) -> dict[str, object]:
+        """Return the settings that determine the scores.
 
         Returns:
             Models and options by name.

@@ -9,7 +9,7 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import pairwise
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 
@@ -26,6 +26,7 @@ from openblip.preprocess.text import clean_caption
 if TYPE_CHECKING:
     from openblip.pipelines.inputs import ImageInput
     from openblip.preprocess.image import ImageSource
+    from openblip.signatures import CaptionPipelineOptions
 
 MAX_CHARACTERS = 1000
 """Longest text that is scored. Longer ones are pages, not captions; the model would see their first 30 words."""
@@ -57,7 +58,7 @@ class Sampling:
     prompt: str | None = None
     seed: int = 0
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, str | float | None]:
         """Return the options as JSON stores them.
 
         Returns:
@@ -65,13 +66,13 @@ class Sampling:
         """
         return asdict(self)
 
-    def options(self) -> dict[str, Any]:
+    def options(self) -> CaptionPipelineOptions:
         """Return the options of the caption pipeline.
 
         Returns:
             Keyword arguments of [`CaptionPipeline`][openblip.pipelines.caption.CaptionPipeline].
         """
-        shared = {
+        shared: CaptionPipelineOptions = {
             "n": self.num,
             "min_new_tokens": self.min_new_tokens,
             "max_new_tokens": self.max_new_tokens,

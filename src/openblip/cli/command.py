@@ -48,7 +48,7 @@ class Option(click.Option):
             return "N" if isinstance(self.type, click.types.IntParamType) else "X"
         return super().make_metavar(ctx)
 
-    def get_help_extra(self, ctx: click.Context) -> Any:
+    def get_help_extra(self, ctx: click.Context) -> click.types.OptionHelpExtra:
         """Return the notes after the help text: the default, and no range."""
         extra = super().get_help_extra(ctx)
         extra.pop("range", None)
@@ -60,7 +60,7 @@ class Option(click.Option):
 class Choice(click.Choice):  # type: ignore[type-arg]  # generic in recent releases of click only
     """One of several names. The error suggests the nearest one."""
 
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
         """Return the value, or fail with the nearest name."""
         names = list(map(str, self.choices))
         if value not in names:

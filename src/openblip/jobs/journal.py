@@ -78,7 +78,7 @@ class Edit:
         """Return the edit of a line of the journal."""
         return cls(line.get("was", ""), line.get("text", ""), line.get("written", ""))
 
-    def to_json(self, key: str) -> dict[str, Any]:
+    def to_json(self, key: str) -> dict[str, str]:
         """Return the line of the journal for this edit of the item `key`."""
         written = {"written": self.written_signature} if self.written_signature else {}
         return {"edit": key, "was": self.old, "text": self.new, **written}
@@ -120,9 +120,9 @@ class Entry:
             written_signature=line.get("written", ""),
         )
 
-    def to_json(self, key: str) -> dict[str, Any]:
+    def to_json(self, key: str) -> dict[str, object]:
         """Return the line of the journal for this entry of the item `key`."""
-        line: dict[str, Any] = {"item": key, "picture": self.signature}
+        line: dict[str, object] = {"item": key, "picture": self.signature}
         if self.previous is not None:
             line["before"] = self.previous
         if self.written_signature:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,7 @@ import torch
 from openblip import blip as facade
 from openblip.checkpoints import published
 from openblip.compat.lavis_api import models
-from openblip.compat.lavis_api.processors import PROCESSORS, Processors, load_processor, task_processors
+from openblip.compat.lavis_api.processors import PROCESSORS, Processor, Processors, load_processor, task_processors
 from openblip.errors import InputError, UnsupportedTaskError
 
 _CLASSES: Mapping[str, type[models.BaseModel]] = {
@@ -158,7 +158,7 @@ class Registry:
         return _CLASSES.get(name)
 
     @staticmethod
-    def get_processor_class(name: str) -> Any:
+    def get_processor_class(name: str) -> Callable[..., Processor] | None:
         """Return the class of a processor, or `None`.
 
         Args:

@@ -63,7 +63,7 @@ class Shard:
     files: tuple[str, ...] = ()
     root: str = ""
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, str | int | list[str]]:
         """Return the fields as JSON stores them."""
         return {**asdict(self), "files": list(self.files)}
 
