@@ -175,7 +175,7 @@ def train_recipe(
         return run(recipe, resume=resume)
     bar = BarReporter()
     result = run(recipe, resume=resume, reporters=[bar], notify=bar.print)
-    if result.is_main and len(result.report):
+    if result.is_main and (len(result.report) or result.report.skips.counts):
         bar.print(str(result.report))
     return result
 
