@@ -6,7 +6,7 @@ PHOTOS := examples/photos
 SOURCES := $(shell find src -type f -not -name '*.pyc')
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-keras test-slow check docs format bench bench-capfilt bench-jobs bench-keras bench-retrieval bench-train pocket clean
+.PHONY: help demo test test-keras test-slow check docs format bench bench-capfilt bench-jobs bench-keras bench-retrieval bench-serving bench-train pocket clean
 
 help:  ## List the chores
 	@grep -E '^[a-z-]+:.*##' Makefile | sed 's/:.*## /\t/' | expand -t 13
@@ -60,6 +60,9 @@ bench-train: $(VENV)/.installed-dev  ## Compare training with a plain transforme
 
 bench-jobs: $(VENV)/.installed-dev  ## Compare a captioning job over a folder with transformers
 	$(BIN)/python -m benchmarks.jobs $(BENCH)
+
+bench-serving: $(VENV)/.installed-dev  ## Load a server with 32 clients, and overload it
+	$(BIN)/python -m benchmarks.serving $(BENCH)
 
 bench-keras: $(VENV)/.installed-dev $(KERAS_VENV)/.installed  ## Compare caption latency in TensorFlow and JAX; PEER is a Python with transformers 4.46.3
 	$(BIN)/python -m benchmarks.keras_latency --keras $(KERAS_PYTHON) $(if $(PEER),--peer $(PEER)) $(BENCH)

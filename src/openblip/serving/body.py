@@ -23,7 +23,7 @@ ModelT = TypeVar("ModelT", bound=RequestModel)
 _DATA_URI = re.compile(r"data:[\w.+/-]*(?:;[\w.+-]+=[\w.+-]+)*;base64,", re.IGNORECASE)
 _SCHEME = re.compile(r"[a-z][a-z0-9+.-]*:", re.IGNORECASE)
 _SPACE = re.compile(r"\s+")
-_MAX_FIELDS = 1000
+MAX_FIELDS = 1000
 
 
 @dataclass(frozen=True)
@@ -82,11 +82,13 @@ def _parse_json(content: bytes, model: type[ModelT]) -> ParsedBody[ModelT]:
 
 async def _parse_form(request: Request, model: type[ModelT]) -> ParsedBody[ModelT]:
     parser = _Parser(
-        request.headers, _stream(request), max_files=_MAX_FIELDS, max_fields=_MAX_FIELDS, max_part_size=2**20
+        request.headers, _stream(request), max_files=MAX_FIELDS, max_fields=MAX_FIELDS, max_part_size=2**20
     )
     try:
         form = await parser.parse()
     except (MultiPartException, KeyError, ValueError) as error:
+        if "Too many" in str(error):
+            raise ApiError(413, f"a form must have at most {MAX_FIELDS} fields", code="too_many_fields") from None
         raise ApiError(400, f"the multipart body is malformed: {error}", code="malformed_body") from None
     try:
         images: list[bytes | str] = []

@@ -220,7 +220,7 @@ class Gate:
         self._metrics.request_seconds.labels(route).observe(seconds)
         log(
             "request",
-            level=logging.INFO if status < 500 else logging.ERROR,
+            level=logging.ERROR if status == 500 else logging.INFO,
             request=response.id,
             client=exchange.client if exchange is not None else None,
             method=scope["method"] if scope["method"] in ("GET", "POST", "HEAD", "OPTIONS") else "other",
