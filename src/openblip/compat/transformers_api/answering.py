@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from openblip.compat.transformers_api.base import accepts_v4_order, check_arguments
 from openblip.compat.transformers_api.captioning import GeneratingModel
@@ -29,6 +29,7 @@ class BlipForQuestionAnswering(GeneratingModel):
     """
 
     config_class = BlipConfig
+    text_submodel = "text_encoder"
     task = "vqa"
     config: BlipConfig
 
@@ -173,19 +174,3 @@ class BlipForQuestionAnswering(GeneratingModel):
                 "describe VQA models with ViT-L. Use openblip.load instead"
             )
         return self.text_encoder(ids, mask, encoder_hidden_states=image_states, return_dict=True).last_hidden_state
-
-    def get_input_embeddings(self) -> nn.Module:
-        """Return the word embedding of the question encoder.
-
-        Returns:
-            The word embedding.
-        """
-        return self.text_encoder.get_input_embeddings()
-
-    def set_input_embeddings(self, value: nn.Module) -> None:
-        """Replace the word embedding of the question encoder.
-
-        Args:
-            value: The new embedding.
-        """
-        self.text_encoder.set_input_embeddings(value)

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from openblip.compat.transformers_api.base import accepts_v4_order, check_arguments
 from openblip.compat.transformers_api.config import BlipConfig
@@ -61,6 +61,7 @@ class BlipForConditionalGeneration(GeneratingModel):
     """
 
     config_class = BlipConfig
+    text_submodel = "text_decoder"
     task = "caption"
     main_input_name = "pixel_values"
     config: BlipConfig
@@ -184,19 +185,3 @@ class BlipForConditionalGeneration(GeneratingModel):
             generation_config,
             dict(eos_token_id=text.sep_token_id, pad_token_id=text.pad_token_id, **generate_kwargs),
         )
-
-    def get_input_embeddings(self) -> nn.Module:
-        """Return the word embedding.
-
-        Returns:
-            The word embedding.
-        """
-        return self.text_decoder.get_input_embeddings()
-
-    def set_input_embeddings(self, value: nn.Module) -> None:
-        """Replace the word embedding.
-
-        Args:
-            value: The new embedding.
-        """
-        self.text_decoder.set_input_embeddings(value)

@@ -23,6 +23,7 @@ class BlipForImageTextRetrieval(BlipPreTrainedModel):
     """
 
     config_class = BlipConfig
+    text_submodel = "text_encoder"
     task = "retrieval"
     config: BlipConfig
 
@@ -104,19 +105,3 @@ class BlipForImageTextRetrieval(BlipPreTrainedModel):
             question_embeds=states,
         )
         return self._finish(output, return_dict)
-
-    def get_input_embeddings(self) -> nn.Module:
-        """Return the word embedding.
-
-        Returns:
-            The word embedding.
-        """
-        return self.text_encoder.get_input_embeddings()
-
-    def set_input_embeddings(self, value: nn.Module) -> None:
-        """Replace the word embedding.
-
-        Args:
-            value: The new embedding.
-        """
-        self.text_encoder.set_input_embeddings(value)

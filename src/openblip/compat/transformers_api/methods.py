@@ -29,6 +29,7 @@ class ModelMethods(nn.Module):
     base_model_prefix: ClassVar[str] = ""
     main_input_name: ClassVar[str] = "input_ids"
     input_modalities: ClassVar[tuple[str, ...]] = ("text",)
+    text_submodel: ClassVar[str] = ""  # the submodel that has the word embedding
     supports_gradient_checkpointing: ClassVar[bool] = False
     model_tags: list[str] | None = None
     warnings_issued: dict[str, bool]
@@ -224,7 +225,10 @@ class ModelMethods(nn.Module):
         Returns:
             The word embedding, or the embeddings of an image encoder.
         """
-        raise NotImplementedError
+        if not self.text_submodel:
+            raise NotImplementedError
+        words: nn.Module = getattr(self, self.text_submodel).get_input_embeddings()
+        return words
 
     def set_input_embeddings(self, value: nn.Module) -> None:
         """Replace the word embedding.
@@ -232,7 +236,9 @@ class ModelMethods(nn.Module):
         Args:
             value: The new embedding.
         """
-        raise NotImplementedError
+        if not self.text_submodel:
+            raise NotImplementedError
+        getattr(self, self.text_submodel).set_input_embeddings(value)
 
     def get_output_embeddings(self) -> nn.Module | None:
         """Return the output matrix of a model with a language head; `None` for other models, as in `transformers`.

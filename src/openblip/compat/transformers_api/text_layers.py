@@ -280,18 +280,25 @@ class BlipTextSelfAttention(nn.Module):
         return x.view(*x.shape[:2], self.num_attention_heads, -1).transpose(1, 2)  # (B, T, D) -> (B, H, T, K)
 
 
-class BlipTextSelfOutput(nn.Module):
-    """The output projection of attention, added to its input and normalized."""
+class _ResidualOutput(nn.Module):
+    """A linear layer whose output is added to the input of the block and normalized."""
 
-    def __init__(self, config: BlipTextConfig) -> None:
+    def __init__(self, config: BlipTextConfig, width_in: int) -> None:
         super().__init__()
-        self.dense = nn.Linear(config.hidden_size, config.hidden_size)
+        self.dense = nn.Linear(width_in, config.hidden_size)
         self.LayerNorm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
         self.dropout = nn.Dropout(config.hidden_dropout_prob)
 
     def forward(self, hidden_states: Tensor, input_tensor: Tensor) -> Tensor:
-        """Return states (B, T, D) of mixed values (B, T, D) and the input of attention."""
+        """Return states (B, T, D) of the block's result (B, T, F) and its input (B, T, D)."""
         return self.LayerNorm(self.dropout(apply_linear(self.dense, hidden_states)) + input_tensor)
+
+
+class BlipTextSelfOutput(_ResidualOutput):
+    """The output projection of attention."""
+
+    def __init__(self, config: BlipTextConfig) -> None:
+        super().__init__(config, config.hidden_size)
 
 
 class BlipTextAttention(nn.Module):
@@ -334,18 +341,11 @@ class BlipTextIntermediate(nn.Module):
         return self.intermediate_act_fn(apply_linear(self.dense, hidden_states))
 
 
-class BlipTextOutput(nn.Module):
-    """The second layer of the MLP, added to its input and normalized."""
+class BlipTextOutput(_ResidualOutput):
+    """The second layer of the MLP."""
 
     def __init__(self, config: BlipTextConfig) -> None:
-        super().__init__()
-        self.dense = nn.Linear(config.intermediate_size, config.hidden_size)
-        self.LayerNorm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
-        self.dropout = nn.Dropout(config.hidden_dropout_prob)
-
-    def forward(self, hidden_states: Tensor, input_tensor: Tensor) -> Tensor:
-        """Return states (B, T, D) of activations (B, T, F) and the input of the MLP."""
-        return self.LayerNorm(self.dropout(apply_linear(self.dense, hidden_states)) + input_tensor)
+        super().__init__(config, config.intermediate_size)
 
 
 class BlipTextLayer(CheckpointedLayer):

@@ -28,6 +28,7 @@ class BlipModel(BlipPreTrainedModel):
     """
 
     config_class = BlipConfig
+    text_submodel = "text_model"
     task = "two_tower"
     config: BlipConfig
 
@@ -180,19 +181,3 @@ class BlipModel(BlipPreTrainedModel):
         image_states = self.vision_model(pixel_values, interpolate_pos_encoding, return_dict=True).last_hidden_state
         text = self.text_model(input_ids, attention_mask, encoder_hidden_states=image_states, return_dict=True)
         return self.text_projection(text.pooler_output)
-
-    def get_input_embeddings(self) -> nn.Module:
-        """Return the word embedding.
-
-        Returns:
-            The word embedding.
-        """
-        return self.text_model.get_input_embeddings()
-
-    def set_input_embeddings(self, value: nn.Module) -> None:
-        """Replace the word embedding.
-
-        Args:
-            value: The new embedding.
-        """
-        self.text_model.set_input_embeddings(value)
