@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # no test may reach a hub
+os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")  # toy models compile for much longer than they run
 
 
 @pytest.fixture(scope="session")

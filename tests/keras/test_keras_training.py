@@ -12,7 +12,7 @@ keras = pytest.importorskip("keras", reason="the Keras classes have an environme
 
 from openblip.errors import InputError  # noqa: E402
 from tests.keras.cases import IDS, LEARNING_RATE, MASK, PIXELS, STEPS, TRAINING, WEIGHT_DECAY  # noqa: E402
-from tests.keras.toys import load_toy, recorded  # noqa: E402
+from tests.keras.toys import load_toy, recorded, small_toy  # noqa: E402
 
 Load = Callable[[str], Any]
 
@@ -73,8 +73,8 @@ def test_five_steps_of_fit_equal_those_of_pytorch(name: str) -> None:
     assert np.abs(np.array(history.history["loss"]) - recorded(name)["losses"]).max() < 1e-3
 
 
-def test_fit_takes_datasets_and_evaluate_reports_the_loss(load: Load) -> None:
-    model = load_toy("BlipForConditionalGeneration")
+def test_fit_takes_datasets_and_evaluate_reports_the_loss() -> None:
+    model = small_toy("BlipForConditionalGeneration")
     inputs = TRAINING["BlipForConditionalGeneration"]
     first = float(np.mean(np.asarray(model(inputs).loss)))
     model.compile(optimizer="sgd", jit_compile=BACKEND == "jax")
@@ -95,19 +95,18 @@ def test_fit_takes_datasets_and_evaluate_reports_the_loss(load: Load) -> None:
     assert logits["logits"].shape == (3, 6, 120)
 
 
-def test_labels_belong_to_the_inputs(load: Load) -> None:
-    model = load_toy("BlipForConditionalGeneration")
-    model.compile(optimizer="sgd", run_eagerly=True)
+def test_labels_belong_to_the_inputs() -> None:
     inputs = dict(TRAINING["BlipForConditionalGeneration"])
     labels = inputs.pop("labels")
-    with pytest.raises(InputError, match="labels must be among the inputs"):
-        model.fit(inputs, labels, verbose=0)
-    with pytest.raises(InputError, match="must be given labels"):
-        model.fit(inputs, verbose=0)
+    for y, message in ((labels, "labels must be among the inputs"), (None, "must be given labels")):
+        model = small_toy("BlipForConditionalGeneration")  # with JAX, Keras loses the weights if a step fails
+        model.compile(optimizer="sgd", run_eagerly=BACKEND == "tensorflow")
+        with pytest.raises(InputError, match=message):
+            model.fit(inputs, y, verbose=0)
 
 
 def test_the_two_towers_are_trained_by_their_loss() -> None:
-    model = load_toy("BlipModel")
+    model = small_toy("BlipModel")
     inputs = {"input_ids": IDS, "pixel_values": PIXELS, "attention_mask": MASK}
     before = float(np.asarray(model(inputs, return_loss=True).loss)[0])
 

@@ -25,6 +25,14 @@ def load_toy(name: str) -> Any:
     return getattr(openblip.keras, f"TF{name}").from_pretrained(FIXTURES / name)
 
 
+def small_toy(name: str, **text: Any) -> Any:
+    """A random model with one layer per encoder and other settings of its text encoder. It compiles fast."""
+    kind = getattr(openblip.keras, f"TF{name}")
+    keras.utils.set_random_seed(0)
+    small = {"num_hidden_layers": 1}
+    return kind(kind.config_class(text_config={**TEXT, **text, **small}, vision_config={**VISION, **small}))
+
+
 @cache
 def recorded(name: str) -> Arrays:
     """What PyTorch returned for all cases of a class."""
@@ -70,10 +78,7 @@ def toy_folder(name: str, folder: Path) -> Path:
     """A hub folder with a random toy model for the 600 tokens of the golden vocabulary, and its processor."""
     from openblip.compat.transformers_api import BlipImageProcessor, BlipProcessor, BlipTokenizer
 
-    text = {**TEXT, "vocab_size": 600, "bos_token_id": 598, "label_smoothing": 0.0}
-    kind = getattr(openblip.keras, name)
-    keras.utils.set_random_seed(0)
-    kind(kind.config_class(text_config=text, vision_config=VISION)).save_pretrained(folder)
+    small_toy(name, vocab_size=600, bos_token_id=598, label_smoothing=0.0).save_pretrained(folder)
     processor = BlipProcessor(BlipImageProcessor(size=32), BlipTokenizer(str(GOLDEN / "vocab.txt")))
     processor.save_pretrained(folder)
     return folder

@@ -15,6 +15,7 @@ from openblip.keras.base import TFBlipPreTrainedModel
 from openblip.keras.captioning import TFBlipForConditionalGeneration
 from openblip.keras.encoders import TFBlipTextModel, TFBlipVisionModel
 from openblip.keras.export import export_saved_model
+from openblip.keras.litert import export_litert
 from openblip.keras.matching import TFBlipForImageTextRetrieval
 from openblip.keras.two_tower import TFBlipModel
 
@@ -32,5 +33,6 @@ __all__ = [
     "TFBlipPreTrainedModel",
     "TFBlipTextModel",
     "TFBlipVisionModel",
+    "export_litert",
     "export_saved_model",
 ]

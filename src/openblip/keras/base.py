@@ -265,6 +265,32 @@ class TFBlipPreTrainedModel(keras.Model):
             self._write_extra_files(temporary)
             write_text(temporary / "config.json", config.to_json_string())
 
+    def export(
+        self, filepath: StrPath, format: Literal["tf_saved_model", "litert"] = "tf_saved_model", **options: Any
+    ) -> None:
+        """Write a model for programs without OpenBLIP.
+
+        Args:
+            filepath: The folder of a SavedModel, or the LiteRT file.
+            format: "tf_saved_model" calls `export_saved_model`, and "litert" calls `export_litert`.
+            **options: Options of that function.
+
+        Raises:
+            InputError: There is no such format, or the model or the back end does not allow it.
+        """
+        from openblip.keras.export import export_saved_model  # they import the models
+        from openblip.keras.litert import export_litert
+
+        if format == "tf_saved_model":
+            export_saved_model(self, filepath, **options)
+        elif format == "litert":
+            export_litert(self, filepath, **options)
+        else:
+            raise InputError(
+                f"format must be 'tf_saved_model' or 'litert', got {format!r}: for ONNX and OpenVINO, run "
+                "`openblip export`"
+            )
+
     def _weights_dtype(self) -> str:
         """Return the name of the type that the weights are stored in."""
         return str(next(iter(self.hub_weights().values())).variable.dtype)

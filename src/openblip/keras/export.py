@@ -54,7 +54,7 @@ def export_saved_model(
         InputError: The back end is not TensorFlow, the model has no such signature, a text would be too long, or the
             folder has files.
     """
-    tf, target = _tensorflow(), Path(folder)
+    tf, target = import_tensorflow(), Path(folder)
     if target.exists() and (target.is_file() or any(target.iterdir())):
         raise InputError(f"the folder of a SavedModel must be new or empty, got {target}")
     archive = keras.export.ExportArchive()
@@ -76,8 +76,8 @@ def export_saved_model(
 
         archive.add_endpoint("answer", answer, [pixels, ids, mask])
     elif isinstance(model, TFBlipForImageTextRetrieval):
-        archive.add_endpoint("match", _matcher(model), [pixels, ids, mask])
-        archive.add_endpoint("compare", _comparer(model), [pixels, ids, mask])
+        archive.add_endpoint("match", matcher(model), [pixels, ids, mask])
+        archive.add_endpoint("compare", comparer(model), [pixels, ids, mask])
     else:
         raise InputError(
             f"a SavedModel needs a captioner, a VQA model or a retrieval model, got {type(model).__name__}"
@@ -87,7 +87,15 @@ def export_saved_model(
     return target
 
 
-def _tensorflow() -> Any:
+def import_tensorflow() -> Any:
+    """Return the module `tensorflow`, which exports need.
+
+    Returns:
+        The module.
+
+    Raises:
+        InputError: The back end is not TensorFlow.
+    """
     if BACKEND != "tensorflow":
         raise InputError(f"exports need KERAS_BACKEND=tensorflow, got {BACKEND}: save the model, and load it there")
     import tensorflow as tf
@@ -150,7 +158,16 @@ def _greedy(
     return decode
 
 
-def _matcher(model: TFBlipForImageTextRetrieval) -> Callable[..., dict[str, Tensor]]:
+def matcher(model: TFBlipForImageTextRetrieval) -> Callable[..., dict[str, Tensor]]:
+    """Return the function of the signature `match`.
+
+    Args:
+        model: The model.
+
+    Returns:
+        A function of pixels, token ids and their mask.
+    """
+
     def match(pixel_values: Tensor, input_ids: Tensor, attention_mask: Tensor) -> dict[str, Tensor]:
         score = model(input_ids=input_ids, pixel_values=pixel_values, attention_mask=attention_mask).itm_score
         return {"itm_score": score, "probability": ops.softmax(score, axis=-1)[:, 1]}
@@ -158,7 +175,16 @@ def _matcher(model: TFBlipForImageTextRetrieval) -> Callable[..., dict[str, Tens
     return match
 
 
-def _comparer(model: TFBlipForImageTextRetrieval) -> Callable[..., dict[str, Tensor]]:
+def comparer(model: TFBlipForImageTextRetrieval) -> Callable[..., dict[str, Tensor]]:
+    """Return the function of the signature `compare`.
+
+    Args:
+        model: The model.
+
+    Returns:
+        A function of pixels, token ids and their mask.
+    """
+
     def compare(pixel_values: Tensor, input_ids: Tensor, attention_mask: Tensor) -> dict[str, Tensor]:
         output = model(
             input_ids=input_ids, pixel_values=pixel_values, attention_mask=attention_mask, use_itm_head=False
