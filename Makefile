@@ -23,12 +23,11 @@ test: $(VENV)/.installed-dev  ## Run the tests, every file in a process of its o
 # The environment has no PyTorch: the Keras classes need none.
 KERAS_VENV ?= .venv-keras
 KERAS_PYTHON := $(KERAS_VENV)/bin/python
-KERAS_TEST := TF_CPP_MIN_LOG_LEVEL=2 $(KERAS_PYTHON) -m pytest --confcutdir tests/keras tests/keras
+KERAS_TEST := OMP_NUM_THREADS=1 TF_NUM_INTRAOP_THREADS=1 TF_CPP_MIN_LOG_LEVEL=2 $(KERAS_PYTHON) -m pytest --confcutdir tests/keras tests/keras
 
 test-keras: $(KERAS_VENV)/.installed  ## Test the Keras classes with TensorFlow and with JAX, and check their types
 	$(KERAS_PYTHON) -m mypy --follow-imports silent --exclude '/record_' src/openblip/keras tests/keras
-	KERAS_BACKEND=tensorflow $(KERAS_TEST)
-	KERAS_BACKEND=jax $(KERAS_TEST)
+	printf 'tensorflow\njax\n' | xargs -n 1 -P 2 sh -c 'KERAS_BACKEND="$$0" $(KERAS_TEST)'
 
 test-slow: $(VENV)/.installed-dev $(KERAS_VENV)/.installed  ## Run the long tests: kill loops, load, base-size models
 	$(BIN)/python -m pip install --quiet playwright  # drives Chromium, which the test of the browser example needs
