@@ -246,6 +246,30 @@ def test_caption_logits_of_mixed_texts(left: bool) -> None:
 
 
 @pytest.mark.parametrize("left", [False, True])
+def test_caption_loss_and_gradients_of_mixed_texts(left: bool) -> None:
+    """Difference `batch-padding`: padding on the left shifts the positions that 5.23 trains with."""
+    theirs, ours = pair(CAPTIONER)
+    rows, mask = padded(LENGTHS, 7, left=left)
+    images, first = pixels(len(rows)), mask.cumsum(1) == 1
+    labels = rows.masked_fill((mask == 0) | first, -100)  # nothing precedes a first token but padding
+    batch_loss = ours(images, rows, mask, labels=labels).loss
+    batch_loss.backward()
+    alone: Any = torch.tensor(0.0)  # the mean over the labels of all rows, each computed without padding
+    for row in range(len(rows)):
+        row_ids, row_mask = _alone(rows, mask, row)
+        loss = theirs(images[row : row + 1], row_ids, row_mask, labels=row_ids.clone()).loss
+        alone = alone + loss * (row_ids.shape[1] - 1) / int((labels != -100).sum())
+    alone.backward()
+    close(batch_loss, alone)
+    for actual, expected in zip(ours.parameters(), theirs.parameters(), strict=True):
+        assert (actual.grad is None) == (expected.grad is None)
+        if expected.grad is not None:
+            close(actual.grad, expected.grad, 1e-4)
+    difference = (theirs(images, rows, mask, labels=labels).loss - batch_loss).abs().item()
+    assert difference > 1e-4 if left else difference < 1e-5
+
+
+@pytest.mark.parametrize("left", [False, True])
 def test_incremental_decoding_of_mixed_texts(left: bool) -> None:
     _, ours = (model.text_decoder for model in pair(CAPTIONER))
     rows, mask = padded([6, 4], 6, left=left)

@@ -172,30 +172,30 @@ class PreTrainedConfig(PushToHub):
     @overload
     @classmethod
     def from_dict(
-        cls: type[ConfigT], values: Mapping[str, Any], *, return_unused_kwargs: Literal[False] = ..., **kwargs: Any
+        cls: type[ConfigT], config_dict: Mapping[str, Any], *, return_unused_kwargs: Literal[False] = ..., **kwargs: Any
     ) -> ConfigT: ...
 
     @overload
     @classmethod
     def from_dict(
-        cls: type[ConfigT], values: Mapping[str, Any], *, return_unused_kwargs: Literal[True], **kwargs: Any
+        cls: type[ConfigT], config_dict: Mapping[str, Any], *, return_unused_kwargs: Literal[True], **kwargs: Any
     ) -> tuple[ConfigT, Values]: ...
 
     @classmethod
     def from_dict(
-        cls: type[ConfigT], values: Mapping[str, Any], *, return_unused_kwargs: bool = False, **kwargs: Any
+        cls: type[ConfigT], config_dict: Mapping[str, Any], *, return_unused_kwargs: bool = False, **kwargs: Any
     ) -> ConfigT | tuple[ConfigT, Values]:
         """Create a configuration from a dictionary.
 
         Args:
-            values: Content of a `config.json`.
+            config_dict: Content of a `config.json`.
             return_unused_kwargs: Also return the arguments that are not fields.
             **kwargs: Fields to override.
 
         Returns:
             The configuration, and unused arguments with `return_unused_kwargs`.
         """
-        config = cls(**dict(values))
+        config = cls(**dict(config_dict))
         unused = {}
         for name, value in kwargs.items():
             if name in ("dtype", "torch_dtype") and value == "auto":
@@ -219,8 +219,7 @@ class PreTrainedConfig(PushToHub):
         """
         folder = Path(save_directory)
         write_text(folder / "config.json", self.to_json_string())
-        if push_to_hub:
-            self._upload(folder, kwargs.pop("repo_id", folder.name), **kwargs)
+        self._push(folder, push_to_hub, kwargs)
 
     def to_dict(self) -> Values:
         """Return all values, including subconfigurations, as JSON values.
@@ -314,13 +313,13 @@ class PreTrainedConfig(PushToHub):
             else:
                 raise ConfigError(f"{name} must name a number, a text or a bool of the configuration")
 
-    def update(self, values: Mapping[str, Any]) -> None:
+    def update(self, config_dict: Mapping[str, Any]) -> None:
         """Set values.
 
         Args:
-            values: Values by name.
+            config_dict: Values by name.
         """
-        for name, value in values.items():
+        for name, value in config_dict.items():
             setattr(self, name, value)
 
     def __eq__(self, other: object) -> bool:

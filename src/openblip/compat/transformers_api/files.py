@@ -97,6 +97,7 @@ class PushToHub:
         token: bool | str | None = None,
         revision: str | None = None,
         create_pr: bool = False,
+        max_shard_size: int | str | None = None,
         tags: list[str] | None = None,
         **save_options: Any,
     ) -> Any:
@@ -110,12 +111,15 @@ class PushToHub:
             token: Token for the hub; by default the stored one.
             revision: Branch to commit to.
             create_pr: Open a pull request instead of committing.
+            max_shard_size: Size from which the weights of a model are split into several files.
             tags: Tags of the model card, which is written if the repository has none.
             **save_options: Arguments of `save_pretrained`.
 
         Returns:
             What `huggingface_hub` returns about the commit.
         """
+        if max_shard_size is not None:
+            save_options["max_shard_size"] = max_shard_size
         with TemporaryDirectory() as folder:
             untyped: Any = self
             untyped.save_pretrained(folder, **save_options)
@@ -130,6 +134,13 @@ class PushToHub:
                 create_pr=create_pr,
                 tags=tags,
             )
+
+    def _push(self, folder: Path, push_to_hub: bool, options: Values) -> None:
+        """Upload a saved folder if asked to. `options` are arguments of `push_to_hub`, or values of unknown options."""
+        if push_to_hub:
+            self._upload(folder, options.pop("repo_id", folder.name), **options)
+        elif unknown := [name for name, value in options.items() if value]:
+            raise TypeError(f"save_pretrained has no option {', '.join(unknown)}")
 
     def _upload(
         self,

@@ -126,16 +126,16 @@ class BlipImageProcessor(PushToHub):
             arrays = [array.transpose(1, 2, 0) for array in arrays]
         return BatchFeature({"pixel_values": arrays}, tensor_type=options["return_tensors"])
 
-    def fetch_images(self, images: Any) -> Images:
+    def fetch_images(self, image_url_or_urls: Any) -> Images:
         """Open images.
 
         Args:
-            images: Paths, URLs, base64 or images, in lists of any depth.
+            image_url_or_urls: Paths, URLs, base64 or images, in lists of any depth.
 
         Returns:
             The images, in lists of the same structure.
         """
-        return fetch_images(images)
+        return fetch_images(image_url_or_urls)
 
     def _resolve_options(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Values:
         if len(args) > len(_POSITIONAL):
@@ -211,23 +211,23 @@ class BlipImageProcessor(PushToHub):
     @overload
     @classmethod
     def from_dict(
-        cls, values: Mapping[str, Any], *, return_unused_kwargs: Literal[False] = ..., **kwargs: Any
+        cls, image_processor_dict: Mapping[str, Any], *, return_unused_kwargs: Literal[False] = ..., **kwargs: Any
     ) -> BlipImageProcessor: ...
 
     @overload
     @classmethod
     def from_dict(
-        cls, values: Mapping[str, Any], *, return_unused_kwargs: Literal[True], **kwargs: Any
+        cls, image_processor_dict: Mapping[str, Any], *, return_unused_kwargs: Literal[True], **kwargs: Any
     ) -> tuple[BlipImageProcessor, Values]: ...
 
     @classmethod
     def from_dict(
-        cls, values: Mapping[str, Any], *, return_unused_kwargs: bool = False, **kwargs: Any
+        cls, image_processor_dict: Mapping[str, Any], *, return_unused_kwargs: bool = False, **kwargs: Any
     ) -> BlipImageProcessor | tuple[BlipImageProcessor, Values]:
         """Create a processor from settings.
 
         Args:
-            values: The settings.
+            image_processor_dict: The settings.
             return_unused_kwargs: Also return the arguments that are not settings.
             **kwargs: Settings to override.
 
@@ -235,7 +235,7 @@ class BlipImageProcessor(PushToHub):
             The processor, and unused arguments with `return_unused_kwargs`.
         """
         overrides = {name: value for name, value in kwargs.items() if name in _DEFAULTS}
-        processor = cls(**{**values, **overrides})
+        processor = cls(**{**image_processor_dict, **overrides})
         unused = {name: value for name, value in kwargs.items() if name not in overrides}
         return (processor, unused) if return_unused_kwargs else processor
 
@@ -278,17 +278,20 @@ class BlipImageProcessor(PushToHub):
         """
         return cls(**json.loads(Path(json_file).read_text(encoding="utf-8")))
 
-    def save_pretrained(self, save_directory: StrPath) -> list[str]:
+    def save_pretrained(self, save_directory: StrPath, push_to_hub: bool = False, **kwargs: Any) -> list[str]:
         """Write `preprocessor_config.json`, which `transformers` reads, too.
 
         Args:
             save_directory: Folder to write to.
+            push_to_hub: Upload the folder to the hub.
+            **kwargs: Arguments of `push_to_hub`.
 
         Returns:
             The path of the file, in a list.
         """
         path = Path(save_directory) / "preprocessor_config.json"
         write_text(path, self.to_json_string())
+        self._push(Path(save_directory), push_to_hub, kwargs)
         return [str(path)]
 
     def __repr__(self) -> str:

@@ -108,11 +108,14 @@ class GenerationConfig(PushToHub):
         def __getattr__(self, name: str) -> Any: ...
 
     @classmethod
-    def from_pretrained(cls, pretrained_model_name_or_path: StrPath, **kwargs: Any) -> GenerationConfig:
+    def from_pretrained(
+        cls, pretrained_model_name: StrPath, config_file_name: str | None = None, **kwargs: Any
+    ) -> GenerationConfig:
         """Read `generation_config.json` of a folder or hub id.
 
         Args:
-            pretrained_model_name_or_path: Local folder or file, or hub id.
+            pretrained_model_name: Local folder or file, or hub id.
+            config_file_name: Another name of the file.
             **kwargs: Location of the files (`revision`, `cache_dir`, `subfolder`, ...) and further options.
 
         Returns:
@@ -121,22 +124,33 @@ class GenerationConfig(PushToHub):
         Raises:
             CheckpointError: There is no `generation_config.json`.
         """
-        folder, kwargs = local_folder(pretrained_model_name_or_path, kwargs)
-        path = folder / "generation_config.json" if folder.is_dir() else folder
+        folder, kwargs = local_folder(pretrained_model_name, kwargs)
+        file_name = config_file_name or "generation_config.json"
+        path = folder / file_name if folder.is_dir() else folder
         if not path.is_file():
-            raise CheckpointError(f"{folder} has no generation_config.json")
+            raise CheckpointError(f"{folder} has no {file_name}")
         values = json.loads(path.read_text(encoding="utf-8"))
         inert = ("_from_model_config", "transformers_version")
         return cls(**{name: value for name, value in values.items() if name not in inert}, **kwargs)
 
-    def save_pretrained(self, save_directory: StrPath) -> None:
+    def save_pretrained(
+        self,
+        save_directory: StrPath,
+        config_file_name: str | None = None,
+        push_to_hub: bool = False,
+        **kwargs: Any,
+    ) -> None:
         """Write `generation_config.json` to a folder.
 
         Args:
             save_directory: Folder to write to.
+            config_file_name: Another name of the file.
+            push_to_hub: Upload the folder to the hub.
+            **kwargs: Arguments of `push_to_hub`.
         """
-        text = json.dumps(self.to_dict(), indent=2, sort_keys=True) + "\n"
-        write_text(Path(save_directory) / "generation_config.json", text)
+        folder = Path(save_directory)
+        write_text(folder / (config_file_name or "generation_config.json"), self.to_json_string())
+        self._push(folder, push_to_hub, kwargs)
 
     def to_dict(self) -> Values:
         """Return the options that are set.
@@ -159,24 +173,33 @@ class GenerationConfig(PushToHub):
         """
         return self.to_dict()
 
-    def to_json_string(self, use_diff: bool = True) -> str:
+    def to_json_string(
+        self, use_diff: bool = True, ignore_metadata: bool = False, keys_to_pop: Sequence[str] | None = None
+    ) -> str:
         """Return the content of `generation_config.json`.
 
         Args:
             use_diff: Ignored; only options that are set have a value.
+            ignore_metadata: Ignored; there is no metadata.
+            keys_to_pop: Options to omit.
 
         Returns:
             The content of the file.
         """
-        return json.dumps(self.to_dict(), indent=2, sort_keys=True) + "\n"
+        values = {name: value for name, value in self.to_dict().items() if name not in (keys_to_pop or ())}
+        return json.dumps(values, indent=2, sort_keys=True) + "\n"
 
-    def to_json_file(self, json_file_path: StrPath) -> None:
+    def to_json_file(
+        self, json_file_path: StrPath, use_diff: bool = True, keys_to_pop: Sequence[str] | None = None
+    ) -> None:
         """Write the options to a file.
 
         Args:
             json_file_path: The file.
+            use_diff: Ignored; only options that are set have a value.
+            keys_to_pop: Options to omit.
         """
-        write_text(Path(json_file_path), self.to_json_string())
+        write_text(Path(json_file_path), self.to_json_string(use_diff, keys_to_pop=keys_to_pop))
 
     @classmethod
     def from_dict(cls, config_dict: Mapping[str, Any], **kwargs: Any) -> GenerationConfig:
@@ -191,16 +214,22 @@ class GenerationConfig(PushToHub):
         """
         return cls(**{**config_dict, **kwargs})
 
-    def update(self, defaults_only: bool = False, **options: Any) -> None:
-        """Set options.
+    def update(self, defaults_only: bool = False, allow_custom_entries: bool = False, **kwargs: Any) -> Values:
+        """Set options. An option that does not exist is an error of `generate`.
 
         Args:
             defaults_only: Set only options that are not set.
-            **options: Options by name.
+            allow_custom_entries: Ignored; options of any name are set.
+            **kwargs: Options by name.
+
+        Returns:
+            The options that were not set, because they have a value and `defaults_only` is true.
         """
-        for name, value in options.items():
-            if not defaults_only or getattr(self, name, None) is None:
+        unused = {name: value for name, value in kwargs.items() if defaults_only and vars(self).get(name) is not None}
+        for name, value in kwargs.items():
+            if name not in unused:
                 setattr(self, name, value)
+        return unused
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, GenerationConfig) and self.to_dict() == other.to_dict()

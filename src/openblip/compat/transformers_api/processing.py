@@ -165,11 +165,13 @@ class BlipProcessor(PushToHub):
             BlipImageProcessor.from_pretrained(folder, **kwargs), BlipTokenizer.from_pretrained(folder, **kwargs)
         )
 
-    def save_pretrained(self, save_directory: StrPath) -> list[str]:
+    def save_pretrained(self, save_directory: StrPath, push_to_hub: bool = False, **kwargs: Any) -> list[str]:
         """Write the files that `transformers` 4 and 5 read.
 
         Args:
             save_directory: Folder to write to.
+            push_to_hub: Upload the folder to the hub.
+            **kwargs: Arguments of `push_to_hub`.
 
         Returns:
             The paths of all files.
@@ -182,6 +184,7 @@ class BlipProcessor(PushToHub):
         for name, values in files.items():
             write_text(folder / name, json.dumps(values, indent=2, sort_keys=True) + "\n")
             written.append(str(folder / name))
+        self._push(folder, push_to_hub, kwargs)
         return written
 
 

@@ -119,16 +119,18 @@ class BlipTokenizer(PushToHub):
         ids: list[int] | list[list[int]] | Tensor = self(text, text_pair, **options)["input_ids"]
         return ids
 
-    def tokenize(self, text: str) -> list[str]:
-        """Return the word pieces of a text, without special tokens.
+    def tokenize(self, text: str, pair: str | None = None, add_special_tokens: bool = False) -> list[str]:
+        """Return the word pieces of a text.
 
         Args:
             text: The text.
+            pair: A second text.
+            add_special_tokens: Add [CLS] and [SEP].
 
         Returns:
-            The word pieces of a text, without special tokens.
+            The word pieces.
         """
-        return list(self.backend.encode(text, add_special_tokens=False).tokens)
+        return list(self.backend.encode(text, pair, add_special_tokens=add_special_tokens).tokens)
 
     def _encode(self, text: Any, pair: Any, settings: _Options) -> tokenizers.Encoding:
         encode = self.backend.encode
@@ -207,17 +209,20 @@ class BlipTokenizer(PushToHub):
         options = (skip_special_tokens, clean_up_tokenization_spaces)
         return [self._decode_row(_to_lists(row), *options) for row in sequences]
 
-    def convert_ids_to_tokens(self, ids: Any) -> str | list[str | None] | None:
+    def convert_ids_to_tokens(self, ids: Any, skip_special_tokens: bool = False) -> str | list[str | None] | None:
         """Return the word piece of an id, or the pieces of several ids; `None` for ids outside the vocabulary.
 
         Args:
             ids: An id, or several ids.
+            skip_special_tokens: Omit the special tokens among several ids.
 
         Returns:
             The word piece of an id, or the pieces of several ids; `None` for ids outside the vocabulary.
         """
-        pieces = [self.backend.id_to_token(token_id) for token_id in _to_lists(ids)]
-        return pieces[0] if isinstance(ids, int) else pieces
+        if isinstance(ids, int):
+            return self.backend.id_to_token(ids)
+        skipped = set(self.all_special_ids) if skip_special_tokens else set()
+        return [self.backend.id_to_token(token_id) for token_id in _to_lists(ids) if token_id not in skipped]
 
     def convert_tokens_to_ids(self, tokens: str | Sequence[str]) -> int | list[int]:
         """Return the id of a word piece, or the ids of several pieces; the id of [UNK] for unknown pieces.
@@ -495,19 +500,33 @@ class BlipTokenizer(PushToHub):
         write_text(path, "".join(f"{piece}\n" for piece in self.core.vocab_pieces))
         return (str(path),)
 
-    def save_pretrained(self, save_directory: StrPath, **kwargs: Any) -> tuple[str, ...]:
+    def save_pretrained(
+        self,
+        save_directory: StrPath,
+        legacy_format: bool | None = None,
+        filename_prefix: str | None = None,
+        push_to_hub: bool = False,
+        **kwargs: Any,
+    ) -> tuple[str, ...]:
         """Write the tokenizer's files, which `transformers` reads, too.
 
         Args:
             save_directory: Folder to write to.
-            **kwargs: `legacy_format`, `filename_prefix` and `push_to_hub` of `transformers`, which must be false.
+            legacy_format: Ignored; the files of all versions are written.
+            filename_prefix: Must be `None`.
+            push_to_hub: Upload the folder to the hub.
+            **kwargs: Arguments of `push_to_hub`.
 
         Returns:
             The paths of all files.
+
+        Raises:
+            InputError: `filename_prefix` is given.
         """
-        if unknown := [name for name, value in kwargs.items() if value]:
-            raise TypeError(f"save_pretrained has no option {', '.join(unknown)}")
+        if filename_prefix:
+            raise InputError(f"filename_prefix must be None, got {filename_prefix!r}: loading expects the usual names")
         self.core.save(save_directory)
+        self._push(Path(save_directory), push_to_hub, kwargs)
         names = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "vocab.txt")
         return tuple(str(Path(save_directory) / name) for name in names)
 
