@@ -130,7 +130,7 @@ def test_models_can_be_traced(load: Load) -> None:
         import tensorflow as tf
 
         output = tf.function(lambda values: model(values))(inputs)
-    assert_equal(flatten("", output), expected, 1e-5)
+    assert_equal(flatten("", output), expected)
 
 
 def test_the_names_of_the_package_are_lazy() -> None:
