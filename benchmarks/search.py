@@ -299,7 +299,9 @@ def iter_records(data: str) -> list[Record]:
 def rank_captions(
     blip: Blip, store: LocalStore, images: dict[str, IndexedImage], captions: Sequence[tuple[str, str]], rerank: int
 ) -> tuple[dict[str, NDArray[np.int64]], NDArray[np.float64]]:
-    """Return the rank of the image of each caption by ITC and by ITM, and the probabilities of its image and of others.
+    """Return the rank of the image of each caption by ITC, by ITM and by both as `Index.rerank` does.
+
+    The probabilities of its image and of the best other one are returned too.
 
     Returns:
         Ranks from 0, `rerank` for an image that is not on the shortlist, by stage; and for each caption the probability
@@ -308,6 +310,7 @@ def rank_captions(
     embeddings = blip.embed_texts([caption for _, caption in captions])
     ranks = {stage: np.full(len(captions), rerank) for stage in ("itc", "itm", "itm + itc")}
     probabilities = np.full((len(captions), 2), np.nan)
+    temperature = blip.pipeline("retrieval").model.temperature
     start = time.perf_counter()
     for number, ((own, caption), embedding) in enumerate(zip(captions, embeddings, strict=True)):
         neighbors = store.find_nearest(embedding, rerank, Filter())
@@ -315,7 +318,7 @@ def rank_captions(
         scores, chances = np.array(judge_all(blip, store, neighbors.images, caption)).T
         if own in names:
             ranks["itc"][number] = names.index(own)
-            for stage, values in (("itm", scores), ("itm + itc", scores + np.array(neighbors.cosines))):
+            for stage, values in (("itm", scores), ("itm + itc", scores + np.array(neighbors.cosines) / temperature)):
                 ranks[stage][number] = int((values > values[names.index(own)]).sum())
             probabilities[number, 0] = chances[names.index(own)]
         others = chances[[name != own for name in names]]

@@ -15,6 +15,7 @@ from openblip import Blip
 from openblip.errors import ImageError, InputError, SearchError
 from openblip.search import Filter, Index, update
 from openblip.search.listing import list_images
+from tests.jobs.cli import pictures
 from tests.pipelines.pipeline_toys import count_images
 from tests.search.search_toys import make_index, no_model, write_photos
 from tests.toys import toy_bundle, toy_image
@@ -328,3 +329,15 @@ def test_threads_search_while_another_adds(tmp_path: Path, blip: Blip, photos: P
         thread.join()
     assert errors == []
     assert len(index) == 8 + 27
+
+
+@pytest.mark.slow
+def test_a_moved_folder_of_a_thousand_images_needs_no_model(tmp_path: Path, blip: Blip) -> None:
+    pictures(tmp_path / "photos", 1000)
+    index = Index.create(tmp_path / "index", blip)
+    with count_images(blip, "retrieval") as counter:
+        assert index.add([str(tmp_path / "photos")], blip).counts == {"added": 1000}
+        assert counter.count == 1000
+        (tmp_path / "photos").rename(tmp_path / "moved")
+        report = index.add([str(tmp_path / "moved")], blip, prune=True)
+    assert (report.counts, report.encoded, counter.count) == ({"moved": 1000}, 0, 1000)

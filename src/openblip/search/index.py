@@ -269,8 +269,8 @@ class Index:
         """Find the images that fit a text, resemble an image, or both.
 
         The embeddings of all images that pass the filter are compared with the query (ITC). With `rerank`, the model
-        then reads the text together with each image of the shortlist (ITM), ranks by the odds of a match, and leaves
-        out images that do not match.
+        then reads the text together with each image of the shortlist (ITM), ranks by both scores, and leaves out images
+        that do not match.
 
         Args:
             blip: The model of the index; `None` for a search by filters alone.
@@ -399,7 +399,9 @@ class Index:
         timeout: float | None = None,
         stop: Stop | None = None,
     ) -> SearchResults:
-        """Rank hits by the probability that image and text match (ITM), and leave out those that do not.
+        """Rank hits by both stages, ITM and ITC, and leave out images that do not match the text.
+
+        The score of a hit is the log-odds of ITM plus the logit of ITC: its similarity over the temperature.
 
         Args:
             blip: The model of the index.
@@ -426,6 +428,7 @@ class Index:
         judged = judge_images(
             blip, self._store, [images[hit.id] for hit in shortlist], text, split_minus(minus), self._cache
         )
+        temperature = blip.pipeline("retrieval").model.temperature
         ranked: list[tuple[float, Hit]] = []
         rejected: list[float] = []
         errors: list[tuple[str, str]] = []
@@ -435,8 +438,9 @@ class Index:
             elif result[1] < min_probability:
                 rejected.append(result[1])
             else:
-                ranked.append((result[0], replace(hit, probability=result[1])))
-        ranked.sort(key=lambda pair: (-pair[0], -(pair[1].similarity or 0.0)))
+                score = result[0] + (hit.similarity or 0.0) / temperature
+                ranked.append((score, replace(hit, probability=result[1])))
+        ranked.sort(key=lambda pair: -pair[0])
         return SearchResults(tuple(hit for _, hit in ranked), searched, max(rejected, default=None), tuple(errors))
 
     def list(self, n: int = 60, cursor: str | None = None, where: Filter | None = None) -> ImagePage:

@@ -1,5 +1,9 @@
 """The second stage of a search: ITM judges each image of the shortlist (Li et al. 2022, section 4.3).
 
+Training draws the negatives of ITM from the softmax of ITC (hard negatives, section 3.2). Its log-odds therefore
+compare an image with those that ITC takes for likely: the logarithm of the probability of an image given the text is the
+sum of the log-odds of ITM and the logit of ITC, the cosine over the temperature. Results are ranked by this sum.
+
 Shapes: B images, M image tokens, D width, T tokens.
 """
 
@@ -43,9 +47,9 @@ def judge_images(
         cache: Cache of the states of images that the store has no states of.
 
     Yields:
-        For each image a score to rank by, and the probability that it matches `text` and none of `minus`; or the error
-        of an image that cannot be read. The score is the log-odds of the match plus the log-probability of no match
-        with `minus`.
+        For each image its log-odds, and the probability that it matches `text` and none of `minus`; or the error of an
+        image that cannot be read. The log-odds are those of the match plus the log-probability of no match with
+        `minus`.
     """
     pipeline = blip.pipeline("retrieval")
     rows = pipeline.with_enc(pipeline.tokenize([text, *minus]))
@@ -87,9 +91,15 @@ def load_states(
     missing = [image for image in images if image.id not in results]
     encoded = blip.encode_images((image.path for image in missing), task="retrieval", on_error="return")
     for image, result in zip(missing, encoded, strict=True):
-        results[image.id] = result if isinstance(result, OpenBlipError) else result.states[id(engine)]
-        if cache is not None and not isinstance(result, OpenBlipError):
-            cache.put(image.hash, result.states[id(engine)].half().cpu().numpy())
+        if isinstance(result, OpenBlipError):
+            results[image.id] = result
+            continue
+        computed = result.states[id(engine)]
+        if cache is not None:  # the result of a search does not depend on what the cache has
+            half = computed.half()
+            cache.put(image.hash, half.cpu().numpy())
+            computed = half.to(computed.dtype)
+        results[image.id] = computed
     return [results[image.id] for image in images]
 
 
