@@ -159,7 +159,11 @@ class LocalStore(Store):
             return _count(connection)
 
     def changes(self) -> int:
-        """Return the number of batches that were committed."""
+        """Return how often the index was changed.
+
+        Returns:
+            The number of committed batches and compactions.
+        """
         with self._reading() as (_, view):
             return view.changes
 
@@ -168,6 +172,9 @@ class LocalStore(Store):
 
         Args:
             name: Name of a file of embeddings or states.
+
+        Returns:
+            The number of bytes. The file may be longer, after a process was killed.
         """
         with self._reading() as (_, view):
             return (view.vectors if name.startswith("vectors-") else view.states).nbytes

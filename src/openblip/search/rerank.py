@@ -1,8 +1,8 @@
 """The second stage of a search: ITM judges each image of the shortlist (Li et al. 2022, section 4.3).
 
 Training draws the negatives of ITM from the softmax of ITC (hard negatives, section 3.2). Its log-odds therefore
-compare an image with those that ITC takes for likely: the logarithm of the probability of an image given the text is the
-sum of the log-odds of ITM and the logit of ITC, the cosine over the temperature. Results are ranked by this sum.
+compare an image with those that ITC takes for likely: the logarithm of the probability of an image given the text is
+the sum of the log-odds of ITM and the logit of ITC, the cosine over the temperature. Results are ranked by this sum.
 
 Shapes: B images, M image tokens, D width, T tokens.
 """

@@ -57,7 +57,11 @@ class Hit:
         return Hit(image.id, image.name, image.path, similarity, None, *properties)
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the hit as strings, numbers and lists."""
+        """Return the hit for JSON.
+
+        Returns:
+            Its fields as strings, numbers and lists.
+        """
         return {**vars(self), "duplicates": list(self.duplicates)}
 
 
@@ -96,7 +100,11 @@ class SearchResults(Sequence[Hit]):
         return self.hits[index]
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the results as strings, numbers and lists."""
+        """Return the results for JSON.
+
+        Returns:
+            The hits and the other fields as strings, numbers and lists.
+        """
         return {
             "hits": [hit.to_dict() for hit in self.hits],
             "searched": self.searched,

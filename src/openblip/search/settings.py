@@ -74,7 +74,11 @@ class IndexSettings:
         return 2 * self.tokens * self.state_width
 
     def to_json(self) -> str:
-        """Return the settings as JSON."""
+        """Return the settings as JSON.
+
+        Returns:
+            An object in one line.
+        """
         return json.dumps(asdict(self), sort_keys=True)
 
     @staticmethod

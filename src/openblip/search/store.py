@@ -30,23 +30,52 @@ class Store(ABC):
 
     @abstractmethod
     def count(self) -> int:
-        """Return the number of images."""
+        """Return the number of images.
+
+        Returns:
+            The number.
+        """
 
     @abstractmethod
     def roots(self) -> dict[str, bool]:
-        """Return the indexed folders, and whether folders below them are indexed."""
+        """Return the indexed folders.
+
+        Returns:
+            Absolute paths, and whether the folders below each are indexed.
+        """
 
     @abstractmethod
     def find_paths(self, paths: Sequence[str]) -> dict[str, IndexedImage]:
-        """Return the images with these paths, by path."""
+        """Return the images with these paths.
+
+        Args:
+            paths: Absolute paths.
+
+        Returns:
+            The images by path.
+        """
 
     @abstractmethod
     def find_hashes(self, hashes: Sequence[str]) -> dict[str, list[IndexedImage]]:
-        """Return the images with these hashes, by hash."""
+        """Return the images with this content.
+
+        Args:
+            hashes: SHA-256 of files.
+
+        Returns:
+            The images by hash.
+        """
 
     @abstractmethod
     def find_ids(self, ids: Sequence[str]) -> dict[str, IndexedImage]:
-        """Return the images with these ids, by id."""
+        """Return the images with these ids.
+
+        Args:
+            ids: The ids.
+
+        Returns:
+            The images by id; ids that the index does not have are left out.
+        """
 
     @abstractmethod
     def iter_images(self, folder: str | None = None) -> Iterator[IndexedImage]:
@@ -54,31 +83,79 @@ class Store(ABC):
 
         Args:
             folder: An absolute path.
+
+        Yields:
+            The images.
         """
 
     @abstractmethod
     def list_images(self, n: int, cursor: str | None, where: Filter) -> ImagePage:
-        """Return one page of the images that pass a filter, the newest first."""
+        """Return one page of the images that pass a filter, the newest first.
+
+        Args:
+            n: Most images on the page.
+            cursor: `next` of the page before; `None` for the first page.
+            where: The filter.
+
+        Returns:
+            The page.
+        """
 
     @abstractmethod
     def embeddings(self, ids: Sequence[str]) -> Mapping[str, NDArray[np.float32]]:
-        """Return the embeddings (E,) of images, by id."""
+        """Return the embeddings of images.
+
+        Args:
+            ids: The ids.
+
+        Returns:
+            Embeddings (E,) by id.
+        """
 
     @abstractmethod
     def iter_embeddings(self, size: int) -> Iterator[tuple[Sequence[str], NDArray[np.float32]]]:
-        """Yield ids and embeddings of all images, `size` at a time."""
+        """Yield the embeddings of all images.
+
+        Args:
+            size: Most images to yield at once.
+
+        Yields:
+            Ids of N images and their embeddings (N, E).
+        """
 
     @abstractmethod
     def states(self, ids: Sequence[str]) -> Mapping[str, Rows]:
-        """Return the stored states (M, D) of images, by id."""
+        """Return the stored states of images.
+
+        Args:
+            ids: The ids.
+
+        Returns:
+            States (M, D) by id; images without stored states are left out.
+        """
 
     @abstractmethod
     def find_nearest(self, query: NDArray[np.float32], n: int, where: Filter) -> Neighbors:
-        """Return the `n` images with the highest cosine among those that pass a filter."""
+        """Return the images with the highest cosine among those that pass a filter.
+
+        Args:
+            query: The query (E,).
+            n: Most images to return.
+            where: The filter.
+
+        Returns:
+            The images, best first.
+
+        Raises:
+            InputError: The query has no direction or another width.
+        """
 
     @abstractmethod
     def writing(self) -> AbstractContextManager[None]:
         """Return a context in which this process may write, and no other.
+
+        Returns:
+            The context.
 
         Raises:
             SearchError: Another process is writing.
@@ -86,15 +163,30 @@ class Store(ABC):
 
     @abstractmethod
     def write(self, batch: Batch) -> None:
-        """Apply changes as a whole, and return when they are on the disk."""
+        """Apply changes as a whole, and return when they are on the disk.
+
+        Args:
+            batch: The changes.
+
+        Raises:
+            SearchError: They cannot be written.
+        """
 
     @abstractmethod
     def set_roots(self, roots: Mapping[str, bool]) -> None:
-        """Replace the indexed folders."""
+        """Replace the indexed folders.
+
+        Args:
+            roots: Absolute paths, and whether the folders below each are indexed.
+        """
 
     @abstractmethod
     def compact(self) -> int:
-        """Free the space of removed images, and return the number of bytes freed."""
+        """Free the space of removed images.
+
+        Returns:
+            The number of bytes freed.
+        """
 
     @abstractmethod
     def close(self) -> None:
