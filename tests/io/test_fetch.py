@@ -124,6 +124,15 @@ def test_the_connection_goes_to_the_address_that_was_checked(
     assert set(lookups) <= {"site.test", "127.0.0.1"}
 
 
+def test_only_listed_hosts_are_asked_also_after_redirects(site: Site, options: FetchOptions) -> None:
+    site.pages["/away"] = (302, {"Location": f"http://localhost:{site.port}/a.png"}, b"")
+    listed = replace(options, only_hosts=("127.0.0.1", ".example.org"), robots=False)
+    assert Fetcher(listed).fetch(site.url("/a.png")).content == png()
+    for address in (site.url("/away"), "http://example.org/a.png", "http://127.0.0.1.example.com/a.png"):
+        with pytest.raises(ImageError, match="not on the list of allowed hosts"):
+            Fetcher(listed).fetch(address)
+
+
 def test_redirects_are_followed_and_checked(site: Site, options: FetchOptions) -> None:
     site.pages["/moved"] = (302, {"Location": "/a.png"}, b"")
     site.pages["/inside"] = (302, {"Location": "http://10.1.2.3/secret"}, b"")
