@@ -124,7 +124,10 @@ def test_equal_new_files_are_embedded_once(tmp_path: Path, blip: Blip) -> None:
     hidden = index.search(blip, "a dog", hide_duplicates=True)
     assert [(hit.id, hit.duplicates) for hit in hidden] == [(results[0].id, results[0].duplicates)]
     assert [[image.name for image in group] for group in index.find_duplicates()] == [["000.png", "b.png", "c.png"]]
-    assert index.rerank(blip, "a dog", results, min_probability=0)[0].probability is not None
+    for shortlist in (results, results[::-1], hidden):  # the order of the hits says which one is a duplicate of which
+        first, *others = index.rerank(blip, "a dog", shortlist, min_probability=0)
+        assert set(first.duplicates) == {hit.id for hit in results} - {first.id}
+        assert [hit.duplicate_of for hit in others] == [first.id] * (len(shortlist) - 1)
 
 
 def test_bad_images_do_not_stop_the_others(tmp_path: Path, blip: Blip, photos: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import stat
 import time
+import weakref
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -58,6 +59,7 @@ class Index:
 
     def __init__(self, store: Store, *, cache_bytes: int = CACHE_BYTES) -> None:
         self._store = store
+        self._checked: weakref.WeakSet[Blip] = weakref.WeakSet()  # models that made the index
         self._cache = None
         if store.settings.states == "cache":
             settings = store.settings
@@ -162,7 +164,9 @@ class Index:
         Raises:
             SearchError: The index was made with other weights.
         """
-        self.settings.check_same_weights(weights_of(blip), blip.name)
+        if blip not in self._checked:
+            self.settings.check_same_weights(weights_of(blip), blip.name)
+            self._checked.add(blip)
 
     # Adding images.
 
@@ -441,7 +445,8 @@ class Index:
                 score = result[0] + (hit.similarity or 0.0) / temperature
                 ranked.append((score, replace(hit, probability=result[1])))
         ranked.sort(key=lambda pair: -pair[0])
-        return SearchResults(tuple(hit for _, hit in ranked), searched, max(rejected, default=None), tuple(errors))
+        reordered = self._mark_again([hit for _, hit in ranked], {hit.id for hit in shortlist})
+        return SearchResults(reordered, searched, max(rejected, default=None), tuple(errors))
 
     def list(self, n: int = 60, cursor: str | None = None, where: Filter | None = None) -> ImagePage:
         """Return a page of the images, the newest first.
@@ -511,6 +516,17 @@ class Index:
             if len(members) > 1:  # the others were removed in the meantime
                 resolved.append(members)
         return sorted(resolved, key=lambda group: (-len(group), group[0].path))
+
+    def _mark_again(self, hits: Sequence[Hit], shortlist: set[str]) -> tuple[Hit, ...]:
+        """Return re-ranked hits with their near-duplicates named in the new order; hidden ones stay named."""
+        rows = self._store.embeddings([hit.id for hit in hits])
+        hits = [replace(hit, duplicate_of=None) for hit in hits if hit.id in rows]
+        marked = mark_duplicates(hits, np.array([rows[hit.id] for hit in hits]), hide=False)
+        hidden = [tuple(name for name in hit.duplicates if name not in shortlist) for hit in hits]
+        return tuple(
+            replace(hit, duplicates=(*(hit.duplicates if len(hits) > 1 else ()), *names))
+            for hit, names in zip(marked, hidden, strict=True)
+        )
 
     def _list_hits(self, n: int, where: Filter, hide_duplicates: bool) -> SearchResults:
         """Return the newest images that pass a filter."""
