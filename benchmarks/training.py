@@ -2,12 +2,15 @@
 
 OpenBLIP's loop and a plain `transformers` loop run in turn, step by step in one process, with the same weights, batches
 and AdamW settings, without dropout and label smoothing. The losses of all steps must be equal. The first step is not
-timed.
+timed. `--lora RANK` trains adapters in place of all weights, with `peft` as the peer's library. `--memory` measures the
+peak memory of every contestant in a process of its own.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
+import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -26,7 +29,8 @@ from openblip.checkpoints import read
 from openblip.model.captioner import Captioner
 from openblip.model.precision import DTYPES
 from openblip.training.checkpointing import Checkpoints
-from openblip.training.config import AdamWSettings, EvaluateSettings, RunSettings, Schedule
+from openblip.training.config import AdamWSettings, EvaluateSettings, LoraSettings, RunSettings, Schedule
+from openblip.training.lora import add_lora
 from openblip.training.objectives.caption import CaptionBatch, CaptionObjective
 from openblip.training.processes import ProcessGroupInfo
 from openblip.training.reporters import LogRecord, Reporter
@@ -37,6 +41,7 @@ RATE = 1e-5
 TOLERANCE = {"fp32": 1e-4, "bf16": 2e-2}  # relative tolerance of the losses
 PEERS = {"plain": False, "fused": True}  # AdamW with default options, and with fused=True
 OURS = "openblip"
+TARGETS = ("query", "value", "qkv")  # layers with adapters
 
 
 @dataclass
@@ -51,12 +56,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Train, print, and write the record; return 1 if the losses differ."""
     options = read_options(arguments)
     description = machine.begin(options.threads)
+    if options.alone:
+        print(json.dumps(train_alone(options)))
+        return 0
     torch.set_flush_denormal(True)  # for all contestants
     try:
         runs = train(options)
     finally:
         torch.set_flush_denormal(False)
     peers = [name for name in runs if name != OURS]
+    memory = {name: measure_memory(name, options) for name in runs} if options.memory else {}
     equal = {name: _equal(runs[OURS].losses, runs[name].losses, TOLERANCE[options.precision]) for name in peers}
     record = description | {
         "scale": options.scale,
@@ -67,6 +76,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "runs": {name: asdict(run) for name, run in runs.items()},
         "ratios": {name: asdict(ratio(runs[name].seconds, runs[OURS].seconds)) for name in peers},
         "equal_losses": equal,
+        "lora_rank": options.lora,
+        "peak_bytes": memory,
     }
     print(f"captioning, {options.scale} size, batches of {options.batch_size}, {options.precision}")
     for name, run in runs.items():
@@ -75,6 +86,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if name != OURS:
             compared = "equal losses" if equal[name] else f"LOSSES DIFFER: {run.losses}, ours {runs[OURS].losses}"
             summary += f"; ours is {ratio(run.seconds, runs[OURS].seconds)}; {compared}"
+        if memory:
+            summary += f"; peak memory {memory[name] / 2**20:.0f} MiB, {memory[name] / memory[peers[0]]:.2f} of plain"
         print(summary)
     write(record, options.results / f"{options.name}.json")
     return 0 if all(equal.values()) else 1
@@ -87,6 +100,9 @@ def read_options(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--steps", type=int, default=5, help="number of timed steps")
     parser.add_argument("--precision", choices=list(TOLERANCE), default="fp32", help="precision; bf16 uses autocast")
     parser.add_argument("--peers", nargs="+", choices=list(PEERS), default=list(PEERS), help="AdamW of the peer")
+    parser.add_argument("--lora", type=int, default=0, metavar="RANK", help="train adapters of this rank")
+    parser.add_argument("--memory", action="store_true", help="also measure peak memory, in new processes")
+    parser.add_argument("--alone", help=argparse.SUPPRESS)  # the contestant of a process that measures memory
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--scale", choices=list(SCALES), default="base")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
@@ -103,9 +119,50 @@ def train(options: argparse.Namespace) -> dict[str, Run]:
     model = cast(Captioner, read.load(folder).model)
     runs = {OURS: Run(), **{f"transformers {name}": Run() for name in options.peers}}
     peers = {f"transformers {name}": _peer(folder, PEERS[name], options) for name in options.peers}
-    batches = [_batch(materials, model, options, seed) for seed in range(options.steps + 1)]
+    batches = [_batch(materials, options, seed) for seed in range(options.steps + 1)]
     loader = AlternatingLoader(batches, peers, runs)
+    runs[OURS].losses = _train_ours(model, loader, group, options)[1:]
+    return runs
+
+
+def train_alone(options: argparse.Namespace) -> dict[str, int]:
+    """Train one contestant for a few steps, and return the peak memory of the process or, on a GPU, of the device."""
+    materials = Materials(options.work, SCALES[options.scale])
+    folder, group = materials.model("caption"), ProcessGroupInfo(torch.device(options.device))
+    batches = [_batch(materials, options, seed) for seed in range(2)]
+    if options.alone == OURS:
+        model = cast(Captioner, read.load(folder).model)
+        _train_ours(model, AlternatingLoader(batches, {}, {OURS: Run()}), group, options)
+    else:
+        step = _peer(folder, PEERS[options.alone.removeprefix("transformers ")], options)
+        for batch in batches:
+            step(batch)
+    if group.device.type == "cuda":
+        return {"peak_bytes": torch.cuda.max_memory_allocated()}
+    return {"peak_bytes": machine.peak_memory()}
+
+
+def measure_memory(name: str, options: argparse.Namespace) -> int:
+    """Return the peak bytes of a contestant in a process of its own."""
+    arguments = {
+        "--alone": name, "--batch-size": options.batch_size, "--precision": options.precision, "--lora": options.lora,
+        "--device": options.device, "--scale": options.scale, "--threads": options.threads, "--work": options.work,
+    }  # fmt: skip
+    words = [str(word) for pair in arguments.items() for word in pair]
+    command = [sys.executable, "-m", "benchmarks.training", *words]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    report: dict[str, int] = json.loads(done.stdout.splitlines()[-1])
+    return report["peak_bytes"]
+
+
+def _train_ours(
+    model: Captioner, loader: AlternatingLoader, group: ProcessGroupInfo, options: argparse.Namespace
+) -> list[float]:
+    """Run OpenBLIP's trainer, and return the losses of all steps."""
     losses = LossRecorder()
+    if options.lora:
+        add_lora(model, LoraSettings(r=options.lora, alpha=options.lora, dropout=0.0, target_modules=TARGETS))
+        _set_adapters(model, "lora_a")
     trainer = Trainer(
         SingleProcess(CaptionObjective(model, prompt_length=1, smoothing=0.0).to(group.device), group),
         loader,
@@ -117,8 +174,16 @@ def train(options: argparse.Namespace) -> dict[str, Run]:
         reporters=[losses],
     )
     trainer.run()
-    runs[OURS].losses = losses.values[1:]
-    return runs
+    return losses.values
+
+
+def _set_adapters(model: nn.Module, name: str) -> None:
+    """Draw the first matrix of every adapter from a seed that depends on its shape, so that all contestants agree."""
+    for parameter_name, parameter in model.named_parameters():
+        if name in parameter_name:
+            generator = torch.Generator().manual_seed(parameter.shape[1])
+            with torch.no_grad():
+                parameter.copy_(torch.randn(parameter.shape, generator=generator) / parameter.shape[1] ** 0.5)
 
 
 class AlternatingLoader:
@@ -175,10 +240,20 @@ def _peer(folder: Path, fused: bool, options: argparse.Namespace) -> Callable[[C
     library: Any = transformers
     library.logging.disable_progress_bar()
     model: Any = library.BlipForConditionalGeneration.from_pretrained(folder).to(options.device).train()
+    if options.lora:
+        import peft
+
+        adapters: Any = peft
+        config = adapters.LoraConfig(
+            r=options.lora, lora_alpha=options.lora, lora_dropout=0.0, target_modules=list(TARGETS)
+        )
+        model = adapters.get_peft_model(model, config)
+        _set_adapters(model, "lora_A")
     settings = AdamWSettings()
     fused_option = {"fused": True} if fused else {}  # otherwise torch chooses the implementation
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     optimizer = torch.optim.AdamW(
-        model.parameters(), lr=RATE, betas=(settings.beta1, settings.beta2), eps=settings.eps,
+        trained, lr=RATE, betas=(settings.beta1, settings.beta2), eps=settings.eps,
         weight_decay=settings.weight_decay, **fused_option,
     )  # fmt: skip
     dtype = DTYPES[options.precision]
@@ -195,7 +270,7 @@ def _peer(folder: Path, fused: bool, options: argparse.Namespace) -> Callable[[C
     return step
 
 
-def _batch(materials: Materials, model: nn.Module, options: argparse.Namespace, seed: int) -> CaptionBatch:
+def _batch(materials: Materials, options: argparse.Namespace, seed: int) -> CaptionBatch:
     """Return images of noise, and captions of 8 to 20 tokens that start with [DEC], padded to the longest."""
     config = materials.scale.config("caption")
     generator = torch.Generator().manual_seed(seed)

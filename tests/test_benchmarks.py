@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 from fractions import Fraction
 from functools import partial
@@ -12,7 +13,19 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks import breakdown, inference, jobs, machine, operators, retrieval, roofline, search, stream, training
+from benchmarks import (
+    breakdown,
+    gpu,
+    inference,
+    jobs,
+    machine,
+    operators,
+    retrieval,
+    roofline,
+    search,
+    stream,
+    training,
+)
 from benchmarks.contestants import Entry, UnavailableError, parse
 from benchmarks.materials import BASE, TOY, Materials
 from benchmarks.measure import agreement, alternate, ratio
@@ -96,6 +109,51 @@ def test_training_has_equal_losses(work: Path, tmp_path: Path, capsys: pytest.Ca
     assert all(len(run["losses"]) == len(run["seconds"]) == 2 for run in runs.values())
     assert len(set(runs["openblip"]["losses"])) == 2, "each step has another batch"
     assert "equal losses" in capsys.readouterr().out
+
+
+def test_adapters_have_equal_losses(work: Path, tmp_path: Path) -> None:
+    code = training.main(
+        ["--scale", "toy", "--steps", "2", "--threads", "1", "--batch-size", "2", "--device", "cpu", "--lora", "2",
+         "--peers", "plain", "--work", str(work), "--results", str(tmp_path)]
+    )  # fmt: skip
+    assert code == 0
+    record = json.loads((tmp_path / "training.json").read_text())
+    assert record["equal_losses"] == {"transformers plain": True}
+    assert record["peak_bytes"] == {}
+
+
+@pytest.mark.slow
+def test_memory_of_training_is_measured_in_new_processes(work: Path, tmp_path: Path) -> None:
+    training.main(
+        ["--scale", "toy", "--steps", "1", "--threads", "1", "--batch-size", "2", "--device", "cpu", "--memory",
+         "--peers", "plain", "--work", str(work), "--results", str(tmp_path)]
+    )  # fmt: skip
+    record = json.loads((tmp_path / "training.json").read_text())
+    assert record["peak_bytes"].keys() == {"openblip", "transformers plain"}
+    assert all(50 * 2**20 < value < 4 * 2**30 for value in record["peak_bytes"].values())
+
+
+def test_precisions_are_compared_with_fp32_on_the_cpu(work: Path) -> None:
+    agreement = gpu.check_agreement(argparse.Namespace(device="cpu", toy=True, work=work))
+    assert agreement["fp32"] == {"equal_tokens": 1.0, "largest_logit_difference": 0.0}
+    assert 0 < agreement["bf16"]["largest_logit_difference"] < 0.5
+
+
+@pytest.mark.slow
+def test_the_run_for_a_gpu_works_on_a_cpu(work: Path, tmp_path: Path) -> None:
+    arguments = ["--device", "cpu", "--toy", "--threads", "1", "--work", str(work), "--results", str(tmp_path)]
+    assert gpu.main(arguments) == 0
+    record = json.loads((tmp_path / "gpu.json").read_text())
+    assert record["agreement"]["fp32"] == {"equal_tokens": 1.0, "largest_logit_difference": 0.0}
+    assert {part["ended"] for part in record["parts"].values()} == {"complete"}
+    who = {line["who"] for line in record["parts"]["eager"]["rows"]}
+    assert who == {"transformers fp32", "transformers bf16", "ours torch bf16"}
+    assert record["parts"]["training-bf16"]["peak_bytes"].keys() >= {"openblip", "transformers plain"}
+    assert not list(tmp_path.glob("gpu-*"))
+
+
+def test_no_part_starts_without_time(tmp_path: Path) -> None:
+    assert gpu.run_part("eager", [], 0.0, argparse.Namespace()) == {"ended": "not started: no time left"}
 
 
 def test_retrieval_has_equal_scores(work: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
