@@ -348,3 +348,18 @@ def test_powershell_completes_commands_and_options() -> None:
         command = [sys.executable, "-c", program]
         done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
         assert [text.split("	")[0] for text in done.stdout.splitlines()] == [value]
+
+
+def test_errors_of_a_first_day_show_a_command_that_works(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    toy_image(1).save("cat.jpg")
+    assert "as in: openblip caption cat.jpg --json" in run("cat.jpg", "--json").stderr
+    assert "command must be one of caption" in run("dog.jpg").stderr
+    assert (
+        "--out, --restart and --existing require --to FORMAT, such as --to csv"
+        in run("caption", "cat.jpg", "--out", "captions.csv").stderr
+    )
+    for command, option in (("ask", "--question"), ("match", "--text")):
+        done = run(command, "cat.jpg", "what is it?")
+        assert done.exit_code == 2
+        assert f"{option} is required, as in: openblip {command} cat.jpg -" in done.stderr

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import fields
 from functools import partial, wraps
+from pathlib import Path
 from typing import Any, TypeVar
 
 import click
@@ -164,6 +165,8 @@ class Group(click.Group):
         """Return the command that the first argument names, or fail with the nearest name."""
         if args and not args[0].startswith("-") and args[0] not in self.commands:
             hint = did_you_mean(args[0], self.commands)
+            if "caption" in self.commands and Path(args[0]).exists():
+                ctx.fail(f"name a command before the images, as in: openblip caption {' '.join(args)}")
             ctx.fail(f"command must be one of {', '.join(self.commands)}, got {args[0]!r}{hint}")
         return super().resolve_command(ctx, args)
 

@@ -96,7 +96,9 @@ class ImageJob:
         if on_ray:
             check_ray_options(output)
         if output.to is None and (output.out or output.restart or output.existing != "skip"):
-            raise click.UsageError("--out, --restart and --existing require --to FORMAT")
+            to = Path(output.out).suffix.removeprefix(".") if output.out else ""
+            hint = f", such as --to {to}" if to in ("jsonl", "csv", "parquet", "npy") else ""
+            raise click.UsageError(f"--out, --restart and --existing require --to FORMAT{hint}")
         if output.resume and output.restart:
             raise click.UsageError("--resume and --restart exclude each other")
         self.command = command
@@ -441,7 +443,8 @@ def read_texts(option: str, texts: Sequence[str], path: Path | None) -> list[str
             raise JobError(f"{path} must be UTF-8") from error
         lines += [line.strip() for line in content.splitlines() if line.strip()]
     if not lines:
-        raise click.UsageError(f"{option} is required")
+        example = getattr(click.get_current_context().command, "example", "").partition("\n")[0]
+        raise click.UsageError(f"{option} is required, as in: {example}")
     return lines
 
 
