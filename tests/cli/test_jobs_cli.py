@@ -62,7 +62,8 @@ def lines(path: Path) -> list[dict[str, object]]:
 
 def test_every_command_over_images_is_tested_here() -> None:
     group = app
-    takers = {name for name, command in group.commands.items() if any("--existing" in p.opts for p in command.params)}
+    options = {name: {opt for p in command.params for opt in p.opts} for name, command in group.commands.items()}
+    takers = {name for name, names in options.items() if {"--existing", "--dry-run"} <= names}
     assert takers == set(COMMANDS)
 
 
