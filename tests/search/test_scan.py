@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from openblip.errors import InputError
+from openblip.search import scan
 from openblip.search.matrix import Rows
 from openblip.search.scan import Scanner, has_faiss
 
@@ -69,7 +70,7 @@ def test_recall_is_one(
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         scanner = Scanner(matrix, use_faiss=use_faiss)
-    for _ in range(2):  # faiss scans fp32 from the second query on
+    for _ in range(3):  # faiss scans fp32 from the third query on
         found, cosines = scanner.find(query, n, rows=rows, excluded=excluded)
         assert found.tolist() == brute_force(matrix, query, n, allowed).tolist()
     np.testing.assert_allclose(cosines, (matrix[found].astype(np.float64) * unit(query)).sum(1), rtol=0, atol=1e-12)
@@ -98,21 +99,22 @@ def test_queries_without_a_direction_are_refused(query: NDArray[np.float64]) -> 
         Scanner(np.ones((2, 4), np.float32) / 2, use_faiss=False).find(query, 1)
 
 
+@pytest.mark.parametrize("threads", [1, 3])
 @pytest.mark.parametrize("dtype", ["float32", "float16"])
 @pytest.mark.skipif(not has_faiss(), reason="faiss is not installed")
-def test_faiss_returns_the_candidates(dtype: str) -> None:
-    """Most queries end with what faiss returned, also after rows were appended."""
+def test_faiss_returns_the_candidates(dtype: str, threads: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Most queries end with what faiss returned, whether one thread scans or several."""
     matrix = make_matrix(0, 20_000, 64, 1.0, dtype)
-    scanner = Scanner(matrix[:15_000], use_faiss=True)
+    scanner = Scanner(matrix, use_faiss=True)
+    assert scanner.faiss is not None
+    monkeypatch.setattr(scan, "_SHARD_ROWS", 5000)
+    monkeypatch.setattr(scanner.faiss, "omp_get_max_threads", lambda: threads)
     query = np.random.default_rng(1).standard_normal(64)
-    for _ in range(2):
-        scanner.find(query, 10)
-    longer = Scanner(matrix, use_faiss=True, previous=scanner)
     mask = np.random.default_rng(2).random(20_000) < 0.5
     for allowed in (np.ones(20_000, bool), mask):
-        candidates = longer._best_codes(query / np.linalg.norm(query), 10, allowed)
+        candidates = scanner._best_codes(query / np.linalg.norm(query), 10, allowed)
         assert candidates is not None
         assert len(candidates) < 200
         expected = brute_force(matrix, query, 10, allowed)
         assert np.isin(expected, candidates).all()
-    assert longer._codes.ntotal == 20_000
+    assert len(scanner._shards) == threads

@@ -327,8 +327,7 @@ class LocalStore(Store):
         if view is not None and view.generation == generation and len(view.vectors) == count:
             scanner = view.scanner  # only properties changed
         else:
-            previous = view.scanner if view is not None and view.generation == generation else None
-            scanner = Scanner(self._vectors_file(generation).map(count), previous=previous)
+            scanner = Scanner(self._vectors_file(generation).map(count))
         states = self._states_file(generation).map(int(values["state_rows"]))
         view = self._view = _View(generation, changes, scanner, unused, states)
         return view

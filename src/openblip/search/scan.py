@@ -4,7 +4,7 @@ The first scores have errors with a known bound: those of float32, `(E + 2) * 2*
 those of rows rounded to fp16, `2**-11`. Rows that are closer to the n-th best than twice the bound are compared in
 float64, so that the result is that of float64 brute force over the stored rows.
 
-A scan takes as long as reading the rows. From the second query on, faiss therefore reads a copy of fp32 rows in fp16,
+A scan takes as long as reading the rows. From the third query on, faiss therefore reads a copy of fp32 rows in fp16,
 which is half as large.
 
 Shapes: N rows, E width, R selected rows, n results.
@@ -32,6 +32,8 @@ _NORM = 1.01  # rows in fp16 are not exactly of norm 1
 _FP16_UNIT = 2.0**-11 + 2.0**-20  # rounding error of a row of norm 1, with that of its smallest values
 _GATHER_SHARE = 8  # up to one row in so many is copied out of the matrix; more are masked
 _CODES_SHARE = 8  # faiss returns at most one row in so many
+_SHARD_ROWS = 20_000  # fewest rows of a thread
+_WARM = 3  # query from which fp32 rows are copied for faiss
 _BLOCK = 1 << 14  # rows that are converted at once
 _MORE = 256  # candidates beyond n that faiss returns at first
 
@@ -42,19 +44,15 @@ class Scanner:
     Args:
         matrix: Rows (N, E) of norm 1, fp32 or fp16.
         use_faiss: Whether to scan with faiss; by default if it is installed.
-        previous: Scanner of the first rows of the same matrix, whose copy in fp16 is used again.
     """
 
-    def __init__(self, matrix: Rows, *, use_faiss: bool | None = None, previous: Scanner | None = None) -> None:
+    def __init__(self, matrix: Rows, *, use_faiss: bool | None = None) -> None:
         self.matrix = matrix
         self.faiss = _import_faiss() if use_faiss or (use_faiss is None and has_faiss()) else None
         self._codes: Any = None  # the rows in fp16, in faiss
-        self._known: Any = None  # the first of them
+        self._shards: list[Any] = []  # its parts, one for each thread
         self._queries = 0
         self._lock = threading.Lock()
-        if previous is not None:
-            self._known = previous._known if previous._codes is None else previous._codes
-            self._queries = previous._queries
         if matrix.dtype == np.float16 and self.faiss is None and len(matrix):
             warnings.warn(f"numpy scans fp16 embeddings slowly; faiss does not: {install_hint('search')}", stacklevel=2)
 
@@ -112,7 +110,7 @@ class Scanner:
     def _best_rows(self, query: Float64s, n: int, mask: NDArray[np.bool_] | None) -> Indices:
         """Return a superset of the `n` best rows of the matrix, in any order."""
         self._queries += 1
-        if self.faiss is not None and (self.matrix.dtype == np.float16 or self._queries > 1):
+        if self.faiss is not None and (self.matrix.dtype == np.float16 or self._queries >= _WARM):
             best = self._best_codes(query, n, mask)
             if best is not None:
                 return best
@@ -152,21 +150,23 @@ class Scanner:
         return None
 
     def _load_codes(self) -> Any:
-        """Return the rows in fp16 as an index of faiss."""
+        """Return the rows in fp16 as an index of faiss, in one part per thread."""
         faiss = self.faiss
         assert faiss is not None
         with self._lock:
             if self._codes is None:
-                kind = faiss.ScalarQuantizer.QT_fp16
-                codes = faiss.IndexScalarQuantizer(self.matrix.shape[1], kind, faiss.METRIC_INNER_PRODUCT)
-                codes.is_trained = True
-                if self._known is not None:
-                    codes.add_sa_codes(faiss.vector_to_array(self._known.codes).reshape(self._known.ntotal, -1))
-                    self._known = None
-                for start in range(codes.ntotal, len(self.matrix), _BLOCK):
-                    block = np.ascontiguousarray(self.matrix[start : start + _BLOCK], np.float16)
-                    codes.add_sa_codes(block.view(np.uint8))
-                self._codes = codes
+                width, kind = self.matrix.shape[1], faiss.ScalarQuantizer.QT_fp16
+                count = max(1, min(faiss.omp_get_max_threads(), len(self.matrix) // _SHARD_ROWS))
+                shards = faiss.IndexShards(width, count > 1, True)
+                for rows in np.array_split(self.matrix, count):
+                    shard = faiss.IndexScalarQuantizer(width, kind, faiss.METRIC_INNER_PRODUCT)
+                    shard.is_trained = True
+                    for start in range(0, len(rows), _BLOCK):
+                        block = np.ascontiguousarray(rows[start : start + _BLOCK], np.float16)
+                        shard.add_sa_codes(block.view(np.uint8))
+                    shards.add_shard(shard)
+                    self._shards.append(shard)
+                self._codes = shards
             return self._codes
 
 
