@@ -23,6 +23,7 @@ from benchmarks import (
     retrieval,
     roofline,
     search,
+    serving,
     stream,
     training,
 )
@@ -382,3 +383,20 @@ def test_the_search_benchmark_finds_what_brute_force_finds(work: Path, tmp_path:
 def test_the_paired_test_of_the_search_benchmark_is_exact(better: int, worse: int, p: float) -> None:
     """Twice the smaller tail of the binomial distribution."""
     assert search.mcnemar(better, worse) == search.mcnemar(worse, better) == pytest.approx(p)
+
+
+@pytest.mark.slow
+def test_the_load_test_loses_and_swaps_nothing(work: Path, tmp_path: Path) -> None:
+    code = serving.main(["--quick", "--work", str(work), "--results", str(tmp_path), "--threads", "1"])
+    record = json.loads((tmp_path / "serving_pocket.json").read_text())
+    assert code == 0
+    assert (record["mixed"]["lost"], record["mixed"]["wrong"]) == (0, 0)
+    assert record["mixed"]["mean_batch"] > 1
+    assert set(record["overload"]["statuses"]) <= {"200", "429"}
+
+
+def test_quantiles_are_the_ends_of_buckets() -> None:
+    after = {f'x_bucket{{le="{end}"}}': count for end, count in (("0.1", 5.0), ("0.5", 9.0), ("+Inf", 10.0))}
+    assert serving.histogram_quantile({}, after, "x", 0.5) == 0.1
+    assert serving.histogram_quantile({}, after, "x", 0.9) == 0.5
+    assert serving.difference({"x_sum": 1.0}, {"x_sum": 3.0, 'x_sum{a="b"}': 2.0, "y": 9.0}, "x_sum") == 4.0
