@@ -21,6 +21,14 @@ from openblip.serving.options import ServerOptions
 from openblip.serving.run import make_config
 
 
+def listen() -> socket.socket:
+    """A listening socket. asyncio sends small packets at once only if it knows that the protocol is TCP."""
+    listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)
+    listener.bind(("127.0.0.1", 0))
+    listener.listen(100)
+    return listener
+
+
 class RunningServer:
     """A server with its address, and a client of it."""
 
@@ -40,7 +48,7 @@ def running_app(
 ) -> Iterator[RunningServer]:
     """Serve a model until the end of the block."""
     app = create_app({name: blip}, options, recorder=recorder)
-    listener = socket.create_server(("127.0.0.1", 0))
+    listener = listen()
     config = make_config(app, "127.0.0.1", 0)
     server = uvicorn.Server(config)
     thread = threading.Thread(target=lambda: asyncio.run(server.serve([listener])), daemon=True)

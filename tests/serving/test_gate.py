@@ -129,7 +129,7 @@ def test_a_body_without_a_length_is_refused_at_its_limit(guarded: RunningServer)
     chunk = b"10000\r\n" + b"x" * 65536 + b"\r\n"
     answer = raw(guarded, head + "Transfer-Encoding: chunked", chunk * 6)
     assert b"413" in answer.split(b"\r\n")[0]
-    end = time.monotonic() + 1
+    end = time.monotonic() + 1  # the test reads the head of the response only
     while guarded.app.service.admission.pending_bytes and time.monotonic() < end:
         time.sleep(0.01)
     assert guarded.app.service.admission.pending_bytes == 0

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import base64
 import signal
-import socket
 import threading
 import time
 from collections.abc import Sequence
@@ -21,7 +20,7 @@ from openblip.cli import app as cli
 from openblip.serving.app import create_app
 from openblip.serving.batching import Stage
 from openblip.serving.run import DrainingServer, make_config
-from tests.serving.serving_toys import encode
+from tests.serving.serving_toys import encode, listen
 from tests.toys import toy_image
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -38,7 +37,7 @@ def test_sigterm_finishes_admitted_requests(toy: Blip) -> None:
             assert release.wait(20)
 
     app = create_app({"toy": toy}, recorder=hold)
-    listener = socket.create_server(("127.0.0.1", 0))
+    listener = listen()
     url = f"http://127.0.0.1:{listener.getsockname()[1]}"
     server = DrainingServer(make_config(app, "127.0.0.1", 0), app, drain_seconds=20)
     thread = threading.Thread(target=lambda: asyncio.run(server.serve([listener])), daemon=True)

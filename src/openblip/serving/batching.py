@@ -14,6 +14,7 @@ from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
 
@@ -106,8 +107,9 @@ class Unit:
     queued: float = field(default=0.0)
 
     def deliver(self, outcome: object) -> None:
-        """Hand the outcome to the event loop."""
-        self.loop.call_soon_threadsafe(self.settle, outcome)
+        """Hand the outcome to the event loop; after the loop has ended, nobody waits for it."""
+        with suppress(RuntimeError):
+            self.loop.call_soon_threadsafe(self.settle, outcome)
 
     def settle(self, outcome: object) -> None:
         """Set the outcome, on the event loop."""

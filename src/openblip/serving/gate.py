@@ -296,8 +296,8 @@ class _Response:
             self._add_headers(MutableHeaders(scope=message))
             await self._send(message)
         elif message["type"] == "http.response.body" and not message.get("more_body"):
+            self.release()  # before the client can read the end of the response
             if self._lingers:
-                self.release()
                 await self._send({**message, "more_body": True})
                 await self._receive.discard()
                 message = {"type": "http.response.body", "body": b""}
