@@ -60,22 +60,27 @@ def read_caption(item: Item, path: str) -> tuple[str | None, CaptionSource]:
         path: Its path.
     """
     if text := item.fields.get("caption"):
-        return text[:_MAX_CHARACTERS], "record"
+        return _shorten(text), "record"
     stem = os.path.splitext(path)[0]  # noqa: PTH122
     for suffix in _TEXT_SUFFIXES:
         with suppress(OSError):
             content = Path(stem + suffix).read_bytes()[: 4 * _MAX_CHARACTERS].decode("utf-8-sig", "replace")
             lines = [line.strip() for line in content.splitlines() if line.strip()]
             if lines:
-                return "; ".join(lines)[:_MAX_CHARACTERS], "sidecar"
+                return _shorten("; ".join(lines)), "sidecar"
     for side_car in side_cars_of(path):
         with suppress(JobError):  # it is damaged
             if text := read_side_car(side_car):
-                return text[:_MAX_CHARACTERS], "sidecar"
+                return _shorten(text), "sidecar"
     with suppress(ImageError, OSError, ValueError):  # the file has another format, or is damaged or empty
         if text := _read_description(path):
-            return text[:_MAX_CHARACTERS], "metadata"
+            return _shorten(text), "metadata"
     return None, ""
+
+
+def _shorten(text: str) -> str:
+    """Return a caption in one line."""
+    return " ".join(text.split())[:_MAX_CHARACTERS]
 
 
 def _read_description(path: str) -> str | None:
