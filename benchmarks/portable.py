@@ -27,7 +27,7 @@ import importlib.metadata, json
 sizes = {}
 for distribution in importlib.metadata.distributions():
     files = [distribution.locate_file(file) for file in distribution.files or ()]
-    sizes[distribution.metadata['Name']] = sum(file.stat().st_size for file in map(type(files[0]), files) if file.exists())
+    sizes[distribution.metadata['Name']] = sum(file.stat().st_size for file in files if file.exists())
 print(json.dumps(sizes))
 """
 PORTABLE_LOOP = """
@@ -120,13 +120,12 @@ def main() -> None:
         print(f"{name:<24}{size:8.1f} MB")
     print(f"{'total':<24}{sum(sizes.values()):8.1f} MB\n")
 
-    threads = ["--threads", str(options.threads)]
+    program = "from openblip.cli import main; main()"
+    shared = ["caption", str(PHOTO), "--threads", str(options.threads)]
     commands = {
-        "openblip-portable": [
-            options.python, "-m", "openblip_portable.cli", "caption", str(PHOTO), "--model", options.model, *threads
-        ],
-        "openblip": [sys.executable, "-c", "from openblip.cli import main; main()", "caption", str(PHOTO), "--model", "pocket", *threads],
-    }  # fmt: skip
+        "openblip-portable": [options.python, "-m", "openblip_portable.cli", *shared, "--model", options.model],
+        "openblip": [sys.executable, "-c", program, *shared, "--model", "pocket", "--engine", "torch"],
+    }
     runs: dict[str, list[Run]] = {name: [] for name in commands}
     for _ in range(options.rounds):
         for name, command in commands.items():

@@ -47,7 +47,7 @@ def main() -> None:
     images += generate_images(options.limit - len(images))
 
     blip = openblip.load(options.model, engine="torch", precision="fp32")
-    expected = {
+    expected: dict[str, list[Any]] = {
         "greedy": blip.caption(images, num_beams=1),
         "3 beams": blip.caption(images),
         "answers": blip.ask(images, QUESTION),
@@ -59,7 +59,7 @@ def main() -> None:
         folder = ExportFolder(path)
         print(f"{path}: {folder.runtime}, {folder.precision}, {len(images)} images")
         captioner, matcher = Captioner(folder), Matcher(folder)
-        results = {
+        results: dict[str, list[Any]] = {
             "greedy": captioner.caption(images, num_beams=1),
             "3 beams": captioner.caption(images),
             "answers": Answerer(folder).ask(images, QUESTION),
