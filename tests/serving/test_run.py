@@ -15,6 +15,7 @@ import httpx
 import pytest
 from click.testing import CliRunner
 
+import openblip
 from openblip import Blip
 from openblip.cli import app as cli
 from openblip.serving.app import create_app
@@ -93,3 +94,6 @@ def test_the_command_serves_a_model_under_its_name(folder: Any, monkeypatch: pyt
     assert {"localhost", "blip.example"} <= set(app.service.options.hosts)
     assert "correct-horse-battery" not in result.output
     app.service.batcher.close()
+    unnamed = create_app(openblip.load(folder))
+    assert unnamed.service.models.names == [folder.name]
+    unnamed.service.batcher.close()

@@ -24,6 +24,7 @@ from openblip.serving.batching import Job, Recorder
 from openblip.serving.errors import ApiError
 from openblip.serving.gate import Gate
 from openblip.serving.logs import log
+from openblip.serving.models import public_name
 from openblip.serving.options import ServerOptions
 from openblip.serving.routes import edit, meta, openai, page, search, verbs
 from openblip.serving.service import ClientGoneError, Service
@@ -89,7 +90,7 @@ def create_app(
         >>> app = create_app(openblip.load("pocket"))  # doctest: +SKIP
         >>> uvicorn.run(app)  # doctest: +SKIP
     """
-    blips = {models.name: models} if isinstance(models, Blip) else dict(models)
+    blips = {public_name(models.name): models} if isinstance(models, Blip) else dict(models)
     service = Service(blips, options or ServerOptions(), recorder=recorder)
     api = FastAPI(
         title="OpenBLIP",
