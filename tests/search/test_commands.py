@@ -9,6 +9,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from openblip.cli import app
+from openblip.search import scan
 from tests.search.search_toys import write_photos
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -126,3 +127,16 @@ def test_errors_are_one_line(index: Path, photos: Path, arguments: list[str], me
     assert result.exit_code in (1, 2)
     assert message in result.stderr
     assert len(result.stderr.splitlines()) == 1
+
+
+def test_fp16_needs_faiss_to_be_fast(
+    photos: Path, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    index = tmp_path / "index"
+    assert run("index", photos, "--out", index, "-m", folder, "--dtype", "fp16", "--exclude", "bad*").exit_code == 0
+    monkeypatch.setattr(scan, "has_faiss", lambda: False)
+    result = run("search", index, "a dog")
+    assert result.exit_code == 0
+    assert result.stderr == (
+        "warning: NumPy scans fp16 embeddings slowly, faiss does not: pip install 'openblip[search]'\n"
+    )

@@ -67,11 +67,11 @@ def test_recall_is_one(
     rows = None if share is None else np.flatnonzero(draw.random(count) < share)
     allowed = np.ones(count, bool) if rows is None else np.isin(np.arange(count), rows)
     allowed[excluded] = False
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        scanner = Scanner(matrix, use_faiss=use_faiss)
+    scanner = Scanner(matrix, use_faiss=use_faiss)
     for _ in range(3):  # faiss scans fp32 from the third query on
-        found, cosines = scanner.find(query, n, rows=rows, excluded=excluded)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            found, cosines = scanner.find(query, n, rows=rows, excluded=excluded)
         assert found.tolist() == brute_force(matrix, query, n, allowed).tolist()
     np.testing.assert_allclose(cosines, (matrix[found].astype(np.float64) * unit(query)).sum(1), rtol=0, atol=1e-12)
 
@@ -85,12 +85,13 @@ def test_float32_alone_would_be_wrong() -> None:
 
 
 def test_fp16_without_faiss_warns_that_it_is_slow() -> None:
-    with pytest.warns(UserWarning, match=r"numpy scans fp16 embeddings slowly.*openblip\[search\]"):
-        Scanner(np.ones((2, 4), np.float16) / 2, use_faiss=False)
+    query = np.ones(4)
+    with pytest.warns(UserWarning, match=r"NumPy scans fp16 embeddings slowly.*openblip\[search\]"):
+        Scanner(np.ones((2, 4), np.float16) / 2, use_faiss=False).find(query, 1)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        Scanner(np.ones((2, 4), np.float32) / 2, use_faiss=False)
-        Scanner(np.empty((0, 4), np.float16), use_faiss=False)
+        Scanner(np.ones((2, 4), np.float32) / 2, use_faiss=False).find(query, 1)
+        Scanner(np.empty((0, 4), np.float16), use_faiss=False).find(query, 1)
 
 
 @pytest.mark.parametrize("query", [np.zeros(4), np.ones(5), np.array([np.nan, 0, 0, 0]), np.ones((1, 4))])

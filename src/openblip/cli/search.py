@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -96,17 +97,20 @@ def search(
             if not is_given("model"):
                 model = replace(model, model=opened.settings.model)
             blip = model.load()
-        results = opened.search(
-            blip,
-            text,
-            image=image,
-            minus=minus,
-            n=num,
-            rerank=max(num, rerank) if rerank else 0,
-            min_probability=min_probability,
-            where=where,
-            hide_duplicates=hide_duplicates,
-        )
+        with warnings.catch_warnings(record=True) as notes:
+            results = opened.search(
+                blip,
+                text,
+                image=image,
+                minus=minus,
+                n=num,
+                rerank=max(num, rerank) if rerank else 0,
+                min_probability=min_probability,
+                where=where,
+                hide_duplicates=hide_duplicates,
+            )
+    for note in notes:
+        click.echo(f"warning: {note.message}", err=True)
     if json:
         for hit in results:
             print_json(hit.to_dict())

@@ -53,8 +53,6 @@ class Scanner:
         self._shards: list[Any] = []  # its parts, one for each thread
         self._queries = 0
         self._lock = threading.Lock()
-        if matrix.dtype == np.float16 and self.faiss is None and len(matrix):
-            warnings.warn(f"numpy scans fp16 embeddings slowly; faiss does not: {install_hint('search')}", stacklevel=2)
 
     def find(
         self,
@@ -110,6 +108,8 @@ class Scanner:
     def _best_rows(self, query: Float64s, n: int, mask: NDArray[np.bool_] | None) -> Indices:
         """Return a superset of the `n` best rows of the matrix, in any order."""
         self._queries += 1
+        if self.matrix.dtype == np.float16 and self.faiss is None and self._queries == 1:
+            warnings.warn(f"NumPy scans fp16 embeddings slowly, faiss does not: {install_hint('search')}", stacklevel=4)
         if self.faiss is not None and (self.matrix.dtype == np.float16 or self._queries >= _WARM):
             best = self._best_codes(query, n, mask)
             if best is not None:
