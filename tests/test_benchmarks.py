@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import shutil
 from fractions import Fraction
 from functools import partial
 from pathlib import Path
@@ -12,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from benchmarks import (
     breakdown,
@@ -20,11 +22,13 @@ from benchmarks import (
     jobs,
     machine,
     operators,
+    plots,
     retrieval,
     roofline,
     search,
     serving,
     stream,
+    sweep,
     training,
 )
 from benchmarks.contestants import Entry, UnavailableError, parse
@@ -151,6 +155,20 @@ def test_the_run_for_a_gpu_works_on_a_cpu(work: Path, tmp_path: Path) -> None:
     assert who == {"transformers fp32", "transformers bf16", "ours torch bf16"}
     assert record["parts"]["training-bf16"]["peak_bytes"].keys() >= {"openblip", "transformers plain"}
     assert not list(tmp_path.glob("gpu-*"))
+
+
+def test_batch_sizes_are_measured_and_drawn(work: Path, tmp_path: Path) -> None:
+    arguments = ["--toy", "--threads", "1", "--rounds", "1", "--batches", "1", "2", "--beams", "1", "2"]
+    arguments += ["--contestants", "transformers:fp32,torch:fp32,warp:fp32", "--work", str(work)]
+    assert sweep.main([*arguments, "--results", str(tmp_path)]) == 0
+    record = json.loads((tmp_path / "sweep.json").read_text())
+    assert [entry["who"] for entry in record["skipped"]] == ["ours warp fp32"]
+    assert {(cell["batch"], cell["beams"]) for cell in record["cells"]} == {(1, 1), (1, 2), (2, 1), (2, 2)}
+    shutil.copy(inference.HERE / "results" / "inference.json", tmp_path)
+    assert plots.main(["--results", str(tmp_path), "--out", str(tmp_path / "images")]) == 0
+    for name in ("speed-rows.png", "speed-batches.png"):
+        with Image.open(tmp_path / "images" / name) as image:
+            assert image.width > 500
 
 
 def test_no_part_starts_without_time(tmp_path: Path) -> None:

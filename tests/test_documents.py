@@ -46,6 +46,7 @@ PARSED_ONLY = {
     "runs/": "reads the result of a long run",
     "-edits.jsonl": "reads a file that a browser exported",
     "int8": "converts the model, which tests/engine covers",
+    "--fast": "converts the model on some machines, which tests/engine covers",
     "openblip export": "writes graphs, which tests/export covers",
     "openblip serve": "runs until a signal",
     "torchrun": "starts several processes",
