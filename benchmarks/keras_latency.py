@@ -20,6 +20,7 @@ from statistics import median
 from typing import Any
 
 import torch
+from safetensors.torch import save_file
 
 from benchmarks import machine
 from openblip import BlipConfig, BlipForConditionalGeneration
@@ -76,7 +77,10 @@ class Worker:
 
 
 def make_model(folder: Path, *, toy: bool) -> None:
-    """Write a captioner with random weights and [SEP] at the published place."""
+    """Write a captioner with random weights and [SEP] at the published place.
+
+    Tied tensors are stored, too: the peer does not tie them, and draws those that are missing.
+    """
     if (folder / "config.json").is_file():
         return
     torch.manual_seed(0)
@@ -86,7 +90,10 @@ def make_model(folder: Path, *, toy: bool) -> None:
     if toy:
         text = {**small, "vocab_size": 600, "num_attention_heads": 4, "bos_token_id": 598}
         vision = {**small, "num_attention_heads": 4, "image_size": 32}
-    BlipForConditionalGeneration(BlipConfig(text_config=text, vision_config=vision)).save_pretrained(folder)
+    model = BlipForConditionalGeneration(BlipConfig(text_config=text, vision_config=vision))
+    model.save_pretrained(folder)
+    tensors = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
