@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import inspect
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -159,3 +161,72 @@ def test_scripts_that_vendored_the_repository(tmp_path: Path, monkeypatch: pytes
     with pytest.raises(InputError, match="med_config"):
         blip.blip_decoder(med_config=str(tmp_path / "none.json"))
     assert blip.init_tokenizer().enc_token_id == 599
+
+
+# The calls of programs that vendored the repository, in their order.
+
+
+def caption_a_training_set(weights: str, folder: Path, images: Tensor) -> list[str]:
+    """As kohya-ss/sd-scripts: a batch at a time, `med_config` next to the script, a beam search or samples."""
+    (folder / "med_config.json").write_text(json.dumps({"num_attention_heads": 4}))
+    model = blip.blip_decoder(pretrained=weights, image_size=64, vit="base", med_config=str(folder / "med_config.json"))
+    model.eval()
+    model = model.to("cpu")
+    with torch.no_grad():
+        captions = model.generate(torch.stack(list(images)), sample=False, num_beams=3, max_length=20, min_length=5)
+        samples = model.generate(torch.stack(list(images)), sample=True, top_p=0.9, max_length=20, min_length=5)
+    assert len(samples) == len(captions)
+    return list(captions)
+
+
+def interrogate_in_a_web_interface(weights: str, folder: Path, images: Tensor) -> list[str]:
+    """As stable-diffusion-webui: one image, in the model's type, and the model in memory only while it is used."""
+    model = blip.blip_decoder(
+        pretrained=weights, image_size=64, vit="base", med_config=str(folder / "configs" / "med_config.json")
+    )
+    model.eval()
+    captions = []
+    for image in images:
+        model = model.to(torch.device("cpu"))
+        dtype = next(model.parameters()).dtype
+        with torch.no_grad():
+            pixels = image.unsqueeze(0).type(dtype).to("cpu")
+            captions.append(model.generate(pixels, sample=False, num_beams=3, min_length=5, max_length=20)[0])
+    return list(captions)
+
+
+def interrogate_for_prompts(weights: str, folder: Path, images: Tensor) -> list[str]:
+    """As clip-interrogator up to 0.4: the folder of `med_config` is found by the file of the function."""
+    configs = Path(inspect.getfile(blip.blip_decoder)).parents[1] / "configs"
+    model = blip.blip_decoder(
+        pretrained=weights, image_size=64, vit="base", med_config=str(configs / "med_config.json")
+    )
+    model.eval()
+    model = model.to("cpu")
+    with torch.no_grad():
+        captions = [
+            model.generate(image[None], sample=False, num_beams=3, max_length=20, min_length=5) for image in images
+        ]
+    return [texts[0] for texts in captions]
+
+
+@pytest.mark.parametrize(
+    "program",
+    [caption_a_training_set, interrogate_in_a_web_interface, interrogate_for_prompts],
+    ids=lambda p: p.__name__,
+)
+def test_programs_that_vendored_the_repository(
+    program: Callable[[str, Path, Tensor], list[str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    load = openblip.load
+
+    def load_toy(source: str, **options: Any) -> openblip.Blip:
+        heads = {"text": {"heads": 4}, "vision": {"heads": 4}}  # the checkpoint does not say them
+        options["config"] = {**options["config"], **heads}
+        return load(source, tokenizer=GOLDEN / "vocab.txt", **options)
+
+    monkeypatch.setattr("openblip.compat.salesforce_api.models.facade.load", load_toy)
+    call = json.loads((GOLDEN / "caption.json").read_text())["generation"][1]
+    assert (call["num_beams"], call["max_length"], call["min_length"]) == (3, 20, 5)
+    images = recorded("caption")["pixel_values"][:2]
+    assert program(str(GOLDEN / "caption.pth"), tmp_path, images) == call["texts"][:2]

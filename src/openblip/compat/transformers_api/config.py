@@ -294,6 +294,11 @@ class PreTrainedConfig(PushToHub):
         """Number of labels of a classifier, which BLIP does not have."""
         return len(self.id2label or ())
 
+    @num_labels.setter
+    def num_labels(self, value: int) -> None:
+        self.id2label = {number: f"LABEL_{number}" for number in range(value)}
+        self.label2id = {label: number for number, label in self.id2label.items()}
+
     def update_from_string(self, update_str: str) -> None:
         """Set values from a text such as "hidden_size=10,hidden_act=relu".
 
