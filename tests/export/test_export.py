@@ -438,6 +438,25 @@ def test_a_task_that_was_not_exported_is_named(exported: Path, tmp_path: Path) -
         Answerer(folder)
 
 
+@pytest.mark.slow
+def test_the_command_line_writes_openvino_and_overwrites(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("nncf")
+    image = ImageSettings(size=64)
+    write.save(toy_network("nlvr"), tmp_path / "model", tokenizer=toy_tokenizer(), image=image)
+    for options in ([], ["--overwrite", "--precision", "int8"]):
+        with pytest.raises(SystemExit) as exit_info:
+            main(["export", str(tmp_path / "model"), "--to", "openvino", "--out", str(tmp_path / "out"), *options])
+        assert exit_info.value.code == 0
+        output = capsys.readouterr().out
+        assert output.startswith("Parity with PyTorch: openvino"), "nothing else is on standard output"
+    assert {path.name for path in tmp_path.iterdir()} == {"model", "out"}
+    assert {path.suffix for path in (tmp_path / "out").iterdir()} == {".xml", ".bin", ".json", ".txt"}
+    assert manifest_of(tmp_path / "out")["precision"] == "int8"
+    comparison = Comparer(tmp_path / "out", threads=1).compare(IMAGES[0], IMAGES[1], "two dogs")
+    expected = openblip.load(tmp_path / "model").compare(IMAGES[0], IMAGES[1], "two dogs")
+    assert comparison.probability == pytest.approx(expected.probability, abs=0.1)
+
+
 def test_the_portable_command_line(
     exported: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], folder: ExportFolder
 ) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import redirect_stdout
@@ -196,6 +197,7 @@ def save_openvino(source: Path, target: Path, precision: StoredPrecision) -> Non
     model = openvino.convert_model(source)
     if precision == "int8":
         nncf = import_extra("nncf")
+        nncf.set_log_level(logging.WARNING)
         with redirect_stdout(stderr):  # NNCF prints progress, and stdout is for results
             model = nncf.compress_weights(model, mode=nncf.CompressWeightsMode.INT8_SYM)
     openvino.save_model(model, target, compress_to_fp16=precision == "fp16")
