@@ -655,3 +655,15 @@ def test_options_of_other_backends_are_refused() -> None:
         ours.set_attn_implementation("flash_attention_2")
     with pytest.raises(InputError, match="quantization_config"):
         type(ours).from_pretrained(None, quantization_config={"load_in_8bit": True})
+
+
+@pytest.mark.parametrize("name", ["BlipForConditionalGeneration", "BlipModel"])
+def test_models_of_the_meta_device_are_initialized(name: str) -> None:
+    """As loaders do it: shapes first, memory without values, then weights and buffers."""
+    with torch.device("meta"):
+        model = getattr(Ours, name)(our_config(their_config())).eval()
+    model.to_empty(device="cpu")
+    for buffer in model.buffers():
+        buffer.fill_(10**6)  # what memory may contain
+    model.init_weights()
+    assert torch.isfinite(model(input_ids=ids(), pixel_values=pixels())[0]).all()

@@ -14,6 +14,7 @@ from torch.distributions import MultivariateNormal, constraints
 from torch.utils.checkpoint import checkpoint
 
 from openblip.compat.transformers_api.layers import CheckpointedLayer
+from openblip.compat.transformers_api.text_layers import BlipTextEmbeddings, BlipTextLMPredictionHead
 from openblip.errors import ConfigError, InputError
 
 _IMAGE_ENCODERS = ("vision_model",)
@@ -358,19 +359,26 @@ class ModelMethods(nn.Module):
     def post_init(self) -> None:
         """Initialize the weights; constructors call it at their end."""
         self.warnings_issued = {}
-        self.init_weights()
+        self._init_own_weights()
 
     def init_weights(self) -> None:
+        """Draw new random weights for the model and its submodels, and tie them."""
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d):
+                module.reset_parameters()
+        for module in self.modules():
+            if isinstance(module, ModelMethods):
+                module._init_own_weights()
+
+    def initialize_weights(self) -> None:
+        """Draw new random weights for the model and its submodels."""
+        self.init_weights()
+
+    def _init_own_weights(self) -> None:
         """Draw new random weights, except for submodels, which draw theirs when they are created."""
         for module in self._own_modules():
             self._init_weights(module)
         self.tie_weights()
-
-    def initialize_weights(self) -> None:
-        """Draw new random weights for the model and its submodels."""
-        for module in self.modules():
-            if isinstance(module, ModelMethods):
-                module.init_weights()
 
     def _own_modules(self) -> Iterator[nn.Module]:
         """Yield the modules outside submodels."""
@@ -381,7 +389,11 @@ class ModelMethods(nn.Module):
             pending += [child for child in module.children() if not isinstance(child, ModelMethods)]
 
     def _init_weights(self, module: nn.Module) -> None:
-        """Initialize one module: normal weights, zero biases and padding, unit norms."""
+        """Initialize one module: normal weights, zero biases and padding, unit norms, counted positions."""
+        if isinstance(module, BlipTextEmbeddings) and not module.position_ids.is_meta:
+            module.reset_position_ids(device=module.position_ids.device)
+        if isinstance(module, BlipTextLMPredictionHead):
+            nn.init.zeros_(module.bias)
         weight = getattr(module, "weight", None)
         if not isinstance(weight, Tensor) or weight.is_meta:
             return  # drawing random numbers for shapes would take seconds

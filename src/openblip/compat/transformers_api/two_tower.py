@@ -44,6 +44,12 @@ class BlipModel(BlipPreTrainedModel):
         self.logit_scale = nn.Parameter(torch.tensor(config.logit_scale_init_value))
         self.post_init()
 
+    def _init_weights(self, module: nn.Module) -> None:
+        """Initialize one module."""
+        super()._init_weights(module)
+        if module is self:
+            nn.init.constant_(self.logit_scale, self.config.logit_scale_init_value)
+
     @accepts_v4_order(
         *("input_ids", "pixel_values", "attention_mask", "position_ids", "return_loss", "output_attentions"),
         *("output_hidden_states", "return_dict", "interpolate_pos_encoding"),
