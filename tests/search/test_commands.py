@@ -112,6 +112,8 @@ def test_nothing_found_is_said(index: Path, tmp_path: Path) -> None:
     [
         (["search", "{index}"], "expected a text, an image or a filter"),
         (["search", "{index}", "a", "--after", "soon"], "after must be a date"),
+        (["search", "{index}", "", "--rerank", "50"], "text must have a word"),
+        (["search", "{index}", "--after", "2020", "-n", "1" + "0" * 30], "n must be at most"),
         (["search", "{index}", "--image", "{index}", "--rerank", "50"], "rerank needs a text"),
         (["search", "/no/index", "a"], "/no/index must be an index"),
         (["index", "{photos}", "--out", "{photos}"], "must be an empty folder"),

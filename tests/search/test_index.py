@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import sys
 import threading
 from pathlib import Path
 
@@ -13,7 +14,8 @@ import pytest
 import openblip
 from openblip import Blip
 from openblip.errors import ImageError, InputError, SearchError
-from openblip.search import Filter, Index, update
+from openblip.search import Filter, Hit, Index, update
+from openblip.search.index import mark_duplicates
 from openblip.search.listing import list_images
 from tests.jobs.cli import pictures
 from tests.pipelines.pipeline_toys import count_images
@@ -220,6 +222,29 @@ def test_pages_list_every_image_once(tmp_path: Path, blip: Blip, photos: Path) -
     assert len(names) == len(set(names)) == 8
     dates = [image.date for image in index.list().images]
     assert dates == sorted(dates, reverse=True)
+    for cursor in ("nonsense", "2024-01-01T00:00:00/" + "9" * 30, "2024-01-01T00:00:00\0/1"):
+        with pytest.raises(InputError, match="cursor must be"):
+            index.list(3, cursor)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems have no such names")
+def test_a_folder_whose_name_is_not_utf_8_is_refused(tmp_path: Path) -> None:
+    folder = os.fsencode(tmp_path) + b"/\xff"
+    os.mkdir(folder)  # noqa: PTH102
+    with pytest.raises(InputError, match=r"must be UTF-8, got .*udcff"):
+        list_images([os.fsdecode(folder)], {})
+
+
+@pytest.mark.parametrize("hide", [False, True])
+def test_near_duplicates_among_many_hits(hide: bool) -> None:
+    count, others = 1500, 300
+    rows = np.eye(others, dtype=np.float32)[np.arange(count) % others]
+    hits = [Hit(str(i), "", "", 1.0, None, None, "", 1, 1) for i in range(count)]
+    marked = mark_duplicates(hits, rows, hide=hide)
+    assert [hit.id for hit in marked] == [str(i) for i in range(others if hide else count)]
+    for i, hit in enumerate(marked):
+        assert hit.duplicate_of == (None if i < others else str(i % others))
+        assert hit.duplicates == (tuple(str(j) for j in range(i + others, count, others)) if i < others else ())
 
 
 def test_other_weights_are_refused(tmp_path: Path, blip: Blip, photos: Path) -> None:
@@ -260,6 +285,8 @@ def test_an_index_of_another_format_is_refused(tmp_path: Path, blip: Blip) -> No
     [
         ({}, "expected a text, an image or a filter"),
         ({"text": "a", "n": 0}, "n must be at least 1"),
+        ({"where": Filter(after="2020"), "n": 10**30}, "n must be at most 2147483647"),
+        ({"text": " "}, "text must have a word"),
         ({"text": "a", "rerank": 5}, r"rerank must be at least n \(20\), got 5"),
         ({"text": "a", "rerank": 20, "min_probability": 2}, "between 0 and 1"),
         ({"image": toy_image(0, 9, 9), "rerank": 50}, "rerank needs a text"),
@@ -272,7 +299,17 @@ def test_impossible_searches_are_refused(tmp_path: Path, blip: Blip, options: di
         index.search(blip, **options)  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("values", [{"after": "yesterday"}, {"before": "2024-13"}, {"caption": "!"}])
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"after": "yesterday"},
+        {"before": "2024-13"},
+        {"caption": "!"},
+        {"caption": "a\0b"},
+        {"caption": "a\udcff"},
+        {"folder": "sub\udcff"},
+    ],
+)
 def test_impossible_filters_are_refused(values: dict[str, str]) -> None:
     with pytest.raises(InputError, match="must"):
         Filter(**values)

@@ -12,6 +12,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import filelock
 import numpy as np
 import pytest
 
@@ -94,6 +95,20 @@ def test_two_processes_do_not_write_at_once(tmp_path: Path) -> None:
         pass
     with other.writing():
         pass
+
+
+def test_two_processes_do_not_create_at_once(tmp_path: Path) -> None:
+    (tmp_path / "index.lock").touch()
+    with filelock.FileLock(tmp_path / "index.lock"), pytest.raises(SearchError, match="another process is writing"):
+        LocalStore.create(tmp_path, SETTINGS)
+    LocalStore.create(tmp_path, SETTINGS).close()
+    with pytest.raises(SearchError, match="is an index already"):
+        LocalStore.create(tmp_path, SETTINGS)
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos" / "a.jpg").touch()
+    with pytest.raises(SearchError, match="must be an empty folder"):
+        LocalStore.create(tmp_path / "photos", SETTINGS)
+    assert [path.name for path in (tmp_path / "photos").iterdir()] == ["a.jpg"], "no lock among the photos"
 
 
 @pytest.fixture(scope="module")

@@ -13,7 +13,7 @@ import click
 
 from openblip.cli import options as o
 from openblip.cli.command import FAILED, argument, command, input_option, output_option
-from openblip.cli.console import print_json, print_table
+from openblip.cli.console import print_json, print_table, printable_line
 from openblip.cli.index import is_given
 from openblip.cli.jobs import plural
 from openblip.cli.options import ModelOptions
@@ -181,6 +181,6 @@ def print_duplicates(index: Index, *, json: bool) -> None:
             print_json({"images": [{"id": image.id, "name": image.name, "path": image.path} for image in group]})
         return
     for group in groups:
-        click.echo("\n".join(image.path for image in group) + "\n")
+        click.echo("\n".join(printable_line(image.path) for image in group) + "\n")
     count = sum(len(group) for group in groups)
     click.echo(f"{plural(len(groups), 'group')} of near-duplicates, {plural(count, 'image')}", err=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal, TypeAlias
@@ -9,9 +10,12 @@ from typing import Literal, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from openblip.errors import InputError
 from openblip.search.matrix import Rows
 
 CaptionSource: TypeAlias = Literal["", "record", "sidecar", "metadata", "model"]
+
+_CURSOR = re.compile(r"(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d)/(\d{1,18})", re.ASCII)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -115,3 +119,21 @@ class ImagePage:
     images: Sequence[IndexedImage]
     next: str | None
     total: int
+
+
+def parse_cursor(cursor: str) -> tuple[str, int]:
+    """Return the date and the number of the image that a cursor names.
+
+    Args:
+        cursor: `ImagePage.next`.
+
+    Returns:
+        The date and the number of the last image before the page.
+
+    Raises:
+        InputError: It is no cursor.
+    """
+    match = _CURSOR.fullmatch(cursor)
+    if match is None:
+        raise InputError(f"cursor must be the `next` of a page, got {cursor!r}")
+    return match[1], int(match[2])

@@ -41,6 +41,8 @@ MIN_PROBABILITY = 0.5
 """Probability of a match (ITM) from which the re-rank takes an image."""
 CACHE_BYTES = 2 << 30
 """Size of the cache of image states."""
+_MAX_COUNT = 2**31 - 1
+_BLOCK = 1024  # hits that are compared at once for near-duplicates
 _OPEN_FLAGS = os.O_RDONLY | sum(getattr(os, name, 0) for name in ("O_BINARY", "O_CLOEXEC", "O_NOFOLLOW", "O_NONBLOCK"))
 
 
@@ -300,6 +302,8 @@ class Index:
         """
         where = where or Filter()
         check_count("n", n)
+        if text is not None and not text.strip():
+            raise InputError(f"text must have a word, got {text!r}")
         if rerank:
             check_rerank(text, n, rerank, min_probability)
         if text is None and image is None and not minus:
@@ -559,17 +563,21 @@ def mark_duplicates(hits: Sequence[Hit], embeddings: NDArray[np.float32], *, hid
     """
     if len(hits) < 2:
         return tuple(hits)
-    is_close = embeddings @ embeddings.T >= DUPLICATE
     originals: dict[int, int] = {}  # a near-duplicate's position, and that of its better image
-    for position in range(len(hits)):
-        better = [i for i in np.flatnonzero(is_close[position, :position]).tolist() if i not in originals]
-        if better:
-            originals[position] = better[0]
+    duplicates: dict[int, list[str]] = {}  # a better image's position, and the ids of its near-duplicates
+    for start in range(0, len(hits), _BLOCK):
+        block = slice(start, start + _BLOCK)
+        is_close = embeddings[block] @ embeddings[: start + _BLOCK].T >= DUPLICATE
+        for position, hit in enumerate(hits[block], start):
+            better = (i for i in np.flatnonzero(is_close[position - start, :position]).tolist() if i not in originals)
+            original = next(better, None)
+            if original is not None:
+                originals[position] = original
+                duplicates.setdefault(original, []).append(hit.id)
     marked = []
     for position, hit in enumerate(hits):
         if position not in originals:
-            duplicates = tuple(hits[i].id for i, original in originals.items() if original == position)
-            marked.append(replace(hit, duplicates=duplicates))
+            marked.append(replace(hit, duplicates=tuple(duplicates.get(position, ()))))
         elif not hide:
             marked.append(replace(hit, duplicate_of=hits[originals[position]].id))
     return tuple(marked)
@@ -605,9 +613,11 @@ def exists(location: str | os.PathLike[str]) -> bool:
 
 
 def check_count(name: str, value: int) -> None:
-    """Raise `InputError` for a number of results that is less than 1."""
+    """Raise `InputError` for a number of results that is less than 1, or too large for a database."""
     if value < 1:
         raise InputError(f"{name} must be at least 1, got {value}")
+    if value > _MAX_COUNT:
+        raise InputError(f"{name} must be at most {_MAX_COUNT}, got {value}")
 
 
 def check_probability(value: float) -> None:

@@ -12,6 +12,7 @@ from openblip.data.sources.images import path_kind
 from openblip.errors import InputError
 from openblip.jobs.items import Item, UnusableItem, open_items
 from openblip.search.captions import caption_fields
+from openblip.search.settings import is_storable
 
 
 @dataclass(frozen=True)
@@ -60,12 +61,14 @@ def list_images(
         The images and the folders.
 
     Raises:
-        InputError: There is no path, and no folder was indexed before.
+        InputError: There is no path, and no folder was indexed before; or the name of a folder is not UTF-8.
     """
     if not paths and not indexed:
         raise InputError("expected at least one image or folder, got none, and no folder was indexed before")
     kinds = {path: path_kind(path) for path in paths}
     folders = {os.path.abspath(path): recursive for path in paths if kinds[path] == "folder"}  # noqa: PTH100
+    if unusable := [path for path in folders if not is_storable(path)]:
+        raise InputError(f"the name of an indexed folder must be UTF-8, got {unusable[0]!r}: rename it")
     pruned = [path for path in indexed if prune and is_gone(path)]
     if not paths:
         folders = {path: below for path, below in indexed.items() if path not in pruned}

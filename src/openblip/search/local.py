@@ -27,7 +27,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from openblip.errors import SearchError
-from openblip.search.images import Batch, ImagePage, IndexedImage, Neighbors
+from openblip.search.images import Batch, ImagePage, IndexedImage, Neighbors, parse_cursor
 from openblip.search.matrix import MatrixFile, Rows
 from openblip.search.scan import Indices, Scanner
 from openblip.search.settings import Filter, IndexSettings
@@ -134,12 +134,16 @@ class LocalStore(Store):
         """
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            names = {path.name for path in folder.iterdir()}
         except OSError as error:
             raise SearchError(f"cannot create {folder}: {error.strerror or error}") from error
-        # A process that was killed while it created the database leaves one under a temporary name.
-        if names - {"index.lock", f"{FILE}.new", f"{FILE}.new-journal"}:
-            raise SearchError(f"{folder} must be an empty folder, or one that does not exist; choose another --out")
+        _check_empty(folder)
+        with _locked(folder):
+            _check_empty(folder)  # another process may have made the index in the meantime
+            LocalStore._create_database(folder, settings)
+        return LocalStore(folder)
+
+    @staticmethod
+    def _create_database(folder: Path, settings: IndexSettings) -> None:
         temporary = folder / f"{FILE}.new"
         for leftover in (temporary, folder / f"{FILE}.new-journal"):
             leftover.unlink(missing_ok=True)
@@ -149,7 +153,6 @@ class LocalStore(Store):
             connection.executemany("INSERT INTO settings VALUES (?, ?)", values.items())
             connection.execute("COMMIT")
         temporary.replace(folder / FILE)
-        return LocalStore(folder)
 
     # Reading. A read transaction sees one state of the database, and the rows that it names.
 
@@ -224,9 +227,8 @@ class LocalStore(Store):
             clause, values = self._condition(connection, where)
             (total,) = connection.execute(f"SELECT count(*) FROM images WHERE {clause}", values).fetchone()
             if cursor is not None:
-                date, _, number = cursor.rpartition("/")
                 clause += " AND (images.date, images.number) < (?, ?)"
-                values = [*values, date, int(number) if number.isdecimal() else 0]
+                values = [*values, *parse_cursor(cursor)]
             order = "ORDER BY images.date DESC, images.number DESC LIMIT ?"
             rows = connection.execute(f"{_SELECT} WHERE {clause} {order}", [*values, n + 1]).fetchall()
         images = [_to_image(row) for row in rows[:n]]
@@ -355,17 +357,8 @@ class LocalStore(Store):
     @contextmanager
     def writing(self) -> Iterator[None]:
         """Return a context in which this process may write, and no other."""
-        lock = filelock.FileLock(self.folder / "index.lock", timeout=0)
-        try:
-            lock.acquire()
-        except filelock.Timeout as error:
-            raise SearchError(f"another process is writing to {self.folder}; wait until it ends") from error
-        except OSError as error:
-            raise SearchError(f"cannot write to {self.folder}: {error.strerror or error}") from error
-        try:
+        with _locked(self.folder):
             yield
-        finally:
-            lock.release()
 
     def write(self, batch: Batch) -> None:
         """Apply changes as a whole, and return when they are on the disk."""
@@ -540,6 +533,35 @@ def _chunks(values: Sequence[Any]) -> Iterator[list[Any]]:
 
 def _marks(values: Sequence[object]) -> str:
     return ", ".join("?" * len(values))
+
+
+def _check_empty(folder: Path) -> None:
+    """Raise `SearchError` if a folder has files of somebody else, or an index."""
+    try:
+        names = {path.name for path in folder.iterdir()}
+    except OSError as error:
+        raise SearchError(f"cannot create {folder}: {error.strerror or error}") from error
+    if FILE in names:
+        raise SearchError(f"{folder} is an index already: run openblip index again, or choose another --out")
+    # A process that was killed while it created the database leaves one under a temporary name.
+    if names - {"index.lock", f"{FILE}.new", f"{FILE}.new-journal"}:
+        raise SearchError(f"{folder} must be an empty folder, or one that does not exist; choose another --out")
+
+
+@contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    """Hold the lock of the one process that may write."""
+    lock = filelock.FileLock(folder / "index.lock", timeout=0)
+    try:
+        lock.acquire()
+    except filelock.Timeout as error:
+        raise SearchError(f"another process is writing to {folder}; wait until it ends") from error
+    except OSError as error:
+        raise SearchError(f"cannot write to {folder}: {error.strerror or error}") from error
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 @contextmanager

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from openblip.errors import InputError, SearchError
 from openblip.extras import install_hint
-from openblip.search.images import Batch, ImagePage, IndexedImage, Neighbors
+from openblip.search.images import Batch, ImagePage, IndexedImage, Neighbors, parse_cursor
 from openblip.search.matrix import Rows
 from openblip.search.settings import Filter, IndexSettings
 from openblip.search.store import Store
@@ -201,9 +201,8 @@ class PostgresStore(Store):
             condition, values = self._condition(connection, where)
             (total,) = _fetch_one(connection, f"SELECT count(*) FROM images WHERE {condition}", values)
             if cursor is not None:
-                date, _, number = cursor.rpartition("/")
                 condition += " AND (date, number) < (%s, %s)"
-                values = [*values, date, int(number) if number.isdecimal() else 0]
+                values = [*values, *parse_cursor(cursor)]
             query = f"{_SELECT} WHERE {condition} ORDER BY date DESC, number DESC LIMIT %s"
             rows = _execute(connection, query, [*values, n + 1]).fetchall()
         images = [_to_image(row) for row in rows[:n]]

@@ -166,7 +166,7 @@ class Filter:
             words that start with "dog".
 
     Raises:
-        InputError: A date is not a date, or the caption has no words.
+        InputError: A date is not a date, the caption has no words, or a text cannot be in an index.
     """
 
     folder: str | None = None
@@ -179,6 +179,10 @@ class Filter:
             value = getattr(self, name)
             if value is not None:
                 _check_date(name, _to_text(value))
+        for name in ("folder", "caption"):
+            value = getattr(self, name)
+            if value is not None and not is_storable(value):
+                raise InputError(f"{name} must be UTF-8 without the character NUL, got {value!r}")
         if self.caption is not None and not self.terms:
             raise InputError(f"caption must contain a word, got {self.caption!r}")
 
@@ -217,6 +221,19 @@ class Filter:
         """
         paths = [os.path.normpath(os.path.join(root, self.folder or "")) for root in roots or [os.sep]]  # noqa: PTH118
         return list(dict.fromkeys(path.rstrip(os.sep) + os.sep for path in paths))  # an absolute folder is only itself
+
+
+def is_storable(text: str) -> bool:
+    """Return whether an index can hold a text: databases take UTF-8, and PostgreSQL no NUL.
+
+    Args:
+        text: The text.
+    """
+    try:
+        text.encode()
+    except UnicodeEncodeError:  # a path that is not UTF-8 has surrogates
+        return False
+    return "\0" not in text
 
 
 def _to_text(value: str | datetime.date) -> str:
