@@ -91,6 +91,8 @@ def test_edits_are_saved_with_a_version_check(editor: RunningServer, photos: Pat
     (photos / "a.txt").write_text("edited by another program")
     assert save(editor, {**found["a.png"], "version": saved.json()["version"]}, "mine").status_code == 409
     assert (photos / "a.txt").read_text() == "edited by another program"
+    assert save(editor, found["none.png"], " ").json()["text"] == "", "nothing changes"
+    assert not (photos / "none.txt").exists()
     assert save(editor, found["none.png"], "its first caption").status_code == 200
     assert (photos / "none.txt").read_text() == "its first caption\n"
     assert save(editor, {"id": "0" * 16, "version": ""}, "x").status_code == 404

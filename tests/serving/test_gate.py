@@ -152,7 +152,7 @@ def test_a_client_that_sends_a_large_body_reads_the_refusal(guarded: RunningServ
         ({"image": IMAGE, "texts": ["x"] * 11}, 413, "texts"),
         ({"images": [IMAGE] * 3, "texts": ["x"] * 10}, 413, "texts"),
         ({"images": [IMAGE] * 4, "text": "x"}, 413, "images"),
-        ({"image": IMAGE, "texts": ["x"] * 60_000}, 422, "texts"),
+        ({"image": IMAGE, "texts": ["x"] * 60_000}, 413, "texts"),
         ({"image": IMAGE}, 422, "text"),
         ({"image": IMAGE, "text": "x", "texts": ["x"]}, 422, "text"),
         ({"image": IMAGE, "text": 3}, 422, "text"),
@@ -179,11 +179,67 @@ def test_bodies_beyond_the_limits_are_refused_quickly(
     assert len(response.content) < 1000, "the error repeats no value of the request"
 
 
-@pytest.mark.parametrize(("field", "value"), [("num_beams", 11), ("n", 11), ("max_new_tokens", 65)])
-def test_costly_decoding_is_refused(guarded: RunningServer, field: str, value: int) -> None:
-    response = guarded.client.post("/v1/caption", json={"image": IMAGE, field: value})
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("num_beams", 11),
+        ("n", 11),
+        ("max_new_tokens", 65),
+        ("length_penalty", 1e300),
+        ("length_penalty", -1e300),
+        ("temperature", 1e-300),
+        ("temperature", 1e300),
+        ("forbid", ["x" * 1001]),
+    ],
+)
+def test_costly_decoding_is_refused(guarded: RunningServer, field: str, value: object) -> None:
+    sampling = {"do_sample": True} if field == "temperature" else {}
+    response = guarded.client.post("/v1/caption", json={"image": IMAGE, field: value, **sampling})
     assert response.status_code == 422
     assert response.json()["error"]["param"] == field
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"length_penalty": 10}, {"length_penalty": -10}, *({"do_sample": True, "temperature": t} for t in (1e-5, 100))],
+)
+def test_extreme_decoding_works(guarded: RunningServer, options: dict[str, object]) -> None:
+    response = guarded.client.post("/v1/caption", json={"image": IMAGE, **options})
+    assert response.status_code == 200, response.text
+
+
+def test_as_many_labels_as_the_limit(guarded: RunningServer) -> None:
+    labels = [f"label {number}" for number in range(11)]
+    assert guarded.client.post("/v1/classify", json={"image": IMAGE, "labels": labels[:10]}).status_code == 200
+    error = guarded.client.post("/v1/classify", json={"image": IMAGE, "labels": labels}).json()["error"]
+    assert error["message"] == "labels must have at most 10 entries, got 11"
+
+
+def test_unexpected_errors_have_the_shape_of_all(toy: Blip, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail() -> None:
+        raise RuntimeError("a defect")
+
+    with running_app(toy) as running:
+        monkeypatch.setattr(running.app.service.metrics, "render", fail)
+        response = running.client.get("/metrics")
+    assert response.status_code == 500
+    error = response.json()["error"]
+    assert error["code"] == "internal_error"
+    assert response.headers["X-Request-Id"] in error["message"]
+    assert "defect" not in response.text
+
+
+def test_an_allowed_site_can_read_refusals(guarded: RunningServer) -> None:
+    for origin, allowed in (("https://app.example.org", "https://app.example.org"), ("https://evil.example", None)):
+        response = httpx.get(f"{guarded.url}/v1/info", headers={"Origin": origin})
+        assert response.status_code == (401 if allowed else 403)
+        assert response.headers.get("Access-Control-Allow-Origin") == allowed
+        served = guarded.client.get("/v1/info", headers={"Origin": origin})
+        assert served.headers.get_list("Access-Control-Allow-Origin") == ([allowed] if allowed else [])
+
+
+def test_a_slash_too_many_is_no_redirect(guarded: RunningServer) -> None:
+    assert guarded.client.get("/v1/info/").status_code == 404
 
 
 def test_malformed_bodies(guarded: RunningServer) -> None:

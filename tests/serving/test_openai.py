@@ -89,6 +89,14 @@ def test_chat_captions_without_a_question(client: openai.OpenAI, toy: Blip) -> N
     assert answer.choices[0].finish_reason == ("stop" if expected.finished else "length")
 
 
+def test_a_temperature_of_almost_zero_is_greedy(client: openai.OpenAI) -> None:
+    answers = [
+        client.chat.completions.create(model="toy", messages=messages(None), temperature=value).choices[0].message
+        for value in (0.0, 1e-300)
+    ]
+    assert answers[0].content == answers[1].content
+
+
 @pytest.mark.parametrize(
     "options",
     [{}, {"temperature": 0.0}, {"temperature": 1.5, "seed": 3}, {"extra_body": {"num_beams": 1}}, {"n": 2}],

@@ -68,6 +68,7 @@ def test_sigterm_finishes_admitted_requests(toy: Blip) -> None:
         (["--api-keys", "missing.txt"], "cannot read the API keys"),
         (["--edit", "missing"], "must name a folder"),
         (["--index", "missing"], ""),
+        (["--port", "65536"], "65536 is not in the range"),
     ],
 )
 def test_wrong_usage_starts_nothing(

@@ -138,13 +138,26 @@ def test_only_indexed_files_below_their_folder_are_served(
         {"text": "x", "n": 0},
         {"text": "x", "n": 20, "rerank": 5},
         {"rerank": 30, "n": 5},
+        {"text": " "},
+        {"text": "x", "caption": "a\0b"},
         {},
     ],
 )
 def test_invalid_queries(searchable: RunningServer, body: dict[str, object]) -> None:
     assert searchable.client.post("/v1/search", json=body).status_code == 422
-    assert searchable.client.get("/v1/gallery", params={"n": "0"}).status_code == 422
-    assert searchable.client.get("/v1/gallery", params={"cursor": "nonsense"}).status_code in (200, 422)
+
+
+@pytest.mark.parametrize(
+    "parameters",
+    [{"n": "0"}, {"cursor": "nonsense"}, {"cursor": "2024-01-01T00:00:00/" + "9" * 30}, {"caption": "a\0b"}],
+)
+def test_invalid_parts_of_the_gallery(searchable: RunningServer, parameters: dict[str, str]) -> None:
+    assert searchable.client.get("/v1/gallery", params=parameters).status_code == 422
+
+
+def test_an_invalid_query_names_its_field(searchable: RunningServer) -> None:
+    for body, param in (({"image": "AAAA"}, "images.0"), ({"text": "x", "n": 20, "rerank": 5}, None)):
+        assert searchable.client.post("/v1/search", json=body).json()["error"]["param"] == param
 
 
 def test_a_server_without_an_index_says_so(server: RunningServer) -> None:

@@ -11,7 +11,7 @@ import click
 
 from openblip.cli import options as o
 from openblip.cli.command import Choice, command, option
-from openblip.cli.options import NATURAL, PATH, POSITIVE, ModelOptions
+from openblip.cli.options import PATH, POSITIVE, ModelOptions
 from openblip.extras import install_hint
 
 if TYPE_CHECKING:
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 SERVER = "Server"
 SECURITY = "Security"
 LIMITS = "Limits"
+PORT = click.IntRange(0, 65535)
 SECONDS = click.FloatRange(min=0, min_open=True)
 
 
@@ -27,7 +28,7 @@ SECONDS = click.FloatRange(min=0, min_open=True)
     example="openblip serve --port 8000\nopenblip serve --host 0.0.0.0 --api-keys keys.txt --allow-host example.org"
 )
 @option("--host", panel=SERVER, metavar="ADDRESS", default="127.0.0.1", help="Address to bind to.")
-@option("--port", panel=SERVER, type=NATURAL, default=8000, help="Port; 0 takes a free one.")
+@option("--port", panel=SERVER, type=PORT, default=8000, help="Port; 0 takes a free one.")
 @option(
     "--index",
     panel=SERVER,

@@ -22,12 +22,12 @@ from openblip.errors import OpenBlipError
 from openblip.serving import documents
 from openblip.serving.batching import Job, Recorder
 from openblip.serving.errors import ApiError
-from openblip.serving.gate import Gate
+from openblip.serving.gate import Gate, unexpected_error
 from openblip.serving.logs import log
 from openblip.serving.models import public_name
 from openblip.serving.options import ServerOptions
 from openblip.serving.routes import edit, meta, openai, page, search, verbs
-from openblip.serving.service import ClientGoneError, Service
+from openblip.serving.service import ClientGoneError, Service, exchange_of
 
 _DESCRIPTION = (
     "Captions, answers, matches, embeddings, labels, boxes and heat maps of images, and search. "
@@ -98,6 +98,7 @@ def create_app(
         description=_DESCRIPTION,
         docs_url=None,
         redoc_url=None,
+        redirect_slashes=False,
         lifespan=_lifespan,
     )
     api.state.service = service
@@ -107,6 +108,7 @@ def create_app(
     api.add_exception_handler(HTTPException, _http_error)
     api.add_exception_handler(RequestValidationError, _parameter_error)
     api.add_exception_handler(ClientGoneError, _client_gone)
+    api.add_exception_handler(Exception, _unexpected_error)
     documents.install(api, keys=bool(service.keys))
     return Application(api, service)
 
@@ -165,3 +167,8 @@ async def _parameter_error(request: Request, error: Exception) -> Response:
 
 async def _client_gone(request: Request, error: Exception) -> Response:
     return Response(status_code=499)  # nobody reads it; the log has it
+
+
+async def _unexpected_error(request: Request, error: Exception) -> Response:
+    """Return the response to an error that the gate writes into the log."""
+    return unexpected_error(exchange_of(request).id).response()

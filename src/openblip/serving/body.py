@@ -174,6 +174,7 @@ def validation_error(error: ValidationError) -> ApiError:
     if first["type"] == "json_invalid":
         return ApiError(400, "the body must be JSON", code="malformed_body")
     param = ".".join(str(part) for part in first["loc"])[:100] or None
+    status, code = (413, "too_many_items") if first["type"] == "too_long" else (422, "invalid_value")
     message = first["msg"].removeprefix("Value error, ")
     more = f" (and {len(details) - 1} more errors)" if len(details) > 1 else ""
-    return ApiError(422, f"{param or 'the body'}: {message}{more}", param=param, code="invalid_value")
+    return ApiError(status, f"{param or 'the body'}: {message}{more}", param=param, code=code)

@@ -186,10 +186,12 @@ class LiveSheet:
             if current.text and self._sink.options.existing == "skip":
                 raise ApiError(409, "the image has a caption, which is kept (--existing skip)", code="caption_exists")
             new = self._sink.join(current.text or None, [text.strip()]).strip()
+            if new == current.text:
+                return current
             place, key = self._sink.edit_location(item)
             try:
                 stored = self._sink.write_edit(place, key, current.text, new)
-                if stored and new != current.text:
+                if stored:
                     Journal.add_edits(self._sink.journal_path, [(item.key, Edit(current.text, new, ""))])
             except JobError as error:
                 raise ApiError(503, "the caption cannot be written now", code="cannot_write", retry_after=5) from error

@@ -8,7 +8,7 @@ import logging
 import re
 import secrets
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from urllib.parse import urlsplit
@@ -117,7 +117,7 @@ class Gate:
         exchange: Exchange | None = None
         started = time.monotonic()
         counted = _CountedReceive(receive, self._options.limits.max_body_bytes)
-        response = _Response(scope, counted, send)
+        response = _Response(scope, counted, send, self._options.origins)
         try:
             exchange = self._admit(scope, response.id)
             scope["openblip"] = exchange
@@ -131,8 +131,7 @@ class Gate:
             log("error", level=logging.ERROR, request=response.id, route=_route(scope))
             logging.getLogger("openblip.serving").exception("request %s failed", response.id)
             if not response.started:
-                message = f"internal error; the log has it as request {response.id}"
-                await ApiError(500, message, code="internal_error").response()(scope, receive, response)
+                await unexpected_error(response.id).response()(scope, receive, response)
         finally:
             if exchange is not None:
                 exchange.job.cancelled = exchange.job.cancelled or not response.completed
@@ -273,8 +272,8 @@ class _CountedReceive:
 class _Response:
     """Sends a response with the headers that all have, and remembers how far it is."""
 
-    def __init__(self, scope: Scope, receive: _CountedReceive, send: Send) -> None:
-        self._scope, self._receive, self._send = scope, receive, send
+    def __init__(self, scope: Scope, receive: _CountedReceive, send: Send, origins: Sequence[str]) -> None:
+        self._scope, self._receive, self._send, self._origins = scope, receive, send, origins
         self.id = secrets.token_hex(8)
         self.status = 0
         self.completed = False
@@ -314,9 +313,23 @@ class _Response:
         headers["Cross-Origin-Resource-Policy"] = "same-origin"
         headers.setdefault("Content-Security-Policy", _API_CSP)
         headers.setdefault("Cache-Control", "no-store")
+        origin = Headers(scope=self._scope).get("origin")
+        if origin in self._origins and origin is not None and "access-control-allow-origin" not in headers:
+            headers["Access-Control-Allow-Origin"] = origin  # the gate's refusals do not pass the CORS middleware
+            headers["Access-Control-Expose-Headers"] = "x-request-id, retry-after"
+            headers.add_vary_header("Origin")
         if self._scope["method"] in _BODIES and self._receive.is_unbounded(self._scope):
             self._lingers = True
             headers["Connection"] = "close"
+
+
+def unexpected_error(request_id: str) -> ApiError:
+    """Return the error of a request that failed for a reason that only the log has.
+
+    Args:
+        request_id: Name of the request in the log.
+    """
+    return ApiError(500, f"internal error; the log has it as request {request_id}", code="internal_error")
 
 
 def _too_large(limit: int) -> ApiError:

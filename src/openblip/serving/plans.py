@@ -59,7 +59,9 @@ def plan_caption(model: ServedModel, request: CaptionRequest, images: Sequence[b
     """Return the plan of captions."""
     check_images(images)
     _check_decoding(request.num_beams, request.n, request.max_new_tokens, limits)
-    check_texts([request.prompt or "", *request.forbid, *request.require], len(images), limits, "prompt")
+    check_texts([request.prompt or ""], len(images), limits, "prompt")
+    check_texts(request.forbid, 1, limits, "forbid")
+    check_texts(request.require, 1, limits, "require")
     options = {name: getattr(request, name) for name in _CAPTION_OPTIONS}
     stage = _stage(model, "caption", options, lambda: model.blip.pipeline("caption", **options))
     rows = (request.num_beams or 3) if not request.do_sample else request.n
@@ -114,7 +116,8 @@ def plan_match(model: ServedModel, request: MatchRequest, images: Sequence[bytes
 def plan_classify(model: ServedModel, request: ClassifyRequest, images: Sequence[bytes], limits: Limits) -> Plan:
     """Return the plan of labels."""
     check_images(images)
-    check_texts([*request.labels, request.template], len(images), limits, "labels")
+    check_texts(request.labels, len(images), limits, "labels")
+    check_texts([request.template], 1, limits, "template")
     if request.n > len(request.labels):
         raise ApiError(422, f"n must be at most the number of labels, got {request.n}", param="n", code="invalid_value")
     options: dict[str, Any] = {"template": request.template, "by": request.by, "n": request.n}

@@ -8,6 +8,8 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstr
 
 MAX_ITEMS = 10_000
 """Most entries of any list, before the limits of the server apply."""
+MIN_TEMPERATURE = 1e-5
+"""Lowest temperature of sampling; scores that are divided by less overflow."""
 
 
 def _whole(value: object) -> object:
@@ -24,6 +26,7 @@ ImageText = Annotated[
     ),
 ]
 Text = Annotated[str, StringConstraints(min_length=1)]
+LengthPenalty = Annotated[float, Field(ge=-10, le=10)]  # beyond, powers of lengths overflow
 Images = Annotated[list[ImageText], Field(min_length=1, max_length=MAX_ITEMS)]
 Texts = Annotated[list[Text], Field(min_length=1, max_length=MAX_ITEMS)]
 
@@ -63,13 +66,13 @@ class CaptionRequest(ImagesRequest):
     n: Integer = Field(default=1, ge=1, description="Captions per image, the likeliest first.")
     min_new_tokens: Integer = Field(default=1, ge=0)
     max_new_tokens: Integer = Field(default=16, ge=1)
-    length_penalty: float = Field(default=1.0, description="Above 0 prefers long captions. Beam search only.")
+    length_penalty: LengthPenalty = Field(default=1.0, description="Above 0 prefers long captions. Beam search only.")
     repetition_penalty: float = Field(default=1.0, gt=0, description="Above 1 avoids repetitions.")
     no_repeat_ngram_size: Integer = Field(default=0, ge=0)
     do_sample: bool = Field(default=False, description="Sample tokens instead of searching for the best caption.")
     top_p: float | None = Field(default=None, gt=0, le=1, description="Needs do_sample.")
     top_k: Integer | None = Field(default=None, ge=0, description="Needs do_sample.")
-    temperature: float | None = Field(default=None, gt=0, description="Needs do_sample.")
+    temperature: float | None = Field(default=None, ge=MIN_TEMPERATURE, le=100, description="Needs do_sample.")
     seed: Integer | None = Field(default=None, ge=0, lt=2**63, description="Makes samples repeatable. Needs do_sample.")
     forbid: list[Text] = Field(default=[], max_length=100, description="Words that must not occur.")
     require: list[Text] = Field(default=[], max_length=20, description="Words that the search steers towards.")
@@ -91,7 +94,7 @@ class AskRequest(ImagesRequest):
     num_beams: Integer | None = Field(default=None, ge=1)
     min_new_tokens: Integer | None = Field(default=None, ge=0)
     max_new_tokens: Integer | None = Field(default=None, ge=1)
-    length_penalty: float | None = None
+    length_penalty: LengthPenalty | None = None
 
 
 class MatchRequest(ImagesRequest):

@@ -79,7 +79,9 @@ async def save(request: Request, image_id: str) -> JSONResponse:
     live = _editable(request)
     fields, _ = await service_of(request).read(request, SaveRequest)
     if len(fields.text) > _MAX_TEXT or "\0" in fields.text:
-        raise ApiError(422, f"text must have at most {_MAX_TEXT} characters", param="text", code="invalid_value")
+        raise ApiError(
+            422, f"text must have at most {_MAX_TEXT} characters, and no NUL", param="text", code="invalid_value"
+        )
     saved = await asyncio.to_thread(live.save, image_id, fields.text, fields.version)
     return JSONResponse({"text": saved.text, "version": saved.version})
 

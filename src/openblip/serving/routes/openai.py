@@ -25,7 +25,7 @@ from openblip.serving.errors import ApiError, from_library
 from openblip.serving.models import ImageItem, ServedModel
 from openblip.serving.plans import Json, Plan
 from openblip.serving.routes.verbs import embed_images, embed_texts, encode_vector
-from openblip.serving.schemas import AskRequest, CaptionRequest, MatchRequest
+from openblip.serving.schemas import MIN_TEMPERATURE, AskRequest, CaptionRequest, MatchRequest
 from openblip.serving.service import Service, exchange_of, raise_errors, service_of
 from openblip.serving.streaming import StreamStage, WordBuffer, can_stream
 
@@ -163,8 +163,8 @@ def _parse_messages(messages: Sequence[s.Message]) -> _Chat:
 
 def _plan_chat(service: Service, model: ServedModel, fields: s.ChatRequest, chat: _Chat, image: bytes) -> Plan:
     n = fields.n or 1
-    sampled = bool(fields.temperature) and not chat.question
-    greedy = fields.temperature == 0 or (fields.temperature is not None and bool(chat.question))
+    sampled = fields.temperature is not None and fields.temperature >= MIN_TEMPERATURE and not chat.question
+    greedy = fields.temperature is not None and not sampled
     beams = fields.num_beams if fields.num_beams is not None else 1 if greedy and n == 1 else max(3, n)
     limit = service.limits.max_new_tokens
     tokens = fields.max_completion_tokens or fields.max_tokens

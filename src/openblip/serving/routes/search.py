@@ -10,15 +10,15 @@ from pydantic import BaseModel, Field
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
-from openblip.errors import OpenBlipError, SearchError
+from openblip.errors import ImageError, OpenBlipError, SearchError
 from openblip.search import Hit, IndexedImage
 from openblip.serving import plans, searching
 from openblip.serving.documents import describe
-from openblip.serving.errors import ApiError
+from openblip.serving.errors import ApiError, from_library
 from openblip.serving.plans import Json
 from openblip.serving.schemas import ImagesRequest, Integer, Text
 from openblip.serving.searching import Gallery, make_filter
-from openblip.serving.service import raise_errors, service_of
+from openblip.serving.service import service_of
 
 router = APIRouter(tags=["search"])
 
@@ -105,8 +105,9 @@ async def search(request: Request) -> JSONResponse:
         where=make_filter(fields.model_dump()),
         hide_duplicates=fields.hide_duplicates,
     )
-    outcomes = await service.run(request, gallery.stage, [query], units=1 + fields.rerank)
-    (found,) = raise_errors(outcomes, "text")
+    (found,) = await service.run(request, gallery.stage, [query], units=1 + fields.rerank)
+    if isinstance(found, OpenBlipError):
+        raise from_library(found, "images.0" if isinstance(found, ImageError) else None)
     return JSONResponse(
         {
             "model": gallery.model.name,
