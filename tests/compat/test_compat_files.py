@@ -139,7 +139,7 @@ def test_configuration_fields_and_constructor_arguments(tmp_path: Path) -> None:
     assert load(tmp_path, device_map={"": "cpu"}, attn_implementation="sdpa").device.type == "cpu"
     assert load(tmp_path.parent, subfolder=tmp_path.name).num_parameters() == theirs.num_parameters()
     _, info = load(tmp_path, output_loading_info=True)
-    assert info == {"missing_keys": [], "unexpected_keys": [], "mismatched_keys": []}
+    assert info == {"missing_keys": set(), "unexpected_keys": set(), "mismatched_keys": set()}
     for options, error in (
         ({"foo": 1}, TypeError),
         ({"attn_implementation": "flash_attention_2"}, InputError),
@@ -201,7 +201,7 @@ def test_misshapen_weights_are_errors(tmp_path: Path) -> None:
     assert set(info["mismatched_keys"]) == {
         f"{tower}_proj.{kind}" for tower in ("vision", "text") for kind in ("weight", "bias")
     }
-    assert info["missing_keys"] == []
+    assert info["missing_keys"] == set()
     with pytest.raises(CheckpointError, match="pass allow_missing=True"):
         Ours.BlipModel.from_pretrained(tmp_path, ignore_mismatched_sizes=True)
 

@@ -80,7 +80,7 @@ class PreTrainedModel(PushToHub, ModelMethods):
         *model_args: Any,
         output_loading_info: Literal[True],
         **kwargs: Any,
-    ) -> tuple[ModelT, dict[str, list[str]]]: ...
+    ) -> tuple[ModelT, dict[str, set[str]]]: ...
 
     @classmethod
     def from_pretrained(
@@ -98,7 +98,7 @@ class PreTrainedModel(PushToHub, ModelMethods):
         allow_missing: bool = False,
         output_loading_info: bool = False,
         **kwargs: Any,
-    ) -> ModelT | tuple[ModelT, dict[str, list[str]]]:
+    ) -> ModelT | tuple[ModelT, dict[str, set[str]]]:
         """Load a model in evaluation mode.
 
         Args:
@@ -188,7 +188,7 @@ class PreTrainedModel(PushToHub, ModelMethods):
 
     def _load_tensors(
         self, tensors: dict[str, Tensor], source: str, *, allow_missing: bool, drop_misshapen: bool
-    ) -> dict[str, list[str]]:
+    ) -> dict[str, set[str]]:
         """Load tensors and return the names that were missing, unexpected or mismatched, if allowed."""
         expected = self.state_dict()
         mismatched = [name for name in expected if name in tensors and expected[name].shape != tensors[name].shape]
@@ -207,7 +207,8 @@ class PreTrainedModel(PushToHub, ModelMethods):
         missing = [name for name in missing if name not in self.all_tied_weights_keys]
         unexpected = list(result.unexpected_keys)
         misfit = Misfit(source, type(self).__name__, missing, unexpected, mismatched)
-        return misfit.report(tensors, fatal=bool(missing or unexpected) and not allow_missing)
+        groups = misfit.report(tensors, fatal=bool(missing or unexpected) and not allow_missing)
+        return {name: set(names) for name, names in groups.items()}  # sets, as in transformers 5
 
     def save_pretrained(
         self,
