@@ -11,6 +11,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from openblip.preprocess import limits
+
 WIDTH, HEIGHT = 1200, 800
 IN_STRIPS = ("png with alpha", "png of 16 bits")  # strips need up to 30 MB, whatever the size of the image
 SLOW = ("heif", "jpeg 2000", "jpeg 2000 with alpha", "avif with alpha")
@@ -80,3 +82,17 @@ def test_the_estimate_covers_the_peak(form: str, tmp_path: Path) -> None:
     slack = 30 * 2**20 if form in IN_STRIPS else 3 * 2**20  # strips, or tables of the decoder and the allocator
     assert peak - slack <= 1.1 * estimate, f"{peak / scale**2 / WIDTH / HEIGHT:.1f} bytes per pixel"
     assert estimate <= 2.2 * peak, f"{peak / scale**2 / WIDTH / HEIGHT:.1f} bytes per pixel"
+
+
+def test_the_memory_of_large_images_is_returned(monkeypatch: pytest.MonkeyPatch) -> None:
+    trims: list[bool] = []
+    monkeypatch.setattr(limits, "_trim_heap", lambda: trims.append(True))
+    budget = limits.ByteBudget(10**9)
+    for count, expected in ((10**6, 0), (10**8, 1)):
+        with budget.reserve(count):
+            assert not trims
+        assert len(trims) == expected
+    trims.clear()
+    with budget.keep(), budget.reserve(10**8):
+        assert not trims
+    assert trims == [True]
