@@ -146,6 +146,7 @@ LATE = {
     "openblip.results": {"openblip"},  # drawing needs Pillow, and only notebooks draw
     "openblip.search.index": {"openblip"},  # listing and filtering need no model and no database
     "openblip.search.scan": {"faiss"},
+    "openblip.keras.base": {"openblip"},  # the exports import the models
     "openblip.jobs.reporting": {"rich"},  # only on a terminal
     "openblip.training.reporters": {"torch"},  # its TensorBoard writer needs tensorboard, which is optional
     # `--help` is instant; a command loads what it runs.

@@ -18,6 +18,7 @@ from openblip.cli.options import json_option
 # The purpose of each extra.
 PURPOSES = {
     "data": "Parquet, remote files and data sets of the Hugging Face hub",
+    "export": "openblip export: ONNX and OpenVINO files",
     "fetch": "robots.txt of the sites that CapFilt fetches from",
     "heif": "HEIC images",
     "jxl": "JPEG XL images",
