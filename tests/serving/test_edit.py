@@ -96,6 +96,7 @@ def test_edits_are_saved_with_a_version_check(editor: RunningServer, photos: Pat
     assert save(editor, found["none.png"], "its first caption").status_code == 200
     assert (photos / "none.txt").read_text() == "its first caption\n"
     assert save(editor, {"id": "0" * 16, "version": ""}, "x").status_code == 404
+    assert save(editor, {**found["a.png"], "version": "é"}, "x").status_code == 409
 
 
 def test_one_of_many_simultaneous_edits_wins(editor: RunningServer, photos: Path) -> None:

@@ -181,7 +181,7 @@ class LiveSheet:
         item = self._find(image_id)
         with self._lock:
             current = self.read(image_id)
-            if not hmac.compare_digest(current.version, version):
+            if current.version != version:  # no secret: the page has it
                 raise ApiError(409, "the caption was changed elsewhere", param="version", code="version_conflict")
             if current.text and self._sink.options.existing == "skip":
                 raise ApiError(409, "the image has a caption, which is kept (--existing skip)", code="caption_exists")
