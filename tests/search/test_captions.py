@@ -25,6 +25,10 @@ def by_name(index: Index) -> dict[str, IndexedImage]:
     return {image.name: image for image in index.list().images}
 
 
+def captions_by_file(index: Index) -> dict[str, str | None]:
+    return {Path(image.path).name: image.caption for image in index.list().images}
+
+
 def test_captions_of_side_cars_and_metadata(tmp_path: Path, blip: Blip) -> None:
     paths = write_photos(tmp_path / "photos", range(5))
     paths[0].with_suffix(".txt").write_text("\ufeffa dog\n\nat home\n", encoding="utf-8")
@@ -58,6 +62,26 @@ def test_captions_of_lists(tmp_path: Path, blip: Blip) -> None:
     assert [hit.path for hit in index.search(None, where=Filter(caption="cat"))] == [str(paths[1])]
     paths[2].unlink()
     assert index.add([str(listed)], no_model).counts == {"unchanged": 2, "failed": 1}
+
+
+def test_a_run_without_the_list_keeps_its_captions(tmp_path: Path, blip: Blip) -> None:
+    photos = tmp_path / "photos"
+    paths = write_photos(photos, range(3))
+    listed = tmp_path / "list.jsonl"
+    listed.write_text(json.dumps({"image": "photos/000.png", "caption": "a sleepy cat"}) + "\n")
+    index = Index.create(tmp_path / "index", blip)
+    index.add([str(listed)], blip)
+    index.add([str(photos)], blip)
+    for _ in range(2):
+        assert index.add([], no_model).counts == {"unchanged": 3}
+        assert captions_by_file(index)["000.png"] == "a sleepy cat"
+    paths[0].rename(photos / "moved.png")
+    assert index.add([], no_model).counts == {"moved": 1, "unchanged": 2}
+    assert captions_by_file(index)["moved.png"] == "a sleepy cat"
+    assert index.add([], no_model).counts == {"unchanged": 3}
+    listed.write_text(json.dumps({"image": "photos/moved.png", "caption": "a dog"}) + "\n")
+    index.add([str(listed)], no_model)
+    assert captions_by_file(index)["moved.png"] == "a dog"
 
 
 def test_dates_of_photos(tmp_path: Path, blip: Blip) -> None:

@@ -289,7 +289,12 @@ def _inspect(pair: tuple[Item, str, IndexedImage | None]) -> InspectedFile:
         ImageError: The file cannot be read.
     """
     item, path, known = pair
-    stamp, caption_stamp = file_stamp(path), stamp_caption(item, path)
+    # The caption of a list stays until a list has another one, also when a later run names the folder only.
+    listed = (
+        known if known is not None and known.caption_source == "record" and not item.fields.get("caption") else None
+    )
+    stamp = file_stamp(path)
+    caption_stamp = stamp_caption(item, path) if listed is None else listed.caption_stamp
     if known is not None and known.stamp == stamp and known.caption_stamp == caption_stamp:
         return InspectedFile(item, known, known, True)
     try:
@@ -298,7 +303,7 @@ def _inspect(pair: tuple[Item, str, IndexedImage | None]) -> InspectedFile:
         digest = known.hash if known is not None and known.stamp == stamp else compute_sha256(path)
     except OSError as error:
         raise ImageError(f"cannot read {path}: {error.strerror or error}") from error
-    caption, source = read_caption(item, path)
+    caption, source = read_caption(item, path) if listed is None else (listed.caption, "record")
     if caption is None and known is not None and known.caption_source == "model" and known.hash == digest:
         caption, source = known.caption, "model"
     image = IndexedImage(
@@ -318,10 +323,10 @@ def _inspect(pair: tuple[Item, str, IndexedImage | None]) -> InspectedFile:
 
 
 def _adopt(image: IndexedImage, peer: IndexedImage, id: str) -> IndexedImage:
-    """Return an image with the size of an equal one, and with its caption if the model made it."""
+    """Return an image with the size of an equal one, and with its caption if it is from the model or a list."""
     image = replace(image, id=id, width=peer.width, height=peer.height)
-    if image.caption is None and peer.caption_source == "model":
-        image = replace(image, caption=peer.caption, caption_source="model")
+    if image.caption is None and peer.caption_source in ("model", "record"):
+        image = replace(image, caption=peer.caption, caption_source=peer.caption_source)
     return image
 
 
