@@ -207,7 +207,7 @@ def measure_rethreshold(options: argparse.Namespace) -> dict[str, Any]:
 
 def write_scored(folder: CapFiltFolder, count: int, shard_rows: int = 10_000) -> None:
     """Write an output of `count` rows with one web and one synthetic text each, and random scores."""
-    import pyarrow as pa  # type: ignore[import-untyped]
+    import pyarrow as pa
 
     random = np.random.default_rng(0)
     words = np.array([f"word{number}" for number in range(5000)])

@@ -148,8 +148,8 @@ def test_pretraining_reads_the_output(output: Path, tmp_path: Path, form: str) -
 
 
 def test_images_without_a_path_are_stored(folder: Path, tmp_path: Path) -> None:
-    import pyarrow as pa  # type: ignore[import-untyped]
-    import pyarrow.parquet as pq  # type: ignore[import-untyped]
+    import pyarrow as pa
+    import pyarrow.parquet as pq
 
     table = pa.table({"image": [picture(n) for n in range(3)], "caption": ["a man", "cat", "a dog"]})
     pq.write_table(table, tmp_path / "web.parquet")

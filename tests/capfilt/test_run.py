@@ -111,8 +111,8 @@ def _convert(images: Path, folder: Path, form: str) -> tuple[list[str], set[str]
         (folder / "web.csv").write_text("\n".join(lines) + "\n")
         return [str(folder / "web.csv")], by_name
     if form == "parquet":
-        import pyarrow as pa  # type: ignore[import-untyped]
-        import pyarrow.parquet as pq  # type: ignore[import-untyped]
+        import pyarrow as pa
+        import pyarrow.parquet as pq
 
         pq.write_table(pa.Table.from_pylist(listed), folder / "web.parquet", row_group_size=2)
         return [str(folder / "web.parquet")], by_name

@@ -15,8 +15,8 @@ from typing import Any
 import datasets  # type: ignore[import-untyped]
 import fsspec  # type: ignore[import-untyped]
 import numpy as np
-import pyarrow as pa  # type: ignore[import-untyped]
-import pyarrow.parquet as pq  # type: ignore[import-untyped]
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
