@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import argparse
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import cast
 
@@ -37,28 +38,32 @@ def main() -> None:
     parser.add_argument("--start", type=Path, required=True, help="what scripts/pocket_start.py wrote")
     parser.add_argument("--out", type=Path, required=True, help="the cache")
     parser.add_argument("--views", type=int, default=5, help="views of each training photo; others get one")
+    parser.add_argument("--size", type=int, default=0, help="side of a view in pixels; 0 takes the model's")
+    parser.add_argument("--tars", default="*", help="pattern of the names of the tars, without .tar")
     parser.add_argument("--engine", choices=("openvino", "torch"), default="openvino")
     options = parser.parse_args()
     loaded = read.load(options.start)
     stem = cast(ImageTextModel, loaded.model).vision.stem
     if stem is None:
         raise ConfigError(f"the model in {options.start} has no stem whose features could be cached")
-    trunk = load_openvino(stem, loaded.image.size) if options.engine == "openvino" else run_torch(stem)
-    encode = prepare(trunk, loaded.image)
-    views = Views(loaded.image.size)
+    image = replace(loaded.image, size=options.size or loaded.image.size)
+    trunk = load_openvino(stem, image.size) if options.engine == "openvino" else run_torch(stem)
+    encode = prepare(trunk, image)
+    views = Views(image.size)
     for number in range(options.views):
         for folder in FOLDERS:
             if number == 0 or folder in ("train", "more"):
-                build_folder(options.data / folder, number, views, encode, options.out)
+                tars = sorted((options.data / folder).glob(f"{options.tars}.tar"))
+                build_tars(tars, number, views, encode, options.out)
 
 
-def build_folder(folder: Path, number: int, views: Views, encode: Encode, out: Path) -> None:
-    """Cache one view of all photos in the tars of a folder, and print how long each tar took."""
-    for path in sorted(folder.glob("*.tar")):
+def build_tars(paths: Sequence[Path], number: int, views: Views, encode: Encode, out: Path) -> None:
+    """Cache one view of all photos in tars, and print how long each tar took."""
+    for path in paths:
         began = time.monotonic()
         table = open_tar(str(path))
         images = [table[index].images[0] for index in range(len(table))]
-        build_part(out, f"{folder.name}-{path.stem}", images, [number], views, encode)
+        build_part(out, f"{path.parent.name}-{path.stem}", images, [number], views, encode)
         print(f"{path.name}: view {number} of {len(images)} photos, {time.monotonic() - began:.0f} s", flush=True)
 
 

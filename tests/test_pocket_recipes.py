@@ -99,7 +99,7 @@ def test_a_recipe_trains_from_its_start_on_cached_features(name: str, folder: Pa
 
 def test_every_recipe_follows_its_start() -> None:
     recipes = {path.stem: read_recipe(path) for path in RECIPES.glob("*.yaml") if path.stem != "subjects"}
-    assert recipes.keys() == {*STARTS, "plain"}
+    assert recipes.keys() == {*STARTS, "plain", "grounding_384"}
     outputs = {recipe.out: name for name, recipe in recipes.items()}
     outputs["runs/pocket/caption-lm"] = "caption_names"  # its mean with caption_people, by scripts/pocket_average.py
     for name, start in STARTS.items():
