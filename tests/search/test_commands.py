@@ -131,6 +131,29 @@ def test_errors_are_one_line(index: Path, photos: Path, arguments: list[str], me
     assert len(result.stderr.splitlines()) == 1
 
 
+def test_a_wrong_name_makes_no_index(folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    result = run("index", "typo", tmp_path / "empty", "--out", tmp_path / "new", "-m", folder)
+    assert result.exit_code == 1
+    assert result.stderr.splitlines() == [
+        f"error: {tmp_path / 'empty'}: has no images; name another folder, or the files",
+        "error: typo: no such file, or not a regular file",
+    ]
+    assert not (tmp_path / "new").exists()
+
+
+def test_an_error_names_its_file_once(index: Path, folder: Path) -> None:
+    result = run("index", "typo", "--out", index, "-m", folder)
+    assert result.stderr.splitlines()[0] == "error: typo: no such file, or not a regular file"
+
+
+def test_a_report_that_cannot_be_written(index: Path, photos: Path) -> None:
+    result = run("search", index, "a dog", "--report", photos / "bad.jpg" / "hits.html")
+    assert result.exit_code == 1
+    assert "cannot write" in result.stderr
+    assert "run the job again" not in result.stderr
+
+
 def test_fp16_needs_faiss_to_be_fast(
     photos: Path, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

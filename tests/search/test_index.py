@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
+import json
 import os
 import shutil
+import sqlite3
 import sys
 import threading
+import warnings
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -340,6 +345,62 @@ def test_files_are_opened_below_their_folder_only(tmp_path: Path, blip: Blip, ph
     for id in ("", "0" * 16, "../000.png", str(photos / "004.png")):
         with pytest.raises(ImageError, match="no image"):
             index.open_file(id)
+
+
+def test_links_out_of_the_folder_are_not_indexed(tmp_path: Path, blip: Blip) -> None:
+    photos = tmp_path / "photos"
+    write_photos(photos, range(2))
+    write_photos(tmp_path / "outside", range(5, 6))
+    (photos / "inside.png").symlink_to("000.png")
+    (photos / "link.png").symlink_to(tmp_path / "outside" / "005.png")
+    index = Index.create(tmp_path / "index", blip)
+    report = index.add([str(photos)], blip)
+    (failure,) = report.failures
+    assert Path(failure.name).name == "link.png"
+    assert "must not be a link to a file outside" in str(failure.error)
+    images = index.list().images
+    assert {image.name for image in images} == {"000.png", "001.png", "inside.png"}
+    for image in images:
+        index.open_file(image.id).close()
+
+
+@pytest.mark.skipif(os.name != "posix", reason="a backslash separates folders there")
+def test_a_backslash_belongs_to_a_name(tmp_path: Path, blip: Blip) -> None:
+    for name in (r"\a\b.png", r"c\d.png"):
+        toy_image(len(name)).save(tmp_path / name)
+    (tmp_path / "sub").mkdir()
+    toy_image(9).save(tmp_path / "sub" / r"\e.png")
+    index = make_index(tmp_path / "index", blip, tmp_path)
+    assert {image.name for image in index.list().images} == {r"\a\b.png", r"c\d.png", r"sub/\e.png"}
+
+
+def test_a_long_query_is_cut_with_a_warning(tmp_path: Path, blip: Blip) -> None:
+    write_photos(tmp_path / "photos", range(2))
+    index = make_index(tmp_path / "index", blip, tmp_path / "photos")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        index.search(blip, "a " * 30, minus="(a), a!")
+    queries: list[dict[str, Any]] = [
+        {"text": "a " * 31},
+        {"text": "a", "minus": "a " * 31},
+        {"text": "antidisestablishmentarianism " * 20},
+    ]
+    for query in queries:
+        with pytest.warns(UserWarning, match="at most 30 words and 35 tokens") as notes:
+            index.search(blip, **query)
+        assert len(notes) == 1
+
+
+@pytest.mark.parametrize("value", ["{", "[]", "3", "", json.dumps({"format": 1}), None])
+def test_damaged_settings_are_an_error(tmp_path: Path, blip: Blip, value: str | None) -> None:
+    Index.create(tmp_path / "index", blip).close()
+    with contextlib.closing(sqlite3.connect(tmp_path / "index" / "index.sqlite")) as connection, connection:
+        if value is None:
+            connection.execute("DELETE FROM settings WHERE name = 'settings'")
+        else:
+            connection.execute("UPDATE settings SET value = ? WHERE name = 'settings'", (value,))
+    with pytest.raises(SearchError, match="damaged"):
+        Index.open(tmp_path / "index")
 
 
 def test_threads_search_while_another_adds(tmp_path: Path, blip: Blip, photos: Path) -> None:

@@ -88,7 +88,8 @@ def test_an_image_that_is_gone_is_an_error_of_its_own(tmp_path: Path, blip: Blip
     (tmp_path / "photos" / "002.png").write_text("no image")
     results = index.search(blip, "a dog", n=3, rerank=3, min_probability=0)
     assert [hit.name for hit in results] == ["000.png"]
-    assert sorted(name for name, _ in results.errors) == ["001.png", "002.png"]
+    assert sorted(image.name for image in results.errors) == ["001.png", "002.png"]
+    assert {image.id for image in results.errors} == {image.id for image in index.list().images} - {results[0].id}
     stored = make_index(tmp_path / "other", blip, tmp_path / "photos", states="stored")
     hits = stored.search(blip, "a dog")
     stored.add([str(tmp_path / "photos")], blip)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from contextlib import ExitStack
 from dataclasses import replace
@@ -128,6 +129,7 @@ def index(
             print_plan(listing, opened, model, out, states, dtype)
             return
         if opened is None:
+            check_some_file(listing)
             opened = stack.enter_context(Index.create(out, model.load(), dtype=dtype, states=states))
         run = opened.prepare_update(listing, model.load, caption=caption)
         reasons = run_update(run, quiet=quiet, form=progress_form)
@@ -167,13 +169,43 @@ def run_update(run: IndexUpdate, *, quiet: bool, form: str) -> Counter[str]:
                     progress.advance(failed=status.outcome == "failed")
                 if status.error is not None:
                     reasons[failure_kind(status.error)] += 1
-                    reason = status.error.removeprefix(f"cannot read {status.name}: ")
-                    line = " ".join(f"error: {status.name}: {reason}".splitlines())
+                    line = describe_failure(status.name, status.error)
                     click.echo(line, err=True) if progress is None else progress.print(line)
         except KeyboardInterrupt as error:
             done = f"{run.counts.total()} of {len(run.listing.items)} images done"
             raise KeyboardInterrupt(f"{done}; run the same command again to resume") from error
     return reasons
+
+
+def check_some_file(listing: Listing) -> None:
+    """Print the errors of a listing and end the command if it names no file, before an index is created."""
+    from openblip.jobs.items import Item
+    from openblip.search.listing import explain_unusable
+
+    failures: dict[str, str] = {}
+    for item in listing.items:
+        reason = explain_unusable(item)
+        if isinstance(item, Item) and reason is None and not os.path.isfile(item.file or ""):  # noqa: PTH113
+            reason = "no such file, or not a regular file"
+        if reason is None:
+            return
+        failures[item.name] = reason
+    for name, reason in failures.items():
+        click.echo(describe_failure(name, reason), err=True)
+    if failures:
+        raise click.exceptions.Exit(FAILED)
+
+
+def describe_failure(name: str, error: str) -> str:
+    """Return the line of a failure, which names the image once.
+
+    Args:
+        name: Name of the image.
+        error: The error, which may begin with the name.
+    """
+    for beginning in (f"cannot read {name}: ", f"{name}: ", f"{name} "):
+        error = error.removeprefix(beginning)
+    return " ".join(f"error: {name}: {error}".splitlines())
 
 
 def check_settings(settings: IndexSettings, states: str, dtype: str | None) -> None:

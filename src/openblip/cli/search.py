@@ -117,8 +117,8 @@ def search(
         print_json({name: value for name, value in results.to_dict().items() if name != "hits"})
     elif results:
         print_hits(results)
-    for name, error in results.errors:
-        click.echo(f"error: {name}: {error}", err=True)
+    for failed in results.errors:
+        click.echo(f"error: {failed.name}: {failed.error}", err=True)
     if not results and not json:
         click.echo(describe_nothing(results, text, min_probability), err=True)
     if report is not None:

@@ -93,6 +93,15 @@ class RetrievalPipeline(Pipeline[tuple[ImageInput, "str | None"], "list[int]", "
         cleaned = [clean_caption(check_text(text, "a text"), MAX_WORDS) for text in texts]
         return [self.model.token_ids(text, "cls", MAX_TOKENS) for text in cleaned]
 
+    def reads_whole(self, text: str) -> bool:
+        """Return whether the model reads a text to its end, or only its first words or tokens.
+
+        Args:
+            text: The text.
+        """
+        words = clean_caption(text, len(text) + 1)
+        return words == clean_caption(text, MAX_WORDS) and len(self.model.token_ids(words, "cls")) <= MAX_TOKENS
+
     def with_enc(self, rows: Sequence[list[int]]) -> list[list[int]]:
         """Return token ids with [ENC] as the first token, for the image-grounded encoder.
 

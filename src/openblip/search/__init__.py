@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from openblip.search.images import ImagePage, IndexedImage
 from openblip.search.index import DUPLICATE, MIN_PROBABILITY, Index
-from openblip.search.results import Hit, IndexReport, IndexStatus, SearchResults
+from openblip.search.results import Hit, IndexReport, IndexStatus, SearchResults, UnreadableHit
 from openblip.search.settings import Filter, IndexSettings
 
 __all__ = [
@@ -25,4 +25,5 @@ __all__ = [
     "IndexStatus",
     "IndexedImage",
     "SearchResults",
+    "UnreadableHit",
 ]

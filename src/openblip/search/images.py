@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -52,7 +53,7 @@ class IndexedImage:
     @property
     def name(self) -> str:
         """The path below the indexed folder, with "/" between folders."""
-        return self.path[len(self.root) :].lstrip("/\\").replace("\\", "/")
+        return self.path[len(self.root) :].lstrip(os.sep).replace(os.sep, "/")
 
 
 @dataclass(frozen=True)

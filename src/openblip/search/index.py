@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import stat
 import time
+import warnings
 import weakref
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
@@ -25,7 +26,7 @@ from openblip.search.describe import describe_model, weights_of
 from openblip.search.images import ImagePage, IndexedImage
 from openblip.search.listing import Listing, list_images
 from openblip.search.local import FILE, LocalStore
-from openblip.search.results import Hit, IndexReport, SearchResults
+from openblip.search.results import Hit, IndexReport, SearchResults, UnreadableHit
 from openblip.search.settings import Dtype, Filter, IndexSettings, StatesMode
 from openblip.search.state_cache import StateCache
 from openblip.search.store import Store
@@ -354,6 +355,13 @@ class Index:
         """
         subtracted = split_minus(minus)
         texts = [*([] if text is None else [text]), *subtracted]
+        if texts and not all(map(blip.pipeline("retrieval").reads_whole, texts)):
+            from openblip.pipelines.retrieval import MAX_TOKENS, MAX_WORDS
+
+            warnings.warn(
+                f"the model reads at most {MAX_WORDS} words and {MAX_TOKENS} tokens of a text; the rest is ignored",
+                stacklevel=2,
+            )
         query = np.zeros(self.settings.width, np.float32)
         if texts:
             rows = blip.embed_texts(texts, timeout=timeout, stop=stop)
@@ -439,10 +447,10 @@ class Index:
         temperature = blip.pipeline("retrieval").model.temperature
         ranked: list[tuple[float, Hit]] = []
         rejected: list[float] = []
-        errors: list[tuple[str, str]] = []
+        errors: list[UnreadableHit] = []
         for hit, result in zip(shortlist, limits.apply(judged, Limit(timeout, stop)), strict=True):
             if isinstance(result, OpenBlipError):
-                errors.append((hit.name, str(result)))
+                errors.append(UnreadableHit(hit.id, hit.name, str(result)))
             elif result[1] < min_probability:
                 rejected.append(result[1])
             else:

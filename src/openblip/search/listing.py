@@ -97,6 +97,19 @@ def list_images(
     return Listing(list(items.values())[:limit], roots, complete)
 
 
+def explain_unusable(item: Item | UnusableItem) -> str | None:
+    """Return why an item cannot be indexed; `None` if it names a file on this machine.
+
+    Args:
+        item: The item.
+    """
+    if isinstance(item, UnusableItem):
+        return item.reason
+    if item.file is None:
+        return "must be an image file on this machine to be indexed, not an address or a member of a tar"
+    return None
+
+
 def is_gone(path: str) -> bool:
     """Return whether there is no file. A folder that cannot be read hides its files, but they are not gone.
 

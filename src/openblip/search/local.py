@@ -116,7 +116,7 @@ class LocalStore(Store):
                 f"{folder} must be an index, but has no {FILE}; make one: openblip index FOLDER --out DIR"
             )
         with _translate_errors(folder), _closing(self._connect()) as connection:
-            self.settings = IndexSettings.from_json(str(_read_settings(connection)["settings"]))
+            self.settings = IndexSettings.from_json(str(_read_settings(connection).get("settings", "")))
 
     @staticmethod
     def create(folder: Path, settings: IndexSettings) -> LocalStore:

@@ -9,8 +9,9 @@ from pathlib import Path
 from urllib.parse import quote
 
 from openblip.data.images import FileImage
+from openblip.errors import SearchError
+from openblip.io import atomic
 from openblip.io.templates import render_html
-from openblip.jobs.files import replace_file
 from openblip.jobs.sheet import encode_thumbnail
 from openblip.search.results import Hit, SearchResults
 
@@ -41,7 +42,7 @@ def write_page(path: Path, query: Sequence[str], results: SearchResults) -> None
         results: The results.
 
     Raises:
-        JobError: The page cannot be written.
+        SearchError: The page cannot be written.
     """
     names = {hit.id: hit.name for hit in results}
     folder = os.path.abspath(path.parent)  # noqa: PTH100
@@ -55,5 +56,8 @@ def write_page(path: Path, query: Sequence[str], results: SearchResults) -> None
         for hit in results
     ]
     html = render_html("openblip.search", "results.html", title=path.stem, query=query, results=results, cards=cards)
-    with replace_file(str(path)) as file:
-        file.write(html.encode("utf-8", "backslashreplace"))
+    try:
+        with atomic.replace_file(path) as file:
+            file.write(html.encode("utf-8", "backslashreplace"))
+    except OSError as error:
+        raise SearchError(f"cannot write {path}: {error.strerror or error}") from error

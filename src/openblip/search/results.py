@@ -66,6 +66,21 @@ class Hit:
 
 
 @dataclass(frozen=True)
+class UnreadableHit:
+    """An image of the shortlist that could not be re-ranked.
+
+    Attributes:
+        id: Name of the image in the index.
+        name: Path below the indexed folder.
+        error: The reason, with the path of the file.
+    """
+
+    id: str
+    name: str
+    error: str
+
+
+@dataclass(frozen=True)
 class SearchResults(Sequence[Hit]):
     """The hits of a search, best first.
 
@@ -73,13 +88,13 @@ class SearchResults(Sequence[Hit]):
         hits: The hits.
         searched: Number of images that passed the filter.
         best_rejected: Highest probability of the images that the re-rank left out; `None` if it left out none.
-        errors: Name and error of each image that could not be re-ranked.
+        errors: The images that could not be re-ranked, which are not among the hits.
     """
 
     hits: tuple[Hit, ...]
     searched: int
     best_rejected: float | None = None
-    errors: tuple[tuple[str, str], ...] = ()
+    errors: tuple[UnreadableHit, ...] = ()
 
     @property
     def nothing_found(self) -> bool:
@@ -109,7 +124,7 @@ class SearchResults(Sequence[Hit]):
             "hits": [hit.to_dict() for hit in self.hits],
             "searched": self.searched,
             "best_rejected": self.best_rejected,
-            "errors": [{"name": name, "error": error} for name, error in self.errors],
+            "errors": [dict(vars(error)) for error in self.errors],
         }
 
 

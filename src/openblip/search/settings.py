@@ -92,16 +92,25 @@ class IndexSettings:
             The settings.
 
         Raises:
-            SearchError: Another version of OpenBLIP wrote them.
+            SearchError: Another version of OpenBLIP wrote them, or they are damaged.
         """
-        values = json.loads(text)
+        damaged = "the settings of the index are damaged: index the images again"
+        try:
+            values = json.loads(text)
+        except ValueError as error:
+            raise SearchError(damaged) from error
+        if not isinstance(values, dict):
+            raise SearchError(damaged)
         if values.get("format") != FORMAT:
             raise SearchError(
                 f"the index must have format {FORMAT}, got {values.get('format')}; "
                 f"OpenBLIP {values.get('version')} made it: use that version, or index the images again"
             )
         known = {field.name for field in fields(IndexSettings)}
-        return IndexSettings(**{name: value for name, value in values.items() if name in known})
+        try:
+            return IndexSettings(**{name: value for name, value in values.items() if name in known})
+        except (TypeError, InputError) as error:  # a setting is missing, or has no such value
+            raise SearchError(damaged) from error
 
     def check_same_embeddings(self, other: IndexSettings) -> None:
         """Raise an error if another model's embeddings must not be added to this index.

@@ -15,12 +15,12 @@ from openblip.errors import ImageError, OpenBlipError
 from openblip.io.hashing import compute_sha256
 from openblip.jobs.annotator import BlipAnnotator
 from openblip.jobs.decisions import Compute
-from openblip.jobs.items import Item, UnusableItem, file_stamp
+from openblip.jobs.items import Item, file_stamp
 from openblip.jobs.run import Annotator, Result, compute
 from openblip.pipelines.base import iter_chunks, prefetch
 from openblip.search.captions import read_caption, read_date, stamp_caption
 from openblip.search.images import Batch, IndexedImage, NewImage
-from openblip.search.listing import Listing, is_gone
+from openblip.search.listing import Listing, explain_unusable, is_gone
 from openblip.search.results import IndexStatus, Outcome
 from openblip.search.store import Store
 
@@ -144,10 +144,7 @@ class IndexUpdate:
     def _update(self) -> Iterator[IndexStatus]:
         for chunk in iter_chunks(self.listing.items, CHUNK):
             for item in chunk:
-                if isinstance(item, UnusableItem):
-                    yield IndexStatus(item.name, "failed", item.reason)
-                elif item.file is None:
-                    reason = "must be an image file on this machine to be indexed, not an address or a member of a tar"
+                if (reason := explain_unusable(item)) is not None:
                     yield IndexStatus(item.name, "failed", reason)
             yield from self._update_files([item for item in chunk if isinstance(item, Item) and item.file is not None])
         for root in self.listing.complete:
@@ -224,7 +221,7 @@ class IndexUpdate:
             if isinstance(result, OpenBlipError):
                 statuses.append(IndexStatus(file.item.name, "failed", str(result)))
             elif file_stamp(path) != file.image.stamp:
-                statuses.append(IndexStatus(file.item.name, "failed", f"{path} changed while it was read: run again"))
+                statuses.append(IndexStatus(file.item.name, "failed", "it changed while it was read: run again"))
             else:
                 (row,) = result or ()
                 width, height = row["size"]
@@ -299,17 +296,20 @@ def _inspect(pair: tuple[Item, str, IndexedImage | None]) -> InspectedFile:
         return InspectedFile(item, known, known, True)
     try:
         if not os.path.isfile(path):  # noqa: PTH113 (a pipe would wait)
-            raise ImageError(f"cannot read {path}: no such file, or not a regular file")
+            raise ImageError(f"cannot read {item.name}: no such file, or not a regular file")
+        root = _find_root(item, path)
+        if os.path.islink(path) and not _is_below(path, root):  # noqa: PTH114
+            raise ImageError(f"it must not be a link to a file outside {root}; index the folder of that file")
         digest = known.hash if known is not None and known.stamp == stamp else compute_sha256(path)
     except OSError as error:
-        raise ImageError(f"cannot read {path}: {error.strerror or error}") from error
+        raise ImageError(f"cannot read {item.name}: {error.strerror or error}") from error
     caption, source = read_caption(item, path) if listed is None else (listed.caption, "record")
     if caption is None and known is not None and known.caption_source == "model" and known.hash == digest:
         caption, source = known.caption, "model"
     image = IndexedImage(
         id=secrets.token_hex(8) if known is None else known.id,
         path=path,
-        root=_find_root(item, path),
+        root=root,
         hash=digest,
         stamp=stamp,
         date=read_date(path, stamp),
@@ -328,6 +328,11 @@ def _adopt(image: IndexedImage, peer: IndexedImage, id: str) -> IndexedImage:
     if image.caption is None and peer.caption_source in ("model", "record"):
         image = replace(image, caption=peer.caption, caption_source=peer.caption_source)
     return image
+
+
+def _is_below(path: str, folder: str) -> bool:
+    """Return whether a file is below a folder after all links are resolved."""
+    return os.path.realpath(path).startswith(os.path.realpath(folder).rstrip(os.sep) + os.sep)
 
 
 def _find_root(item: Item, path: str) -> str:
