@@ -146,6 +146,8 @@ def test_keys_open_the_sheet_too(toy: Blip, photos: Path) -> None:
         assert "samesite=strict" in cookie
         bearer = httpx.get(f"{editor.url}/edit", headers={"Authorization": f"Bearer {KEY}"})
         assert "an old caption" in bearer.text
+        assert "an old caption" in httpx.get(f"{editor.url}/edit", headers={"X-API-Key": KEY}).text
+        assert "an old caption" not in httpx.get(f"{editor.url}/edit", headers={"X-API-Key": KEY[1:]}).text
 
 
 def test_without_a_folder_there_is_nothing_to_edit(server: RunningServer) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import logging
 import socket
 import time
 from collections.abc import Iterator
@@ -29,10 +30,10 @@ def fetching(toy: Blip) -> Iterator[RunningServer]:
 @pytest.mark.parametrize(
     ("address", "reason"),
     [
-        ("http://localhost:1/a.jpg", "not public"),
-        ("http://127.0.0.1:1/a.jpg", "not public"),
-        ("http://[::1]:1/a.jpg", "not public"),
-        ("http://10.0.0.1/a.jpg", "not public"),
+        ("http://localhost:1/a.jpg", "not allowed"),
+        ("http://127.0.0.1:1/a.jpg", "not allowed"),
+        ("http://[::1]:1/a.jpg", "not allowed"),
+        ("http://10.0.0.1/a.jpg", "not allowed"),
         ("https://evil.example.com/a.jpg", "not on the list"),
         ("https://example.org/a.jpg", "not on the list"),
         ("https://user:password@cdn.example.org/a.jpg", "password"),
@@ -61,7 +62,31 @@ def test_a_host_on_the_list_must_still_be_public(fetching: RunningServer, monkey
     monkeypatch.setattr(socket, "getaddrinfo", resolve)
     response = fetching.client.post("/v1/caption", json={"image": "https://cdn.example.org/a.jpg"})
     assert response.status_code == 422
-    assert "not public" in response.json()["error"]["message"]
+    assert response.json()["error"]["code"] == "address_not_allowed"
+
+
+def test_only_the_log_has_the_address_of_a_host(
+    toy: Blip, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    look_up = socket.getaddrinfo
+
+    def resolve(host: Any, *arguments: Any, **options: Any) -> Any:
+        if host == "unknown.internal":
+            raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+        return look_up("10.1.2.3" if host == "known.internal" else host, *arguments, **options)
+
+    with running_app(toy, ServerOptions(allow_fetch=("*",))) as server:
+        monkeypatch.setattr(socket, "getaddrinfo", resolve)
+        with caplog.at_level(logging.DEBUG, logger="openblip.serving"):
+            errors = [
+                server.client.post("/v1/caption", json={"image": f"http://{host}/secret.jpg"}).json()["error"]
+                for host in ("known.internal", "unknown.internal")
+            ]
+    assert errors[0] == errors[1], "a client must not learn which names exist"
+    assert "10.1.2.3" not in str(errors)
+    lines = [record.getMessage() for record in caplog.records if "fetch_refused" in record.getMessage()]
+    assert "10.1.2.3 is not public" in lines[0]
+    assert not any("internal" in line or "secret" in line for line in lines)
 
 
 def test_a_listed_image_is_answered(toy: Blip, monkeypatch: pytest.MonkeyPatch) -> None:

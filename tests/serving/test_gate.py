@@ -24,6 +24,7 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 
 KEY, OTHER_KEY = "correct-horse-battery", "another-key-of-length"
 IMAGE = base64.b64encode(encode(toy_image(0))).decode()
+CUT = b'--x\r\nContent-Disposition: form-data; name="image"; filename="a.png"\r\n\r\n' + base64.b64decode(IMAGE)
 BODY = json.dumps({"image": IMAGE}).encode()
 
 
@@ -71,6 +72,15 @@ def test_keys_guard_everything_but_the_page(guarded: RunningServer, route: str) 
     assert plain.get(route, headers={"X-API-Key": OTHER_KEY}).status_code != 401
     assert plain.get("/").status_code == plain.get("/docs").status_code == 200
     assert plain.get("/healthz").json() == {"status": "ok"}
+
+
+def test_head_requests_have_the_headers_of_get(guarded: RunningServer) -> None:
+    for route in ("/", "/docs", "/healthz", "/readyz", "/static/app.js", "/favicon.ico"):
+        answers = [guarded.client.request(method, route) for method in ("GET", "HEAD")]
+        assert [answer.status_code for answer in answers] == [200, 200], route
+        assert answers[1].content == b""
+        assert answers[0].headers["content-length"] == answers[1].headers["content-length"]
+    assert httpx.head(f"{guarded.url}/readyz").status_code == 401
 
 
 def test_keys_never_reach_the_logs(guarded: RunningServer, caplog: pytest.LogCaptureFixture) -> None:
@@ -200,6 +210,20 @@ def test_costly_decoding_is_refused(guarded: RunningServer, field: str, value: o
 
 
 @pytest.mark.parametrize(
+    ("route", "field", "value", "param"),
+    [("caption", "prompt", "a " * 490, "prompt"), ("ground", "expression", "?", "expressions")],
+)
+def test_errors_about_a_text_name_its_field(
+    guarded: RunningServer, route: str, field: str, value: str, param: str
+) -> None:
+    response = guarded.client.post(f"/v1/{route}", json={"image": IMAGE, field: value})
+    assert response.status_code == 422
+    assert response.json()["error"]["param"] == param
+    response = guarded.client.post(f"/v1/{route}", json={"image": "AAAA", field: "a"})
+    assert response.json()["error"]["param"] == "images.0"
+
+
+@pytest.mark.parametrize(
     "options",
     [{"length_penalty": 10}, {"length_penalty": -10}, *({"do_sample": True, "temperature": t} for t in (1e-5, 100))],
 )
@@ -252,10 +276,13 @@ def test_malformed_bodies(guarded: RunningServer) -> None:
         (b"x", "multipart/form-data", 400),
         (b"broken", "multipart/form-data; boundary=x", 400),
         (b"--x--", "multipart/form-data; boundary=x", 422),
+        (CUT, "multipart/form-data; boundary=x", 400),
+        (CUT + b"\r\n--x--\r\n", "multipart/form-data; boundary=x", 200),
     ):
         response = guarded.client.post("/v1/caption", content=content, headers={"Content-Type": content_type})
         assert response.status_code == status, (content, response.text)
-        assert set(response.json()["error"]) == {"message", "type", "param", "code"}
+        if status != 200:
+            assert set(response.json()["error"]) == {"message", "type", "param", "code"}
     assert guarded.client.get("/v1/caption").status_code == 405
     assert guarded.client.get("/static/../app.py").status_code == 404
     assert guarded.client.get("/static/%2e%2e/app.py").status_code == 404
@@ -312,17 +339,40 @@ def test_a_deadline_ends_a_request(server: RunningServer) -> None:
     assert server.client.post("/v1/caption", json={"image": IMAGE}).status_code == 200
 
 
+def test_a_head_that_does_not_arrive_ends_the_connection(toy: Blip) -> None:
+    head = b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n"
+    with running_app(toy, ServerOptions(limits=Limits(max_head_seconds=0.3))) as server:
+        for whole_first in (False, True):
+            with socket.create_connection(("127.0.0.1", server.port), timeout=10) as connection:
+                if whole_first:
+                    connection.sendall(head + b"\r\n")
+                    answer = b""
+                    while not answer.endswith(b"}"):
+                        answer += connection.recv(65536)
+                    assert b"200" in answer.split(b"\r\n")[0]
+                started = time.monotonic()
+                for part in (head, b"X-Slow: 1\r\n"):  # a later part does not start the time again
+                    connection.sendall(part)
+                assert connection.recv(100) == b""
+                assert 0.1 < time.monotonic() - started < 3
+        slow_body = "POST /v1/caption HTTP/1.1\nHost: localhost\nContent-Type: application/json\nContent-Length: 9\n"
+        answer = raw(server, slow_body + "X-Request-Timeout: 0.6", b"{")
+        assert b"408" in answer.split(b"\r\n")[0], "the limit of the head does not apply to the body"
+
+
 def test_a_slow_body_ends_with_408(server: RunningServer) -> None:
     head = "POST /v1/caption HTTP/1.1\nHost: localhost\nContent-Type: application/json\nContent-Length: 1000\n"
     answer = raw(server, head + "X-Request-Timeout: 0.1", b'{"image"')
     assert b"408" in answer.split(b"\r\n")[0]
 
 
-def test_a_draining_server_refuses_and_is_not_ready(toy: Blip) -> None:
+def test_a_draining_server_refuses_and_is_not_ready(toy: Blip, caplog: pytest.LogCaptureFixture) -> None:
     with running_app(toy) as server:
         assert server.client.get("/readyz").status_code == 200
         server.app.service.state.draining = True
-        assert server.client.get("/readyz").status_code == 503
+        with caplog.at_level(logging.INFO, logger="openblip.serving"):
+            assert server.client.get("/readyz").status_code == 503
+        assert {record.levelno for record in caplog.records if "/readyz" in record.getMessage()} == {logging.INFO}
         assert server.client.get("/healthz").status_code == 200
         response = server.client.post("/v1/caption", content=BODY)
         assert response.status_code == 503

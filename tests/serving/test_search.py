@@ -73,6 +73,24 @@ def test_nothing_found_is_said(searchable: RunningServer) -> None:
     assert answer["results"] == []
 
 
+def test_images_that_cannot_be_re_ranked_are_named(searchable: RunningServer, photos: Path) -> None:
+    body = {"text": "a", "n": 7, "rerank": 7, "min_probability": 1.0}
+    complete = searchable.client.post("/v1/search", json=body).json()
+    assert complete["errors"] == []
+    assert 0 < complete["best_rejected"] < 1
+    file = photos / "sub" / "2.png"
+    content = file.read_bytes()
+    file.write_bytes(b"damaged")
+    try:
+        response = searchable.client.post("/v1/search", json=body)
+    finally:
+        file.write_bytes(content)
+    (error,) = response.json()["errors"]
+    assert error["name"] == "sub/2.png"
+    assert searchable.client.get(f"/v1/gallery/{error['id']}/thumbnail").status_code == 200
+    assert str(photos) not in response.text
+
+
 def test_the_gallery_pages_through_the_index(searchable: RunningServer, photos: Path) -> None:
     names, cursor = [], None
     for _ in range(4):
@@ -164,3 +182,10 @@ def test_a_server_without_an_index_says_so(server: RunningServer) -> None:
     assert server.client.post("/v1/search", json={"text": "x"}).json()["error"]["code"] == "no_index"
     assert server.client.get("/v1/gallery").status_code == 404
     assert "search" not in server.client.get("/v1/info").json()["verbs"]
+
+
+def test_every_model_has_its_verbs(searchable: RunningServer) -> None:
+    info = searchable.client.get("/v1/info").json()
+    assert list(info["by_model"]) == info["models"] == ["toy"]
+    assert info["by_model"]["toy"] == {"tasks": info["tasks"], "verbs": info["verbs"]}
+    assert {"caption", "search"} <= set(info["verbs"])

@@ -42,6 +42,18 @@ _NOT_AGENTS = ("unavailable_after", "max-snippet", "max-image-preview", "max-vid
 _NAT64 = ipaddress.IPv6Network("64:ff9b::/96")
 
 
+class HostError(ImageError):
+    """A host that is unknown, or that has an address that is not public. Strangers must not learn which.
+
+    Attributes:
+        detail: The reason with the resolved address, without the name of the host, for logs.
+    """
+
+    def __init__(self, message: str, detail: str) -> None:
+        super().__init__(message)
+        self.detail = detail
+
+
 class Robots(Protocol):
     """The rules of a robots.txt."""
 
@@ -230,6 +242,8 @@ class Fetcher:
             raise ImageError(f"cannot fetch {url}: it took more than {self.options.max_seconds:g} s")
         if isinstance(exchange.outcome, Response):
             return exchange.outcome
+        if isinstance(exchange.outcome, HostError):
+            raise HostError(f"cannot fetch {url}: {exchange.outcome}", exchange.outcome.detail)
         raise ImageError(f"cannot fetch {url}: {exchange.outcome}")
 
 
@@ -286,11 +300,13 @@ class _Exchange:
     def __init__(self, target: _Target, options: FetchOptions, context: ssl.SSLContext, max_bytes: int) -> None:
         self._target, self._options, self._context, self._max_bytes = target, options, context, max_bytes
         self._socket: socket.socket | None = None
-        self.outcome: Response | str | None = None
+        self.outcome: Response | HostError | str | None = None
 
     def run(self) -> None:
         try:
             self.outcome = self._exchange()
+        except HostError as error:
+            self.outcome = error
         except ImageError as error:
             self.outcome = str(error)
         except Exception as error:  # a malformed response, a lost connection, a wrong certificate
@@ -412,17 +428,18 @@ def resolve(host: str, port: int, allow_hosts: Sequence[str] = ()) -> list[str]:
         allow_hosts: Hosts, as `name` or `name:port`, that may have private addresses.
 
     Raises:
-        ImageError: The name is unknown, or one of its addresses is not public.
+        HostError: The name is unknown, or one of its addresses is not public.
     """
     try:
         found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
     except OSError as error:
-        raise ImageError(f"{host} cannot be found ({error.strerror or error})") from error
+        reason = error.strerror or str(error)
+        raise HostError(f"{host} cannot be found ({reason})", reason) from error
     addresses = list(dict.fromkeys(str(entry[4][0]) for entry in found))
     allowed = host in allow_hosts or f"{host}:{port}" in allow_hosts
     private = [address for address in addresses if not is_public(address)]
     if private and not allowed:
-        raise ImageError(f"{host} has the address {private[0]}, which is not public")
+        raise HostError(f"{host} has the address {private[0]}, which is not public", f"{private[0]} is not public")
     return addresses
 
 

@@ -43,6 +43,11 @@ class _Parser(MultiPartParser):
     """Keeps files in memory: the body has a limit, and images of strangers stay off the disk."""
 
     spool_max_size = 2**62
+    is_complete = False
+
+    def on_end(self) -> None:
+        """Note that the final boundary has arrived."""
+        self.is_complete = True
 
 
 async def read_body(request: Request, model: type[ModelT]) -> ParsedBody[ModelT]:
@@ -91,6 +96,8 @@ async def _parse_form(request: Request, model: type[ModelT]) -> ParsedBody[Model
             raise ApiError(413, f"a form must have at most {MAX_FIELDS} fields", code="too_many_fields") from None
         raise ApiError(400, f"the multipart body is malformed: {error}", code="malformed_body") from None
     try:
+        if not parser.is_complete:
+            raise ApiError(400, "the multipart body ends before its final boundary", code="incomplete_body")
         images: list[bytes | str] = []
         for name, value in form.multi_items():
             if isinstance(value, UploadFile):

@@ -19,7 +19,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from openblip.serving.admission import Admission, Ticket
 from openblip.serving.batching import Job
 from openblip.serving.errors import ApiError
-from openblip.serving.keys import KeyStore
+from openblip.serving.keys import KeyStore, sent_key
 from openblip.serving.logs import log
 from openblip.serving.metrics import Metrics
 from openblip.serving.options import ServerOptions
@@ -179,7 +179,7 @@ class Gate:
         if origin is not None and not is_hidden and not _is_same_origin(origin, headers.get("host", "")):
             raise ApiError(403, "requests from pages of other sites are refused", code="foreign_origin")
         # A link from another site may open the page itself, and nothing else.
-        opens_page = scope["method"] == "GET" and scope["path"] in ("/", "/edit", "/docs")
+        opens_page = scope["method"] in ("GET", "HEAD") and scope["path"] in ("/", "/edit", "/docs")
         if site is not None and site not in _SAFE_SITES and not opens_page:
             raise ApiError(403, "requests from pages of other sites are refused", code="foreign_origin")
 
@@ -189,12 +189,12 @@ class Gate:
         is_open = path in _OPEN_ROUTES or path.startswith(("/static/", "/edit"))  # edits: own keys
         if not self._keys or is_open or _is_preflight(scope, headers, self._options.origins):
             return _network(address)
-        scheme, _, key = headers.get("authorization", "").partition(" ")
-        if scheme.lower() != "bearer":
-            key = headers.get("x-api-key", "")
+        key = sent_key(headers)
         if not key:
-            raise ApiError(401, "an API key is required: Authorization: Bearer KEY", code="missing_api_key")
-        client = self._keys.find(key.strip())
+            raise ApiError(
+                401, "an API key is required: Authorization: Bearer KEY, or X-API-Key: KEY", code="missing_api_key"
+            )
+        client = self._keys.find(key)
         if client is None:
             raise ApiError(401, "the API key is wrong", code="invalid_api_key")
         return client

@@ -52,6 +52,18 @@ class KeyStore:
         return hashlib.blake2b(key.encode("utf-8", "surrogatepass"), key=self._salt, digest_size=32).digest()
 
 
+def sent_key(headers: Mapping[str, str]) -> str:
+    """Return the key of a request, from `Authorization: Bearer KEY` or from `X-API-Key: KEY`; "" if there is none.
+
+    Args:
+        headers: The headers, whose names are found in any case.
+    """
+    scheme, _, key = headers.get("authorization", "").partition(" ")
+    if scheme.lower() != "bearer":
+        key = headers.get("x-api-key", "")
+    return key.strip()
+
+
 def parse_keys(text: str) -> dict[str, str]:
     """Return the keys of a file or of the environment variable.
 

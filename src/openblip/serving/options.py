@@ -26,6 +26,7 @@ class Limits:
         max_n: Most results per image.
         max_new_tokens: Most new tokens of a caption or an answer.
         max_seconds: Seconds after which a request fails.
+        max_head_seconds: Seconds in which the head of a request must arrive; later its connection is closed.
         max_queue_seconds: Seconds of computation that may wait; more is refused with status 429.
         client_share: Share of the queue that one client may use.
         max_batch_wait: Seconds that a batch waits for requests that have already arrived.
@@ -46,6 +47,7 @@ class Limits:
     max_n: int = 10
     max_new_tokens: int = 64
     max_seconds: float = 30.0
+    max_head_seconds: float = 10.0
     max_queue_seconds: float = 10.0
     client_share: float = 0.5
     max_batch_wait: float = 0.005

@@ -47,12 +47,14 @@ class Plan:
         items: Its items.
         units: Size of each item, in passes of the image encoder.
         format: Returns the fields of a result, from the result and the size of its image.
+        param: Field of the texts, for errors that are about a text and not about an image.
     """
 
     stage: PipelineStage
     items: Sequence[ImageItem]
     units: float
     format: Callable[[Any, tuple[int, int] | None], dict[str, Json]]
+    param: str = "texts"
 
 
 def plan_caption(model: ServedModel, request: CaptionRequest, images: Sequence[bytes], limits: Limits) -> Plan:
@@ -70,6 +72,7 @@ def plan_caption(model: ServedModel, request: CaptionRequest, images: Sequence[b
         [ImageItem([image], request.prompt) for image in images],
         1 + rows * request.max_new_tokens / 48,
         lambda caption, _: caption_fields(caption),
+        "prompt",
     )
 
 
@@ -93,7 +96,7 @@ def plan_ask(model: ServedModel, request: AskRequest, images: Sequence[bytes], l
         return {"answers": [{"question": q, **_answer_fields(a)} for q, a in zip(questions, answers, strict=True)]}
 
     units = 1 + len(questions) * (0.3 if request.answers is None else 0.3 + len(request.answers) / 32)
-    return Plan(stage, [ImageItem([image], questions) for image in images], units, fields)
+    return Plan(stage, [ImageItem([image], questions) for image in images], units, fields, "questions")
 
 
 def _answer_fields(answer: Answer) -> dict[str, Json]:
@@ -132,7 +135,7 @@ def plan_classify(model: ServedModel, request: ClassifyRequest, images: Sequence
     def fields(result: Classification, _: tuple[int, int] | None) -> dict[str, Json]:
         return result.to_dict()
 
-    return Plan(stage, [ImageItem([image]) for image in images], 1 + len(labels) / 8, fields)
+    return Plan(stage, [ImageItem([image]) for image in images], 1 + len(labels) / 8, fields, "labels")
 
 
 def plan_ground(model: ServedModel, request: GroundRequest, images: Sequence[bytes], limits: Limits) -> Plan:
@@ -150,7 +153,9 @@ def plan_ground(model: ServedModel, request: GroundRequest, images: Sequence[byt
             entries.append({"expression": expression, **box.to_dict(), "score": score})
         return {"width": width, "height": height, "boxes": entries}
 
-    return Plan(stage, [ImageItem([image], expressions) for image in images], 1 + len(expressions) / 4, fields)
+    return Plan(
+        stage, [ImageItem([image], expressions) for image in images], 1 + len(expressions) / 4, fields, "expressions"
+    )
 
 
 def plan_compare(model: ServedModel, request: CompareRequest, images: Sequence[bytes], limits: Limits) -> Plan:
@@ -170,7 +175,7 @@ def plan_compare(model: ServedModel, request: CompareRequest, images: Sequence[b
         pairs = zip(statements, comparisons, strict=True)
         return {"comparisons": [{"statement": statement, **result.to_dict()} for statement, result in pairs]}
 
-    return Plan(stage, [ImageItem(images, statements)], 2 + len(statements) / 4, fields)
+    return Plan(stage, [ImageItem(images, statements)], 2 + len(statements) / 4, fields, "statements")
 
 
 def plan_explain(model: ServedModel, request: ExplainRequest, images: Sequence[bytes], limits: Limits) -> Plan:

@@ -14,6 +14,7 @@ import uvicorn
 from openblip.errors import InputError
 from openblip.serving.app import Application
 from openblip.serving.logs import JsonFormatter, log
+from openblip.serving.protocol import timed_protocol
 
 _POLL_SECONDS = 0.05
 
@@ -102,7 +103,8 @@ def run_server(
     """
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(JsonFormatter())
-    for name in ("openblip.serving", "uvicorn", "uvicorn.error"):
+    logging.captureWarnings(True)
+    for name in ("openblip.serving", "uvicorn", "uvicorn.error", "py.warnings"):
         logger = logging.getLogger(name)
         logger.handlers, logger.propagate = [handler], False
         logger.setLevel(log_level if name == "openblip.serving" else logging.WARNING)
@@ -110,7 +112,7 @@ def run_server(
 
 
 def make_config(app: Application, host: str, port: int) -> uvicorn.Config:
-    """Return the settings of uvicorn: no access log, no headers of proxies, no name of the server.
+    """Return the settings of uvicorn: a time limit for heads, no access log, no headers of proxies, no server name.
 
     Args:
         app: The application.
@@ -121,6 +123,7 @@ def make_config(app: Application, host: str, port: int) -> uvicorn.Config:
         app,
         host=host,
         port=port,
+        http=timed_protocol(app.service.limits.max_head_seconds),
         log_config=None,
         access_log=False,
         server_header=False,

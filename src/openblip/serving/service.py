@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from collections.abc import Mapping, Sequence
 from typing import Any, TypeVar, cast
@@ -11,7 +12,7 @@ from starlette.requests import Request
 
 from openblip.blip import Blip
 from openblip.errors import ImageError, OpenBlipError, StoppedError
-from openblip.io.fetch import Fetcher, FetchOptions
+from openblip.io.fetch import Fetcher, FetchOptions, HostError
 from openblip.preprocess.limits import DecodeLimits
 from openblip.serving.admission import Admission, CostModel
 from openblip.serving.batching import Batcher, Recorder, Stage
@@ -20,6 +21,7 @@ from openblip.serving.editing import LiveSheet
 from openblip.serving.errors import ApiError, deadline_error, from_library
 from openblip.serving.gate import Exchange, ServerState
 from openblip.serving.keys import KeyStore
+from openblip.serving.logs import log
 from openblip.serving.metrics import Metrics
 from openblip.serving.models import Models
 from openblip.serving.options import ServerOptions
@@ -104,7 +106,7 @@ class Service:
         exchange = exchange_of(request)
         if len(texts) > self.limits.max_images:
             raise self._too_many_images(len(texts))
-        loads = [self._fetch(decode_image_text(text, param), param) for param, text in texts.items()]
+        loads = [self._fetch(exchange, decode_image_text(text, param), param) for param, text in texts.items()]
         try:
             return list(await asyncio.wait_for(asyncio.gather(*loads), exchange.job.deadline - time.monotonic()))
         except asyncio.TimeoutError:
@@ -114,7 +116,9 @@ class Service:
         parsed = await read_body(request, model)
         if len(parsed.images) > self.limits.max_images:
             raise self._too_many_images(len(parsed.images))
-        return parsed.request, [await self._fetch(image, f"images.{i}") for i, image in enumerate(parsed.images)]
+        exchange = exchange_of(request)
+        images = [await self._fetch(exchange, image, f"images.{i}") for i, image in enumerate(parsed.images)]
+        return parsed.request, images
 
     async def run(
         self, request: Request, stage: Stage[ItemT, Any, ResultT], items: Sequence[ItemT], *, units: float = 1.0
@@ -174,7 +178,7 @@ class Service:
         message = f"a request must have at most {self.limits.max_images} images, got {count}"
         return ApiError(413, message, param="images", code="too_many_images")
 
-    async def _fetch(self, image: bytes | str, param: str) -> bytes:
+    async def _fetch(self, exchange: Exchange, image: bytes | str, param: str) -> bytes:
         """Return the bytes of an image; an address is fetched only if its host is on the allow-list."""
         if isinstance(image, bytes):
             return image
@@ -185,6 +189,10 @@ class Service:
         async with self._fetches:
             try:
                 return await asyncio.to_thread(self._fetcher.fetch_bytes, image)
+            except HostError as error:
+                log("fetch_refused", level=logging.DEBUG, request=exchange.id, reason=error.detail)
+                message = "the address is not allowed, or its host cannot be found"  # one text for both
+                raise ApiError(422, message, param=param, code="address_not_allowed") from None
             except ImageError as error:
                 raise ApiError(422, str(error), param=param, code="fetch_failed") from None
 
@@ -203,19 +211,33 @@ def exchange_of(request: Request) -> Exchange:
     return cast(Exchange, request.scope["openblip"])
 
 
-def raise_errors(results: Sequence[ResultT | OpenBlipError], param: str) -> list[ResultT]:
+def item_error(error: OpenBlipError, param: str, text_param: str | None = None) -> ApiError:
+    """Return the error of one item of a request.
+
+    Args:
+        error: The error.
+        param: The item.
+        text_param: Field of the texts, for items that have an image and texts.
+    """
+    return from_library(error, param if text_param is None or isinstance(error, ImageError) else text_param)
+
+
+def raise_errors(
+    results: Sequence[ResultT | OpenBlipError], param: str, text_param: str | None = None
+) -> list[ResultT]:
     """Return results; raise the first error.
 
     Args:
         results: Results and errors, one per item.
         param: Field of the items.
+        text_param: Field of the texts, for items that have an image and texts.
 
     Raises:
         ApiError: An item failed; its `param` has the item's index.
     """
     for index, result in enumerate(results):
         if isinstance(result, OpenBlipError):
-            raise from_library(result, f"{param}.{index}")
+            raise item_error(result, f"{param}.{index}", text_param)
     return cast("list[ResultT]", list(results))
 
 

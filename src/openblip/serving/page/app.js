@@ -62,16 +62,22 @@ function describe(info) {
     + (info.index ? ` · ${count(info.index.images, "image")} in the index` : "");
   byId("link-edit").hidden = !info.edit;
   key.showForget();
-  for (const tab of tabs) tab.hidden = !info.verbs.includes(verbOf(tab));
-  for (const choice of document.querySelectorAll("[data-task]")) {
-    choice.closest("label").hidden = !info.tasks.includes(choice.dataset.task);
-  }
+  describeModel();
   const { limits } = info;
   const fields = document.querySelectorAll("[role=tabpanel] input:not([type]), [role=tabpanel] input[type=search]");
   for (const field of fields) field.maxLength = limits.max_text_chars;
   const largest = { n: limits.max_n, num_beams: limits.max_num_beams, max_new_tokens: limits.max_new_tokens };
   for (const [name, value] of Object.entries(largest)) {
     for (const field of document.querySelectorAll(`input[name=${name}]`)) field.max = value;
+  }
+}
+
+/** Show the tasks of the selected model. */
+function describeModel() {
+  const { tasks, verbs } = state.info.by_model[state.model];
+  for (const tab of tabs) tab.hidden = !verbs.includes(verbOf(tab));
+  for (const choice of document.querySelectorAll("[data-task]")) {
+    choice.closest("label").hidden = !tasks.includes(choice.dataset.task);
   }
 }
 
@@ -116,6 +122,7 @@ search.connect();
 byId("model").addEventListener("change", (event) => {
   state.model = event.target.value;
   for (const panel of panels) panel.clear();
-  emit("verb"); // caption again with the new model
+  describeModel();
+  open(state.verb); // caption again with the new model
 });
 start();

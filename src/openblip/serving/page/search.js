@@ -11,6 +11,7 @@ import { on, state } from "./state.js";
 const FILTERS = ["folder", "after", "before", "caption"];
 const RERANKED = 50; // images that are looked at again
 const PAGE = 60; // images of the gallery per request
+const UNREAD = 5; // names of unreadable images that are listed
 
 export function connect() {
   const panel = byId("panel-search");
@@ -19,8 +20,9 @@ export function connect() {
   const summary = h("p", { class: "summary", "aria-live": "polite" });
   const gallery = h("ul", { class: "gallery" });
   const more = h("button", { type: "button", class: "more", hidden: true }, "Show more");
+  const unread = h("p", { class: "error", role: "alert", hidden: true });
   const code = h("div");
-  panel.append(summary, gallery, more, code);
+  panel.append(summary, unread, gallery, more, code);
   const thumbnails = new Thumbnails();
   const photo = new PhotoDialog(thumbnails, { findSimilar });
   let cursor = null;
@@ -32,6 +34,16 @@ export function connect() {
       gallery.replaceChildren();
     }
     gallery.append(...items.map((item) => h("li", {}, tile(item, thumbnails, () => photo.open(item)))));
+  }
+
+  /** Name the images that the re-rank could not read. */
+  function showUnread(errors) {
+    const names = errors.slice(0, UNREAD).map((image) => image.name).join(", ");
+    const others = errors.length > UNREAD ? ` and ${errors.length - UNREAD} more` : "";
+    unread.textContent = errors.length
+      ? `Left out, because ${errors.length === 1 ? "the file" : "their files"} cannot be read: ${names}${others}.`
+      : "";
+    unread.hidden = !errors.length;
   }
 
   async function search(signal) {
@@ -51,9 +63,9 @@ export function connect() {
     const response = await sendJson("v1/search", { body: buildBody(fields, files), signal });
     show(response.results);
     more.hidden = true;
-    summary.textContent = response.nothing_found || !response.results.length
-      ? "Nothing found. No image of the index fits the query and its filters."
-      : "";
+    const empty = response.nothing_found || !response.results.length;
+    summary.textContent = empty ? nothingFound(response) : "";
+    showUnread(response.errors);
     code.replaceChildren(codeOf("v1/search", fields, files, response));
     return count(response.results.length, "result");
   }
@@ -64,6 +76,7 @@ export function connect() {
     if (append) query.set("cursor", cursor);
     const response = await sendJson(`v1/gallery?${query}`, { signal });
     show(response.items, append);
+    showUnread([]);
     cursor = response.next;
     more.hidden = cursor === null;
     summary.textContent = response.total ? "" : "No image of the index passes the filters.";
@@ -104,6 +117,12 @@ export function connect() {
     if (image) byId("query-image").src = image.url;
     byId("query-image-label").textContent = image ? `With the image ${image.file.name}` : "With an image";
   });
+}
+
+/** Say why there are no results. */
+function nothingFound({ best_rejected: best }) {
+  const reason = "Nothing found. No image of the index fits the query and its filters.";
+  return typeof best === "number" ? `${reason} The best one matches with ${percent(best)}.` : reason;
 }
 
 const address = (item) => item.thumbnail.replace(/^\//, ""); // the page may be served below a prefix

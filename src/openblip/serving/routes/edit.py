@@ -12,6 +12,7 @@ from starlette.responses import JSONResponse, RedirectResponse, Response
 
 from openblip.serving.editing import LiveSheet
 from openblip.serving.errors import ApiError
+from openblip.serving.keys import sent_key
 from openblip.serving.routes.page import page_file
 from openblip.serving.schemas import RequestModel
 from openblip.serving.service import Service, service_of
@@ -103,9 +104,8 @@ def _editable(request: Request) -> LiveSheet:
 def _may_edit(request: Request, live: LiveSheet) -> bool:
     if live.sessions.is_open(request.cookies.get(_COOKIE, "")):
         return True
-    scheme, _, key = request.headers.get("authorization", "").partition(" ")
-    keys = service_of(request).keys
-    return scheme.lower() == "bearer" and bool(keys) and keys.find(key.strip()) is not None
+    key, keys = sent_key(request.headers), service_of(request).keys
+    return bool(key) and bool(keys) and keys.find(key) is not None
 
 
 def _with_cookie(response: Response, session: str) -> Response:

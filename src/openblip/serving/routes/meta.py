@@ -46,8 +46,15 @@ class LimitsInfo(BaseModel):
     max_seconds: float
 
 
+class ModelInfo(BaseModel):
+    """What requests with a model can do; no verbs while models are loaded."""
+
+    tasks: list[str]
+    verbs: list[str]
+
+
 class Info(BaseModel):
-    """What this server offers."""
+    """What this server offers. `tasks` and `verbs` are those of the default model."""
 
     name: str
     version: str
@@ -55,6 +62,7 @@ class Info(BaseModel):
     models: list[str]
     tasks: list[str]
     verbs: list[str]
+    by_model: dict[str, ModelInfo]
     index: IndexInfo | None
     limits: LimitsInfo
     fetch: bool
@@ -79,12 +87,14 @@ class ModelList(BaseModel):
     data: list[ModelCard]
 
 
+@router.head("/healthz", include_in_schema=False)
 @router.get("/healthz", **describe(None, Status, "Whether the process runs."))
 async def healthz() -> JSONResponse:
     """Return 200 as long as the process runs, also while it loads or stops."""
     return JSONResponse({"status": "ok"})
 
 
+@router.head("/readyz", include_in_schema=False)
 @router.get("/readyz", **describe(None, Status, "Whether the server takes requests."))
 async def readyz(request: Request) -> JSONResponse:
     """Return 503 while models are loaded and while the server stops, otherwise 200."""
@@ -107,17 +117,20 @@ async def info(request: Request) -> JSONResponse:
     """Return what this server offers."""
     service = service_of(request)
     model = service.models.default
-    verbs = model.verbs() if service.state.ready else []
-    if verbs and service.gallery is not None:
-        verbs.append("search")
+    by_model = {served.name: ModelInfo(tasks=list(served.tasks), verbs=[]) for served in service.models}
+    if service.state.ready:
+        search = [] if service.gallery is None else ["search"]
+        for served in service.models:
+            by_model[served.name].verbs = served.verbs() + search
     return JSONResponse(
         Info(
             name="openblip",
             version=__version__,
             model=model.name,
             models=service.models.names,
-            tasks=list(model.tasks),
-            verbs=verbs,
+            tasks=by_model[model.name].tasks,
+            verbs=by_model[model.name].verbs,
+            by_model=by_model,
             index=None if service.gallery is None else IndexInfo(images=len(service.gallery.index)),
             limits=_limits(request),
             fetch=bool(service.options.allow_fetch),

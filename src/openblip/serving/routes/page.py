@@ -19,28 +19,29 @@ CSP = (
 )
 """What the pages of the server may load: their own files, and the images that a user picks."""
 
+_METHODS = ["GET", "HEAD"]
 _TYPES = {".js": "text/javascript", ".mjs": "text/javascript", ".svg": "image/svg+xml", ".woff2": "font/woff2"}
 
 
-@router.get("/")
+@router.api_route("/", methods=_METHODS)
 async def index() -> Response:
     """Return the page."""
     return page_file("index.html")
 
 
-@router.get("/docs")
+@router.api_route("/docs", methods=_METHODS)
 async def docs() -> Response:
     """Return the documentation of the API, which reads `/openapi.json`."""
     return page_file("docs.html")
 
 
-@router.get("/favicon.ico")
+@router.api_route("/favicon.ico", methods=_METHODS)
 async def favicon() -> Response:
     """Return the icon."""
     return page_file("icon.svg")
 
 
-@router.get("/static/{name:path}")
+@router.api_route("/static/{name:path}", methods=_METHODS)
 async def static(name: str) -> Response:
     """Return a file of the page."""
     return page_file(name)

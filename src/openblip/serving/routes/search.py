@@ -65,13 +65,27 @@ class SearchHit(GalleryImage):
     duplicates: list[str]
 
 
+class UnreadableImage(BaseModel):
+    """An indexed image that could not be re-ranked, because its file is gone or damaged."""
+
+    id: str
+    name: str
+    message: str
+
+
 class SearchResponse(BaseModel):
-    """Results, best first. `nothing_found` says that the re-rank accepted none."""
+    """Results, best first. `nothing_found` says that the re-rank accepted none.
+
+    `best_rejected` is the highest probability of the images that the re-rank left out, and `errors` are the images
+    that it could not read.
+    """
 
     model: str
     results: list[SearchHit]
     nothing_found: bool
     searched: int
+    best_rejected: float | None
+    errors: list[UnreadableImage]
 
 
 class GalleryResponse(BaseModel):
@@ -114,6 +128,11 @@ async def search(request: Request) -> JSONResponse:
             "results": [_hit_fields(hit) for hit in found.hits],
             "nothing_found": found.nothing_found,
             "searched": found.searched,
+            "best_rejected": found.best_rejected,
+            "errors": [
+                {"id": image.id, "name": image.name, "message": "the file is gone or cannot be read"}  # no path
+                for image in found.errors
+            ],
         }
     )
 

@@ -21,7 +21,7 @@ from openblip.serving.errors import ApiError, from_library
 from openblip.serving.models import ServedModel, TextStage
 from openblip.serving.options import Limits
 from openblip.serving.plans import Json, Plan
-from openblip.serving.service import Service, raise_errors, service_of
+from openblip.serving.service import Service, item_error, raise_errors, service_of
 
 RequestT = TypeVar("RequestT", bound=s.ImagesRequest)
 Planner = Callable[[ServedModel, RequestT, Sequence[bytes], Limits], Plan]
@@ -42,11 +42,11 @@ async def _answer(request: Request, model: type[RequestT], planner: Planner[Requ
         raise from_library(error) from None
     outcomes = await service.run(request, plan.stage, plan.items, units=plan.units)
     if fields.on_error == "raise":
-        outcomes = list(raise_errors(outcomes, "images"))
+        outcomes = list(raise_errors(outcomes, "images", plan.param))
     results: list[Json] = []
     for index, outcome in enumerate(outcomes):
         if isinstance(outcome, OpenBlipError):
-            results.append({"index": index, "error": dict(from_library(outcome, f"images.{index}").body())})
+            results.append({"index": index, "error": dict(item_error(outcome, f"images.{index}", plan.param).body())})
         else:
             results.append({"index": index, **plan.format(*outcome)})
     return JSONResponse({"model": served.name, "results": results})
