@@ -45,7 +45,7 @@ def test_every_route_status_and_option_is_described() -> None:
         assert name in options, name
     limits = Limits()
     assert f"{limits.max_images}, {limits.max_texts}, {limits.max_pairs}" in PAGE
-    assert len(fields(Limits)) == 15
+    assert len(fields(Limits)) == 16
 
 
 def test_the_image_refuses_cuda() -> None:

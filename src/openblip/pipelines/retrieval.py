@@ -98,6 +98,9 @@ class RetrievalPipeline(Pipeline[tuple[ImageInput, "str | None"], "list[int]", "
 
         Args:
             text: The text.
+
+        Returns:
+            Whether the text is within the limits of words and tokens.
         """
         words = clean_caption(text, len(text) + 1)
         return words == clean_caption(text, MAX_WORDS) and len(self.model.token_ids(words, "cls")) <= MAX_TOKENS
