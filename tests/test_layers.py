@@ -32,7 +32,7 @@ LAYERS: dict[str, set[str]] = {
     "extras": set(),
     "io": {"_version", "errors", "extras"},
     "processor": set(),
-    "results": {"drawing", "errors", "extras"},
+    "results": {"drawing", "io"},
     "tasks": {"errors"},
     # Torch-free parts of packages that otherwise need torch.
     "model.config": {"errors", "tasks"},

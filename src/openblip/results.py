@@ -12,13 +12,14 @@ import os
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import MISSING, dataclass, field, fields
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, TypeAlias
 
 from numpy import float32
 from numpy.typing import NDArray
 
 from openblip.errors import InputError
 from openblip.extras import install_hint
+from openblip.io.jsonlines import Json
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -33,7 +34,7 @@ class _Result(ABC):
     """A result that prints the fields that differ from their defaults."""
 
     @abstractmethod
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, Json]:
         """Return the result for JSON.
 
         Returns:
@@ -138,9 +139,9 @@ class Caption(_Result):
     confidence: float | None = None
     alternatives: tuple[Caption, ...] = ()
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, Json]:
         """Return the caption as strings and numbers; alternatives only if there are any."""
-        values: dict[str, Any] = {
+        values: dict[str, Json] = {
             "text": self.text,
             "logprob": self.logprob,
             "score": self.score,
@@ -168,9 +169,9 @@ class Answer(_Result):
     score: float | None = None
     alternatives: tuple[Answer, ...] = ()
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, Json]:
         """Return the answer as strings and numbers; alternatives only if there are any."""
-        values: dict[str, Any] = {"text": self.text, "probability": self.probability, "score": self.score}
+        values: dict[str, Json] = {"text": self.text, "probability": self.probability, "score": self.score}
         return _with_alternatives(values, self.alternatives)
 
 
@@ -186,7 +187,7 @@ class Match(_Result):
     probability: float
     similarity: float
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, Json]:
         """Return both scores."""
         return {"probability": self.probability, "similarity": self.similarity}
 
@@ -203,7 +204,7 @@ class Label(_Result):
     text: str
     probability: float
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, Json]:
         """Return the label and its probability."""
         return {"text": self.text, "probability": self.probability}
 
@@ -228,7 +229,7 @@ class Classification(_Result):
         """Probability of the most probable label."""
         return self.labels[0].probability
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, Json]:
         """Return the ranked labels."""
         return {"labels": [label.to_dict() for label in self.labels]}
 
@@ -245,7 +246,7 @@ class Comparison(_Result):
     label: bool
     probability: float
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, Json]:
         """Return the label and the probability."""
         return {"label": self.label, "probability": self.probability}
 
@@ -282,7 +283,7 @@ class Box(_Drawable):
         """Mean natural-log probability of the four coordinates."""
         return math.log(self.probability) / 4 if self.probability > 0 else -math.inf
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, Json]:
         """Return the edges, the probability and the score."""
         return {
             "left": self.left,
@@ -327,9 +328,9 @@ class Explanation(_Drawable):
     start: NDArray[float32] | None = field(default=None, repr=False)
     image: ImageLoader | None = field(default=None, repr=False, compare=False)
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, Json]:
         """Return text, probability, words and heat maps as strings, numbers and lists."""
-        values: dict[str, Any] = {"text": self.text, "probability": self.probability, "words": list(self.words)}
+        values: dict[str, Json] = {"text": self.text, "probability": self.probability, "words": list(self.words)}
         if self.answer is not None:
             values["answer"] = self.answer
         values["maps"] = self.maps.tolist()
@@ -345,8 +346,8 @@ class Explanation(_Drawable):
 
 
 def _with_alternatives(
-    values: dict[str, Any], alternatives: tuple[Caption, ...] | tuple[Answer, ...]
-) -> dict[str, Any]:
+    values: dict[str, Json], alternatives: tuple[Caption, ...] | tuple[Answer, ...]
+) -> dict[str, Json]:
     if alternatives:
         values["alternatives"] = [alternative.to_dict() for alternative in alternatives]
     return values

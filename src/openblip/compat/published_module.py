@@ -14,6 +14,7 @@ from typing import Any, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.module import _IncompatibleKeys
 
 from openblip.checkpoints.containers import read_weight_file
 from openblip.checkpoints.layouts import Family, table
@@ -134,7 +135,7 @@ class PublishedModule(nn.Module):
         finally:
             self.train(was_training)
 
-    def load_checkpoint(self, filename: str | Path) -> Any:
+    def load_checkpoint(self, filename: str | Path) -> _IncompatibleKeys:
         """Load the weights of a file, whose names are checked.
 
         Args:

@@ -24,6 +24,7 @@ from openblip.engine.protocols import Captions
 from openblip.export.engine import GraphEngine, run_graph
 from openblip.export.graphs import Graph
 from openblip.export.runtime import Runner
+from openblip.io.jsonlines import Json
 from openblip.pipelines.base import Prepared, TaskModel
 from openblip.pipelines.caption import CaptionPipeline, Prompt
 from openblip.pipelines.grounding import GroundingPipeline
@@ -104,7 +105,7 @@ class ParityReport:
             max((result.error, *result.margins)) <= TOLERANCE for result in self.results
         )
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, Json]:
         """Return the report for JSON.
 
         Returns:

@@ -6,7 +6,7 @@ import contextlib
 import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import fields
-from typing import Any, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -123,7 +123,7 @@ def weights_follow() -> Iterator[None]:
         _without_initial_weights = False
 
 
-def normal(std: float) -> Any:
+def normal(std: float) -> keras.initializers.Initializer | Literal["zeros"]:
     """Return the initializer of a matrix.
 
     Args:

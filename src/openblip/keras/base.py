@@ -19,6 +19,7 @@ from openblip.compat.transformers_api.outputs import ModelOutput, OutputTuple
 from openblip.compat.transformers_api.tensors import is_tensor
 from openblip.errors import CheckpointError, InputError
 from openblip.io.atomic import replace_folder
+from openblip.io.jsonlines import Json
 from openblip.keras.backend import BACKEND, Tensor, dtype_scope, keras, ops, weights_follow
 from openblip.keras.weights import H5, Arrays, Weight, name_weights, read_weights, write_safetensors
 from openblip.model.config import ModelKind
@@ -114,7 +115,7 @@ class TFBlipPreTrainedModel(keras.Model):
     def build(self, *_args: Any) -> None:
         """Do nothing: all weights exist from the start."""
 
-    def get_config(self) -> dict[str, Any]:
+    def get_config(self) -> dict[str, Json]:
         """Return the configuration, for `model.save`.
 
         Returns:

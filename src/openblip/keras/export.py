@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from types import ModuleType
 
 from openblip.compat.transformers_api.files import StrPath
 from openblip.errors import InputError
@@ -87,7 +87,7 @@ def export_saved_model(
     return target
 
 
-def import_tensorflow() -> Any:
+def import_tensorflow() -> ModuleType:
     """Return the module `tensorflow`, which exports need.
 
     Returns:

@@ -34,7 +34,7 @@ class Trace:
     cross_weights: list[Tensor] = field(default_factory=list)
 
 
-def dense(width_in: int, width: int, *, std: float = 0.02, bias: bool = True) -> Any:
+def dense(width_in: int, width: int, *, std: float = 0.02, bias: bool = True) -> keras.layers.Dense:
     """Return a linear layer with its weights.
 
     Args:
@@ -51,7 +51,7 @@ def dense(width_in: int, width: int, *, std: float = 0.02, bias: bool = True) ->
     return layer
 
 
-def layer_norm(width: int, eps: float) -> Any:
+def layer_norm(width: int, eps: float) -> keras.layers.LayerNormalization:
     """Return a layer norm with its weights.
 
     Args:
@@ -66,7 +66,7 @@ def layer_norm(width: int, eps: float) -> Any:
     return layer
 
 
-def embedding(count: int, width: int, *, std: float = 0.02) -> Any:
+def embedding(count: int, width: int, *, std: float = 0.02) -> keras.layers.Embedding:
     """Return an embedding table with its weights.
 
     Args:
@@ -82,7 +82,7 @@ def embedding(count: int, width: int, *, std: float = 0.02) -> Any:
     return layer
 
 
-def look_up(table: Any, ids: Tensor) -> Tensor:
+def look_up(table: keras.layers.Embedding, ids: Tensor) -> Tensor:
     """Return rows of an embedding table.
 
     TensorFlow's own gradient is sparse and names a row twice if two tokens share it; Keras' optimizers square such

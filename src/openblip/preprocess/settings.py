@@ -5,12 +5,28 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypedDict
 
 from openblip.errors import ConfigError
 
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
 CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
+
+
+class ProcessorConfig(TypedDict):
+    """The content of `preprocessor_config.json`."""
+
+    do_convert_rgb: bool
+    do_normalize: bool
+    do_rescale: bool
+    do_resize: bool
+    image_mean: list[float]
+    image_processor_type: str
+    image_std: list[float]
+    processor_class: str
+    resample: int
+    rescale_factor: float
+    size: dict[str, int]
 
 
 @dataclass(frozen=True)
@@ -109,7 +125,7 @@ class ImageSettings:
         except ConfigError as error:
             raise ConfigError(f"{name}: {error}") from error
 
-    def to_processor_config(self) -> dict[str, Any]:
+    def to_processor_config(self) -> ProcessorConfig:
         """Return the `preprocessor_config.json` from which transformers 4 and 5 build the same transform."""
         return {
             "do_convert_rgb": True,

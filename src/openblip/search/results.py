@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, TypeAlias, overload
+from typing import Literal, TypeAlias, overload
 
+from openblip.io.jsonlines import Json
 from openblip.search.images import IndexedImage
 
 Outcome: TypeAlias = Literal["added", "changed", "moved", "copied", "unchanged", "removed", "captioned", "failed"]
@@ -56,7 +57,7 @@ class Hit:
         properties = (image.caption, image.date, image.width, image.height)
         return Hit(image.id, image.name, image.path, similarity, None, *properties)
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, Json]:
         """Return the hit for JSON.
 
         Returns:
@@ -114,7 +115,7 @@ class SearchResults(Sequence[Hit]):
     def __getitem__(self, index: int | slice) -> Hit | tuple[Hit, ...]:
         return self.hits[index]
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, Json]:
         """Return the results for JSON.
 
         Returns:

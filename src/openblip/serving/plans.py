@@ -5,9 +5,10 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeAlias, cast
+from typing import Any, cast
 
 from openblip.errors import InputError
+from openblip.io.jsonlines import Json
 from openblip.pipelines.base import Pipeline
 from openblip.pipelines.explain import (
     ExplainAnswerPipeline,
@@ -28,8 +29,6 @@ from openblip.serving.schemas import (
     GroundRequest,
     MatchRequest,
 )
-
-Json: TypeAlias = "str | int | float | bool | Sequence[Json] | dict[str, Json] | None"
 
 _CAPTION_OPTIONS = (
     "num_beams", "n", "min_new_tokens", "max_new_tokens", "length_penalty", "repetition_penalty",

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -37,7 +36,7 @@ def build_adamw(module: nn.Module, settings: AdamWSettings) -> torch.optim.AdamW
     )
 
 
-def parameter_groups(trainable: Mapping[str, Tensor], settings: AdamWSettings) -> list[dict[str, Any]]:
+def parameter_groups(trainable: Mapping[str, Tensor], settings: AdamWSettings) -> list[dict[str, list[Tensor] | float]]:
     """Group parameters by weight decay, and sharded ones apart, because one fused update cannot take both."""
     groups: dict[tuple[bool, bool], list[Tensor]] = {}
     for parameter in trainable.values():

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TypeAlias
+
+Json: TypeAlias = "str | int | float | bool | Sequence[Json] | Mapping[str, Json] | None"
+"""A value that JSON can express."""
 
 
 @dataclass(frozen=True)
@@ -30,9 +34,9 @@ class Caption:
     confidence: float | None = None
     alternatives: tuple[Caption, ...] = ()
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, Json]:
         """Return the caption as strings and numbers; alternatives only if there are any."""
-        values: dict[str, Any] = {
+        values: dict[str, Json] = {
             "text": self.text,
             "logprob": self.logprob,
             "score": self.score,
@@ -59,9 +63,9 @@ class Answer:
     score: float | None = None
     alternatives: tuple[Answer, ...] = ()
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, Json]:
         """Return the answer as strings and numbers; alternatives only if there are any."""
-        values: dict[str, Any] = {"text": self.text, "probability": self.probability, "score": self.score}
+        values: dict[str, Json] = {"text": self.text, "probability": self.probability, "score": self.score}
         return _with_alternatives(values, self.alternatives)
 
 
@@ -77,7 +81,7 @@ class Match:
     probability: float
     similarity: float
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, Json]:
         """Return both scores."""
         return {"probability": self.probability, "similarity": self.similarity}
 
@@ -94,7 +98,7 @@ class Label:
     text: str
     probability: float
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, Json]:
         """Return the label and its probability."""
         return {"text": self.text, "probability": self.probability}
 
@@ -119,7 +123,7 @@ class Classification:
         """Probability of the most probable label."""
         return self.labels[0].probability
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, Json]:
         """Return the ranked labels."""
         return {"labels": [label.to_dict() for label in self.labels]}
 
@@ -136,7 +140,7 @@ class Comparison:
     label: bool
     probability: float
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, Json]:
         """Return the label and the probability."""
         return {"label": self.label, "probability": self.probability}
 
@@ -169,7 +173,7 @@ class Box:
         """Mean natural-log probability of the four coordinates."""
         return math.log(self.probability) / 4 if self.probability > 0 else -math.inf
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, Json]:
         """Return the edges, the probability and the score."""
         return {
             "left": self.left,
@@ -182,8 +186,8 @@ class Box:
 
 
 def _with_alternatives(
-    values: dict[str, Any], alternatives: tuple[Caption, ...] | tuple[Answer, ...]
-) -> dict[str, Any]:
+    values: dict[str, Json], alternatives: tuple[Caption, ...] | tuple[Answer, ...]
+) -> dict[str, Json]:
     if alternatives:
         values["alternatives"] = [alternative.to_dict() for alternative in alternatives]
     return values

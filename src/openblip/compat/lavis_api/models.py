@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import wraps
-from typing import Any, ClassVar, TypeVar, cast
+from typing import Any, ClassVar, TypedDict, TypeVar, cast
 
 import numpy as np
 import torch
@@ -419,13 +419,20 @@ class BlipFeatureExtractor(_ContrastiveModel):
         return self.extract_features(samples, mode)
 
 
+class Judgments(TypedDict):
+    """Logits (B, 2) of statements, column 1 for "true", and their labels (B,), if there are any."""
+
+    predictions: Tensor
+    targets: Tensor | None
+
+
 class BlipNLVR(BaseModel):
     """Statements about two images."""
 
     architecture = "blip_nlvr"
     task = "nlvr"
 
-    def forward(self, samples: Mapping[str, Any], is_train: bool = True) -> BlipOutput | dict[str, Any]:
+    def forward(self, samples: Mapping[str, Any], is_train: bool = True) -> BlipOutput | Judgments:
         """Return the loss of judgments or, with `is_train=False`, the judgments.
 
         Args:
@@ -439,7 +446,7 @@ class BlipNLVR(BaseModel):
         return BlipOutput(self.nlvr_loss(samples["image0"], samples["image1"], texts, samples["label"]))
 
     @_predicts
-    def predict(self, samples: Mapping[str, Any]) -> dict[str, Any]:
+    def predict(self, samples: Mapping[str, Any]) -> Judgments:
         """Judge statements.
 
         Args:

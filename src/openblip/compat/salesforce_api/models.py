@@ -15,6 +15,7 @@ from typing import Any, ClassVar, TypeVar
 
 import torch
 from torch import Tensor
+from torch.nn.modules.module import _IncompatibleKeys
 
 from openblip import blip as facade
 from openblip.checkpoints import hub
@@ -397,7 +398,7 @@ def blip_pretrain(**kwargs: Any) -> BLIP_Pretrain:
     return _create(BLIP_Pretrain, "", 224, kwargs)
 
 
-def load_checkpoint(model: OriginalModule, url_or_filename: str | Path) -> tuple[OriginalModule, Any]:
+def load_checkpoint(model: OriginalModule, url_or_filename: str | Path) -> tuple[OriginalModule, _IncompatibleKeys]:
     """Load weights into a model; position embeddings are resized to the model's image size.
 
     Args:

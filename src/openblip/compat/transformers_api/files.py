@@ -6,12 +6,15 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from openblip.checkpoints.hub import is_offline
 from openblip.checkpoints.resolve import resolve
 from openblip.errors import CheckpointError, DownloadError, InputError
 from openblip.io import atomic
+
+if TYPE_CHECKING:
+    from huggingface_hub import CommitInfo
 
 StrPath: TypeAlias = str | os.PathLike[str]
 Values: TypeAlias = dict[str, Any]
@@ -100,7 +103,7 @@ class PushToHub:
         max_shard_size: int | str | None = None,
         tags: list[str] | None = None,
         **save_options: Any,
-    ) -> Any:
+    ) -> CommitInfo:
         """Save to a temporary folder, and upload it to a repository of the hub, which is created if necessary.
 
         Args:
@@ -116,7 +119,7 @@ class PushToHub:
             **save_options: Arguments of `save_pretrained`.
 
         Returns:
-            What `huggingface_hub` returns about the commit.
+            The commit, a text with its address.
         """
         if max_shard_size is not None:
             save_options["max_shard_size"] = max_shard_size
@@ -153,7 +156,7 @@ class PushToHub:
         commit_message: str | None = None,
         revision: str | None = None,
         **options: Any,
-    ) -> Any:
+    ) -> CommitInfo:
         """Upload the files of a folder."""
         from huggingface_hub import HfApi, ModelCard, ModelCardData
 

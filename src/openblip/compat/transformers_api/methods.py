@@ -104,7 +104,7 @@ class ModelMethods(nn.Module):
             tensors += list(self.buffers())
         return sum(tensor.nelement() * tensor.element_size() for tensor in tensors)
 
-    def get_parameter_or_buffer(self, target: str) -> Any:
+    def get_parameter_or_buffer(self, target: str) -> Tensor:
         """Return a parameter or a buffer.
 
         Args:

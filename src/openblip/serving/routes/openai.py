@@ -17,13 +17,14 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 
 from openblip.errors import OpenBlipError
+from openblip.io.jsonlines import Json
 from openblip.results import Answer, Caption
 from openblip.serving import openai_schemas as s
 from openblip.serving import plans
 from openblip.serving.documents import describe
 from openblip.serving.errors import ApiError, from_library
 from openblip.serving.models import ImageItem, ServedModel
-from openblip.serving.plans import Json, Plan
+from openblip.serving.plans import Plan
 from openblip.serving.routes.verbs import embed_images, embed_texts, encode_vector
 from openblip.serving.schemas import MIN_TEMPERATURE, AskRequest, CaptionRequest, MatchRequest
 from openblip.serving.service import Service, exchange_of, raise_errors, service_of

@@ -11,11 +11,11 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from openblip.errors import ImageError, OpenBlipError, SearchError
+from openblip.io.jsonlines import Json
 from openblip.search import Hit, IndexedImage
 from openblip.serving import plans, searching
 from openblip.serving.documents import describe
 from openblip.serving.errors import ApiError, from_library
-from openblip.serving.plans import Json
 from openblip.serving.schemas import ImagesRequest, Integer, Text
 from openblip.serving.searching import Gallery, make_filter
 from openblip.serving.service import service_of

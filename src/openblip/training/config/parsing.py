@@ -6,18 +6,22 @@ import dataclasses
 import difflib
 import types
 import typing
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import date
 from functools import cache
 from pathlib import Path
-from typing import Any, Literal, TypeVar, Union, cast
+from typing import Any, Literal, TypeAlias, TypeVar, Union, cast
 
 from openblip.errors import ConfigError, InputError
 from openblip.extras import install_hint
 
 T = TypeVar("T")
 
+YamlValue: TypeAlias = "str | int | float | bool | date | Sequence[YamlValue] | Mapping[str, YamlValue] | None"
+"""A value of a recipe, as YAML expresses it."""
 
-def read_yaml(text: str, source: str) -> Any:
+
+def read_yaml(text: str, source: str) -> YamlValue:
     """Parse YAML.
 
     Args:
@@ -41,7 +45,7 @@ def read_yaml(text: str, source: str) -> Any:
         raise ConfigError(f"{source} is not YAML: {error}") from error
 
 
-def write_yaml(values: Mapping[str, Any]) -> str:
+def write_yaml(values: Mapping[str, YamlValue]) -> str:
     """Return a table as YAML, in the order of its keys; raises `InputError` if PyYAML is missing."""
     try:
         import yaml
@@ -50,7 +54,7 @@ def write_yaml(values: Mapping[str, Any]) -> str:
     return yaml.safe_dump(dict(values), sort_keys=False, allow_unicode=True)
 
 
-def read_table(path: Path) -> dict[str, Any]:
+def read_table(path: Path) -> dict[str, YamlValue]:
     """Read a table from a YAML file; raises `ConfigError` if the file cannot be read or holds no table."""
     try:
         text = path.read_text(encoding="utf-8")
@@ -65,7 +69,7 @@ def read_table(path: Path) -> dict[str, Any]:
     return values
 
 
-def override(values: Mapping[str, Any], assignments: Iterable[str]) -> dict[str, Any]:
+def override(values: Mapping[str, YamlValue], assignments: Iterable[str]) -> dict[str, YamlValue]:
     """Apply assignments to a table.
 
     Args:
@@ -87,7 +91,7 @@ def override(values: Mapping[str, Any], assignments: Iterable[str]) -> dict[str,
     return changed
 
 
-def _assign(table: dict[str, Any], path: list[str], value: Any, key: str) -> None:
+def _assign(table: dict[str, YamlValue], path: list[str], value: YamlValue, key: str) -> None:
     name, *rest = path
     if not rest:
         table[name] = value
@@ -95,8 +99,8 @@ def _assign(table: dict[str, Any], path: list[str], value: Any, key: str) -> Non
     inner = table.get(name)
     if inner is not None and not isinstance(inner, Mapping):
         raise ConfigError(f"{key}: {name} must be a table, got {inner!r}")
-    table[name] = dict(inner or {})
-    _assign(table[name], rest, value, key)
+    table[name] = changed = dict(inner or {})
+    _assign(changed, rest, value, key)
 
 
 def build(kind: type[T], values: Mapping[str, Any], where: str = "") -> T:
@@ -196,12 +200,12 @@ def _convert_scalar(value: Any, hint: Any, where: str) -> Any:
     raise ConfigError(f"{where} must be {types_in_words.get(hint, hint)}, got {value!r}")
 
 
-def as_table(settings: Any) -> dict[str, Any]:
+def as_table(settings: Any) -> dict[str, YamlValue]:
     """Return a dataclass as a table for YAML; tuples become lists."""
     return {field.name: _to_yaml(getattr(settings, field.name)) for field in dataclasses.fields(settings)}
 
 
-def _to_yaml(value: Any) -> Any:
+def _to_yaml(value: Any) -> YamlValue:
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return as_table(value)
     if isinstance(value, tuple | list):

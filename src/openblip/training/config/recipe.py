@@ -114,7 +114,7 @@ class Recipe:
             )
         return total // per_batch
 
-    def to_table(self) -> dict[str, Any]:
+    def to_table(self) -> dict[str, parsing.YamlValue]:
         """Return all settings as a table for YAML.
 
         Returns:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Any, ClassVar, TypeVar
+from typing import ClassVar, TypedDict, TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -53,6 +53,18 @@ class Negatives:
     images: Tensor
     texts: Tensor
     exist: Tensor
+
+
+class ContrastiveOptions(TypedDict):
+    """The arguments of `ContrastiveObjective` that a recipe sets."""
+
+    queue_size: int
+    momentum: float
+    alpha: float
+    alpha_epochs: float
+    negatives: Scope
+    itc_columns: Scope
+    gather: Gather
 
 
 class ContrastiveObjective(Objective[ModelT, BatchT, LossT, DataT]):
@@ -111,10 +123,17 @@ class ContrastiveObjective(Objective[ModelT, BatchT, LossT, DataT]):
         self.itc_gather = self.gather if itc_columns == "all" else Gather()
 
     @staticmethod
-    def options(loss: PretrainLoss | RetrievalLoss, gather: Gather) -> dict[str, Any]:
+    def options(loss: PretrainLoss | RetrievalLoss, gather: Gather) -> ContrastiveOptions:
         """Return the options of this class in a recipe's loss."""
-        names = ("queue_size", "momentum", "alpha", "alpha_epochs", "negatives", "itc_columns")
-        return {name: getattr(loss, name) for name in names} | {"gather": gather}
+        return {
+            "queue_size": loss.queue_size,
+            "momentum": loss.momentum,
+            "alpha": loss.alpha,
+            "alpha_epochs": loss.alpha_epochs,
+            "negatives": loss.negatives,
+            "itc_columns": loss.itc_columns,
+            "gather": gather,
+        }
 
     def step_arguments(self, batches_done: int, batches_per_epoch: int) -> dict[str, float]:
         """Return `alpha`, which rises from 0 over the first epochs."""
