@@ -22,7 +22,7 @@ from openblip.data.sources.images import RootedSource, open_images
 from openblip.errors import ImageError, InputError, JobError, OpenBlipError
 from openblip.jobs.captions import prompt_fields
 from openblip.jobs.decisions import Compute, Fail, Restore, Skip
-from openblip.jobs.items import Item, open_items
+from openblip.jobs.items import Item, ListFormat, open_items
 from openblip.jobs.journal import Identity
 from openblip.jobs.run import (
     Annotator,
@@ -433,7 +433,10 @@ def test_sources_of_every_kind_and_each_image_once(photos: Path, tmp_path: Path)
     files = open_items([str(photos / "0001.png"), str(photos / "0000.png"), f"{photos}/./0001.png"], base=str(tmp_path))
     assert [(item.key, item.index) for item in files] == [("p/0001.png", 0), ("p/0000.png", 1)]
     listed = list(
-        open_items([str(tmp_path / "list.csv")], columns=["prompt"], fields_of=partial(prompt_fields, "prompt"))
+        open_items(
+            [str(tmp_path / "list.csv")],
+            lists=ListFormat(columns=["prompt"], fields_of=partial(prompt_fields, "prompt")),
+        )
     )
     assert [item.key.rpartition("/")[2] for item in listed] == ["0000.png: a dog", "0000.png: a cat", "0001.png"]
     assert [item.fields for item in listed if isinstance(item, Item)] == [{"prompt": "a dog"}, {"prompt": "a cat"}, {}]

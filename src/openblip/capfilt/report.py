@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import heapq
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -253,10 +253,6 @@ def _make_card(folder: CapFiltFolder, row: Row, rule: Rule) -> dict[str, Any]:
 
 
 def _reasons(counts: Mapping[str, int], prefix: str) -> list[tuple[str, int]]:
-    return sorted(_matching(counts, prefix), key=lambda pair: -pair[1])
-
-
-def _matching(counts: Mapping[str, int], prefix: str) -> Iterator[tuple[str, int]]:
-    for name, number in counts.items():
-        if name.startswith(prefix):
-            yield name.removeprefix(prefix), number
+    """Return the counts whose names start with `prefix`, the largest first."""
+    reasons = [(name.removeprefix(prefix), count) for name, count in counts.items() if name.startswith(prefix)]
+    return sorted(reasons, key=lambda pair: -pair[1])

@@ -184,7 +184,9 @@ def run(
         if job.retry:
             folder.require_settings()
             shards = folder.claim(settings, [])
-            pending = [shard for shard in shards if folder.is_done(shard.name) and _has_failures(folder, shard.name)]
+            finished = [shard for shard in shards if folder.is_done(shard.name)]
+            counts = [rows.read_metadata(folder.rows_path(shard.name))["counts"] for shard in finished]
+            pending = [shard for shard, count in zip(finished, counts, strict=True) if count.get("failed")]
             done = len(shards) - len(pending)
         else:
             plan = plan_shards(sources, images=images, rows=shard_rows, columns=job.columns, skips=skips)
@@ -197,10 +199,6 @@ def run(
                 done += 1
                 notify(done, len(shards))
         return apply_rule(folder, job.rule)
-
-
-def _has_failures(folder: CapFiltFolder, shard: str) -> bool:
-    return bool(rows.read_metadata(folder.rows_path(shard))["counts"].get("failed"))
 
 
 @dataclass
@@ -228,8 +226,10 @@ class ShardComputer:
         webdataset = self.job.to == "webdataset"
         tar = ImageTar(folder.tar_path(shard.name, webdataset), rule if webdataset else None)
         try:
-            if names := [name for row in finished if (name := _stored_name(row, tar)) is not None]:
-                tar.copy(names)
+            prefix = _stored_prefix(tar)
+            images = [row.image for row in finished if row.image is not None and row.image.startswith(prefix)]
+            if images:
+                tar.copy([image.removeprefix(prefix) for image in images])
             self._compute(shard, tar, finished)
         except BaseException:
             tar.close(failed=True)
@@ -329,12 +329,9 @@ def texts_of(record: Record) -> list[str]:
     if record.captions:
         return list(record.captions)
     values = [record.extra[name] for name in CAPTION_COLUMNS if name in record.extra]
-    blank = any(text is None or not str(text).strip() for value in values for text in _listed(value))
+    lists = [value if isinstance(value, (list, tuple)) else [value] for value in values]
+    blank = any(text is None or not str(text).strip() for texts in lists for text in texts)
     return [""] if blank else []
-
-
-def _listed(value: Any) -> list[Any]:
-    return list(value) if isinstance(value, (list, tuple)) else [value]
 
 
 def _source(ref: ImageRef) -> Any:
@@ -347,12 +344,6 @@ def _source(ref: ImageRef) -> Any:
 def _stored_prefix(tar: ImageTar) -> str:
     """Return the start of the paths by which rows name the images in a tar."""
     return f"../{tar.path.parent.name}/{tar.path.name}:"
-
-
-def _stored_name(row: Row, tar: ImageTar) -> str | None:
-    """Return the name of a row's image in a tar, or `None` if the tar does not store it."""
-    prefix = _stored_prefix(tar)
-    return row.image.removeprefix(prefix) if row.image is not None and row.image.startswith(prefix) else None
 
 
 def _one_line(error: BaseException) -> str:

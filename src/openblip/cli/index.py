@@ -102,6 +102,7 @@ def index(
     if input.frame:
         raise click.UsageError("--frame does not apply to an index, which holds the first frame of animations")
     from openblip.data.skips import PathFilter, Skips
+    from openblip.jobs.items import ListFormat
     from openblip.preprocess.limits import DecodeLimits, set_default_limits
     from openblip.search.index import Index, exists
     from openblip.search.listing import list_images
@@ -119,8 +120,7 @@ def index(
             {} if opened is None else opened.roots,
             recursive=input.recursive,
             prune=prune,
-            images_folder=input.images_folder,
-            columns=input.mapping(),
+            lists=ListFormat(input.images_folder, input.mapping()),
             chosen=PathFilter(input.include, input.exclude),
             skips=skips,
             limit=input.limit,

@@ -134,19 +134,15 @@ class ImageJob:
     ) -> Items:
         """Return the items that the user named; see [`open_items`][openblip.jobs.items.open_items]."""
         from openblip.data.skips import PathFilter
-        from openblip.jobs.items import open_items
+        from openblip.jobs.items import ListFormat, open_items
 
         base = None if self.sink is None else self.sink.base
-        recursive, images_folder = self.input.recursive, self.input.images_folder
         items = open_items(
             self.paths,
-            recursive=recursive,
-            images_folder=images_folder,
-            columns=columns,
-            fields_of=fields_of,
+            recursive=self.input.recursive,
             base=base,
             pairs=pairs,
-            mapping=self.mapping,
+            lists=ListFormat(self.input.images_folder, self.mapping, columns, fields_of),
             chosen=PathFilter(self.input.include, self.input.exclude),
             skips=self.skips,
         )

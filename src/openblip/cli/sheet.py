@@ -53,7 +53,7 @@ def sheet(
     if not images:
         raise click.UsageError("expected at least one image or folder, got none")
     from openblip.data.skips import PathFilter, Skips
-    from openblip.jobs.items import common_folder, open_items
+    from openblip.jobs.items import ListFormat, common_folder, open_items
     from openblip.jobs.sheet import read_statuses, write_sheet
     from openblip.jobs.sinks import SinkOptions, open_sink
 
@@ -63,9 +63,8 @@ def sheet(
     items = open_items(
         paths,
         recursive=input.recursive,
-        images_folder=input.images_folder,
         base=sink.base,
-        mapping=input.mapping(),
+        lists=ListFormat(input.images_folder, input.mapping()),
         chosen=PathFilter(input.include, input.exclude),
         skips=skips,
     )

@@ -454,10 +454,8 @@ _SIZES = {"images": IMAGES, "width": WIDTH, "texts": TEXTS, "tokens": TOKENS, "p
 
 def _graph(role: str, module: nn.Module, inputs: Sequence[Port], outputs: Sequence[Port]) -> Graph:
     sizes = _SIZES | ({"tokens": NEW_TOKENS} if role == "decoder_step" else {})
-    example = tuple(_example(port, sizes) for port in inputs)
-    return Graph(role, module.eval(), tuple(inputs), tuple(outputs), example)
-
-
-def _example(port: Port, sizes: dict[str, int]) -> Tensor:
-    shape = [axis if isinstance(axis, int) else sizes[axis] for axis in port.axes]
-    return torch.ones(shape, dtype=torch.int64) if port.integer else torch.zeros(shape)
+    example: list[Tensor] = []
+    for port in inputs:
+        shape = [axis if isinstance(axis, int) else sizes[axis] for axis in port.axes]
+        example.append(torch.ones(shape, dtype=torch.int64) if port.integer else torch.zeros(shape))
+    return Graph(role, module.eval(), tuple(inputs), tuple(outputs), tuple(example))

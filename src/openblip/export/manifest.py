@@ -28,7 +28,6 @@ from openblip._version import __version__
 from openblip.checkpoints.read import LoadedModel
 from openblip.errors import CheckpointError
 from openblip.io.hashing import compute_sha256
-from openblip.model.config import ModelConfig, TextConfig
 from openblip.pipelines import caption, grounding, nlvr, retrieval, vqa
 from openblip.pipelines.base import TaskModel
 from openblip.preprocess.text import Tokenizer
@@ -60,7 +59,7 @@ def describe_task(loaded: LoadedModel, task: TaskName, graphs: Mapping[str, str]
     tokenizer, config = loaded.tokenizer, loaded.config
     if tokenizer is None:
         raise CheckpointError(f"{loaded.source} has no vocabulary, which an export needs; pass tokenizer=...")
-    text = _text_config(config, task)
+    text = config.answer_decoder if task == "vqa" else config.grounded_text
     image = loaded.image
     return {
         "graphs": dict(graphs),
@@ -111,10 +110,6 @@ def describe_folder(
         },
         "tasks": dict(tasks),
     }
-
-
-def _text_config(config: ModelConfig, task: TaskName) -> TextConfig:
-    return config.answer_decoder if task == "vqa" else config.grounded_text
 
 
 def _text(clean: str, first: str, max_words: int | None, max_tokens: int | None) -> JsonObject:

@@ -104,16 +104,31 @@ class UnusableItem:
     reason: str
 
 
+@dataclass(frozen=True)
+class ListFormat:
+    """How lists of images are read.
+
+    Attributes:
+        images_folder: Folder to resolve relative paths against.
+        mapping: The column of a field, where it differs from the schema.
+        columns: Extra columns that `fields_of` reads.
+        fields_of: Function that returns the fields of each item in a record. By default, a record is one item without
+            fields.
+    """
+
+    images_folder: str | None = None
+    mapping: Columns | None = None
+    columns: Sequence[str] = ()
+    fields_of: FieldsOf | None = None
+
+
 def open_items(
     paths: Sequence[str],
     *,
     recursive: bool = False,
-    images_folder: str | None = None,
-    columns: Sequence[str] = (),
-    fields_of: FieldsOf | None = None,
     base: str | None = None,
     pairs: bool = False,
-    mapping: Columns | None = None,
+    lists: ListFormat | None = None,
     chosen: PathFilter | None = None,
     skips: Skips | None = None,
 ) -> Sequence[Item | UnusableItem] | Iterator[Item | UnusableItem]:
@@ -124,13 +139,9 @@ def open_items(
             [`open_images`][openblip.data.sources.images.open_images] takes them. With `pairs`, two images or lists of
             pairs.
         recursive: Also search subfolders.
-        images_folder: Folder to resolve the relative paths of lists against.
-        columns: Extra columns of lists that `fields_of` reads.
-        fields_of: Function that returns the fields of each item in a record of a list. By default, a record is one
-            item without fields.
         base: Folder of the output, which item keys are relative to.
         pairs: Items are pairs of images.
-        mapping: The column of a field in lists, where it differs from the schema.
+        lists: How lists are read.
         chosen: Patterns that the paths of images must fit.
         skips: Counts the files that are passed over.
 
@@ -140,7 +151,7 @@ def open_items(
     Raises:
         InputError: `pairs` is true and the paths name image files, but not two.
     """
-    chosen, skips = chosen or PathFilter(), skips if skips is not None else Skips()
+    lists, chosen, skips = lists or ListFormat(), chosen or PathFilter(), skips if skips is not None else Skips()
     is_filtered = bool(chosen.include or chosen.exclude)
     if (
         not pairs
@@ -168,14 +179,14 @@ def open_items(
             open_images(
                 paths,
                 recursive=recursive,
-                images=images_folder,
-                columns=mapping,
-                keep=columns,
+                images=lists.images_folder,
+                columns=lists.mapping,
+                keep=lists.columns,
                 chosen=chosen,
                 skips=skips,
             )
         )
-    items = _iter_items(sources, base, fields_of, 2 if pairs else 1, chosen, skips)
+    items = _iter_items(sources, base, lists.fields_of, 2 if pairs else 1, chosen, skips)
     streams = any(isinstance(rooted, RootedSource) and isinstance(rooted.source, Stream) for rooted in sources)
     return items if streams else list(items)
 

@@ -72,8 +72,13 @@ def read_caption(item: Item, path: str) -> tuple[str | None, CaptionSource]:
         with suppress(JobError):  # it is damaged
             if text := read_side_car(side_car):
                 return _shorten(text), "sidecar"
-    with suppress(ImageError, OSError, ValueError):  # the file has another format, or is damaged or empty
-        if text := _read_description(path):
+    with (
+        suppress(ImageError, OSError, ValueError),  # the file has another format, or is damaged or empty
+        Path(path).open("rb") as file,
+        mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data,
+        memoryview(data) as view,
+    ):
+        if text := find_description(view):
             return _shorten(text), "metadata"
     return None, ""
 
@@ -81,15 +86,6 @@ def read_caption(item: Item, path: str) -> tuple[str | None, CaptionSource]:
 def _shorten(text: str) -> str:
     """Return a caption in one line."""
     return " ".join(text.split())[:_MAX_CHARACTERS]
-
-
-def _read_description(path: str) -> str | None:
-    with (
-        Path(path).open("rb") as file,
-        mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data,
-        memoryview(data) as view,
-    ):
-        return find_description(view)
 
 
 def read_date(path: str, stamp: str) -> str:

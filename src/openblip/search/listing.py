@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from openblip.data.schema import Columns
 from openblip.data.skips import PathFilter, Skips
 from openblip.data.sources.images import path_kind
 from openblip.errors import InputError
-from openblip.jobs.items import Item, UnusableItem, open_items
+from openblip.jobs.items import Item, ListFormat, UnusableItem, open_items
 from openblip.search.captions import caption_fields
 from openblip.search.settings import is_storable
 
@@ -36,8 +35,7 @@ def list_images(
     *,
     recursive: bool = False,
     prune: bool = False,
-    images_folder: str | None = None,
-    columns: Columns | None = None,
+    lists: ListFormat | None = None,
     chosen: PathFilter | None = None,
     skips: Skips | None = None,
     limit: int | None = None,
@@ -51,8 +49,7 @@ def list_images(
         indexed: The folders that were indexed before, and whether folders below each were.
         recursive: Also search subfolders.
         prune: Whether the images of indexed folders that no longer exist leave the index.
-        images_folder: Folder for the relative paths of lists.
-        columns: The column of a field in lists, where it differs from the schema.
+        lists: Folder and columns of lists. `fields_of` is the one of captions.
         chosen: Patterns that files must fit.
         skips: Counts the files that are passed over.
         limit: List only so many images. Images that are not listed stay in the index as long as their files exist.
@@ -80,9 +77,7 @@ def list_images(
         listed = open_items(
             group,
             recursive=below,
-            images_folder=images_folder,
-            fields_of=caption_fields,
-            mapping=columns,
+            lists=replace(lists or ListFormat(), fields_of=caption_fields),
             chosen=chosen,
             skips=skips,
         )

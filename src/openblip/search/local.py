@@ -159,7 +159,7 @@ class LocalStore(Store):
     def count(self) -> int:
         """Return the number of images."""
         with self._reading() as (connection, _):
-            return _count(connection)
+            return int(connection.execute("SELECT count(*) FROM images").fetchone()[0])
 
     def changes(self) -> int:
         """Return how often the index was changed.
@@ -484,11 +484,6 @@ def _read_settings(connection: sqlite3.Connection) -> dict[str, str | int]:
 
 def _write_settings(connection: sqlite3.Connection, values: Mapping[str, int]) -> None:
     connection.executemany("UPDATE settings SET value = ? WHERE name = ?", [(v, name) for name, v in values.items()])
-
-
-def _count(connection: sqlite3.Connection) -> int:
-    (total,) = connection.execute("SELECT count(*) FROM images").fetchone()
-    return int(total)
 
 
 def _select_in(

@@ -7,7 +7,6 @@ length are the remains of a writer that was killed: no reader maps them, and the
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
 from math import prod
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -96,10 +95,9 @@ class MatrixFile:
             SearchError: The rows cannot be written.
         """
         self.path.unlink(missing_ok=True)
-        start = 0
-        for chunk in _iter_chunks(indices, max(1, _COPY_BYTES // self.row_bytes)):
-            self.write(start, source[chunk])
-            start += len(chunk)
+        size = max(1, _COPY_BYTES // self.row_bytes)
+        for start in range(0, len(indices), size):
+            self.write(start, source[indices[start : start + size]])
 
     def _too_short(self, count: int) -> SearchError:
         size = self.path.stat().st_size if self.path.exists() else 0
@@ -107,11 +105,6 @@ class MatrixFile:
             f"{self.path} must have {count * self.row_bytes} bytes, got {size}: it is damaged; restore it from a "
             "backup, or delete the index and index the images again"
         )
-
-
-def _iter_chunks(indices: NDArray[np.int64], size: int) -> Iterator[NDArray[np.int64]]:
-    for start in range(0, len(indices), size):
-        yield indices[start : start + size]
 
 
 def _sync_folder(folder: Path) -> None:

@@ -5,12 +5,11 @@ from __future__ import annotations
 import base64
 import binascii
 import re
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar, get_origin
 
 from pydantic import ValidationError
-from pydantic.fields import FieldInfo
 from starlette.datastructures import FormData, UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import ClientDisconnect, Request
@@ -87,7 +86,7 @@ def _parse_json(content: bytes, model: type[ModelT]) -> ParsedBody[ModelT]:
 
 async def _parse_form(request: Request, model: type[ModelT]) -> ParsedBody[ModelT]:
     parser = _Parser(
-        request.headers, _stream(request), max_files=MAX_FIELDS, max_fields=MAX_FIELDS, max_part_size=2**20
+        request.headers, request.stream(), max_files=MAX_FIELDS, max_fields=MAX_FIELDS, max_part_size=2**20
     )
     try:
         form = await parser.parse()
@@ -114,11 +113,6 @@ async def _parse_form(request: Request, model: type[ModelT]) -> ParsedBody[Model
         raise validation_error(error) from None
 
 
-async def _stream(request: Request) -> AsyncGenerator[bytes, None]:
-    async for chunk in request.stream():
-        yield chunk
-
-
 def _form_fields(form: FormData, model: type[RequestModel]) -> tuple[dict[str, Any], list[str]]:
     """Return the fields of a form, repeated ones of lists as lists, and its images that are texts."""
     fields: dict[str, Any] = {}
@@ -133,17 +127,13 @@ def _form_fields(form: FormData, model: type[RequestModel]) -> tuple[dict[str, A
         if len(values) > 1 and plural in model.model_fields:  # text=a&text=b
             plain = plural
         info = model.model_fields.get(plain)
-        if info is not None and _is_list(info):
+        if info is not None and ("list" in str(info.annotation) or get_origin(info.annotation) is list):
             fields[plain] = [*fields.get(plain, []), *values]
         elif len(values) > 1:
             raise ApiError(422, f"{plain} must be sent once", param=plain, code="invalid_value")
         else:
             fields[plain] = values[0]
     return fields, texts
-
-
-def _is_list(info: FieldInfo) -> bool:
-    return "list" in str(info.annotation) or get_origin(info.annotation) is list
 
 
 def decode_image_text(text: str, param: str) -> bytes | str:

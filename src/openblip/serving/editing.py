@@ -140,7 +140,7 @@ class LiveSheet:
         cards = []
         for image_id, item in entries:
             thumbnail = encode_thumbnail(item.images[0])
-            name = self._name(item)
+            name = Path(os.path.relpath(item.file or "", self._folder)).as_posix()
             try:
                 saved = self.read(image_id)
             except OpenBlipError:
@@ -220,6 +220,3 @@ class LiveSheet:
     def _version(self, text: str) -> str:
         content = text.encode("utf-8", "surrogateescape")
         return hashlib.blake2b(content, key=self._salt, digest_size=8).hexdigest()
-
-    def _name(self, item: Item) -> str:
-        return Path(os.path.relpath(item.file or "", self._folder)).as_posix()

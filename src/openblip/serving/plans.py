@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -291,12 +291,8 @@ def _stage(
     model: ServedModel, kind: str, options: dict[str, Any], make_pipeline: Callable[[], Pipeline[Any, Any, Any, Any]]
 ) -> PipelineStage:
     """Return the stage of a verb; options become part of its key."""
-    key = tuple((name, _hashable(value)) for name, value in options.items())
+    key = tuple((name, tuple(value) if isinstance(value, list) else value) for name, value in options.items())
     try:
         return model.stage(kind, key, make_pipeline)
     except InputError as error:
         raise ApiError(422, str(error), code="invalid_value") from None
-
-
-def _hashable(value: Any) -> Hashable:
-    return tuple(value) if isinstance(value, list) else value

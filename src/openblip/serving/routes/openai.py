@@ -10,9 +10,7 @@ from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 from fastapi import APIRouter
-from numpy.typing import NDArray
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 
@@ -58,7 +56,9 @@ async def embeddings(request: Request) -> JSONResponse:
     of_images = iter(await embed_images(service, request, model, images, "input") if images else [])
     of_texts = iter(await embed_texts(service, request, model, texts, "input") if texts else [])
     vectors = [next(of_images if image else of_texts) for image in is_image]
-    _check_dimensions(fields.dimensions, vectors)
+    if fields.dimensions is not None and fields.dimensions != len(vectors[0]):
+        message = f"dimensions must be {len(vectors[0])}, got {fields.dimensions}"
+        raise ApiError(422, message, param="dimensions", code="invalid_value")
     data: list[Json] = [
         {"object": "embedding", "index": index, "embedding": encode_vector(vector, fields.encoding_format)}
         for index, vector in enumerate(vectors)
@@ -66,13 +66,6 @@ async def embeddings(request: Request) -> JSONResponse:
     tokens = _count_tokens(model, "retrieval", texts)
     usage = {"prompt_tokens": tokens, "total_tokens": tokens}
     return JSONResponse({"object": "list", "model": model.name, "data": data, "usage": usage})
-
-
-def _check_dimensions(dimensions: int | None, vectors: Sequence[NDArray[np.float32]]) -> None:
-    if dimensions is not None and dimensions != len(vectors[0]):
-        raise ApiError(
-            422, f"dimensions must be {len(vectors[0])}, got {dimensions}", param="dimensions", code="invalid_value"
-        )
 
 
 @dataclass(frozen=True)

@@ -99,7 +99,8 @@ def _assign(table: dict[str, YamlValue], path: list[str], value: YamlValue, key:
     inner = table.get(name)
     if inner is not None and not isinstance(inner, Mapping):
         raise ConfigError(f"{key}: {name} must be a table, got {inner!r}")
-    table[name] = changed = dict(inner or {})
+    changed: dict[str, YamlValue] = dict(inner or {})
+    table[name] = changed
     _assign(changed, rest, value, key)
 
 
