@@ -148,7 +148,7 @@ def is_single(images: Any) -> bool:
     )
 
 
-def deliver(results: Iterator[Result], images: Any) -> Any:
+def deliver(results: Iterator[Result], images: Any) -> Result | list[Result] | Iterator[Result]:
     """Return results in the shape of the input: one, a list, or an iterator.
 
     Args:
@@ -163,7 +163,7 @@ def deliver(results: Iterator[Result], images: Any) -> Any:
     return results if isinstance(images, Iterator) else list(results)
 
 
-def pair(images: Any, texts: Any, noun: str) -> Iterable[tuple[ImageInput, Any]]:
+def pair(images: Any, texts: str | Iterable[str | None] | None, noun: str) -> Iterable[tuple[ImageInput, str | None]]:
     """Return each image with its text: one text for all, or one per image.
 
     Args:

@@ -114,10 +114,7 @@ class Captioner(Task):
             length_penalty=length_penalty, repetition_penalty=repetition_penalty,
             no_repeat_ngram_size=no_repeat_ngram_size,
         )  # fmt: skip
-        result: Caption | list[Caption] | Iterator[Caption] = deliver(
-            self._caption(pair(images, prompt, "prompt"), options), images
-        )
-        return result
+        return deliver(self._caption(pair(images, prompt, "prompt"), options), images)
 
     def _caption(self, items: Iterable[tuple[ImageInput, str | None]], options: Options) -> Iterator[Caption]:
         for batch, pixels, _ in self.iter_batches(items, lambda item: item[0]):
@@ -135,8 +132,9 @@ class Captioner(Task):
         return list(ids)
 
     def _to_caption(self, prompt: str | None, hypotheses: list[Hypothesis], options: Options) -> Caption:
+        penalty = options.length_penalty
         captions = []
-        for hypothesis in _sort_by_likelihood(hypotheses, options.length_penalty):
+        for hypothesis in sorted(hypotheses, key=lambda found: -found.logprob / len(found.ids) ** penalty):
             decode = self.tokenizer
             text = decode.decode_after(prompt, hypothesis.ids) if prompt else decode.decode(hypothesis.ids)
             score = hypothesis.logprob / len(hypothesis.ids)
@@ -216,8 +214,7 @@ class Answerer(Task):
         results = self._ask(items, options, answers, n)
         if nested:
             return next(results)
-        result: Answer | list[Answer] | Iterator[Answer] = deliver((found[0] for found in results), images)
-        return result
+        return deliver((found[0] for found in results), images)
 
     def _ask(
         self, items: Iterable[tuple[ImageInput, list[str]]], options: Options, answers: Sequence[str] | None, n: int
@@ -313,7 +310,9 @@ def _generate_grouped(
     for items in groups.values():
         own_memory = memory if len(items) == len(prompts) else [tensor[items] for tensor in memory]
         own_mask = mask if mask is None or len(items) == len(prompts) else mask[items]
-        for rows in _chunk(len(items), task.batch_size if task.text_rows == 1 else len(items)):
+        size = task.batch_size if task.text_rows == 1 else len(items)
+        for start in range(0, len(items), size):
+            rows = slice(start, start + size)
             session = Session(
                 step, task.settings["shapes"], [tensor[rows] for tensor in own_memory],
                 None if own_mask is None else own_mask[rows],
@@ -324,19 +323,10 @@ def _generate_grouped(
     return results
 
 
-def _chunk(count: int, size: int) -> Iterator[slice]:
-    for start in range(0, count, size):
-        yield slice(start, start + size)
-
-
 def _check_length(task: Task, length: int) -> None:
     limit = task.settings["shapes"]["max_positions"]
     if length > limit:
         raise InputError(f"a text must have at most {limit} tokens, got {length}; shorten it, or lower max_new_tokens")
-
-
-def _sort_by_likelihood(hypotheses: list[Hypothesis], length_penalty: float) -> list[Hypothesis]:
-    return sorted(hypotheses, key=lambda found: -found.logprob / len(found.ids) ** length_penalty)
 
 
 def _best(ranked: list[RankedT]) -> RankedT:

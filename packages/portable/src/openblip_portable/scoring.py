@@ -162,8 +162,7 @@ class Matcher(_Retrieval):
             raise InputError(f"template needs {{}}, by must be itc or itm, and n at most {len(labels)}")
         rows = self.tokenize([template.replace("{}", label) for label in labels])
         results = self._classify(_listed(images), list(labels), rows, by, n)
-        delivered: Classification | list[Classification] | Iterator[Classification] = deliver(results, images)
-        return delivered
+        return deliver(results, images)
 
     def _match(self, images: Iterable[ImageInput], texts: list[Any]) -> Iterator[list[Match]]:
         rows = self.tokenize(texts)
@@ -211,7 +210,7 @@ class Embedder(_Retrieval):
         Raises:
             ImageError: An image cannot be read.
         """
-        results: Embedding | list[Embedding] | Iterator[Embedding] = deliver(self._embed(_listed(images)), images)
+        results = deliver(self._embed(_listed(images)), images)
         if isinstance(results, list):
             return np.stack(results) if results else np.empty((0, self.settings["embed_width"]), np.float32)
         return results
@@ -264,9 +263,7 @@ class Grounder(Task):
         """
         items, nested = group(images, expressions, "expression")
         results = self._ground(items)
-        result: Box | list[Box] | Iterator[Box]
-        result = next(results) if nested else deliver((boxes[0] for boxes in results), images)
-        return result
+        return next(results) if nested else deliver((boxes[0] for boxes in results), images)
 
     def _ground(self, items: Iterable[tuple[ImageInput, list[str]]]) -> Iterator[list[Box]]:
         step = self.folder.graph(self.name, "decoder_step")
@@ -287,7 +284,8 @@ class Grounder(Task):
                 for index, (shares, logprob) in enumerate(zip(edges, logprobs, strict=True)):
                     image = index * len(batch) // len(rows)
                     sides = np.tile(np.array(sizes[image], np.float64), 2)
-                    boxes[image].append(_to_box(shares * sides, float(logprob)))
+                    left, top, right, bottom = (shares * sides).tolist()
+                    boxes[image].append(Box(left, top, right, bottom, math.exp(float(logprob))))
             yield from boxes
 
     def _tokenize(self, expression: str) -> list[int]:
@@ -335,9 +333,7 @@ class Comparer(Task):
         items, nested = group(left, statements, "statement")
         pairs = ((image, other, texts) for (image, texts), other in zip(items, _listed(right), strict=True))
         results = self._compare(pairs)
-        result: Comparison | list[Comparison] | Iterator[Comparison]
-        result = next(results) if nested else deliver((found[0] for found in results), left)
-        return result
+        return next(results) if nested else deliver((found[0] for found in results), left)
 
     def _compare(self, pairs: Iterable[tuple[ImageInput, ImageInput, list[str]]]) -> Iterator[list[Comparison]]:
         limit = self.settings["shapes"]["max_positions"]
@@ -365,11 +361,6 @@ class Comparer(Task):
                         for score, share in zip(scores, shares, strict=True)
                     ]
             yield from found
-
-
-def _to_box(edges: Array, logprob: float) -> Box:
-    left, top, right, bottom = edges.tolist()
-    return Box(left, top, right, bottom, math.exp(logprob))
 
 
 def _listed(images: Any) -> Iterable[Any]:
