@@ -13,6 +13,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse
 
 from openblip.errors import OpenBlipError
+from openblip.io.jsonlines import Json
 from openblip.pipelines.retrieval import RetrievalPipeline
 from openblip.serving import plans
 from openblip.serving import schemas as s
@@ -20,7 +21,7 @@ from openblip.serving.documents import describe
 from openblip.serving.errors import ApiError, from_library
 from openblip.serving.models import ServedModel, TextStage
 from openblip.serving.options import Limits
-from openblip.serving.plans import Json, Plan
+from openblip.serving.plans import Plan
 from openblip.serving.service import Service, item_error, raise_errors, service_of
 
 RequestT = TypeVar("RequestT", bound=s.ImagesRequest)
