@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
+from pathlib import Path
 from typing import Any
 
+import httpx
 import numpy as np
 import pytest
 
+import openblip
 from openblip import Blip
+from openblip.serving.app import create_app
 from tests.serving.serving_toys import RunningServer, encode
 from tests.toys import toy_image
 
@@ -155,3 +160,20 @@ def test_only_loaded_models_are_selected(server: RunningServer) -> None:
         response = server.client.post("/v1/caption", json={**body, "model": name})
         assert response.status_code == 404, name
         assert response.json()["error"]["code"] == "model_not_found"
+
+
+def test_each_model_has_its_own_verbs(toy: Blip, folder: Path) -> None:
+    app = create_app({"toy": toy, "captions": openblip.load(folder / "caption", engine="torch")})
+    app.service.state.ready = True
+
+    async def read_info() -> dict[str, Any]:
+        transport = httpx.ASGITransport(app)
+        async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as client:
+            info: dict[str, Any] = (await client.get("/v1/info")).json()
+            return info
+
+    info = asyncio.run(read_info())
+    app.service.batcher.close()
+    assert info["by_model"]["captions"] == {"tasks": ["caption"], "verbs": ["caption", "explain"]}
+    assert info["by_model"]["toy"] == {"tasks": info["tasks"], "verbs": info["verbs"]}
+    assert {"ask", "match", "ground"} <= set(info["verbs"])
