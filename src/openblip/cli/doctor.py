@@ -29,7 +29,7 @@ PURPOSES = {
     "pocket": "pretrained parts of recipes/pocket",
     "postgres": "an index of images in PostgreSQL",
     "ray": "CapFilt and batch jobs on Ray",
-    "search": "faster scans of an index of images",
+    "search": "scans of an index of images in fp16",
     "serve": "openblip serve: the HTTP API and the web page",
     "tensorflow": "the TFBlip classes with TensorFlow",
     "train": "openblip train: recipes, curves in TensorBoard and as images",
