@@ -7,34 +7,36 @@ from typing import cast
 
 import click
 
-from openblip.cli.command import argument, command, option
+from openblip.cli.command import OUTPUT, argument, command, option
 from openblip.cli.options import PATH, offline_option, prepare, threads_option
-from openblip.tasks import TaskName
+from openblip.tasks import TASKS, TaskName
 
 RUNTIMES = ("onnx", "openvino")
 PRECISIONS = ("fp32", "fp16", "int8")
-TASKS = ("caption", "vqa", "retrieval", "grounding", "nlvr")
+EXPORTED_TASKS = tuple(name for name, task in TASKS.items() if task.pipeline is not None)
 
 
 @command(example="openblip export pocket --to onnx --task caption --precision fp16 --out captioner")
 @argument("source", metavar="SRC", help="Folder, .pth file, hub id, published name or bundle to export.")
-@option("--to", metavar="RUNTIME", default="onnx", help=f"Runtime to export for: {', '.join(RUNTIMES)}.")
+@option("--to", panel=OUTPUT, metavar="RUNTIME", default="onnx", help=f"Runtime to export for: {', '.join(RUNTIMES)}.")
 @option(
     "--task",
     "tasks",
+    panel=OUTPUT,
     multiple=True,
     metavar="TASK",
     show_default="all tasks of SRC",
-    help=f"Task to export: {', '.join(TASKS)}. Repeat it for several tasks in one folder.",
+    help=f"Task to export: {', '.join(EXPORTED_TASKS)}. Repeat it for several tasks in one folder.",
 )
 @option(
     "--precision",
+    panel=OUTPUT,
     metavar="PRECISION",
     default="fp32",
     help="Precision of the stored weights: fp32, fp16 (computes in fp32) or int8.",
 )
-@option("--out", type=PATH, required=True, metavar="DIR", help="Folder to write.")
-@option("--overwrite", is_flag=True, help="Replace DIR if it is an earlier export.")
+@option("--out", panel=OUTPUT, type=PATH, required=True, metavar="DIR", help="Folder to write.")
+@option("--overwrite", panel=OUTPUT, is_flag=True, help="Replace DIR if it is an earlier export.")
 @threads_option
 @offline_option
 def export(
@@ -47,7 +49,10 @@ def export(
     threads: int | None,
     offline: bool,
 ) -> None:
-    """Export a model to ONNX or OpenVINO, and compare it with PyTorch."""
+    """Export a model to ONNX or OpenVINO.
+
+    The files are compared with PyTorch, and openblip-portable runs them without it.
+    """
     prepare(offline=offline, threads=threads)
 
     from openblip.export.run import RuntimeName, StoredPrecision, export_model
