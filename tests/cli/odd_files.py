@@ -103,7 +103,7 @@ SKIPPED = {
     "1 hidden image (.hidden.jpg)": (".hidden.jpg",),
     "1 AppleDouble file (._a.jpg)": ("._a.jpg",),
     "1 hidden folder (.thumbnails)": (".thumbnails/t.jpg",),
-    "4 folders of a system (#recycle, $RECYCLE.BIN, @eaDir, __MACOSX)": (
+    "4 system folders (#recycle, $RECYCLE.BIN, @eaDir, __MACOSX)": (
         "@eaDir/a.jpg/SYNOPHOTO_THUMB_XL.jpg",
         "#recycle/old.jpg",
         "$RECYCLE.BIN/old.jpg",

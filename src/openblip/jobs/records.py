@@ -35,7 +35,7 @@ FIELDS: Mapping[str, str] = {
     "logprob": "sum of the natural-log probabilities of the caption's new tokens",
     "score": "mean natural-log probability per token of the caption or answer, or of the four coordinates of the box",
     "confidence": "probability that the caption names the subject of the image; only for models with a calibration",
-    "finished": "false if the caption was cut off at the maximum length",
+    "finished": "false if the caption reached the maximum length",
     "unmet": "true if a required word could not be generated",
     "probability": "probability of the answer, label or box; that image and text match (ITM); or that the statement is "
     "true",

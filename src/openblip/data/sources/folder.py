@@ -107,7 +107,7 @@ def walk(
             if name.startswith("."):
                 skips.add("hidden folder", name)
             elif SKIPPED_FOLDERS.fullmatch(name):
-                skips.add("folder of a system", name)
+                skips.add("system folder", name)
             elif chosen.excludes_folder(below + name):
                 skips.add("excluded folder", below + name)
             elif os.path.islink(full_path):  # noqa: PTH114

@@ -108,7 +108,7 @@ def _open_glob(path: str, skips: Skips | None) -> RootedSource:
             continue
         if is_system_path(below) and not is_system_path(path.removeprefix(root)):  # matched by a wild card
             if skips is not None:
-                skips.add("file in a folder of a system", below.lstrip("/").rpartition("/")[0])
+                skips.add("file in a system folder", below.lstrip("/").rpartition("/")[0])
             continue
         names.append(name)
     if not names:
