@@ -1,4 +1,4 @@
-"""Choice and creation of the engine that runs a model. `docs/engines.md` has the figures behind "auto"."""
+"""Choice and creation of the engine that runs a model. `docs/speed.md` has the figures behind "auto"."""
 
 from __future__ import annotations
 
