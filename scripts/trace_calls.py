@@ -26,6 +26,7 @@ from types import FrameType
 
 import openblip
 from openblip import cli
+from openblip.errors import OpenBlipError
 
 PACKAGE = Path(openblip.__file__).parent
 ARITHMETIC = ("model", "decoding", "engine", "preprocess")
@@ -39,7 +40,8 @@ def main() -> None:
     parser.add_argument("--list", action="store_true", help="Also list every function.")
     options = parser.parse_args()
     for module in pkgutil.walk_packages([str(PACKAGE)], "openblip."):
-        importlib.import_module(module.name)
+        with contextlib.suppress(ImportError, OpenBlipError):  # of an extra that is not installed
+            importlib.import_module(module.name)
     walks = {"openblip caption photo.jpg": caption_photo, 'openblip.load("pocket"), captioner': load_captioner}
     for title, walk in walks.items():
         calls = trace(walk)

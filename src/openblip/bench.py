@@ -23,7 +23,7 @@ from openblip.engine.create import create_engine
 from openblip.engine.protocols import Captions
 from openblip.errors import OpenBlipError
 from openblip.model.build import build_model
-from openblip.model.config import ModelConfig, preset
+from openblip.model.config import preset
 from openblip.processor import processor_class
 
 TOKENS = 16
@@ -78,7 +78,9 @@ def _time_pocket(setting: Setting) -> float:
 
 def _time_base(setting: Setting, folder: Path) -> float:
     engine_name, precision = setting
-    config = _base_config()
+    config = preset("caption")
+    vision, text = replace(config.vision, depth=_LAYERS), replace(config.text, depth=_LAYERS)
+    config = replace(config, vision=vision, text=text)
     torch.manual_seed(0)
     cpu = torch.device("cpu")
     engine = create_engine(
@@ -95,11 +97,6 @@ def _time_base(setting: Setting, folder: Path) -> float:
         generate_grouped(start, [[text.dec_id]], options)
 
     return _best(caption)
-
-
-def _base_config() -> ModelConfig:
-    config = preset("caption")
-    return replace(config, vision=replace(config.vision, depth=_LAYERS), text=replace(config.text, depth=_LAYERS))
 
 
 def _best(call: Callable[[], object]) -> float:

@@ -1243,12 +1243,13 @@ class Blip:
             tensors = TensorEmbedPipeline(model).run(inputs.items)
             results = inputs.deliver(tensors, on_error, progress, timeout, stop)
             if isinstance(results, list) and on_error == "raise":
-                rows = cast("list[Tensor]", results)
-                return torch.stack(rows) if rows else torch.empty(0, model.config.embed_width)
+                tensor_rows = cast("list[Tensor]", results)
+                return torch.stack(tensor_rows) if tensor_rows else torch.empty(0, model.config.embed_width)
             return results
         arrays = inputs.deliver(EmbedPipeline(model).run(inputs.items), on_error, progress, timeout, stop)
         if isinstance(arrays, list) and on_error == "raise":
-            return np.stack(cast("list[Embedding]", arrays)) if arrays else _no_embeddings(model)
+            rows = cast("list[Embedding]", arrays)
+            return np.stack(rows) if rows else np.empty((0, model.config.embed_width), np.float32)
         return arrays
 
     @overload
@@ -1455,7 +1456,3 @@ def _check_output(output: str) -> str:
     if output not in ("numpy", "torch"):
         raise InputError(f"output must be 'numpy' or 'torch', got {output!r}")
     return output
-
-
-def _no_embeddings(model: TaskModel) -> Embedding:
-    return np.empty((0, model.config.embed_width), np.float32)

@@ -263,7 +263,8 @@ class Bootstrap:
                 settings.pop("start")
                 inputs["start"] = self._hash_model("pretrain")
             else:
-                inputs["start"] = [_hash_start(name) for name in _listed(settings.get("start", ()))]
+                start = settings.get("start", ())
+                inputs["start"] = [_hash_start(name) for name in ([start] if isinstance(start, str) else start)]
         if step in ("pretrain", "capfilt"):
             inputs["web"] = self._hash_sources(recipe.web)
         if step == "final":
@@ -318,7 +319,3 @@ def _hash_start(name: str) -> str:
         return next(iter(fingerprint(name, [task], offline=True).values()))
     except OpenBlipError:
         return name
-
-
-def _listed(value: Any) -> list[str]:
-    return [value] if isinstance(value, str) else list(value)

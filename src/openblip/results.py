@@ -113,7 +113,13 @@ class _Drawable(_Result):
 
     def _repr_png_(self) -> bytes | None:
         """Return the drawing as PNG, for notebooks; `None` if the image is no longer available."""
-        return None if self.image is None else _png(self.draw())
+        if self.image is None:
+            return None
+        drawing = self.draw()
+        drawing.thumbnail((_PNG_SIZE, _PNG_SIZE))
+        buffer = io.BytesIO()
+        drawing.save(buffer, "PNG")
+        return buffer.getvalue()
 
 
 @dataclass(frozen=True, repr=False)
@@ -351,10 +357,3 @@ def _with_alternatives(
     if alternatives:
         values["alternatives"] = [alternative.to_dict() for alternative in alternatives]
     return values
-
-
-def _png(image: Image.Image) -> bytes:
-    image.thumbnail((_PNG_SIZE, _PNG_SIZE))
-    buffer = io.BytesIO()
-    image.save(buffer, "PNG")
-    return buffer.getvalue()

@@ -6,7 +6,7 @@ import io
 import json
 import os
 import tarfile
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
@@ -204,15 +204,13 @@ def update_tar(path: Path, rows: Sequence[Row], rule: Rule) -> None:
 
 def _dump(row: Row, verdicts: Sequence[bool]) -> bytes:
     kept = [text.text for text, verdict in zip(row.texts, verdicts, strict=True) if verdict]
-    texts = [_describe(text, verdict) for text, verdict in zip(row.texts, verdicts, strict=True)]
+    texts = []
+    for text, verdict in zip(row.texts, verdicts, strict=True):
+        fields = {"text": text.text, "source": text.source, "itm": text.itm, "itc": text.itc, "logprob": text.logprob}
+        numbers = {name: round(value, 6) if isinstance(value, float) else value for name, value in fields.items()}
+        texts.append({**numbers, "kept": verdict, **({} if text.reason is None else {"reason": text.reason})})
     values = {"key": row.key, "captions": kept, "filtered": not kept, "texts": texts}
     return json.dumps(values, ensure_ascii=False).encode("utf-8", "backslashreplace")
-
-
-def _describe(text: ScoredText, verdict: bool) -> Mapping[str, Any]:
-    fields = {"text": text.text, "source": text.source, "itm": text.itm, "itc": text.itc, "logprob": text.logprob}
-    numbers = {name: round(value, 6) if isinstance(value, float) else value for name, value in fields.items()}
-    return {**numbers, "kept": verdict, **({} if text.reason is None else {"reason": text.reason})}
 
 
 def _numbers(texts: Sequence[ScoredText], name: str) -> Any:

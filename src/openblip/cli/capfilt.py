@@ -251,7 +251,9 @@ def run(
         )
     if skips.counts:
         click.echo(f"skipped: {skips.describe()}", err=True)
-    _finish(counts, json)
+    _print_counts(counts, json)
+    if counts["failed"] or counts["rejected"]:
+        raise click.exceptions.Exit(SOME_FAILED if counts["images"] else FAILED)
 
 
 @app.command(
@@ -286,13 +288,6 @@ def report(folder: Path, out: Path | None, images: int) -> None:
     path = out or folder / "report.html"
     write_report(CapFiltFolder(folder), path, images=images)
     click.echo(path)
-
-
-def _finish(counts: Counter[str], json: bool) -> None:
-    """Print the counts, and exit with the code of the outcome."""
-    _print_counts(counts, json)
-    if counts["failed"] or counts["rejected"]:
-        raise click.exceptions.Exit(SOME_FAILED if counts["images"] else FAILED)
 
 
 def _print_counts(counts: Counter[str], json: bool) -> None:

@@ -148,7 +148,10 @@ class ColorJitter:
         strengths = (self.brightness, self.contrast, self.saturation)
         for step in rng.sample(range(4), 4):
             if step == 3:
-                image = _turn_hue(image, rng.uniform(-self.hue, self.hue))
+                turn = round(256 * rng.uniform(-self.hue, self.hue))
+                hue, saturation, value = image.convert("HSV").split()
+                hue = hue.point([(level + turn) % 256 for level in range(256)])
+                image = Image.merge("HSV", (hue, saturation, value)).convert("RGB")
             else:
                 factor = rng.uniform(max(0.0, 1 - strengths[step]), 1 + strengths[step])
                 image = enhancers[step](image).enhance(factor)
@@ -205,9 +208,3 @@ def exchange_sides(text: str) -> str:
     """Exchange the words "left" and "right" in a cleaned text, splitting at single spaces as the paper's code does."""
     opposite = {"left": "right", "right": "left"}
     return " ".join(opposite.get(word, word) for word in text.split(" "))
-
-
-def _turn_hue(image: Image.Image, share: float) -> Image.Image:
-    hue, saturation, value = image.convert("HSV").split()
-    hue = hue.point([(step + round(share * 256)) % 256 for step in range(256)])
-    return Image.merge("HSV", (hue, saturation, value)).convert("RGB")

@@ -117,7 +117,22 @@ class Loader:
             self.close()
             run = self._run = self._start(epoch, start_step)
         try:
-            yield from self._batches(run)
+            for result in run:
+                if isinstance(result, EpochEnd):
+                    run.position = result.epoch + 1, 0
+                    if len(self.report) > run.num_reported:
+                        _log.warning("after epoch %d: %s", result.epoch, self.report)
+                        run.num_reported = len(self.report)
+                    return
+                run.position = result.epoch, result.step + 1
+                for problem in result.problems:
+                    if self.report.add(problem) and len(self.report) <= MAX_LOGGED:
+                        _log.warning("skipped: %s", problem)
+                self._check_limit()
+                if result.failure:
+                    raise InputError(result.failure)
+                if result.tensors:
+                    yield result.tensors
         except Exception:
             self.close()
             raise
@@ -127,21 +142,6 @@ class Loader:
         if self._run is not None:
             self._run.close()
             self._run = None
-
-    def _batches(self, run: _LoaderRun) -> Iterator[dict[str, Tensor]]:
-        for result in run:
-            if isinstance(result, EpochEnd):
-                run.position = result.epoch + 1, 0
-                if len(self.report) > run.num_reported:
-                    _log.warning("after epoch %d: %s", result.epoch, self.report)
-                    run.num_reported = len(self.report)
-                return
-            run.position = result.epoch, result.step + 1
-            self._add_problems(result.problems)
-            if result.failure:
-                raise InputError(result.failure)
-            if result.tensors:
-                yield result.tensors
 
     def _make_sampler(self, samples_per_epoch: int | None, shuffle_window: int) -> Sampler:
         task, source = self.task, self.source
@@ -190,12 +190,6 @@ class Loader:
             yield from self._sampler.plans(epoch, step)
             yield EpochEnd(epoch)
             epoch, step = epoch + 1, 0
-
-    def _add_problems(self, problems: list[Problem]) -> None:
-        for problem in problems:
-            if self.report.add(problem) and len(self.report) <= MAX_LOGGED:
-                _log.warning("skipped: %s", problem)
-        self._check_limit()
 
     def _check_limit(self) -> None:
         if self._max_bad_records is not None and len(self.report) > self._max_bad_records:

@@ -127,10 +127,6 @@ def _auto_contrast(pixels: Pixels, factor: float, overflow: bool) -> Pixels:
     return stretched
 
 
-def _equalize(pixels: Pixels, factor: float, overflow: bool) -> Pixels:
-    return np.asarray(ImageOps.equalize(Image.fromarray(pixels)))
-
-
 def _brightness(pixels: Pixels, factor: float, overflow: bool) -> Pixels:
     table: Pixels = (np.arange(256) * factor).clip(0, 255).astype(np.uint8)
     return table[pixels]
@@ -157,7 +153,7 @@ _COLOR: dict[str, Callable[[Pixels, float, bool], Pixels]] = {
     "AutoContrast": _auto_contrast,
     "Brightness": _brightness,
     "Sharpness": _sharpness,
-    "Equalize": _equalize,
+    "Equalize": lambda pixels, factor, overflow: np.asarray(ImageOps.equalize(Image.fromarray(pixels))),
 }
 
 # The strength at level 10, whether a uniform draw means the negative direction, and the map to apply.

@@ -240,29 +240,25 @@ class StreamSampler:
             spares.extend(samples)
 
     def _refs(self, epoch: int) -> Iterator[SampleRef]:
-        """Yield this rank's samples of an epoch, reading the shards again while the epoch lasts."""
+        """Yield this rank's samples of an epoch, shuffled, reading the shards again while the epoch lasts."""
+        sharding = self.sharding
         for lap in itertools.count():
+            shards = list(range(self.stream.shards))
+            if sharding.shuffle:
+                random.Random(f"{sharding.seed}/{epoch}/{lap}").shuffle(shards)
+            refs = self._read(shards, lap)
+            if sharding.shuffle:
+                # A generator per rank: ranks that read the same shards must still agree on the order of the shards.
+                rank_rng = random.Random(f"{sharding.seed}/{epoch}/{lap}/{sharding.rank}")
+                refs = shuffle_in_window(refs, self._shuffle_window, rank_rng)
             is_empty = True
-            for ref in self._lap(epoch, lap):
+            for ref in refs:
                 is_empty = False
                 yield ref
             if self._samples_per_epoch is None:
                 return
             if is_empty:
-                raise InputError(f"{self.stream.name} has no records for rank {self.sharding.rank}")
-
-    def _lap(self, epoch: int, lap: int) -> Iterator[SampleRef]:
-        """Yield this rank's samples of one reading of the shards, shuffled."""
-        sharding = self.sharding
-        if not sharding.shuffle:
-            yield from self._read(range(self.stream.shards), lap)
-            return
-        rng = random.Random(f"{sharding.seed}/{epoch}/{lap}")
-        shards = list(range(self.stream.shards))
-        rng.shuffle(shards)
-        # A generator per rank: ranks that read the same shards must still agree on the order of the shards.
-        rank_rng = random.Random(f"{sharding.seed}/{epoch}/{lap}/{sharding.rank}")
-        yield from shuffle_in_window(self._read(shards, lap), self._shuffle_window, rank_rng)
+                raise InputError(f"{self.stream.name} has no records for rank {sharding.rank}")
 
     def _read(self, shards: Sequence[int], lap: int) -> Iterator[SampleRef]:
         rank, world_size = self.sharding.rank, self.sharding.world_size

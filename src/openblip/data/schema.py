@@ -127,8 +127,8 @@ def parse_row(row: Mapping[str, Any], columns: Columns | None = None, keep: Iter
     return ParsedRow(
         images=images,
         captions=captions,
-        questions=_parse_questions(row),
-        expressions=_parse_expressions(row),
+        questions=_parse_entries(row, _QUESTIONS_COLUMNS, "question", _parse_question),
+        expressions=_parse_entries(row, ("refs",), "expression", _parse_expression),
         label=_parse_label(_first_present(row, ("label",)), len(images)),
         image_id="" if image_id is None else str(image_id),
         filtered=_is_true(row.get("filtered")),
@@ -183,11 +183,6 @@ def _rename(name: str | Sequence[str], names: Mapping[str, str]) -> str | list[s
     return names.get(name, name) if isinstance(name, str) else [names.get(one, one) for one in name]
 
 
-def _parse_questions(row: Mapping[str, Any]) -> tuple[Question, ...]:
-    listed = _parse_rows(row, _QUESTIONS_COLUMNS, _parse_question)
-    return listed if _first_present(row, ("question",)) is None else (*listed, _parse_question(row))
-
-
 def _parse_question(row: Mapping[str, Any]) -> Question:
     question_id = _first_present(row, ("question_id",))
     answers = _first_present(row, ("text",) if _text_is_answer(row) else _ANSWER_COLUMNS)
@@ -205,11 +200,6 @@ def _text_is_answer(row: Mapping[str, Any]) -> bool:
     """Return whether the row is a result of `openblip ask`: a question whose answer is its text."""
     has_text = _first_present(row, _ANSWER_COLUMNS) is None and _first_present(row, _CAPTION_COLUMNS[:2]) is None
     return has_text and _first_present(row, ("question",)) is not None and isinstance(row.get("text"), str)
-
-
-def _parse_expressions(row: Mapping[str, Any]) -> tuple[Expression, ...]:
-    listed = _parse_rows(row, ("refs",), _parse_expression)
-    return listed if _first_present(row, ("expression",)) is None else (*listed, _parse_expression(row))
 
 
 def _parse_expression(row: Mapping[str, Any]) -> Expression:
@@ -258,15 +248,17 @@ def _first_present(row: Mapping[str, Any], names: Iterable[str]) -> Any:
     return None
 
 
-def _parse_rows(
-    row: Mapping[str, Any], names: tuple[str, ...], parse: Callable[[Mapping[str, Any]], Item]
+def _parse_entries(
+    row: Mapping[str, Any], names: tuple[str, ...], own: str, parse: Callable[[Mapping[str, Any]], Item]
 ) -> tuple[Item, ...]:
+    """Return the entries of the list in the first of the columns `names`; then the row itself if it has `own`."""
     listed = _first_present(row, names)
     if listed is None:
-        return ()
-    if not isinstance(listed, list) or not all(isinstance(entry, Mapping) for entry in listed):
+        listed = []
+    elif not isinstance(listed, list) or not all(isinstance(entry, Mapping) for entry in listed):
         raise InputError(f"{names[0]} must be a list of rows, got {_describe_type(listed)}")
-    return tuple(parse(entry) for entry in listed)
+    entries = listed if _first_present(row, (own,)) is None else [*listed, row]
+    return tuple(parse(entry) for entry in entries)
 
 
 def _parse_texts(value: Any, kind: str, keys: tuple[str, ...]) -> tuple[str, ...]:

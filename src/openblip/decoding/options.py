@@ -148,6 +148,21 @@ class Hypothesis:
     finished: bool
     beam_indices: tuple[int, ...] | None = None
 
+    @classmethod
+    def from_row(cls, ids: list[int], logprob: float, eos_id: int) -> Hypothesis:
+        """Return the text of a row of new tokens, without what follows its first [SEP].
+
+        Args:
+            ids: New tokens.
+            logprob: Summed log-probability of the tokens.
+            eos_id: Id of [SEP].
+
+        Returns:
+            The text, scored by its log-probability.
+        """
+        finished = eos_id in ids
+        return cls(ids[: ids.index(eos_id) + 1] if finished else ids, logprob, logprob, finished)
+
 
 _MINIMUMS = {
     "num_beams": 1,

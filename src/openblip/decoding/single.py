@@ -72,7 +72,7 @@ def decode_single(
             live, chosen = live[running], chosen[running]
         logits = session.step(chosen.reshape(-1, 1))
     return [
-        [_make_hypothesis(*row, options) for row in zip(item_tokens, item_logprobs, strict=True)]
+        [Hypothesis.from_row(*row, options.eos_id) for row in zip(item_tokens, item_logprobs, strict=True)]
         for item_tokens, item_logprobs in zip(
             tokens[:, :, prompt_length : end + 1].tolist(), logprob.tolist(), strict=True
         )
@@ -82,10 +82,3 @@ def decode_single(
 def should_drop(done: list[bool]) -> bool:
     """Return whether enough items are done that dropping them is worth copying the caches of the others."""
     return 4 * sum(done) >= len(done)
-
-
-def _make_hypothesis(ids: list[int], logprob: float, options: Decoding) -> Hypothesis:
-    finished = options.eos_id in ids
-    if finished:
-        ids = ids[: ids.index(options.eos_id) + 1]
-    return Hypothesis(ids, logprob, logprob, finished)

@@ -130,15 +130,10 @@ def decode_single(
             break
         logits = session.step(chosen)
     hypotheses = [
-        _make_hypothesis(row.tolist(), float(value), options)
+        Hypothesis.from_row(row.tolist(), float(value), options.eos_id)
         for row, value in zip(tokens[:, length:], logprob, strict=True)
     ]
     return [hypotheses[start : start + rows] for start in range(0, len(hypotheses), rows)]
-
-
-def _make_hypothesis(ids: list[int], logprob: float, options: Decoding) -> Hypothesis:
-    finished = options.eos_id in ids
-    return Hypothesis(ids[: ids.index(options.eos_id) + 1] if finished else ids, logprob, logprob, finished)
 
 
 @dataclass

@@ -18,7 +18,7 @@ from openblip.keras.base import TFBlipPreTrainedModel
 from openblip.keras.captioning import TFBlipForConditionalGeneration
 from openblip.keras.generation import GeneratingModel
 from openblip.keras.matching import TFBlipForImageTextRetrieval
-from openblip.keras.text import Cache, Memory
+from openblip.keras.text import Memory
 
 
 def export_saved_model(
@@ -143,7 +143,8 @@ def _greedy(
             ended = ops.logical_or(ended, ops.equal(chosen, text.sep_token_id))
             positions = ops.broadcast_to(ops.reshape(slot, (1, 1)), (rows, 1))
             visible = ops.cast(ops.broadcast_to(slots <= slot, (rows, room)), "int32")
-            logits, updated = model.advance(chosen[:, None], positions, visible, slot, sources, memory, _pairs(cache))
+            pairs = tuple(zip(cache[::2], cache[1::2], strict=True))
+            logits, updated = model.advance(chosen[:, None], positions, visible, slot, sources, memory, pairs)
             return new + 1, sequences, ended, logits, *(values for pair in updated for values in pair)
 
         start = (
@@ -192,8 +193,3 @@ def comparer(model: TFBlipForImageTextRetrieval) -> Callable[..., dict[str, Tens
         return {"similarity": output.itm_score}
 
     return compare
-
-
-def _pairs(values: Sequence[Tensor]) -> Cache:
-    """Return keys and values of layers as pairs."""
-    return tuple((values[index], values[index + 1]) for index in range(0, len(values), 2))

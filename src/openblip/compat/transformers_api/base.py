@@ -281,7 +281,8 @@ class PreTrainedModel(PushToHub, ModelMethods):
         Returns:
             Whether the class has a `generate` method.
         """
-        return "generate" in vars(cls) or any("generate" in vars(base) for base in cls.__mro__ if _is_ours(base))
+        bases = [base for base in cls.__mro__ if base.__module__.startswith("openblip.")]
+        return "generate" in vars(cls) or any("generate" in vars(base) for base in bases)
 
     def train(self: ModelT, mode: bool = True) -> ModelT:
         """Set training mode, or evaluation mode.
@@ -435,10 +436,6 @@ def _dispatch(model: PreTrainedModel, device_map: Any, options: Values) -> None:
         skip_keys=model._skip_keys_device_placement,
         force_hooks=True,
     )
-
-
-def _is_ours(base: type) -> bool:
-    return base.__module__.startswith("openblip.")
 
 
 def _with_variant(name: str, variant: str | None) -> str:

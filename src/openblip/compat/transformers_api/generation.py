@@ -342,7 +342,10 @@ class DecoderSession:
         """Append tokens (rows, t) to all rows; return the logits (rows, V) of the next token."""
         if self.mask is not None:
             ids = self._advance_mask(ids)
-        with self._packed():
+        packed: AbstractContextManager[None] = nullcontext()
+        if isinstance(self.decoder, nn.Module):  # its packed weights were checked when the session started
+            packed = packing_of(self.decoder).active(self.decoder, checked=True)
+        with packed:
             self.output = self.decoder(
                 input_ids=ids,
                 attention_mask=self.mask,
@@ -360,15 +363,9 @@ class DecoderSession:
             self._repeat_states()
         return self.output.logits[:, -1].float()
 
-    def _packed(self) -> AbstractContextManager[None]:
-        """Return a context in which the decoder uses packed weights, which were checked when the session started."""
-        if not isinstance(self.decoder, nn.Module):
-            return nullcontext()
-        return packing_of(self.decoder).active(self.decoder, checked=True)
-
     def widen(self, width: int) -> None:
         """Replace the row of each item by `width` copies."""
-        rows = torch.arange(self.rows, device=self._device).repeat_interleave(width)
+        rows = torch.arange(self.rows, device=self.cache.layers[0][0].device).repeat_interleave(width)
         self._select(rows)
         self.width = width
 
@@ -384,10 +381,6 @@ class DecoderSession:
             self.states = self.states[items]
             self.states_bias = None if self.states_bias is None else self.states_bias[items]
             self.cache.select_memory(items)
-
-    @property
-    def _device(self) -> torch.device:
-        return self.cache.layers[0][0].device
 
     def _select(self, rows: Tensor, *, same_mask: bool = False) -> None:
         self.cache.select(rows)

@@ -376,17 +376,12 @@ class ModelMethods(nn.Module):
 
     def _init_own_weights(self) -> None:
         """Draw new random weights, except for submodels, which draw theirs when they are created."""
-        for module in self._own_modules():
-            self._init_weights(module)
-        self.tie_weights()
-
-    def _own_modules(self) -> Iterator[nn.Module]:
-        """Yield the modules outside submodels."""
         pending: list[nn.Module] = [self]
         while pending:
             module = pending.pop()
-            yield module
+            self._init_weights(module)
             pending += [child for child in module.children() if not isinstance(child, ModelMethods)]
+        self.tie_weights()
 
     def _init_weights(self, module: nn.Module) -> None:
         """Initialize one module: normal weights, zero biases and padding, unit norms, counted positions."""

@@ -260,7 +260,8 @@ def resolve_settings(options: Mapping[str, Any], *configs: Any, monitored: bool 
     settings, known = dict(supported), {*supported, *_WITHOUT_EFFECT, *unsupported}
     for config in reversed(configs):
         stored = {} if config is None else config.to_dict()
-        settings.update({name: value for name, value in stored.items() if _is_option(name, value, known)})
+        names = [name for name in stored if name in known and name not in _TOKENS]
+        settings.update({name: stored[name] for name in names if stored[name] is not None})
     settings.update({name: value for name, value in options.items() if value is not None})
     unknown = [name for name in options if name not in known]
     if unknown:
@@ -271,11 +272,6 @@ def resolve_settings(options: Mapping[str, Any], *configs: Any, monitored: bool 
             raise InputError(f"generate does not support {name}={value!r}; omit it")
     _check(settings, monitored)
     return settings
-
-
-def _is_option(name: str, value: Any, known: set[str]) -> bool:
-    """Return whether a configuration's value is an option of `generate`; token ids and `None` are not."""
-    return name in known and name not in _TOKENS and value is not None
 
 
 def _check(settings: dict[str, Any], monitored: bool) -> None:

@@ -191,7 +191,9 @@ def keep_min_p(scores: Tensor, min_p: float, min_tokens: int) -> Tensor:
         Scores (R, V).
     """
     probs = scores.softmax(-1)
-    return _exclude(scores, probs < min_p * probs.amax(-1, keepdim=True), min_tokens)
+    best = scores.topk(min(min_tokens, scores.shape[1])).indices
+    excluded = (probs < min_p * probs.amax(-1, keepdim=True)).scatter(1, best, False)
+    return scores.masked_fill(excluded, _IMPOSSIBLE)
 
 
 def keep_typical(scores: Tensor, mass: float, min_tokens: int) -> Tensor:
@@ -274,11 +276,6 @@ def _keep_above(scores: Tensor, threshold: Tensor, min_tokens: int) -> Tensor:
     kept = scores.topk(min(min_tokens, scores.shape[1])).values[:, -1:]
     excluded = (scores.softmax(-1) < threshold.to(scores.device)) & (scores < kept)
     return scores.masked_fill(excluded, _IMPOSSIBLE)
-
-
-def _exclude(scores: Tensor, excluded: Tensor, min_tokens: int) -> Tensor:
-    best = scores.topk(min(min_tokens, scores.shape[1])).indices
-    return scores.masked_fill(excluded.scatter(1, best, False), _IMPOSSIBLE)
 
 
 def _ban_if(applies: bool, scores: Tensor, ids: Sequence[int]) -> Tensor:

@@ -71,7 +71,9 @@ class StepMonitor:
         for name in ("hidden_states", "attentions"):
             if name in self.records:
                 states = getattr(self.session.output, name)
-                getattr(self.steps, name).append(tuple(self._repeat(state) for state in states))
+                # In the first step, the rows of a prompt share one state.
+                repeated = (state.repeat_interleave(self.rows // len(state), 0) for state in states)
+                getattr(self.steps, name).append(tuple(repeated))
         return scores
 
     def find_ends(self, sequences: Tensor) -> Tensor:
@@ -84,7 +86,3 @@ class StepMonitor:
             result = criterion(sequences, scores)
             ends = ends | (result.to(ends) if isinstance(result, Tensor) else torch.tensor(bool(result)).to(ends))
         return ends
-
-    def _repeat(self, state: Tensor) -> Tensor:
-        """Give each row its states: in the first step, the rows of a prompt share one."""
-        return state.repeat_interleave(self.rows // len(state), 0)

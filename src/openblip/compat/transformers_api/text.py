@@ -126,7 +126,8 @@ class BlipTextModel(BlipTextPreTrainedModel):
         trace = Trace(attention=bool(attentions)) if attentions or hidden is not False else None
         columns = select_columns(attention_mask)
         cache = past_key_values
-        if cache is None and is_decoder and self._option(use_cache, "use_cache") and not self._recomputes:
+        recomputes = self.training and self.encoder.gradient_checkpointing  # activations, in the backward pass
+        if cache is None and is_decoder and self._option(use_cache, "use_cache") and not recomputes:
             cache = TextCache()
         start = 0 if cache is None else cache.length
         if encoder_embeds is not None:
@@ -162,11 +163,6 @@ class BlipTextModel(BlipTextPreTrainedModel):
             cross_attentions=tuple(trace.cross_weights) if trace and attentions else None,
         )
         return self._finish(output, return_dict)
-
-    @property
-    def _recomputes(self) -> bool:
-        """Whether activations are recomputed in the backward pass, which excludes a cache."""
-        return self.training and self.encoder.gradient_checkpointing
 
     def _embed(
         self,

@@ -16,7 +16,7 @@ from openblip.data.sources.combined import ChainedStream, ConcatSource
 from openblip.data.sources.folder import METADATA, open_folder, walk
 from openblip.data.sources.hub import is_dataset, open_hub
 from openblip.data.sources.parquet import ParquetStream, open_parquet
-from openblip.data.sources.table import Table, TableBuilder
+from openblip.data.sources.table import TableBuilder
 from openblip.data.sources.tars import TarStream, open_tar
 from openblip.data.sources.text import open_csv, open_json, open_jsonl
 from openblip.errors import InputError
@@ -90,7 +90,10 @@ class _Opener:
             short = text if len(text) < 60 else text[:57] + "..."
             raise InputError(f"cannot read data from {type(source).__name__} {short}. Data can be:\n  {FORMS}")
         elif all(isinstance(row, Mapping) for row in source):
-            yield self._open_rows(source)
+            builder = TableBuilder("rows", Locator(self.root or "", search=self.root is not None), **self.options)
+            for number, row in enumerate(source):
+                builder.add(f"[{number}]", row)
+            yield builder.build()
         else:
             for entry in source:
                 yield from self.open(entry)
@@ -142,12 +145,6 @@ class _Opener:
             return opener(path, images=self.root, **self.options)
         except OSError as error:
             raise InputError(f"cannot read {path}: {error.strerror or error}") from error
-
-    def _open_rows(self, rows: Sequence[Mapping[str, Any]]) -> Table:
-        builder = TableBuilder("rows", Locator(self.root or "", search=self.root is not None), **self.options)
-        for number, row in enumerate(rows):
-            builder.add(f"[{number}]", row)
-        return builder.build()
 
 
 def _require_kind(path: str) -> Kind:

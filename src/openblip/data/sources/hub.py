@@ -55,7 +55,11 @@ def open_hub(
         name = source
         source = _load(source.removeprefix(HUB_PREFIX), split, stream)
     if isinstance(source, Mapping):  # a DatasetDict, one dataset per split
-        source = _select_split(source, split)
+        if split is None and len(source) == 1:
+            split = next(iter(source))
+        if split not in source:
+            raise InputError(f"split must be one of {', '.join(source)}, got {split}")
+        source = source[split]
     name = name or f"{getattr(getattr(source, 'info', None), 'dataset_name', None) or 'dataset'}"
     image_columns, text_columns = _split_columns(source, columns)
     if hasattr(source, "__len__"):
@@ -70,14 +74,6 @@ def _load(name: str, split: str | None, stream: bool) -> Any:
         return datasets.load_dataset(name, config or None, split=split, streaming=stream)
     except Exception as error:  # the library raises errors of many kinds
         raise InputError(f"cannot open the dataset {name!r}: {error}") from error
-
-
-def _select_split(splits: Mapping[str, Any], split: str | None) -> Any:
-    if split is None and len(splits) == 1:
-        return next(iter(splits.values()))
-    if split is not None and split in splits:
-        return splits[split]
-    raise InputError(f"split must be one of {', '.join(splits)}, got {split}")
 
 
 def _split_columns(dataset: Any, columns: Columns | None) -> tuple[list[str], list[str]]:

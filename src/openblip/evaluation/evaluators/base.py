@@ -16,6 +16,8 @@ from openblip.evaluation.predictions import PREDICTIONS
 from openblip.evaluation.protocols.base import Item, Items, Preset
 from openblip.evaluation.report import ReportItem
 from openblip.evaluation.workspace import Workspace
+from openblip.pipelines.inputs import ImageInput
+from openblip.preprocess.video import Video
 
 P = TypeVar("P")  # the type of a prediction
 P_co = TypeVar("P_co", covariant=True)
@@ -237,6 +239,11 @@ class Evaluator(ABC, Generic[P]):
             The paths of the files.
         """
         return []
+
+
+def make_input(item: Item, num_frames: int | None) -> ImageInput:
+    """Return the image of an item for a model, or its video with the number of frames to sample."""
+    return item.source if num_frames is None else Video(item.image, num_frames)
 
 
 def parse_text(value: object) -> str:

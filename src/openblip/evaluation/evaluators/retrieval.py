@@ -13,7 +13,7 @@ from pathlib import Path
 
 from openblip.errors import EvaluationError, OpenBlipError
 from openblip.evaluation import files, two_stage
-from openblip.evaluation.evaluators.base import Evaluator, Predictions, TaskScores
+from openblip.evaluation.evaluators.base import Evaluator, Predictions, TaskScores, make_input
 from openblip.evaluation.metrics import ranks
 from openblip.evaluation.metrics.bootstrap import mean_intervals
 from openblip.evaluation.metrics.ids import ItemId
@@ -21,7 +21,6 @@ from openblip.evaluation.protocols.base import Item, Items, RetrievalPreset
 from openblip.evaluation.report import ReportItem
 from openblip.evaluation.retrieval_store import RetrievalStore
 from openblip.evaluation.workspace import Workspace
-from openblip.preprocess.video import Video
 
 FOLDER = "retrieval"  # below the folder of the run
 MEDIAN_OF_VIDEOS = "vid_mdR"  # a rank, unlike the other metrics
@@ -90,12 +89,11 @@ class RetrievalEvaluator(Evaluator[ImageRanking]):
             self.preset.max_tokens,
             strip_punctuation=self.preset.strip_punctuation,
         )
-        frames = self.preset.num_frames
         folder = workspace.folder / FOLDER if workspace.folder is not None else None
         with RetrievalStore(folder, {**workspace.key, "items": _digest(items)}) as store:
             scores = two_stage.score(
                 model,
-                [item.source if frames is None else Video(item.image, frames) for item in items],
+                [make_input(item, self.preset.num_frames) for item in items],
                 ids,
                 self.preset.shortlist,
                 image_of_text=[number for number, item in enumerate(items) for _ in item.texts],

@@ -9,16 +9,14 @@ from typing import TypedDict
 
 from openblip.errors import EvaluationError, OpenBlipError
 from openblip.evaluation import files
-from openblip.evaluation.evaluators.base import Evaluator, TaskScores, parse_text
+from openblip.evaluation.evaluators.base import Evaluator, TaskScores, make_input, parse_text
 from openblip.evaluation.metrics import answers
 from openblip.evaluation.metrics.bootstrap import mean_intervals
 from openblip.evaluation.metrics.ids import ItemId
 from openblip.evaluation.protocols.base import Item, Items, VqaPreset
 from openblip.evaluation.report import ReportItem
-from openblip.pipelines.inputs import ImageInput
 from openblip.pipelines.vqa import VqaPipeline
 from openblip.preprocess.text import clean_expression, clean_question
-from openblip.preprocess.video import Video
 
 
 class VqaOptions(TypedDict, total=False):
@@ -44,17 +42,16 @@ class VqaEvaluator(Evaluator[str]):
         groups = [[item] for item in items]
         if self.preset.num_frames is not None:  # a video is encoded once for consecutive questions about it
             groups = [list(group) for _, group in groupby(items, key=lambda item: item.image)]
-        inputs = ((self._input(group[0]), [clean(item, self.preset) for item in group]) for group in groups)
+        inputs = (
+            (make_input(group[0], self.preset.num_frames), [clean(item, self.preset) for item in group])
+            for group in groups
+        )
         results = pipeline.run(inputs)
         for group, result in zip(groups, results, strict=True):
             if isinstance(result, OpenBlipError):
                 yield from [result] * len(group)
             else:
                 yield from (answer.text for answer in result)
-
-    def _input(self, item: Item) -> ImageInput:
-        frames = self.preset.num_frames
-        return item.source if frames is None else Video(item.image, frames)
 
     def parse(self, value: object) -> str:
         """Return an answer from its JSON value."""
