@@ -2,7 +2,7 @@
 
 Run it from the repository's root::
 
-    python scripts/trace_calls.py            # both walks, one row each
+    python scripts/trace_calls.py            # both walks, one row each, and the caption without the load
     python scripts/trace_calls.py --list     # also every function, in the order of its first call
 
 Only functions of this package count, without `model/`, `decoding/`, `engine/` and `preprocess/`, which do the
@@ -17,6 +17,7 @@ import contextlib
 import importlib
 import inspect
 import io
+import os
 import pkgutil
 import sys
 import threading
@@ -39,12 +40,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Count the functions that a caption and a load pass through.")
     parser.add_argument("--list", action="store_true", help="Also list every function.")
     options = parser.parse_args()
+    os.environ.pop("HF_HUB_OFFLINE", None)  # offline mode looks for the files of every model
     for module in pkgutil.walk_packages([str(PACKAGE)], "openblip."):
         with contextlib.suppress(ImportError, OpenBlipError):  # of an extra that is not installed
             importlib.import_module(module.name)
     walks = {"openblip caption photo.jpg": caption_photo, 'openblip.load("pocket"), captioner': load_captioner}
-    for title, walk in walks.items():
-        calls = trace(walk)
+    traces = {title: trace(walk) for title, walk in walks.items()}
+    caption, load = traces.values()
+    traces["the caption without the load"] = [call for call in caption if call not in load]
+    for title, calls in traces.items():
         files = {file for file, _ in calls}
         print(f"{title:36} {len(calls):4d} functions in {len(files):3d} files")
         if options.list:

@@ -117,7 +117,7 @@ class ImageJob:
         from openblip.preprocess.limits import DecodeLimits, set_default_limits
 
         self.skips = Skips()
-        self.mapping = input.mapping()
+        self.mapping = input.mapping() if input.columns else {}
         limits = DecodeLimits() if input.max_pixels is None else DecodeLimits(None, input.max_pixels)
         set_default_limits(limits)
         if output.to is not None and not on_ray:
@@ -146,7 +146,7 @@ class ImageJob:
             chosen=PathFilter(self.input.include, self.input.exclude),
             skips=self.skips,
         )
-        return limit_items(items, self.input.limit)
+        return items if self.input.limit is None else limit_items(items, self.input.limit)
 
     def open_drawings(self, path: Path | None, *, per_item: int = 1) -> Drawings | None:
         """Return the output for drawings, if `path` names one."""
@@ -310,10 +310,10 @@ class ImageJob:
             if not output.quiet:
                 images = plural(len(self._statuses), "image")
                 click.echo(f"{output.report}: {images} on {plural(pages, 'page')}", err=True)
-        reasons, skipped = dict(self._reasons.most_common()), self.skips.totals()
+        reasons, skips = dict(self._reasons.most_common()), self.skips
         if self.sink is not None and output.json:
             summary: dict[str, Any] = {outcome: counts[outcome] for outcome in SUMMARY}
-            summary |= {name: value for name, value in (("reasons", reasons), ("skipped", skipped)) if value}
+            summary |= {name: value for name, value in (("reasons", reasons), ("skipped", skips.totals())) if value}
             print_json(summary)
         elif self.sink is not None and not output.quiet:
             parts = [f"{counts[outcome]} {words}" for outcome, words in SUMMARY.items() if counts[outcome]]
@@ -321,8 +321,8 @@ class ImageJob:
         if not output.quiet:
             if len(reasons) > 1 or counts["failed"] > 1:
                 click.echo(f"failed: {', '.join(f'{count} {kind}' for kind, count in reasons.items())}", err=True)
-            if skipped:
-                click.echo(f"skipped: {self.skips.describe()}", err=True)
+            if skips.counts:
+                click.echo(f"skipped: {skips.describe()}", err=True)
             if self._misplaced and self.input.images_folder is None:
                 hint = "the list names absolute paths that do not exist here; name the folder of the images"
                 click.echo(f"hint: {hint} with --images DIR", err=True)
@@ -390,10 +390,8 @@ class ImageJob:
             click.echo(line, err=True)
 
 
-def limit_items(items: Items, limit: int | None) -> Items:
+def limit_items(items: Items, limit: int) -> Items:
     """Return the first `limit` items."""
-    if limit is None:
-        return items
     return items[:limit] if isinstance(items, Sequence) else islice(items, limit)
 
 

@@ -8,7 +8,7 @@ from typing import get_args
 
 import click
 
-from openblip.checkpoints.published import BUNDLES, FAMILIES, PUBLISHED, Published, Size
+from openblip.checkpoints.published import BUNDLES, FAMILIES, PUBLISHED, Size
 from openblip.cli.command import argument, command, option
 from openblip.cli.console import print_json, print_table
 from openblip.cli.options import json_option
@@ -64,7 +64,10 @@ def models(pattern: str, task: str, family: str, size: str, json: bool) -> None:
         (name, ", ".join(members), name if name in SIZES else "small", "", "bundle", "", BUNDLE_NOTES[name])
         for name, members in bundles.items()
     ]
-    print_table(("name", "task", "size", "px", "family", "trained on", "also called"), [*rows, *map(_row, entries)])
+    for entry in entries:
+        aliases = ", ".join(name for name in entry.names if name not in (entry.name, entry.file, entry.address))
+        rows.append((entry.name, entry.task, entry.size, entry.image_size, entry.family, entry.data, aliases))
+    print_table(("name", "task", "size", "px", "family", "trained on", "also called"), rows)
 
 
 def _bundles() -> dict[str, dict[str, str]]:
@@ -83,8 +86,3 @@ def _check_choice(option: str, value: str, choices: Sequence[str]) -> None:
     if value and value not in choices:
         hint = did_you_mean(value, choices)
         raise click.UsageError(f"{option} must be one of {', '.join(choices)}, got {value!r}{hint}")
-
-
-def _row(entry: Published) -> tuple[object, ...]:
-    aliases = [name for name in entry.names if name not in (entry.name, entry.file, entry.address)]
-    return entry.name, entry.task, entry.size, entry.image_size, entry.family, entry.data, ", ".join(aliases)

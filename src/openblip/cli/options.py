@@ -261,11 +261,6 @@ class ModelOptions:
     threads: int | None
     offline: bool
 
-    @property
-    def is_automatic(self) -> bool:
-        """Whether the precision depends on the machine."""
-        return self.fast or self.precision == "auto"
-
     def choose(self) -> EngineChoice:
         """Return the engine and precision that `load` will use.
 
@@ -274,7 +269,7 @@ class ModelOptions:
         """
         from openblip.engine.choice import choose
 
-        if not self.is_automatic:
+        if not self.fast and self.precision != "auto":
             return choose(self.engine, self.precision, "cpu")
         if self.fast and (self.engine, self.precision) != (defaults.ENGINE, defaults.PRECISION):
             raise click.UsageError("--fast chooses engine and precision: leave out --engine and --precision")
@@ -285,16 +280,18 @@ class ModelOptions:
 
     def load(self, name: str | None = None) -> Blip:
         """Load the model, or another model `name` with the same options."""
-        prepare(offline=self.offline)
+        if self.offline:
+            prepare(offline=True)
         from openblip import blip  # imports torch, which --help must not
 
-        if self.is_automatic:
+        precision = "auto" if self.fast else self.precision
+        if precision == "auto":
             _print_once(str(self.choose()))
         return blip.load(
             name or self.model,
             device=self.device,
             engine=self.engine,
-            precision="auto" if self.fast else self.precision,
+            precision=precision,
             batch_size=self.batch_size,
             num_workers=self.num_workers,
             threads=self.threads,

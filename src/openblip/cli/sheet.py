@@ -68,7 +68,9 @@ def sheet(
         chosen=PathFilter(input.include, input.exclude),
         skips=skips,
     )
-    statuses = list(read_statuses(limit_items(items, input.limit), sink))
+    if input.limit is not None:
+        items = limit_items(items, input.limit)
+    statuses = list(read_statuses(items, sink))
     pages = write_sheet(report, statuses, sink)
     failed = sum(status.error is not None for status in statuses)
     missing = sum(status.error is None and not status.text and not status.records for status in statuses)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import tee
 from typing import Any
 
@@ -15,7 +16,7 @@ from openblip.jobs.items import Item
 from openblip.jobs.records import Row
 from openblip.jobs.run import Result
 from openblip.preprocess.image import load_image
-from openblip.results import Answer, Box
+from openblip.tasks import TaskName
 
 
 @dataclass
@@ -32,7 +33,7 @@ class AnswerAnnotator(BlipAnnotator):
 
     def run(self, items: Iterator[Item]) -> Iterator[Result]:
         """Yield the records of each image: an answer for each question."""
-        for answers in self._ask(items):
+        for answers in _run_texts(self, items, self.questions, "vqa", partial(self.blip.ask, **self.options)):
             if isinstance(answers, OpenBlipError):
                 yield answers
                 continue
@@ -47,21 +48,6 @@ class AnswerAnnotator(BlipAnnotator):
                     }
                     records.append(record | {"rank": rank} if self.options.get("n", 1) > 1 else record)
             yield records
-
-    def _ask(self, items: Iterator[Item]) -> Iterator[Sequence[Answer] | OpenBlipError]:
-        """Yield the answers to all questions about each item."""
-        if len(self.questions) == 1:
-            sources = (item.source(self.frame) for item in items)
-            for answer in self.blip.ask(sources, self.questions[0], on_error="return", **self.options):
-                yield answer if isinstance(answer, OpenBlipError) else [answer]
-            return
-        for batch in iter_batches(items, self.blip.batch_size):
-            images = [item.source(self.frame) for item in batch]
-            for image in self.blip.encode_images(images, task="vqa", on_error="return"):
-                if isinstance(image, OpenBlipError):
-                    yield image
-                else:
-                    yield self.blip.ask(image, list(self.questions), on_error="return", **self.options)
 
 
 @dataclass
@@ -79,7 +65,8 @@ class BoxAnnotator(BlipAnnotator):
     def run(self, items: Iterator[Item]) -> Iterator[Result]:
         """Yield the records of each image: a box for each expression."""
         items, located = tee(items)
-        for item, boxes in zip(items, self._ground(located), strict=True):
+        results = _run_texts(self, located, self.expressions, "grounding", self.blip.ground)
+        for item, boxes in zip(items, results, strict=True):
             if isinstance(boxes, OpenBlipError):
                 yield boxes
                 continue
@@ -104,17 +91,17 @@ class BoxAnnotator(BlipAnnotator):
                 for expression, box in zip(self.expressions, boxes, strict=True)
             ]
 
-    def _ground(self, items: Iterator[Item]) -> Iterator[Sequence[Box] | OpenBlipError]:
-        """Yield the boxes of all expressions in each item."""
-        if len(self.expressions) == 1:
-            sources = (item.source(self.frame) for item in items)
-            for box in self.blip.ground(sources, self.expressions[0], on_error="return"):
-                yield box if isinstance(box, OpenBlipError) else [box]
-            return
-        for batch in iter_batches(items, self.blip.batch_size):
-            images = [item.source(self.frame) for item in batch]
-            for image in self.blip.encode_images(images, task="grounding", on_error="return"):
-                if isinstance(image, OpenBlipError):
-                    yield image
-                else:
-                    yield self.blip.ground(image, list(self.expressions), on_error="return")
+
+def _run_texts(
+    annotator: BlipAnnotator, items: Iterator[Item], texts: Sequence[str], task: TaskName, run: Callable[..., Any]
+) -> Iterator[Sequence[Any] | OpenBlipError]:
+    """Yield the results of all texts for each item, by a method of the model. Images are encoded once."""
+    if len(texts) == 1:
+        sources = (item.source(annotator.frame) for item in items)
+        for result in run(sources, texts[0], on_error="return"):
+            yield result if isinstance(result, OpenBlipError) else [result]
+        return
+    for batch in iter_batches(items, annotator.batch_size):
+        images = [item.source(annotator.frame) for item in batch]
+        for image in annotator.blip.encode_images(images, task=task, on_error="return"):
+            yield image if isinstance(image, OpenBlipError) else run(image, list(texts), on_error="return")

@@ -98,14 +98,18 @@ def apply_edits(files: Iterable[Path], folders: Sequence[str] = ()) -> tuple[int
     """
     groups: dict[tuple[str, str], list[Mapping[str, str]]] = {}
     for file in files:
-        for edit in _read_edits(file):
+        for edit in _read_lines(file):
+            if MARK in edit:
+                continue
             edit = _relocate(edit, folders)
             out = "" if edit["to"] in _FILE_PER_IMAGE else edit["place"]
             groups.setdefault((edit["to"], out), []).append(edit)
     applied, notes = 0, list[str]()
     for (to, out), edits in groups.items():
         missing = [edit for edit in edits if _is_missing(edit)]
-        notes += map(_describe_missing, missing)
+        for edit in missing:
+            hint = "if its folder was moved, name the new folder: openblip caption FOLDER --apply EDITS.jsonl"
+            notes.append(f"{edit['path']}: {edit['place']} does not exist; {hint}")
         edits = [edit for edit in edits if edit not in missing]
         if not edits:
             continue
@@ -168,18 +172,6 @@ def _is_missing(edit: Mapping[str, str]) -> bool:
     if not edit["was"].strip() and edit["to"] == "sidecar":
         place = os.path.dirname(place)  # noqa: PTH120
     return bool(place) and not os.path.exists(place)  # noqa: PTH110
-
-
-def _describe_missing(edit: Mapping[str, str]) -> str:
-    return (
-        f"{edit['path']}: {edit['place']} does not exist; if its folder was moved, name the new folder: "
-        "openblip caption FOLDER --apply EDITS.jsonl"
-    )
-
-
-def _read_edits(file: Path) -> Iterator[Mapping[str, str]]:
-    """Yield the edits of texts."""
-    return (line for line in _read_lines(file) if MARK not in line)
 
 
 def _read_lines(file: Path) -> Iterator[Mapping[str, str]]:

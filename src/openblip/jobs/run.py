@@ -145,7 +145,7 @@ class SinkRun:
         self.counts: Counter[Outcome] = Counter()
         self._sink = sink
         self._journal = journal
-        self._decisions = self._decide_all()
+        self._decisions = decide_all(items, sink, journal.entries)
         self._unwritten: dict[int, tuple[Item, Entry, Any]] = {}  # by position in `_held`
         self._held: list[ItemStatus] = []  # statuses of items that are written or wait for it, in order
         self._last_flush = time.monotonic()
@@ -204,9 +204,6 @@ class SinkRun:
         for status in statuses:
             self.counts[status.outcome] += 1
             yield status
-
-    def _decide_all(self) -> Iterator[Decision]:
-        return decide_all(self.items, self._sink, self._journal.entries)
 
     def _carry_out(self, decision: Decision, result: Result | None) -> ItemStatus:
         if isinstance(decision, Compute):

@@ -22,7 +22,7 @@ from openblip.data.sources.shards import Shard, plan_shards, read_shard
 from openblip.errors import JobError
 from openblip.io import atomic
 from openblip.jobs.executors import Executor
-from openblip.jobs.items import FieldsOf, Item, UnusableItem, items_of_records
+from openblip.jobs.items import FieldsOf, Item, items_of_records
 from openblip.jobs.journal import Identity
 from openblip.jobs.records import Row, order_fields
 from openblip.jobs.run import Annotator, Run
@@ -76,7 +76,9 @@ class ShardedJob:
     def _compute(self, shard: Shard, annotator: Annotator) -> dict[str, int]:
         path = self.path(shard.name)
         sink = cast("ListSink", open_sink(self.format, SinkOptions(str(path), str(path.parent), existing="overwrite")))
-        run = Run(self._iter_items(shard), self.model)
+        root = shard.address if shard.kind == "files" else parent(shard.address)
+        inputs: Iterator[Record | Problem] = (record for _, record in read_shard(shard, keep=self.columns))
+        run = Run(items_of_records(inputs, root, self.out, self.fields_of), self.model)
         rows: list[Row] = []
         for status in run.run(annotator):
             item = status.item
@@ -86,11 +88,6 @@ class ShardedJob:
         with atomic.replace_file(path, sync=True) as file:
             sink.save_rows(file, rows)
         return {"computed": run.counts["computed"], "failed": run.counts["failed"]}
-
-    def _iter_items(self, shard: Shard) -> Iterator[Item | UnusableItem]:
-        root = shard.address if shard.kind == "files" else parent(shard.address)
-        records: Iterator[Record | Problem] = (record for _, record in read_shard(shard, keep=self.columns))
-        return items_of_records(records, root, self.out, self.fields_of)
 
 
 def run_sharded(
