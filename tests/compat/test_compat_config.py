@@ -45,6 +45,30 @@ def test_changed_and_unknown_values_are_preserved(tmp_path: Path) -> None:
     assert ours != Ours.BlipConfig()
 
 
+@pytest.mark.parametrize("library", [Theirs, Ours], ids=["transformers", "ours"])
+def test_the_implementation_of_attention_is_a_property_of_configs(library: Any, tmp_path: Path) -> None:
+    """`None` without a choice, "eager" in a model, never saved; a choice is passed on to the subconfigurations."""
+    parts = {name: {"num_hidden_layers": 1, "hidden_size": 24} for name in ("text_config", "vision_config")}
+
+    def read(config: Any) -> list[str | None]:
+        return [each._attn_implementation for each in (config, config.text_config, config.vision_config)]
+
+    config = library.BlipConfig(**parts)
+    assert read(config) == [None] * 3
+    model = library.BlipModel(config)
+    assert read(model.config) == ["eager"] * 3
+    model.set_attn_implementation("eager")
+    model.save_pretrained(tmp_path)
+    assert "attn_implementation" not in (tmp_path / "config.json").read_text()
+    config = library.BlipConfig(**parts, attn_implementation="eager")
+    assert read(config) == ["eager"] * 3
+    assert config == library.BlipConfig(**parts)
+    assert read(library.BlipConfig.from_pretrained(tmp_path, attn_implementation="eager")) == ["eager"] * 3
+    assert read(library.BlipModel.from_pretrained(tmp_path, attn_implementation={"text_config": "eager"}).config) == (
+        ["eager"] * 3
+    )
+
+
 def test_subconfigs_as_objects_dictionaries_or_none() -> None:
     text, vision = Ours.BlipTextConfig(hidden_size=48), Ours.BlipVisionConfig(hidden_size=96)
     config = Ours.BlipConfig(text_config=text, vision_config=vision)

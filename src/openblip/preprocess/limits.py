@@ -110,9 +110,7 @@ class ByteBudget:
 
     def _free(self, count: int) -> None:
         if count >= _TRIM_BYTES:
-            trim = _find_trim()
-            if trim is not None:
-                trim(0)
+            _trim_heap()
         with self._freed:
             self._used -= count
             self._freed.notify_all()
@@ -123,9 +121,15 @@ BUDGET = ByteBudget(MAX_BYTES)
 _TRIM_BYTES = 32 * 10**6
 
 
+def _trim_heap() -> None:
+    """Return freed memory to the system. The C library of Linux keeps it in the heaps of the threads otherwise."""
+    trim = _find_trim()
+    if trim is not None:
+        trim(0)
+
+
 @functools.cache
 def _find_trim() -> Callable[[int], int] | None:
-    """Return the function that returns freed memory to the system, which the C library of Linux keeps otherwise."""
     if not sys.platform.startswith("linux"):
         return None
     try:

@@ -61,6 +61,8 @@ class PreTrainedModel(PushToHub, ModelMethods):
                 f"config of {type(self).__name__} must be a {self.config_class.__name__}, got {type(config)}"
             )
         self.config = config
+        check_attn_implementation(config._attn_implementation)
+        config._attn_implementation_internal = config._attn_implementation or "eager"
 
     @overload
     @classmethod
@@ -92,7 +94,7 @@ class PreTrainedModel(PushToHub, ModelMethods):
         dtype: torch.dtype | str | None = None,
         torch_dtype: torch.dtype | str | None = None,
         device_map: Any = None,
-        attn_implementation: str | None = None,
+        attn_implementation: str | dict[str, str] | None = None,
         generation_config: Any = None,
         ignore_mismatched_sizes: bool = False,
         allow_missing: bool = False,
@@ -109,7 +111,7 @@ class PreTrainedModel(PushToHub, ModelMethods):
             dtype: Floating type of the weights; "auto" (the default) is the stored type.
             torch_dtype: Name of `dtype` in transformers 4.
             device_map: Device to move the model to; or "auto" or a device per submodule, which needs `accelerate`.
-            attn_implementation: "eager" or "sdpa", which are equal here.
+            attn_implementation: "eager" or "sdpa", or one of them per subconfiguration. They are equal here.
             generation_config: Default options of `generate`, instead of the folder's.
             ignore_mismatched_sizes: Initialize tensors of another shape randomly instead of raising.
             allow_missing: Initialize missing tensors randomly and ignore unknown ones, with a warning, instead of
@@ -142,6 +144,8 @@ class PreTrainedModel(PushToHub, ModelMethods):
         else:
             source = config or cast(Path, folder)
             model_config, kwargs = cls.config_class.from_pretrained(source, return_unused_kwargs=True, **kwargs)
+        if attn_implementation is not None:
+            model_config._attn_implementation = attn_implementation
         stored = read_tensors(cast(Path, folder)) if state_dict is None else dict(state_dict)
         tensors = cls._select_tensors(stored)
         weights_dtype = _weights_dtype(dtype if dtype is not None else torch_dtype, model_config, tensors)
@@ -171,8 +175,10 @@ class PreTrainedModel(PushToHub, ModelMethods):
     def _from_config(cls: type[ModelT], config: PreTrainedConfig, **kwargs: Any) -> ModelT:
         """Return a model with random weights; `AutoModel.from_config` calls it."""
         dtype = kwargs.pop("dtype", kwargs.pop("torch_dtype", None))
-        check_attn_implementation(kwargs.pop("attn_implementation", None))
-        model = cls(copy.deepcopy(config), **kwargs)
+        config, attn_implementation = copy.deepcopy(config), kwargs.pop("attn_implementation", None)
+        if attn_implementation is not None:
+            config._attn_implementation = attn_implementation
+        model = cls(config, **kwargs)
         return model if dtype in (None, "auto") else model.to(_named_dtype(dtype))
 
     @classmethod

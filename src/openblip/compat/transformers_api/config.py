@@ -50,6 +50,7 @@ class PreTrainedConfig(PushToHub):
             values[name] = value
         for name in ("model_type", "transformers_version"):
             values.pop(name, None)
+        self._attn_implementation = values.pop("attn_implementation", None)
         dtype, torch_dtype = values.pop("dtype", None), values.pop("torch_dtype", None)
         self._dtype = _dtype_name(dtype if dtype is not None else torch_dtype)
         for name, value in {**_COMMON, **self.fields, **values}.items():
@@ -77,6 +78,20 @@ class PreTrainedConfig(PushToHub):
 
     torch_dtype = dtype
     """Name of `dtype` in transformers 4."""
+
+    @property
+    def _attn_implementation(self) -> str | None:
+        """The chosen implementation of attention; "eager" in a model without a choice. All are equal here."""
+        return cast("str | None", vars(self).get("_attn_implementation_internal"))
+
+    @_attn_implementation.setter
+    def _attn_implementation(self, value: str | Mapping[str, str] | None) -> None:
+        choices = value if isinstance(value, Mapping) else dict.fromkeys(("", *self.sub_configs), value)
+        self._attn_implementation_internal = choices.get("", self._attn_implementation)
+        for name in self.sub_configs:
+            subconfig = vars(self).get(name)
+            if isinstance(subconfig, PreTrainedConfig) and name in choices:
+                subconfig._attn_implementation = choices[name]
 
     @property
     def use_return_dict(self) -> bool:
@@ -199,6 +214,9 @@ class PreTrainedConfig(PushToHub):
         unused = {}
         for name, value in kwargs.items():
             if name in ("dtype", "torch_dtype") and value == "auto":
+                continue
+            if name == "attn_implementation":
+                config._attn_implementation = value
                 continue
             if not hasattr(config, name):
                 unused[name] = value
@@ -478,6 +496,8 @@ class BlipConfig(PreTrainedConfig):
         self.text_config = _subconfig(fields.get("text_config"), BlipTextConfig)
         self.vision_config = _subconfig(fields.get("vision_config"), BlipVisionConfig)
         self.text_config.encoder_hidden_size = self.vision_config.hidden_size
+        if self._attn_implementation is not None:
+            self._attn_implementation = self._attn_implementation  # of both subconfigurations too
 
     @classmethod
     def from_text_vision_configs(

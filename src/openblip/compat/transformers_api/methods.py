@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import partial
 from typing import Any, ClassVar
 
@@ -506,9 +506,8 @@ class ModelMethods(nn.Module):
         Raises:
             InputError: The implementation is unknown.
         """
-        names = attn_implementation.values() if isinstance(attn_implementation, dict) else [attn_implementation]
-        for name in names:
-            check_attn_implementation(name)
+        check_attn_implementation(attn_implementation)
+        self.config._attn_implementation = attn_implementation
 
     def warn_if_padding_and_no_attention_mask(self, input_ids: Tensor, attention_mask: Tensor | None) -> None:
         """Warn if ids contain padding and there is no mask.
@@ -522,10 +521,11 @@ class ModelMethods(nn.Module):
             warnings.warn("input_ids contain padding, but attention_mask is not given", stacklevel=2)
 
 
-def check_attn_implementation(name: str | None) -> None:
-    """Raise `InputError` unless the name is "eager", "sdpa" or `None`."""
-    if name not in (None, "eager", "sdpa"):
-        raise InputError(f"attn_implementation must be 'eager' or 'sdpa' (equal here), got {name!r}")
+def check_attn_implementation(choice: str | Mapping[str, str] | None) -> None:
+    """Raise `InputError` unless the name, or each name by subconfiguration, is "eager", "sdpa" or `None`."""
+    for name in choice.values() if isinstance(choice, Mapping) else [choice]:
+        if name not in (None, "eager", "sdpa"):
+            raise InputError(f"attn_implementation must be 'eager' or 'sdpa' (equal here), got {name!r}")
 
 
 def _require_grad(_module: nn.Module, _args: object, output: Tensor) -> None:
