@@ -1,4 +1,4 @@
-"""`openblip bootstrap`: the whole bootstrap of the paper in one recipe."""
+"""`openblip bootstrap`: the complete bootstrap of the paper in one recipe."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from openblip.cli.command import argument, command
 
 
 @command(example="openblip bootstrap recipes/bootstrap/base.yaml out=runs/bootstrap")
-@argument("recipe", type=o.PATH, metavar="RECIPE.yaml", help="YAML file that describes data and steps.")
+@argument("recipe", type=o.PATH, metavar="RECIPE.yaml", help="YAML file that describes the data and the steps.")
 @argument("overrides", nargs=-1, metavar="[KEY=VALUE]...", help="Settings to change, such as capfilt.num=5.")
 @o.threads_option
 @o.offline_option

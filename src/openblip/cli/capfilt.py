@@ -46,14 +46,14 @@ keep_option = option(
     "--keep", type=KEEP, default="itm", panel=OUTPUT, help="Scores that decide: itm (the paper's rule), itc or both."
 )
 itm_option = option(
-    "--itm-threshold", type=float, default=0.5, panel=OUTPUT, help="Smallest ITM probability of a kept text."
+    "--itm-threshold", type=float, default=0.5, panel=OUTPUT, help="Minimum ITM probability of a kept text."
 )
 itc_option = option(
     "--itc-threshold",
     type=float,
     show_default="none; required with itc and both",
     panel=OUTPUT,
-    help="Smallest ITC cosine of a kept text; its scale depends on the model.",
+    help="Minimum ITC cosine of a kept text; its scale depends on the model.",
 )
 folder_argument = argument("folder", type=o.PATH, metavar="DIR", help="Output folder of `openblip capfilt run`.")
 json_option = option("--json", is_flag=True, panel=OUTPUT, help="Print the counts as JSON.")
@@ -73,7 +73,13 @@ json_option = option("--json", is_flag=True, panel=OUTPUT, help="Print the count
 @option("--out", type=o.PATH, required=True, metavar="DIR", panel=OUTPUT, help="Output folder; the run resumes there.")
 @option("--captioner", metavar="MODEL", required=True, panel=MODEL, help="Model that writes captions.")
 @option("--filter", "matcher", metavar="MODEL", required=True, panel=MODEL, help="Model that scores texts (retrieval).")
-@option("--images", metavar="DIR", show_default="the folder of the list", panel=INPUT, help="Folder of relative paths.")
+@option(
+    "--images",
+    metavar="DIR",
+    show_default="the folder of the list",
+    panel=INPUT,
+    help="Folder for relative image paths.",
+)
 @option(
     "--column",
     "columns",
@@ -90,14 +96,18 @@ json_option = option("--json", is_flag=True, panel=OUTPUT, help="Print the count
     type=o.POSITIVE,
     show_default="none: sample",
     panel=DECODING,
-    help="Beam search in place of sampling.",
+    help="Use beam search instead of sampling.",
 )
 @option("--min-new-tokens", type=o.NATURAL, default=6, panel=DECODING, help="Minimum number of tokens to generate.")
 @option("--max-new-tokens", type=o.POSITIVE, default=26, panel=DECODING, help="Maximum number of tokens to generate.")
 @option("--repetition-penalty", type=float, default=1.1, panel=DECODING, help="Penalize repeated words if above 1.")
 @option("--prompt", show_default="the checkpoint's prompt", panel=DECODING, help="Text to start every caption with.")
 @option(
-    "--seed", type=int, default=0, panel=DECODING, help="Seed of the samples, which depend on it and the image's key."
+    "--seed",
+    type=int,
+    default=0,
+    panel=DECODING,
+    help="Seed; the samples of an image depend on it and on the key of the image.",
 )
 @keep_option
 @itm_option
@@ -107,9 +117,9 @@ json_option = option("--json", is_flag=True, panel=OUTPUT, help="Print the count
     type=click.Choice(["parquet", "webdataset"]),
     default="parquet",
     panel=OUTPUT,
-    help="Also write WebDataset tars with all images.",
+    help="Formats to write: parquet, or Parquet and WebDataset tars with all images.",
 )
-@option("--retry", type=click.Choice(["failed"]), panel=OUTPUT, help="Compute the failed rows again, and nothing else.")
+@option("--retry", type=click.Choice(["failed"]), panel=OUTPUT, help="Compute only the failed rows again.")
 @json_option
 @option(
     "--ray", metavar="ADDRESS", show_default="this machine", panel=MODEL, help="Run on Ray: auto, local or an address."
@@ -119,7 +129,7 @@ json_option = option("--json", is_flag=True, panel=OUTPUT, help="Print the count
     type=o.POSITIVE,
     show_default="1; with --ray one per GPU or core",
     panel=MODEL,
-    help="Processes, or actors on Ray, that hold both models.",
+    help="Processes, or Ray actors, each with both models.",
 )
 @o.device_option
 @option(
@@ -143,12 +153,22 @@ json_option = option("--json", is_flag=True, panel=OUTPUT, help="Print the count
     metavar="HOST[:PORT]",
     multiple=True,
     panel=NETWORK,
-    help="Host that may have a private address; repeat the option for more.",
+    help="Host that may have a private IP address; repeat the option for more.",
 )
-@option("--max-bytes", type=o.POSITIVE, default=32 * 2**20, panel=NETWORK, help="Largest file to fetch.")
-@option("--max-pixels", type=o.POSITIVE, default=50_000_000, panel=NETWORK, help="Most pixels of a fetched image.")
-@option("--fetch-timeout", type=float, default=30.0, panel=NETWORK, help="Seconds until a request is given up.")
-@option("--fetch-interval", type=float, default=0.5, panel=NETWORK, help="Seconds between requests to one host.")
+@option(
+    "--max-bytes", type=o.POSITIVE, default=32 * 2**20, panel=NETWORK, help="Maximum size of a fetched file, in bytes."
+)
+@option(
+    "--max-pixels",
+    type=o.POSITIVE,
+    default=50_000_000,
+    panel=NETWORK,
+    help="Maximum number of pixels of a fetched image.",
+)
+@option("--fetch-timeout", type=float, default=30.0, panel=NETWORK, help="Timeout of a request, in seconds.")
+@option(
+    "--fetch-interval", type=float, default=0.5, panel=NETWORK, help="Pause between requests to one host, in seconds."
+)
 @option("--user-agent", show_default="openblip/VERSION", panel=NETWORK, help="Name to send to servers.")
 def run(
     source: tuple[str, ...],

@@ -38,7 +38,7 @@ PURPOSES = {
 
 
 @command(example="openblip doctor --json")
-@option("--bench", is_flag=True, help="Measure the engines for up to a minute, and store the fastest for --fast.")
+@option("--bench", is_flag=True, help="Measure the engines for about a minute, and store the fastest for --fast.")
 @json_option
 def doctor(bench: bool, json: bool) -> None:
     """Report the installation and its missing parts."""

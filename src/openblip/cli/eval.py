@@ -75,7 +75,7 @@ references_option = input_option(
     "--references",
     type=o.PATH,
     metavar="FILE",
-    show_default="those of the run",
+    show_default="the references of the run",
     help="File of references, or your records.",
 )
 per_item_option = output_option(
@@ -93,7 +93,7 @@ page_option = output_option(
     type=o.HtmlFile(),
     metavar="FILE.html",
     show_default="none",
-    help="HTML page to write, which shows the items; of two files side by side.",
+    help="HTML page to write, which shows the items; two files are shown side by side.",
 )
 json_option = output_option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 score_options = option_group("output", ScoreOutput, [per_item_option, table_option, page_option, json_option])
@@ -386,7 +386,7 @@ def format_value(value: float | None) -> str:
     "--task",
     type=Choice(OWN_TASKS),
     metavar="TASK",
-    show_default="captions if there are any, else vqa",
+    show_default="caption if the records have captions, otherwise vqa",
     help=f"Task of your own records: {', '.join(OWN_TASKS)}.",
 )
 @input_option(
@@ -397,7 +397,7 @@ def format_value(value: float | None) -> str:
     type=o.PATH,
     metavar="DIR",
     show_default="none",
-    help="Folder for predictions, metrics and the server's file. A run that stopped is resumed from it.",
+    help="Folder for predictions, metrics and the server's file. A stopped run resumes from it.",
 )
 @output_option(
     "--report",

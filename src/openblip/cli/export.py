@@ -26,7 +26,7 @@ EXPORTED_TASKS = tuple(name for name, task in TASKS.items() if task.pipeline is 
     multiple=True,
     metavar="TASK",
     show_default="all tasks of SRC",
-    help=f"Task to export: {', '.join(EXPORTED_TASKS)}. Repeat it for several tasks in one folder.",
+    help=f"Task to export: {', '.join(EXPORTED_TASKS)}. Repeat the option for several tasks in one folder.",
 )
 @option(
     "--precision",
@@ -51,7 +51,7 @@ def export(
 ) -> None:
     """Export a model to ONNX or OpenVINO.
 
-    The files are compared with PyTorch, and openblip-portable runs them without it.
+    The export is compared with PyTorch at the end. openblip-portable runs it without PyTorch.
     """
     prepare(offline=offline, threads=threads)
 

@@ -1,4 +1,4 @@
-"""`openblip index`: make an index of images, or bring one up to date."""
+"""`openblip index`: create or update an index of images."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ SUMMARY: dict[Outcome, str] = {
     "images",
     nargs=-1,
     metavar="[IMAGE]...",
-    help="Images, folders, globs and lists, or - to read paths from standard input; none for all indexed folders.",
+    help="Images, folders, globs and lists, or - to read paths from standard input. Default: all indexed folders.",
 )
 @o.input_options
 @output_option(
@@ -64,8 +64,10 @@ SUMMARY: dict[Outcome, str] = {
     show_default="fp32, or fp16 in a database",
     help="Type of the stored embeddings.",
 )
-@output_option("--caption", is_flag=True, help="Caption the images that have no caption, for search --caption.")
-@output_option("--prune", is_flag=True, help="Also remove the images of indexed folders that no longer exist.")
+@output_option(
+    "--caption", is_flag=True, help="Caption the images that have no caption, for openblip search --caption."
+)
+@output_option("--prune", is_flag=True, help="Also remove images of indexed folders that no longer exist.")
 @output_option("--compact", is_flag=True, help="Free the space of removed and changed images at the end.")
 @output_option("--plan", is_flag=True, help="Print the number of images and the bytes per image, and write nothing.")
 @output_option("--json", is_flag=True, help="Print the summary as JSON.")
@@ -96,8 +98,8 @@ def index(
 ) -> None:
     """Index images for openblip search. In Python: openblip.search.Index.
 
-    Images that the index has are skipped, moved ones are recognized by their content, and deleted ones leave it. To
-    resume an interrupted run, run the same command again. Without images, all indexed folders are brought up to date.
+    Unchanged images are skipped, moved images are recognized by their content, and deleted images are removed. Without
+    images, all indexed folders are updated. To resume an interrupted run, run the same command again.
     """
     if input.frame:
         raise click.UsageError("--frame does not apply to an index, which holds the first frame of animations")
@@ -209,7 +211,7 @@ def describe_failure(name: str, error: str) -> str:
 
 
 def check_settings(settings: IndexSettings, states: str, dtype: str | None) -> None:
-    """Raise `click.UsageError` if options name other settings than those of an index.
+    """Raise `click.UsageError` if options differ from the settings of an index.
 
     Args:
         settings: The settings of the index.
@@ -224,7 +226,7 @@ def check_settings(settings: IndexSettings, states: str, dtype: str | None) -> N
 
 
 def model_of_index(settings: IndexSettings, model: ModelOptions) -> ModelOptions:
-    """Return the model options with those of an index in place of the defaults.
+    """Return the model options, with the settings of an index as defaults.
 
     Args:
         settings: The settings of the index.

@@ -52,7 +52,7 @@ class HtmlFile(click.Path):
     """The path of an HTML file."""
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Path:
-        """Return the path, or fail if its suffix is not that of a page."""
+        """Return the path, or fail if it does not end in .html or .htm."""
         path = Path(value)
         if path.suffix.lower() not in (".html", ".htm"):
             self.fail(f"must end in .html, got {path}", param, ctx)
@@ -63,7 +63,7 @@ class TableFile(click.Path):
     """The path of a CSV or LaTeX file."""
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Path:
-        """Return the path, or fail if its suffix is not that of a table."""
+        """Return the path, or fail if it does not end in .csv or .tex."""
         path = Path(value)
         if path.suffix.lower() not in (".csv", ".tex"):
             self.fail(f"must end in .csv or .tex, got {path}", param, ctx)
@@ -102,7 +102,7 @@ precision_option = model_option(
     "--precision",
     metavar="PRECISION",
     default=defaults.PRECISION,
-    help="Precision of the arithmetic: fp32, bf16, fp16, int8, or auto for the fastest one of this machine.",
+    help="Precision of the arithmetic: fp32, bf16, fp16, int8, or auto for the fastest on this machine.",
 )
 training_precision_option = model_option(
     "--precision",
@@ -116,7 +116,7 @@ offline_option = model_option("--offline", is_flag=True, help="Use only files on
 
 @dataclass(frozen=True)
 class InputOptions:
-    """Options of finding and reading images."""
+    """Options for finding and reading images."""
 
     recursive: bool
     include: tuple[str, ...]
@@ -156,21 +156,21 @@ input_options = option_group(
             "--include",
             metavar="GLOB",
             multiple=True,
-            show_default="files with the suffix of an image",
-            help="Take only files whose name or path fits; repeat the option for more patterns.",
+            show_default="files with an image suffix",
+            help="Read only files whose name or path matches; repeat the option for more patterns.",
         ),
         input_option(
             "--exclude",
             metavar="GLOB",
             multiple=True,
-            help="Pass over files and folders whose name or path fits; repeat the option for more patterns.",
+            help="Skip files and folders whose name or path matches; repeat the option for more patterns.",
         ),
         input_option(
             "--images",
             "images_folder",
             metavar="DIR",
             show_default="the folder of the list",
-            help="Folder to find the images of a list in, also those with absolute paths of another machine.",
+            help="Folder for the relative image paths of a list, and for absolute paths of another machine.",
         ),
         input_option(
             "--columns",
@@ -184,8 +184,8 @@ input_options = option_group(
         input_option(
             "--max-pixels",
             type=POSITIVE,
-            show_default="as many as 720 MB of memory can decode",
-            help="Largest image to read.",
+            show_default="as many as fit into 720 MB",
+            help="Maximum number of pixels of an image.",
         ),
     ],
 )
@@ -193,7 +193,7 @@ input_options = option_group(
 
 @dataclass(frozen=True)
 class OutputOptions:
-    """Options of printing and writing results."""
+    """Options for printing and writing results."""
 
     json: bool
     to: str | None
@@ -232,7 +232,9 @@ def output_options(formats: Sequence[str] = LISTS) -> Callable[[Function], Calla
             resume_option,
             output_option("--restart", is_flag=True, help="Process all images again, and replace earlier results."),
             output_option("--strict", is_flag=True, help="Stop at the first image that fails."),
-            output_option("--dry-run", is_flag=True, help="Print the plan, and write nothing."),
+            output_option(
+                "--dry-run", is_flag=True, help="Print the planned action for each image, and write nothing."
+            ),
             output_option("--quiet", is_flag=True, help="Print no progress and no summary, only errors."),
             output_option(
                 "--progress",
@@ -249,7 +251,7 @@ def output_options(formats: Sequence[str] = LISTS) -> Callable[[Function], Calla
 
 @dataclass(frozen=True)
 class ModelOptions:
-    """Options of loading a model."""
+    """Options for loading a model."""
 
     model: str
     device: str
@@ -338,7 +340,7 @@ model_options = option_group(
 
 @dataclass(frozen=True)
 class RayOptions:
-    """Options of running a job on Ray."""
+    """Options for running a job on Ray."""
 
     ray: str | None
     workers: int | None
@@ -352,13 +354,13 @@ ray_options = option_group(
             "--ray",
             metavar="ADDRESS",
             show_default="this process",
-            help="Run on Ray: auto, local or an address. One file per shard is written into the folder --out.",
+            help="Run on Ray: auto, local or an address. The job writes one file per shard into the folder --out.",
         ),
         model_option(
             "--workers",
             type=POSITIVE,
             show_default="one per GPU or core",
-            help="Ray actors that hold the model; without --ray, the same as --num-workers.",
+            help="Ray actors, each with its own model; without --ray, the same as --num-workers.",
         ),
     ],
 )

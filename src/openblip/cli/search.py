@@ -30,9 +30,11 @@ RERANK = click.IntRange(min=0)
     'openblip search photos.index --image dog.jpg --minus "snow" --after 2024 --report hits.html'
 )
 @argument("index", metavar="DIR", help="Folder of an index, or the address of its database.")
-@argument("text", metavar="[TEXT]", required=False, help="Text that the images should fit.")
+@argument("text", metavar="[TEXT]", required=False, help="Text that the images should match.")
 @input_option("--image", metavar="FILE", help="Image that the images should resemble; with a text, both count.")
-@input_option("--minus", metavar="TEXT", multiple=True, help="Text that the images should not fit.")
+@input_option(
+    "--minus", metavar="TEXT", multiple=True, help="Text that the images should not match; repeat the option for more."
+)
 @input_option("--folder", metavar="DIR", show_default="all", help="Search only the images in or below this folder.")
 @input_option("--after", metavar="DATE", show_default="all", help="Search only images of this date or later.")
 @input_option("--before", metavar="DATE", show_default="all", help="Search only images from before this date.")
@@ -40,23 +42,23 @@ RERANK = click.IntRange(min=0)
     "--caption",
     metavar="WORDS",
     show_default="all",
-    help='Search only images whose caption has these words; "a phrase" and dog* are possible.',
+    help='Search only images whose caption contains these words; also "a phrase" and dog*.',
 )
-@output_option("-n", "--num", type=o.POSITIVE, default=NUM, help="Most images to show.")
+@output_option("-n", "--num", type=o.POSITIVE, default=NUM, help="Maximum number of images.")
 @output_option(
     "--rerank",
     type=RERANK,
     default=0,
-    help="Let the model read the text together with each of the N best images (ITM), and rank by that.",
+    help="Re-rank the N best images by the probability that the text matches (ITM).",
 )
 @output_option(
     "--min-probability",
     type=click.FloatRange(0, 1),
     default=0.5,
-    help="Lowest probability of a match that --rerank accepts.",
+    help="With --rerank, leave out images with a lower probability of a match.",
 )
-@output_option("--hide-duplicates", is_flag=True, help="Leave out images that nearly equal a better one.")
-@output_option("--duplicates", is_flag=True, help="List the groups of near-duplicates in the whole index instead.")
+@output_option("--hide-duplicates", is_flag=True, help="Leave out near-duplicates of better results.")
+@output_option("--duplicates", is_flag=True, help="List the groups of near-duplicates in the index instead.")
 @output_option("--json", is_flag=True, help="Print one JSON object per image, and the summary last.")
 @o.report_option
 @o.model_options

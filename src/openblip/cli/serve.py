@@ -28,7 +28,7 @@ SECONDS = click.FloatRange(min=0, min_open=True)
     example="openblip serve --port 8000\nopenblip serve --host 0.0.0.0 --api-keys keys.txt --allow-host example.org"
 )
 @option("--host", panel=SERVER, metavar="ADDRESS", default="127.0.0.1", help="Address to bind to.")
-@option("--port", panel=SERVER, type=PORT, default=8000, help="Port; 0 takes a free one.")
+@option("--port", panel=SERVER, type=PORT, default=8000, help="Port to listen on; 0 chooses a free port.")
 @option(
     "--index",
     panel=SERVER,
@@ -43,9 +43,11 @@ SECONDS = click.FloatRange(min=0, min_open=True)
     panel=SERVER,
     type=Choice(o.EXISTING),
     default="overwrite",
-    help="Action of an edit for images that have a caption: overwrite, skip, append or prepend.",
+    help="What an edit does to an existing caption: overwrite, skip, append or prepend.",
 )
-@option("--also", panel=SERVER, metavar="NAME", multiple=True, help="Further model to serve; repeat the option.")
+@option(
+    "--also", panel=SERVER, metavar="NAME", multiple=True, help="Another model to serve; repeat the option for more."
+)
 @option(
     "--log-level",
     panel=SERVER,
@@ -53,7 +55,7 @@ SECONDS = click.FloatRange(min=0, min_open=True)
     default="info",
     help="Level of the log on standard error: debug, info, warning or error.",
 )
-@option("--drain", panel=SERVER, type=SECONDS, default=30.0, help="Seconds to finish requests after SIGTERM.")
+@option("--drain", panel=SERVER, type=SECONDS, default=30.0, help="Time to finish requests after SIGTERM, in seconds.")
 @option(
     "--api-keys",
     panel=SECURITY,
@@ -62,34 +64,36 @@ SECONDS = click.FloatRange(min=0, min_open=True)
     show_default="OPENBLIP_API_KEYS",
     help="File of API keys, one per line, as KEY or NAME=KEY.",
 )
-@option("--no-auth", panel=SECURITY, is_flag=True, help="Serve other machines without API keys.")
+@option("--no-auth", panel=SECURITY, is_flag=True, help="Accept requests from other machines without API keys.")
 @option(
     "--allow-host",
     panel=SECURITY,
     metavar="NAME",
     multiple=True,
     show_default="localhost and --host",
-    help="Name that clients address the server by; repeat the option for more names, * allows all.",
+    help="Host name that requests may use; repeat the option for more, * allows all.",
 )
 @option(
     "--allow-origin",
     panel=SECURITY,
     metavar="ORIGIN",
     multiple=True,
-    help="Other site whose pages may send requests (CORS), such as https://app.example.org.",
+    help="Site whose pages may send requests (CORS), such as https://app.example.org; repeat the option for more.",
 )
 @option(
     "--allow-fetch",
     panel=SECURITY,
     metavar="HOST",
     multiple=True,
-    help="Host that images may be fetched from; .example.org allows all below it, * all public hosts.",
+    help="Host to fetch images from: NAME, .NAME for its subdomains, or * for all; repeat the option for more.",
 )
-@option("--max-seconds", panel=LIMITS, type=SECONDS, default=30.0, help="Deadline of a request.")
-@option("--max-queue", panel=LIMITS, type=SECONDS, default=10.0, help="Seconds of work that may wait.")
-@option("--max-body", panel=LIMITS, type=POSITIVE, default=32, help="Largest body in MiB.")
-@option("--max-images", panel=LIMITS, type=POSITIVE, default=16, help="Most images of a request.")
-@option("--max-texts", panel=LIMITS, type=POSITIVE, default=256, help="Most texts of a request.")
+@option("--max-seconds", panel=LIMITS, type=SECONDS, default=30.0, help="Deadline of a request, in seconds.")
+@option(
+    "--max-queue", panel=LIMITS, type=SECONDS, default=10.0, help="Maximum length of the queue, in seconds of work."
+)
+@option("--max-body", panel=LIMITS, type=POSITIVE, default=32, help="Maximum size of a request body, in MiB.")
+@option("--max-images", panel=LIMITS, type=POSITIVE, default=16, help="Maximum number of images per request.")
+@option("--max-texts", panel=LIMITS, type=POSITIVE, default=256, help="Maximum number of texts per request.")
 @o.model_options
 def serve(
     host: str,
@@ -114,8 +118,8 @@ def serve(
 ) -> None:
     """Serve the model over HTTP, with a web page.
 
-    The server binds to this machine only. For other machines it needs API keys, from a file or from the variable
-    OPENBLIP_API_KEYS. Open http://127.0.0.1:8000 for the page, and /docs for the API.
+    Open http://127.0.0.1:8000 for the page, and /docs for the API. By default, only this machine can connect. To serve
+    other machines, set --host and API keys.
     """
     if any(find_spec(name) is None for name in ("fastapi", "uvicorn", "prometheus_client", "python_multipart")):
         raise click.UsageError(f"serving needs an extra: {install_hint('serve')}")

@@ -1,4 +1,4 @@
-"""`openblip sheet`: review and edit the captions that a folder has."""
+"""`openblip sheet`: review and edit the captions of a folder."""
 
 from __future__ import annotations
 

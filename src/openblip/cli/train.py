@@ -106,10 +106,8 @@ def _add_command(task: TaskSpec) -> None:
     @o.device_option
     @o.training_precision_option
     @option("--epochs", type=o.POSITIVE, default=5, help="Number of passes over the data.")
-    @option(
-        "--lr", type=float, show_default="the published rate; ten times that with LoRA", help="Highest learning rate."
-    )
-    @option("--batch-size", type=o.POSITIVE, default=16, help="Samples to process at once.")
+    @option("--lr", type=float, show_default="the published rate; ten times that with LoRA", help="Peak learning rate.")
+    @option("--batch-size", type=o.POSITIVE, default=16, help="Samples per batch.")
     @option(
         "--patience",
         type=o.NATURAL,
