@@ -281,7 +281,7 @@ def test_an_index_of_another_format_is_refused(tmp_path: Path, blip: Blip) -> No
         Index.open(tmp_path / "index")
     with pytest.raises(SearchError, match="must be an index"):
         Index.open(tmp_path)
-    with pytest.raises(SearchError, match="must be an empty folder"):
+    with pytest.raises(SearchError, match="must be empty or not exist"):
         Index.create(tmp_path, blip)
 
 
@@ -291,10 +291,10 @@ def test_an_index_of_another_format_is_refused(tmp_path: Path, blip: Blip) -> No
         ({}, "expected a text, an image or a filter"),
         ({"text": "a", "n": 0}, "n must be at least 1"),
         ({"where": Filter(after="2020"), "n": 10**30}, "n must be at most 2147483647"),
-        ({"text": " "}, "text must have a word"),
+        ({"text": " "}, "text must contain a word"),
         ({"text": "a", "rerank": 5}, r"rerank must be at least n \(20\), got 5"),
         ({"text": "a", "rerank": 20, "min_probability": 2}, "between 0 and 1"),
-        ({"image": toy_image(0, 9, 9), "rerank": 50}, "rerank needs a text"),
+        ({"image": toy_image(0, 9, 9), "rerank": 50}, "rerank must come with a text"),
         ({"text": "a", "minus": "a"}, "does not cancel"),
     ],
 )

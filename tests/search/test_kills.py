@@ -102,11 +102,11 @@ def test_two_processes_do_not_create_at_once(tmp_path: Path) -> None:
     with filelock.FileLock(tmp_path / "index.lock"), pytest.raises(SearchError, match="another process is writing"):
         LocalStore.create(tmp_path, SETTINGS)
     LocalStore.create(tmp_path, SETTINGS).close()
-    with pytest.raises(SearchError, match="is an index already"):
+    with pytest.raises(SearchError, match="already contains an index"):
         LocalStore.create(tmp_path, SETTINGS)
     (tmp_path / "photos").mkdir()
     (tmp_path / "photos" / "a.jpg").touch()
-    with pytest.raises(SearchError, match="must be an empty folder"):
+    with pytest.raises(SearchError, match="must be empty or not exist"):
         LocalStore.create(tmp_path / "photos", SETTINGS)
     assert [path.name for path in (tmp_path / "photos").iterdir()] == ["a.jpg"], "no lock among the photos"
 

@@ -162,7 +162,7 @@ def test_names_addresses_and_locks(address: str) -> None:
         pass
     assert split_location("postgresql://host/db") == ("postgresql://host/db", "openblip")
     for name in ("a b", "x;drop", "Ä", "A"):
-        with pytest.raises(InputError, match="lower-case letters"):
+        with pytest.raises(InputError, match="lowercase letters"):
             split_location(f"postgresql://host/db#{name}")
 
 

@@ -24,9 +24,9 @@ class IndexedImage:
     """An image of an index.
 
     Attributes:
-        id: Name of the image in the index: 16 random hexadecimal digits, which do not change when the file moves.
+        id: Id of the image in the index: 16 random hexadecimal digits, which do not change when the file moves.
         path: Absolute path of the file.
-        root: Indexed folder that the file is below.
+        root: The indexed folder that contains the file.
         hash: SHA-256 of the file.
         stamp: Size and time of the file.
         date: Local date and time: when the photo was taken, otherwise when the file was changed.
@@ -63,7 +63,8 @@ class NewImage:
     Attributes:
         image: The image.
         embedding: Its embedding (E,).
-        states: Its states (M, D), for an index that stores them; `None` for those of an equal file in the index.
+        states: Its states (M, D), for an index that stores them; `None` to use the states of an equal file in the
+            index.
     """
 
     image: IndexedImage
@@ -77,7 +78,7 @@ class Batch:
 
     Attributes:
         new: Images with new embeddings.
-        updated: Images whose embedding stays, with other properties.
+        updated: Images with changed properties and the same embedding.
         removed: Ids of images to remove.
     """
 
@@ -123,7 +124,7 @@ class ImagePage:
 
 
 def parse_cursor(cursor: str) -> tuple[str, int]:
-    """Return the date and the number of the image that a cursor names.
+    """Return the date and the number of the image at a cursor.
 
     Args:
         cursor: `ImagePage.next`.
@@ -132,7 +133,7 @@ def parse_cursor(cursor: str) -> tuple[str, int]:
         The date and the number of the last image before the page.
 
     Raises:
-        InputError: It is no cursor.
+        InputError: The cursor is malformed.
     """
     match = _CURSOR.fullmatch(cursor)
     if match is None:

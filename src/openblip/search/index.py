@@ -1,4 +1,4 @@
-"""An index of images: made and kept up to date by `add`, searched by text, image and filters."""
+"""An index of images: `add` fills and updates it, `search` finds images by text, image and filters."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 DUPLICATE = 0.98
 """Cosine from which two images are near-duplicates."""
 MIN_PROBABILITY = 0.5
-"""Probability of a match (ITM) from which the re-rank takes an image."""
+"""Minimum probability of a match (ITM) for the re-rank to keep an image."""
 CACHE_BYTES = 2 << 30
 """Size of the cache of image states."""
 _MAX_COUNT = 2**31 - 1
@@ -50,7 +50,7 @@ _OPEN_FLAGS = os.O_RDONLY | sum(getattr(os, name, 0) for name in ("O_BINARY", "O
 class Index:
     """An index of images in a folder, or in a PostgreSQL database. Make one with `create`, or open one with `open`.
 
-    Any number of threads may search one `Index`, also while another thread or process adds images.
+    Any number of threads can search one `Index`, while another thread or process adds images.
 
     Examples:
         >>> index = Index.create("photos.index", blip)  # doctest: +SKIP
@@ -88,9 +88,9 @@ class Index:
             blip: The model that will embed the images.
             dtype: Type of the stored embeddings: "fp32", or "fp16" for half the space. By default fp32 in a folder,
                 and fp16 in a database.
-            states: What happens to image states, which the re-rank needs: "none" computes them again, "cache" keeps
-                those of recent searches, and "stored" stores them for all images.
-            cache_bytes: Size of the cache of image states.
+            states: Where the re-rank gets image states from: "none" computes them in each search, "cache" keeps the
+                states of recent searches, and "stored" stores the states of all images.
+            cache_bytes: Maximum size of the cache of image states, in bytes.
 
         Returns:
             The index.
@@ -114,7 +114,7 @@ class Index:
 
         Args:
             location: The folder of the index, or the address of its PostgreSQL database.
-            cache_bytes: Size of the cache of image states.
+            cache_bytes: Maximum size of the cache of image states, in bytes.
 
         Returns:
             The index.
@@ -146,12 +146,12 @@ class Index:
 
     @property
     def settings(self) -> IndexSettings:
-        """The settings of the index, which name the weights that made it."""
+        """The settings of the index, including the weights that computed its embeddings."""
         return self._store.settings
 
     @property
     def roots(self) -> Mapping[str, bool]:
-        """The indexed folders, and whether the folders below each are indexed."""
+        """The indexed folders, and whether their subfolders are indexed too."""
         return self._store.roots()
 
     def close(self) -> None:
@@ -185,27 +185,27 @@ class Index:
         prune: bool = False,
         progress: bool = False,
     ) -> IndexReport:
-        """Add new images, and bring changed, moved and deleted ones up to date.
+        """Add new images, and update changed, moved and deleted ones.
 
-        Images that did not change are skipped. Images whose content the index knows under another path are not embedded
-        again. An image that cannot be read is a failure in the report; the others are indexed.
+        Unchanged images are skipped. Images whose content is already in the index under another path are not embedded
+        again. An image that cannot be read is reported as a failure; the others are indexed.
 
         Args:
-            paths: Images, folders, globs and lists. None stands for all folders that were indexed before.
-            blip: The model, or a function that loads it, which is only called if an image must be embedded.
+            paths: Images, folders, globs and lists. An empty sequence updates all folders that were indexed before.
+            blip: The model, or a function that loads it, which is called only if an image must be embedded.
             recursive: Also search subfolders.
-            include: Globs of files to take.
-            exclude: Globs of files and folders to pass over.
+            include: Globs of files to index.
+            exclude: Globs of files and folders to skip.
             caption: Caption the images that have no caption, for the full-text search.
-            prune: Also remove the images of indexed folders that no longer exist.
+            prune: Also remove images of indexed folders that no longer exist.
             progress: Whether to show a progress bar.
 
         Returns:
-            Numbers of images by outcome, and the failures.
+            The number of images by outcome, and the failures.
 
         Raises:
-            SearchError: Another model made the index, or it cannot be written.
-            InputError: There is nothing to index.
+            SearchError: The index was made with another model, or cannot be written.
+            InputError: `paths` is empty, and no folder was indexed before.
         """
         skips = Skips()
         chosen = PathFilter(tuple(include), tuple(exclude))
@@ -223,7 +223,7 @@ class Index:
     def prepare_update(
         self, listing: Listing, blip: Blip | Callable[[], Blip], *, caption: bool = False
     ) -> IndexUpdate:
-        """Return the update that `add` runs, to run it step by step.
+        """Return the update that `add` performs, to run it step by step.
 
         Args:
             listing: The images.
@@ -231,7 +231,7 @@ class Index:
             caption: Caption the images that have no caption.
 
         Returns:
-            The update, which has not begun.
+            The update. Its method `run` starts it.
         """
         from openblip.blip import Blip
         from openblip.search.update import IndexUpdate
@@ -273,23 +273,23 @@ class Index:
         timeout: float | None = None,
         stop: Stop | None = None,
     ) -> SearchResults:
-        """Find the images that fit a text, resemble an image, or both.
+        """Find the images that match a text, resemble an image, or both.
 
-        The embeddings of all images that pass the filter are compared with the query (ITC). With `rerank`, the model
-        then reads the text together with each image of the shortlist (ITM), ranks by both scores, and leaves out images
-        that do not match.
+        The query is compared with the embeddings of all images that pass the filter (ITC). With `rerank`, the model
+        then computes the probability that the text matches each image of the shortlist (ITM), ranks by both scores, and
+        leaves out images that do not match.
 
         Args:
             blip: The model of the index; `None` for a search by filters alone.
             text: The text.
-            image: The image; with a text, results resemble the image and fit the text.
-            minus: Texts that results should not fit.
-            n: Most results.
+            image: The image; with a text, results resemble the image and match the text.
+            minus: Texts that results should not match.
+            n: Maximum number of results.
             rerank: Length of the shortlist to re-rank, at least `n`; 0 for no re-rank.
-            min_probability: Lowest probability of a match that the re-rank accepts.
-            where: What images must fulfill. Without a text and an image, all images that pass are listed, the newest
-                first.
-            hide_duplicates: Whether to leave out images that nearly equal a better one.
+            min_probability: With `rerank`, minimum probability of a match.
+            where: Filter of the images to search. Without a text or an image, all images that pass are listed, the
+                newest first.
+            hide_duplicates: Whether to leave out near-duplicates of better results.
             timeout: Seconds after which the call raises `TimeLimitError`; by default there is no limit.
             stop: Function that returns True to end the call with `StoppedError`, such as `event.is_set`.
 
@@ -304,7 +304,7 @@ class Index:
         where = where or Filter()
         check_count("n", n)
         if text is not None and not text.strip():
-            raise InputError(f"text must have a word, got {text!r}")
+            raise InputError(f"text must contain a word, got {text!r}")
         if rerank:
             check_rerank(text, n, rerank, min_probability)
         if text is None and image is None and not minus:
@@ -336,7 +336,7 @@ class Index:
         timeout: float | None = None,
         stop: Stop | None = None,
     ) -> NDArray[np.float32]:
-        """Return the embedding of a query: of the text plus that of the image minus the mean of the `minus` texts.
+        """Return the embedding of a query: text plus image, minus the mean of the `minus` texts.
 
         Args:
             blip: The model of the index.
@@ -382,13 +382,13 @@ class Index:
         """Find the images whose embeddings are most similar to a query. No model is needed.
 
         Args:
-            query: An embedding (E,), such as those of `embed_query`.
-            n: Most results.
-            where: What images must fulfill.
-            hide_duplicates: Whether to leave out images that nearly equal a better one.
+            query: An embedding (E,), for example from `embed_query`.
+            n: Maximum number of results.
+            where: Filter of the images to search.
+            hide_duplicates: Whether to leave out near-duplicates of better results.
 
         Returns:
-            The hits, the most similar first: exactly those of brute force, in an index in a folder.
+            The hits, the most similar first. An index in a folder returns exactly the hits of brute force.
 
         Raises:
             InputError: `n` is less than 1, or the query has another width.
@@ -417,19 +417,20 @@ class Index:
     ) -> SearchResults:
         """Rank hits by both stages, ITM and ITC, and leave out images that do not match the text.
 
-        The score of a hit is the log-odds of ITM plus the logit of ITC: its similarity over the temperature.
+        The score of a hit is the log-odds of ITM plus the logit of ITC, which is its similarity divided by the
+        temperature.
 
         Args:
             blip: The model of the index.
             text: The text.
             hits: The shortlist.
             minus: Texts that images should not match.
-            min_probability: Lowest probability to accept.
+            min_probability: Minimum probability of a hit.
             timeout: Seconds after which the call raises `TimeLimitError`.
             stop: Function that returns True to end the call.
 
         Returns:
-            The accepted hits, best first, with their probability.
+            The hits that match, best first, with their probability.
 
         Raises:
             InputError: `min_probability` is not between 0 and 1.
@@ -464,9 +465,9 @@ class Index:
         """Return a page of the images, the newest first.
 
         Args:
-            n: Most images on a page.
-            cursor: `next` of the page before; `None` for the first page.
-            where: What images must fulfill.
+            n: Maximum number of images on a page.
+            cursor: `next` of the previous page; `None` for the first page.
+            where: Filter of the images to list.
 
         Returns:
             The page.
@@ -491,7 +492,7 @@ class Index:
     def open_file(self, id: str) -> BinaryIO:
         """Open the file of an image, if it is still a regular file below the folder that was indexed.
 
-        Links are resolved first, so that a link that was put in the place of an image leads nowhere else.
+        Links are resolved first, so a link that replaced an image cannot open a file outside the folder.
 
         Args:
             id: Id of the image.
@@ -500,7 +501,8 @@ class Index:
             The file, open for reading.
 
         Raises:
-            ImageError: There is no such image, or its file is gone or elsewhere. The message has no absolute path.
+            ImageError: There is no such image, or its file no longer exists or is outside the folder. The message
+                contains no absolute path.
         """
         image = self.get(id)
         if image is None:
@@ -508,7 +510,7 @@ class Index:
         return open_below(image.path, image.root, image.name)
 
     def find_duplicates(self, min_similarity: float = DUPLICATE) -> Sequence[Sequence[IndexedImage]]:
-        """Return groups of images that nearly equal each other.
+        """Return groups of near-duplicates.
 
         The time grows with the square of the number of images.
 
@@ -530,7 +532,7 @@ class Index:
         return sorted(resolved, key=lambda group: (-len(group), group[0].path))
 
     def _mark_again(self, hits: Sequence[Hit], shortlist: set[str]) -> tuple[Hit, ...]:
-        """Return re-ranked hits with their near-duplicates named in the new order; hidden ones stay named."""
+        """Return re-ranked hits with their near-duplicates marked in the new order; hidden ones stay marked."""
         rows = self._store.embeddings([hit.id for hit in hits])
         hits = [replace(hit, duplicate_of=None) for hit in hits if hit.id in rows]
         marked = mark_duplicates(hits, np.array([rows[hit.id] for hit in hits]), hide=False)
@@ -559,7 +561,7 @@ class Index:
 
 
 def mark_duplicates(hits: Sequence[Hit], embeddings: NDArray[np.float32], *, hide: bool) -> tuple[Hit, ...]:
-    """Return hits with their near-duplicates named.
+    """Return hits with their near-duplicates marked.
 
     Args:
         hits: The hits, best first.
@@ -571,8 +573,8 @@ def mark_duplicates(hits: Sequence[Hit], embeddings: NDArray[np.float32], *, hid
     """
     if len(hits) < 2:
         return tuple(hits)
-    originals: dict[int, int] = {}  # a near-duplicate's position, and that of its better image
-    duplicates: dict[int, list[str]] = {}  # a better image's position, and the ids of its near-duplicates
+    originals: dict[int, int] = {}  # position of a near-duplicate -> position of its better image
+    duplicates: dict[int, list[str]] = {}  # position of a better image -> ids of its near-duplicates
     for start in range(0, len(hits), _BLOCK):
         block = slice(start, start + _BLOCK)
         is_close = embeddings[block] @ embeddings[: start + _BLOCK].T >= DUPLICATE
@@ -607,7 +609,7 @@ def exists(location: str | os.PathLike[str]) -> bool:
         location: A folder, or the address of a database.
 
     Returns:
-        Whether `Index.open` would find an index.
+        Whether `Index.open` can open an index there.
 
     Raises:
         SearchError: The database cannot be reached, or its pgvector is too old.
@@ -638,7 +640,7 @@ def check_rerank(text: str | None, n: int, rerank: int, min_probability: float) 
     """Raise `InputError` for a re-rank that is impossible."""
     check_probability(min_probability)
     if text is None:
-        raise InputError("rerank needs a text, which the model reads together with each image")
+        raise InputError("rerank must come with a text, got none; pass text=... or rerank=0")
     if rerank < n:
         raise InputError(f"rerank must be at least n ({n}), got {rerank}")
 
@@ -660,7 +662,7 @@ def open_below(path: str, root: str, name: str) -> BinaryIO:
         The file, open for reading.
 
     Raises:
-        ImageError: The file is gone, is not a regular file, or is outside the folder.
+        ImageError: The file does not exist, is not a regular file, or is outside the folder.
     """
     try:
         real_path, real_root = (os.path.realpath(each, strict=True) for each in (path, root))

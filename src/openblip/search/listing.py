@@ -19,9 +19,10 @@ class Listing:
     """The images of an update.
 
     Attributes:
-        items: The images, and entries that are none.
-        roots: All indexed folders after the update, and whether the folders below each are indexed.
-        complete: Folders of which all images are listed: images below them leave the index when their files are gone.
+        items: The images, and entries that are not images.
+        roots: All indexed folders after the update, and whether their subfolders are indexed.
+        complete: Folders whose images are all listed. Images below them are removed from the index if their files no
+            longer exist.
     """
 
     items: Sequence[Item | UnusableItem]
@@ -40,19 +41,20 @@ def list_images(
     skips: Skips | None = None,
     limit: int | None = None,
 ) -> Listing:
-    """List the images that paths name, each once.
+    """List the images that paths contain, each once.
 
-    A folder without a usable image is not complete: its disk may not be mounted, and its images stay in the index.
+    A folder without a usable image is not complete: its disk may not be mounted, so its images stay in the index.
 
     Args:
-        paths: Images, folders, globs and lists. None stands for all folders that were indexed before.
-        indexed: The folders that were indexed before, and whether folders below each were.
+        paths: Images, folders, globs and lists. An empty list stands for all folders that were indexed before.
+        indexed: The folders that were indexed before, and whether their subfolders were.
         recursive: Also search subfolders.
-        prune: Whether the images of indexed folders that no longer exist leave the index.
-        lists: Folder and columns of lists. `fields_of` is the one of captions.
-        chosen: Patterns that files must fit.
-        skips: Counts the files that are passed over.
-        limit: List only so many images. Images that are not listed stay in the index as long as their files exist.
+        prune: Whether to remove images of indexed folders that no longer exist.
+        lists: Folder and columns of lists. Its `fields_of` is set to captions.
+        chosen: Patterns that files must match.
+        skips: Receives the number of skipped files.
+        limit: Maximum number of images to list. Images that are not listed stay in the index as long as their files
+            exist.
 
     Returns:
         The images and the folders.
@@ -106,7 +108,7 @@ def explain_unusable(item: Item | UnusableItem) -> str | None:
 
 
 def is_gone(path: str) -> bool:
-    """Return whether there is no file. A folder that cannot be read hides its files, but they are not gone.
+    """Return whether a file does not exist. Files in a folder that cannot be read count as existing.
 
     Args:
         path: The file or folder.

@@ -6,9 +6,9 @@
 | `vectors-G.fp32` | embeddings, one row per image, in the G-th generation of the file |
 | `states-G.fp16` | image states, if the index stores them |
 
-A batch appends rows to the files, flushes them to the disk, and commits the transaction that names them. Rows that no
-transaction names are the remains of a killed process; the next batch replaces them. Removed images leave unused rows,
-which `compact` drops by writing the files of a new generation.
+A batch appends rows to the files, flushes them to disk, and commits the transaction that refers to them. Rows without a
+transaction are left over from a killed process; the next batch overwrites them. Removed images leave unused rows, which
+`compact` drops by writing files of a new generation.
 """
 
 from __future__ import annotations
@@ -73,7 +73,7 @@ _SELECT = (
 
 @dataclass(frozen=True)
 class _View:
-    """What a reader sees of the files.
+    """A reader's view of the files.
 
     Attributes:
         generation: Generation of the files.
@@ -154,7 +154,7 @@ class LocalStore(Store):
             connection.execute("COMMIT")
         temporary.replace(folder / FILE)
 
-    # Reading. A read transaction sees one state of the database, and the rows that it names.
+    # Reading. A read transaction sees one state of the database, and the rows that it refers to.
 
     def count(self) -> int:
         """Return the number of images."""
@@ -162,7 +162,7 @@ class LocalStore(Store):
             return int(connection.execute("SELECT count(*) FROM images").fetchone()[0])
 
     def changes(self) -> int:
-        """Return how often the index was changed.
+        """Return the number of changes of the index.
 
         Returns:
             The number of committed batches and compactions.
@@ -177,13 +177,13 @@ class LocalStore(Store):
             name: Name of a file of embeddings or states.
 
         Returns:
-            The number of bytes. The file may be longer, after a process was killed.
+            The number of bytes. After a process was killed, the file can be longer.
         """
         with self._reading() as (_, view):
             return (view.vectors if name.startswith("vectors-") else view.states).nbytes
 
     def roots(self) -> dict[str, bool]:
-        """Return the indexed folders, and whether folders below them are indexed."""
+        """Return the indexed folders, and whether their subfolders are indexed."""
         with self._reading() as (connection, _):
             rows = connection.execute("SELECT path, recursive FROM roots ORDER BY path")
             return {path: bool(recursive) for path, recursive in rows}
@@ -280,7 +280,7 @@ class LocalStore(Store):
 
     @contextmanager
     def _reading(self) -> Iterator[tuple[sqlite3.Connection, _View]]:
-        """Yield a connection in a read transaction, which no other thread uses, and the files as it names them."""
+        """Yield a connection in a read transaction, used by this thread only, and its view of the files."""
         with self._lock:
             if self._closed:
                 raise SearchError(f"the index {self.location} is closed")
@@ -313,13 +313,13 @@ class LocalStore(Store):
             connection = sqlite3.connect(path, _TIMEOUT, isolation_level=None, check_same_thread=False)
             connection.execute("PRAGMA journal_mode = WAL")
             connection.execute("PRAGMA synchronous = FULL")
-        else:  # a read-only copy, which nobody changes
+        else:  # a read-only copy, which never changes
             address = f"{path.resolve().as_uri()}?mode=ro&immutable=1"
             connection = sqlite3.connect(address, _TIMEOUT, isolation_level=None, check_same_thread=False, uri=True)
         return connection
 
     def _look(self, connection: sqlite3.Connection) -> _View:
-        """Return the files as the transaction of a connection names them."""
+        """Return the view of the files in the transaction of a connection."""
         values = _read_settings(connection)
         generation, changes, count = (int(values[name]) for name in ("generation", "changes", "rows"))
         view = self._view
@@ -356,12 +356,12 @@ class LocalStore(Store):
 
     @contextmanager
     def writing(self) -> Iterator[None]:
-        """Return a context in which this process may write, and no other."""
+        """Return a context manager that gives this process exclusive write access."""
         with _locked(self.folder):
             yield
 
     def write(self, batch: Batch) -> None:
-        """Apply changes as a whole, and return when they are on the disk."""
+        """Apply changes atomically, and return when they are on disk."""
         with self._writing() as connection:
             values = _read_settings(connection)
             row, state_row = int(values["rows"]), int(values["state_rows"])
@@ -430,7 +430,7 @@ class LocalStore(Store):
             connection.execute("COMMIT")
 
     def _put(self, connection: sqlite3.Connection, image: IndexedImage, row: int, state: int | None) -> None:
-        """Add an image, or replace the one with its id, whose row becomes unused."""
+        """Add an image, or replace the image with its id, whose row becomes unused."""
         previous = connection.execute("SELECT vector FROM images WHERE id = ?", (image.id,)).fetchone()
         if previous is None:
             names = [*_COLUMNS[:-1], "vector", "state"]
@@ -500,7 +500,7 @@ def _to_image(row: Sequence[Any]) -> IndexedImage:
 
 
 def _update(connection: sqlite3.Connection, image: IndexedImage) -> int:
-    """Store the properties of an image but its caption, and return its number."""
+    """Store the properties of an image except its caption, and return its number."""
     assignments = ", ".join(f"{name} = ?" for name in _COLUMNS[1:-1])
     values = [*(getattr(image, name) for name in _COLUMNS[1:-1]), image.id]
     connection.execute(f"UPDATE images SET {assignments} WHERE id = ?", values)
@@ -515,7 +515,7 @@ def _set_caption(connection: sqlite3.Connection, number: int, caption: str | Non
 
 
 def _below(prefixes: Sequence[str]) -> tuple[str, list[str]]:
-    """Return the SQL condition that a path starts with one of these, which end in a separator, and its values."""
+    """Return the SQL condition that a path starts with one of the prefixes, and its values."""
     clause = " OR ".join("(images.path >= ? AND images.path < ?)" for _ in prefixes)
     values = [text for prefix in prefixes for text in (prefix, prefix[:-1] + chr(ord(prefix[-1]) + 1))]
     return f"({clause or 'FALSE'})", values
@@ -531,21 +531,21 @@ def _marks(values: Sequence[object]) -> str:
 
 
 def _check_empty(folder: Path) -> None:
-    """Raise `SearchError` if a folder has files of somebody else, or an index."""
+    """Raise `SearchError` if a folder contains an index or other files."""
     try:
         names = {path.name for path in folder.iterdir()}
     except OSError as error:
         raise SearchError(f"cannot create {folder}: {error.strerror or error}") from error
     if FILE in names:
-        raise SearchError(f"{folder} is an index already: run openblip index again, or choose another --out")
-    # A process that was killed while it created the database leaves one under a temporary name.
+        raise SearchError(f"{folder} already contains an index: run openblip index again, or choose another --out")
+    # A process that was killed while it created the database leaves a file with a temporary name.
     if names - {"index.lock", f"{FILE}.new", f"{FILE}.new-journal"}:
-        raise SearchError(f"{folder} must be an empty folder, or one that does not exist; choose another --out")
+        raise SearchError(f"{folder} must be empty or not exist; choose another --out")
 
 
 @contextmanager
 def _locked(folder: Path) -> Iterator[None]:
-    """Hold the lock of the one process that may write."""
+    """Hold the lock for writing, which only one process can have."""
     lock = filelock.FileLock(folder / "index.lock", timeout=0)
     try:
         lock.acquire()

@@ -1,9 +1,8 @@
-"""The server store: PostgreSQL with pgvector, for collections beyond one machine.
+"""The server store: PostgreSQL with pgvector, for an index that several machines share.
 
 One schema per index; `#NAME` at the end of the address names it. Embeddings are `halfvec` with an HNSW index, which is
-approximate. Filters are exact: up to `EXACT_ROWS` images that pass a filter are compared one by one, and beyond that
-the HNSW index is scanned until enough images pass (`hnsw.iterative_scan = strict_order`), so that a search returns as
-many images as there are.
+approximate. Filters are exact: if at most `EXACT_ROWS` images pass a filter, they are compared one by one; otherwise
+the HNSW index is scanned until enough images pass (`hnsw.iterative_scan = strict_order`).
 """
 
 from __future__ import annotations
@@ -81,12 +80,12 @@ class PostgresStore(Store):
     """The server store in a schema of a PostgreSQL database.
 
     Args:
-        location: Address of the database, such as "postgresql://user@host/photos". "#NAME" at its end names one of
-            several indexes of the database.
+        location: Address of the database, such as "postgresql://user@host/photos". "#NAME" at its end selects one of
+            several indexes in the database.
 
     Raises:
         SearchError: The server cannot be reached, its pgvector is too old, or there is no index.
-        InputError: psycopg is not installed, or the name is not a name.
+        InputError: psycopg is not installed, or the name of the index is invalid.
     """
 
     def __init__(self, location: str) -> None:
@@ -116,7 +115,7 @@ class PostgresStore(Store):
 
         Raises:
             SearchError: There is an index with this name, or pgvector is missing or too old.
-            InputError: psycopg is not installed, or the name is not a name.
+            InputError: psycopg is not installed, or the name of the index is invalid.
         """
         address, name = split_location(location)
         psycopg = _import_psycopg()
@@ -128,7 +127,7 @@ class PostgresStore(Store):
                 _execute(connection, _SCHEMA.format(name=name, vector=kind, width=settings.width))
                 _execute(connection, "INSERT INTO settings VALUES (%s, 0)", [settings.to_json()])
         except psycopg.errors.DuplicateSchema as error:
-            raise SearchError(f"the database has a schema {name!r} already; choose another #NAME") from error
+            raise SearchError(f"the database already has a schema {name!r}; choose another #NAME") from error
         except psycopg.Error as error:
             raise SearchError(f"cannot create the index {name!r}: {_reason(error)}") from error
         return PostgresStore(location)
@@ -145,7 +144,7 @@ class PostgresStore(Store):
 
         Raises:
             SearchError: The server cannot be reached.
-            InputError: psycopg is not installed, or the name is not a name.
+            InputError: psycopg is not installed, or the name of the index is invalid.
         """
         address, name = split_location(location)
         psycopg = _import_psycopg()
@@ -163,7 +162,7 @@ class PostgresStore(Store):
             return int(_fetch_one(connection, "SELECT images FROM settings")[0])
 
     def roots(self) -> dict[str, bool]:
-        """Return the indexed folders, and whether folders below them are indexed."""
+        """Return the indexed folders, and whether their subfolders are indexed."""
         with self._reading() as connection:
             return dict(_execute(connection, "SELECT path, recursive FROM roots ORDER BY path"))
 
@@ -299,7 +298,7 @@ class PostgresStore(Store):
 
     @contextmanager
     def writing(self) -> Iterator[None]:
-        """Return a context in which this process may write, and no other."""
+        """Return a context manager that gives this process exclusive write access."""
         with self._translate_errors(), self._connect() as connection:
             connection.autocommit = True
             lock = f"openblip.{self.name}"
@@ -309,7 +308,7 @@ class PostgresStore(Store):
             yield  # the server releases the lock with the connection
 
     def write(self, batch: Batch) -> None:
-        """Apply changes as a whole, and return when they are on the disk."""
+        """Apply changes atomically, and return when they are on disk."""
         with self._writing() as connection:
             removed = _execute(connection, "DELETE FROM images WHERE id = ANY(%s)", [batch.removed]).rowcount
             ids = [new.image.id for new in batch.new]
@@ -420,11 +419,11 @@ def split_location(location: str) -> tuple[str, str]:
         Address and name.
 
     Raises:
-        InputError: The name has other letters than a to z, digits and "_".
+        InputError: The name contains characters other than a to z, digits and "_".
     """
     address, _, name = location.partition("#")
     if not re.fullmatch(r"[a-z_][a-z0-9_]{0,59}", name or _DEFAULT_NAME):
-        raise InputError(f"the name of an index must have lower-case letters, digits and _ only, got {name!r}")
+        raise InputError(f"the name of an index must contain only lowercase letters, digits and _, got {name!r}")
     return address, name or _DEFAULT_NAME
 
 
@@ -455,7 +454,7 @@ def _has_index(connection: psycopg.Connection[tuple[Any, ...]], name: str) -> bo
 def _execute(
     connection: psycopg.Connection[tuple[Any, ...]], query: str, values: Sequence[Any] = ()
 ) -> psycopg.Cursor[tuple[Any, ...]]:
-    """Run a query whose text has no foreign value."""
+    """Run a query whose text contains no value from outside."""
     return connection.execute(query.encode(), values or None)
 
 
@@ -481,14 +480,14 @@ def _to_array(vector: Any) -> NDArray[np.float32]:
 
 
 def _below(prefixes: Sequence[str]) -> tuple[str, list[str]]:
-    """Return the SQL condition that a path starts with one of these, which end in a separator, and its values."""
+    """Return the SQL condition that a path starts with one of the prefixes, and its values."""
     clause = " OR ".join("(path >= %s AND path < %s)" for _ in prefixes)
     values = [text for prefix in prefixes for text in (prefix, prefix[:-1] + chr(ord(prefix[-1]) + 1))]
     return f"({clause or 'FALSE'})", values
 
 
 def _reason(error: Exception) -> str:
-    """Return the first line of a database error, which may quote values in the others."""
+    """Return the first line of a database error, because the other lines can quote values."""
     return next(iter(str(error).splitlines()), type(error).__name__)
 
 

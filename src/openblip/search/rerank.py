@@ -1,8 +1,9 @@
 """The second stage of a search: ITM judges each image of the shortlist (Li et al. 2022, section 4.3).
 
-Training draws the negatives of ITM from the softmax of ITC (hard negatives, section 3.2). Its log-odds therefore
-compare an image with those that ITC takes for likely: the logarithm of the probability of an image given the text is
-the sum of the log-odds of ITM and the logit of ITC, the cosine over the temperature. Results are ranked by this sum.
+Training draws the negatives of ITM from the softmax of ITC (hard negatives, section 3.2). The log-odds of ITM therefore
+compare an image with the images that ITC considers likely: up to a constant, the log-probability of an image given the
+text is the log-odds of ITM plus the logit of ITC (the cosine divided by the temperature). Results are ranked by this
+sum.
 
 Shapes: B images, M image tokens, D width, T tokens.
 """
@@ -36,7 +37,7 @@ def judge_images(
     minus: Sequence[str] = (),
     cache: StateCache | None = None,
 ) -> Iterator[tuple[float, float] | OpenBlipError]:
-    """Yield how well images fit a text.
+    """Yield how well images match a text.
 
     Args:
         blip: The model of the index.
@@ -44,11 +45,11 @@ def judge_images(
         images: The images.
         text: The text that images should match.
         minus: Texts that images should not match.
-        cache: Cache of the states of images that the store has no states of.
+        cache: Cache of the states of images without stored states.
 
     Yields:
-        For each image its log-odds, and the probability that it matches `text` and none of `minus`; or the error of an
-        image that cannot be read. The log-odds are those of the match plus the log-probability of no match with
+        For each image, the score and the probability that it matches `text` and none of `minus`, or the error of an
+        image that cannot be read. The score is the log-odds of the match plus the log-probability of no match with
         `minus`.
     """
     pipeline = blip.pipeline("retrieval")
@@ -95,7 +96,7 @@ def load_states(
             results[image.id] = result
             continue
         computed = result.states[id(engine)]
-        if cache is not None:  # the result of a search does not depend on what the cache has
+        if cache is not None:  # results do not depend on the content of the cache
             half = computed.half()
             cache.put(image.hash, half.cpu().numpy())
             computed = half.to(computed.dtype)

@@ -17,18 +17,18 @@ class Hit:
     """An image that a search found.
 
     Attributes:
-        id: Name of the image in the index, which does not change when its file moves.
+        id: Id of the image in the index, which does not change when its file moves.
         name: Path below the indexed folder.
         path: Absolute path of the file.
         similarity: Cosine of the image and the query (ITC); `None` for a search by filters alone.
-        probability: Probability that the image and the text match (ITM), times that of no match with each `minus` text;
-            `None` without a re-rank.
+        probability: Probability that the image matches the text and none of the `minus` texts (ITM); `None` without a
+            re-rank.
         caption: The caption, if the image has one.
         date: Local date and time: when the photo was taken, otherwise when its file was changed.
         width: Width in pixels.
         height: Height in pixels.
-        duplicate_of: Id of a better hit that this one nearly equals.
-        duplicates: Ids of worse hits that nearly equal this one, hidden or not.
+        duplicate_of: Id of the better hit that this one is a near-duplicate of.
+        duplicates: Ids of worse hits that are near-duplicates of this one, including hidden ones.
     """
 
     id: str
@@ -58,7 +58,7 @@ class Hit:
         return Hit(image.id, image.name, image.path, similarity, None, *properties)
 
     def to_dict(self) -> dict[str, Json]:
-        """Return the hit for JSON.
+        """Return the hit as a dictionary for JSON.
 
         Returns:
             Its fields as strings, numbers and lists.
@@ -71,7 +71,7 @@ class UnreadableHit:
     """An image of the shortlist that could not be re-ranked.
 
     Attributes:
-        id: Name of the image in the index.
+        id: Id of the image in the index.
         name: Path below the indexed folder.
         error: The reason, with the path of the file.
     """
@@ -89,7 +89,7 @@ class SearchResults(Sequence[Hit]):
         hits: The hits.
         searched: Number of images that passed the filter.
         best_rejected: Highest probability of the images that the re-rank left out; `None` if it left out none.
-        errors: The images that could not be re-ranked, which are not among the hits.
+        errors: Images that could not be re-ranked. They are not in `hits`.
     """
 
     hits: tuple[Hit, ...]
@@ -99,7 +99,7 @@ class SearchResults(Sequence[Hit]):
 
     @property
     def nothing_found(self) -> bool:
-        """Whether no image fits the query."""
+        """Whether no image matches the query."""
         return not self.hits
 
     def __len__(self) -> int:
@@ -116,7 +116,7 @@ class SearchResults(Sequence[Hit]):
         return self.hits[index]
 
     def to_dict(self) -> dict[str, Json]:
-        """Return the results for JSON.
+        """Return the results as a dictionary for JSON.
 
         Returns:
             The hits and the other fields as strings, numbers and lists.
@@ -131,7 +131,7 @@ class SearchResults(Sequence[Hit]):
 
 @dataclass(frozen=True)
 class IndexStatus:
-    """What became of one image.
+    """The outcome of an update for one image.
 
     Attributes:
         name: Path of the image.
@@ -147,13 +147,13 @@ class IndexStatus:
 
 @dataclass(frozen=True)
 class IndexReport:
-    """What an update of an index did.
+    """The outcome of an update of an index.
 
     Attributes:
         counts: Number of images by outcome.
         encoded: Number of images that passed through the image encoder.
         failures: Images that could not be indexed, with the reason.
-        skipped: Number of files that were passed over, by kind.
+        skipped: Number of skipped files, by kind.
     """
 
     counts: Mapping[Outcome, int]

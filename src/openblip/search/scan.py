@@ -1,11 +1,11 @@
 """Exact search in a matrix: every row is scored, and the best ones are scored again in float64.
 
-The first scores have errors with a known bound: those of float32, `(E + 2) * 2**-24` for rows of norm 1, and with faiss
-those of rows rounded to fp16, `2**-11`. Rows that are closer to the n-th best than twice the bound are compared in
-float64, so that the result is that of float64 brute force over the stored rows.
+The error of the first scores has a known bound: `(E + 2) * 2**-24` in float32 for rows of norm 1, and `2**-11` with
+faiss, whose rows are rounded to fp16. Rows whose score is within twice the bound of the n-th best are scored again in
+float64, so the result equals float64 brute force over the stored rows.
 
-A scan takes as long as reading the rows. From the third query on, faiss therefore reads a copy of fp32 rows in fp16,
-which is half as large.
+The time of a scan is the time to read the rows. From the third query on, faiss therefore reads an fp16 copy of fp32
+rows, which is half as large.
 
 Shapes: N rows, E width, R selected rows, n results.
 """

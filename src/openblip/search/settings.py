@@ -1,4 +1,4 @@
-"""The settings of an index, which name the weights that made it, and the filters of a search (no torch)."""
+"""The settings of an index, including its weights, and the filters of a search (no torch)."""
 
 from __future__ import annotations
 
@@ -35,11 +35,11 @@ class IndexSettings:
         decode: How images were decoded: "fast" or "exact".
         version: Version of OpenBLIP that created the index.
         width: Width of the embeddings.
-        tokens: Number of image tokens, whose states ITM reads.
+        tokens: Number of image tokens.
         state_width: Width of the image states.
         dtype: Type of the stored embeddings: "fp32" or "fp16".
-        states: Whether the image states for the re-rank are computed at each search ("none"), remembered in a bounded
-            cache ("cache"), or stored with the embeddings ("stored").
+        states: Whether the image states for the re-rank are computed in each search ("none"), kept in a cache of
+            limited size ("cache"), or stored with the embeddings ("stored").
         format: Version of the files and tables.
     """
 
@@ -70,7 +70,7 @@ class IndexSettings:
 
     @property
     def state_bytes(self) -> int:
-        """Bytes of the states of an image in fp16, whether they are stored or not."""
+        """Bytes of the states of an image in fp16, even if they are not stored."""
         return 2 * self.tokens * self.state_width
 
     def to_json(self) -> str:
@@ -92,7 +92,7 @@ class IndexSettings:
             The settings.
 
         Raises:
-            SearchError: Another version of OpenBLIP wrote them, or they are damaged.
+            SearchError: An incompatible version of OpenBLIP wrote the settings, or they are damaged.
         """
         damaged = "the settings of the index are damaged: index the images again"
         try:
@@ -113,7 +113,7 @@ class IndexSettings:
             raise SearchError(damaged) from error
 
     def check_same_embeddings(self, other: IndexSettings) -> None:
-        """Raise an error if another model's embeddings must not be added to this index.
+        """Raise an error if the embeddings of another model must not be added to this index.
 
         Args:
             other: The settings that the other model would make an index with.
@@ -155,7 +155,7 @@ class Term:
 
     Attributes:
         text: The word or phrase.
-        prefix: Whether words that start with it count.
+        prefix: Whether words that start with `text` match.
     """
 
     text: str
@@ -164,18 +164,18 @@ class Term:
 
 @dataclass(frozen=True)
 class Filter:
-    """What images must fulfill to be searched. Filters apply before scoring, so that they never cost a result.
+    """A filter of the images to search. It applies before scoring, so it never reduces the number of results.
 
     Attributes:
         folder: Folder that the images are in or below: an absolute path, or a path below an indexed folder.
-        after: Earliest date, included: "2024", "2024-05", "2024-05-17" or "2024-05-17T18:30". A date is when the photo
-            was taken, as its EXIF says, otherwise when its file was changed.
-        before: First date that is too late: before="2024" excludes 2024.
-        caption: Words that the caption must contain, in any order. Quotation marks make a phrase, and `dog*` fits
+        after: Earliest date, inclusive: "2024", "2024-05", "2024-05-17" or "2024-05-17T18:30". The date of an image is
+            when the photo was taken according to EXIF, otherwise when its file was changed.
+        before: Latest date, exclusive: before="2024" excludes 2024.
+        caption: Words that the caption must contain, in any order. Quotation marks make a phrase, and `dog*` matches
             words that start with "dog".
 
     Raises:
-        InputError: A date is not a date, the caption has no words, or a text cannot be in an index.
+        InputError: A date is invalid, the caption contains no word, or a text is not valid UTF-8 or contains NUL.
     """
 
     folder: str | None = None
@@ -201,12 +201,12 @@ class Filter:
 
     @property
     def start(self) -> str | None:
-        """The earliest date and time, to compare as texts."""
+        """The earliest date and time, inclusive, in a form to compare as text."""
         return None if self.after is None else _complete(self.after)
 
     @property
     def end(self) -> str | None:
-        """The first date and time that is too late, to compare as texts."""
+        """The latest date and time, exclusive, in a form to compare as text."""
         return None if self.before is None else _complete(self.before)
 
     @property
@@ -233,7 +233,7 @@ class Filter:
 
 
 def is_storable(text: str) -> bool:
-    """Return whether an index can hold a text: databases take UTF-8, and PostgreSQL no NUL.
+    """Return whether an index can store a text: databases accept only UTF-8, and PostgreSQL no NUL.
 
     Args:
         text: The text.

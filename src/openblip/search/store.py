@@ -17,8 +17,7 @@ from openblip.search.settings import Filter, IndexSettings
 class Store(ABC):
     """Images with embeddings and captions, searched by cosine, folder, date and caption.
 
-    Any number of threads and processes may read. One process writes; its batches become visible one by one, each as a
-    whole.
+    Any number of threads and processes can read while one process writes. Each batch becomes visible atomically.
 
     Attributes:
         location: The folder or address of the store.
@@ -41,7 +40,7 @@ class Store(ABC):
         """Return the indexed folders.
 
         Returns:
-            Absolute paths, and whether the folders below each are indexed.
+            Absolute paths, and whether their subfolders are indexed.
         """
 
     @abstractmethod
@@ -93,8 +92,8 @@ class Store(ABC):
         """Return one page of the images that pass a filter, the newest first.
 
         Args:
-            n: Most images on the page.
-            cursor: `next` of the page before; `None` for the first page.
+            n: Maximum number of images on the page.
+            cursor: `next` of the previous page; `None` for the first page.
             where: The filter.
 
         Returns:
@@ -117,7 +116,7 @@ class Store(ABC):
         """Yield the embeddings of all images.
 
         Args:
-            size: Most images to yield at once.
+            size: Maximum number of images to yield at once.
 
         Yields:
             Ids of N images and their embeddings (N, E).
@@ -140,22 +139,22 @@ class Store(ABC):
 
         Args:
             query: The query (E,).
-            n: Most images to return.
+            n: Maximum number of images to return.
             where: The filter.
 
         Returns:
             The images, best first.
 
         Raises:
-            InputError: The query has no direction or another width.
+            InputError: The query is zero or has the wrong width.
         """
 
     @abstractmethod
     def writing(self) -> AbstractContextManager[None]:
-        """Return a context in which this process may write, and no other.
+        """Return a context manager that gives this process exclusive write access.
 
         Returns:
-            The context.
+            The context manager.
 
         Raises:
             SearchError: Another process is writing.
@@ -163,13 +162,13 @@ class Store(ABC):
 
     @abstractmethod
     def write(self, batch: Batch) -> None:
-        """Apply changes as a whole, and return when they are on the disk.
+        """Apply changes atomically, and return when they are on disk.
 
         Args:
             batch: The changes.
 
         Raises:
-            SearchError: They cannot be written.
+            SearchError: The changes cannot be written.
         """
 
     @abstractmethod
@@ -177,7 +176,7 @@ class Store(ABC):
         """Replace the indexed folders.
 
         Args:
-            roots: Absolute paths, and whether the folders below each are indexed.
+            roots: Absolute paths, and whether their subfolders are indexed.
         """
 
     @abstractmethod

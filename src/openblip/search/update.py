@@ -1,4 +1,4 @@
-"""The update of an index: which images are new, changed, moved or gone, and the embedding of those that need it."""
+"""The update of an index: find new, changed, moved and deleted images, and embed the ones that need it."""
 
 from __future__ import annotations
 
@@ -33,13 +33,13 @@ COMMIT_IMAGES, COMMIT_SECONDS = 64, 2.0  # new images are committed in groups of
 
 @dataclass(frozen=True, eq=False)
 class InspectedFile:
-    """An image file and what the index knows about it.
+    """An image file, with its entry in the index.
 
     Attributes:
         item: The item.
         image: The image as it will be in the index, with the properties of its file.
-        known: The image of this path in the index.
-        is_same: Whether the content is that of `known`.
+        known: The image with this path in the index.
+        is_same: Whether the file has the same content as `known`.
     """
 
     item: Item
@@ -85,10 +85,11 @@ class CaptionAnnotator(BlipAnnotator):
 
 
 class IndexUpdate:
-    """One pass over images that brings an index up to date.
+    """One pass over images that updates an index.
 
-    Images with an unchanged size and time are skipped. The content of the others is hashed: an image whose content the
-    index knows is moved, if the file of the known image is gone, or copied. Only the rest is embedded.
+    Images with an unchanged size and time are skipped. The content of the others is hashed. If the content is already
+    in the index, the image counts as moved if the file of the indexed image no longer exists, and as copied otherwise.
+    All other images are embedded.
 
     Args:
         store: The store of the index.
@@ -126,13 +127,13 @@ class IndexUpdate:
         return self._embedder.encoded if self._embedder is not None else 0
 
     def run(self) -> Iterator[IndexStatus]:
-        """Update the index, and yield what became of each image.
+        """Update the index, and yield the outcome for each image.
 
         Yields:
             The status of every image.
 
         Raises:
-            SearchError: The index cannot be written, or another model made it.
+            SearchError: The index cannot be written, or was made with another model.
         """
         with self.store.writing():
             if dict(self.listing.roots) != self.store.roots():
@@ -186,7 +187,7 @@ class IndexUpdate:
             yield IndexStatus(file.item.name, "failed", f"its content equals {peer}, which cannot be indexed")
 
     def _reuse(self, files: Sequence[InspectedFile], batch: Batch, statuses: list[IndexStatus]) -> list[InspectedFile]:
-        """Move or copy the images whose content the index knows, and return the other files."""
+        """Move or copy the images whose content is in the index, and return the other files."""
         peers = self.store.find_hashes([file.image.hash for file in files])
         remaining: list[InspectedFile] = []
         copied: list[tuple[IndexedImage, str]] = []
@@ -280,13 +281,13 @@ class IndexUpdate:
 
 
 def _inspect(pair: tuple[Item, str, IndexedImage | None]) -> InspectedFile:
-    """Return a file with its hash, unless its size and time are those that the index knows.
+    """Return a file with its hash, unless its size and time are unchanged.
 
     Raises:
         ImageError: The file cannot be read.
     """
     item, path, known = pair
-    # The caption of a list stays until a list has another one, also when a later run names the folder only.
+    # The caption of a list stays until a list has another one, even if a later run names only the folder.
     listed = (
         known if known is not None and known.caption_source == "record" and not item.fields.get("caption") else None
     )
@@ -299,7 +300,7 @@ def _inspect(pair: tuple[Item, str, IndexedImage | None]) -> InspectedFile:
             raise ImageError(f"cannot read {item.name}: no such file, or not a regular file")
         root = _find_root(item, path)
         if os.path.islink(path) and not _is_below(path, root):  # noqa: PTH114
-            raise ImageError(f"it must not be a link to a file outside {root}; index the folder of that file")
+            raise ImageError(f"it must not be a link to a file outside {root}; index the folder of the file instead")
         digest = known.hash if known is not None and known.stamp == stamp else compute_sha256(path)
     except OSError as error:
         raise ImageError(f"cannot read {item.name}: {error.strerror or error}") from error
