@@ -16,8 +16,13 @@ demo: $(VENV)/.installed  ## Caption the photos in examples/photos, ask about th
 	$(BIN)/openblip ask $(PHOTOS)/astronaut.jpg -q "is there a person in the picture?" -q "what color is the suit?"
 	$(BIN)/openblip match $(PHOTOS)/cat.jpg $(PHOTOS)/rocket.jpg -t "a cat" -t "a rocket in the sky"
 
-test: $(VENV)/.installed-dev  ## Run the tests, every file in a process of its own; they need no network
-	find tests -name 'test_*.py' | sort | OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 xargs -n 1 -P 2 \
+# The files of these folders share a process, and so import PyTorch once. Every other file has a process of its own: long
+# processes that mix native engines and training end in a segmentation fault on one machine.
+SHARED := $(addprefix tests/,checkpoints data decoding evaluation io model pipelines preprocess)
+
+test: $(VENV)/.installed-dev  ## Run the tests; they need no network
+	{ printf '%s\n' $(SHARED); find $(filter-out $(SHARED),$(wildcard tests/*)) -name 'test_*.py' | sort; } \
+		| OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 xargs -n 1 -P 2 \
 		sh -c '$(BIN)/python -m pytest "$$0" || test $$? -eq 5'  # 5: all tests of the file are slow
 
 # The environment has no PyTorch: the Keras classes need none.

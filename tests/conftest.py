@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,6 +16,12 @@ from tests.http_server import Server, running_server
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # no test may reach a hub
 
 GOLDEN = Path(__file__).parent / "golden"
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """Leave out the summary of hypothesis where no test uses it: it would import hypothesis, which takes 0.7 s."""
+    if "hypothesis" not in sys.modules:
+        session.config.pluginmanager.unregister(name="hypothesispytest")
 
 
 @pytest.fixture(scope="session")

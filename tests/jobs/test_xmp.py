@@ -13,7 +13,8 @@ import pytest
 from PIL import Image, ImageCms
 
 from openblip.errors import ImageError
-from openblip.jobs.xmp import read_description, read_packet, with_description
+from openblip.jobs.packets import read_packet
+from openblip.jobs.xmp import read_description, with_description
 from tests.jobs.test_run import JobRunner
 from tests.preprocess.odd_images import encoded, photo
 

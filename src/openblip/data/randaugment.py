@@ -116,7 +116,8 @@ def _pack(red: Any, green: Any, blue: Any) -> Any:
     return np.uint64(1) * red | np.uint64(1 << 21) * green | np.uint64(1 << 42) * blue
 
 
-def _auto_contrast(pixels: Pixels, factor: float, overflow: bool) -> Pixels:
+def stretch_contrast(pixels: Pixels, factor: float, overflow: bool) -> Pixels:
+    """Return pixels whose channels use the full range. `overflow` repeats an error of the published code."""
     if not overflow:
         return np.asarray(ImageOps.autocontrast(Image.fromarray(pixels)))
     image = Image.fromarray(pixels)
@@ -127,12 +128,14 @@ def _auto_contrast(pixels: Pixels, factor: float, overflow: bool) -> Pixels:
     return stretched
 
 
-def _brightness(pixels: Pixels, factor: float, overflow: bool) -> Pixels:
+def adjust_brightness(pixels: Pixels, factor: float, overflow: bool) -> Pixels:
+    """Return pixels (H, W, 3) times `factor`."""
     table: Pixels = (np.arange(256) * factor).clip(0, 255).astype(np.uint8)
     return table[pixels]
 
 
-def _sharpness(pixels: Pixels, factor: float, overflow: bool) -> Pixels:
+def adjust_sharpness(pixels: Pixels, factor: float, overflow: bool) -> Pixels:
+    """Return pixels between a smoothed image (`factor` 0), the image (1) and beyond."""
     if factor == 1.0:
         return pixels
     smooth = np.asarray(Image.fromarray(pixels).filter(ImageFilter.SMOOTH)).astype(np.float32)
@@ -142,17 +145,17 @@ def _sharpness(pixels: Pixels, factor: float, overflow: bool) -> Pixels:
     return sharp.astype(np.int32).astype(np.uint8)
 
 
-def _rotation(degrees: float, width: int, height: int) -> tuple[float, ...]:
-    """Rotate counterclockwise about (W / 2, H / 2), with pixel centers at whole numbers."""
+def rotation_map(degrees: float, width: int, height: int) -> tuple[float, ...]:
+    """Return the map that rotates counterclockwise about (W / 2, H / 2), with pixel centers at whole numbers."""
     cos, sin = math.cos(math.radians(degrees)), math.sin(math.radians(degrees))
     x, y = width / 2, height / 2
     return cos, -sin, x - cos * x + sin * y, sin, cos, y - sin * x - cos * y
 
 
 _COLOR: dict[str, Callable[[Pixels, float, bool], Pixels]] = {
-    "AutoContrast": _auto_contrast,
-    "Brightness": _brightness,
-    "Sharpness": _sharpness,
+    "AutoContrast": stretch_contrast,
+    "Brightness": adjust_brightness,
+    "Sharpness": adjust_sharpness,
     "Equalize": lambda pixels, factor, overflow: np.asarray(ImageOps.equalize(Image.fromarray(pixels))),
 }
 
@@ -163,5 +166,5 @@ _WARPS: dict[str, _Warp] = {
     "ShearY": (0.3, lambda draw: draw > 0.5, lambda v, w, h: (1, 0, 0, -v, 1, 0)),
     "TranslateX": (10.0, lambda draw: draw > 0.5, lambda v, w, h: (1, 0, v, 0, 1, 0)),  # pixels, at any picture size
     "TranslateY": (10.0, lambda draw: draw > 0.5, lambda v, w, h: (1, 0, 0, 0, 1, v)),
-    "Rotate": (30.0, lambda draw: draw < 0.5, _rotation),
+    "Rotate": (30.0, lambda draw: draw < 0.5, rotation_map),
 }

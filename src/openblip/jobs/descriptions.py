@@ -25,11 +25,8 @@ from PIL import Image
 
 from openblip.errors import ImageError, JobError
 from openblip.jobs.files import ItemFileError, read_bytes
-from openblip.jobs.xmp import (
-    DC,
-    IPTC,
+from openblip.jobs.packets import (
     Bytes,
-    Packet,
     detect_format,
     jpeg_segments,
     png_chunks,
@@ -37,6 +34,7 @@ from openblip.jobs.xmp import (
     read_packet,
     webp_chunks,
 )
+from openblip.jobs.xmp import DC, IPTC, Packet
 
 _TIFF, _EXIF = "http://ns.adobe.com/tiff/1.0/", "http://ns.adobe.com/exif/1.0/"
 _XMP_PROPERTIES = (

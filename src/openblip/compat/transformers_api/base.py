@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import inspect
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence, Set
 from functools import wraps
 from importlib import import_module
 from pathlib import Path
@@ -52,6 +52,8 @@ class PreTrainedModel(PushToHub, ModelMethods):
     config_class: ClassVar[type[PreTrainedConfig]]
     task: ClassVar[ModelKind]
     config: Any
+    _keep_in_fp32_modules: ClassVar[Set[str]] = frozenset()  # none, as in `transformers`
+    _keep_in_fp32_modules_strict: ClassVar[Set[str]] = frozenset()
 
     def __init__(self, config: PreTrainedConfig) -> None:
         join_transformers(PreTrainedModel)

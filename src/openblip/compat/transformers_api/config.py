@@ -38,6 +38,8 @@ class PreTrainedConfig(PushToHub):
     is_encoder_decoder = False
     chunk_size_feed_forward = 0
     problem_type: str | None = None
+    base_model_tp_plan: ClassVar[Mapping[str, str] | None] = None
+    """As in `transformers`: BLIP has no plan for tensors on several devices."""
     id2label: Mapping[int, str] | None = {0: "LABEL_0", 1: "LABEL_1"}
     label2id: Mapping[str, int] | None = {"LABEL_0": 0, "LABEL_1": 1}
 

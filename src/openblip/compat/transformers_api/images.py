@@ -13,7 +13,6 @@ import binascii
 import io
 import json
 from collections.abc import Mapping, Sequence
-from math import ceil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias, overload
 
@@ -22,17 +21,25 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from openblip.compat.transformers_api.features import BatchFeature
 from openblip.compat.transformers_api.files import PushToHub, StrPath, Values, local_folder, write_text
-from openblip.compat.transformers_api.tensors import check_tensor_type, is_tensor, to_array
+from openblip.compat.transformers_api.image_transforms import (
+    Pixels,
+    Size,
+    center_crop,
+    pad,
+    per_channel,
+    resize,
+    target_size,
+    to_channels_first,
+)
+from openblip.compat.transformers_api.tensors import check_tensor_type, is_tensor
 from openblip.errors import CheckpointError, ImageError, InputError, UnsupportedTaskError
 from openblip.preprocess.image import load_image
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-Pixels: TypeAlias = np.ndarray[Any, Any]
 OpenImage: TypeAlias = "Image.Image | Pixels | Tensor"
 Images: TypeAlias = "OpenImage | list[Images]"
-Size: TypeAlias = dict[str, int]
 
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
 CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
@@ -121,7 +128,7 @@ class BlipImageProcessor(PushToHub):
         options = self._resolve_options(args, kwargs)
         arrays = [self._process(image, options) for image in flatten_images(fetch_images(images))]
         if options["do_pad"]:
-            arrays = _pad(arrays, options["pad_size"])
+            arrays = pad(arrays, options["pad_size"])
         if options["data_format"] == "channels_last":
             arrays = [array.transpose(1, 2, 0) for array in arrays]
         return BatchFeature({"pixel_values": arrays}, tensor_type=options["return_tensors"])
@@ -158,19 +165,19 @@ class BlipImageProcessor(PushToHub):
 
     def _process(self, image: Any, options: Mapping[str, Any]) -> Pixels:
         """Apply all steps to an image."""
-        pixels = _to_channels_first(image, options["do_convert_rgb"], options["input_data_format"])
+        pixels = to_channels_first(image, options["do_convert_rgb"], options["input_data_format"])
         if options["do_resize"]:
-            target = _target_size(pixels.shape[1:], options["size"])
-            pixels = _resize(pixels, target, options["resample"])
+            target = target_size(pixels.shape[1:], options["size"])
+            pixels = resize(pixels, target, options["resample"])
         if options["do_center_crop"]:
-            pixels = _center_crop(pixels, options["crop_size"])
+            pixels = center_crop(pixels, options["crop_size"])
         if options["do_rescale"]:
             pixels = (pixels.astype(np.float64) * options["rescale_factor"]).astype(np.float32)
         if options["do_normalize"]:
             if not np.issubdtype(pixels.dtype, np.floating):
                 pixels = pixels.astype(np.float32)
-            mean = _per_channel(options["image_mean"], "image_mean", pixels)
-            pixels = (pixels - mean) / _per_channel(options["image_std"], "image_std", pixels)
+            mean = per_channel(options["image_mean"], "image_mean", pixels)
+            pixels = (pixels - mean) / per_channel(options["image_std"], "image_std", pixels)
         return pixels
 
     @overload
@@ -418,129 +425,6 @@ def flatten_images(images: Any) -> list[OpenImage]:
 
 def _is_image(value: object) -> bool:
     return isinstance(value, Image.Image | np.ndarray) or is_tensor(value)
-
-
-def _to_channels_first(image: Any, to_rgb: bool | None, layout: str | None) -> Pixels:
-    if isinstance(image, Image.Image):
-        array = np.array(_to_rgb(image) if to_rgb else image)
-        return array[None] if array.ndim == 2 else np.moveaxis(array, -1, 0)
-    array = to_array(image)
-    if layout is None and array.shape[0] not in (1, 3, 4):
-        if array.shape[-1] not in (1, 3, 4):
-            raise InputError(f"an image must have 1, 3 or 4 channels, got {array.shape}: set input_data_format")
-        layout = "channels_last"
-    if layout == "channels_last":
-        array = np.moveaxis(array, -1, 0)
-    return _array_to_rgb(array) if to_rgb else array
-
-
-def _to_rgb(image: Image.Image) -> Image.Image:
-    """Convert to RGB. Transparent pixels become white."""
-    if "A" not in image.getbands() and image.info.get("transparency") is None:
-        return image.convert("RGB")
-    image = image.convert("RGBA")
-    return Image.alpha_composite(Image.new("RGBA", image.size, (255, 255, 255, 255)), image).convert("RGB")
-
-
-def _array_to_rgb(array: Pixels) -> Pixels:
-    """Convert an array (C, H, W) to RGB. Transparent pixels become white."""
-    if len(array) == 1:
-        return np.repeat(array, 3, axis=0)
-    if len(array) != 4:
-        return array
-    is_integer = np.issubdtype(array.dtype, np.integer)
-    if not is_integer and (array.min() < 0 or array.max() > 1):
-        raise InputError(f"values of a float RGBA image must be between 0 and 1, got {array.min()} to {array.max()}")
-    white = 255 if is_integer else 1.0
-    alpha = array[3:] / white
-    blended = alpha * array[:3] + (1 - alpha) * white
-    return (np.round(blended) if is_integer else blended).astype(array.dtype)
-
-
-def _target_size(shape: Sequence[int], size: Size) -> tuple[int, int]:
-    """Return height and width of an image of `shape` (H, W) after resizing."""
-    height, width = shape
-    if "shortest_edge" in size:
-        if "longest_edge" in size:
-            return _limit_edges(height, width, size["shortest_edge"], size["longest_edge"])
-        short = size["shortest_edge"]
-        return (int(short * height / width), short) if width <= height else (short, int(short * width / height))
-    if "max_height" in size:
-        scale = min(size["max_height"] / height, size["max_width"] / width)
-        return int(height * scale), int(width * scale)
-    if "height" in size:
-        return size["height"], size["width"]
-    raise InputError(f"size must have height and width, shortest_edge, or max_height and max_width, got {size}")
-
-
-def _limit_edges(height: int, width: int, shortest: int, longest: int) -> tuple[int, int]:
-    """Return height and width with a short edge of `shortest`, or less if the long edge would exceed `longest`."""
-    exact = float(shortest)
-    short_edge, long_edge = float(min(height, width)), float(max(height, width))
-    if long_edge / short_edge * shortest > longest:
-        exact = longest * short_edge / long_edge
-        shortest = round(exact)
-    if min(height, width) == shortest:
-        return height, width
-    return (int(exact * height / width), shortest) if width < height else (shortest, int(exact * width / height))
-
-
-def _resize(pixels: Pixels, target: tuple[int, int], resample: int) -> Pixels:
-    """Resize by PIL, which needs bytes: floats between 0 and 1 are converted to bytes and back."""
-    is_fraction = _is_fraction(pixels)
-    if is_fraction:
-        pixels = (pixels.astype(np.float64) * 255).astype(np.float32)
-    array = pixels.transpose(1, 2, 0).astype(np.uint8)
-    image = Image.fromarray(array[..., 0] if array.shape[-1] == 1 else array)
-    resized = np.array(image.resize((target[1], target[0]), resample=Image.Resampling(resample)))
-    resized = resized[None] if resized.ndim == 2 else resized.transpose(2, 0, 1)
-    return (resized.astype(np.float64) * (1 / 255)).astype(np.float32) if is_fraction else resized
-
-
-def _is_fraction(pixels: Pixels) -> bool:
-    if pixels.dtype == np.uint8:
-        return False
-    low, high = pixels.min(), pixels.max()
-    if np.allclose(pixels, pixels.astype(int)):
-        if low >= 0 and high <= 255:
-            return False
-    elif low >= 0 and high <= 1:
-        return True
-    raise InputError(f"pixels must be integers between 0 and 255 or floats between 0 and 1, got {low} to {high}")
-
-
-def _center_crop(pixels: Pixels, size: Size) -> Pixels:
-    """Crop the center. A smaller image gets a black border."""
-    if "height" not in size:
-        raise InputError(f"crop_size must have height and width, got {size}")
-    height, width = size["height"], size["width"]
-    rows, columns = pixels.shape[1:]
-    y, x = (rows - height) // 2, (columns - width) // 2
-    if height <= rows and width <= columns:
-        return pixels[:, y : y + height, x : x + width]
-    canvas = np.zeros_like(pixels, shape=(len(pixels), max(height, rows), max(width, columns)))
-    y_border, x_border = ceil((canvas.shape[1] - rows) / 2), ceil((canvas.shape[2] - columns) / 2)
-    canvas[:, y_border : y_border + rows, x_border : x_border + columns] = pixels
-    y, x = y + y_border, x + x_border  # the same window, in coordinates of the canvas
-    return canvas[:, max(0, y) : min(canvas.shape[1], y + height), max(0, x) : x + width]
-
-
-def _per_channel(value: Any, name: str, pixels: Pixels) -> Pixels:
-    values = list(value) if isinstance(value, Sequence) else [value] * len(pixels)
-    if len(values) != len(pixels):
-        raise InputError(f"{name} must have one value for each of {len(pixels)} channels, got {len(values)}")
-    return np.array(values, dtype=pixels.dtype)[:, None, None]
-
-
-def _pad(arrays: Sequence[Pixels], size: Size | None) -> list[Pixels]:
-    """Add a black border on the right and below, up to `size` or the largest image."""
-    if size is not None and "height" not in size:
-        raise InputError(f"pad_size must have height and width, got {size}")
-    height = size["height"] if size else max(array.shape[1] for array in arrays)
-    width = size["width"] if size else max(array.shape[2] for array in arrays)
-    if any(array.shape[1] > height or array.shape[2] > width for array in arrays):
-        raise InputError(f"pad_size must be at least as large as every image, got {height} x {width}")
-    return [np.pad(a, ((0, 0), (0, height - a.shape[1]), (0, width - a.shape[2]))) for a in arrays]
 
 
 def _parse_size(value: Any, name: str, square: bool) -> Size:

@@ -97,7 +97,7 @@ def _default_processors(settings: Mapping[str, Any], prompts: Prompts) -> list[t
         add("MinLengthLogitsProcessor", lambda ids, scores: _ban_if(ids.shape[1] < shortest, scores, [eos]))
     if settings["prefix_allowed_tokens_fn"] is not None:
         function = settings["prefix_allowed_tokens_fn"]
-        add("PrefixConstrainedLogitsProcessor", lambda ids, scores: _allow(ids, scores, function, prompts))
+        add("PrefixConstrainedLogitsProcessor", lambda ids, scores: keep_allowed(ids, scores, function, prompts))
     if settings["forced_bos_token_id"] is not None:
         first = settings["forced_bos_token_id"]
         add("ForcedBOSTokenLogitsProcessor", lambda ids, scores: _force_if(ids.shape[1] == 1, scores, first))
@@ -111,7 +111,7 @@ def _default_processors(settings: Mapping[str, Any], prompts: Prompts) -> list[t
         start += prompts.length
         add(
             "ExponentialDecayLengthPenalty",
-            lambda ids, scores: _favor_end(scores, eos, factor ** max(ids.shape[1] - start, 0)),
+            lambda ids, scores: favor_end(scores, eos, factor ** max(ids.shape[1] - start, 0)),
         )
     if settings["suppress_tokens"] is not None:
         suppressed = list(settings["suppress_tokens"])
@@ -135,9 +135,9 @@ def _sampling_filters(settings: Mapping[str, Any], min_tokens: int) -> list[Proc
     if settings["top_h"] is not None:
         filters.append(lambda _ids, scores: keep_top_h(scores, settings["top_h"]))
     if top_k:
-        filters.append(lambda _ids, scores: _keep_top_k(scores, max(top_k, min_tokens)))
+        filters.append(lambda _ids, scores: keep_top_k(scores, max(top_k, min_tokens)))
     if top_p is not None and top_p < 1.0:
-        filters.append(lambda _ids, scores: _keep_top_p(scores, top_p, min_tokens))
+        filters.append(lambda _ids, scores: keep_top_p(scores, top_p, min_tokens))
     if settings["min_p"] is not None:
         min_p = _check_fraction("min_p", settings["min_p"])
         filters.append(lambda _ids, scores: keep_min_p(scores, min_p, min_tokens))
@@ -260,12 +260,14 @@ def _entropy(scores: Tensor) -> Tensor:
     return -(logprobs.clamp(min=torch.finfo(scores.dtype).min) * logprobs.exp()).sum(-1)
 
 
-def _keep_top_k(scores: Tensor, count: int) -> Tensor:
+def keep_top_k(scores: Tensor, count: int) -> Tensor:
+    """Exclude all tokens but the `count` likeliest ones."""
     threshold = scores.topk(min(count, scores.shape[1])).values[:, -1:]
     return scores.masked_fill(scores < threshold, _IMPOSSIBLE)
 
 
-def _keep_top_p(scores: Tensor, top_p: float, min_tokens: int) -> Tensor:
+def keep_top_p(scores: Tensor, top_p: float, min_tokens: int) -> Tensor:
+    """Exclude the least likely tokens that together have at most a probability of 1 - `top_p`."""
     ordered, order = scores.sort()
     excluded = ordered.softmax(-1).cumsum(-1) <= 1 - top_p
     excluded[:, -min_tokens:] = False
@@ -294,15 +296,17 @@ def _force_if(applies: bool, scores: Tensor, ids: int | Sequence[int]) -> Tensor
     return forced
 
 
-def _favor_end(scores: Tensor, eos_id: int, factor: float) -> Tensor:
-    """Raise the score of the end by (factor - 1) times its absolute value."""
+def favor_end(scores: Tensor, eos_id: int, factor: float) -> Tensor:
+    """Raise the score of the end token by (factor - 1) times its absolute value."""
     end = scores[:, eos_id]
     scores = scores.clone()
     scores[:, eos_id] = end + torch.where(end.isfinite(), end.abs() * (factor - 1), 0.0)
     return scores
 
 
-def _allow(ids: Tensor, scores: Tensor, function: Callable[[int, Tensor], Sequence[int]], prompts: Prompts) -> Tensor:
+def keep_allowed(
+    ids: Tensor, scores: Tensor, function: Callable[[int, Tensor], Sequence[int]], prompts: Prompts
+) -> Tensor:
     """Ban all tokens that a function of the caller does not allow after each row."""
     mask = torch.full_like(scores, _IMPOSSIBLE)
     for row, text in enumerate(ids):

@@ -9,8 +9,9 @@ from openblip.errors import ImageError, InputError
 from openblip.jobs.descriptions import described_elsewhere, find_description
 from openblip.jobs.files import check_item_file, write_item_file
 from openblip.jobs.items import Item
+from openblip.jobs.packets import detect_format
 from openblip.jobs.sinks.base import SinkOptions, TextSink
-from openblip.jobs.xmp import detect_format, read_description, with_description
+from openblip.jobs.xmp import read_description, with_description
 
 
 class MetadataSink(TextSink):
