@@ -24,6 +24,8 @@ from openblip.engine.compiled import CompiledEngine
 from openblip.engine.create import choose_engine
 from openblip.engine.eager import EagerEngine
 from openblip.engine.openvino import OpenVinoEngine, convert
+from openblip.engine.openvino.compiled import has_bf16
+from openblip.engine.parts import flatten_memory
 from openblip.engine.protocols import (
     Answers,
     Captions,
@@ -341,6 +343,43 @@ def test_bf16_stays_near(cache: Path) -> None:
     for ours in (EagerEngine(toy("retrieval"), CPU, torch.bfloat16), vino(cache, "retrieval", "bf16")):
         actual = ours.encode_images(pixels()).float()
         assert torch.nn.functional.cosine_similarity(actual.flatten(1), expected.flatten(1)).min() > 0.999
+
+
+@pytest.mark.parametrize("precision", ["int8", "bf16"])
+def test_keys_and_values_below_fp32_are_in_16_bits(cache: Path, precision: str) -> None:
+    """In half the memory, and the products with them stay near those of fp32."""
+    if not has_bf16():
+        pytest.skip("the processor does not compute in bf16")
+    theirs, ours = reference("pretrain"), vino(cache, "pretrain", precision)
+    states = theirs.encode_images(pixels())
+    small, large = ours.project_images(states), theirs.project_images(states)
+    for actual, expected in zip(flatten_memory(small), flatten_memory(large), strict=True):
+        assert actual.dtype == torch.bfloat16
+        assert torch.nn.functional.cosine_similarity(actual.float().flatten(), expected.flatten(), dim=0) > 0.999
+    ids, mask = texts(3 * ITEMS)
+    assert (ours.match(ids, mask, small) - theirs.match(ids, mask, large)).abs().max() < 0.02
+    tokens = torch.tensor([[598, 20, 30, 40]])
+    difference = chances(ours, states[:1], tokens) - chances(theirs, states[:1], tokens)
+    assert difference.abs().max() < 0.05
+
+
+@pytest.mark.parametrize("order", [[0, 1, 2, 3, 4, 5], [1, 1, 2, 5, 3, 3]])
+def test_rows_continue_the_rows_that_they_replace(make: Make, order: list[int]) -> None:
+    """Twice, because the caches change places; then only the second of two items remains."""
+    logits = []
+    for engine in (make("caption"), reference("caption")):
+        with torch.inference_mode():
+            session = engine.prepare_captions(reference("caption").encode_images(pixels(count=2)), 12)([0, 1])
+            session.step(torch.tensor([[598, 20], [598, 30]]))
+            session.widen(3)
+            for seed in range(2):
+                session.step(torch.arange(6)[:, None] + 40 + seed)
+                session.reorder(torch.tensor(order))
+            steps = [session.step(torch.arange(6)[:, None] + 50)]
+            session.keep(torch.tensor([1]))
+            steps.append(session.step(torch.arange(3)[:, None] + 60))
+            logits.append(torch.cat(steps))
+    torch.testing.assert_close(logits[0], logits[1], rtol=0, atol=1e-4)
 
 
 def test_conversions_tell_nobody(tmp_path: Path) -> None:

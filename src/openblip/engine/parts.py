@@ -33,16 +33,16 @@ class Vision(nn.Module):
 
 
 class Projection(nn.Module):
-    """States (I, M, D) to the keys and values of all layers, each (I, H, M, K)."""
+    """States (I, M, D) to the keys and values of all layers, each (I, H, M, K), stored in a type."""
 
-    def __init__(self, text: TextTransformer) -> None:
+    def __init__(self, text: TextTransformer, dtype: torch.dtype = torch.float32) -> None:
         super().__init__()
-        self.text = text
+        self.text, self.dtype = text, dtype
 
     def forward(self, states: Tensor) -> tuple[Tensor, ...]:
         """Return keys and values of all layers."""
         layers = cast("tuple[KeysValues, ...]", self.text.project(states).layers)
-        return tuple(tensor for layer in layers for tensor in layer)
+        return tuple(tensor.to(self.dtype) for layer in layers for tensor in layer)
 
 
 class GroundedEncoder(nn.Module):

@@ -114,6 +114,8 @@ def attend(
     is_short = query.shape[-2] * key.shape[-2] <= _SHORT
     if key.stride(-1) != 1 and not torch.is_grad_enabled():  # columns of `project_columns`
         return _attend_unfused(query, key, value, bias, dropout)
+    if key.dtype != query.dtype:
+        return _mix_rounded(query, key, value, bias)
     if is_short and (torch.jit.is_tracing() or _is_training_on_cpu(query)):  # type: ignore[attr-defined, no-untyped-call]
         return _attend_unfused(query, key, value, bias, dropout)
     return F.scaled_dot_product_attention(query, key, value, attn_mask=bias, dropout_p=dropout)
@@ -141,6 +143,13 @@ def _mix(query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None, dropout
     scores = (query * query.shape[-1] ** -0.5) @ key.transpose(-1, -2)
     weights = F.softmax(scores if bias is None else scores + bias.to(scores.dtype), dim=-1)
     return F.dropout(weights, dropout) @ value
+
+
+def _mix_rounded(query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None) -> Tensor:
+    """Compute attention with keys and values in bf16: the products are in bf16, the softmax in the type of `query`."""
+    scores = ((query * query.shape[-1] ** -0.5).to(key.dtype) @ key.transpose(-1, -2)).to(query.dtype)
+    weights = F.softmax(scores if bias is None else scores + bias, dim=-1)
+    return (weights.to(value.dtype) @ value).to(query.dtype)
 
 
 def project_columns(linear: nn.Module, states: Tensor, heads: int) -> Tensor:

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from openblip.errors import InputError
@@ -53,12 +54,12 @@ class CompiledPart:
     def run(self, *inputs: Tensor) -> Iterator[list[Tensor]]:
         """Yield the outputs without a copy; they are valid inside the `with` block only."""
         with self._request() as request:
-            arrays = [np.ascontiguousarray(tensor.numpy()) for tensor in inputs]
-            results = request.infer(arrays, share_inputs=True, share_outputs=True)
+            tensors = [_share_tensor(tensor) for tensor in inputs]
+            results = request.infer(tensors, share_inputs=True, share_outputs=True)
             # Drop the reference to the inputs, which can be as large as the memory of all images. OpenVINO has no
             # public way to do so and would keep it until the next call.
             request._inputs_data = None
-            yield [torch.from_numpy(results[i]) for i in range(len(results))]
+            yield [_from_output(results[i]) for i in range(len(results))]
 
     @contextmanager
     def _request(self) -> Iterator[Any]:
@@ -73,6 +74,22 @@ class CompiledPart:
         finally:
             with self._lock:
                 self._idle_requests.append(request)
+
+
+def _share_tensor(tensor: Tensor) -> Any:
+    """Return an OpenVINO tensor over the memory of a tensor, or over a copy if it is not contiguous."""
+    openvino = import_extra("openvino")
+    tensor = tensor.contiguous()
+    if tensor.dtype == torch.bfloat16:  # NumPy has no such type
+        return openvino.Tensor(tensor.view(torch.int16).numpy(), openvino.Shape(tensor.shape), openvino.Type.bf16)
+    return openvino.Tensor(tensor.numpy(), shared_memory=True)
+
+
+def _from_output(array: NDArray[Any]) -> Tensor:
+    """Return a tensor over the memory of an output. OpenVINO returns bf16 as float16, which no part computes in."""
+    if array.dtype == np.float16:
+        return torch.from_numpy(array.view(np.int16)).view(torch.bfloat16)
+    return torch.from_numpy(array)
 
 
 def run_per_image(part: CompiledPart, rows: Tensor) -> list[Tensor]:
@@ -92,7 +109,7 @@ def run_per_image(part: CompiledPart, rows: Tensor) -> list[Tensor]:
 
 def _allocate_like(outputs: list[Tensor], rows: int) -> list[Tensor]:
     """Return tensors shaped like `outputs` but with `rows` rows, in one block that the system can reclaim."""
-    sizes = [rows * output.numel() for output in outputs]
+    sizes = [rows * output.numel() for output in outputs]  # all outputs have one type
     pieces = torch.split(outputs[0].new_empty(sum(sizes)), sizes)
     return [piece.view(rows, *output.shape[1:]) for piece, output in zip(pieces, outputs, strict=True)]
 

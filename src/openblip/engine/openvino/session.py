@@ -33,6 +33,7 @@ class OpenVinoSession:
         # Zeros, not uninitialized memory: hidden positions are multiplied by 0, and 0 * NaN is NaN.
         shape = (config.depth, memory.items, config.heads, capacity, config.width // config.heads)
         self.keys, self.values = torch.zeros(shape), torch.zeros(shape)
+        self._spare = torch.empty(shape)  # where `reorder` writes
 
     def step(self, ids: Tensor) -> Tensor:
         """Append tokens (rows, t) to all rows; return the logits (rows, V) of the next token."""
@@ -42,12 +43,12 @@ class OpenVinoSession:
         positions = torch.arange(self.length, end)
         hidden = hiding_bias(torch.arange(capacity) >= self.length, torch.float32).expand(1, 1, new, capacity)
         bias = torch.cat([hidden, causal_bias(new, torch.float32, self.keys.device)], 3)
-        memory = flatten_memory(self.memory, bias=True)
-        logits, keys, values = self.part(ids, positions, self.keys, self.values, bias, *memory)
-        self.keys[:, :, :, self.length : end] = keys
-        self.values[:, :, :, self.length : end] = values
-        self.length = end
-        return logits
+        inputs = (ids, positions, self.keys, self.values, bias, *flatten_memory(self.memory, bias=True))
+        with self.part.run(*inputs) as (logits, keys, values):
+            self.keys[:, :, :, self.length : end] = keys
+            self.values[:, :, :, self.length : end] = values
+            self.length = end
+            return logits.clone()
 
     def widen(self, width: int) -> None:
         """Replace the row of each item by `width` copies."""
@@ -56,7 +57,8 @@ class OpenVinoSession:
 
     def reorder(self, rows: Tensor) -> None:
         """Replace each row r by row `rows[r]` of the same item."""
-        self._select(rows)
+        self.keys, self._spare = torch.index_select(self.keys, 1, rows, out=self._spare), self.keys
+        self.values, self._spare = torch.index_select(self.values, 1, rows, out=self._spare), self.values
 
     def keep(self, items: Tensor) -> None:
         """Drop all items except these."""
@@ -65,6 +67,7 @@ class OpenVinoSession:
 
     def _select(self, rows: Tensor) -> None:
         self.keys, self.values = self.keys[:, rows], self.values[:, rows]
+        self._spare = torch.empty_like(self.keys)
 
 
 @dataclass(frozen=True, kw_only=True)
