@@ -29,7 +29,7 @@ LAYERS: dict[str, set[str]] = {
     "defaults": set(),
     "drawing": set(),
     "errors": set(),
-    "extras": set(),
+    "extras": {"errors"},
     "io": {"_version", "errors", "extras"},
     "processor": set(),
     "results": {"drawing", "io"},

@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import importlib.metadata
 import re
+from importlib import import_module
+from types import ModuleType
+
+from openblip.errors import InputError
 
 _FOR_CONTRIBUTORS = ("dev", "docs")
 
@@ -18,6 +22,27 @@ def install_hint(extra: str) -> str:
         The command.
     """
     return f"pip install 'openblip[{extra}]'"
+
+
+def require(module: str, purpose: str, extra: str) -> ModuleType:
+    """Import a module of an optional dependency.
+
+    Args:
+        module: Name of the module.
+        purpose: What needs it, for the error.
+        extra: Name of the extra that installs it.
+
+    Returns:
+        The module.
+
+    Raises:
+        InputError: If it is not installed. The message has the command that installs it.
+    """
+    try:
+        return import_module(module)
+    except ImportError as error:
+        library = module.partition(".")[0]
+        raise InputError(f"{purpose} needs {library}, which is not installed: {install_hint(extra)}") from error
 
 
 def user_extras() -> dict[str, tuple[str, ...]]:

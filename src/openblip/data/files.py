@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import functools
 import os
-from importlib import import_module
 from pathlib import Path
 from types import ModuleType
 from typing import IO, cast
 from urllib.parse import unquote
 
+from openblip import extras
 from openblip.errors import InputError
-from openblip.extras import install_hint
 
 
 def is_local(address: str) -> bool:
@@ -48,11 +47,7 @@ def open_remote(address: str) -> IO[bytes]:
 @functools.cache
 def require(module: str, purpose: str) -> ModuleType:
     """Import an optional dependency; raises `InputError` with the install command if it is missing."""
-    try:
-        return import_module(module)
-    except ImportError as error:
-        library = module.partition(".")[0]
-        raise InputError(f"{purpose} needs {library}, which is not installed: {install_hint('data')}") from error
+    return extras.require(module, purpose, "data")
 
 
 def join(root: str, name: str) -> str:

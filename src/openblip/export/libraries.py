@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from importlib import import_module
 from types import ModuleType
 
 from openblip.engine.openvino.compiled import import_extra
-from openblip.errors import InputError
-from openblip.extras import install_hint
+from openblip.extras import require
 
 
 def import_onnx(module: str) -> ModuleType:
@@ -22,10 +20,7 @@ def import_onnx(module: str) -> ModuleType:
     Raises:
         InputError: It is not installed.
     """
-    try:
-        return import_module(module)
-    except ImportError as error:
-        raise InputError(f"export needs {module}, which is not installed: {install_hint('export')}") from error
+    return require(module, "export", "export")
 
 
 __all__ = ["import_extra", "import_onnx"]

@@ -21,14 +21,13 @@ from collections import OrderedDict
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
-from importlib import import_module
-from typing import Any, Protocol
+from typing import Protocol
 
 from PIL import Image
 
 from openblip._version import __version__
 from openblip.errors import ImageError, InputError
-from openblip.extras import install_hint
+from openblip.extras import require
 
 AGENT = "openblip"
 USER_AGENT = f"{AGENT}/{__version__} (image fetcher; honors robots.txt and X-Robots-Tag: noai)"
@@ -142,7 +141,7 @@ class Fetcher:
         self._robots: OrderedDict[str, Robots | str] = OrderedDict()
         self._locks: OrderedDict[str, threading.Lock] = OrderedDict()
         self._lock = threading.Lock()
-        self._protego = _import_protego() if self.options.robots else None
+        self._protego = require("protego", "fetching", "fetch").Protego if self.options.robots else None
 
     def fetch_bytes(self, url: str) -> bytes:
         """Return the encoded image at an address.
@@ -491,10 +490,3 @@ def _retry_after(headers: http.client.HTTPMessage) -> float:
     with suppress(ValueError, TypeError):
         return min(max(email.utils.parsedate_to_datetime(value).timestamp() - time.time(), 0.0), 60.0)
     return 5.0
-
-
-def _import_protego() -> Any:
-    try:
-        return import_module("protego").Protego
-    except ImportError as error:
-        raise InputError(f"fetching needs protego, which is not installed: {install_hint('fetch')}") from error

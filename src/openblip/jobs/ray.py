@@ -15,10 +15,9 @@ from collections.abc import Iterator, Sequence
 from functools import partial
 from typing import Any
 
-from openblip.data.files import require
 from openblip.data.sources.shards import Shard
 from openblip.errors import InputError, JobError
-from openblip.extras import install_hint
+from openblip.extras import require
 from openblip.jobs.executors import Counts, Executor, ShardJob
 
 ATTEMPTS = 3
@@ -49,17 +48,14 @@ def run_on_ray(
 
 def _require_ray() -> Any:
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # Ray would send statistics to its makers
-    try:
-        return require("ray", "--ray")
-    except InputError as error:
-        raise InputError(f"--ray needs ray, which is not installed: {install_hint('ray')}") from error
+    return require("ray", "--ray", "ray")
 
 
 def _run(
     address: str, workers: int | None, cpus: int, gpus: float | None, job: ShardJob, shards: Sequence[Shard]
 ) -> Iterator[Counts]:
     ray = _require_ray()
-    data = require("ray.data", "--ray")
+    data = require("ray.data", "--ray", "ray")
     started = not ray.is_initialized()
     if started:
         _connect(ray, address)

@@ -304,7 +304,10 @@ class Batcher:
         with self._changed:
             self._changed.wait_for(lambda: self._closed or len(self._queue))
             if self._closed:
-                return [], [unit for key in iter(self._next_key, None) for unit in self._queue.pop(key, 1)]
+                units: list[Unit] = []
+                while len(self._queue):
+                    units += self._queue.pop(self._queue.next_key()[0], 1)
+                return [], units
             patience = time.monotonic() + self._max_wait
             dead = self._queue.drop_dead()
             while len(self._queue):
@@ -318,9 +321,6 @@ class Batcher:
                 self._changed.wait(remaining)
             self._metrics.queue_items.set(0)
             return [], dead
-
-    def _next_key(self) -> Hashable | None:
-        return self._queue.next_key()[0] if len(self._queue) else None
 
     def _drop(self, units: Sequence[Unit]) -> None:
         for unit in units:

@@ -187,7 +187,8 @@ class Gate:
         """Return the name of the client, if its key allows the route."""
         address = scope["client"][0] if scope.get("client") else "unknown"
         is_open = path in _OPEN_ROUTES or path.startswith(("/static/", "/edit"))  # edits: own keys
-        if not self._keys or is_open or _is_preflight(scope, headers, self._options.origins):
+        is_preflight = scope["method"] == "OPTIONS" and headers.get("origin") in self._options.origins
+        if not self._keys or is_open or is_preflight:
             return _network(address)
         key = sent_key(headers)
         if not key:
@@ -350,10 +351,6 @@ def _is_same_origin(origin: str, host: str) -> bool:
     except ValueError:
         return False
     return parts.scheme in _DEFAULT_PORTS and (parts.hostname, port) == (own.hostname, own_port)
-
-
-def _is_preflight(scope: Scope, headers: Headers, origins: tuple[str, ...]) -> bool:
-    return scope["method"] == "OPTIONS" and headers.get("origin") in origins
 
 
 def _network(address: str) -> str:

@@ -12,7 +12,7 @@ from openblip.checkpoints.initialize import InitReport, initialize
 from openblip.checkpoints.resolve import resolve
 from openblip.errors import CheckpointError, ConfigError
 from openblip.model.build import build_model
-from openblip.model.config import CAPTION_PROMPT, ModelConfig
+from openblip.model.config import CAPTION_PROMPT
 from openblip.preprocess.settings import ImageSettings
 from openblip.preprocess.text import Tokenizer
 from openblip.tasks import TASKS
@@ -58,7 +58,9 @@ def build_initial_state(recipe: Recipe) -> InitialState:
         return _from_checkpoint(recipe, paths)
     tokenizer = _load_tokenizer(recipe, paths)
     kind = TASKS[recipe.task].networks[0]
-    config = _with_token_ids(recipe.model.build_config(kind, recipe.loss.published.drop_path), tokenizer)
+    config = recipe.model.build_config(kind, recipe.loss.published.drop_path)
+    ids = {name: getattr(tokenizer, name) for name in ("pad_id", "cls_id", "sep_id", "dec_id", "enc_id")}
+    config = replace(config, text=replace(config.text, vocab_size=tokenizer.vocab_size, **ids))
     model = build_model(config)
     notes, new_weights = [], set(model.state_dict())
     for name, path in zip(recipe.start, paths, strict=True):
@@ -109,8 +111,3 @@ def _load_tokenizer(recipe: Recipe, paths: list[Path]) -> Tokenizer:
         if any((path / name).is_file() for name in ("tokenizer.json", "vocab.txt")):
             return Tokenizer.from_folder(path)
     return Tokenizer.from_vocab(hub.bert_vocabulary())
-
-
-def _with_token_ids(config: ModelConfig, tokenizer: Tokenizer) -> ModelConfig:
-    ids = {name: getattr(tokenizer, name) for name in ("pad_id", "cls_id", "sep_id", "dec_id", "enc_id")}
-    return replace(config, text=replace(config.text, vocab_size=tokenizer.vocab_size, **ids))

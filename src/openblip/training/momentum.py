@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
 
 import torch
 import torch.nn.functional as F
@@ -46,7 +45,8 @@ class MomentumTwin(nn.Module):
     @torch.no_grad()
     def move(self, model: Matcher) -> None:
         """Move every weight a small step toward its counterpart in `model`; each process moves its own shards."""
-        pairs = [(local_shard(slow), local_shard(fast)) for slow, fast in self._pairs(model)]
+        online = dict(model.named_parameters())
+        pairs = [(local_shard(slow), local_shard(online[name])) for name, slow in self.named_parameters()]
         torch._foreach_lerp_(
             [slow for slow, _ in pairs], [fast.to(slow.dtype) for slow, fast in pairs], 1.0 - self.momentum
         )
@@ -57,11 +57,6 @@ class MomentumTwin(nn.Module):
         image = F.normalize(self.vision_proj(self.vision(pixels)[:, 0]), dim=-1)
         text = F.normalize(self.text_proj(self.text.encode(ids, mask)[:, 0]), dim=-1)
         return image, text
-
-    def _pairs(self, model: Matcher) -> Iterator[tuple[Tensor, Tensor]]:
-        online = dict(model.named_parameters())
-        for name, slow in self.named_parameters():
-            yield slow, online[name]
 
 
 class FeatureQueue(nn.Module):

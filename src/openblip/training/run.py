@@ -31,7 +31,7 @@ from openblip.training.random_state import seed_everything
 from openblip.training.reporters import JsonLinesReporter, LossCurveReporter, Reporter, TensorBoardReporter
 from openblip.training.speed import compile_layers, keep_freed_memory, matmul_precision, recompute_vision
 from openblip.training.strategies import build_strategy
-from openblip.training.teachers import Teacher, load_teacher
+from openblip.training.teachers import load_teacher
 from openblip.training.trainer import Evaluate, Evaluation, Progress, Trainer
 from openblip.training.validation import Validator
 
@@ -96,7 +96,9 @@ def run(
         stack.enter_context(matmul_precision(recipe.run.matmul_precision))
         initial = build_initial_state(recipe)
         source = open_train_source(recipe.data)
-        teacher = _load_teacher(recipe, group)
+        teacher = None
+        if recipe.distill is not None:
+            teacher = load_teacher(recipe.distill.teacher, TASKS[recipe.task].networks[0]).to(group.device)
         image = initial.image if teacher is None else teacher.image  # the student reduces the teacher's images
         data = build_data(recipe, initial.tokenizer, image, initial.prompt, train=True)
         objective_class: type[Objective[Any, Any, Any, Any]] = TASKS[recipe.task].objective.resolve()
@@ -167,12 +169,6 @@ def _claim_folder(recipe: Recipe, group: ProcessGroupInfo, resume: bool) -> None
             problem = str(error)
     if problem := group.broadcast(problem):
         raise ConfigError(problem)
-
-
-def _load_teacher(recipe: Recipe, group: ProcessGroupInfo) -> Teacher | None:
-    if recipe.distill is None:
-        return None
-    return load_teacher(recipe.distill.teacher, TASKS[recipe.task].networks[0]).to(group.device)
 
 
 def freeze(model: nn.Module, parts: Sequence[str]) -> None:

@@ -14,6 +14,7 @@ from typing import Any, Literal, TypeAlias, TypeVar, Union, cast
 
 from openblip.errors import ConfigError, InputError
 from openblip.extras import install_hint
+from openblip.tasks import did_you_mean
 
 T = TypeVar("T")
 
@@ -122,7 +123,8 @@ def build(kind: type[T], values: Mapping[str, Any], where: str = "") -> T:
     arguments: dict[str, Any] = {}
     for name, value in values.items():
         if name not in hints:
-            raise ConfigError(f"there is no setting {where}{name}{_suggest(str(name), hints)}")
+            hint = did_you_mean(str(name), hints) or f"; settings are {', '.join(hints)}"
+            raise ConfigError(f"there is no setting {where}{name}{hint}")
         arguments[name] = convert(value, hints[name], f"{where}{name}")
     missing = [
         field.name
@@ -141,12 +143,6 @@ def build(kind: type[T], values: Mapping[str, Any], where: str = "") -> T:
 def _hints(kind: type) -> dict[str, Any]:
     hints = typing.get_type_hints(kind)
     return {field.name: hints[field.name] for field in dataclasses.fields(kind)}
-
-
-def _suggest(name: str, names: Iterable[str]) -> str:
-    names = list(names)
-    close = difflib.get_close_matches(name, names, n=1)
-    return f"; did you mean {close[0]}?" if close else f"; settings are {', '.join(names)}"
 
 
 def convert(value: Any, hint: Any, where: str) -> Any:
