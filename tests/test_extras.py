@@ -23,10 +23,15 @@ def test_the_hint_is_written_in_one_place() -> None:
 
 def test_hints_name_extras_that_exist() -> None:
     names = set()
+    patterns = (
+        r"install_hint\(['\"](\w+)['\"]\)",
+        r"\brequire\((?:[^,()]+, ){2}['\"](\w+)['\"]\)",
+        r"openblip\[(\w+)\]'",
+    )
     for path in SOURCE.rglob("*.py"):
-        names |= set(re.findall(r"install_hint\(['\"](\w+)['\"]\)", path.read_text(encoding="utf-8")))
-        names |= set(re.findall(r"openblip\[(\w+)\]'", path.read_text(encoding="utf-8")))
-    assert {"data", "heif", "java", "openvino", "train", "video"} <= names
+        for pattern in patterns:
+            names |= set(re.findall(pattern, path.read_text(encoding="utf-8")))
+    assert {"data", "export", "fetch", "heif", "java", "openvino", "ray", "train", "video"} <= names
     assert names - {"data"} <= set(user_extras())
 
 
