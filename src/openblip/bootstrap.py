@@ -51,12 +51,12 @@ class CapFiltSettings:
 
     Attributes:
         keep: Scores that decide; see [`Rule`][openblip.capfilt.rules.Rule].
-        itm_threshold: Smallest ITM probability of a kept text.
-        itc_threshold: Smallest ITC cosine of a kept text.
+        itm_threshold: Minimum ITM probability of a kept text.
+        itc_threshold: Minimum ITC cosine of a kept text.
         num: Synthetic texts per image.
         top_p: Total probability of the tokens to sample from.
-        min_new_tokens: Fewest tokens of a text.
-        max_new_tokens: Most tokens of a text.
+        min_new_tokens: Minimum number of tokens of a text.
+        max_new_tokens: Maximum number of tokens of a text.
         repetition_penalty: Penalty of repeated tokens.
         prompt: Start of every text.
         seed: Seed of the samples.
@@ -114,8 +114,8 @@ class BootstrapRecipe:
 
     Attributes:
         out: Folder of the steps.
-        human: Pairs that people wrote. They are never filtered.
-        web: Noisy pairs.
+        human: Image-text pairs written by people. They are never filtered.
+        web: Noisy image-text pairs from the web.
         images: Folder for relative image paths of lists.
         val: Validation data of all training steps.
         pretrain: Settings of the first pretraining, as in a training recipe.
@@ -175,14 +175,14 @@ class Bootstrap:
         self._hashes: dict[tuple[str, ...], str] = {}
 
     def run(self) -> Path:
-        """Run the steps that are not done, in order.
+        """Run the unfinished steps, in order.
 
         Returns:
             Folder of the final model.
 
         Raises:
             ConfigError: A setting cannot be used.
-            JobError: A folder of the output belongs to something else.
+            JobError: A folder of the output was not made by this bootstrap.
         """
         for step in STEPS:
             self._run_step(step)

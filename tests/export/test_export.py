@@ -266,7 +266,7 @@ def test_wrong_arguments_are_refused(source: Path, tmp_path: Path) -> None:
         export_model(source, tmp_path / "a", tasks=["visdial"])
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "mine.txt").touch()
-    with pytest.raises(InputError, match="exists and is no export to overwrite"):
+    with pytest.raises(InputError, match="must be empty or not exist"):
         export_model(source, tmp_path / "full", overwrite=True)
     assert [path.name for path in tmp_path.iterdir()] == ["full"]
 
@@ -277,7 +277,7 @@ def test_the_command_line_refuses_to_overwrite(
     with pytest.raises(SystemExit) as exit_info:
         main(["export", str(source), "--out", str(exported)])
     assert exit_info.value.code == 2
-    assert "exists" in capsys.readouterr().err
+    assert "must be empty or not exist" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

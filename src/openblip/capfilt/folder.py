@@ -1,4 +1,4 @@
-"""The output folder of CapFilt, which is also the manifest of the run: a shard is done if its Parquet file is there."""
+"""The output folder of CapFilt, which is the manifest of the run: a shard is finished if its Parquet file exists."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class CapFiltFolder:
 
     - `parquet/SHARD.parquet`: the rows with their scores and verdicts. `openblip train pretrain` reads this folder.
     - `webdataset/SHARD.tar`: images and JSON, with `--to webdataset`. Training reads this folder as well.
-    - `images/SHARD.tar`: the images that no path names, without `--to webdataset`.
+    - `images/SHARD.tar`: images without a local file, if `--to webdataset` is not given.
     - `capfilt.json`: models, options and the current rule. `plan.jsonl`: the shards of the source.
 
     Attributes:
@@ -59,19 +59,19 @@ class CapFiltFolder:
         return self.path / ("webdataset" if webdataset else "images") / f"{shard}.tar"
 
     def shards(self) -> list[str]:
-        """Return the names of the shards that are done, sorted."""
+        """Return the names of the finished shards, sorted."""
         return sorted(path.stem for path in self.parquet.glob("*.parquet") if not path.name.startswith("."))
 
     def is_done(self, shard: str) -> bool:
-        """Return whether a shard is done."""
+        """Return whether a shard is finished."""
         return self.rows_path(shard).exists()
 
     @contextmanager
     def lock(self) -> Iterator[None]:
-        """Hold the folder while a command changes it.
+        """Lock the folder while a command changes it.
 
         Raises:
-            JobError: Another process holds it.
+            JobError: Another process has locked the folder.
         """
         self.path.mkdir(parents=True, exist_ok=True)
         lock = filelock.FileLock(self.path / ".lock", timeout=0)
@@ -95,7 +95,7 @@ class CapFiltFolder:
             The shards of the run: all shards of the source, and shards of earlier calls that the source no longer has.
 
         Raises:
-            JobError: The folder holds another run, or a shard of the source changed.
+            JobError: The folder contains another run, or a shard of the source has changed.
         """
         with suppress(OSError):
             for leftover in (*self.path.glob("*/.openblip-*.part"), *self.path.glob(".openblip-*.part")):
@@ -104,7 +104,7 @@ class CapFiltFolder:
         if stored is not None:
             changed = sorted(k for k in {*stored["job"], *settings} if stored["job"].get(k) != settings.get(k))
             if changed:
-                raise JobError(f"{self.path} holds a run with another {', '.join(changed)}; choose another --out")
+                raise JobError(f"{self.path} contains a run with another {', '.join(changed)}; choose another --out")
         planned = {shard.name: shard for shard in self._read_plan()}
         for shard in shards:
             previous = planned.get(shard.name, shard)
@@ -123,7 +123,7 @@ class CapFiltFolder:
         return everything
 
     def read_settings(self) -> RunSettings | None:
-        """Return the content of `capfilt.json`; `None` if the folder holds no run."""
+        """Return the content of `capfilt.json`; `None` if the folder contains no run."""
         try:
             values: RunSettings = json.loads((self.path / SETTINGS).read_text(encoding="utf-8"))
         except FileNotFoundError:
@@ -136,7 +136,7 @@ class CapFiltFolder:
         """Return the content of `capfilt.json`.
 
         Raises:
-            JobError: The folder holds no run.
+            JobError: The folder contains no run.
         """
         settings = self.read_settings()
         if settings is None:
@@ -152,7 +152,7 @@ class CapFiltFolder:
         return self._read_plan()
 
     def count(self) -> Counter[str]:
-        """Return the counts of all shards that are done; only the footers of the files are read."""
+        """Return the counts of all finished shards. Only the footers of the files are read."""
         counts: Counter[str] = Counter()
         for shard in self.shards():
             counts.update(rows.read_metadata(self.rows_path(shard))["counts"])
@@ -186,6 +186,6 @@ def digest_rows(folder: CapFiltFolder) -> str:
 
 
 def current_rule(folder: CapFiltFolder) -> Rule:
-    """Return the rule of the verdicts in a folder."""
+    """Return the current rule of a folder."""
     rule = folder.require_settings()["rule"]
     return Rule() if rule is None else Rule.from_dict(rule)

@@ -1,4 +1,4 @@
-"""Reading images, and storing those that no path names."""
+"""Read images, and store images without a local file."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _SUFFIXES = {"JPEG": "jpg", "PNG": "png", "WEBP": "webp", "GIF": "gif", "BMP": "
 
 
 def is_web(image: ImageRef) -> bool:
-    """Return whether reading an image means a request to a server."""
+    """Return whether reading an image sends a request to a server."""
     return isinstance(image, FileImage) and image.path.startswith(("http://", "https://"))
 
 
@@ -37,10 +37,10 @@ def read_bytes(image: ImageRef, fetch: Fetch | None) -> bytes:
 
     Args:
         image: The image.
-        fetch: Fetches an address of the web; `None` forbids it.
+        fetch: Function that fetches a web address; `None` forbids fetching.
 
     Raises:
-        ImageError: The image cannot be read, or is on the web and must not be fetched.
+        ImageError: The image cannot be read, or must not be fetched.
     """
     try:
         if is_web(image):
@@ -67,10 +67,10 @@ def read_bytes(image: ImageRef, fetch: Fetch | None) -> bytes:
 
 
 def name_image(image: ImageRef) -> str | None:
-    """Return the path by which training finds an image, or `None` if the image has to be stored.
+    """Return the path of an image for training, or `None` if the image must be stored.
 
-    A file has its path, a member of a local tar has the tar's path and its name. Images on the web, in Parquet cells
-    and in remote or compressed tars have none.
+    The path of a file is its own, and the path of a member of a local tar is the tar's path and the member's name.
+    Images on the web, in Parquet cells and in remote or compressed tars have no path.
     """
     if isinstance(image, FileImage):
         if is_web(image):
@@ -85,7 +85,7 @@ def name_image(image: ImageRef) -> str | None:
 
 @dataclass
 class StoredImage:
-    """Where a tar stores an image, and the JSON next to it."""
+    """The position of an image in a tar, and of the JSON next to it."""
 
     name: str
     json_offset: int | None = None
@@ -93,12 +93,12 @@ class StoredImage:
 
 
 class ImageTar:
-    """A tar of images that appears complete when it is closed.
+    """A tar of images that becomes visible when it is closed.
 
     Args:
         path: The tar.
-        rule: With a rule, every image has a JSON member with its texts and verdicts: a WebDataset tar that training
-            reads. Without one, the tar holds images only.
+        rule: With a rule, the tar is a WebDataset tar for training: every image has a JSON member with its texts and
+            verdicts. Without a rule, the tar contains only images.
     """
 
     def __init__(self, path: Path, rule: Rule | None) -> None:
@@ -131,7 +131,7 @@ class ImageTar:
     def copy(self, names: Collection[str]) -> None:
         """Add the members of the existing tar that belong to rows, at their positions.
 
-        Other members, of a call that was stopped before it wrote its rows, come after these and are left out.
+        Members from a call that was stopped before it wrote its rows come after these, and are left out.
 
         Args:
             names: Names of the images.
@@ -145,7 +145,7 @@ class ImageTar:
                     self._add_member(info.name, content.read())
 
     def close(self, *, failed: bool = False) -> None:
-        """Put the tar in its place, or discard it if the shard failed."""
+        """Rename the tar to its final name, or discard it if the shard failed."""
         if self._tar is None or self._replacement is None or self._file is None:
             return
         if failed:
@@ -172,7 +172,8 @@ class ImageTar:
 def encode_row(row: Row, rule: Rule, size: int | None = None) -> bytes:
     """Return the JSON of a row with the verdicts of a rule.
 
-    The JSON is padded with spaces to its size with every text kept, so that other verdicts fit in its place.
+    The JSON is padded with spaces to the size that it has if every text is kept, so other verdicts can replace it in
+    place.
 
     Args:
         row: The row.
@@ -222,5 +223,5 @@ def _suffix(data: bytes) -> str:
     try:
         with Image.open(io.BytesIO(data)) as image:
             return _SUFFIXES.get(image.format or "", "jpg")
-    except Exception:  # an image that only the loader's optional decoders know
+    except Exception:  # an image that only optional decoders of the loader can read
         return "jpg"

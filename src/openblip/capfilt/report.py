@@ -88,7 +88,7 @@ class Report:
         histograms: Histograms of the scores by name.
         diversity: Diversity of the texts by kind.
         examples: Rows for the contact sheet.
-        repeated_keys: Number of rows whose key an earlier shard has.
+        repeated_keys: Number of rows whose key occurs in an earlier shard.
     """
 
     rule: Rule
@@ -106,18 +106,18 @@ class Report:
 
 
 def make_report(folder: CapFiltFolder, *, images: int = IMAGES, texts: int = TEXTS) -> Report:
-    """Collect the report of a run. Memory does not grow with the number of rows, except 8 bytes for each key.
+    """Collect the report of a run. Memory use does not depend on the number of rows, except for 8 bytes per key.
 
     Args:
         folder: The output of a run.
-        images: Images of the contact sheet.
-        texts: Texts of each kind for the diversity.
+        images: Number of images on the contact sheet.
+        texts: Number of texts of each kind to measure the diversity of.
 
     Returns:
         The report.
 
     Raises:
-        JobError: The folder holds no run, or a file cannot be read.
+        JobError: The folder contains no run, or a file cannot be read.
     """
     rule, counts = current_rule(folder), folder.count()
     histograms = {name: Histogram(*limits) for name, limits in RANGES.items()}
@@ -142,13 +142,13 @@ def write_report(folder: CapFiltFolder, path: Path, *, images: int = IMAGES) -> 
     Args:
         folder: The output of a run.
         path: The file.
-        images: Images of the contact sheet.
+        images: Number of images on the contact sheet.
 
     Returns:
         The report.
 
     Raises:
-        JobError: The folder holds no run, or a file cannot be read.
+        JobError: The folder contains no run, or a file cannot be read.
     """
     report = make_report(folder, images=images)
     html = render_html(

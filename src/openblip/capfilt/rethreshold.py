@@ -1,4 +1,4 @@
-"""Another rule for stored scores: no model, no image and no torch."""
+"""Apply another rule to stored scores, without a model, images or torch."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from openblip.capfilt.rules import Rule
 def rethreshold(folder: CapFiltFolder, rule: Rule) -> Counter[str]:
     """Apply a rule to all shards of a folder.
 
-    Each shard is replaced atomically. If the call is interrupted, shards with the old and the new rule are mixed until
-    the next call completes.
+    Each shard is replaced atomically. If the call is interrupted, the folder contains shards of the old and of the new
+    rule until another call completes.
 
     Args:
         folder: The output of a run.
@@ -24,7 +24,7 @@ def rethreshold(folder: CapFiltFolder, rule: Rule) -> Counter[str]:
         The counts of all shards.
 
     Raises:
-        JobError: The folder holds no run, another process uses it, or a file cannot be read.
+        JobError: The folder contains no run, another process uses it, or a file cannot be read.
     """
     with folder.lock():
         return apply_rule(folder, rule)

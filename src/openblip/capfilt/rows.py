@@ -47,8 +47,8 @@ class ScoredText:
 
     Attributes:
         text: The text.
-        source: Whether the source or the captioner provided it.
-        itm: Probability that it matches the image.
+        source: Origin of the text: the web or the captioner.
+        itm: Probability that the text matches the image.
         itc: Cosine of the embeddings of image and text.
         logprob: Log-probability of a synthetic text.
         reason: Why the text has no scores.
@@ -64,15 +64,15 @@ class ScoredText:
 
 @dataclass(frozen=True)
 class Row:
-    """An image with its texts, or the reason why there is none.
+    """An image with its texts, or the reason why the image failed.
 
     Attributes:
         key: Name of the image.
-        image: Where the image is, as training reads it.
+        image: Path or address of the image, as training reads it.
         texts: The texts.
         error: Why the image failed.
-        json_offset: Position of its JSON in the tar.
-        json_size: Bytes of that JSON.
+        json_offset: Position of its JSON in the tar, in bytes.
+        json_size: Size of the JSON in bytes.
     """
 
     key: str
@@ -133,7 +133,7 @@ def make_table(rows: Sequence[Row], rule: Rule) -> pa.Table:
 
 
 def judge(table: pa.Table, rule: Rule) -> pa.Table:
-    """Return a table with the verdicts of a rule in `kept`, `captions` and `filtered`; everything else stays.
+    """Return a table with the verdicts of a rule in `kept`, `captions` and `filtered`. Other columns are unchanged.
 
     Args:
         table: Stored rows.
@@ -213,7 +213,7 @@ def summarize_reason(error: str, key: str) -> str:
 
 
 def write_table(path: Path, table: pa.Table, rule: Rule, job: str) -> None:
-    """Write a table with its rule and its counts, durably and completely or not at all.
+    """Write a table with its rule and its counts, atomically and durably.
 
     Args:
         path: The Parquet file.
@@ -243,7 +243,7 @@ def read_metadata(path: Path) -> ShardMetadata:
     """Return the rule, the counts and the job that `write_table` stored next to the rows. Only the footer is read.
 
     Raises:
-        JobError: The file cannot be read, or CapFilt did not write it.
+        JobError: The file cannot be read, or was not written by CapFilt.
     """
     try:
         metadata = require("pyarrow.parquet", "reading scores").read_schema(path).metadata or {}
@@ -254,7 +254,7 @@ def read_metadata(path: Path) -> ShardMetadata:
 
 
 def _one_array(column: Any) -> Any:
-    """Return a column as one array, whatever its chunks."""
+    """Return a column as one array, with its chunks combined."""
     pa = require("pyarrow", "reading scores")
     return (
         column

@@ -28,9 +28,9 @@ class Rule:
     """Keeps a text whose scores reach their thresholds.
 
     Attributes:
-        keep: The scores that count: "itm", "itc" or "both".
-        itm_threshold: Smallest probability of a match. 0.5 is the paper's rule (section 3.3).
-        itc_threshold: Smallest cosine; required where the cosine counts, because its scale depends on the model.
+        keep: The scores to compare: "itm", "itc" or "both".
+        itm_threshold: Minimum probability of a match. 0.5 is the paper's rule (section 3.3).
+        itc_threshold: Minimum cosine. Required with "itc" and "both", because its scale depends on the model.
 
     Raises:
         InputError: A threshold is missing, out of range or without effect.
@@ -49,7 +49,7 @@ class Rule:
             raise InputError("itc_threshold needs keep='itc' or keep='both', got keep='itm'")
         if self.keep != "itm" and self.itc_threshold is None:
             raise InputError(
-                f"keep={self.keep!r} needs itc_threshold: the cosine has no scale of its own; see the report"
+                f"keep={self.keep!r} needs itc_threshold, because its scale depends on the model; see the report"
             )
         if self.itc_threshold is not None and not -1 <= self.itc_threshold <= 1:
             raise InputError(f"itc_threshold must be between -1 and 1, got {self.itc_threshold}")
@@ -74,7 +74,7 @@ class Rule:
         return accepted
 
     def to_dict(self) -> RuleFields:
-        """Return the rule as JSON stores it.
+        """Return the rule as a dictionary for JSON.
 
         Returns:
             The fields by name.

@@ -38,7 +38,7 @@ LOOK_AHEAD = 2  # batches of images that threads open ahead of the models
 
 @dataclass(frozen=True)
 class ModelOptions:
-    """How the two models are loaded.
+    """Options for loading the two models.
 
     Attributes:
         captioner: Name or path of the captioner.
@@ -46,9 +46,9 @@ class ModelOptions:
         device: Device to compute on.
         engine: Engine to run the models with.
         precision: Precision of the arithmetic.
-        batch_size: Images per batch; `None` chooses.
-        num_workers: Threads that open images; `None` chooses.
-        threads: CPU threads to compute with; `None` is all cores.
+        batch_size: Images per batch; by default chosen for the model.
+        num_workers: Threads that open images; by default chosen for the machine.
+        threads: CPU threads to compute with; by default all cores.
         offline: Use no network.
     """
 
@@ -97,17 +97,17 @@ class ModelOptions:
 
 @dataclass(frozen=True)
 class CapFiltJob:
-    """Everything that a process needs to compute a shard; it travels to other processes and machines.
+    """All settings that a process needs to compute a shard. It is sent to other processes and machines.
 
     Attributes:
         out: The output folder.
         models: The models.
-        sampling: How the captioner writes.
+        sampling: Sampling options of the captioner.
         rule: The rule of the verdicts.
         to: Whether to write tars next to the Parquet files.
-        columns: The column of a field, where it differs from the record schema.
-        fetch: How images are fetched from the web; `None` forbids it.
-        retry: Compute only the failed rows of shards that are done.
+        columns: Column of each field whose name differs from the record schema.
+        fetch: Options for fetching images from the web; `None` forbids it.
+        retry: Compute only the failed rows of finished shards.
         job: Identity of the settings.
     """
 
@@ -159,23 +159,23 @@ def run(
     notify: Callable[[int, int], None] = lambda done, total: None,
     skips: Skips | None = None,
 ) -> Counter[str]:
-    """Caption and filter the images of some sources. A run that was stopped resumes with the next shard.
+    """Caption and filter the images of some sources. A stopped run resumes with the next shard.
 
     Args:
-        sources: Data, as `plan_shards` takes it.
-        job: What to compute, and where to.
+        sources: Data, as `plan_shards` accepts it.
+        job: The settings of the run.
         images: Folder for relative image paths.
-        shard_rows: Rows of a shard, where the source is divided at rows.
-        execute: Runs the job over shards; see `openblip.jobs.executors`.
+        shard_rows: Rows per shard of sources that are divided by rows.
+        execute: Function that runs the job over shards; see `openblip.jobs.executors`.
         notify: Receives the number of finished shards and of all shards.
-        skips: Counts the files that folders pass over.
+        skips: Receives the number of skipped files in folders.
 
     Returns:
         The counts of all shards, including shards of earlier calls; see `openblip.capfilt.rows.count`.
 
     Raises:
         InputError: A source cannot be used.
-        JobError: The output folder holds another run, or is in use.
+        JobError: The output folder contains another run, or is in use.
     """
     folder = CapFiltFolder(Path(job.out))
     settings = job.settings()
@@ -254,7 +254,7 @@ class ShardComputer:
         self._finish(batch, tar, finished)
 
     def _entries(self, shard: Shard, done: set[str]) -> Iterator[tuple[str, Record | Problem]]:
-        """Yield the records of a shard by key, each key once; further records of a key become problems."""
+        """Yield the records of a shard by key. A second record with the same key becomes a problem."""
         seen: set[str] = set()
         for key, record in read_shard(shard, columns=self.job.columns, keep=CAPTION_COLUMNS):
             if isinstance(record, Record):
@@ -299,7 +299,7 @@ class ShardComputer:
             finished.append(row)
 
     def _score(self, candidates: Sequence[Candidate]) -> list[tuple[ScoredText, ...] | str]:
-        """Return the texts of each image, or the reason for a failure. Where memory runs out, the batch is halved."""
+        """Return the texts of each image, or the reason for a failure. If memory runs out, the batch is halved."""
         if not candidates:
             return []
         try:
@@ -325,7 +325,7 @@ class _Opened:
 
 
 def texts_of(record: Record) -> list[str]:
-    """Return the web texts of a record. An empty text counts as one, so that it is reported."""
+    """Return the web texts of a record, including empty texts, which are reported."""
     if record.captions:
         return list(record.captions)
     values = [record.extra[name] for name in CAPTION_COLUMNS if name in record.extra]
@@ -342,7 +342,7 @@ def _source(ref: ImageRef) -> Any:
 
 
 def _stored_prefix(tar: ImageTar) -> str:
-    """Return the start of the paths by which rows name the images in a tar."""
+    """Return the prefix of the paths of images in a tar, as rows store it."""
     return f"../{tar.path.parent.name}/{tar.path.name}:"
 
 

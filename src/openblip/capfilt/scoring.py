@@ -34,18 +34,18 @@ MAX_CHARACTERS = 1000
 
 @dataclass(frozen=True)
 class Sampling:
-    """How the captioner writes.
+    """Sampling options of the captioner.
 
     The defaults are the paper's nucleus sampling (section 4.2) with the lengths and the penalty of the authors' code.
 
     Attributes:
         num: Synthetic texts per image.
-        top_p: Smallest total probability of the tokens to sample from.
-        min_new_tokens: Fewest tokens before [SEP].
-        max_new_tokens: Most tokens, [SEP] included.
-        repetition_penalty: Divides the scores of tokens that occurred.
-        num_beams: Beams of a search in place of sampling; 0 samples.
-        prompt: Start of every text; `None` is the checkpoint's own.
+        top_p: Total probability of the most likely tokens to sample from.
+        min_new_tokens: Minimum number of tokens before [SEP].
+        max_new_tokens: Maximum number of tokens, [SEP] included.
+        repetition_penalty: Divides the scores of tokens that occurred before.
+        num_beams: Number of beams of a beam search; 0 samples instead.
+        prompt: Start of every text; by default the prompt of the checkpoint.
         seed: Seed of all samples.
     """
 
@@ -59,7 +59,7 @@ class Sampling:
     seed: int = 0
 
     def to_dict(self) -> dict[str, str | float | None]:
-        """Return the options as JSON stores them.
+        """Return the options as a dictionary for JSON.
 
         Returns:
             The options by name.
@@ -112,9 +112,9 @@ class Scorer:
     """A captioner and a filter.
 
     Args:
-        captioner: Model that writes.
-        matcher: Model that scores; the filter of the paper.
-        sampling: How the captioner writes.
+        captioner: Model that generates captions.
+        matcher: Model that scores texts; the filter of the paper.
+        sampling: Sampling options of the captioner.
     """
 
     def __init__(self, captioner: Blip, matcher: Blip, sampling: Sampling | None = None) -> None:
@@ -152,7 +152,7 @@ class Scorer:
         return Candidate(key, captioned, matched, tuple(texts))
 
     def seed_of(self, key: str) -> int:
-        """Return the seed of an image's samples, which depends on its key and the seed of the job alone."""
+        """Return the seed of an image's samples, which depends only on its key and the seed of the job."""
         digest = hashlib.blake2b(f"{self.sampling.seed}\n{key}".encode("utf-8", "surrogateescape"), digest_size=8)
         return int.from_bytes(digest.digest(), "big") >> 1
 

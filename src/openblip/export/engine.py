@@ -1,6 +1,6 @@
-"""An engine over exported graphs, with which the package's own pipelines and decoding run them.
+"""An engine that runs exported graphs with the pipelines and the decoding of the package.
 
-Shapes: see [`graphs`][openblip.export.graphs]; B texts, of which the B / I texts of an image are adjacent.
+Shapes: see [`graphs`][openblip.export.graphs]; B texts, where the B / I texts of an image are adjacent.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ class GraphEngine(BaseEngine):
         return self._make_factory(self.project_images(states), self.config.grounded_text)
 
     def encode_questions(self, ids: Tensor, mask: Tensor, images: Tensor | Memory) -> Tensor:
-        """Return the keys and values (Q, L, 2, H, T, K) of questions (Q, T), which take the place of their states."""
+        """Return the keys and values (Q, L, 2, H, T, K) of questions (Q, T), instead of their states."""
         memory = images if isinstance(images, Memory) else self.project_images(images)
         rows = (memory.items, -1, ids.shape[1])
         layers = self._run("question_encoder", ids.view(rows), mask.view(rows), *flatten_memory(memory))

@@ -1,7 +1,7 @@
-"""The graphs of an export: what a model computes between two decisions of the host program.
+"""The graphs of an export: the computations of a model, without decoding.
 
-Each graph is a module over the modules of the model, with example inputs and the names of all axes. The example sizes
-are distinct and neither 0 nor 1, because the exporter would make equal sizes one axis and fix a size of 0 or 1.
+Each graph is a module that uses modules of the model, with example inputs and the names of all axes. The example sizes
+are distinct and neither 0 nor 1, because the exporter merges axes of equal size, and fixes sizes of 0 and 1.
 
 Shapes: I images (or questions, or expressions), W rows of each, T tokens, P past tokens, M memory tokens, D width, L
 layers, H heads, K = D // H, V vocabulary, E embedding width.
@@ -43,8 +43,8 @@ class Port:
 
     Attributes:
         name: Its name.
-        axes: Names of its axes, or their sizes where the model fixes them.
-        integer: Whether it is int64; other ports are float32.
+        axes: Names of the axes, or sizes of the axes that the model fixes.
+        integer: Whether the type is int64 instead of float32.
     """
 
     name: str
@@ -61,7 +61,7 @@ class Graph:
         module: The computation.
         inputs: Its inputs, in the order of the arguments of `module`.
         outputs: Its outputs.
-        example: Inputs of example sizes.
+        example: Example inputs.
     """
 
     role: str
@@ -213,7 +213,7 @@ class ExpressionEncoder(nn.Module):
 
 
 class DecoderStep(nn.Module):
-    """The next tokens (I, W, T) of all rows to the logits (I, W, V) after the last one, and the caches with them.
+    """The next tokens (I, W, T) of all rows to the logits (I, W, V) after the last one, and the extended caches.
 
     Args:
         text: Text transformer to decode with.
@@ -228,13 +228,13 @@ class DecoderStep(nn.Module):
     def forward(
         self, ids: Tensor, past_keys: Tensor, past_values: Tensor, *memory: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Decode the tokens that follow P past ones.
+        """Decode the tokens that follow P past tokens.
 
         Args:
             ids: Next tokens (I, W, T).
             past_keys: Self-attention keys of the past tokens (L, I, W, H, P, K).
             past_values: Their values.
-            memory: The mask (I, M) of the memory if it is padded; its keys and values, layer after layer.
+            memory: The mask (I, M) of the memory if it is padded, then its keys and values, layer after layer.
 
         Returns:
             Logits; keys and values (L, I, W, H, P + T, K) of all tokens.
@@ -256,7 +256,7 @@ class DecoderStep(nn.Module):
 
 
 class _GrowingCache:
-    """A cache whose keys and values are returned with the new ones appended."""
+    """A cache that returns its keys and values with the new ones appended."""
 
     def __init__(self, keys: Tensor, values: Tensor) -> None:
         self.keys, self.values = keys, values
@@ -271,7 +271,7 @@ class _GrowingCache:
 
 
 def _embed(text: TextTransformer, ids: Tensor, start: int) -> Tensor:
-    """Embed ids (B, T) at the positions from `start`, without the check of their number."""
+    """Embed ids (B, T) at the positions from `start`, without checking their number."""
     table = text.embeddings
     return table.norm(table.word(ids) + table.position(torch.arange(start, start + ids.shape[1])))
 

@@ -18,7 +18,7 @@ def import_onnx(module: str) -> ModuleType:
         The module.
 
     Raises:
-        InputError: It is not installed.
+        InputError: The module is not installed.
     """
     return require(module, "export", "export")
 

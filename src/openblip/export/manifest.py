@@ -1,21 +1,21 @@
-"""The manifest of an exported folder: which files it has, and what a program needs to know to run them.
+"""The manifest of an exported folder: its files, and the settings that a program needs to run them.
 
-`manifest.json` is written last and lists every other file with its size and SHA-256, so an export that was cut off or
-lost a file is recognized. The keys of a task:
+`manifest.json` is written last, and lists every other file with its size and SHA-256, so an incomplete export is
+detected. The keys of a task:
 
 | Key | Content |
 |---|---|
 | `graphs` | file of each role; see [`graphs`][openblip.export.graphs] for inputs and outputs |
 | `tokenizer` | file of the tokenizer, for the `tokenizers` library |
 | `special_ids` | ids of [PAD], [UNK], [CLS], [SEP], [DEC] and [ENC] |
-| `image` | side of the square, and mean and standard deviation of R, G and B on a scale from 0 to 1 |
+| `image` | image size in pixels, and mean and standard deviation of R, G and B on a scale from 0 to 1 |
 | `shapes` | sizes of the decoder or text encoder |
-| `text` | how a text is cleaned, its first token, and where it is cut |
+| `text` | cleaning rule, first token, and maximum length of a text |
 | `generation` | defaults of decoding (`caption`, `vqa`) |
-| `prompt`, `prompt_ids` | the model's own prompt, and the ids that every text starts with (`caption`, `vqa`) |
+| `prompt`, `prompt_ids` | the model's prompt, and the ids that every generated text starts with (`caption`, `vqa`) |
 | `confidence` | calibration of the captions, or `null` (`caption`) |
-| `temperature`, `embed_width` | of the embeddings (`retrieval`) |
-| `box` | first id, number of bins minus 1, and reading of a box (`grounding`) |
+| `temperature`, `embed_width` | temperature of ITC, and width of the embeddings (`retrieval`) |
+| `box` | first id, number of bins minus 1, and how a coordinate is computed (`grounding`) |
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ from openblip.tasks import TaskName
 FILE = "manifest.json"
 FORMAT = "openblip-export"
 FORMAT_VERSION = 1
-"""Version of the folder. It increases when a program for the previous version would fail or go wrong."""
+"""Version of the folder. It increases when programs for the previous version would fail or return wrong results."""
 
 JsonObject = dict[str, Any]
 
@@ -85,7 +85,7 @@ def describe_folder(
     """Return the manifest of a folder with all its files.
 
     Args:
-        folder: The folder, complete but for the manifest.
+        folder: The folder, complete except for the manifest.
         tasks: The entries of its tasks.
         runtime: "onnx" or "openvino".
         precision: How weights are stored.
@@ -176,5 +176,5 @@ _DETAILS: Mapping[TaskName, Callable[[LoadedModel, Tokenizer], JsonObject]] = {
 
 
 def _as_task_model(loaded: LoadedModel) -> TaskModel:
-    """Return the model for a pipeline that is asked for its defaults only."""
+    """Return the model for a pipeline that only returns its defaults."""
     return TaskModel(loaded, cast(Any, None))

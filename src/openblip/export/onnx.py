@@ -37,7 +37,7 @@ def convert_to_onnx(graph: Graph) -> ModelProto:
         graph: The graph.
 
     Returns:
-        The model, float32, with the names and axes of the graph's ports and without traces of its source.
+        The model in float32, with the names and axes of the graph's ports, and without references to source files.
 
     Raises:
         InputError: A library of the extra `export` is missing.
@@ -76,10 +76,11 @@ def convert_to_onnx(graph: Graph) -> ModelProto:
 def store_in_fp16(model: ModelProto) -> ModelProto:
     """Store large weights in fp16, each followed by a cast to float32.
 
-    A tensor with values beyond the range of fp16 stays in fp32. Runtimes compute the casts once, when they load.
+    A tensor with values beyond the range of fp16 stays in fp32. Runtimes compute the casts once, when they load the
+    model.
 
     Args:
-        model: The model; it is changed.
+        model: The model, which is modified.
 
     Returns:
         The model.
@@ -106,14 +107,14 @@ def store_in_fp16(model: ModelProto) -> ModelProto:
 def quantize(model: ModelProto) -> ModelProto:
     """Quantize the linear layers and the embeddings to int8 by onnxruntime's dynamic quantization.
 
-    Activations are rounded as they arrive, with one scale for all rows, so the result of a row depends slightly on its
+    Activations are quantized at run time, with one scale for all rows, so the result of a row depends slightly on its
     batch. Convolutions stay in fp32.
 
     Args:
         model: The model.
 
     Returns:
-        The quantized model; a graph without linear layers is returned as it is.
+        The quantized model; a graph without linear layers is returned unchanged.
 
     Raises:
         InputError: onnxruntime is missing.
@@ -158,7 +159,7 @@ def _name_axes(port: Port, value: ValueInfoProto) -> None:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Silence the exporter and the quantizer, which report missing libraries and steps that concern nobody."""
+    """Silence the exporter and the quantizer, which report irrelevant libraries and steps."""
     loggers = [logging.getLogger(name) for name in ("torch.onnx", "root", "")]
     levels = [logger.level for logger in loggers]
     with warnings.catch_warnings(), open(os.devnull, "w") as sink, contextlib.redirect_stdout(sink):  # noqa: PTH123

@@ -1,6 +1,6 @@
 """The parity report: exported graphs and results against PyTorch.
 
-Each graph runs on random inputs of two sizes that the exporter did not see. End to end, the package's own pipelines run
+Each graph runs on random inputs of two sizes that differ from the example. End to end, the pipelines of the package run
 the exported graphs and the model on the same generated images, with greedy decoding and with beams.
 """
 
@@ -51,7 +51,8 @@ class GraphParity:
         task: The task.
         role: Role of the graph.
         file: File of the graph.
-        error: Largest difference between an output and PyTorch's, relative to the largest value of the output above 1.
+        error: Largest difference between an output and PyTorch's, divided by the largest absolute value of the output
+            if that is above 1.
     """
 
     task: str
@@ -69,7 +70,7 @@ class ResultParity:
         mode: How the results were computed, such as "3 beams".
         items: Number of results.
         equal: Number of equal results: the same tokens or, without tokens, the same choice.
-        error: Largest difference between two probabilities, or between two coordinates as shares of the image.
+        error: Largest difference between two probabilities, or between two coordinates as fractions of the image size.
         margins: For each unequal result, how close the decision was that differs: the difference between the two
             likeliest tokens at that step, between the scores of the two texts, or of the two choices.
     """
@@ -100,16 +101,16 @@ class ParityReport:
 
     @property
     def passed(self) -> bool:
-        """Whether all graphs agree within the tolerance, and unequal results were closer than it."""
+        """Whether all graphs agree within the tolerance, and the margins of unequal results are within it too."""
         return all(graph.error <= TOLERANCE for graph in self.graphs) and all(
             max((result.error, *result.margins)) <= TOLERANCE for result in self.results
         )
 
     def to_dict(self) -> dict[str, Json]:
-        """Return the report for JSON.
+        """Return the report as a dictionary for JSON.
 
         Returns:
-            Its fields, the tolerance and whether it passed.
+            The fields, the tolerance, and whether the report passed.
         """
         return {"tolerance": TOLERANCE, "passed": self.passed, **asdict(self)}
 
@@ -167,7 +168,7 @@ def compare_results(
         loaded: The model that was exported.
         task: The task.
         graphs: Runner of each role.
-        images: Images; generated ones by default.
+        images: Images; by default generated ones.
 
     Returns:
         The parity of each mode.
@@ -179,7 +180,7 @@ def compare_results(
 
 
 def generate_images(count: int) -> Iterator[Image.Image]:
-    """Yield colored noise of various scales and shapes, always the same.
+    """Yield colored noise of various scales and shapes. Every call yields the same images.
 
     Args:
         count: Number of images.
@@ -235,7 +236,7 @@ def _compare_captions(reference: TaskModel, exported: TaskModel, images: list[Im
 
 
 def _greedy_margin(model: TaskModel, prepared: Prepared[Prompt], ours: Hypothesis, theirs: Hypothesis) -> float:
-    """Return the difference between the two likeliest tokens where two greedy texts part."""
+    """Return the difference between the two likeliest tokens where two greedy texts diverge."""
     shared = [a for a, _ in takewhile(lambda pair: pair[0] == pair[1], zip(ours.ids, theirs.ids, strict=False))]
     ids = [*prepared.text.ids, *shared]
     session = model.engine.require(Captions).prepare_captions(model.encode_images([prepared.image]), len(ids))([0])

@@ -44,26 +44,25 @@ def export_model(
 ) -> ParityReport:
     """Write a folder with the graphs of a model, its tokenizer and settings, a parity report and a manifest.
 
-    The tasks of a bundle share what they have in common: the tokenizer, and graphs with equal weights. The folder
-    appears complete or not at all.
+    The tasks of a bundle share equal tokenizers, and graphs with equal weights. The folder is written atomically.
 
     Args:
-        source: Folder, file, hub id, published name or bundle.
+        source: Folder, file, hub id, published name or bundle of the model.
         out: The folder to write.
         to: "onnx" or "openvino".
-        tasks: Tasks to export; by default all that the model serves.
-        precision: How weights are stored: "fp32"; "fp16", which computes in fp32; "int8", by onnxruntime's dynamic
-            quantization or NNCF's compression of weights.
-        overwrite: Replace an earlier export. Otherwise the folder must not exist, or be empty.
-        offline: Use no network. The default is `HF_HUB_OFFLINE`.
+        tasks: Tasks to export; by default all tasks of the model.
+        precision: Precision of the stored weights: "fp32", "fp16" (computes in fp32), or "int8" (dynamic quantization
+            by onnxruntime, or weight compression by NNCF).
+        overwrite: Replace an earlier export. Otherwise the folder must be empty or not exist.
+        offline: Use no network; by default as `HF_HUB_OFFLINE` says.
 
     Returns:
-        The parity report, which is also in `parity.json` and `parity.txt`.
+        The parity report, which is also written to `parity.json` and `parity.txt`.
 
     Raises:
-        InputError: An option is unknown, a library is missing, or the folder has files.
-        UnsupportedTaskError: The model does not serve a task.
-        CheckpointError: The model cannot be read, or at "fp32" the graphs disagree with PyTorch.
+        InputError: An option is unknown, a library is missing, or the folder is not empty.
+        UnsupportedTaskError: The model does not support a task.
+        CheckpointError: The model cannot be read, or with "fp32" the graphs disagree with PyTorch.
     """
     for label, value, choices in (("to", to, RUNTIMES), ("precision", precision, PRECISIONS)):
         if value not in choices:
@@ -74,7 +73,7 @@ def export_model(
     target = Path(out)
     is_export = overwrite and (target / manifest.FILE).is_file()
     if target.is_file() or (target.is_dir() and any(target.iterdir()) and not is_export):
-        raise InputError(f"{target} exists and is no export to overwrite; choose another folder, or remove it first")
+        raise InputError(f"{target} must be empty or not exist; choose another folder, or overwrite an earlier export")
     import_onnx("onnxruntime")
     if to == "openvino":
         import_extra("openvino")
@@ -105,7 +104,7 @@ class _FolderWriter:
     Attributes:
         folder: The folder.
         runtime: "onnx" or "openvino".
-        precision: How weights are stored.
+        precision: Precision of the stored weights.
     """
 
     folder: Path
@@ -127,9 +126,9 @@ class _FolderWriter:
         self.results += compare_results(loaded, task, runners)
 
     def _add_graph(self, graph: Graph, task: TaskName) -> str:
-        """Write a graph, unless an equal one is there; return its file."""
+        """Write a graph, unless an equal graph is written already; return its file."""
         suffix = "onnx" if self.runtime == "onnx" else "xml"
-        # Only what is common to all tasks of a bundle is named without a task.
+        # Only graphs that all tasks of a bundle share have a name without a task.
         name = f"{graph.role}.{suffix}" if graph.role == "stem" else f"{task}.{graph.role}.{suffix}"
         digest = _digest(graph)
         if digest in self._files:
@@ -183,12 +182,12 @@ def _load_models(
 
 
 def save_openvino(source: Path, target: Path, precision: StoredPrecision) -> None:
-    """Convert an ONNX file to OpenVINO; inputs and outputs keep their names.
+    """Convert an ONNX file to OpenVINO. Inputs and outputs keep their names.
 
     Args:
-        source: The `.onnx` file, float32.
+        source: The `.onnx` file, in float32.
         target: The `.xml` file to write, with a `.bin` next to it.
-        precision: How weights are stored.
+        precision: Precision of the stored weights.
 
     Raises:
         InputError: OpenVINO, or NNCF for "int8", is not installed.
@@ -204,7 +203,7 @@ def save_openvino(source: Path, target: Path, precision: StoredPrecision) -> Non
 
 
 def _digest(graph: Graph) -> str:
-    """Return a digest of all that determines a graph's file: its computation, its ports and its weights."""
+    """Return a digest of a graph: its computation, its ports and its weights."""
     digest = hashlib.sha256(f"{graph.role} {graph.inputs} {graph.outputs} {graph.module}".encode())
     for name, tensor in graph.module.state_dict().items():
         digest.update(f"{name} {tuple(tensor.shape)}".encode())

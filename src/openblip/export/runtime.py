@@ -45,7 +45,7 @@ def load_onnx(path: Path) -> Runner:
 
 
 def load_openvino(path: Path) -> Runner:
-    """Return a runner of an OpenVINO file, computed in fp32 where the weights are not int8.
+    """Return a runner of an OpenVINO file, which computes in fp32 except with int8 weights.
 
     Args:
         path: The `.xml` file.
