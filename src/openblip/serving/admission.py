@@ -1,4 +1,4 @@
-"""Admission: the queue is bounded by the estimated seconds of its work, and each client by a share of it."""
+"""Admission: the queue is limited in estimated seconds of work, and each client to a share of it."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from openblip.serving.errors import ApiError
 from openblip.serving.metrics import Metrics
 from openblip.serving.options import Limits
 
-_ROUNDING = 1e-9  # seconds that sums and differences may leave
-_NEW_WEIGHT = 0.1  # of the newest batch in the moving averages
+_ROUNDING = 1e-9  # rounding error of sums and differences, in seconds
+_NEW_WEIGHT = 0.1  # weight of the newest batch in the moving averages
 
 
 class CostModel:
-    """Moving averages of the seconds that each kind of work takes. Threads share one.
+    """Moving averages of the seconds that each kind of work takes. Threads can share it.
 
     Args:
         initial: Seconds per unit of a kind that has not run yet.
@@ -32,17 +32,17 @@ class CostModel:
         return self._rates.get(kind, self._initial) * units
 
     def observe(self, kind: str, units: float, seconds: float) -> None:
-        """Learn from a batch."""
+        """Update the average with a batch."""
         with self._lock:
             rate = seconds / units
             self._rates[kind] = rate if kind not in self._rates else _mix(self._rates[kind], rate)
 
     def request_seconds(self, route: str) -> float:
-        """Return the mean seconds of a route's requests, before the body says how large one is."""
+        """Return the mean seconds of the requests of a route, the estimate before the body is read."""
         return self._requests.get(route, self._initial)
 
     def observe_request(self, route: str, seconds: float) -> None:
-        """Learn the estimated seconds of a request, from its body."""
+        """Update the mean of a route with the estimate for a request, made from its body."""
         with self._lock:
             mean = self._requests.get(route)
             self._requests[route] = seconds if mean is None else _mix(mean, seconds)
@@ -54,7 +54,7 @@ def _mix(mean: float, value: float) -> float:
 
 @dataclass(eq=False)
 class Ticket:
-    """The share of a request in the queue. Used on the event loop only.
+    """The share of a request in the queue. Use it on the event loop only.
 
     Attributes:
         client: Name of the client.
@@ -62,7 +62,7 @@ class Ticket:
         timeout: Seconds until its deadline, from its headers.
         seconds: Estimated seconds of its remaining work.
         size: Bytes of its body that are reserved.
-        settled: Whether `seconds` is an estimate from the body.
+        settled: Whether `seconds` was estimated from the body.
     """
 
     admission: Admission = field(repr=False)
@@ -94,7 +94,7 @@ class Ticket:
         """Reserve the bytes of a body as they arrive.
 
         Raises:
-            ApiError: The bodies of all requests are too large together (429).
+            ApiError: The bodies of all requests together are too large (429).
         """
         if size > self.size:
             self.admission.check_bytes(size - self.size)
@@ -115,12 +115,12 @@ class Ticket:
 
 
 class Admission:
-    """Admits requests while the queue has room. Used on the event loop only.
+    """Admits requests while the queue has room. Use it on the event loop only.
 
     Args:
         limits: The limits.
         costs: Estimates of seconds.
-        metrics: Where the state of the queue goes.
+        metrics: Receives the state of the queue.
     """
 
     def __init__(self, limits: Limits, costs: CostModel, metrics: Metrics) -> None:
@@ -146,7 +146,7 @@ class Admission:
             size: Size of its body; `None` if it is unknown.
 
         Returns:
-            Its share of the queue, with the mean seconds of the route until its body is read.
+            Its share of the queue, estimated as the mean of the route until the body is read.
 
         Raises:
             ApiError: The queue is full (429).
@@ -161,7 +161,7 @@ class Admission:
         return ticket
 
     def check(self, client: str, seconds: float, timeout: float) -> None:
-        """Raise `ApiError` (429) if work does not fit. A request that is alone always fits, whatever its estimate."""
+        """Raise `ApiError` (429) if work does not fit. A single request always fits."""
         limit, own = self.limits.max_queue_seconds, self._by_client[client]
         if self.queued_seconds <= _ROUNDING:
             return
@@ -192,7 +192,7 @@ class Admission:
         """Close the ticket of a request that has ended."""
         ticket.close()
         self._open[ticket.client] -= 1
-        if not self._open[ticket.client]:  # nothing is left, not even what rounding would leave
+        if not self._open[ticket.client]:  # exactly zero, without rounding errors
             self.queued_seconds -= self._by_client.pop(ticket.client, 0.0)
             del self._open[ticket.client]
         if not self._open:

@@ -34,7 +34,7 @@ _DESCRIPTION = (
     "Errors have OpenAI's shape. Every response has an `X-Request-Id`."
 )
 _WARM_UP_SECONDS = 600.0
-_WARM_UP_RUNS = 3  # the first run also allocates; the moving averages forget it
+_WARM_UP_RUNS = 3  # the first run also allocates memory, so the moving averages need more runs
 
 
 class Application:
@@ -42,7 +42,7 @@ class Application:
 
     Args:
         api: FastAPI with the routes.
-        service: What the routes share.
+        service: The models and the queue that the routes share.
     """
 
     def __init__(self, api: FastAPI, service: Service) -> None:
@@ -77,14 +77,14 @@ def create_app(
 
     Args:
         models: A model, or models by the name that requests select them by; the first is the default.
-        options: How the server behaves.
-        recorder: Gets each batch with its results, for tests.
+        options: Options of the server.
+        recorder: Receives each batch with its results, for tests.
 
     Returns:
-        The ASGI application. Its start loads all models; until then `/readyz` returns 503.
+        The ASGI application. It loads all models when it starts; until then `/readyz` returns 503.
 
     Raises:
-        InputError: An option is wrong.
+        InputError: An option is invalid.
 
     Example:
         >>> app = create_app(openblip.load("pocket"))  # doctest: +SKIP
@@ -149,7 +149,7 @@ async def _api_error(request: Request, error: Exception) -> Response:
 
 
 async def _http_error(request: Request, error: Exception) -> Response:
-    """Return an error of the router, such as 404 and 405, in the shape of all errors."""
+    """Return an error of the router, such as 404 or 405, as an `ApiError` response."""
     assert isinstance(error, HTTPException)
     code = {404: "not_found", 405: "method_not_allowed"}.get(error.status_code)
     response = ApiError(error.status_code, str(error.detail), code=code).response()
@@ -158,7 +158,7 @@ async def _http_error(request: Request, error: Exception) -> Response:
 
 
 async def _parameter_error(request: Request, error: Exception) -> Response:
-    """Return the error of a parameter in the address."""
+    """Return the error of a query parameter."""
     assert isinstance(error, RequestValidationError)
     first = error.errors()[0]
     param = str(first["loc"][-1])
@@ -166,9 +166,9 @@ async def _parameter_error(request: Request, error: Exception) -> Response:
 
 
 async def _client_gone(request: Request, error: Exception) -> Response:
-    return Response(status_code=499)  # nobody reads it; the log has it
+    return Response(status_code=499)  # the client gets no details; the log has them
 
 
 async def _unexpected_error(request: Request, error: Exception) -> Response:
-    """Return the response to an error that the gate writes into the log."""
+    """Return the response to an unexpected error, which the gate logs."""
     return unexpected_error(exchange_of(request).id).response()

@@ -1,8 +1,8 @@
 """The micro-batcher: decode threads prepare the items of all requests, and one thread computes them in batches.
 
-Items that run the same stage in the same shape share a batch, whichever requests they belong to. Clients take turns by
-the seconds of computation that they have used (start-time fair queuing), so one client cannot starve the others. Items
-of requests that are late or cancelled leave the queue before the model sees them.
+Items with the same stage and shape share a batch, even if they belong to different requests. Clients take turns by the
+seconds of computation that they have used (start-time fair queuing), so one client cannot starve the others. Items of
+late or cancelled requests leave the queue before they reach the model.
 """
 
 from __future__ import annotations
@@ -34,8 +34,8 @@ class Stage(ABC, Generic[ItemT, PreparedT, ResultT]):
 
     Attributes:
         kind: Name in metrics and cost estimates.
-        key: What, besides the shape of an item, decides which items can share a batch.
-        max_batch: Most items of a batch.
+        key: Only items of stages with equal keys, and of equal shape, share a batch.
+        max_batch: Maximum number of items in a batch.
     """
 
     kind: str
@@ -79,7 +79,7 @@ class Job:
     Attributes:
         client: Name of the client, for fairness.
         deadline: Monotonic time after which the results are useless.
-        cancelled: Whether the client is gone.
+        cancelled: Whether the client has disconnected.
     """
 
     client: str
@@ -87,7 +87,7 @@ class Job:
     cancelled: bool = False
 
     def is_dead(self) -> bool:
-        """Return whether nobody waits for the results."""
+        """Return whether the results are no longer needed."""
         return self.cancelled or time.monotonic() >= self.deadline
 
 
@@ -107,7 +107,7 @@ class Unit:
     queued: float = field(default=0.0)
 
     def deliver(self, outcome: object) -> None:
-        """Hand the outcome to the event loop; after the loop has ended, nobody waits for it."""
+        """Pass the outcome to the event loop, unless the loop has ended."""
         with suppress(RuntimeError):
             self.loop.call_soon_threadsafe(self.settle, outcome)
 
@@ -122,10 +122,10 @@ class Unit:
 
 
 class FairQueue:
-    """Units that wait, by client and by what can share a batch. Not thread-safe.
+    """Waiting units, by client and by batch key. Not thread-safe.
 
-    A client's virtual time is the estimated seconds that it has used. The client with the least goes first, and all
-    others that wait for the same computation fill its batch, in the order of their virtual times.
+    The virtual time of a client is the estimated seconds that it has used. The client with the lowest virtual time goes
+    first. Others that wait for the same computation fill its batch, in the order of their virtual times.
     """
 
     def __init__(self) -> None:
@@ -143,7 +143,7 @@ class FairQueue:
         client = unit.job.client
         if client not in self._clients:
             self._clients[client] = {}
-            # A client that was away does not save up time.
+            # An idle client does not accumulate credit.
             self._used[client] = max(self._used.get(client, 0.0), self._clock)
         self._order += 1
         unit.order = self._order
@@ -163,7 +163,7 @@ class FairQueue:
         return dead
 
     def next_key(self) -> tuple[Hashable, int, int]:
-        """Return the key whose turn it is, the number of units that have it, and the most that fit into a batch."""
+        """Return the next key, the number of units with this key, and the maximum number in a batch."""
         client = min(self._clients, key=self._rank)
         first = min((waiting[0] for waiting in self._clients[client].values()), key=lambda unit: unit.order)
         count = sum(len(keys.get(first.key, ())) for keys in self._clients.values())
@@ -196,7 +196,7 @@ class FairQueue:
         del self._clients[client][key]
         if not self._clients[client]:
             del self._clients[client]
-            if len(self._used) > 10_000:  # forget clients that have fallen behind the clock
+            if len(self._used) > 10_000:  # drop idle clients behind the clock
                 self._used = {name: used for name, used in self._used.items() if used > self._clock}
 
 
@@ -208,11 +208,11 @@ class Batcher:
     """Prepares and computes the items of all requests.
 
     Args:
-        metrics: Where counts and times go.
-        costs: Learns the seconds of each kind of work.
-        workers: Threads that decode.
-        max_wait: Seconds that a batch that is not full waits for items that are being received or decoded.
-        recorder: Gets each batch.
+        metrics: Receives counts and times.
+        costs: Receives the seconds of each kind of work.
+        workers: Number of decode threads.
+        max_wait: Seconds that a batch with free places waits for items that are being received or decoded.
+        recorder: Receives each batch.
     """
 
     def __init__(
@@ -228,7 +228,7 @@ class Batcher:
         self._thread.start()
 
     def expect(self, count: int) -> None:
-        """Add to the number of items on their way to the queue; a batch waits for them a little."""
+        """Add to the number of items that are about to enter the queue. A batch waits for them up to `max_wait`."""
         with self._changed:
             self._upcoming += count
             self._changed.notify_all()
@@ -259,7 +259,7 @@ class Batcher:
         return futures
 
     def close(self) -> None:
-        """Stop both kinds of threads. Units that still wait get a `StoppedError`."""
+        """Stop all threads. Waiting units get a `StoppedError`."""
         with self._changed:
             self._closed = True
             self._changed.notify_all()
@@ -345,7 +345,7 @@ class Batcher:
             self._metrics.stopped.inc()
             outcomes = [error] * len(batch)
         except Exception as error:
-            # One bad item must not fail its neighbors.
+            # One bad item must not fail the others.
             outcomes = [error] if len(batch) == 1 else [self._call_alone(unit) for unit in batch]
         elapsed = time.monotonic() - started
         self._metrics.phase_seconds.labels("compute").observe(elapsed)

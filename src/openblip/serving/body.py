@@ -1,4 +1,4 @@
-"""Bodies of requests: JSON, or multipart with files; validated by the models of `schemas`."""
+"""Read request bodies, JSON or multipart with files, and validate them with the models of `schemas`."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class ParsedBody(Generic[ModelT]):
 
 
 class _Parser(MultiPartParser):
-    """Keeps files in memory: the body has a limit, and images of strangers stay off the disk."""
+    """Keeps files in memory: the body has a size limit, and uploaded images are never written to disk."""
 
     spool_max_size = 2**62
     is_complete = False
@@ -60,7 +60,7 @@ async def read_body(request: Request, model: type[ModelT]) -> ParsedBody[ModelT]
         The fields and images.
 
     Raises:
-        ApiError: The body is malformed (400), of another type (415), or a field is invalid (422).
+        ApiError: The body is malformed (400), its type is not supported (415), or a field is invalid (422).
     """
     content_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     try:
@@ -114,7 +114,7 @@ async def _parse_form(request: Request, model: type[ModelT]) -> ParsedBody[Model
 
 
 def _form_fields(form: FormData, model: type[RequestModel]) -> tuple[dict[str, Any], list[str]]:
-    """Return the fields of a form, repeated ones of lists as lists, and its images that are texts."""
+    """Return the fields of a form, with repeated fields as lists, and its images that are text."""
     fields: dict[str, Any] = {}
     texts: list[str] = []
     for name in dict.fromkeys(key for key, value in form.multi_items() if isinstance(value, str)):
@@ -137,14 +137,14 @@ def _form_fields(form: FormData, model: type[RequestModel]) -> tuple[dict[str, A
 
 
 def decode_image_text(text: str, param: str) -> bytes | str:
-    """Return the image of a text: its bytes, or the `https` address itself.
+    """Return the image in a text: its bytes, or the `https` address itself.
 
     Args:
         text: Base64, a data URI, or an address.
         param: Field that contains it.
 
     Raises:
-        ApiError: It is neither (422). Paths and other schemes, such as `file:`, are never read.
+        ApiError: The text is none of these (422). Paths and other schemes, such as `file:`, are never read.
     """
     prefix = _DATA_URI.match(text[:256])
     if prefix is not None:
@@ -165,7 +165,7 @@ def decode_image_text(text: str, param: str) -> bytes | str:
 
 
 def validation_error(error: ValidationError) -> ApiError:
-    """Return the error of a body that does not fit its model. It repeats no value of the request."""
+    """Return the error of an invalid body. It contains no value of the request."""
     details = error.errors(include_url=False, include_context=False, include_input=False)
     first = details[0]
     if first["type"] == "json_invalid":

@@ -1,4 +1,4 @@
-"""The OpenAPI document: bodies that routes read themselves, and the errors that they share."""
+"""Add request bodies and common errors to the OpenAPI document."""
 
 from __future__ import annotations
 
@@ -48,11 +48,11 @@ def describe(
 
     Args:
         request: Model of the body; `None` for none.
-        response: Model of the response; `None` if it is no JSON.
+        response: Model of the response; `None` if it is not JSON.
         summary: One line.
         example: An example of the body.
         invalid_query: Whether the route has parameters that can be invalid (422).
-        media_type: Type of a response that is no JSON.
+        media_type: Type of a response that is not JSON.
     """
     statuses = tuple(_ERRORS) if request is not None else (*_READ_ERRORS, 422) if invalid_query else _READ_ERRORS
     errors = {status: _ERRORS[status] for status in statuses}
@@ -116,7 +116,7 @@ def _make_document(app: FastAPI, *, keys: bool) -> dict[str, Any]:
 
 
 def _form_schema(schema: dict[str, Any]) -> dict[str, Any]:
-    """Return the schema of a multipart body: files in place of texts."""
+    """Return the schema of a multipart body, with files instead of base64 images."""
     form = copy.deepcopy(schema)
     form["title"] = f"{schema['title']}Form"
     properties = {name: value for name, value in form["properties"].items() if name not in ("image", "images")}

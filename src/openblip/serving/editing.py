@@ -27,7 +27,7 @@ _SESSION_SECONDS = 12 * 3600.0
 
 
 class Sessions:
-    """Who may edit: who came with the one-time token, or with an API key. Sessions are stored as hashes."""
+    """Sessions of clients that may edit: with the one-time token or an API key. Sessions are stored as hashes."""
 
     def __init__(self) -> None:
         self.token = secrets.token_urlsafe(24)
@@ -79,10 +79,10 @@ class LiveSheet:
 
     Args:
         folder: The folder; its subfolders are included.
-        existing: What an edit does to a caption that exists.
+        existing: What an edit does to an existing caption.
 
     Raises:
-        InputError: It is no folder.
+        InputError: `folder` is not a folder.
     """
 
     def __init__(self, folder: Path, existing: Existing) -> None:
@@ -109,7 +109,7 @@ class LiveSheet:
 
         Args:
             page: Number of the page, from 1.
-            nonce: What its scripts and styles carry, so that the browser runs no others.
+            nonce: Nonce of its scripts and styles, so that the browser runs no others.
 
         Raises:
             ApiError: There is no such page (404).
@@ -159,7 +159,7 @@ class LiveSheet:
             image_id: Opaque id of the image.
 
         Raises:
-            ApiError: The id is unknown, or the file is gone or has left the folder (404).
+            ApiError: The id is unknown, or the file no longer exists in the folder (404).
         """
         text = (self._sink.read(self._find(image_id)) or "").strip()
         return SavedCaption(text, self._version(text))
@@ -176,7 +176,7 @@ class LiveSheet:
             The stored caption.
 
         Raises:
-            ApiError: The id is unknown (404); the text has changed since, or exists and must be kept (409).
+            ApiError: The id is unknown (404), the text has changed since, or an existing text must be kept (409).
         """
         item = self._find(image_id)
         with self._lock:
@@ -184,7 +184,7 @@ class LiveSheet:
             if current.version != version:  # no secret: the page has it
                 raise ApiError(409, "the caption was changed elsewhere", param="version", code="version_conflict")
             if current.text and self._sink.options.existing == "skip":
-                raise ApiError(409, "the image has a caption, which is kept (--existing skip)", code="caption_exists")
+                raise ApiError(409, "the image must have no caption (--existing skip)", code="caption_exists")
             new = self._sink.join(current.text or None, [text.strip()]).strip()
             if new == current.text:
                 return current

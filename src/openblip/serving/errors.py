@@ -1,4 +1,4 @@
-"""Errors of requests with their status codes, in the shape that OpenAI's API uses."""
+"""Errors of requests with their status codes, in the format of OpenAI's API."""
 
 from __future__ import annotations
 
@@ -32,8 +32,8 @@ class ApiError(Exception):
 
     Args:
         status: Status code.
-        message: The requirement, the value and the remedy. It never has the content of an image or a path.
-        param: Field of the request that is wrong.
+        message: The requirement, the value and the remedy. It never contains image data or paths.
+        param: The invalid field of the request.
         code: Short name of the reason.
         retry_after: Seconds after which the request may succeed.
     """
@@ -74,7 +74,7 @@ def deadline_error(seconds: float) -> ApiError:
 
 
 def from_library(error: OpenBlipError, param: str | None = None) -> ApiError:
-    """Return the error of a request for an error of the library.
+    """Convert an error of the library to the error of a request.
 
     Args:
         error: The error.

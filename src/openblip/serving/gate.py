@@ -1,4 +1,4 @@
-"""The gate: every request passes it before its body is read. Pure ASGI, so that refusals cost next to nothing."""
+"""The gate checks every request before its body is read. It is pure ASGI, so refusals are cheap."""
 
 from __future__ import annotations
 
@@ -45,11 +45,11 @@ _API_CSP = "default-src 'none'; frame-ancestors 'none'"
 
 @dataclass
 class ServerState:
-    """Whether the server takes requests.
+    """Whether the server accepts requests.
 
     Attributes:
         ready: Whether all models are loaded.
-        draining: Whether the server is about to stop.
+        draining: Whether the server is stopping.
     """
 
     ready: bool = False
@@ -61,11 +61,11 @@ class Exchange:
     """A request that has passed the gate; routes find it in the scope under `openblip`.
 
     Attributes:
-        id: Name of the request in the logs and in `X-Request-Id`.
-        client: Name of the client: of its key, or its address.
-        job: Its deadline and whether it was cancelled.
+        id: Id of the request in the logs and in `X-Request-Id`.
+        client: Name of the client's key, or the client's address.
+        job: Its deadline, and whether it was cancelled.
         timeout: Seconds from its headers to its deadline.
-        max_body_bytes: Largest body.
+        max_body_bytes: Maximum size of the body.
         ticket: Its share of the queue; `None` for routes that compute nothing.
         body_read: Whether the body was received completely.
         started: Monotonic time of its headers.
@@ -82,15 +82,15 @@ class Exchange:
 
 
 class Gate:
-    """Middleware that checks host, origin, key, size and queue by the headers, and writes metrics and logs.
+    """Middleware that checks host, origin, key, size and queue from the headers, and writes metrics and logs.
 
     Args:
         app: The application behind the gate.
-        options: What is allowed.
+        options: Options of the server.
         keys: The API keys.
-        state: Whether the server takes requests.
+        state: Whether the server accepts requests.
         admission: The queue.
-        metrics: Where counts and times go.
+        metrics: Receives counts and times.
     """
 
     def __init__(
@@ -139,10 +139,10 @@ class Gate:
             self._record(scope, response, exchange, response.seconds(started))
 
     def _admit(self, scope: Scope, request_id: str) -> Exchange:
-        """Return the exchange of a request that may pass.
+        """Return the exchange of an accepted request.
 
         Raises:
-            ApiError: It may not.
+            ApiError: The request is refused.
         """
         headers, path, method = Headers(scope=scope), scope["path"], scope["method"]
         self._check_host(headers)
@@ -170,7 +170,7 @@ class Gate:
             raise ApiError(403, "the Host header must name an allowed host (--allow-host)", code="host_not_allowed")
 
     def _check_origin(self, headers: Headers, scope: Scope) -> None:
-        """Raise `ApiError` for requests that the page of another site sends."""
+        """Raise `ApiError` for requests from the page of another site."""
         origin, site = headers.get("origin"), headers.get("sec-fetch-site")
         if origin in self._options.origins and origin is not None:
             return
@@ -178,7 +178,7 @@ class Gate:
         is_hidden = origin == "null" and site == "same-origin"
         if origin is not None and not is_hidden and not _is_same_origin(origin, headers.get("host", "")):
             raise ApiError(403, "requests from pages of other sites are refused", code="foreign_origin")
-        # A link from another site may open the page itself, and nothing else.
+        # A link on another site can open only the page itself.
         opens_page = scope["method"] in ("GET", "HEAD") and scope["path"] in ("/", "/edit", "/docs")
         if site is not None and site not in _SAFE_SITES and not opens_page:
             raise ApiError(403, "requests from pages of other sites are refused", code="foreign_origin")
@@ -258,7 +258,7 @@ class _CountedReceive:
         return "transfer-encoding" in headers or (_content_length(headers) or 0) > self.limit
 
     async def discard(self) -> None:
-        """Receive and forget the rest of a body, for a bounded time, so that the client reads the response."""
+        """Receive and discard the rest of a body, for a limited time, so that the client reads the response."""
         end, size = time.monotonic() + _MAX_LINGER_SECONDS, 0
         while (remaining := end - time.monotonic()) > 0 and size < _MAX_LINGER_BYTES:
             try:
@@ -271,7 +271,7 @@ class _CountedReceive:
 
 
 class _Response:
-    """Sends a response with the headers that all have, and remembers how far it is."""
+    """Sends a response with the common headers, and records its progress."""
 
     def __init__(self, scope: Scope, receive: _CountedReceive, send: Send, origins: Sequence[str]) -> None:
         self._scope, self._receive, self._send, self._origins = scope, receive, send, origins
@@ -325,10 +325,10 @@ class _Response:
 
 
 def unexpected_error(request_id: str) -> ApiError:
-    """Return the error of a request that failed for a reason that only the log has.
+    """Return the error of a request that failed for an unexpected reason, which only the log contains.
 
     Args:
-        request_id: Name of the request in the log.
+        request_id: Id of the request in the log.
     """
     return ApiError(500, f"internal error; the log has it as request {request_id}", code="internal_error")
 
@@ -365,7 +365,7 @@ def _network(address: str) -> str:
 
 
 def _route(scope: Scope) -> str:
-    """Return the route of a request for metrics and logs: never text that a client chose."""
+    """Return the route of a request for metrics and logs, without text from the client."""
     path = scope["path"]
     if path in COMPUTED_ROUTES or path in _OPEN_ROUTES or path in _OTHER_ROUTES:
         return str(path)

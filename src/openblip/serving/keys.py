@@ -24,7 +24,7 @@ class KeyStore:
         keys: Keys by the name of their client.
 
     Raises:
-        InputError: A key is too short to resist guessing.
+        InputError: A key is too short.
     """
 
     def __init__(self, keys: Mapping[str, str]) -> None:
@@ -71,20 +71,20 @@ def parse_keys(text: str) -> dict[str, str]:
         text: One key per line, or separated by commas or spaces, as `key` or `name=key`. `#` starts a comment.
 
     Returns:
-        Keys by name; keys without one are named `key-1`, `key-2`, …
+        Keys by name; keys without a name are named `key-1`, `key-2`, …
 
     Raises:
-        InputError: Two keys have one name.
+        InputError: Two keys have the same name.
     """
     keys: dict[str, str] = {}
     for line in text.splitlines():
         for word in line.partition("#")[0].replace(",", " ").split():
             name, separator, key = word.partition("=")
-            # Base64 keys may end in "=": then it separates nothing.
+            # A base64 key can end in "=", which is then no separator.
             if not separator or not key.strip("="):
                 name, key = f"key-{len(keys) + 1}", word
             if name in keys:
-                raise InputError(f"every API key needs its own name, got {name!r} twice")
+                raise InputError(f"names of API keys must differ, got {name!r} twice")
             keys[name] = key
     return keys
 

@@ -1,4 +1,4 @@
-"""Structured logs: one JSON object per line, without keys, contents, file names or texts of requests."""
+"""Structured logs: one JSON object per line, without API keys, texts, images or file names of requests."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ def log(event: str, *, level: int = logging.INFO, **fields: Field) -> None:
     Args:
         event: Name of the event.
         level: Level of the standard library's logging.
-        **fields: Values; strings of requests are not among them.
+        **fields: Values, without text from requests.
     """
     if LOGGER.isEnabledFor(level):
         LOGGER.log(level, json.dumps({"event": event, **fields}, ensure_ascii=True))
 
 
 class JsonFormatter(logging.Formatter):
-    """Format records as JSON lines with a time; events are merged into the line."""
+    """Formats records as JSON lines with a time and the fields of the event."""
 
     def format(self, record: logging.LogRecord) -> str:
         """Return the line of a record."""

@@ -1,4 +1,4 @@
-"""Metrics of the server for Prometheus. They have no contents of requests."""
+"""Prometheus metrics of the server, without contents of requests."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ _REFUSAL_SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25)
 
 
 class Metrics:
-    """The metrics of one application, in a registry of its own."""
+    """The metrics of one application, in their own registry."""
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()

@@ -21,15 +21,15 @@ from openblip.serving.batching import Stage
 from openblip.serving.errors import ApiError
 from openblip.tasks import TASKS, TaskName
 
-_MAX_STAGES = 128  # recent stages that a model keeps, with what they have computed for their options
+_MAX_STAGES = 128  # recently used stages that a model keeps, with state that depends on their options
 
 
 class ImageItem:
-    """The encoded images of an item, and its texts as its pipeline takes them; `None` for pipelines of images alone.
+    """The encoded images of an item, and its text in the form that the pipeline takes.
 
     Args:
         images: Encoded images: one, or two to compare.
-        *texts: What follows the images in an item of the pipeline.
+        *texts: The other elements of an item of the pipeline.
     """
 
     def __init__(self, images: Sequence[bytes], *texts: object) -> None:
@@ -37,7 +37,7 @@ class ImageItem:
 
 
 class PipelineStage(Stage[ImageItem, "Prepared[Any]", "tuple[Any, tuple[int, int] | None]"]):
-    """A stage that runs a pipeline. A result comes with the width and height of its (first) image.
+    """A stage that runs a pipeline. Each result contains the width and height of its (first) image.
 
     Args:
         kind: Name in metrics and cost estimates.
@@ -55,7 +55,7 @@ class PipelineStage(Stage[ImageItem, "Prepared[Any]", "tuple[Any, tuple[int, int
         """Decode the images within the limits, and prepare the item."""
         target_size = self.pipeline.model.target_size
         with BUDGET.keep():
-            # Only bytes reach `load_image`: a text of a request is never a path or an address here.
+            # `load_image` gets bytes only, so a text of a request is never opened as a path or an address.
             images = [load_image(bytes(data), target_size=target_size, limits=self._limits) for data in item.images]
             prepared: Prepared[Any] = self.pipeline.preprocess(
                 (*images, *item.texts) if item.texts or len(images) > 1 else images[0]
@@ -117,12 +117,12 @@ class ServedModel:
         return self.blip.tasks
 
     def load(self) -> None:
-        """Load the weights of every task now, so that no request waits for them or can cause a download."""
+        """Load the weights of every task, so that no request waits for them or causes a download."""
         for task in self.tasks:
             self.blip.pipeline(task)
 
     def verbs(self) -> list[str]:
-        """Return the verbs that work."""
+        """Return the verbs that the model supports."""
         verbs = [verb for task in self.tasks for verb in TASKS[task].verbs if verb != "explain"]
         explained = [task for task in ("retrieval", "caption", "vqa") if task in self.tasks]
         if any(self.blip.pipeline(task).model.engine.supports(Explanations) for task in explained):
@@ -132,15 +132,15 @@ class ServedModel:
     def stage(
         self, kind: str, options: Hashable, make_pipeline: Callable[[], Pipeline[Any, Any, Any, Any]]
     ) -> PipelineStage:
-        """Return the stage of a pipeline with some options; equal options share it.
+        """Return the stage of a pipeline with these options. Calls with equal options return the same stage.
 
         Args:
             kind: The verb.
-            options: What the pipeline depends on.
-            make_pipeline: Makes the pipeline.
+            options: Options of the pipeline.
+            make_pipeline: Function that creates the pipeline.
 
         Raises:
-            OpenBlipError: The options are wrong, or the model does not support the task.
+            OpenBlipError: The options are invalid, or the model does not support the task.
         """
         key = (self.name, kind, options)
         stage = self._stages.get(key)
@@ -155,7 +155,7 @@ class ServedModel:
 
 
 class Models:
-    """The models that were loaded at the start. A request selects one by name; no name loads anything.
+    """The models that were loaded at the start. Requests select one by name, and never load another.
 
     Args:
         blips: Models by name; the first is the default.
@@ -179,7 +179,7 @@ class Models:
         return next(iter(self._models.values()))
 
     def find(self, name: str | None) -> ServedModel:
-        """Return the model of a name; `None` is the default.
+        """Return a model by name; `None` returns the default.
 
         Raises:
             ApiError: No loaded model has this name (404).
@@ -194,6 +194,6 @@ class Models:
 
 
 def public_name(name_or_path: str) -> str:
-    """Return the name of a model for clients: of a folder or file, its last part without the path."""
+    """Return the name of a model for clients. A folder or file has the last part of its path as name."""
     path = Path(name_or_path).expanduser()
     return path.resolve().stem if path.is_file() else path.resolve().name if path.exists() else name_or_path

@@ -1,4 +1,4 @@
-"""Requests and responses of the OpenAI-compatible routes. Unknown fields are ignored: OpenAI's clients send many."""
+"""Requests and responses of the OpenAI-compatible routes, which ignore unknown fields."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from openblip.serving.schemas import MAX_ITEMS, Integer, RequestModel, Text
 
 
 class OpenAiRequest(RequestModel):
-    """A request of OpenAI's clients, which send fields that this server does not have."""
+    """A request of OpenAI's clients. Unknown fields are ignored, because the clients send many."""
 
     model_config = ConfigDict(extra="ignore", strict=True, allow_inf_nan=False)
     model: str
@@ -59,7 +59,7 @@ class Message(RequestModel):
 
 
 class ChatRequest(OpenAiRequest):
-    """One image, and a question about it, or none for a caption. Earlier messages are ignored."""
+    """One image, and a question about it. Without a question, the answer is a caption. Earlier messages are ignored."""
 
     messages: list[Message] = Field(min_length=1, max_length=100)
     stream: bool | None = False
@@ -84,7 +84,7 @@ class RerankRequest(OpenAiRequest):
 
 
 class ScoreRequest(OpenAiRequest):
-    """Pairs to score by image-text matching (ITM): one with each, or one with one. One side is images."""
+    """Pairs to score by image-text matching (ITM): one `text_1` for each `text_2`, or one for all."""
 
     text_1: Text | list[Text] = Field(description="Texts, or images as data URIs.")
     text_2: Text | list[Text]
@@ -129,7 +129,7 @@ class ChatMessage(BaseModel):
 
 
 class Choice(BaseModel):
-    """One answer. `probability` or `logprob` rates it."""
+    """One answer, with its `probability` or `logprob`."""
 
     index: int
     message: ChatMessage

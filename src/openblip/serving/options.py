@@ -14,22 +14,22 @@ class Limits:
     """Limits of one request, and of all requests together.
 
     Attributes:
-        max_body_bytes: Largest body of a request.
-        max_pending_bytes: Bodies of all requests that are being received or computed.
-        max_pixels: Most pixels of an image.
-        max_decode_bytes: Memory that decoding one image may take.
-        max_images: Most images of a request.
-        max_texts: Most texts, questions, labels or expressions of a request.
-        max_pairs: Most pairs of an image and a text of a request.
-        max_text_chars: Longest text in characters.
-        max_num_beams: Most beams.
-        max_n: Most results per image.
-        max_new_tokens: Most new tokens of a caption or an answer.
-        max_seconds: Seconds after which a request fails.
-        max_head_seconds: Seconds in which the head of a request must arrive; later its connection is closed.
-        max_queue_seconds: Seconds of computation that may wait; more is refused with status 429.
-        client_share: Share of the queue that one client may use.
-        max_batch_wait: Seconds that a batch waits for requests that have already arrived.
+        max_body_bytes: Maximum size of a request body.
+        max_pending_bytes: Maximum size of the bodies of all active requests together.
+        max_pixels: Maximum number of pixels of an image.
+        max_decode_bytes: Maximum memory to decode an image.
+        max_images: Maximum number of images per request.
+        max_texts: Maximum number of texts, questions, labels or expressions per request.
+        max_pairs: Maximum number of image-text pairs per request.
+        max_text_chars: Maximum length of a text in characters.
+        max_num_beams: Maximum number of beams.
+        max_n: Maximum number of results per image.
+        max_new_tokens: Maximum number of new tokens of a caption or an answer.
+        max_seconds: Deadline of a request, in seconds.
+        max_head_seconds: Seconds after which a connection closes if the head of a request has not arrived.
+        max_queue_seconds: Maximum length of the queue in seconds of work. More work is refused with status 429.
+        client_share: Share of the queue that one client can use, from 0 to 1.
+        max_batch_wait: Seconds that a batch waits for requests that are being received.
 
     Raises:
         InputError: A limit is not positive.
@@ -63,18 +63,18 @@ class Limits:
 
 @dataclass(frozen=True, kw_only=True)
 class ServerOptions:
-    """How the server behaves.
+    """Options of the server.
 
     Attributes:
         limits: Limits of requests.
-        keys: API keys by the name of their client; empty for none.
-        hosts: Names that requests may address the server by, without port.
-        origins: Origins of other sites whose pages may send requests (CORS); none by default.
-        allow_fetch: Hosts that images may be fetched from; empty refuses all addresses.
+        keys: API keys by the name of their client. Without keys, none is required.
+        hosts: Host names that requests may use, without port.
+        origins: Other sites whose pages may send requests (CORS).
+        allow_fetch: Hosts that images may be fetched from. Without hosts, all addresses are refused.
         index: Folder, or address in PostgreSQL, of a search index.
         edit: Folder whose captions can be edited at `/edit`.
-        existing: What an edit does to a caption that exists, as in `SinkOptions`: "skip" edits only images without one.
-        decode_workers: Threads that decode images.
+        existing: What an edit does to an existing caption, as in `SinkOptions`; "skip" refuses the edit.
+        decode_workers: Number of threads that decode images.
     """
 
     limits: Limits = field(default_factory=Limits)

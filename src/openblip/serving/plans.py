@@ -1,4 +1,4 @@
-"""What each verb computes: the stage and items of a request, and how a result becomes JSON."""
+"""The computation of each verb: the stage and items of a request, and the format of its results."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ class Plan:
         items: Its items.
         units: Size of each item, in passes of the image encoder.
         format: Returns the fields of a result, from the result and the size of its image.
-        param: Field of the texts, for errors that are about a text and not about an image.
+        param: Field of the texts, for errors about a text instead of an image.
     """
 
     stage: PipelineStage
@@ -226,7 +226,7 @@ def plan_image_embeddings(model: ServedModel, images: Sequence[bytes]) -> Plan:
 
 
 def either(single: str | None, several: list[str] | None, name: str) -> list[str]:
-    """Return the texts of a field that takes one or a list.
+    """Return the texts of a request that has one text or a list.
 
     Args:
         single: The text.
@@ -234,7 +234,7 @@ def either(single: str | None, several: list[str] | None, name: str) -> list[str
         name: Name of the singular field.
 
     Raises:
-        ApiError: Not exactly one of them is there (422).
+        ApiError: The request has both or neither (422).
     """
     if (single is None) == (several is None):
         raise ApiError(422, f"exactly one of {name} and {name}s is required", param=name, code="invalid_value")
@@ -257,7 +257,7 @@ def check_texts(texts: Sequence[str], num_images: int, limits: Limits, param: st
         param: Field of the texts.
 
     Raises:
-        ApiError: There are too many (413), or one is too long (422).
+        ApiError: There are too many texts (413), or one is too long (422).
     """
     if len(texts) > limits.max_texts:
         raise ApiError(

@@ -1,4 +1,4 @@
-"""Running the application with uvicorn: checks of the address, and a drain before the end."""
+"""Run the application with uvicorn: check the address, and drain before it stops."""
 
 from __future__ import annotations
 
@@ -20,27 +20,27 @@ _POLL_SECONDS = 0.05
 
 
 def check_address(host: str, *, has_keys: bool, no_auth: bool) -> None:
-    """Check that a server that other machines can reach needs a key.
+    """Check that a server that other machines can reach requires a key.
 
     Args:
         host: Address to bind to.
         has_keys: Whether there are API keys.
-        no_auth: Whether the user has asked for a server without keys.
+        no_auth: Whether a server without keys is allowed.
 
     Raises:
-        InputError: Neither holds, and the address is not of this machine only.
+        InputError: Other machines can reach the address, and there are neither keys nor `no_auth`.
     """
     if has_keys and no_auth:
         raise InputError("--no-auth must not be used with API keys: remove one of them")
     if not is_loopback(host) and not has_keys and not no_auth:
         raise InputError(
             f"a server at {host} can be reached by other machines and needs API keys: --api-keys FILE or the variable "
-            "OPENBLIP_API_KEYS; --no-auth serves everybody"
+            "OPENBLIP_API_KEYS; --no-auth accepts requests without a key"
         )
 
 
 def is_loopback(host: str) -> bool:
-    """Return whether only this machine reaches an address."""
+    """Return whether only this machine can reach an address."""
     if host == "localhost":
         return True
     try:
@@ -50,12 +50,12 @@ def is_loopback(host: str) -> bool:
 
 
 class DrainingServer(uvicorn.Server):
-    """A server that finishes admitted requests after SIGTERM, while it refuses new ones with status 503.
+    """A server that finishes accepted requests after SIGTERM, and refuses new ones with status 503.
 
     Args:
         config: Configuration of uvicorn.
         app: The application.
-        drain_seconds: Longest time to wait for admitted requests.
+        drain_seconds: Maximum time to wait for accepted requests.
     """
 
     def __init__(self, config: uvicorn.Config, app: Application, drain_seconds: float) -> None:
@@ -70,7 +70,7 @@ class DrainingServer(uvicorn.Server):
         await super().serve(sockets)  # type: ignore[arg-type]
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        """Begin to drain; a second signal ends at once."""
+        """Start to drain. A second signal stops the server immediately."""
         state = self._app.service.state
         if state.draining or self._loop is None:
             super().handle_exit(sig, frame)
@@ -98,7 +98,7 @@ def run_server(
         app: The application.
         host: Address to bind to.
         port: Port.
-        drain_seconds: Longest time to finish admitted requests after SIGTERM.
+        drain_seconds: Maximum time to finish accepted requests after SIGTERM.
         log_level: Level of the log on standard error.
     """
     handler = logging.StreamHandler(sys.stderr)

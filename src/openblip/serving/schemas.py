@@ -1,4 +1,4 @@
-"""Requests and responses of the API: pydantic models, from which the OpenAPI document is made."""
+"""Requests and responses of the API: pydantic models, which define the OpenAPI document."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ MIN_TEMPERATURE = 1e-5
 
 
 def _whole(value: object) -> object:
-    """Return a float without fraction as an integer: JSON does not distinguish 1.0 and 1."""
+    """Return a float without a fraction as an integer, because JSON does not distinguish 1.0 and 1."""
     return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
@@ -32,7 +32,7 @@ Texts = Annotated[list[Text], Field(min_length=1, max_length=MAX_ITEMS)]
 
 
 class RequestModel(BaseModel):
-    """A request: unknown fields and wrong types are errors."""
+    """A request. Unknown fields and wrong types are errors."""
 
     model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
 
@@ -50,7 +50,7 @@ class ImagesRequest(RequestModel):
     @model_validator(mode="after")
     def _check_images(self) -> ImagesRequest:
         if self.image is not None and self.images is not None:
-            raise ValueError("image and images exclude each other")
+            raise ValueError("image must not be combined with images")
         return self
 
     def image_texts(self) -> list[str]:
@@ -214,7 +214,7 @@ class AskResult(BaseModel):
 
 
 class MatchScore(BaseModel):
-    """How well a text fits: the ITM probability and the ITC cosine."""
+    """How well a text matches: the ITM probability and the ITC cosine."""
 
     text: str
     probability: float
@@ -236,7 +236,7 @@ class LabelScore(BaseModel):
 
 
 class ClassifyResult(BaseModel):
-    """The labels of an image, the likeliest first."""
+    """The labels of an image, the most probable first."""
 
     index: int
     labels: list[LabelScore]
@@ -279,7 +279,7 @@ class CompareResult(BaseModel):
 
 
 class TextExplanation(BaseModel):
-    """Heat maps of a text: one of `grid` x `grid` patches per word, rows from the top, and their mean."""
+    """Heat maps of a text: one map of `grid` x `grid` patches per word, in rows from the top, and their mean."""
 
     text: str
     probability: float

@@ -1,4 +1,4 @@
-"""The search index of a server: queries as a stage of the batcher, and thumbnails of indexed images."""
+"""The search index of a server: a batcher stage for queries, and thumbnails of indexed images."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ class Query:
     Attributes:
         text: The text.
         image: An encoded image.
-        minus: Texts that results should not fit.
-        n: Most results.
-        rerank: Length of the shortlist to re-rank; 0 for none.
-        min_probability: Lowest probability that the re-rank accepts.
-        where: What images must fulfill.
+        minus: Texts that results should not match.
+        n: Maximum number of results.
+        rerank: Length of the shortlist to re-rank; 0 for no re-rank.
+        min_probability: With `rerank`, minimum probability of a match.
+        where: Filter of the images to search.
         hide_duplicates: Whether to leave out near-duplicates.
     """
 
@@ -67,7 +67,7 @@ class SearchStage(Stage[Query, "tuple[Query, Image.Image | None]", SearchResults
         return item, load_image(bytes(item.image), limits=self._model.decode_limits)
 
     def run(self, batch: list[tuple[Query, Image.Image | None]]) -> list[SearchResults | OpenBlipError]:
-        """Search; one bad query of a batch is its own error."""
+        """Search. A bad query becomes an error of its own."""
         results: list[SearchResults | OpenBlipError] = []
         for query, image in batch:
             results.append(
@@ -87,7 +87,7 @@ class SearchStage(Stage[Query, "tuple[Query, Image.Image | None]", SearchResults
 
 
 class Gallery:
-    """An open index with the model that made it.
+    """An open index, with the model whose weights made it.
 
     Args:
         location: Folder or address of the index.
@@ -95,7 +95,7 @@ class Gallery:
         limits: Limits of decoding.
 
     Raises:
-        SearchError: The index cannot be opened, or none of the models made it.
+        SearchError: The index cannot be opened, or was made with none of the models.
     """
 
     def __init__(self, location: str, models: Models, limits: DecodeLimits) -> None:
@@ -112,7 +112,7 @@ class Gallery:
             size: Longest edge in pixels.
 
         Raises:
-            ApiError: The id is unknown, or the file is gone, no image, or no longer below an indexed folder (404).
+            ApiError: The id is unknown, or the file does not exist below an indexed folder, or is not an image (404).
         """
         try:
             with self.index.open_file(image_id) as file:
@@ -133,7 +133,7 @@ def make_filter(values: Mapping[str, str | None]) -> Filter:
         values: `folder`, `after`, `before` and `caption`.
 
     Raises:
-        ApiError: A value is invalid; folders are relative to the indexed ones (422).
+        ApiError: A value is invalid, or `folder` is not relative to an indexed folder (422).
     """
     folder = values.get("folder")
     if folder is not None:
@@ -149,7 +149,7 @@ def make_filter(values: Mapping[str, str | None]) -> Filter:
 
 
 def _find_model(index: Index, models: Models) -> ServedModel:
-    """Return the model that made the index; raise the `SearchError` of the first one if none did."""
+    """Return the model whose weights made the index, or raise the `SearchError` of the first model."""
     problems = [_check_model(index, model) for model in models]
     for model, problem in zip(models, problems, strict=True):
         if problem is None:

@@ -1,4 +1,4 @@
-"""What the routes of one application share, and how they run the items of a request."""
+"""The objects that the routes of one application share, and the processing of a request."""
 
 from __future__ import annotations
 
@@ -38,8 +38,8 @@ class Service:
 
     Args:
         blips: Models by name.
-        options: How the server behaves.
-        recorder: Gets each batch, for tests.
+        options: Options of the server.
+        recorder: Receives each batch, for tests.
     """
 
     def __init__(self, blips: Mapping[str, Blip], options: ServerOptions, *, recorder: Recorder | None = None) -> None:
@@ -76,7 +76,7 @@ class Service:
             The fields, and the encoded images.
 
         Raises:
-            ApiError: The request is invalid, or late.
+            ApiError: The request is invalid, or its deadline has passed.
         """
         exchange = exchange_of(request)
         self.batcher.expect(1)
@@ -101,7 +101,8 @@ class Service:
             texts: Base64, data URIs or addresses, by the field that contains them.
 
         Raises:
-            ApiError: One is no image or must not be fetched (422), there are too many (413), or it is too late (504).
+            ApiError: A text is not an image or must not be fetched (422), there are too many (413), or the deadline has
+                passed (504).
         """
         exchange = exchange_of(request)
         if len(texts) > self.limits.max_images:
@@ -179,7 +180,7 @@ class Service:
         return ApiError(413, message, param="images", code="too_many_images")
 
     async def _fetch(self, exchange: Exchange, image: bytes | str, param: str) -> bytes:
-        """Return the bytes of an image; an address is fetched only if its host is on the allow-list."""
+        """Return the bytes of an image. An address is fetched only if its host is on the allow-list."""
         if isinstance(image, bytes):
             return image
         if self._fetcher is None:
@@ -191,14 +192,14 @@ class Service:
                 return await asyncio.to_thread(self._fetcher.fetch_bytes, image)
             except HostError as error:
                 log("fetch_refused", level=logging.DEBUG, request=exchange.id, reason=error.detail)
-                message = "the address is not allowed, or its host cannot be found"  # one text for both
+                message = "the address is not allowed, or its host cannot be found"  # the same message in both cases
                 raise ApiError(422, message, param=param, code="address_not_allowed") from None
             except ImageError as error:
                 raise ApiError(422, str(error), param=param, code="fetch_failed") from None
 
 
 class ClientGoneError(Exception):
-    """The client closed the connection; nobody reads a response."""
+    """The client closed the connection, so no response is sent."""
 
 
 def service_of(request: Request) -> Service:
@@ -207,7 +208,7 @@ def service_of(request: Request) -> Service:
 
 
 def exchange_of(request: Request) -> Exchange:
-    """Return what the gate knows about a request."""
+    """Return the exchange of a request, which the gate created."""
     return cast(Exchange, request.scope["openblip"])
 
 
@@ -242,7 +243,7 @@ def raise_errors(
 
 
 async def _watch(request: Request) -> None:
-    """Return when the client is gone."""
+    """Return when the client has disconnected."""
     while (await request.receive())["type"] != "http.disconnect":
         pass
 
@@ -258,6 +259,6 @@ def _make_fetcher(options: ServerOptions) -> Fetcher | None:
             max_seconds=min(10.0, limits.max_seconds),
             interval=0.0,
             only_hosts=options.allow_fetch,
-            robots=False,  # a person asks for one image; this is no crawler
+            robots=False,  # one image for one user: the server is not a crawler
         )
     )

@@ -1,4 +1,4 @@
-"""Captions and answers that are sent word by word while they are decoded, greedily or by sampling."""
+"""Captions and answers that are sent word by word during decoding, greedy or sampled."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ Listener: TypeAlias = Callable[[str], None]
 
 @dataclass(eq=False)
 class PreparedStream:
-    """A prepared item, and what gets its text so far, on the compute thread."""
+    """A prepared item, and the function that receives the text so far, on the compute thread."""
 
     prepared: Prepared[Any]
     listener: Listener
@@ -104,7 +104,7 @@ def _decode_answer(pipeline: VqaPipeline, stream: PreparedStream) -> list[Hypoth
 
 
 class _Reporter:
-    """Takes part in decoding without changing it, and reports the new tokens of its only row."""
+    """A logits processor and stopping criterion that changes nothing, and reports the new tokens of its only row."""
 
     def __init__(self, options: Decoding, prompt_length: int, report: Callable[[list[int]], None]) -> None:
         self._options, self._prompt_length, self._report = options, prompt_length, report
@@ -122,7 +122,7 @@ class _Reporter:
 
 
 class WordBuffer:
-    """Turns growing texts into pieces to send. The last word waits, because the next token can still change it."""
+    """Splits a growing text into complete words. The last word waits, because the next token can still extend it."""
 
     def __init__(self) -> None:
         self._sent = ""

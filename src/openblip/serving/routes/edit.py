@@ -1,4 +1,4 @@
-"""The routes of the live contact sheet, `/edit`. They need a session of the one-time token, or an API key."""
+"""The routes of the live contact sheet, `/edit`. They require a session from the one-time token, or an API key."""
 
 from __future__ import annotations
 
@@ -32,14 +32,12 @@ class SaveRequest(RequestModel):
 
 @router.get("/edit")
 async def sheet(request: Request, token: str | None = None, page: int = 1) -> Response:
-    """Return a page of the sheet; the one-time token in the address begins a session."""
+    """Return a page of the sheet. The one-time token in the address starts a session."""
     live = _sheet_of(request)
     if token is not None:
         session = live.sessions.redeem(token)
         if session is None:
-            raise ApiError(
-                403, "the token was used or is wrong; start the server again for a new one", code="wrong_token"
-            )
+            raise ApiError(403, "the token is wrong or was used; restart the server for a new one", code="wrong_token")
         return _with_cookie(RedirectResponse("/edit", 303), session)
     if not _may_edit(request, live):
         return page_file("edit-login.html")
@@ -57,7 +55,7 @@ async def sheet(request: Request, token: str | None = None, page: int = 1) -> Re
 
 @router.post("/edit/session")
 async def begin(request: Request) -> Response:
-    """Begin a session with an API key."""
+    """Start a session with an API key."""
     live, keys = _sheet_of(request), service_of(request).keys
     body = await request.body()
     key = parse_qs(body.decode("utf-8", "replace")).get("key", [""])[0]
@@ -109,6 +107,6 @@ def _may_edit(request: Request, live: LiveSheet) -> bool:
 
 
 def _with_cookie(response: Response, session: str) -> Response:
-    """Store the session in a cookie that scripts cannot read, and that no other site can make the browser send."""
+    """Store the session in a cookie that scripts cannot read, and that browsers do not send from other sites."""
     response.set_cookie(_COOKIE, session, httponly=True, samesite="strict", path="/edit")
     return response

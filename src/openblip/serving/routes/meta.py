@@ -1,4 +1,4 @@
-"""Health, readiness, metrics, models, and what the page reads first."""
+"""The routes for health, readiness, metrics and models, and the information that the page needs."""
 
 from __future__ import annotations
 
@@ -47,14 +47,14 @@ class LimitsInfo(BaseModel):
 
 
 class ModelInfo(BaseModel):
-    """What requests with a model can do; no verbs while models are loaded."""
+    """The tasks and verbs of a model; no verbs until the models are loaded."""
 
     tasks: list[str]
     verbs: list[str]
 
 
 class Info(BaseModel):
-    """What this server offers. `tasks` and `verbs` are those of the default model."""
+    """The features of this server. `tasks` and `verbs` describe the default model."""
 
     name: str
     version: str
@@ -70,7 +70,7 @@ class Info(BaseModel):
 
 
 class ModelCard(BaseModel):
-    """A model, as OpenAI's API describes one."""
+    """A model, in the format of OpenAI's API."""
 
     id: str
     object: str
@@ -90,14 +90,14 @@ class ModelList(BaseModel):
 @router.head("/healthz", include_in_schema=False)
 @router.get("/healthz", **describe(None, Status, "Whether the process runs."))
 async def healthz() -> JSONResponse:
-    """Return 200 as long as the process runs, also while it loads or stops."""
+    """Return 200 as long as the process runs, even while it loads models or stops."""
     return JSONResponse({"status": "ok"})
 
 
 @router.head("/readyz", include_in_schema=False)
 @router.get("/readyz", **describe(None, Status, "Whether the server takes requests."))
 async def readyz(request: Request) -> JSONResponse:
-    """Return 503 while models are loaded and while the server stops, otherwise 200."""
+    """Return 503 while the server loads models or stops, otherwise 200."""
     state = service_of(request).state
     if state.draining:
         raise ApiError(503, "the server is stopping", code="draining", retry_after=5)
@@ -114,7 +114,7 @@ async def metrics(request: Request) -> Response:
 
 @router.get("/v1/info", **describe(None, Info, "Tasks, models and limits."))
 async def info(request: Request) -> JSONResponse:
-    """Return what this server offers."""
+    """Return the features of this server."""
     service = service_of(request)
     model = service.models.default
     by_model = {served.name: ModelInfo(tasks=list(served.tasks), verbs=[]) for served in service.models}

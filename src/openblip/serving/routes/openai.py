@@ -42,7 +42,7 @@ _URI = (
     ),
 )
 async def embeddings(request: Request) -> JSONResponse:
-    """Embed texts, or images: as data URIs, or as base64 with `modality` "image"."""
+    """Embed texts or images. Images are data URIs, or base64 with `modality` "image"."""
     service = service_of(request)
     fields, _ = await service.read(request, s.EmbeddingsRequest)
     model = service.models.find(fields.model)
@@ -70,7 +70,7 @@ async def embeddings(request: Request) -> JSONResponse:
 
 @dataclass(frozen=True)
 class _Chat:
-    """A chat as the library understands it: an image, and a question or none."""
+    """A chat as a call of the library: an image, and a question or `None`."""
 
     image: str
     param: str
@@ -100,7 +100,7 @@ class _Chat:
 async def chat(request: Request) -> Response:
     """Answer the question of the last user message about its image; without a question, caption the image.
 
-    Streams token by token with `temperature` (0 is greedy) or `num_beams` 1; beams send one chunk.
+    With `temperature` (0 is greedy) or `num_beams` 1, words are streamed as they are decoded; beams send one chunk.
     """
     service = service_of(request)
     fields, _ = await service.read(request, s.ChatRequest)
@@ -115,7 +115,7 @@ async def chat(request: Request) -> Response:
     if not fields.stream:
         return JSONResponse(completion.response(await _run_chat(service, request, plan, chat)))
     chunks = completion.stream(service, request, plan)
-    first = await anext(chunks)  # errors that come before any text have a status of their own
+    first = await anext(chunks)  # errors before the first text set the status code
     return StreamingResponse(_chain(first, chunks), media_type="text/event-stream")
 
 
@@ -322,14 +322,14 @@ async def score(request: Request) -> JSONResponse:
 async def _score(
     service: Service, request: Request, model: ServedModel, pairs: Sequence[tuple[str, str]], param: str
 ) -> list[float]:
-    """Return the ITM probabilities of pairs, one of which is an image. An image is encoded once for all its texts."""
+    """Return the ITM probabilities of pairs of an image and a text. An image is encoded once for all its texts."""
     plans.check_texts([""] * len(pairs), 1, service.limits, param)
     texts_of: dict[str, list[str]] = {}
     for index, (left, right) in enumerate(pairs):
         if is_image_text(left, None) == is_image_text(right, None):
             raise ApiError(
                 422,
-                "a pair must have one text and one image as a data URI",
+                "a pair must be a text and an image as a data URI",
                 param=f"{param}.{index}",
                 code="invalid_value",
             )
@@ -352,7 +352,7 @@ async def _score(
 
 
 def is_image_text(text: str, modality: str | None) -> bool:
-    """Return whether an input is an image: as its modality says or, without one, by its start."""
+    """Return whether an input is an image, by its modality or, without one, by its first characters."""
     if modality is not None:
         return modality == "image"
     return text[:11].lower() == "data:image/" or text[:8].lower() in ("https://",)

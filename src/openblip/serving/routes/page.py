@@ -31,7 +31,7 @@ async def index() -> Response:
 
 @router.api_route("/docs", methods=_METHODS)
 async def docs() -> Response:
-    """Return the documentation of the API, which reads `/openapi.json`."""
+    """Return the API reference, which reads `/openapi.json`."""
     return page_file("docs.html")
 
 
@@ -68,7 +68,7 @@ def page_file(name: str) -> Response:
 
 @cache
 def _read_files() -> dict[str, bytes]:
-    """Return all files: a name of a request is only looked up here, and never becomes a path."""
+    """Return all files by name, so that the name in a request is only looked up, and never becomes a path."""
     root, contents = files("openblip.serving").joinpath("page"), {}
     folders = [("", root)]
     while folders:

@@ -27,7 +27,7 @@ _MAX_RERANK = 200
 
 
 class SearchRequest(ImagesRequest):
-    """What to find: a text, an image, both, minus texts, or filters alone."""
+    """A query: a text, an image, both, minus texts, or filters alone."""
 
     text: Text | None = None
     minus: Text | Annotated[list[Text], Field(max_length=20)] = Field(
@@ -58,7 +58,7 @@ class GalleryImage(BaseModel):
 
 
 class SearchHit(GalleryImage):
-    """A result: cosine of the embeddings (ITC) and, if it was re-ranked, probability of a match (ITM)."""
+    """A result, with the cosine of the embeddings (ITC) and, after a re-rank, the probability of a match (ITM)."""
 
     similarity: float
     probability: float | None
@@ -66,7 +66,7 @@ class SearchHit(GalleryImage):
 
 
 class UnreadableImage(BaseModel):
-    """An indexed image that could not be re-ranked, because its file is gone or damaged."""
+    """An indexed image that could not be re-ranked, because its file is missing or damaged."""
 
     id: str
     name: str
@@ -76,8 +76,8 @@ class UnreadableImage(BaseModel):
 class SearchResponse(BaseModel):
     """Results, best first. `nothing_found` says that the re-rank accepted none.
 
-    `best_rejected` is the highest probability of the images that the re-rank left out, and `errors` are the images
-    that it could not read.
+    `best_rejected` is the highest probability among the images that the re-rank left out. `errors` lists the images
+    that could not be read.
     """
 
     model: str
@@ -89,7 +89,7 @@ class SearchResponse(BaseModel):
 
 
 class GalleryResponse(BaseModel):
-    """A part of the index, newest first; `next` is the cursor of the following part."""
+    """A page of the index, newest first. `next` is the cursor of the next page."""
 
     items: list[GalleryImage]
     next: str | None
@@ -100,13 +100,13 @@ class GalleryResponse(BaseModel):
     "/v1/search", **describe(SearchRequest, SearchResponse, "Search the index.", {"text": "a dog on a beach", "n": 5})
 )
 async def search(request: Request) -> JSONResponse:
-    """Find images by a text, an image or both; `rerank` reads the text together with the best images (ITM)."""
+    """Find images by a text, an image or both. `rerank` ranks the best images by the probability of a match (ITM)."""
     service = service_of(request)
     fields, images = await service.read(request, SearchRequest)
     service.models.find(fields.model)
     gallery = gallery_of(request)
     if len(images) > 1:
-        raise ApiError(422, "a search takes one image", param="images", code="invalid_value")
+        raise ApiError(422, "a search must have at most one image", param="images", code="invalid_value")
     minus = (fields.minus,) if isinstance(fields.minus, str) else tuple(fields.minus)
     plans.check_texts([fields.text or "", fields.caption or "", *minus], 1, service.limits, "text")
     query = searching.Query(
@@ -147,7 +147,7 @@ async def gallery(
     before: Annotated[str | None, Query(max_length=40)] = None,
     caption: Annotated[str | None, Query(max_length=1000)] = None,
 ) -> JSONResponse:
-    """Return a part of the index, newest first."""
+    """Return a page of the index, newest first."""
     index = gallery_of(request).index
     where = make_filter({"folder": folder, "after": after, "before": before, "caption": caption})
     try:
@@ -167,7 +167,7 @@ async def gallery(
 async def thumbnail(
     request: Request, image_id: str, size: Annotated[int, Query(ge=16, le=searching.MAX_THUMBNAIL)] = 320
 ) -> Response:
-    """Return the image, decoded and encoded again: without its metadata."""
+    """Return the re-encoded image, without its metadata."""
     service = service_of(request)
     async with service.thumbnails:
         content = await asyncio.to_thread(gallery_of(request).thumbnail, image_id, size)
@@ -178,11 +178,11 @@ def gallery_of(request: Request) -> Gallery:
     """Return the index of the server.
 
     Raises:
-        ApiError: There is none (404).
+        ApiError: The server has no index (404).
     """
     gallery = service_of(request).gallery
     if gallery is None:
-        raise ApiError(404, "this server has no index (openblip serve --index DIR)", code="no_index")
+        raise ApiError(404, "this server has no index; start it with openblip serve --index DIR", code="no_index")
     return gallery
 
 

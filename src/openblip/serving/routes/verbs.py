@@ -57,7 +57,7 @@ async def _answer(request: Request, model: type[RequestT], planner: Planner[Requ
     "/v1/caption", **describe(s.CaptionRequest, s.CaptionResponse, "Describe images.", {"image": _PIXEL, "n": 2})
 )
 async def caption(request: Request) -> JSONResponse:
-    """Describe images; `n` > 1 adds alternatives with their scores."""
+    """Caption images. `n` > 1 adds alternatives with their scores."""
     return await _answer(request, s.CaptionRequest, plans.plan_caption)
 
 
@@ -71,7 +71,7 @@ async def caption(request: Request) -> JSONResponse:
     ),
 )
 async def ask(request: Request) -> JSONResponse:
-    """Answer each question about each image, freely or from a closed list."""
+    """Answer each question about each image, freely or from a list of answers."""
     return await _answer(request, s.AskRequest, plans.plan_ask)
 
 
@@ -99,7 +99,7 @@ async def match(request: Request) -> JSONResponse:
     ),
 )
 async def classify(request: Request) -> JSONResponse:
-    """Return the most probable labels of each image, without training on them."""
+    """Return the most probable labels of each image. The labels need no training."""
     return await _answer(request, s.ClassifyRequest, plans.plan_classify)
 
 
@@ -225,7 +225,7 @@ def encode_vector(vector: NDArray[np.float32], encoding: str) -> list[float] | s
 
 
 def warm_up_plans(model: ServedModel, limits: Limits) -> list[Plan]:
-    """Return a plan per verb of a model, for its first run: it compiles what needs to be, and measures its seconds."""
+    """Return a plan per verb of a model, for the first run, which compiles and measures the verb."""
     image = base64.b64decode(_PIXEL)
     verbs = model.verbs()
     makers: dict[str, Callable[[], Plan]] = {
