@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from openblip.model.layers import _SHORT, attend, causal_bias, padding_bias
@@ -65,14 +66,35 @@ def test_gradients_are_those_of_the_formula(length: int) -> None:
         torch.testing.assert_close(item.double(), other, atol=1e-5, rtol=1e-4)
 
 
-def test_a_short_row_trains_in_bfloat16_under_autocast() -> None:
+@pytest.mark.parametrize("length", [6, 150])  # a text, and more tokens than the limit of fp32
+def test_a_row_trains_in_bfloat16_under_autocast(length: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Autocast hands bf16 projections over; the products stay in that precision and near the formula."""
-    query, key, value = (tensor.bfloat16().requires_grad_() for tensor in drawn(6, 6))
+    ours = [tensor.bfloat16().requires_grad_() for tensor in drawn(length, length)]
+    theirs = [tensor.detach().double().requires_grad_() for tensor in ours]
+    wanted = torch.randn(2, 2, length, 8)
+    monkeypatch.setattr(F, "scaled_dot_product_attention", None)  # the fused kernel would take 3 times as long
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        mixed = attend(query, key, value, None, 0.0, None)
+        mixed = attend(ours[0], ours[1], ours[2], None, 0.0, None)
     assert mixed.dtype == torch.bfloat16
-    expected = plain(query.detach(), key.detach(), value.detach(), None)
+    expected = plain(theirs[0], theirs[1], theirs[2], None)
     torch.testing.assert_close(mixed.double(), expected, atol=0.03, rtol=0.03)
+    actual = torch.autograd.grad((mixed * wanted).sum(), ours)
+    right = torch.autograd.grad((expected * wanted.double()).sum(), theirs)
+    for item, other in zip(actual, right, strict=True):
+        assert F.cosine_similarity(item.double().flatten(), other.flatten(), dim=0) > 0.999
+
+
+@torch.no_grad()
+@pytest.mark.parametrize(("queries", "keys"), LENGTHS)
+def test_keys_and_values_in_bfloat16_serve_float32_queries(queries: int, keys: int) -> None:
+    query, key, value = drawn(queries, keys)
+    key, value = key.bfloat16(), value.bfloat16()
+    mask = torch.ones(2, keys, dtype=torch.long)
+    mask[1, keys // 2 + 1 :] = 0
+    bias = padding_bias(mask, torch.float32)
+    mixed = attend(query, key, value, bias, 0.0, None)
+    assert mixed.dtype == torch.float32
+    torch.testing.assert_close(mixed.double(), plain(query, key, value, bias), atol=0.03, rtol=0.03)
 
 
 def test_dropout_in_training_keeps_the_mean() -> None:

@@ -111,12 +111,13 @@ def attend(
         return F.dropout(weights, dropout) @ value
     if torch.compiler.is_exporting():
         return _mix(query, key, value, bias, dropout)
-    is_short = query.shape[-2] * key.shape[-2] <= _SHORT
+    size = query.shape[-2] * key.shape[-2]
     if key.stride(-1) != 1 and not torch.is_grad_enabled():  # columns of `project_columns`
         return _attend_unfused(query, key, value, bias, dropout)
-    if key.dtype != query.dtype:
+    if (query.dtype, key.dtype) == (torch.float32, torch.bfloat16) and not torch.is_grad_enabled():
         return _mix_rounded(query, key, value, bias)
-    if is_short and (torch.jit.is_tracing() or _is_training_on_cpu(query)):  # type: ignore[attr-defined, no-untyped-call]
+    is_tracing = torch.jit.is_tracing()  # type: ignore[attr-defined, no-untyped-call]
+    if (size <= _SHORT and is_tracing) or _is_slow_in_training(query, size):
         return _attend_unfused(query, key, value, bias, dropout)
     return F.scaled_dot_product_attention(query, key, value, attn_mask=bias, dropout_p=dropout)
 
@@ -126,10 +127,15 @@ def attend(
 # each decoder step, which doubles the time of the step; for all tokens of an image they are the faster ones.
 _SHORT = 128 * 128
 
+# The same for training in bf16 on a CPU, where the fused kernel's backward pass takes 3 times as long as the products,
+# up to images of 512 x 512 pixels. The probabilities that are kept for it take 2 bytes per query, key and head.
+_SHORT_BF16 = 1025 * 1025
 
-def _is_training_on_cpu(query: Tensor) -> bool:
-    """Return whether the CPU's fused kernel would run backward, which takes up to 6 times as long in bf16 if short."""
-    return query.device.type == "cpu" and torch.is_grad_enabled() and query.requires_grad
+
+def _is_slow_in_training(query: Tensor, size: int) -> bool:
+    """Return whether the CPU's fused kernel would run backward and be slower than two products."""
+    is_trained = query.device.type == "cpu" and torch.is_grad_enabled() and query.requires_grad
+    return is_trained and size <= (_SHORT_BF16 if query.dtype == torch.bfloat16 else _SHORT)
 
 
 def _attend_unfused(query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None, dropout: float) -> Tensor:
