@@ -7,7 +7,7 @@ Examples:
     >>> [answer.text for answer in blip.ask("photo.jpg", ["what is it?", "where is it?"])]  # doctest: +SKIP
     ['cat', 'bed']
 """
-# A str is a Sequence[str], and a file an Iterator[bytes]; the first overload that fits is the one meant.
+# A str is a Sequence[str], and a file an Iterator[bytes]; the first overload that fits is the right one.
 # mypy: disable-error-code="overload-overlap"
 
 from __future__ import annotations

@@ -17,22 +17,22 @@ from openblip.cli.options import json_option
 
 # The purpose of each extra.
 PURPOSES = {
-    "data": "Parquet, remote files and data sets of the Hugging Face hub",
+    "data": "Parquet, remote files and datasets of the Hugging Face hub",
     "export": "openblip export: ONNX and OpenVINO files",
-    "fetch": "robots.txt of the sites that CapFilt fetches from",
+    "fetch": "fetching web images in CapFilt",
     "heif": "HEIC images",
     "jxl": "JPEG XL images",
     "jax": "the TFBlip classes with JAX",
-    "java": "METEOR and SPICE by their official programs",
+    "java": "METEOR and SPICE",
     "openvino": "--engine openvino, the fastest engine on a CPU",
     "plot": "`Box.plot` and `Explanation.plot`",
-    "pocket": "pretrained parts of recipes/pocket",
+    "pocket": "training pocket: the pretrained parts of recipes/pocket",
     "postgres": "an index of images in PostgreSQL",
     "ray": "CapFilt and batch jobs on Ray",
-    "search": "scans of an index of images in fp16",
+    "search": "faster scans of fp16 indexes",
     "serve": "openblip serve: the HTTP API and the web page",
     "tensorflow": "the TFBlip classes with TensorFlow",
-    "train": "openblip train: recipes, curves in TensorBoard and as images",
+    "train": "openblip train",
     "video": "videos",
 }
 

@@ -1,4 +1,4 @@
-"""What all tasks share: images in batches through the image encoder, and results in the shape of the input.
+"""The base class of all tasks: encode images in batches, and return results in the shape of the input.
 
 Shapes: I images, S side of an image, M image tokens, D width.
 """
@@ -28,12 +28,13 @@ class Task:
 
     Args:
         folder: The folder, or an `ExportFolder` that several tasks share.
-        threads: Threads that compute; by default all processors. With an `ExportFolder`, its own.
+        threads: Number of compute threads; by default all processors. Ignored with an `ExportFolder`, which has its
+            own.
         batch_size: Images per batch. Results do not depend on it.
         exact_decode: Whether to decode large JPEG files at their full size; see `open_image`.
 
     Raises:
-        ExportError: The folder is incomplete, was made by another version, or lacks the task.
+        ExportError: The folder is incomplete, has another format version, or lacks the task.
         InputError: An option is out of range.
     """
 
@@ -53,7 +54,7 @@ class Task:
         self.settings = self.folder.task(self.name)
         self.tokenizer = self.folder.tokenizer(self.name)
         self.exact_decode = exact_decode
-        # onnxruntime's int8 rounds all rows of a call with one scale, so that a row would depend on its batch.
+        # onnxruntime's int8 quantizes all rows of a call with one scale, so a row would depend on its batch.
         is_coupled = self.folder.precision == "int8" and self.folder.runtime == "onnx"
         self.batch_size = 1 if is_coupled else batch_size
         self.text_rows = 1 if is_coupled else 64
@@ -91,7 +92,7 @@ class Task:
     def iter_batches(
         self, items: Iterable[Item], image_of: Callable[[Item], ImageInput]
     ) -> Iterator[tuple[list[Item], list[Pixels], list[tuple[int, int]]]]:
-        """Yield batches of items with the pixels and the sizes of their images, which a thread opens ahead.
+        """Yield batches of items with the pixels and the sizes of their images, which a thread prefetches.
 
         Args:
             items: The items.
@@ -119,7 +120,7 @@ def _split(
 def _open_ahead(
     items: Iterable[Item], function: Callable[[Item], Result], window: int
 ) -> Iterator[tuple[Item, Result]]:
-    """Yield each item with `function(item)`, computed by a thread; a single item needs none."""
+    """Yield each item with `function(item)`, computed ahead by a thread if there are several items."""
     source = iter(items)
     first = list(islice(source, 2))
     if len(first) < 2:

@@ -19,7 +19,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line.
 
     Args:
-        arguments: The arguments; by default those of the process.
+        arguments: Command-line arguments; by default the arguments of the process.
 
     Returns:
         The exit code: 0 done, 1 failed, 2 wrong usage, 3 some images failed.
@@ -65,20 +65,25 @@ def _caption(captioner: Captioner, options: argparse.Namespace) -> int:
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     shared = argparse.ArgumentParser(add_help=False)
     shared.add_argument(
-        "--model", metavar="DIR", default=os.environ.get(MODEL_VARIABLE), help=f"exported folder [{MODEL_VARIABLE}]"
+        "--model",
+        metavar="DIR",
+        default=os.environ.get(MODEL_VARIABLE),
+        help=f"exported folder [default: {MODEL_VARIABLE}]",
     )
-    shared.add_argument("--threads", type=int, help="threads to compute with [all processors]")
+    shared.add_argument("--threads", type=int, help="number of compute threads [default: all processors]")
     parser = argparse.ArgumentParser(prog="openblip-portable", description="Run exported BLIP models without PyTorch.")
     commands = parser.add_subparsers(dest="command", required=True)
     caption = commands.add_parser("caption", parents=[shared], help="caption images")
     caption.add_argument("images", nargs="+", metavar="FILE", help="images to caption")
-    caption.add_argument("--prompt", help="text to start every caption with [the model's own]")
+    caption.add_argument("--prompt", help="text to start every caption with [default: the model's]")
     caption.add_argument(
-        "--num-beams", type=int, metavar="N", help="beams of the search; 1 is greedy [the model's own]"
+        "--num-beams", type=int, metavar="N", help="number of beams; 1 is greedy [default: the model's]"
     )
-    caption.add_argument("--max-new-tokens", type=int, metavar="N", help="most tokens of a caption [the model's own]")
+    caption.add_argument(
+        "--max-new-tokens", type=int, metavar="N", help="maximum number of new tokens [default: the model's]"
+    )
     caption.add_argument("--json", action="store_true", help="print one JSON object per line")
-    commands.add_parser("check", parents=[shared], help="compare all files of an export with its manifest")
+    commands.add_parser("check", parents=[shared], help="compare every file of an export with its hash")
     return parser.parse_args(arguments)
 
 

@@ -16,4 +16,4 @@ class ImageError(PortableError, ValueError):
 
 
 class ExportError(PortableError):
-    """A folder is no complete export, was made by another version, or lacks the task."""
+    """A folder is not a complete export, has another format version, or lacks the task."""
