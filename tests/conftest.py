@@ -20,8 +20,9 @@ GOLDEN = Path(__file__).parent / "golden"
 
 def pytest_sessionfinish(session: pytest.Session) -> None:
     """Leave out the summary of hypothesis where no test uses it: it would import hypothesis, which takes 0.7 s."""
-    if "hypothesis" not in sys.modules:
-        session.config.pluginmanager.unregister(name="hypothesispytest")
+    plugins = session.config.pluginmanager
+    if "hypothesis" not in sys.modules and plugins.has_plugin("hypothesispytest"):
+        plugins.unregister(name="hypothesispytest")
 
 
 @pytest.fixture(scope="session")
