@@ -5,6 +5,8 @@ One export of all tasks serves the file: converting a graph takes a second.
 
 from __future__ import annotations
 
+import dataclasses
+import importlib
 import json
 import shutil
 from collections.abc import Callable
@@ -30,6 +32,7 @@ from openblip.export.runtime import load_onnx, load_openvino
 from openblip.preprocess.settings import ImageSettings
 from openblip.tasks import TaskName
 from openblip_portable import Answerer, Captioner, Comparer, Embedder, ExportError, ExportFolder, Grounder, Matcher
+from openblip_portable import InputError as InputErrorOfPortable
 from openblip_portable.cli import main as portable_main
 from tests.toys import toy_hybrid, toy_image, toy_model, toy_tokenizer
 
@@ -86,7 +89,7 @@ def approx(results: Any) -> Any:
         return [approx(result) for result in results]
     if isinstance(results, dict):
         return {key: approx(value) for key, value in results.items()}
-    return pytest.approx(results, abs=2e-5) if isinstance(results, float) else results
+    return pytest.approx(results, abs=2e-5, rel=2e-6) if isinstance(results, float) else results
 
 
 def as_dicts(results: Any) -> Any:
@@ -290,6 +293,10 @@ def test_the_command_line_refuses_to_overwrite(
         {"num_beams": 1, "repetition_penalty": 1.5, "no_repeat_ngram_size": 2, "min_new_tokens": 4},
         {"num_beams": 3, "repetition_penalty": 1.3, "no_repeat_ngram_size": 2, "min_new_tokens": 6},
         {"num_beams": 400, "max_new_tokens": 2},  # more candidates than the vocabulary has words
+        {"do_sample": True, "seed": 0},
+        {"do_sample": True, "seed": -5, "n": 3, "top_k": 40, "top_p": 1.0, "temperature": 2.0},
+        {"do_sample": True, "seed": 2**40 + 7, "n": 2, "repetition_penalty": 1.5, "trim": True},
+        {"trim": True, "n": 2, "max_new_tokens": 5},
     ],
     ids=str,
 )
@@ -298,6 +305,51 @@ def test_portable_captions_are_openblips(folder: ExportFolder, blip: openblip.Bl
     captions = Captioner(folder, batch_size=2).caption(IMAGES, **options)
     assert len({caption.text for caption in captions}) > 1
     assert as_dicts(captions) == approx(as_dicts(expected))
+
+
+@pytest.mark.parametrize("num_beams", [1, 2, 4])
+@pytest.mark.parametrize("prompt", [None, "a dog"])
+def test_portable_forbids_and_requires_words_as_openblip(
+    folder: ExportFolder, blip: openblip.Blip, num_beams: int, prompt: str | None
+) -> None:
+    captioner = Captioner(folder, batch_size=2)
+    words = [word for caption in blip.caption(IMAGES, num_beams=num_beams) for word in caption.text.split()]
+    common = [word for word in dict.fromkeys(words) if word.isalpha()][:6]
+    constraints: list[dict[str, Any]] = [
+        {"forbid": common},
+        {"require": ["dog", ["two people", "sky"]]},
+        {"require": ["grass"], "forbid": common[:3], "n": num_beams, "trim": True},
+        {"require": ["grass"], "max_new_tokens": 2},  # met or not, both agree
+    ]
+    for options in constraints:
+        options = {"num_beams": num_beams, "prompt": prompt, **options}
+        expected, captions = blip.caption(IMAGES[:3], **options), captioner.caption(IMAGES[:3], **options)
+        assert as_dicts(captions) == approx(as_dicts(expected)), options
+        if "forbid" in options:
+            assert not set(options["forbid"]) & {word for caption in captions for word in caption.text.split()[2:]}
+        if num_beams > 1 and "max_new_tokens" not in options:
+            assert not any(caption.unmet for caption in captions)
+
+
+def test_portable_refuses_contradictory_caption_options(folder: ExportFolder) -> None:
+    captioner = Captioner(folder)
+    cases: dict[str, dict[str, Any]] = {
+        "seed needs do_sample=True, got seed=1": {"seed": 1},
+        "num_beams must be 1 with do_sample=True, got 3": {"do_sample": True, "num_beams": 3},
+        "seed must be an integer of at most 64 bits, got 1.5": {"do_sample": True, "seed": 1.5},
+        "top_p must be above 0 and at most 1, got 0": {"do_sample": True, "top_p": 0.0},
+        "forbid must be a list of words, got 'dog'": {"forbid": "dog"},
+        "require must name words that forbid allows, got dog": {"forbid": ["dog"], "require": ["dog"]},
+        "require must name words that the model's vocabulary can spell": {"require": ["\u732b"]},
+    }
+    for message, options in cases.items():
+        with pytest.raises(InputErrorOfPortable, match=message):
+            captioner.caption(IMAGES[0], **options)
+
+
+def test_samples_without_a_seed_differ(folder: ExportFolder) -> None:
+    captions = Captioner(folder).caption([IMAGES[0]] * 6, do_sample=True, temperature=3.0)
+    assert len({caption.text for caption in captions}) > 1
 
 
 def test_portable_captions_continue_prompts_of_any_length(folder: ExportFolder, blip: openblip.Blip) -> None:
@@ -347,6 +399,40 @@ def test_portable_comparisons_are_openblips(folder: ExportFolder, blip: openblip
     assert as_dicts(comparer.compare(IMAGES, right, "both show a dog")) == approx(expected)
     expected = as_dicts(blip.compare(IMAGES[0], IMAGES[1], TEXTS))
     assert as_dicts(comparer.compare(IMAGES[0], IMAGES[1], TEXTS)) == approx(expected)
+
+
+def test_the_comparison_of_runtimes_finds_differences(
+    folder: ExportFolder, blip: openblip.Blip, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Equal tokens in PyTorch and onnxruntime; for tokens that differ, how close PyTorch's decision was."""
+    monkeypatch.syspath_prepend(str(Path(__file__).parents[2] / "examples" / "browser" / "tests"))
+    runtimes = importlib.import_module("compare_runtimes")
+    image = tmp_path / "image.png"
+    IMAGES[0].save(image)
+    reference, result = runtimes.describe_with_torch(blip, image), runtimes.describe_with_portable(folder, image)
+    comparison = runtimes.Comparison(1)
+    comparison.add("onnxruntime", "image.png", reference, result)
+    assert comparison.differences == {"onnxruntime": []}
+    assert comparison.passed
+    greedy, beams = runtimes.SEARCHES[:2]
+    assert [len(result.texts[search]) for search in runtimes.SEARCHES] == [1, 3, 1, 3]
+    ids = reference.description.texts[greedy][0]
+    sums, margins = reference.trace("caption", ids)
+    expected = blip.caption(image, num_beams=1)
+    assert sums[-1] == pytest.approx(expected.logprob, rel=1e-5)
+    assert min(margins) >= 0
+
+    changed = {**result.texts, greedy: [[*ids[:2], ids[2] + 1, *ids[3:]]], beams: result.texts[beams][::-1]}
+    comparison.add("other", "image.png", reference, dataclasses.replace(result, texts=changed))
+    differences = comparison.differences["other"]
+    assert [(found.search, found.rank) for found in differences] == [(greedy, 0), (beams, 0), (beams, 2)]
+    assert differences[0].step == 2
+    assert differences[0].margin == margins[2]
+    assert differences[1].margin == pytest.approx(differences[2].margin)
+    assert differences[1].margin > 0
+    assert not comparison.passed
+    assert "captions, greedy, text 1, token 2, margin" in comparison.to_text()
+    assert comparison.to_dict()["runtimes"]["other"]["images_with_equal_tokens"] == 0
 
 
 def test_portable_results_have_the_shape_of_the_input(folder: ExportFolder) -> None:
@@ -406,7 +492,7 @@ def test_an_incomplete_export_is_refused(exported: Path, tmp_path: Path) -> None
         Captioner(tmp_path / "nothing")
 
 
-@pytest.mark.parametrize("name", ["../secret", "/etc/passwd", "a/b", "a\\b", "C:x", "", "..", "."])
+@pytest.mark.parametrize("name", ["../secret", "/etc/passwd", "a/b", "a\\b", "C:x", "", "..", ".", "manifest.json"])
 def test_names_outside_the_folder_are_refused(exported: Path, tmp_path: Path, name: str) -> None:
     (tmp_path / "secret").write_bytes(b"x")
     folder = copy_of(exported, tmp_path, lambda m: m["files"].update({name: {"bytes": 1, "sha256": ""}}))
@@ -420,6 +506,12 @@ def test_names_outside_the_folder_are_refused(exported: Path, tmp_path: Path, na
         ("format", "other", "must have the format 'openblip-export'"),
         ("format_version", 2, r"has format version 2 \(openblip .*reads version 1; export again"),
         ("format_version", None, "has format version None"),
+        ("precision", "fp64", "the precision must be one of fp32, fp16, int8, got 'fp64'"),
+        ("precision", ["fp32"], "the precision must be one of"),
+        ("runtime", "openvino", r"the file '.*\.bin' of '.*' is not among"),
+        ("runtime", {"a": 1}, "is damaged"),
+        ("tasks", {"caption": None}, "is damaged"),
+        ("tasks", ["caption"], "is damaged"),
         ("runtime", "tflite", "the runtime must be one of onnx, openvino, got 'tflite'"),
         ("files", None, "is damaged"),
         ("tasks", {"caption": {"graphs": {"stem": "x.onnx"}, "tokenizer": "t"}}, "'x.onnx' of 'caption' is not among"),
@@ -430,6 +522,50 @@ def test_other_versions_and_damaged_manifests_are_refused(
 ) -> None:
     with pytest.raises(ExportError, match=message):
         ExportFolder(copy_of(exported, tmp_path, lambda manifest: manifest.update({key: value})))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda task: task["image"].update(size=10**9), r"image\.size must be from 1 to 4096, got 1000000000"),
+        (lambda task: task["image"].update(size="64"), r"image\.size must be from 1 to 4096, got '64'"),
+        (lambda task: task["image"].update(mean=[0.5]), r"image\.mean must be three numbers"),
+        (lambda task: task["shapes"].update(layers=10**12), r"shapes\.layers must be from 1 to"),
+        (lambda task: task["special_ids"].update(sep=-1), r"special_ids\.sep must be from 0 to 599, got -1"),
+        (lambda task: task["special_ids"].pop("dec"), "is damaged: KeyError 'dec'"),
+        (lambda task: task["graphs"].pop("decoder_step"), "'caption' lacks the graph 'decoder_step'"),
+        (lambda task: task["graphs"].update(stem=["stem.onnx"]), "is damaged"),
+    ],
+    ids=str,
+)
+def test_settings_that_no_export_has_are_refused(
+    exported: Path, tmp_path: Path, change: Callable[[dict[str, Any]], object], message: str
+) -> None:
+    with pytest.raises(ExportError, match=message):
+        ExportFolder(copy_of(exported, tmp_path, lambda manifest: change(manifest["tasks"]["caption"])))
+
+
+def test_graphs_that_cannot_run_are_named(exported: Path, tmp_path: Path) -> None:
+    """Sizes and names fit the manifest, but the content is cut off, or that of another graph."""
+    folder = copy_of(exported, tmp_path)
+    image = IMAGES[0]
+    path = folder / "caption.decoder_step.onnx"
+    size = path.stat().st_size
+    path.write_bytes(path.read_bytes()[: size // 2] + bytes(size - size // 2))
+    with pytest.raises(ExportError, match=r"decoder_step\.onnx cannot be loaded"):
+        Captioner(folder).caption(image)
+    manifest = manifest_of(folder)
+    manifest["tasks"]["caption"]["graphs"]["decoder_step"] = manifest["tasks"]["vqa"]["graphs"]["image_memory"]
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(ExportError, match=r"image_memory\.onnx cannot be run"):
+        Captioner(folder).caption(image)
+    (folder / "manifest.json").write_text("[" * 100_000)
+    with pytest.raises(ExportError, match=r"manifest\.json cannot be read"):
+        ExportFolder(folder)
+    with (folder / "manifest.json").open("wb") as file:
+        file.truncate(1 << 34)
+    with pytest.raises(ExportError, match="must have at most"):
+        ExportFolder(folder)
 
 
 def test_a_task_that_was_not_exported_is_named(exported: Path, tmp_path: Path) -> None:

@@ -12,18 +12,22 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
 import openblip_portable
 from openblip import results
+from openblip.decoding import Decoding, logits, words
 from openblip.preprocess.image import load_resized, to_tensor
 from openblip.preprocess.settings import ImageSettings
 from openblip.preprocess.text import Tokenizer, clean_caption, clean_expression, clean_question
 from openblip_portable import images, text
 from openblip_portable import results as portable_results
+from openblip_portable import words as portable_words
 from openblip_portable.decoding import Options, Session, generate
+from openblip_portable.sampling import draw_uniform, filter_for_sampling
 from tests.toys import VOCABULARY, toy_image
 
 PHOTOS = sorted((Path(__file__).parent.parent.parent / "examples" / "photos").glob("*.jpg"))
@@ -146,9 +150,38 @@ def test_unreadable_images_are_named(source: Any, message: str) -> None:
 
 
 @pytest.mark.parametrize("options", [{"num_beams": 0}, {"num_beams": 2, "n": 3}, {"min_new_tokens": 9}])
-def test_wrong_options_are_refused(options: dict[str, int]) -> None:
+def test_wrong_options_are_refused(options: dict[str, Any]) -> None:
     with pytest.raises(openblip_portable.InputError, match="must be"):
         Options(**{"num_beams": 1, "max_new_tokens": 5, "min_new_tokens": 1, "eos_id": 1, "pad_id": 0, **options})
+
+
+@pytest.mark.parametrize("seed", [0, 1, 12345, 2**31, 2**32 + 3, 2**63, -1, -(2**40)])
+def test_seeded_numbers_are_those_of_torch(seed: int) -> None:
+    for shape in ((1, 16), (5, 40), (3, 7)):
+        expected = torch.rand(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+        assert (draw_uniform(seed, shape) == expected.numpy()).all()
+
+
+def test_sampling_keeps_the_tokens_that_openblip_keeps() -> None:
+    scores = (3 * np.random.default_rng(0).standard_normal((6, 500))).astype(np.float32)
+    scores[0, 3] = scores[0].max() + 20  # one token alone has nearly all probability
+    scores[1] = 0  # ties
+    for changes in ({"top_p": 0.9}, {"top_p": 1.0, "top_k": 7}, {"top_p": 0.4, "top_k": 600, "temperature": 0.7}):
+        shared: dict[str, Any] = {
+            "do_sample": True,
+            "num_beams": 1,
+            "max_new_tokens": 5,
+            "min_new_tokens": 1,
+            **changes,
+        }
+        ours = filter_for_sampling(scores, Options(eos_id=1, pad_id=0, **shared))
+        theirs = logits.filter_for_sampling(torch.from_numpy(scores), Decoding(eos_id=1, pad_id=0, **shared))
+        assert np.allclose(ours, theirs.numpy(), rtol=1e-6)
+
+
+def test_word_constraints_are_openblips() -> None:
+    """The module needs nothing of openblip, so the package has a copy of it."""
+    assert Path(portable_words.__file__).read_bytes() == Path(words.__file__).read_bytes()
 
 
 def test_a_decoder_without_an_end_stops_at_the_limit() -> None:

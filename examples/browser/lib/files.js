@@ -3,6 +3,8 @@
 import { ExportError } from "./errors.js";
 import { checkManifest } from "./manifest.js";
 
+const MAX_MANIFEST = 2 ** 24; // bytes
+
 /** A folder with an exported model, behind an address or a function. */
 export class ModelFiles {
   /**
@@ -15,7 +17,7 @@ export class ModelFiles {
 
   /** Read `manifest.json`. */
   async open() {
-    this.manifest = checkManifest(parseJson("manifest.json", await this.read("manifest.json", () => {})));
+    this.manifest = checkManifest(parseJson("manifest.json", await this.read("manifest.json", () => {}, MAX_MANIFEST)));
   }
 
   /**
@@ -28,7 +30,7 @@ export class ModelFiles {
    */
   async readChecked(name, onBytes = () => {}) {
     const expected = this.manifest.files[name];
-    const bytes = await this.read(name, onBytes);
+    const bytes = await this.read(name, onBytes, expected.bytes);
     if (bytes.length !== expected.bytes) {
       throw new ExportError(`${name} must have ${expected.bytes} bytes, got ${bytes.length}; export the model again`);
     }
@@ -55,9 +57,9 @@ function readThrough(read) {
 
 function readFrom(address) {
   const base = new URL(`${String(address).replace(/\/*$/, "")}/`, globalThis.location?.href);
-  return async (name, onBytes) => {
+  return async (name, onBytes, maxBytes) => {
     try {
-      return await download(new URL(name, base), onBytes);
+      return await download(new URL(name, base), onBytes, maxBytes);
     } catch (error) {
       const hint = name === "manifest.json" ? "; the folder must be one that openblip export wrote" : "";
       throw new ExportError(`cannot fetch ${name}: ${error.message}${hint}`, { cause: error });
@@ -65,11 +67,18 @@ function readFrom(address) {
   };
 }
 
-async function download(address, onBytes) {
+/** Download a file; one that is longer than expected is left where that shows. */
+async function download(address, onBytes, maxBytes) {
   const response = await fetch(address);
   if (!response.ok) throw new Error(`${response.status} ${response.statusText}`);
   const parts = [];
+  let total = 0;
   for (let reader = response.body.getReader(), part = await reader.read(); !part.done; part = await reader.read()) {
+    total += part.value.length;
+    if (total > maxBytes) {
+      await reader.cancel();
+      throw new Error(`it must have at most ${maxBytes} bytes, and has more`);
+    }
     parts.push(part.value);
     onBytes(part.value.length);
   }

@@ -138,7 +138,8 @@ async function loadToy({ change = () => {}, damage = {} } = {}) {
   for (const [name, content] of Object.entries(contents)) {
     files[name] = { bytes: content.length, sha256: createHash("sha256").update(content).digest("hex") };
   }
-  const manifest = { format: "openblip-export", format_version: 1, runtime: "onnx", source: "toy", files, tasks };
+  const kind = { format: "openblip-export", format_version: 1, runtime: "onnx", source: "toy" };
+  const manifest = structuredClone({ ...kind, files, tasks });
   change(manifest);
   Object.assign(contents, { "manifest.json": JSON.stringify(manifest) }, damage);
   const log = { read: [], run: [] };
@@ -276,6 +277,18 @@ test("exports that are incomplete, damaged or of another version are refused", a
   for (const name of ["../secret", "a/b", "a\\b", "..", ".hidden", ""]) {
     await refuse({ change: (manifest) => (manifest.files[name] = {}) }, /names of files must be plain/);
   }
+  const changes = [
+    [(manifest) => delete manifest.tasks, /lacks the files or the tasks/],
+    [(manifest) => (manifest.files = []), /lacks the files or the tasks/],
+    [(manifest) => (manifest.files["stem.onnx"].bytes = 1e15), /must state the bytes and the hash of stem\.onnx/],
+    [(manifest) => (manifest.files["stem.onnx"] = null), /must state the bytes and the hash of stem\.onnx/],
+    [(manifest) => (manifest.tasks.vqa = null), /settings of vqa are incomplete/],
+    [(manifest) => delete manifest.tasks.caption.graphs.decoder_step, /caption lacks the graph decoder_step/],
+    [(manifest) => (manifest.tasks.caption.tokenizer = null), /lacks null, which caption needs/],
+    [(manifest) => (manifest.tasks.caption.image.size = 1e9), /image size of caption must be from 1 to 4096/],
+    [(manifest) => (manifest.tasks.caption.shapes.layers = 1e12), /layers of caption must be from 1 to/],
+  ];
+  for (const [change, message] of changes) await refuse({ change: (manifest) => change(manifest) }, message);
   await refuse({ damage: { "manifest.json": "{" } }, /manifest\.json is not JSON/);
   await refuse({ damage: { "manifest.json": undefined } }, /no file manifest\.json/);
   for (const [content, message] of [
@@ -310,6 +323,28 @@ test("wrong arguments are refused", async () => {
 test("a folder that cannot be fetched is refused", async () => {
   const load = Blip.load("http://127.0.0.1:9/model", { ort: { env: { wasm: {} } } });
   await assert.rejects(load, { name: "ExportError", message: /cannot fetch manifest\.json: .*openblip export wrote/ });
+});
+
+test("a file that never ends is not downloaded to the end", async () => {
+  const { createServer } = await import("node:http");
+  let sent = 0;
+  const server = createServer((_, response) => {
+    const block = Buffer.alloc(1 << 20, " ");
+    const send = () => {
+      while (!response.destroyed && (sent += block.length) && response.write(block));
+    };
+    response.on("drain", send);
+    send();
+  }).listen(0, "127.0.0.1");
+  await new Promise((resolve) => server.on("listening", resolve));
+  try {
+    const load = Blip.load(`http://127.0.0.1:${server.address().port}/`, { ort: { env: { wasm: {} } } });
+    await assert.rejects(load, { name: "ExportError", message: /manifest\.json: it must have at most 16777216 bytes/ });
+    assert.ok(sent < 64 << 20, `${sent} bytes`);
+  } finally {
+    server.closeAllConnections();
+    server.close();
+  }
 });
 
 test("the module and its types export the same names", async () => {

@@ -1,4 +1,4 @@
-"""Greedy decoding and beam search over an exported decoder step, with openblip's rules and results.
+"""Greedy decoding, sampling and beam search over an exported decoder step, with openblip's rules and results.
 
 Shapes: I items (images, questions or expressions), W rows of each (beams), T tokens, P prompt tokens, L layers, H
 heads, K width of a head, V vocabulary, B beams.
@@ -16,6 +16,8 @@ from numpy.typing import NDArray
 
 from openblip_portable.errors import InputError
 from openblip_portable.runtime import Array, Floats, Graph, Ids
+from openblip_portable.sampling import Draws, filter_for_sampling, log_softmax
+from openblip_portable.words import ForbiddenWords, RequiredWords, RequirementProgress
 
 _EMPTY = -np.inf  # the score of a slot without a hypothesis
 
@@ -25,13 +27,19 @@ class Options:
     """Options of decoding, with the names and meanings of `openblip`.
 
     Attributes:
-        num_beams: Number of beams; 1 is greedy decoding.
-        n: Number of texts per item, at most `num_beams`.
+        num_beams: Number of beams; 1 is greedy decoding, or sampling with `do_sample`.
+        n: Number of texts per item: at most `num_beams`, or independent samples.
         max_new_tokens: Maximum number of new tokens, [SEP] included.
         min_new_tokens: Minimum number of new tokens before [SEP].
         length_penalty: Exponent of the length that divides the score of a text.
         repetition_penalty: Divides positive and multiplies negative scores of tokens that occurred before.
         no_repeat_ngram_size: Size of n-grams that occur at most once; 0 disables.
+        do_sample: Whether to sample. Needs `num_beams=1`.
+        top_p: Probability mass of the tokens to sample from; 1 disables.
+        top_k: Number of tokens to sample from; 0 disables.
+        temperature: Divides the logits before sampling.
+        forbidden_words: Words that do not occur in any spelling.
+        required_words: Words that steer a beam search. Ignored without beams.
         eos_id: Token id of [SEP].
         pad_id: Token id of [PAD].
     """
@@ -43,6 +51,12 @@ class Options:
     length_penalty: float = 1.0
     repetition_penalty: float = 1.0
     no_repeat_ngram_size: int = 0
+    do_sample: bool = False
+    top_p: float = 0.9
+    top_k: int = 0
+    temperature: float = 1.0
+    forbidden_words: ForbiddenWords | None = None
+    required_words: RequiredWords | None = None
     eos_id: int
     pad_id: int
 
@@ -53,12 +67,15 @@ class Options:
             ("max_new_tokens", 1),
             ("min_new_tokens", 0),
             ("no_repeat_ngram_size", 0),
+            ("top_k", 0),
         )
         for name, minimum in minimums:
             value = getattr(self, name)
-            if not isinstance(value, int) or value < minimum:
+            if not isinstance(value, int) or isinstance(value, bool) or value < minimum:
                 raise InputError(f"{name} must be an integer of at least {minimum}, got {value!r}")
-        if self.n > self.num_beams:
+        if self.do_sample and self.num_beams > 1:
+            raise InputError(f"num_beams must be 1 with do_sample=True, got {self.num_beams}; leave it out to sample")
+        if self.n > self.num_beams and not self.do_sample:
             raise InputError(f"n must be at most num_beams={self.num_beams}, got {self.n}")
         if self.min_new_tokens > self.max_new_tokens:
             raise InputError(f"min_new_tokens must be at most {self.max_new_tokens}, got {self.min_new_tokens}")
@@ -66,6 +83,10 @@ class Options:
             raise InputError(f"length_penalty must be finite, got {self.length_penalty}")
         if not 0 < self.repetition_penalty < math.inf:
             raise InputError(f"repetition_penalty must be above 0, got {self.repetition_penalty}")
+        if not 0 < self.temperature < math.inf:
+            raise InputError(f"temperature must be above 0, got {self.temperature}")
+        if not 0 < self.top_p <= 1:
+            raise InputError(f"top_p must be above 0 and at most 1, got {self.top_p}")
 
 
 @dataclass(frozen=True)
@@ -126,50 +147,65 @@ class Session:
         self.mask = None if self.mask is None else self.mask[items]
 
 
-def generate(session: Session, prompts: Ids, options: Options) -> list[list[Hypothesis]]:
+def generate(session: Session, prompts: Ids, options: Options, seed: int | None = None) -> list[list[Hypothesis]]:
     """Continue prompts.
 
     Args:
         session: A session with one row per item.
         prompts: Prompts (I, P).
         options: Options.
+        seed: Makes samples repeatable; a sample then depends on its item alone.
 
     Returns:
-        `options.n` hypotheses per item, the best first.
+        `options.n` hypotheses per item, the best first. A beam search returns fewer if its bans allow fewer texts.
     """
-    return (_decode_greedily if options.num_beams == 1 else _search_beams)(session, prompts, options)
+    if options.num_beams > 1:
+        return _search_beams(session, prompts, options)
+    return _decode_rows(session, prompts, options, Draws(len(prompts), options, seed) if options.do_sample else None)
 
 
-def log_softmax(scores: Array) -> Array:
-    """Return the logarithm of the softmax over the last axis."""
-    shifted = scores - scores.max(-1, keepdims=True)
-    result: Array = shifted - np.log(np.exp(shifted).sum(-1, keepdims=True))
-    return result
-
-
-def _decode_greedily(session: Session, prompts: Ids, options: Options) -> list[list[Hypothesis]]:
-    items, prompt_length = prompts.shape
-    tokens = [row.tolist() for row in prompts]
-    logprobs, live = np.zeros(items), np.arange(items)
+def _decode_rows(session: Session, prompts: Ids, options: Options, draws: Draws | None) -> list[list[Hypothesis]]:
+    """Decode without beams: the likeliest token of each row, or a drawn one."""
+    (items, prompt_length), rows = prompts.shape, options.n
+    tokens = np.full((items, rows, prompt_length + options.max_new_tokens), options.pad_id, np.int64)
+    tokens[:, :, :prompt_length] = prompts[:, None]
+    logprobs, ended = np.zeros((items, rows)), np.zeros((items, rows), bool)
+    live = np.arange(items)
     logits = session.step(prompts)
+    if rows > 1:
+        session.widen(rows)
+        logits = np.repeat(logits, rows, 0)
     for new in range(options.max_new_tokens):
-        scores = _process(logits, np.array([tokens[i] for i in live]), new, options)
-        chosen = scores.argmax(-1)
-        rows = np.arange(len(live))
-        logprobs[live] += log_softmax(logits)[rows, chosen]
-        for item, token in zip(live, chosen.tolist(), strict=True):
-            tokens[item].append(token)
-        running = np.flatnonzero(chosen != options.eos_id)
+        end = prompt_length + new
+        scores = _process(logits, tokens[live, :, :end].reshape(len(logits), end), new, options)
+        if draws is None:
+            chosen = scores.argmax(-1)
+        else:
+            chosen = draws.sample_tokens(filter_for_sampling(scores, options), new, live)
+        gains = log_softmax(logits)[np.arange(len(chosen)), chosen].reshape(-1, rows)
+        # Rows that ended earlier get padding, which adds nothing.
+        idle = ended[live]
+        chosen = np.where(idle, options.pad_id, chosen.reshape(-1, rows))
+        tokens[live, :, end] = chosen
+        logprobs[live] += np.where(idle, 0.0, gains)
+        ended[live] |= chosen == options.eos_id
+        running = np.flatnonzero(~ended[live].all(1))
         if not len(running) or new + 1 == options.max_new_tokens:
             break
         if len(running) < len(live):
             session.keep(running)
             live, chosen = live[running], chosen[running]
-        logits = session.step(chosen[:, None])
+        logits = session.step(chosen.reshape(-1, 1))
     results = []
-    for row, logprob in zip(tokens, logprobs.tolist(), strict=True):
-        ids = row[prompt_length:]
-        results.append([Hypothesis(ids, logprob, logprob, ids[-1] == options.eos_id)])
+    for item_tokens, item_logprobs in zip(
+        tokens[:, :, prompt_length : end + 1].tolist(), logprobs.tolist(), strict=True
+    ):
+        hypotheses = []
+        for ids, logprob in zip(item_tokens, item_logprobs, strict=True):
+            finished = options.eos_id in ids
+            ids = ids[: ids.index(options.eos_id) + 1] if finished else ids
+            hypotheses.append(Hypothesis(ids, logprob, logprob, finished))
+        results.append(hypotheses)
     return results
 
 
@@ -213,13 +249,22 @@ def _search_beams(session: Session, prompts: Ids, options: Options) -> list[list
     complete = _Beams(tokens, np.full((items, beams), _EMPTY), zeros, lengths)
     done, live = np.zeros(items, bool), np.arange(items)
     results: list[list[Hypothesis]] = [[] for _ in range(items)]
+    required = options.required_words if options.required_words and options.required_words.clauses else None
     logits = session.step(prompts)
     for step in range(1, options.max_new_tokens + 1):
         # Candidates: the best continuations of each item.
         logprobs = log_softmax(logits)
         history = running.tokens[:, :, : prompt_length + step - 1].reshape(len(logits), -1)
         scores = _process(logprobs, history, step - 1, options)
-        score, parents, chosen = _best_candidates(scores, running.score, 2 * beams)
+        progress: list[RequirementProgress] = []
+        if required is not None:  # no text ends before it has all required words
+            progress = [required.progress(ids) for ids in history[:, prompt_length:].tolist()]
+            scores = scores.copy()
+            scores[[row.clauses_met < len(required.clauses) for row in progress], options.eos_id] = _EMPTY
+        score, flat = _best_candidates(scores, running.score, 2 * beams)
+        if required is not None:
+            score, flat = _add_required_tokens(scores, running.score, score, flat, progress, options.eos_id)
+        parents, chosen = flat // scores.shape[1], flat % scores.shape[1]
         candidates = running.gather(parents)
         candidates.tokens[:, :, prompt_length + step - 1] = chosen
         candidates.score = score
@@ -230,11 +275,16 @@ def _search_beams(session: Session, prompts: Ids, options: Options) -> list[list
         # The best candidates that do not end are the next beams; those that end among the better half are complete.
         ends = chosen == options.eos_id
         open_score = np.where(ends, _EMPTY, score)
-        slots = _rank(open_score, beams)
+        if required is None:
+            slots = _rank(open_score, beams)
+            is_complete = ends & (np.arange(2 * beams) < beams) & ~done[:, None]
+        else:  # an end counts at any rank, because few candidates are allowed to end
+            texts = candidates.tokens[:, :, prompt_length : prompt_length + step]
+            slots = _choose_by_progress(open_score, texts, required, beams)
+            is_complete = ends & ~done[:, None]
         running = candidates.gather(slots)
         running.score = np.take_along_axis(open_score, slots, 1)
         parents = np.take_along_axis(parents, slots, 1)
-        is_complete = ends & (np.arange(2 * beams) < beams) & ~done[:, None]
         final = candidates.score.astype(np.float64) / (prompt_length + step - 1) ** options.length_penalty
         complete = complete.merge(candidates, np.where(is_complete, final, _EMPTY))
         worst, best = complete.score[:, -1], candidates.score[:, 0].astype(np.float64)
@@ -278,8 +328,8 @@ def _to_hypotheses(complete: _Beams, index: int, prompt_length: int, options: Op
     return hypotheses
 
 
-def _best_candidates(scores: Array, running: Array, count: int) -> tuple[Array, NDArray[np.intp], NDArray[np.intp]]:
-    """Return summed scores, beams and tokens (I, count) of the best continuations, the best first.
+def _best_candidates(scores: Array, running: Array, count: int) -> tuple[Array, NDArray[np.intp]]:
+    """Return summed scores (I, count) of the best continuations, the best first, and their (beam, token) pairs.
 
     Args:
         scores: Scores of the next token (rows, V).
@@ -298,8 +348,55 @@ def _best_candidates(scores: Array, running: Array, count: int) -> tuple[Array, 
         missing = ((0, 0), (0, count - sums.shape[1]))
         sums, flat = np.pad(sums, missing, constant_values=_EMPTY), np.pad(flat, missing)
     order = _rank(sums, count)
-    flat = np.take_along_axis(flat, order, 1)
-    return np.take_along_axis(sums, order, 1), flat // vocab_size, flat % vocab_size
+    return np.take_along_axis(sums, order, 1), np.take_along_axis(flat, order, 1)
+
+
+def _add_required_tokens(
+    scores: Array,
+    running: Array,
+    score: Array,
+    flat: NDArray[np.intp],
+    progress: Sequence[RequirementProgress],
+    eos_id: int,
+) -> tuple[Array, NDArray[np.intp]]:
+    """Append candidates that bring each beam closer to a required word or, if it has all words, to its end."""
+    (items, width), vocab_size = running.shape, scores.shape[1]
+    additions: list[list[int]] = []
+    for item, existing in enumerate(flat.tolist()):
+        indices = [
+            row * vocab_size + token
+            for row in range(width)
+            for token in progress[item * width + row].next_ids or (eos_id,)
+        ]
+        additions.append([index for index in indices if index not in existing])
+    longest = max(map(len, additions))
+    new_flat = np.array([indices + [-1] * (longest - len(indices)) for indices in additions], np.intp)
+    new_flat = new_flat.reshape(items, longest)
+    sums = (scores.reshape(items, width, -1) + running[..., None]).reshape(items, -1)
+    new_score = np.where(new_flat < 0, _EMPTY, np.take_along_axis(sums, new_flat.clip(0), 1))
+    new_score = new_score.astype(score.dtype)
+    return np.concatenate([score, new_score], 1), np.concatenate([flat, new_flat.clip(0)], 1)
+
+
+def _choose_by_progress(open_score: Array, texts: Ids, required: RequiredWords, beams: int) -> NDArray[np.intp]:
+    """Return the slots (I, B) of the next beams, by descending score.
+
+    Candidates with equal progress towards the required words form a bank. The banks take turns, the most advanced bank
+    first, so that beams with and without the required words both survive (Post and Vilar, 2018).
+    """
+    orders = _rank(open_score, open_score.shape[1]).tolist()
+    chosen = []
+    for order, scores, item_texts in zip(orders, open_score.tolist(), texts.tolist(), strict=True):
+        banks: dict[tuple[int, int], list[int]] = {}
+        for slot in order:
+            if scores[slot] > _EMPTY:
+                banks.setdefault(required.progress(item_texts[slot]).bank, []).append(slot)
+        ranked_banks = [banks[key] for key in sorted(banks, reverse=True)]
+        slots = [bank[turn] for turn in range(beams) for bank in ranked_banks if turn < len(bank)][:beams]
+        slots.sort(key=lambda slot: -scores[slot])
+        fill = [slot for slot in order if slot not in slots]  # slots without a hypothesis
+        chosen.append(slots + fill[: beams - len(slots)])
+    return np.array(chosen, np.intp)
 
 
 def _rank(scores: Array, count: int) -> NDArray[np.intp]:
@@ -309,8 +406,8 @@ def _rank(scores: Array, count: int) -> NDArray[np.intp]:
 
 def _process(scores: Array, history: Ids, new: int, options: Options) -> Array:
     """Apply penalties and bans to the scores (R, V) of the token after the history (R, T)."""
-    size = options.no_repeat_ngram_size
-    if options.repetition_penalty == 1 and not size and new >= options.min_new_tokens:
+    size, forbidden = options.no_repeat_ngram_size, options.forbidden_words
+    if options.repetition_penalty == 1 and not size and new >= options.min_new_tokens and forbidden is None:
         return scores
     scores = scores.copy()
     for row, ids in enumerate(history):
@@ -325,6 +422,16 @@ def _process(scores: Array, history: Ids, new: int, options: Options) -> Array:
             scores[row, grams[repeats, -1]] = _EMPTY
     if new < options.min_new_tokens:
         scores[:, options.eos_id] = _EMPTY
+    if forbidden is not None:
+        # In the last step, and without beams, nothing can replace a text that completes a forbidden word.
+        final = options.num_beams == 1 or new + 1 == options.max_new_tokens or not forbidden.continuation_ids
+        for row, ids in enumerate(history.tolist()):
+            if new and forbidden.ends_with_phrase(ids, new):  # a `##` piece makes a longer word of it
+                allowed = np.zeros(scores.shape[1], bool)
+                allowed[list(forbidden.continuation_ids)] = True
+                scores[row, ~allowed] = _EMPTY
+            if final:
+                scores[row, forbidden.completing_ids(ids, new)] = _EMPTY
     return scores
 
 

@@ -17,7 +17,19 @@ from openblip_portable.text import Tokenizer
 FILE = "manifest.json"
 FORMAT = "openblip-export"
 FORMAT_VERSION = 1
+PRECISIONS = ("fp32", "fp16", "int8")
 _BLOCK = 1 << 20
+_MAX_MANIFEST = 1 << 24  # bytes; a manifest has a few thousand
+_MAX_SIDE = 4096  # pixels of an image's side
+_MAX_SHAPE = 1 << 20
+_ROLES: Mapping[str, tuple[str, ...]] = {
+    "caption": ("image_encoder", "image_memory", "decoder_step"),
+    "vqa": ("image_encoder", "image_memory", "question_encoder", "decoder_step"),
+    "retrieval": ("image_encoder", "image_memory", "match", "image_embedding", "text_embedding"),
+    "grounding": ("image_encoder", "image_memory", "expression_encoder", "decoder_step"),
+    "nlvr": ("image_encoder", "image_memory", "compare"),
+}
+"""The graphs that each task needs; a task may have more."""
 
 StrPath: TypeAlias = "str | os.PathLike[str]"
 
@@ -114,9 +126,12 @@ class ExportFolder:
         """
         for name, entry in self.manifest["files"].items():
             digest = hashlib.sha256()
-            with (self.path / name).open("rb") as file:
-                while block := file.read(_BLOCK):
-                    digest.update(block)
+            try:
+                with (self.path / name).open("rb") as file:
+                    while block := file.read(_BLOCK):
+                        digest.update(block)
+            except OSError as error:
+                raise ExportError(f"cannot read {self.path / name}: {error.strerror or error}") from error
             if digest.hexdigest() != entry["sha256"]:
                 raise ExportError(f"{self.path / name} is damaged: its SHA-256 differs from the manifest; export again")
 
@@ -129,8 +144,10 @@ def _read_manifest(folder: Path) -> dict[str, Any]:
     if not path.is_file():
         raise ExportError(f"{folder} has no {FILE}: it is no export, or the export was cut off; export again")
     try:
+        if path.stat().st_size > _MAX_MANIFEST:
+            raise ExportError(f"{path} must have at most {_MAX_MANIFEST} bytes; it is no export of openblip")
         manifest = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise ExportError(f"{path} cannot be read: {error}") from error
     if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
         raise ExportError(f"{path} must have the format {FORMAT!r}; it is no export of openblip")
@@ -149,6 +166,8 @@ def _read_manifest(folder: Path) -> dict[str, Any]:
 
 def _check_files(folder: Path, manifest: Mapping[str, Any]) -> None:
     files = manifest["files"]
+    if manifest["precision"] not in PRECISIONS:
+        raise ExportError(f"the precision must be one of {', '.join(PRECISIONS)}, got {manifest['precision']!r}")
     if manifest["runtime"] not in LOADERS:
         raise ExportError(f"the runtime must be one of {', '.join(LOADERS)}, got {manifest['runtime']!r}")
     for name, entry in files.items():
@@ -162,12 +181,37 @@ def _check_files(folder: Path, manifest: Mapping[str, Any]) -> None:
                 "export again"
             )
     for task, entry in manifest["tasks"].items():
-        for name in (*entry["graphs"].values(), entry["tokenizer"]):
+        graphs = list(entry["graphs"].values())
+        # OpenVINO reads the weights of an `.xml` file from the `.bin` file next to it.
+        weights = [f"{name.removesuffix('.xml')}.bin" for name in graphs if manifest["runtime"] == "openvino"]
+        for name in (*graphs, *weights, entry["tokenizer"]):
             if name not in files:
                 raise ExportError(f"{folder}: the file {name!r} of {task!r} is not among the files of the manifest")
+        for role in _ROLES.get(task, ()):
+            if role not in entry["graphs"]:
+                raise ExportError(f"{folder}: {task!r} lacks the graph {role!r}; export again")
+        _check_settings(task, entry)
+
+
+def _check_settings(task: str, entry: Mapping[str, Any]) -> None:
+    """Raise `ExportError` for sizes that no export has: they would take all memory."""
+    image, ids, shapes = entry["image"], entry["special_ids"], entry["shapes"]
+    _check_size(task, "image.size", image["size"], 1, _MAX_SIDE)
+    for name in ("mean", "std"):
+        if len(image[name]) != 3 or not all(isinstance(value, (int, float)) for value in image[name]):
+            raise ExportError(f"{task}: image.{name} must be three numbers, got {image[name]!r}; export again")
+    for name in ("layers", "heads", "head_width", "max_positions", "vocab_size"):
+        _check_size(task, f"shapes.{name}", shapes[name], 1, _MAX_SHAPE)
+    for name in ("pad", "unk", "cls", "sep", "dec", "enc"):
+        _check_size(task, f"special_ids.{name}", ids[name], 0, shapes["vocab_size"] - 1)
+
+
+def _check_size(task: str, name: str, value: object, minimum: int, maximum: int) -> None:
+    if not isinstance(value, int) or not minimum <= value <= maximum:
+        raise ExportError(f"{task}: {name} must be from {minimum} to {maximum}, got {value!r}; export again")
 
 
 def _check_name(name: str) -> None:
     """Raise `ExportError` unless a name is that of a plain file inside the folder, on any system."""
-    if not name or name in (".", "..") or any(character in name for character in "/\\:\0"):
+    if not name or name in (".", "..", FILE) or any(character in name for character in "/\\:\0"):
         raise ExportError(f"the manifest must name plain files inside its folder, got {name!r}")

@@ -10,17 +10,20 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, TypedDict, TypeVar, overload
 
 import numpy as np
 
 from openblip_portable.base import Task, deliver, group, pair
-from openblip_portable.decoding import Hypothesis, Options, Session, generate, log_softmax
+from openblip_portable.constraints import forbid_words, require_words
+from openblip_portable.decoding import Hypothesis, Options, Session, generate
 from openblip_portable.errors import InputError
 from openblip_portable.images import ImageInput
 from openblip_portable.results import Answer, Caption
 from openblip_portable.runtime import Array, Floats, Ids
+from openblip_portable.sampling import log_softmax
+from openblip_portable.words import split_words, trim_function_words
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -38,6 +41,24 @@ class CaptionOptions(TypedDict, total=False):
     length_penalty: float | None
     repetition_penalty: float | None
     no_repeat_ngram_size: int | None
+    do_sample: bool
+    top_p: float | None
+    top_k: int | None
+    temperature: float | None
+    seed: int | None
+    forbid: Sequence[str]
+    require: Sequence[str | Sequence[str]]
+    trim: bool
+
+
+@dataclass(frozen=True)
+class _CaptionSettings:
+    """What a call of `caption` asked for, apart from the prompts."""
+
+    decoding: Options
+    n: int
+    seed: int | None
+    trim: bool
 
 
 class AnswerOptions(TypedDict, total=False):
@@ -88,19 +109,37 @@ class Captioner(Task):
         length_penalty: float | None = None,
         repetition_penalty: float | None = None,
         no_repeat_ngram_size: int | None = None,
+        do_sample: bool = False,
+        top_p: float | None = None,
+        top_k: int | None = None,
+        temperature: float | None = None,
+        seed: int | None = None,
+        forbid: Sequence[str] = (),
+        require: Sequence[str | Sequence[str]] = (),
+        trim: bool = False,
     ) -> Caption | list[Caption] | Iterator[Caption]:
         """Describe images. Options that are left out have the values of the export.
 
         Args:
             images: One image, a list, or an iterator.
             prompt: Text that captions start with, one for all images or one per image; by default the model's own.
-            num_beams: Beams of the search; 1 is greedy decoding.
-            n: Captions per image, at most `num_beams`.
+            num_beams: Beams of the search; 1 is greedy decoding, and the default with `do_sample`.
+            n: Captions per image: at most `num_beams`, or independent samples.
             min_new_tokens: Fewest tokens before [SEP].
             max_new_tokens: Most tokens, [SEP] included.
             length_penalty: Exponent of the length that divides the score of a beam.
             repetition_penalty: Divides the scores of tokens that occurred.
             no_repeat_ngram_size: Size of the n-grams that must not occur twice; 0 allows all.
+            do_sample: Whether to sample tokens instead of searching for the best caption.
+            top_p: Samples from the most probable tokens with this total probability; by default 0.9.
+            top_k: Samples from this many of the most probable tokens; by default from all.
+            temperature: Above 1 samples more diverse captions, below 1 more probable ones; by default 1.
+            seed: Makes samples repeatable. A seed gives the samples of `openblip.Blip`, except where rounding moves a
+                token across a random number, which is rare. A sample with a seed depends only on its image.
+            forbid: Words that must not occur, however their pieces spell them.
+            require: Words, or lists of alternative words, that the search steers towards. Where one is missing, the
+                caption is `unmet`.
+            trim: Whether to prefer finished captions, and to remove words such as "of the" from the end of others.
 
         Returns:
             A caption per image, in the shape of `images`.
@@ -109,20 +148,37 @@ class Captioner(Task):
             ImageError: An image cannot be read.
             InputError: An option is out of range.
         """
+        for name, value in (("top_p", top_p), ("top_k", top_k), ("temperature", temperature), ("seed", seed)):
+            if value is not None and not do_sample:
+                raise InputError(f"{name} needs do_sample=True, got {name}={value} without it")
         options = _options(
-            self, num_beams=num_beams, n=n, min_new_tokens=min_new_tokens, max_new_tokens=max_new_tokens,
-            length_penalty=length_penalty, repetition_penalty=repetition_penalty,
+            self,
+            num_beams=1 if do_sample and num_beams is None else num_beams,
+            n=n,
+            min_new_tokens=min_new_tokens,
+            max_new_tokens=max_new_tokens,
+            length_penalty=length_penalty,
+            repetition_penalty=repetition_penalty,
             no_repeat_ngram_size=no_repeat_ngram_size,
-        )  # fmt: skip
-        return deliver(self._caption(pair(images, prompt, "prompt"), options), images)
+            do_sample=do_sample,
+            top_p=top_p,
+            top_k=top_k,
+            temperature=temperature,
+            forbidden_words=forbid_words(self.tokenizer, forbid),
+            required_words=require_words(self.tokenizer, require, prompt if isinstance(prompt, str) else None, forbid),
+        )
+        if options.num_beams > 1 and (trim or options.required_words):
+            options = replace(options, n=options.num_beams)  # the result is chosen among all beams
+        settings = _CaptionSettings(options, n, seed, trim)
+        return deliver(self._caption(pair(images, prompt, "prompt"), settings), images)
 
-    def _caption(self, items: Iterable[tuple[ImageInput, str | None]], options: Options) -> Iterator[Caption]:
+    def _caption(self, items: Iterable[tuple[ImageInput, str | None]], settings: _CaptionSettings) -> Iterator[Caption]:
         for batch, pixels, _ in self.iter_batches(items, lambda item: item[0]):
-            prompts = [self._prompt_ids(text, options) for _, text in batch]
+            prompts = [self._prompt_ids(text, settings.decoding) for _, text in batch]
             memory = self.run("image_memory", self.encode_images(pixels))
-            texts = _generate_grouped(self, memory, None, prompts, options)
+            texts = _generate_grouped(self, memory, None, prompts, settings.decoding, settings.seed)
             for (_, prompt), hypotheses in zip(batch, texts, strict=True):
-                yield self._to_caption(prompt, hypotheses, options)
+                yield self._to_caption(prompt, hypotheses, settings)
 
     def _prompt_ids(self, prompt: str | None, options: Options) -> list[int]:
         ids = self.settings["prompt_ids"]
@@ -131,17 +187,28 @@ class Captioner(Task):
         _check_length(self, len(ids) + options.max_new_tokens - 1)
         return list(ids)
 
-    def _to_caption(self, prompt: str | None, hypotheses: list[Hypothesis], options: Options) -> Caption:
-        penalty = options.length_penalty
-        captions = []
-        for hypothesis in sorted(hypotheses, key=lambda found: -found.logprob / len(found.ids) ** penalty):
-            decode = self.tokenizer
-            text = decode.decode_after(prompt, hypothesis.ids) if prompt else decode.decode(hypothesis.ids)
+    def _to_caption(self, prompt: str | None, hypotheses: list[Hypothesis], settings: _CaptionSettings) -> Caption:
+        """Return the best caption with its alternatives.
+
+        Captions with all required words come first and, with `trim`, finished captions before unfinished ones; those
+        that are equal in this respect are ranked by their likelihood per token, or per power of tokens.
+        """
+        tokenizer, required = self.tokenizer, settings.decoding.required_words
+        candidates: list[tuple[tuple[bool, bool], float, Caption]] = []
+        for hypothesis in hypotheses:
+            ids, unmet = hypothesis.ids, False
+            if required:
+                unmet = not required.are_met(split_words(tokenizer.pieces, [*tokenizer.spell(prompt or ""), *ids]))
+            unfinished = settings.trim and not hypothesis.finished
+            if unfinished:
+                ids = trim_function_words(tokenizer.pieces, ids, settings.decoding.eos_id)
+            text = tokenizer.decode_after(prompt, ids) if prompt else tokenizer.decode(ids)
             score = hypothesis.logprob / len(hypothesis.ids)
-            captions.append(
-                Caption(text, hypothesis.logprob, score, hypothesis.finished, confidence=self._confidence(score))
-            )
-        return _best(captions)
+            caption = Caption(text, hypothesis.logprob, score, hypothesis.finished, unmet, self._confidence(score))
+            cost = -hypothesis.logprob / len(hypothesis.ids) ** settings.decoding.length_penalty
+            candidates.append(((unmet, unfinished), cost, caption))
+        candidates.sort(key=lambda candidate: candidate[0])
+        return _best([caption for *_, caption in sorted(candidates[: settings.n], key=lambda found: found[:2])])
 
     def _confidence(self, score: float) -> float | None:
         calibration = self.settings["confidence"]
@@ -291,15 +358,21 @@ class Answerer(Task):
 
 
 def _options(task: Task, *, n: int, **given: Any) -> Options:
-    """Return the options of the caller, and the export's own for those that were left out."""
+    """Return the options of the caller, and for those that were left out the export's own, if it has any."""
     defaults = task.settings["generation"]
-    values = {name: defaults[name] if value is None else value for name, value in given.items()}
+    values = {name: defaults.get(name) if value is None else value for name, value in given.items()}
+    values = {name: value for name, value in values.items() if value is not None}
     ids = task.tokenizer.special_ids
     return Options(n=n, eos_id=ids["sep"], pad_id=ids["pad"], **values)
 
 
 def _generate_grouped(
-    task: Task, memory: Sequence[Floats], mask: Ids | None, prompts: Sequence[list[int]], options: Options
+    task: Task,
+    memory: Sequence[Floats],
+    mask: Ids | None,
+    prompts: Sequence[list[int]],
+    options: Options,
+    seed: int | None = None,
 ) -> list[list[Hypothesis]]:
     """Continue prompts of any length; those of equal length together."""
     groups: dict[int, list[int]] = {}
@@ -318,7 +391,7 @@ def _generate_grouped(
                 None if own_mask is None else own_mask[rows],
             )  # fmt: skip
             table = np.array([prompts[item] for item in items[rows]], np.int64)
-            for item, hypotheses in zip(items[rows], generate(session, table, options), strict=True):
+            for item, hypotheses in zip(items[rows], generate(session, table, options, seed), strict=True):
                 results[item] = hypotheses
     return results
 

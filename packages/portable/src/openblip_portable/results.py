@@ -20,7 +20,7 @@ class Caption:
         logprob: Summed natural-log probability of the generated tokens, [SEP] included.
         score: Mean natural-log probability per generated token.
         finished: Whether the caption ended with [SEP]; `False` if `max_new_tokens` cut it off.
-        unmet: Always `False`; words cannot be required here.
+        unmet: Whether the caption lacks a word of `require`.
         confidence: Probability that the caption names the subject of the image, with the default settings; `None` if
             the model has no calibration.
         alternatives: The other `n - 1` captions, the likeliest first.

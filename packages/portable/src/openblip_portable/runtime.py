@@ -59,7 +59,10 @@ def load_onnx(path: Path, threads: int, precision: str) -> Graph:
     names = [port.name for port in session.get_inputs()]
 
     def run(inputs: Sequence[Array]) -> list[Floats]:
-        outputs: list[Floats] = session.run(None, dict(zip(names, inputs, strict=True)))
+        try:
+            outputs: list[Floats] = session.run(None, dict(zip(names, inputs, strict=True)))
+        except Exception as error:  # the library has many types
+            raise ExportError(f"{path} cannot be run: {error}") from error
         return outputs
 
     return run
@@ -102,7 +105,10 @@ def load_openvino(path: Path, threads: int, precision: str) -> Graph:
 
     def run(inputs: Sequence[Array]) -> list[Floats]:
         with lock:
-            results = compiled([np.ascontiguousarray(array) for array in inputs])
+            try:
+                results = compiled([np.ascontiguousarray(array) for array in inputs])
+            except Exception as error:
+                raise ExportError(f"{path} cannot be run: {error}") from error
             return [np.array(results[i]) for i in range(len(results))]
 
     return run

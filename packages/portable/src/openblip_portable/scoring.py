@@ -16,11 +16,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from openblip_portable.base import Task, deliver, group, is_single, pair
-from openblip_portable.decoding import Session, decode_boxes, log_softmax
+from openblip_portable.decoding import Session, decode_boxes
 from openblip_portable.errors import InputError
 from openblip_portable.images import ImageInput
 from openblip_portable.results import Box, Classification, Comparison, Label, Match
 from openblip_portable.runtime import Array, Floats
+from openblip_portable.sampling import log_softmax
 
 Images: TypeAlias = "ImageInput | Iterable[ImageInput]"
 Embedding: TypeAlias = NDArray[np.float32]

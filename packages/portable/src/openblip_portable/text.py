@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import string
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -72,6 +73,15 @@ class Tokenizer:
         self.special_ids = dict(special_ids)
         added = self.backend.get_added_tokens_decoder()
         self._skipped = {i for i, token in added.items() if token.special} | {special_ids["dec"], special_ids["enc"]}
+
+    @cached_property
+    def pieces(self) -> tuple[str, ...]:
+        """The word piece of each id of the vocabulary; the empty string for unused ids."""
+        vocab = self.backend.get_vocab()
+        pieces = [""] * (max(vocab.values()) + 1)
+        for piece, i in vocab.items():
+            pieces[i] = piece
+        return tuple(pieces)
 
     def spell(self, text: str) -> list[int]:
         """Return the ids of the word pieces of a text, without special tokens."""
