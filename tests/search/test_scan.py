@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -15,7 +16,8 @@ from openblip.search import scan
 from openblip.search.matrix import Rows
 from openblip.search.scan import Scanner, has_faiss
 
-ENGINES = [False, pytest.param(True, marks=pytest.mark.skipif(not has_faiss(), reason="faiss is not installed"))]
+NEEDS_FAISS = pytest.mark.skipif(not has_faiss(), reason="faiss is not installed")
+ENGINES = ["numpy", *(pytest.param(kind, marks=NEEDS_FAISS) for kind in ("int8", "fp16", "fastest"))]
 
 
 def unit(rows: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -37,9 +39,9 @@ def make_matrix(seed: int, count: int, width: int, spread: float, dtype: str) ->
     return rows.astype(dtype)
 
 
-@pytest.mark.parametrize("use_faiss", ENGINES)
+@pytest.mark.parametrize("engine", ENGINES)
 @pytest.mark.parametrize("dtype", ["float32", "float16"])
-@settings(max_examples=60, deadline=None, derandomize=True)
+@settings(max_examples=40, deadline=None, derandomize=True)
 @given(
     seed=st.integers(0, 2**32 - 1),
     count=st.integers(1, 6000),
@@ -51,7 +53,7 @@ def make_matrix(seed: int, count: int, width: int, spread: float, dtype: str) ->
 )
 def test_recall_is_one(
     dtype: str,
-    use_faiss: bool,
+    engine: str,
     seed: int,
     count: int,
     width: int,
@@ -67,8 +69,10 @@ def test_recall_is_one(
     rows = None if share is None else np.flatnonzero(draw.random(count) < share)
     allowed = np.ones(count, bool) if rows is None else np.isin(np.arange(count), rows)
     allowed[excluded] = False
-    scanner = Scanner(matrix, use_faiss=use_faiss)
-    for _ in range(3):  # faiss scans fp32 from the third query on
+    scanner = Scanner(matrix, use_faiss=engine != "numpy")
+    if engine in ("int8", "fp16"):
+        scanner._codes, scanner._is_chosen = scan.Codes(scan._import_faiss(), matrix, cast(scan.CodeType, engine)), True
+    for _ in range(3):  # the fastest scan is chosen by the third query
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             found, cosines = scanner.find(query, n, rows=rows, excluded=excluded)
@@ -102,20 +106,71 @@ def test_queries_without_a_direction_are_refused(query: NDArray[np.float64]) -> 
 
 @pytest.mark.parametrize("threads", [1, 3])
 @pytest.mark.parametrize("dtype", ["float32", "float16"])
-@pytest.mark.skipif(not has_faiss(), reason="faiss is not installed")
-def test_faiss_returns_the_candidates(dtype: str, threads: int, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("kind", ["int8", "fp16"])
+@NEEDS_FAISS
+def test_faiss_returns_the_candidates(
+    kind: scan.CodeType, dtype: str, threads: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Most queries end with what faiss returned, whether one thread scans or several."""
     matrix = make_matrix(0, 20_000, 64, 1.0, dtype)
     scanner = Scanner(matrix, use_faiss=True)
     assert scanner.faiss is not None
     monkeypatch.setattr(scan, "_SHARD_ROWS", 5000)
     monkeypatch.setattr(scanner.faiss, "omp_get_max_threads", lambda: threads)
-    query = np.random.default_rng(1).standard_normal(64)
+    codes = scan.Codes(scanner.faiss, matrix, kind)
+    query = unit(np.random.default_rng(1).standard_normal(64))
     mask = np.random.default_rng(2).random(20_000) < 0.5
     for allowed in (np.ones(20_000, bool), mask):
-        candidates = scanner._best_codes(query / np.linalg.norm(query), 10, allowed)
+        candidates = scanner._best_codes(codes, query, 10, allowed)
         assert candidates is not None
         assert len(candidates) < 200
         expected = brute_force(matrix, query, 10, allowed)
         assert np.isin(expected, candidates).all()
-    assert len(scanner._shards) == threads
+    assert len(codes.shards) == threads
+
+
+@pytest.mark.parametrize("kind", ["int8", "fp16"])
+@pytest.mark.parametrize("width", [3, 20, 64])
+@pytest.mark.parametrize("outlier", [0.0, 20.0])
+@NEEDS_FAISS
+def test_the_scores_of_faiss_are_within_their_bound(kind: scan.CodeType, width: int, outlier: float) -> None:
+    draw = np.random.default_rng(0)
+    rows = draw.standard_normal((3000, width))
+    rows[:, 0] += outlier
+    matrix = unit(rows).astype(np.float32)
+    codes = scan.Codes(scan._import_faiss(), matrix, kind)
+    for query in unit(draw.standard_normal((5, width))):
+        scores, found, error = codes.search(query, 200)
+        differences = np.abs(scores - matrix[found].astype(np.float64) @ query)
+        assert 0 < differences.max() <= error < (0.08 if kind == "int8" else 0.002)
+
+
+@NEEDS_FAISS
+@pytest.mark.parametrize("fastest", ["numpy", "int8", "fp16"])
+def test_the_fastest_scan_is_kept(fastest: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    matrix = make_matrix(0, 8000, 64, 1.0, "float32")
+    times: list[float] = []
+    for name in ["numpy", "int8", "fp16"] * scan._TRIALS:
+        times += [0.0, 0.5 if name == fastest else 1.0]  # start and end
+    monkeypatch.setattr(scan.time, "perf_counter", iter(times).__next__)
+    scanner = Scanner(matrix, use_faiss=True)
+    queries = np.random.default_rng(1).standard_normal((4, 64))
+    for query in queries:
+        found, _ = scanner.find(query, 5)
+        assert found.tolist() == brute_force(matrix, query, 5, np.ones(8000, bool)).tolist()
+    assert (scanner._codes.kind if scanner._codes else "numpy") == fastest
+
+
+@NEEDS_FAISS
+def test_codes_that_another_faiss_scores_otherwise_are_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    matrix = make_matrix(0, 8000, 64, 1.0, "float32")
+    scanner = Scanner(matrix, use_faiss=True)
+    codes = scan.Codes(scan._import_faiss(), matrix, "int8")
+    search = codes.search
+
+    def search_wrongly(query: NDArray[np.float64], count: int) -> tuple[Any, Any, float]:
+        scores, rows, error = search(query, count)
+        return scores + 0.1, rows, error
+
+    monkeypatch.setattr(codes, "search", search_wrongly)
+    assert scanner._best_codes(codes, unit(np.ones(64)), 5, None) is None
