@@ -152,7 +152,7 @@ def test_the_fastest_scan_is_kept(fastest: str, monkeypatch: pytest.MonkeyPatch)
     times: list[float] = []
     for name in ["numpy", "int8", "fp16"] * scan._TRIALS:
         times += [0.0, 0.5 if name == fastest else 1.0]  # start and end
-    monkeypatch.setattr(scan.time, "perf_counter", iter(times).__next__)
+    monkeypatch.setattr("openblip.search.scan.time.perf_counter", iter(times).__next__)
     scanner = Scanner(matrix, use_faiss=True)
     queries = np.random.default_rng(1).standard_normal((4, 64))
     for query in queries:
