@@ -1,8 +1,8 @@
 """Exact search in a matrix: every row is scored, and the best ones are scored again in float64.
 
-The error of the first scores has a known bound: `(E + 2) * 2**-24` in float32 for rows of norm 1; with faiss, whose rows
-are rounded to int8 or fp16, it is measured. Rows that may be better than the n-th best by these bounds are scored again
-in float64, so the result equals float64 brute force over the stored rows.
+The error of the first scores has a known bound: `(E + 2) * 2**-24` in float32 for rows of norm 1; with faiss, whose
+rows are rounded to int8 or fp16, it is measured. Rows that may be better than the n-th best by these bounds are scored
+again in float64, so the result equals float64 brute force over the stored rows.
 
 The time of a scan is mostly the time to read the rows. faiss reads a copy that is a quarter (int8) or half (fp16) as
 large. Coarser scores leave more rows to score again, so the fastest scan depends on the rows and on the processor. At
