@@ -20,7 +20,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import filelock
 import numpy as np
@@ -396,9 +396,9 @@ class LocalStore(Store):
         with self._writing() as connection:
             values = _read_settings(connection)
             generation = int(values["generation"])
-            freed = self._compact_vectors(connection, generation, int(values["rows"]))
+            freed = self._compact_file(connection, "vector", generation, int(values["rows"]))
             if self.settings.states == "stored":
-                freed += self._compact_states(connection, generation, int(values["state_rows"]))
+                freed += self._compact_file(connection, "state", generation, int(values["state_rows"]))
             connection.execute("DELETE FROM unused")
             changed = {"generation": generation + 1, "changes": int(values["changes"]) + 1}
             _write_settings(connection, changed)
@@ -450,23 +450,19 @@ class LocalStore(Store):
             connection.execute(f"INSERT INTO unused SELECT vector {chosen}", chunk)
             connection.execute(f"DELETE {chosen}", chunk)
 
-    def _compact_vectors(self, connection: sqlite3.Connection, generation: int, count: int) -> int:
-        select = "SELECT vector FROM images ORDER BY vector"
+    def _compact_file(
+        self, connection: sqlite3.Connection, column: Literal["vector", "state"], generation: int, count: int
+    ) -> int:
+        """Copy the rows in use into the next generation of their file; return the number of bytes freed."""
+        open_file = self._vectors_file if column == "vector" else self._states_file
+        select = f"SELECT DISTINCT {column} FROM images WHERE {column} IS NOT NULL ORDER BY {column}"
         rows = np.fromiter((row for (row,) in connection.execute(select)), np.int64)
-        file = self._vectors_file(generation + 1)
-        file.copy_rows(self._vectors_file(generation).map(count), rows)
+        file = open_file(generation + 1)
+        file.copy_rows(open_file(generation).map(count), rows)
         # New numbers are at most the old ones, so that in this order no two rows ever share one.
-        connection.executemany("UPDATE images SET vector = ? WHERE vector = ?", list(enumerate(rows.tolist())))
-        _write_settings(connection, {"rows": len(rows)})
-        return (count - len(rows)) * file.row_bytes
-
-    def _compact_states(self, connection: sqlite3.Connection, generation: int, count: int) -> int:
-        select = "SELECT DISTINCT state FROM images WHERE state IS NOT NULL ORDER BY state"
-        rows = np.fromiter((row for (row,) in connection.execute(select)), np.int64)
-        file = self._states_file(generation + 1)
-        file.copy_rows(self._states_file(generation).map(count), rows)
-        connection.executemany("UPDATE images SET state = ? WHERE state = ?", list(enumerate(rows.tolist())))
-        _write_settings(connection, {"state_rows": len(rows)})
+        numbers = list(enumerate(rows.tolist()))
+        connection.executemany(f"UPDATE images SET {column} = ? WHERE {column} = ?", numbers)
+        _write_settings(connection, {"rows" if column == "vector" else "state_rows": len(rows)})
         return (count - len(rows)) * file.row_bytes
 
     def _vectors_file(self, generation: int) -> MatrixFile:
