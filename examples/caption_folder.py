@@ -1,4 +1,4 @@
-"""Describe every picture of a folder, and how sure the model is: python examples/caption_folder.py [FOLDER]"""
+"""Caption every photo in a folder, and print the scores: python examples/caption_folder.py [FOLDER]"""
 
 import sys
 from pathlib import Path

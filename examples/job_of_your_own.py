@@ -1,4 +1,4 @@
-"""A command of your own, which resumes when it was stopped: python examples/job_of_your_own.py FOLDER OUT.jsonl"""
+"""A command of your own, which resumes after it was stopped: python examples/job_of_your_own.py FOLDER OUT.jsonl"""
 
 import sys
 from collections.abc import Iterator

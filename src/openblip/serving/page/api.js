@@ -29,7 +29,7 @@ export async function send(path, { body, signal } = {}) {
       response = await fetch(path, { method: body ? "POST" : "GET", body, headers, signal, credentials: "omit" });
     } catch (error) {
       if (error.name === "AbortError") throw error;
-      throw new ApiError("The server does not answer. Check that it runs, then try again.");
+      throw new ApiError("The server does not respond. Check that it is running, then try again.");
     }
     if (response.ok) return response;
     const error = await readError(response);

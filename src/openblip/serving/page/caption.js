@@ -30,7 +30,7 @@ function render(result) {
     others.length ? h("details", { class: "alternatives", open: state.images.length === 1 },
       h("summary", {}, "Alternatives"),
       h("ul", { class: "bars small-bars" }, ...others),
-      h("p", { class: "hint" }, "Scores are mean log-probabilities per token: closer to 0 is likelier.")) : null);
+      h("p", { class: "hint" }, "Scores are mean log-probabilities per token: closer to 0 is more likely.")) : null);
 }
 
 export function connect() {

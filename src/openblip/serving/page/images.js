@@ -27,7 +27,7 @@ export function addFiles(files) {
   const added = fitting.slice(0, MOST_IMAGES - state.images.length)
     .map((file) => ({ id: nextId++, file, url: URL.createObjectURL(file), bitmap: null }));
   if (fitting.length < images.length) notify(`Images may have at most ${megabytes(limit)}.`);
-  else if (added.length < fitting.length) notify(`This page holds at most ${MOST_IMAGES} images.`);
+  else if (added.length < fitting.length) notify(`This page takes at most ${MOST_IMAGES} images.`);
   else if (skipped) notify(skipped === 1 ? "One file is not an image." : `${skipped} files are not images.`);
   if (!added.length) return;
   state.images.push(...added);

@@ -20,7 +20,7 @@ export function showForget() {
 /** Ask for a key, after an error of the server. Resolves to whether there is one. */
 function ask(error) {
   const isFirst = error.code === "missing_api_key";
-  const reason = isFirst ? "Whoever runs the server can give you one." : asSentence(error.message);
+  const reason = isFirst ? "Ask the operator of the server for one." : asSentence(error.message);
   const field = h("input", { type: "password", autocomplete: "off", spellcheck: "false", required: true });
   const dialog = h("dialog", { "aria-labelledby": "key-title" },
     h("form", { method: "dialog" },

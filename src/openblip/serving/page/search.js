@@ -79,7 +79,7 @@ export function connect() {
     showUnread([]);
     cursor = response.next;
     more.hidden = cursor === null;
-    summary.textContent = response.total ? "" : "No image of the index passes the filters.";
+    summary.textContent = response.total ? "" : "No image in the index passes the filters.";
     code.replaceChildren();
     return count(response.total, "image");
   }
@@ -121,7 +121,7 @@ export function connect() {
 
 /** Say why there are no results. */
 function nothingFound({ best_rejected: best }) {
-  const reason = "Nothing found. No image of the index fits the query and its filters.";
+  const reason = "Nothing found. No image in the index matches the query and its filters.";
   return typeof best === "number" ? `${reason} The best one matches with ${percent(best)}.` : reason;
 }
 

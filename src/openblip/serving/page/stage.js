@@ -15,7 +15,7 @@ export function show(image) {
   if (!image) return frame.replaceChildren();
   const preview = h("img", { src: image.url, alt: image.file.name });
   preview.addEventListener("error", () => {
-    preview.replaceWith(h("p", { class: "no-preview" }, "The browser cannot show the format; the server may read it."));
+    preview.replaceWith(h("p", { class: "no-preview" }, "The browser cannot show this format, but the server may be able to read it."));
   });
   return frame.replaceChildren(preview, h("div", { class: "overlay", "aria-hidden": "true" }));
 }
