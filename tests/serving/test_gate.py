@@ -134,6 +134,17 @@ def test_refusals_come_before_the_body(guarded: RunningServer) -> None:
     assert time.monotonic() - started < 1.0
 
 
+@pytest.mark.parametrize("order", [1, -1])
+def test_a_body_with_two_lengths_is_refused(guarded: RunningServer, order: int) -> None:
+    """A proxy in front may take the other one, and see another request in the rest of the body."""
+    lengths = ["Content-Length: 4", "Transfer-Encoding: chunked"][::order]
+    head = "\n".join(["POST /v1/caption HTTP/1.1", "Host: localhost", f"X-API-Key: {KEY}", *lengths])
+    answer = raw(guarded, head, b"0\r\n\r\nGET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n")
+    assert b" 400 " in answer.split(b"\r\n")[0]
+    assert b"connection: close" in answer.lower()
+    assert answer.count(b"HTTP/1.1") == 1
+
+
 def test_a_body_without_a_length_is_refused_at_its_limit(guarded: RunningServer) -> None:
     head = f"POST /v1/caption HTTP/1.1\nHost: localhost\nAuthorization: Bearer {KEY}\nContent-Type: application/json\n"
     chunk = b"10000\r\n" + b"x" * 65536 + b"\r\n"

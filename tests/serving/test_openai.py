@@ -145,6 +145,42 @@ def test_rerank_and_score_use_image_text_matching(client: openai.OpenAI, toy: Bl
     assert [entry["score"] for entry in pairs["data"]] == pytest.approx(paired, abs=1e-5)
 
 
+PART = {"type": "text", "text": "what?"}
+
+
+@pytest.mark.parametrize(
+    ("route", "fields", "param"),
+    [
+        ("chat/completions", {"messages": [{"role": "user", "content": 5}]}, "messages.0.content"),
+        ("chat/completions", {"messages": [{"role": "user", "content": [PART, {"type": "text"}]}]},
+         "messages.0.content.1.text"),
+        ("chat/completions", {"messages": [{"role": "user", "content": [{"type": "text", "text": 5}]}]},
+         "messages.0.content.0.text"),
+        ("chat/completions", {"messages": [{"role": "user", "content": [{"type": "audio"}]}]}, "messages.0.content.0"),
+        ("chat/completions", {"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {}}]}]},
+         "messages.0.content.0.image_url.url"),
+        ("chat/completions", {"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": 5}]}]},
+         "messages.0.content.0.image_url"),
+        ("chat/completions", {"messages": [{"role": "judge"}]}, "messages.0.role"),
+        ("chat/completions", {}, "messages"),
+        ("embeddings", {"input": 5}, "input"),
+        ("embeddings", {"input": ["a", 5]}, "input.1"),
+        ("embeddings", {"input": ""}, "input"),
+        ("score", {"text_1": [[]], "text_2": "a"}, "text_1.0"),
+    ],
+)  # fmt: skip
+def test_errors_name_the_field_that_was_sent(
+    guarded: RunningServer, route: str, fields: dict[str, Any], param: str
+) -> None:
+    """Not a member of the union that the field may be."""
+    headers = {"X-API-Key": KEY}
+    response = guarded.client.post(f"/v1/{route}", json={"model": "toy", **fields}, headers=headers)
+    error = response.json()["error"]
+    assert (response.status_code, error["param"]) == (422, param), error
+    assert error["message"].startswith(f"{param}: ")
+    assert "more error" not in error["message"]
+
+
 def test_errors_are_those_of_the_client(client: openai.OpenAI, guarded: RunningServer) -> None:
     with pytest.raises(openai.NotFoundError, match="model must be one of toy"):
         client.embeddings.create(model="text-embedding-3-small", input="a cat")

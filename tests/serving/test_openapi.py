@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -9,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 import schemathesis
 from hypothesis import HealthCheck, Phase, given, settings
@@ -28,6 +30,7 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 KEY = "correct-horse-battery"
 # Limits between fields, such as n <= num_beams, are not expressible: they make 413 and 422 right answers.
 ACCEPTED = ["2xx", "401", "403", "404", "413", "422", "429"]
+REFUSED = ["400", "401", "403", "404", "405", "408", "413", "415", "422", "429"]
 
 
 @pytest.fixture(scope="module")
@@ -48,6 +51,16 @@ def guarded(toy: Blip, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Run
 def document(guarded: RunningServer) -> dict[str, Any]:
     answer: dict[str, Any] = guarded.client.get("/openapi.json").json()
     return answer
+
+
+def test_all_ways_of_sending_a_key_are_documented(guarded: RunningServer, document: dict[str, Any]) -> None:
+    schemes = document["components"]["securitySchemes"]
+    assert document["paths"]["/v1/info"]["get"]["security"] == [{name: []} for name in schemes]
+    assert "security" not in document["paths"]["/healthz"]["get"]
+    sent = {"http": {"Authorization": f"Bearer {KEY}"}, "apiKey": {schemes["header"]["name"]: KEY}}
+    for scheme in schemes.values():
+        response = httpx.get(f"{guarded.url}/v1/info", headers=sent[scheme["type"]])
+        assert response.status_code == 200
 
 
 def test_every_route_is_documented(document: dict[str, Any]) -> None:
@@ -91,6 +104,7 @@ def test_generated_requests_pass_the_checks(guarded: RunningServer) -> None:
     headers = {"Authorization": f"Bearer {KEY}"}
     schema: Any = schemathesis.openapi.from_url(f"{guarded.url}/openapi.json", headers=headers)
     schema.config.checks.positive_data_acceptance.expected_statuses = ACCEPTED
+    schema.config.checks.negative_data_rejection.expected_statuses = REFUSED
     count = 0
     for result in schema.get_all_operations():
         operation = result.ok()
@@ -116,10 +130,9 @@ def test_generated_requests_pass_the_checks(guarded: RunningServer) -> None:
 
 @pytest.mark.slow
 def test_all_checks_of_schemathesis_hold(guarded: RunningServer, tmp_path: Path) -> None:
-    statuses = ", ".join(f'"{status}"' for status in ACCEPTED)
-    (tmp_path / "schemathesis.toml").write_text(
-        f"[checks.positive_data_acceptance]\nexpected-statuses = [{statuses}]\n"
-    )
+    checks = {"positive_data_acceptance": ACCEPTED, "negative_data_rejection": REFUSED}
+    sections = [f"[checks.{name}]\nexpected-statuses = {json.dumps(statuses)}\n" for name, statuses in checks.items()]
+    (tmp_path / "schemathesis.toml").write_text("\n".join(sections))
     command = [
         *(sys.executable, "-m", "schemathesis.cli", "run", f"{guarded.url}/openapi.json", "--checks", "all"),
         *("--header", f"Authorization: Bearer {KEY}", "--max-examples", "30", "--seed", "0", "--no-color"),

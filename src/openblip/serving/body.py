@@ -5,11 +5,12 @@ from __future__ import annotations
 import base64
 import binascii
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar, get_origin
 
 from pydantic import ValidationError
+from pydantic_core import from_json
 from starlette.datastructures import FormData, UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import ClientDisconnect, Request
@@ -77,7 +78,7 @@ def _parse_json(content: bytes, model: type[ModelT]) -> ParsedBody[ModelT]:
     try:
         request = model.model_validate_json(content)
     except ValidationError as error:
-        raise validation_error(error) from None
+        raise validation_error(error, content) from None
     if not isinstance(request, ImagesRequest):
         return ParsedBody(request, ())
     images = [decode_image_text(text, f"images.{index}") for index, text in enumerate(request.image_texts())]
@@ -110,7 +111,7 @@ async def _parse_form(request: Request, model: type[ModelT]) -> ParsedBody[Model
     try:
         return ParsedBody(model.model_validate(fields, strict=False), images)
     except ValidationError as error:
-        raise validation_error(error) from None
+        raise validation_error(error, fields) from None
 
 
 def _form_fields(form: FormData, model: type[RequestModel]) -> tuple[dict[str, Any], list[str]]:
@@ -164,14 +165,38 @@ def decode_image_text(text: str, param: str) -> bytes | str:
     return data
 
 
-def validation_error(error: ValidationError) -> ApiError:
-    """Return the error of an invalid body. It contains no value of the request."""
+def validation_error(error: ValidationError, content: bytes | Mapping[str, Any]) -> ApiError:
+    """Return the error of an invalid body. It contains no value of the request.
+
+    Args:
+        error: The error of pydantic. A union has an error for each of its members; the one that describes the deepest
+            field is reported.
+        content: The body: JSON, or the fields of a form.
+    """
     details = error.errors(include_url=False, include_context=False, include_input=False)
-    first = details[0]
-    if first["type"] == "json_invalid":
+    if details[0]["type"] == "json_invalid":
         return ApiError(400, "the body must be JSON", code="malformed_body")
-    param = ".".join(str(part) for part in first["loc"])[:100] or None
-    status, code = (413, "too_many_items") if first["type"] == "too_long" else (422, "invalid_value")
-    message = first["msg"].removeprefix("Value error, ")
-    more = f" (and {len(details) - 1} more errors)" if len(details) > 1 else ""
-    return ApiError(status, f"{param or 'the body'}: {message}{more}", param=param, code=code)
+    body = from_json(content) if isinstance(content, bytes) else content
+    paths = [_sent_path(detail["loc"], detail["type"], body) for detail in details]
+    chosen = min(range(len(details)), key=lambda i: (details[i]["type"] != "too_long", -len(paths[i])))
+    path, detail = paths[chosen], details[chosen]
+    param = ".".join(str(part) for part in path)[:100] or None
+    status, code = (413, "too_many_items") if detail["type"] == "too_long" else (422, "invalid_value")
+    more = len({other for other in paths if path[: len(other)] != other})
+    note = "" if not more else " (and 1 more error)" if more == 1 else f" (and {more} more errors)"
+    message = detail["msg"].removeprefix("Value error, ")
+    return ApiError(status, f"{param or 'the body'}: {message}{note}", param=param, code=code)
+
+
+def _sent_path(location: Sequence[int | str], kind: str, body: object) -> tuple[int | str, ...]:
+    """Return the location of an error without the names of union members, which no client has sent."""
+    path: list[int | str] = []
+    value = body
+    for place, part in enumerate(location):
+        is_key = isinstance(value, Mapping) and part in value
+        if is_key or (isinstance(value, list) and isinstance(part, int) and part < len(value)):
+            path.append(part)
+            value = value[part]  # type: ignore[index]
+        elif kind == "missing" and place == len(location) - 1:
+            path.append(part)
+    return tuple(path)

@@ -101,11 +101,14 @@ def _make_document(app: FastAPI, *, keys: bool) -> dict[str, Any]:
         if name in _bodies and issubclass(_bodies[name], ImagesRequest):
             schemas[f"{name}Form"] = _form_schema(schema)
     if keys:
-        document["components"]["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer"}}
+        document["components"]["securitySchemes"] = {
+            "bearer": {"type": "http", "scheme": "bearer"},
+            "header": {"type": "apiKey", "in": "header", "name": "X-API-Key"},
+        }
         for path, operations in document["paths"].items():
             for operation in operations.values():
                 if path not in ("/", "/healthz"):
-                    operation["security"] = [{"key": []}]
+                    operation["security"] = [{"bearer": []}, {"header": []}]  # either
     for operations in document["paths"].values():
         for operation in operations.values():
             if (media_type := operation.pop(_MEDIA_TYPE, None)) is not None:

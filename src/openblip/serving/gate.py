@@ -145,6 +145,10 @@ class Gate:
             ApiError: The request is refused.
         """
         headers, path, method = Headers(scope=scope), scope["path"], scope["method"]
+        if "content-length" in headers and "transfer-encoding" in headers:  # proxies may disagree on where it ends
+            raise ApiError(
+                400, "a request must have Content-Length or Transfer-Encoding, not both", code="ambiguous_length"
+            )
         self._check_host(headers)
         self._check_origin(headers, scope)
         client = self._client(scope, headers, path)
