@@ -37,7 +37,11 @@ function open(verb) {
 
 function connectTabs() {
   for (const tab of tabs) {
-    tab.addEventListener("click", () => { location.hash = verbOf(tab); });
+    tab.addEventListener("click", () => {
+      // The address may name this task already, while another one is open: a model without it was selected.
+      if (location.hash.slice(1) === verbOf(tab)) open(verbOf(tab));
+      else location.hash = verbOf(tab);
+    });
     tab.addEventListener("keydown", (event) => {
       const shown = shownTabs();
       const position = shown.indexOf(tab);
@@ -116,8 +120,8 @@ async function start() {
 key.connect();
 connectTabs();
 images.connect();
-const panels = [caption.connect(), ask.connect(), ...match.connect(), ground.connect(), explain.connect()];
-compare.connect();
+const panels = [caption.connect(), ask.connect(), ...match.connect(), ground.connect(), explain.connect(),
+  compare.connect()];
 search.connect();
 byId("model").addEventListener("change", (event) => {
   state.model = event.target.value;

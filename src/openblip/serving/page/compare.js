@@ -6,6 +6,7 @@ import { InputNeeded, requireImages, Runner } from "./runner.js";
 import { codeOf } from "./snippet.js";
 import { findImage, on, state } from "./state.js";
 
+/** Make the panel work; returns an object whose `clear` removes the results. */
 export function connect() {
   const panel = byId("panel-compare");
   const form = panel.querySelector("form");
@@ -14,6 +15,12 @@ export function connect() {
   const code = h("div");
   panel.append(results, code);
 
+  const clear = () => {
+    runner.cancel();
+    results.replaceChildren();
+    code.replaceChildren();
+  };
+
   on("images", () => {
     for (const [position, select] of [form.elements.left, form.elements.right].entries()) {
       const previous = select.value;
@@ -21,7 +28,7 @@ export function connect() {
       const image = findImage(Number(previous)) ?? state.images[position];
       if (image) select.value = image.id;
     }
-    results.replaceChildren();
+    clear();
   });
 
   form.addEventListener("submit", (event) => {
@@ -49,4 +56,6 @@ export function connect() {
     code.replaceChildren(codeOf("v1/compare", fields, files, response));
     return count(statements.length, "statement");
   }
+
+  return { clear };
 }
