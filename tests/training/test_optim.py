@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
+
 import pytest
 import torch
 from torch import nn
 
 from openblip.errors import CheckpointError, ConfigError
 from openblip.training.config import AdamWSettings
-from openblip.training.optim import build_adamw, full_optimizer_state, load_optimizer_state
+from openblip.training.optim import BackwardUpdates, build_adamw, full_optimizer_state, load_optimizer_state
 from openblip.training.sharding import clip_gradients
+from openblip.training.speed import recompute_vision
 from tests.training.loop_toys import OBJECTIVES, ToyLoader, toy_batch, toy_captioning, toy_objective, toy_pretraining
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -92,6 +95,39 @@ def test_every_objective_takes_its_state_back(name: str) -> None:
     restored = full_optimizer_state(objective, fresh)
     assert state.keys() == restored.keys()
     assert all(torch.equal(state[name][key], restored[name][key]) for name in state for key in state[name])
+
+
+@pytest.mark.parametrize("name", sorted(OBJECTIVES))
+@pytest.mark.parametrize("num_bytes", [1, 20_000])  # every parameter on its own, and several at a time
+def test_updates_during_the_backward_pass_are_those_after_it(name: str, num_bytes: int) -> None:
+    """Bit for bit, also of a text transformer with several uses and of recomputed activations."""
+    states = []
+    for early in (False, True):
+        objective = toy_objective(name)
+        recompute_vision(objective.model, 1)
+        optimizer = build_adamw(objective, AdamWSettings())
+        updates, most_gradients = BackwardUpdates(optimizer, num_bytes), 0
+        parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+
+        def count(*_: object, parameters: list[nn.Parameter] = parameters) -> None:
+            nonlocal most_gradients
+            most_gradients = max(most_gradients, sum(p.grad is not None for p in parameters))
+
+        handles = [parameter.register_post_accumulate_grad_hook(count) for parameter in parameters]
+        for _ in range(2):
+            torch.manual_seed(3)
+            loss = sum(value for value in objective(toy_batch(name)).values() if value.requires_grad)
+            with updates.during_backward() if early else nullcontext():
+                loss.backward()
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+        for handle in handles:
+            handle.remove()
+        states.append({**objective.state_dict(), "most": torch.tensor(most_gradients)})
+        assert not any(parameter._post_accumulate_grad_hooks for parameter in parameters)
+    after, during = states
+    assert during.pop("most") < after.pop("most") / 2
+    assert all(torch.equal(after[key], during[key]) for key in after)
 
 
 def test_state_of_other_parameters_is_refused() -> None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
@@ -34,6 +35,46 @@ def build_adamw(module: nn.Module, settings: AdamWSettings) -> torch.optim.AdamW
         eps=settings.eps,
         fused=all(p.device.type in ("cpu", "cuda") for p in trainable.values()),
     )
+
+
+class BackwardUpdates:
+    """Updates of parameters during the backward pass, which free their gradients: they never exist all at once.
+
+    The parameters are the same, bit for bit, as after one update at the end: AdamW updates each number on its own, and
+    a gradient is complete when nothing needs its parameter any more.
+
+    Args:
+        optimizer: The optimizer.
+        num_bytes: Size of the gradients that are updated together.
+    """
+
+    def __init__(self, optimizer: torch.optim.AdamW, num_bytes: int = 2**25) -> None:
+        self.optimizer = optimizer
+        self.num_bytes = num_bytes
+        self._waiting = 0
+
+    @contextmanager
+    def during_backward(self) -> Iterator[None]:
+        """Update all parameters whose gradients are completed in a `with` block."""
+        self._waiting = 0
+        parameters = [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
+        handles = [parameter.register_post_accumulate_grad_hook(self._add) for parameter in parameters]
+        try:
+            yield
+        finally:
+            for handle in handles:
+                handle.remove()
+        self._update()
+
+    def _add(self, parameter: Tensor) -> None:
+        self._waiting += parameter.nbytes
+        if self._waiting >= self.num_bytes:
+            self._update()
+
+    def _update(self) -> None:
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        self._waiting = 0
 
 
 def parameter_groups(trainable: Mapping[str, Tensor], settings: AdamWSettings) -> list[dict[str, list[Tensor] | float]]:

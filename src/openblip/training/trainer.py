@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any, Protocol
@@ -24,7 +25,7 @@ from openblip.training.config.optim import AdamWSettings
 from openblip.training.config.run import EvaluateSettings, RunSettings
 from openblip.training.config.schedule import Schedule
 from openblip.training.objectives.base import Batch
-from openblip.training.optim import build_adamw, full_optimizer_state, load_optimizer_state
+from openblip.training.optim import BackwardUpdates, build_adamw, full_optimizer_state, load_optimizer_state
 from openblip.training.random_state import (
     get_random_state,
     preserve_random_state,
@@ -33,7 +34,7 @@ from openblip.training.random_state import (
 )
 from openblip.training.reporters import Reporter
 from openblip.training.sharding import clip_gradients
-from openblip.training.strategies import ParallelStrategy
+from openblip.training.strategies import ParallelStrategy, SingleProcess
 from openblip.training.timing import LossMeter, Stopwatch
 
 FORMAT = 1
@@ -138,6 +139,10 @@ class Trainer:
         self.clip_norm = optimizer.clip_norm
         self.optimizer = build_adamw(self.objective, optimizer)
         self.scaler = torch.amp.GradScaler(self.group.device.type, enabled=run.precision == "fp16")
+        # Without a step that needs all gradients at once: averages, sums over batches, norms and loss scales.
+        self.updates: BackwardUpdates | None = None
+        if type(strategy) is SingleProcess and accumulate == 1 and not self.clip_norm and not self.scaler.is_enabled():
+            self.updates = BackwardUpdates(self.optimizer)
         self.checkpoints = checkpoints
         self.evaluate = evaluate
         self.keep_best = keep_best
@@ -234,8 +239,14 @@ class Trainer:
                 with self._autocast():
                     losses = self.strategy(batch, **arguments)
                     loss = total_loss(losses)
-                torch.autograd.backward(self.scaler.scale(loss / len(batches)))
+                with nullcontext() if self.updates is None else self.updates.during_backward():
+                    torch.autograd.backward(self.scaler.scale(loss / len(batches)))
             self.losses.add(losses, loss, 1 / len(batches), batch.num_images)
+        if self.updates is None:
+            self._update_parameters()
+        self.losses.steps += 1
+
+    def _update_parameters(self) -> None:
         self.strategy.finish_backward()
         if self.clip_norm is not None:
             self.scaler.unscale_(self.optimizer)
@@ -243,7 +254,6 @@ class Trainer:
         self.scaler.step(self.optimizer)
         self.scaler.update()
         self.optimizer.zero_grad(set_to_none=True)
-        self.losses.steps += 1
 
     def _autocast(self) -> torch.autocast:
         dtype = DTYPES[self.run_settings.precision]

@@ -124,10 +124,11 @@ class CaptionObjective(Objective[Captioner, CaptionBatch, CaptionLoss, CaptionDa
         model = self.model
         if batch.rows is not None:
             return self._packed_lm(batch.rows, image_tokens)
-        memory = model.decoder.project(image_tokens)
-        if batch.image_index is not None:
-            memory = memory.select(batch.image_index)
-        states = model.decoder.decode(batch.ids, batch.mask, memory)
+        if batch.image_index is None:  # each layer projects the images, so that their gradients do not wait for others
+            states = model.decoder.decode(batch.ids, batch.mask, image_tokens)
+        else:
+            memory = model.decoder.project(image_tokens).select(batch.image_index)
+            states = model.decoder.decode(batch.ids, batch.mask, memory)
         labels = lm_targets(batch.ids, batch.mask, self.prompt_length)
         return lm_loss(states, labels, model.to_logits, self.smoothing, gather=self.gather)
 
