@@ -23,7 +23,7 @@ OPTIONS: dict[str, Any] = {
 @pytest.fixture(autouse=True)
 def always_packed(monkeypatch: pytest.MonkeyPatch) -> None:
     """Pack weights of any size, for any number of rows."""
-    monkeypatch.setattr(packing, "_SMALLEST", 1)
+    monkeypatch.setattr(packing, "_smallest", lambda dtype: 1)
     monkeypatch.setattr(packing, "_fewest_rows", lambda: 1)
     monkeypatch.setattr(packing, "_STRIDE", 5)
 

@@ -118,7 +118,7 @@ def same(actual: list[list[Hypothesis]], expected: list[list[Hypothesis]]) -> No
 
 @pytest.mark.parametrize("beams", [1, 3])
 def test_packed_weights_give_the_same_captions(monkeypatch: pytest.MonkeyPatch, beams: int) -> None:
-    monkeypatch.setattr(packing, "_SMALLEST", 1)
+    monkeypatch.setattr(packing, "_smallest", lambda dtype: 1)
     monkeypatch.setattr(packing, "_fewest_rows", lambda: 1)
     packed, plain = reference("caption"), reference("caption")
     actual = captions(packed, beams, packed.encode_images(pixels()))

@@ -27,7 +27,6 @@ from torch.nn.modules import module as torch_module
 
 from openblip.processor import is_intel
 
-_SMALLEST = 2**18  # numbers of a weight; a smaller one stays in the processor's cache
 _MOST_ROWS = 64  # in fp32; from there on PyTorch's kernels are as fast
 _STRIDE = 257  # one number of each 257 is compared: prime to the usual widths, so that every row and column has some
 
@@ -184,9 +183,23 @@ def _is_supported(dtype: torch.dtype) -> bool:
 
 def _is_worthwhile(weight: Tensor, rows: int) -> bool:
     """Return whether a product with so many rows is faster with the packed weight."""
-    if weight.numel() < _SMALLEST or weight.device.type != "cpu" or not weight.is_contiguous() or weight.is_inference():
+    if (
+        weight.numel() < _smallest(weight.dtype)
+        or weight.device.type != "cpu"
+        or not weight.is_contiguous()
+        or weight.is_inference()
+    ):
         return False
     return weight.dtype == torch.bfloat16 or _fewest_rows() <= rows <= _MOST_ROWS
+
+
+@cache
+def _smallest(dtype: torch.dtype) -> int:
+    """Return the numbers from which on a weight is packed; a smaller one stays in the processor's cache.
+
+    In fp32 on Intel, packing weights of 768 x 768 numbers would save 0 to 2 % of a step, for 172 MB in a base decoder.
+    """
+    return 2**20 if dtype == torch.float32 and is_intel() else 2**18
 
 
 @cache
