@@ -425,12 +425,14 @@ def cancel_and_fail(visit: Visit, photos: list[Path]) -> None:
 
 
 def compare_images(visit: Visit, photos: list[Path]) -> None:
-    """Compare two images; the bundled model cannot, so a canned server answers."""
+    """Compare two images; the bundled model cannot, so a canned server answers for another model."""
     page = visit.page
-    offer(page, "compare", tasks=["caption", "nlvr"])
+    offer(page, "compare", model="other")
     result = {"comparisons": [{"statement": HOSTILE_TEXT, "label": False, "probability": 0.25}], "index": 0}
     fulfill(page, "**/v1/compare", {"model": "m", "results": [result]})
     visit.open("#compare")
+    visit.check(page.locator("#tab-compare").is_hidden(), "a model that cannot compare has no tab for it")
+    page.select_option("#model", "other")
     visit.run("compare", ".error", statements="x")
     visit.problems.pop()  # asks for images
     page.set_input_files("#files", photos[:2])
@@ -440,6 +442,10 @@ def compare_images(visit: Visit, photos: list[Path]) -> None:
     )
     visit.check(page.locator("#panel-compare .bar-number").inner_text() == "false, 25 %", "with label and probability")
     visit.look("compare")
+    page.evaluate("document.getElementById('model').selectedIndex = 0")
+    page.dispatch_event("#model", "change")
+    visit.check(page.locator("#panel-compare .bar").count() == 0, "another model has no results yet")
+    visit.check(page.locator("#panel-compare").is_hidden(), "and no panel")
 
 
 def search(visit: Visit, photos: list[Path]) -> None:
@@ -462,7 +468,9 @@ def search(visit: Visit, photos: list[Path]) -> None:
         bodies.append((route.request.post_data_buffer or b"").decode("latin-1"))
         nothing = 'name="rerank"' in bodies[-1]
         found = [] if nothing else scored
-        route.fulfill(json={"model": "m", "results": found, "nothing_found": nothing})
+        rejected = 0.1 if nothing else None
+        body = {"model": "m", "results": found, "nothing_found": nothing, "best_rejected": rejected, "errors": []}
+        route.fulfill(json=body)
 
     page.route("**/v1/search", answer)
     fulfill(page, "**/v1/gallery?*", {"items": items, "next": "more", "total": 42})
@@ -605,12 +613,19 @@ def take_picture(path: Path) -> None:
     print(f"{path}: {path.stat().st_size} bytes")
 
 
-def offer(page: Page, verb: str, **changes: object) -> None:
-    """Add a verb to what the server says that it offers."""
+def offer(page: Page, verb: str, *, model: str | None = None, **changes: object) -> None:
+    """Add a verb to those that the server offers: to the verbs of its model, or as a further model."""
 
     def answer(route: Route) -> None:
         info = route.fetch().json()
-        route.fulfill(json={**info, "verbs": [*info["verbs"], verb], **changes})
+        own = info["by_model"][info["model"]]
+        if model is not None:
+            info["models"].append(model)
+            info["by_model"][model] = {**own, "verbs": [*own["verbs"], verb]}
+        else:
+            own["verbs"].append(verb)
+            info["verbs"].append(verb)
+        route.fulfill(json={**info, **changes})
 
     page.route("**/v1/info", answer)
 
