@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import json
+import logging
 import signal
 import threading
 import time
@@ -20,7 +22,7 @@ from openblip import Blip
 from openblip.cli import app as cli
 from openblip.serving.app import create_app
 from openblip.serving.batching import Stage
-from openblip.serving.run import DrainingServer, make_config
+from openblip.serving.run import DrainingServer, make_config, run_server
 from tests.serving.serving_toys import encode, listen
 from tests.toys import toy_image
 
@@ -59,6 +61,22 @@ def test_sigterm_finishes_admitted_requests(toy: Blip) -> None:
         assert admitted.result().status_code == 200
     thread.join(20)
     assert not thread.is_alive()
+
+
+@pytest.mark.parametrize("name", ["openblip.serving", "uvicorn.error", "python_multipart.multipart"])
+def test_the_log_is_json(
+    toy: Blip, name: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Also what the parser of forms says about malformed ones."""
+    for logger in ("openblip.serving", "uvicorn", "uvicorn.error", "py.warnings", "python_multipart"):
+        for attribute in ("handlers", "propagate", "level"):  # restored after the test
+            monkeypatch.setattr(logging.getLogger(logger), attribute, getattr(logging.getLogger(logger), attribute))
+    monkeypatch.setattr(DrainingServer, "run", lambda self: None)
+    run_server(create_app({"toy": toy}), "127.0.0.1", 0)
+    logging.captureWarnings(False)
+    logging.getLogger(name).warning("odd bytes")
+    lines = capsys.readouterr().err.splitlines()
+    assert [type(json.loads(line)) for line in lines] == [dict]
 
 
 @pytest.mark.parametrize(

@@ -104,7 +104,7 @@ def run_server(
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(JsonFormatter())
     logging.captureWarnings(True)
-    for name in ("openblip.serving", "uvicorn", "uvicorn.error", "py.warnings"):
+    for name in ("openblip.serving", "uvicorn", "uvicorn.error", "py.warnings", "python_multipart"):
         logger = logging.getLogger(name)
         logger.handlers, logger.propagate = [handler], False
         logger.setLevel(log_level if name == "openblip.serving" else logging.WARNING)
