@@ -60,7 +60,7 @@ def test_the_proof_runs_and_resumes(proof: ModuleType, tmp_path: Path, capsys: p
     proof.main(arguments)
     again = capsys.readouterr().out
     assert "steps," not in again
-    assert again.splitlines()[-4:] == table.splitlines()[-4:]
+    assert again.splitlines()[-6:] == table.splitlines()[-6:]
 
 
 def test_measures_by_hand(proof: ModuleType) -> None:
