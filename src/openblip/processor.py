@@ -22,7 +22,10 @@ def flags() -> frozenset[str]:
 @cache
 def is_intel() -> bool:
     """Return whether the processor is Intel's, as far as Linux reports it."""
-    return _field("vendor_id") == "GenuineIntel"
+    try:
+        return "GenuineIntel" in _CPUINFO.read_text(encoding="utf-8")
+    except OSError:
+        return False
 
 
 def processor_class() -> ProcessorClass:
