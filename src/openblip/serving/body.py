@@ -9,8 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar, get_origin
 
-from pydantic import ValidationError
-from pydantic_core import from_json
+from pydantic import TypeAdapter, ValidationError
 from starlette.datastructures import FormData, UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import ClientDisconnect, Request
@@ -22,6 +21,7 @@ ModelT = TypeVar("ModelT", bound=RequestModel)
 
 _DATA_URI = re.compile(r"data:[\w.+/-]*(?:;[\w.+-]+=[\w.+-]+)*;base64,", re.IGNORECASE)
 _SCHEME = re.compile(r"[a-z][a-z0-9+.-]*:", re.IGNORECASE)
+_ANY = TypeAdapter(object)  # parses JSON as the models of requests do
 _SPACE = re.compile(r"\s+")
 MAX_FIELDS = 1000
 
@@ -176,7 +176,7 @@ def validation_error(error: ValidationError, content: bytes | Mapping[str, Any])
     details = error.errors(include_url=False, include_context=False, include_input=False)
     if details[0]["type"] == "json_invalid":
         return ApiError(400, "the body must be JSON", code="malformed_body")
-    body = from_json(content) if isinstance(content, bytes) else content
+    body = _ANY.validate_json(content) if isinstance(content, bytes) else content
     paths = [_sent_path(detail["loc"], detail["type"], body) for detail in details]
     chosen = min(range(len(details)), key=lambda i: (details[i]["type"] != "too_long", -len(paths[i])))
     path, detail = paths[chosen], details[chosen]
