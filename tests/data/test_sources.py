@@ -545,13 +545,14 @@ def open_and_zip(tar: Path) -> Path:
 
 
 def test_a_missing_library_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from openblip import extras
     from openblip.data import files
 
     def absent(name: str) -> Any:
         raise ImportError(name)
 
     files.require.cache_clear()
-    monkeypatch.setattr(files, "import_module", absent)
+    monkeypatch.setattr(extras, "import_module", absent)
     (tmp_path / "x.parquet").write_bytes(b"")
     with pytest.raises(InputError, match=r"needs pyarrow, which is not installed: pip install 'openblip\[data\]'"):
         open_source(tmp_path / "x.parquet")
