@@ -33,7 +33,7 @@ from benchmarks import machine
 from benchmarks.inference import HERE, say, write
 from benchmarks.materials import SCALES, TASKS, Materials
 from openblip import Blip
-from openblip.checkpoints import bundle
+from openblip.checkpoints.folder import write_bundle
 
 CLIENTS = 32
 OVERLOAD = 10
@@ -126,7 +126,7 @@ def make_model(options: argparse.Namespace, materials: Materials) -> Path | str:
         return "pocket"
     folder = materials.folder / materials.scale.name / "bundle"
     folder.mkdir(parents=True, exist_ok=True)
-    bundle.write(folder, {task: materials.model(task) for task in TASKS if task in ("caption", "vqa", "retrieval")})
+    write_bundle(folder, {task: materials.model(task) for task in TASKS if task in ("caption", "vqa", "retrieval")})
     return folder
 
 

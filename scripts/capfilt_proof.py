@@ -37,7 +37,7 @@ from openblip.capfilt.rules import Rule
 from openblip.capfilt.run import CapFiltJob, ModelOptions
 from openblip.capfilt.run import run as run_capfilt
 from openblip.capfilt.scoring import Sampling
-from openblip.checkpoints.resolve import MODEL
+from openblip.checkpoints.folder import MODEL
 from openblip.data.augment import Transform
 from openblip.data.sources import open_source
 from openblip.data.sources.base import Source

@@ -13,7 +13,8 @@ from pathlib import Path
 
 import torch
 
-from openblip.checkpoints import bundle, read, write
+from openblip.checkpoints import read, write
+from openblip.checkpoints.folder import write_bundle
 from openblip.checkpoints.shared import share_tensors
 from openblip.model.grounder import Grounder
 from openblip.tasks import TaskName
@@ -47,7 +48,7 @@ def store(runs: Path, out: Path) -> None:
         write.save(loaded, out / task, dtype=torch.float16)
         models[task] = out / task
     share_tensors(list(models.values()))
-    bundle.write(out, models)
+    write_bundle(out, models)
 
 
 def share_words(model: Grounder) -> None:

@@ -17,7 +17,8 @@ import sys
 from pathlib import Path
 
 import openblip
-from openblip.checkpoints import bundle, write
+from openblip.checkpoints import write
+from openblip.checkpoints.resolve import resolve
 from openblip.data.records import Record
 from openblip.data.sources import open_source
 from openblip.data.sources.base import Source
@@ -34,8 +35,7 @@ def main() -> None:
     parser.add_argument("--limit", type=float, default=LIMIT, help="largest ECE to accept")
     parser.add_argument("--out", type=Path, help="JSON file to write the figures to")
     options = parser.parse_args()
-    members = bundle.find(options.model)
-    folder = options.model if members is None else members.locate("caption")
+    folder = resolve(options.model, "caption")
     fitted = fit_confidence(openblip.load(options.model, engine="torch"), read_records(options.data), itm=options.itm)
     print(json.dumps(fitted.figures | {"confidence": fitted.confidence.to_dict()}, indent=2))
     errors = [values["ECE"] for values in fitted.figures.values() if isinstance(values, dict)]

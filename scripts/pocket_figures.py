@@ -31,7 +31,8 @@ from numpy.typing import NDArray
 
 import openblip
 from openblip.blip import Blip
-from openblip.checkpoints import bundle, read
+from openblip.checkpoints import read
+from openblip.checkpoints.folder import Bundle
 from openblip.data.images import open_image
 from openblip.data.records import Record
 from openblip.data.sources import open_source
@@ -89,10 +90,10 @@ def list_measures(model: str, blip: Blip, data: Path) -> Iterator[tuple[str, Cal
 
 def size_figures(model: str) -> dict[str, float]:
     """Return the size of the bundle's files in MB, and the parameters of each model in millions."""
-    members = bundle.find(model)
-    if members is None:
+    bundle = Bundle.find(model)
+    if bundle is None:
         raise SystemExit(f"{model} must be a bundle")
-    paths = {task: Path(path) for task, path in members.models.items()}
+    paths = {task: Path(path) for task, path in bundle.models.items()}
     files = [file for file in next(iter(paths.values())).parent.rglob("*") if file.is_file()]
     millions = {str(task): round(count_parameters(read.load(path).model) / 1e6, 2) for task, path in paths.items()}
     return {"MB": round(sum(file.stat().st_size for file in files) / 1e6, 2), **millions}

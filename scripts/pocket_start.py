@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from openblip.checkpoints import write
-from openblip.checkpoints.containers import read_tensors
+from openblip.checkpoints.containers import read_checkpoint
 from openblip.checkpoints.stems import LITE2, load_lite2
 from openblip.data.records import Record
 from openblip.data.sources import open_source
@@ -56,7 +56,7 @@ def main() -> None:
     vocabulary.write_text("\n".join([*(pieces[i] for i in kept), "[DEC]", "[ENC]"]) + "\n", encoding="utf-8")
     tokenizer = Tokenizer.from_vocab(vocabulary)
     model = draw_model(tokenizer)
-    stored = read_tensors(bert / "model.safetensors")["embeddings.word_embeddings.weight"]
+    stored = read_checkpoint(bert / "model.safetensors").tensors["embeddings.word_embeddings.weight"]
     with torch.no_grad():
         model.text.embeddings.word.weight[: len(kept)] = project(stored[kept].float(), WIDTH)
         first = kept.index(pieces.index("[unused1]"))

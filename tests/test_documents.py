@@ -16,7 +16,7 @@ import pytest
 from click.testing import CliRunner
 from PIL import Image
 
-from openblip.checkpoints.bundle import POCKET
+from openblip.checkpoints.folder import POCKET
 from openblip.cli import app
 
 ROOT = Path(__file__).parent.parent

@@ -96,7 +96,6 @@ NO_TORCH = (
     "openblip.io.hashing",
     "openblip.io.jsonlines",
     "openblip.io.progress",
-    "openblip.checkpoints.bundle",
     "openblip.checkpoints.fingerprint",
     "openblip.checkpoints.layouts",
     "openblip.checkpoints.folder",

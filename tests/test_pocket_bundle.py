@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 
 import openblip
 from openblip.checkpoints import read, write
-from openblip.checkpoints.containers import read_folder
+from openblip.checkpoints.containers import read_checkpoint
 from openblip.preprocess.settings import ImageSettings
 from openblip.tasks import TaskName
 from tests.pocket_toys import load_script, run_script, write_tar
@@ -56,7 +56,7 @@ def toy_pocket(runs: Path) -> Path:
 
 
 def test_a_bundle_stores_the_stem_once_in_half_precision(runs: Path, toy_pocket: Path) -> None:
-    whole = read_folder(toy_pocket / "caption")
+    whole = read_checkpoint(toy_pocket / "caption").tensors
     stem = {name for name, tensor in whole.items() if ".stem." in name and tensor.numel() >= 256}
     assert stem
     assert all(tensor.dtype == torch.float16 for tensor in whole.values() if tensor.is_floating_point())

@@ -16,7 +16,8 @@ import yaml
 
 import openblip
 from openblip import tasks
-from openblip.checkpoints import bundle, published
+from openblip.checkpoints import published
+from openblip.checkpoints.folder import POCKET, Bundle
 from openblip.checkpoints.layouts import TABLES, hub_config
 from openblip.cli import app
 from openblip.compat.lavis_api import zoo
@@ -108,14 +109,14 @@ def test_recipes_name_tasks() -> None:
 
 
 def test_bundle_files_name_tasks(tmp_path: Path) -> None:
-    models = json.loads((bundle.POCKET / "bundle.json").read_text())
+    models = json.loads((POCKET / "bundle.json").read_text())
     assert set(models) <= set(NETWORKS)
-    assert all((bundle.POCKET / folder).is_dir() for folder in models.values())
+    assert all((POCKET / folder).is_dir() for folder in models.values())
     assert all(folder == name for name, folder in models.items()), "the folders have the names of the tasks"
     for wrong in ("match", "two_tower", "visdial"):
-        (tmp_path / "bundle.json").write_text(json.dumps({wrong: str(bundle.POCKET / "caption")}))
+        (tmp_path / "bundle.json").write_text(json.dumps({wrong: str(POCKET / "caption")}))
         with pytest.raises(openblip.CheckpointError, match=f"must be one of {', '.join(NETWORKS)}, got '{wrong}'"):
-            bundle.read(tmp_path)
+            Bundle.find(tmp_path)
 
 
 @pytest.mark.parametrize(

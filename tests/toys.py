@@ -11,7 +11,8 @@ import torch
 from PIL import Image
 from torch import nn
 
-from openblip.checkpoints import bundle, write
+from openblip.checkpoints import write
+from openblip.checkpoints.folder import write_bundle
 from openblip.model.build import build_model
 from openblip.model.config import ModelConfig, ModelKind, StemConfig, TextConfig, VisionConfig
 from openblip.preprocess.settings import ImageSettings
@@ -82,7 +83,7 @@ def toy_bundle(folder: Path, tasks: Sequence[TaskName]) -> Path:
         prompt = "a picture of " if task == "caption" else None
         image = ImageSettings(size=SIZE)
         write.save(toy_model(task), folder / task, tokenizer=toy_tokenizer(), image=image, prompt=prompt)
-    bundle.write(folder, {task: folder / task for task in tasks})
+    write_bundle(folder, {task: folder / task for task in tasks})
     return folder
 
 

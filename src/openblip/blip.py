@@ -25,15 +25,15 @@ from PIL import Image
 from torch import Tensor
 
 from openblip import defaults
-from openblip.checkpoints import bundle as bundles
 from openblip.checkpoints import published, read
 from openblip.checkpoints.containers import weights_digest
+from openblip.checkpoints.folder import Bundle
 from openblip.checkpoints.hub import is_offline
 from openblip.checkpoints.resolve import check_local, resolve
 from openblip.defaults import Decode, EngineName, Precision, PrecisionOption
 from openblip.engine.choice import choose
 from openblip.engine.create import check_engine, create_engine, default_batch_size
-from openblip.engine.device import check_available, resolve_device
+from openblip.engine.device import resolve_device
 from openblip.errors import DownloadError, InputError, OpenBlipError, UnsupportedTaskError
 from openblip.io import limits
 from openblip.io.limits import Limit, Stop
@@ -116,8 +116,7 @@ class _Loader:
 
     def load(self, source: str | Path, task: ModelKind | None) -> TaskModel:
         """Load one model."""
-        local = self.bundled and isinstance(source, Path)  # a member of a bundle, which was checked
-        path = Path(source) if local else resolve(source, offline=self.offline)
+        path = source if isinstance(source, Path) and source.exists() else resolve(source, offline=self.offline)
         checkpoint = read.load(path, task=task, config=self.config, tokenizer=self.tokenizer)
         pixels = None
         if self.calibration:
@@ -202,7 +201,6 @@ def load(
     choice = choose(engine, precision, torch_device.type)
     engine, precision = choice.engine, choice.precision
     check_engine(engine, precision, torch_device, calibrated=calibration is not None)
-    check_available(torch_device)
     batching = Batching(
         default_batch_size(precision, torch_device) if batch_size is None else batch_size,
         defaults.NUM_WORKERS if num_workers is None else num_workers,
@@ -210,7 +208,7 @@ def load(
     images = [load_image(image) for image in calibration or ()]
     if calibration is not None and not images:
         raise InputError("calibration must contain at least one image (a dozen is recommended), got none")
-    bundle = bundles.find(name_or_path)
+    bundle = Bundle.find(name_or_path)
     loader = _Loader(
         engine=engine,
         precision=precision,
@@ -229,11 +227,13 @@ def load(
         load_model = cache(partial(loader.load, name_or_path, task))
         loaders = dict.fromkeys(SERVED_TASKS.get(load_model().config.task, ()), load_model)
     else:
-        if tokenizer is None:
-            bundles.check_vocabularies(bundle, bundle.models if task is None else (task,))
         for network in cast("Iterable[TaskName]", bundle.models if task is None else (task,)):
-            source = bundle.models.get(network) or bundle.locate(network)  # `locate` raises for an absent task
-            if is_offline() if offline is None else offline:
+            if network not in bundle.models:
+                raise bundle.error_without(network)
+            if tokenizer is None and network in bundle.without_vocabulary:
+                raise bundle.error_without_vocabulary(network)
+            source = bundle.models[network]
+            if isinstance(source, str) and (is_offline() if offline is None else offline):
                 try:
                     check_local(source)
                 except DownloadError as error:

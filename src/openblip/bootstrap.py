@@ -20,9 +20,8 @@ from openblip.capfilt.rules import Keep, Rule
 from openblip.capfilt.run import CapFiltJob, ModelOptions
 from openblip.capfilt.run import run as run_capfilt
 from openblip.capfilt.scoring import Sampling
-from openblip.checkpoints import bundle
 from openblip.checkpoints.fingerprint import fingerprint
-from openblip.checkpoints.resolve import MODEL
+from openblip.checkpoints.folder import MODEL, Bundle
 from openblip.data.files import is_local
 from openblip.data.images import FileImage
 from openblip.data.records import Record
@@ -268,20 +267,16 @@ class Bootstrap:
         if step in ("pretrain", "capfilt"):
             inputs["web"] = self._hash_sources(recipe.web)
         if step == "final":
-            inputs["filtered"] = self._hash_filtered()
+            folder, digest = CapFiltFolder(self.out / "capfilt"), hashlib.sha256()
+            for shard in folder.shards():
+                path = folder.rows_path(shard)
+                digest.update(f"{shard} {compute_sha256(path)} {json.dumps(read_metadata(path)['rule'])}\n".encode())
+            inputs["filtered"] = digest.hexdigest()
         content = json.dumps([step, settings, inputs], sort_keys=True, default=str)
         return hashlib.sha256(content.encode()).hexdigest()
 
     def _hash_model(self, step: str) -> str:
         return fingerprint(str(self.out / step / MODEL), [_TASKS[step]], offline=True)[_TASKS[step]]
-
-    def _hash_filtered(self) -> str:
-        """Return a hash of the texts, scores and verdicts of the CapFilt step."""
-        folder, digest = CapFiltFolder(self.out / "capfilt"), hashlib.sha256()
-        for shard in folder.shards():
-            path = folder.rows_path(shard)
-            digest.update(f"{shard} {compute_sha256(path)} {json.dumps(read_metadata(path)['rule'])}\n".encode())
-        return digest.hexdigest()
 
     def _hash_sources(self, sources: Sequence[str]) -> str:
         """Return a hash of the content of some data: its files, and the image files that their rows name."""
@@ -313,8 +308,7 @@ def _hash_start(name: str) -> str:
     """Return the hash of the files of a checkpoint to start from, or its name if they are not on this machine."""
     try:
         task: TaskName = "pretrain"
-        found = bundle.find(name)
-        if found is None and not Path(name).exists():
+        if Bundle.find(name) is None and not Path(name).exists():
             return name
         return next(iter(fingerprint(name, [task], offline=True).values()))
     except OpenBlipError:

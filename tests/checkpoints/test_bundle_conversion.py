@@ -13,7 +13,8 @@ import transformers as hf
 from torch import nn
 
 import openblip
-from openblip.checkpoints import bundle, read, write
+from openblip.checkpoints import read, write
+from openblip.checkpoints.folder import POCKET, write_bundle
 from openblip.checkpoints.shared import share_tensors
 from openblip.errors import CheckpointError
 from openblip.model.base import ImageTextModel
@@ -47,7 +48,7 @@ def make_bundle(folder: Path, kind: str) -> Path:
         prompt = "" if task == "caption" else None
         write.save(model, folder / task, tokenizer=toy_tokenizer(), image=image, prompt=prompt, dtype=torch.float16)
     share_tensors([folder / task for task in TASKS])
-    bundle.write(folder, {task: folder / task for task in TASKS})
+    write_bundle(folder, {task: folder / task for task in TASKS})
     return folder
 
 
@@ -136,7 +137,7 @@ def test_a_bare_hybrid_image_encoder_survives_a_folder(hybrid: Path) -> None:
 def test_the_bundled_model_converts_to_complete_folders(task: TaskName, tmp_path: Path) -> None:
     result = run("convert", "pocket", tmp_path / "alone", "--task", task, "--to", "hub")
     assert result.exit_code == 0, result.output
-    before, after = read.load(bundle.POCKET, task=task), read.load(tmp_path / "alone")
+    before, after = read.load(POCKET, task=task), read.load(tmp_path / "alone")
     fields = ("config", "image", "prompt", "confidence")
     assert [getattr(after, name) for name in fields] == [getattr(before, name) for name in fields]
     state = after.model.state_dict()

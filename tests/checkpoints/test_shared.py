@@ -11,9 +11,10 @@ from safetensors.torch import load_file
 from torch import nn
 
 import openblip
-from openblip.checkpoints import bundle, read, write
-from openblip.checkpoints.containers import read_folder, weights_digest, write_safetensors
+from openblip.checkpoints import read, write
+from openblip.checkpoints.containers import read_checkpoint, weights_digest, write_safetensors
 from openblip.checkpoints.fingerprint import fingerprint
+from openblip.checkpoints.folder import write_bundle
 from openblip.checkpoints.shared import share_tensors
 from openblip.errors import CheckpointError, InputError
 from openblip.tasks import TaskName
@@ -65,13 +66,13 @@ def members(tmp_path: Path) -> tuple[Path, Path]:
 
 
 def test_what_members_share_is_stored_once(members: tuple[Path, Path], tmp_path: Path) -> None:
-    before = [read_folder(folder) for folder in members]
+    before = [read_checkpoint(folder).tensors for folder in members]
     shared = load_file(share_tensors(members))
     assert shared
     assert all(".stem." in name for name in shared)
     for folder, tensors in zip(members, before, strict=True):
         assert not shared.keys() & load_file(folder / "model.safetensors").keys()
-        after = read_folder(folder)
+        after = read_checkpoint(folder).tensors
         assert after.keys() == tensors.keys()
         assert all(torch.equal(after[name], tensor) for name, tensor in tensors.items())
 
@@ -80,12 +81,12 @@ def test_a_bundle_with_a_shared_file_moves_as_a_whole_and_converts_to_complete_f
     members: tuple[Path, Path], tmp_path: Path
 ) -> None:
     share_tensors(members)
-    bundle.write(tmp_path, {"caption": members[0], "retrieval": members[1]})
+    write_bundle(tmp_path, {"caption": members[0], "retrieval": members[1]})
     moved = tmp_path.rename(tmp_path.with_name("moved"))
     loaded = read.load(moved, task="retrieval")
     whole = write.save(loaded, moved / "whole")
     assert not (whole / "shared.json").exists()
-    assert load_file(whole / "model.safetensors").keys() == read_folder(moved / "match").keys()
+    assert load_file(whole / "model.safetensors").keys() == read_checkpoint(moved / "match").tensors.keys()
 
 
 def test_a_saved_folder_no_longer_refers_to_a_shared_file(members: tuple[Path, Path]) -> None:
@@ -108,9 +109,12 @@ def test_the_digest_of_a_member_covers_the_shared_file(members: tuple[Path, Path
     ("content", "message"),
     [
         ({"file": "../../secret.safetensors", "tensors": {}}, "must name a file next to its folder"),
-        ({"file": "other.safetensors", "tensors": {"a": "b"}}, "which is not next to"),
-        ({"file": "shared.safetensors", "tensors": {"a": "b"}}, "lacks what"),
-        ({"file": "shared.safetensors", "tensors": []}, "has no table"),
+        ({"file": "other.safetensors", "tensors": {"a": "b"}}, "other.safetensors, which does not exist"),
+        (
+            {"file": "shared.safetensors", "tensors": {"a": "b"}},
+            "shared.safetensors must have the tensors that .* states; wrong are b",
+        ),
+        ({"file": "shared.safetensors", "tensors": []}, "must have a table"),
     ],
 )
 def test_a_wrong_reference_is_an_error(members: tuple[Path, Path], content: object, message: str) -> None:
@@ -127,10 +131,10 @@ def test_members_must_lie_side_by_side(members: tuple[Path, Path], tmp_path: Pat
 
 def test_a_bundle_without_its_shared_file_is_refused_at_once(members: tuple[Path, Path], tmp_path: Path) -> None:
     shared = share_tensors(members)
-    bundle.write(tmp_path, {"caption": members[0], "retrieval": members[1]})
+    write_bundle(tmp_path, {"caption": members[0], "retrieval": members[1]})
     openblip.load(tmp_path)
     shared.write_bytes(shared.read_bytes()[:-1])
-    with pytest.raises(CheckpointError, match=r"shared\.safetensors is incomplete"):
+    with pytest.raises(CheckpointError, match=r"shared\.safetensors: .*incomplete"):
         openblip.load(tmp_path)
     shared.unlink()
     with pytest.raises(CheckpointError, match=r"shared\.safetensors"):

@@ -494,7 +494,7 @@ def test_shards(pickled: bool, toy_folder: Path, tmp_path: Path) -> None:
     name = next(iter(content["weight_map"]))
     content["weight_map"]["text_decoder.ghost"] = content["weight_map"].pop(name)
     index.write_text(json.dumps(content))
-    with pytest.raises(CheckpointError, match=r"does not have the tensors of its index: .*text_decoder.ghost"):
+    with pytest.raises(CheckpointError, match=r"must have the tensors that .* states; wrong are .*text_decoder.ghost"):
         load(folder)
     content["weight_map"]["text_decoder.ghost"] = "../../etc/weights.bin"
     index.write_text(json.dumps(content))
@@ -504,7 +504,7 @@ def test_shards(pickled: bool, toy_folder: Path, tmp_path: Path) -> None:
     content["weight_map"][name] = next(folder.glob("*-00001-*")).name
     next(folder.glob("*-00002-*")).unlink()
     index.write_text(json.dumps(content))
-    with pytest.raises(CheckpointError, match=r"names the shard .*00002-of-00003.*, which does not exist"):
+    with pytest.raises(CheckpointError, match=r"refers to .*00002-of-00003.*, which does not exist"):
         load(folder)
     index.write_text("{}")
     with pytest.raises(CheckpointError, match="must have a weight_map"):
@@ -569,6 +569,6 @@ def test_a_cut_between_files_leaves_no_mixture(tmp_path: Path, monkeypatch: pyte
     with pytest.raises(KeyboardInterrupt):
         save(toy_model("caption", seed=1), folder)
     monkeypatch.undo()
-    with pytest.raises(CheckpointError, match=r"config.json is damaged or incomplete.*No such file"):
+    with pytest.raises(CheckpointError, match=r"must hold config.json, got none"):
         load(folder, tokenizer=False)
     assert not list(tmp_path.glob(".*"))

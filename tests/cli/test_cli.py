@@ -15,7 +15,8 @@ import torch
 from click.testing import CliRunner, Result
 
 from openblip import __version__
-from openblip.checkpoints import bundle, read, write
+from openblip.checkpoints import read, write
+from openblip.checkpoints.folder import write_bundle
 from openblip.checkpoints.published import FAMILIES, PUBLISHED
 from openblip.cli import app
 from openblip.cli import options as o
@@ -40,7 +41,7 @@ def toys(tmp_path_factory: pytest.TempPathFactory) -> Path:
     home = tmp_path_factory.mktemp("toys")
     for task in TASKS:
         write.save(toy_model(task), home / task, tokenizer=toy_tokenizer(), image=ImageSettings(size=SIZE))
-    bundle.write(home, {task: home / task for task in TASKS})
+    write_bundle(home, {task: home / task for task in TASKS})
     toy_image(1).save(home / "one.png")
     toy_image(2).save(home / "two.png")
     (home / "bad.png").write_bytes(b"no picture")

@@ -10,7 +10,8 @@ from click.testing import CliRunner, Result
 from PIL import Image
 
 import openblip
-from openblip.checkpoints import bundle, write
+from openblip.checkpoints import write
+from openblip.checkpoints.folder import write_bundle
 from openblip.cli import app
 from openblip.data.sources import open_source
 from openblip.data.sources.base import Source
@@ -35,7 +36,7 @@ def toys(tmp_path_factory: pytest.TempPathFactory) -> Path:
     home = tmp_path_factory.mktemp("toys")
     for task in TASKS:
         write.save(toy_model(task), home / task, tokenizer=toy_tokenizer(), image=ImageSettings(size=SIZE))
-    bundle.write(home, {task: home / task for task in TASKS})
+    write_bundle(home, {task: home / task for task in TASKS})
     (home / "more").mkdir()
     toy_image(1).save(home / "one.png")
     toy_image(2).save(home / "more" / "one.png")

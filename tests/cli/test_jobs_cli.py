@@ -13,7 +13,8 @@ import numpy as np
 import pytest
 from click.testing import CliRunner, Result
 
-from openblip.checkpoints import bundle, write
+from openblip.checkpoints import write
+from openblip.checkpoints.folder import write_bundle
 from openblip.cli import app
 from openblip.cli.doctor import PURPOSES
 from openblip.cli.jobs import ImageJob
@@ -49,7 +50,7 @@ def toys(tmp_path_factory: pytest.TempPathFactory) -> Path:
     home = tmp_path_factory.mktemp("toys")
     for task in TASKS:
         write.save(toy_model(task), home / task, tokenizer=toy_tokenizer(), image=ImageSettings(size=SIZE))
-    bundle.write(home, {task: home / task for task in TASKS})
+    write_bundle(home, {task: home / task for task in TASKS})
     (home / "p").mkdir()
     for number in (1, 2):
         toy_image(number).save(home / "p" / f"{number}.png")

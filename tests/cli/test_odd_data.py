@@ -11,7 +11,8 @@ import pytest
 from click.testing import Result
 from PIL import Image
 
-from openblip.checkpoints import bundle, write
+from openblip.checkpoints import write
+from openblip.checkpoints.folder import write_bundle
 from openblip.cli import app
 from openblip.data.records import Record
 from openblip.data.sources.shards import plan_shards, read_shard
@@ -45,7 +46,7 @@ def toys(tmp_path_factory: pytest.TempPathFactory) -> Path:
     tasks: tuple[TaskName, ...] = ("caption", "retrieval", "nlvr")
     for task in tasks:
         write.save(toy_model(task), home / task, tokenizer=toy_tokenizer(), image=ImageSettings(size=SIZE))
-    bundle.write(home, {task: home / task for task in tasks})
+    write_bundle(home, {task: home / task for task in tasks})
     return home
 
 

@@ -11,7 +11,8 @@ import torch
 from click.testing import CliRunner, Result
 
 import openblip
-from openblip.checkpoints import bundle, read, write
+from openblip.checkpoints import read, write
+from openblip.checkpoints.folder import write_bundle
 from openblip.cli import app
 from openblip.preprocess.settings import ImageSettings
 from openblip.training.config import read_recipe
@@ -33,7 +34,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A bundle with a toy captioner, four captioned images, and one that is missing."""
     home = tmp_path_factory.mktemp("home")
     write.save(toy_model("caption"), home / "caption", tokenizer=toy_tokenizer(), image=ImageSettings(SIZE))
-    bundle.write(home, {"caption": home / "caption"})
+    write_bundle(home, {"caption": home / "caption"})
     rows = [{"image": f"{i}.png", "caption": "a dog"} for i in range(5)]
     for i in range(4):
         toy_image(i).save(home / f"{i}.png")

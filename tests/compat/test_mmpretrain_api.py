@@ -14,7 +14,8 @@ from PIL import Image
 from torch.utils.data import DataLoader, Dataset, IterableDataset
 
 from openblip import ImageError
-from openblip.checkpoints import bundle, write
+from openblip.checkpoints import write
+from openblip.checkpoints.folder import write_bundle
 from openblip.compat import mmpretrain_api as mm
 from openblip.compat.mmpretrain_api.base import load_bgr_image
 from openblip.engine.protocols import MatchLogits
@@ -37,7 +38,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
         prompt = "a picture of " if task == "caption" else None
         image = ImageSettings(size=SIZE)
         write.save(toy_model(task), folder / task, tokenizer=toy_tokenizer(), image=image, prompt=prompt)
-    bundle.write(folder, {task: folder / task for task in TASKS})
+    write_bundle(folder, {task: folder / task for task in TASKS})
     (folder / "pictures").mkdir()
     for seed in range(4):
         toy_image(seed).save(folder / "pictures" / f"{seed}.png")

@@ -16,8 +16,9 @@ import torch
 from torch import Tensor
 
 import openblip
-from openblip.checkpoints import bundle, write
+from openblip.checkpoints import write
 from openblip.checkpoints.containers import weights_digest
+from openblip.checkpoints.folder import write_bundle
 from openblip.decoding import Decoding, Hypothesis, generate_grouped
 from openblip.engine import int8
 from openblip.engine.compiled import CompiledEngine
@@ -450,7 +451,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for task in ("caption", "vqa", "retrieval"):
         prompt = "a picture of " if task == "caption" else None
         write.save(toy(task), home / task, tokenizer=toy_tokenizer(), image=ImageSettings(size=SIZE), prompt=prompt)
-    bundle.write(home, {task: home / task for task in ("caption", "vqa", "retrieval")})
+    write_bundle(home, {task: home / task for task in ("caption", "vqa", "retrieval")})
     return home
 
 
@@ -525,7 +526,7 @@ def test_what_openvino_does_not_serve_of_a_bundle_runs_by_the_reference(tmp_path
     tasks: tuple[TaskName, ...] = ("caption", "grounding")
     for task in tasks:
         write.save(toy_model(task), tmp_path / task, tokenizer=toy_tokenizer(), image=ImageSettings(size=SIZE))
-    bundle.write(tmp_path, {task: tmp_path / task for task in tasks})
+    write_bundle(tmp_path, {task: tmp_path / task for task in tasks})
     plain, converted = openblip.load(tmp_path), openblip.load(tmp_path, engine="openvino")
     picture = toy_image(1)
     encoded = converted.encode_images(picture)

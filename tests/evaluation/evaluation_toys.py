@@ -7,7 +7,8 @@ import pickle
 from pathlib import Path
 from typing import Any, cast
 
-from openblip.checkpoints import bundle, write
+from openblip.checkpoints import write
+from openblip.checkpoints.folder import write_bundle
 from openblip.engine.eager import EagerEngine
 from openblip.pipelines.base import TaskModel
 from openblip.preprocess.settings import ImageSettings
@@ -24,7 +25,7 @@ def make_bundle(home: Path) -> Path:
             toy_model(task), home / task, tokenizer=toy_tokenizer(), image=ImageSettings(size=SIZE),
             prompt="a picture of " if task == "caption" else None,
         )  # fmt: skip
-    bundle.write(home, {task: home / task for task in TOY_TASKS})
+    write_bundle(home, {task: home / task for task in TOY_TASKS})
     return home
 
 

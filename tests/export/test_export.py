@@ -20,7 +20,8 @@ import torch
 from torch import nn
 
 import openblip
-from openblip.checkpoints import bundle, read, write
+from openblip.checkpoints import read, write
+from openblip.checkpoints.folder import write_bundle
 from openblip.cli import main
 from openblip.errors import InputError, UnsupportedTaskError
 from openblip.export.graphs import EXPORTED_TASKS, Graph, build_graphs
@@ -47,7 +48,7 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
         prompt = "a picture of " if task == "caption" else None
         image = ImageSettings(size=64)
         write.save(toy_network(task), folder / task, tokenizer=toy_tokenizer(), image=image, prompt=prompt)
-    bundle.write(folder, {task: folder / task for task in EXPORTED_TASKS})
+    write_bundle(folder, {task: folder / task for task in EXPORTED_TASKS})
     return folder
 
 

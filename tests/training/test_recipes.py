@@ -8,7 +8,8 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from openblip.checkpoints import bundle, read
+from openblip.checkpoints import read
+from openblip.checkpoints.folder import POCKET, Bundle
 from openblip.errors import ConfigError
 from openblip.model.build import build_model, count_parameters
 from openblip.model.config import ModelConfig
@@ -124,8 +125,9 @@ def test_a_recipe_has_the_published_numbers_and_builds(name: str) -> None:
 def test_the_recipes_of_pocket_make_what_is_bundled(name: str) -> None:
     """From the sizes of its pretraining, each recipe gives the sizes of the model that the package ships."""
     recipe = read_recipe(RECIPES / "pocket" / f"{name}.yaml")
-    models = bundle.read(bundle.POCKET).models
-    shipped = {task: read.load(path).config for task, path in models.items()}
+    pocket = Bundle.find(POCKET)
+    assert pocket is not None
+    shipped = {task: read.load(path).config for task, path in pocket.models.items()}
     start = dataclasses.replace(shipped["retrieval"], task="pretrain")
     actual = config_of(recipe, start)
     if actual.task not in shipped:  # pretraining, and tasks that are not bundled

@@ -19,12 +19,13 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from openblip.checkpoints.folder import ADAPTER_CONFIG
 from openblip.checkpoints.layouts import table
 from openblip.errors import CheckpointError
 from openblip.io import atomic
 from openblip.model.config import ModelConfig, ModelKind
 
-CONFIG, WEIGHTS, EXTRAS = "adapter_config.json", "adapter_model.safetensors", "openblip.json"
+WEIGHTS, EXTRAS = "adapter_model.safetensors", "openblip.json"
 _PREFIX = "base_model.model."
 _LORA = re.compile(r"(?P<module>.+)\.lora_(?P<part>[AB])(?:\.\w+)?\.weight")
 
@@ -78,7 +79,7 @@ def read_adapter(folder: Path) -> Adapter:
         CheckpointError: If a file is missing or damaged, or the adapter is not plain LoRA.
     """
     try:
-        config: dict[str, Any] = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+        config: dict[str, Any] = json.loads((folder / ADAPTER_CONFIG).read_text(encoding="utf-8"))
         extras = json.loads((folder / EXTRAS).read_text(encoding="utf-8")) if (folder / EXTRAS).is_file() else {}
         stored = load_file(folder / WEIGHTS)
     except (OSError, ValueError, SafetensorError) as error:
@@ -218,11 +219,11 @@ def write_adapter(
         "use_rslora": False,
         "use_dora": False,
     }
-    with atomic.replace_folder(folder, final_file=CONFIG) as temporary:
+    with atomic.replace_folder(folder, final_file=ADAPTER_CONFIG) as temporary:
         contiguous = {name: tensor.detach().cpu().clone().contiguous() for name, tensor in tensors.items()}
         save_file(contiguous, temporary / WEIGHTS, metadata={"format": "pt"})
         atomic.write_json(temporary / EXTRAS, {"task": layout.task, "scalars": scalars})
-        atomic.write_json(temporary / CONFIG, config)
+        atomic.write_json(temporary / ADAPTER_CONFIG, config)
     return folder
 
 

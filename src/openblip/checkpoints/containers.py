@@ -15,8 +15,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from openblip.checkpoints.bundle import shared_file
-from openblip.checkpoints.folder import PICKLE, SAFETENSORS, join_names, read_files
+from openblip.checkpoints.folder import PICKLE, SAFETENSORS, ModelFolder, RawCheckpoint, Reader, join_names
 from openblip.errors import CheckpointError
 from openblip.io import atomic
 from openblip.io.hashing import sha256
@@ -26,19 +25,80 @@ PICKLE_SUFFIXES = (".pth", ".pt", ".bin", ".ckpt")
 _AGAIN = "Download or write it again"
 
 
-def read_tensors(path: Path) -> dict[str, Tensor]:
-    """Return the tensors of a hub folder or a weight file.
+def read_checkpoint(path: Path) -> RawCheckpoint[Tensor]:
+    """Read a hub folder or a weight file.
 
     Args:
         path: The folder or file.
 
     Returns:
-        The tensors by name.
+        Its content.
 
     Raises:
         CheckpointError: If there are no weights, or a file is damaged.
     """
-    return read_folder(path) if path.is_dir() else read_weight_file(path)[0]
+    return ModelFolder.open(path).read(READERS) if path.is_dir() else read_weight_file(path)
+
+
+def read_weight_file(path: Path) -> RawCheckpoint[Tensor]:
+    """Read a weight file.
+
+    Args:
+        path: A safetensors file or a pickle.
+
+    Returns:
+        The tensors, and the other entries of a pickle.
+
+    Raises:
+        CheckpointError: If the file does not exist, is damaged, or has another suffix.
+    """
+    if not path.is_file():
+        raise CheckpointError(f"there is no checkpoint at {path}")
+    if path.suffix in PICKLE_SUFFIXES:
+        return read_pickle(path)
+    if path.suffix != ".safetensors":
+        raise CheckpointError(f"a weight file must end in .safetensors, {', '.join(PICKLE_SUFFIXES)}, got {path}")
+    try:
+        return RawCheckpoint(path, load_file(path))
+    except (SafetensorError, OSError, ValueError, KeyError) as error:
+        raise CheckpointError(f"{path} is damaged or incomplete: {error}. {_AGAIN}") from error
+
+
+def read_pickle(path: Path) -> RawCheckpoint[Tensor]:
+    """Read a pickle: its tensors, and its other entries, such as the training configuration.
+
+    The tensors may be in the entry `model` or `state_dict`. Nothing that runs code is read.
+
+    Args:
+        path: The file.
+
+    Returns:
+        The tensors and the other entries.
+
+    Raises:
+        CheckpointError: If the file is damaged, is not a checkpoint, or would run code.
+    """
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
+    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError, KeyError, AttributeError) as error:
+        if match := re.search(r"GLOBAL (\S+)|Unsupported (?:global|class) (\S+)", str(error)):
+            raise CheckpointError(
+                f"{path} would run code while it is read ({(match[1] or match[2]).rstrip('.')}), which is refused. "
+                "A checkpoint may hold tensors and plain values only: save these alone, best as safetensors"
+            ) from None
+        raise CheckpointError(f"{path} is damaged, incomplete, or not a PyTorch file. {_AGAIN}") from error
+    if not isinstance(content, Mapping):
+        raise CheckpointError(f"{path} must hold tensors by name, got a {type(content).__name__}")
+    container = next((key for key in ("model", "state_dict") if isinstance(content.get(key), Mapping)), None)
+    tensors = content if container is None else content[container]
+    metadata = {} if container is None else {key: value for key, value in content.items() if key != container}
+    if foreign := sorted(str(name) for name, value in tensors.items() if not isinstance(value, Tensor)):
+        raise CheckpointError(f"{path} is not a checkpoint: some entries are not tensors: {join_names(foreign)}")
+    return RawCheckpoint(path, dict(tensors), metadata)
+
+
+READERS: Mapping[str, Reader[Tensor]] = {SAFETENSORS: load_file, PICKLE: lambda path: read_pickle(path).tensors}
+"""By the name of a hub folder's file, the function that reads it."""
 
 
 def weights_digest(path: Path) -> str:
@@ -54,90 +114,12 @@ def weights_digest(path: Path) -> str:
     """
     files = [path]
     if path.is_dir():
-        files = sorted(file for file in path.iterdir() if file.suffix in (".safetensors", ".bin"))
-        if (shared := shared_file(path)) is not None:
-            files.append(shared)
+        folder = ModelFolder.open(path)
+        files = [*folder.weights, *([folder.shared] if folder.shared else [])]
     if len(files) == 1:
         return sha256(files[0])
     lines = [f"{file.name} {sha256(file)}" for file in files]
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()
-
-
-def read_folder(folder: Path) -> dict[str, Tensor]:
-    """Return the tensors of a hub folder: of its safetensors file, its pickle, or the shards of either.
-
-    Args:
-        folder: The folder.
-
-    Returns:
-        The tensors by name.
-
-    Raises:
-        CheckpointError: If the folder has no weights, or if a file is damaged.
-    """
-    return read_files(folder, {SAFETENSORS: read_safetensors, PICKLE: lambda path: read_pickle(path)[0]})
-
-
-def read_safetensors(path: Path) -> dict[str, Tensor]:
-    """Return the tensors of a safetensors file.
-
-    Args:
-        path: The file.
-
-    Returns:
-        The tensors by name.
-
-    Raises:
-        CheckpointError: If the file is damaged.
-    """
-    try:
-        return dict(load_file(path))
-    except (SafetensorError, OSError, ValueError, KeyError) as error:
-        raise CheckpointError(f"{path} is damaged or incomplete: {error}. {_AGAIN}") from error
-
-
-def read_pickle(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Return the tensors of a pickle, and its other entries, such as the training configuration.
-
-    The tensors may be in the entry `model` or `state_dict`. Nothing that runs code is read.
-
-    Args:
-        path: The file.
-
-    Returns:
-        The tensors by name, and the other entries.
-
-    Raises:
-        CheckpointError: If the file is damaged, is not a checkpoint, or would run code.
-    """
-    content = _unpickle(path)
-    container = next((key for key in ("model", "state_dict") if isinstance(content.get(key), Mapping)), None)
-    tensors = content if container is None else content[container]
-    metadata = {} if container is None else {key: value for key, value in content.items() if key != container}
-    if foreign := sorted(str(name) for name, value in tensors.items() if not isinstance(value, Tensor)):
-        raise CheckpointError(f"{path} is not a checkpoint: some entries are not tensors: {join_names(foreign)}")
-    return dict(tensors), metadata
-
-
-def read_weight_file(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Return the tensors of a weight file, and the other entries of a pickle.
-
-    Args:
-        path: A safetensors file or a pickle.
-
-    Returns:
-        The tensors by name, and the other entries.
-
-    Raises:
-        CheckpointError: If the file does not exist, is damaged, or has another suffix.
-    """
-    if not path.is_file():
-        raise CheckpointError(f"there is no checkpoint at {path}")
-    if path.suffix == ".safetensors":
-        return read_safetensors(path), {}
-    if path.suffix in PICKLE_SUFFIXES:
-        return read_pickle(path)
-    raise CheckpointError(f"a weight file must end in .safetensors, {', '.join(PICKLE_SUFFIXES)}, got {path}")
 
 
 def write_pickle(path: Path, content: Mapping[str, Any]) -> None:
@@ -161,18 +143,3 @@ def write_safetensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
     contiguous = {name: tensor.contiguous() for name, tensor in tensors.items()}
     with atomic.replace_path(path) as temporary:
         save_file(contiguous, temporary, metadata={"format": "pt"})
-
-
-def _unpickle(path: Path) -> Mapping[str, Any]:
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
-    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError, KeyError, AttributeError) as error:
-        if match := re.search(r"GLOBAL (\S+)|Unsupported (?:global|class) (\S+)", str(error)):
-            raise CheckpointError(
-                f"{path} would run code while it is read ({(match[1] or match[2]).rstrip('.')}), which is refused. "
-                "A checkpoint may hold tensors and plain values only: save these alone, best as safetensors"
-            ) from None
-        raise CheckpointError(f"{path} is damaged, incomplete, or not a PyTorch file. {_AGAIN}") from error
-    if not isinstance(content, Mapping):
-        raise CheckpointError(f"{path} must hold tensors by name, got a {type(content).__name__}")
-    return content

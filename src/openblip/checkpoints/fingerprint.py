@@ -8,7 +8,7 @@ import re
 from collections.abc import Iterable
 from pathlib import Path
 
-from openblip.checkpoints import bundle as bundles
+from openblip.checkpoints.folder import Bundle, ModelFolder
 from openblip.checkpoints.resolve import resolve
 from openblip.io.hashing import MEMO_MIN_BYTES, sha256
 from openblip.model.config import ModelKind
@@ -34,21 +34,20 @@ def fingerprint(model: str, tasks: Iterable[ModelKind], *, offline: bool | None 
         UnsupportedTaskError: If a bundle has no model for the first task.
         DownloadError: If a file cannot be downloaded.
     """
-    bundle = bundles.find(model)
+    bundle = Bundle.find(model)
     paths: dict[str, Path] = {}
     for task in tasks:
-        if bundle is None:
-            paths[task] = resolve(model, offline=offline)
-        elif task in bundle.models or not paths:
-            paths[task] = bundle.locate(task, offline=offline)
+        if bundle is None or task in bundle.models or not paths:
+            paths[task] = resolve(model, task, offline=offline)
     return {task: _hash_files(path) for task, path in paths.items()}
 
 
 def _hash_files(path: Path) -> str:
     """Return a hash of a file, or of the names and contents of the files in a folder."""
-    files = [path] if path.is_file() else sorted(file for file in path.iterdir() if file.suffix in _SUFFIXES)
-    if path.is_dir() and (shared := bundles.shared_file(path)) is not None:
-        files.append(shared)
+    files = [path]
+    if path.is_dir():
+        shared = ModelFolder.open(path).shared
+        files = sorted(file for file in path.iterdir() if file.suffix in _SUFFIXES) + ([shared] if shared else [])
     digest = hashlib.sha256()
     for file in files:
         name = file.name if path.is_dir() else ""

@@ -15,11 +15,12 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from openblip.checkpoints.folder import join_names
+from openblip.checkpoints.containers import read_checkpoint
+from openblip.checkpoints.folder import RawCheckpoint, join_names
 from openblip.checkpoints.layouts import Table, nearest
 from openblip.checkpoints.layouts.starts import RULES, Rules
 from openblip.checkpoints.match import check, match
-from openblip.checkpoints.read import LoadedModel, RawCheckpoint, interpret, read_raw
+from openblip.checkpoints.read import LoadedModel, find_model, interpret
 from openblip.checkpoints.write import config_of
 from openblip.errors import CheckpointError
 from openblip.model.build import build_model
@@ -105,7 +106,7 @@ def _read_source(
         source = source.model
     if isinstance(source, nn.Module):
         return dict(source.state_dict()), config_of(source).task, {"": type(source).__name__}
-    raw = read_raw(Path(source))
+    raw = read_checkpoint(find_model(Path(source).expanduser().absolute()))
     layout, distance = nearest(raw.tensors, served=False)
     if layout.family in ("timm", "bert") and distance * 2 < len(raw.tensors):
         return _read_start(raw, layout, report)
@@ -116,7 +117,9 @@ def _read_source(
     return matched.tensors, matched.table.task, {"": str(raw.path), **matched.origin}
 
 
-def _read_start(raw: RawCheckpoint, layout: Table, report: InitReport) -> tuple[dict[str, Tensor], str, dict[str, str]]:
+def _read_start(
+    raw: RawCheckpoint[Tensor], layout: Table, report: InitReport
+) -> tuple[dict[str, Tensor], str, dict[str, str]]:
     """Return the same for a DeiT or a BERT. BERT's files call the parameters of norms gamma and beta."""
     origin = {re.sub(r"\.gamma$", ".weight", re.sub(r"\.beta$", ".bias", name)): name for name in raw.tensors}
     matched = match({name: raw.tensors[old] for name, old in origin.items()}, layout, str(raw.path))

@@ -276,6 +276,14 @@ BUNDLES: Mapping[str, Mapping[TaskName, str]] = {
 }
 
 
+_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
+
+
+def is_hub_id(name: str) -> bool:
+    """Return whether a name has the form `owner/name` and is not the name of a file."""
+    return bool(_HUB_ID.fullmatch(name)) and not name.endswith((".pth", ".json"))
+
+
 def _key(name: str) -> str:
     """Return a name for comparison: in lower case, LAVIS's pairs joined by a slash, not by a colon or space."""
     folded = name.strip().casefold()

@@ -7,27 +7,33 @@ The stages are `RawCheckpoint` (the content of the files), `MatchedCheckpoint` (
 from __future__ import annotations
 
 import dataclasses
-import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from openblip import tasks
-from openblip.checkpoints import bundle, hub, published, sizes
-from openblip.checkpoints.adapter import CONFIG as ADAPTER_CONFIG
+from openblip.checkpoints import hub, published, sizes
 from openblip.checkpoints.adapter import Adapter, load_adapter, read_adapter
-from openblip.checkpoints.containers import read_folder, read_weight_file
-from openblip.checkpoints.folder import INDEX, PICKLE, SAFETENSORS
+from openblip.checkpoints.containers import READERS, read_weight_file
+from openblip.checkpoints.folder import (
+    ADAPTER_CONFIG,
+    CONFIG,
+    PICKLE,
+    SAFETENSORS,
+    VOCABULARY_FILES,
+    Bundle,
+    ModelFolder,
+    RawCheckpoint,
+)
 from openblip.checkpoints.layouts import TABLES, Family, Table, hub_config, nearest
 from openblip.checkpoints.layouts.hub_config import ParsedConfig
 from openblip.checkpoints.match import MatchedCheckpoint, check, describe_names, match
-from openblip.checkpoints.resolve import locate_model, resolve
+from openblip.checkpoints.resolve import resolve
 from openblip.confidence import Confidence
 from openblip.errors import CheckpointError, ConfigError
 from openblip.model.build import build_model
@@ -35,9 +41,6 @@ from openblip.model.config import CAPTION_PROMPT, MODEL_KINDS, ModelConfig, Mode
 from openblip.model.vision import resize_positions
 from openblip.preprocess.settings import ImageSettings
 from openblip.preprocess.text import Tokenizer
-
-_FOLDER_FILES = (SAFETENSORS, PICKLE, SAFETENSORS + INDEX, PICKLE + INDEX, "config.json")
-_SETTINGS_FILES = ("config.json", "processor_config.json", "preprocessor_config.json")
 
 
 @dataclass
@@ -69,23 +72,6 @@ class LoadedModel:
     notes: tuple[str, ...] = ()
     training: dict[str, Tensor] = field(default_factory=dict)
     confidence: Confidence | None = None
-
-
-@dataclass(frozen=True)
-class RawCheckpoint:
-    """The content of a checkpoint's files.
-
-    Attributes:
-        path: The file or folder.
-        tensors: Tensors under their names in the file.
-        metadata: Further entries of a pickle, such as the training configuration.
-        settings: JSON files of a folder, by name: its `config.json` and the files of its image processor.
-    """
-
-    path: Path
-    tensors: Mapping[str, Tensor]
-    metadata: Mapping[str, Any] = field(default_factory=dict)
-    settings: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
 
 def load(
@@ -123,18 +109,17 @@ def load(
         CheckpointError: If something is missing, unknown or misshapen.
         InputError: If `task` is not a kind of model.
     """
-    folder = locate_model(Path(path).expanduser())
-    if (folder / ADAPTER_CONFIG).is_file():
-        return _load_adapted(
-            read_adapter(folder),
-            task=task,
-            config=config,
-            tokenizer=tokenizer,
-            image=image,
-            published_eps=published_eps,
-            dtype=dtype,
+    if task is not None and task not in MODEL_KINDS:
+        tasks.check(task, MODEL_KINDS)
+    path = Path(path).expanduser().absolute()
+    if not (path / CONFIG).is_file():  # a bundle, a run, a file, an adapter
+        path = find_model(path, task)
+    if (path / ADAPTER_CONFIG).is_file():
+        load_base = partial(
+            load, config=config, tokenizer=tokenizer, image=image, published_eps=published_eps, dtype=dtype
         )
-    raw = read_raw(folder, task)
+        return _load_adapted(read_adapter(path), task, load_base)
+    raw = ModelFolder.open(path).read(READERS) if path.is_dir() else read_weight_file(path)
     matched, parsed = interpret(raw, task, config, published_eps)
     model = build_model(parsed.config, device="meta")
     shapes = {name: tensor.shape for name, tensor in model.state_dict().items()}
@@ -173,64 +158,42 @@ def load(
     )
 
 
-def _load_adapted(adapter: Adapter, *, task: ModelKind | None, **options: Any) -> LoadedModel:
+def _load_adapted(adapter: Adapter, task: ModelKind | None, load_base: Callable[..., LoadedModel]) -> LoadedModel:
     """Load the base of an adapter and merge the adapter into it."""
     kind = task or adapter.task
-    base = bundle.find(adapter.base)
-    if base is None:
-        path = resolve(adapter.base)
-    elif kind is None:
+    if kind is None and Bundle.find(adapter.base):
         raise CheckpointError(
             f"the base of {adapter.source} is the bundle {adapter.base}: choose a model with task=..."
         )
-    else:
-        path = base.locate(kind)
-    loaded = load(path, task=kind, **options)
+    loaded = load_base(resolve(adapter.base, kind), task=kind)
     load_adapter(loaded.model, adapter)
     notes = (*loaded.notes, f"the adapter {adapter.source} is merged into {adapter.base}")
     return dataclasses.replace(loaded, source=str(adapter.source), notes=notes, confidence=None)
 
 
-def read_raw(path: Path, task: ModelKind | None = None) -> RawCheckpoint:
-    """Read the files of a checkpoint.
+def find_model(path: Path, task: ModelKind | None = None) -> Path:
+    """Return the hub folder, adapter or weight file that a path stands for.
 
     Args:
-        path: A hub folder, one of its files, a weight file, or a bundle.
+        path: Also a bundle, the folder of a training run, or a file of a hub folder.
         task: The model of a bundle.
 
     Returns:
-        The content of the files.
+        The folder or file.
 
     Raises:
-        CheckpointError: If there is no checkpoint, or a file is damaged.
-        InputError: If `task` is not a kind of model.
+        CheckpointError: If it is a bundle and `task` is not given, or a training run without a model yet.
+        UnsupportedTaskError: If a bundle has no model for the task.
     """
-    path = path.expanduser().absolute()
-    if task is not None and task not in MODEL_KINDS:
-        tasks.check(task, MODEL_KINDS)
-    if path.name == bundle.FILE or (path / bundle.FILE).is_file():
-        models = bundle.read(path)
-        if task is None:
-            raise CheckpointError(f"{path} is a bundle of {', '.join(models.models)}: choose one with task=...")
-        path = models.locate(task)
-    if path.name in _FOLDER_FILES and (path.parent / "config.json").is_file():
-        path = path.parent
-    if not path.is_dir():
-        return RawCheckpoint(path, *read_weight_file(path))
-    file, settings = path / SAFETENSORS, {}
-    try:
-        is_single_file = file.is_file() and not (path / bundle.SHARED).is_file()
-        tensors = load_file(file) if is_single_file else read_folder(path)
-        for file in (path / name for name in _SETTINGS_FILES):
-            if file.name == "config.json" or file.is_file():
-                settings[file.name] = dict(json.loads(file.read_text(encoding="utf-8")))
-    except (SafetensorError, OSError, ValueError, TypeError, KeyError) as error:
-        raise CheckpointError(f"{file} is damaged or incomplete: {error}. Download or write it again") from error
-    return RawCheckpoint(path, tensors, settings=settings)
+    if task is None and (bundle := Bundle.find(path)) is not None:
+        raise CheckpointError(f"{path} is a bundle of {', '.join(bundle.models)}: choose one with task=...")
+    path = resolve(path, task) if path.exists() else path
+    is_part = path.name.startswith((SAFETENSORS, PICKLE, CONFIG)) and (path.parent / CONFIG).is_file()
+    return path.parent if is_part else path
 
 
 def interpret(
-    raw: RawCheckpoint,
+    raw: RawCheckpoint[Tensor],
     task: ModelKind | None = None,
     config: ModelConfig | Mapping[str, Any] | None = None,
     published_eps: bool = True,
@@ -250,9 +213,10 @@ def interpret(
         CheckpointError: If the checkpoint is not of the kind `task`, or its configuration is wrong.
         ConfigError: If `config` contradicts the checkpoint.
     """
-    if not raw.tensors:
-        raise CheckpointError(f"{raw.path} must hold tensors, got none")
-    config_file = raw.settings.get("config.json")
+    config_file = raw.settings.get(CONFIG)
+    if not raw.tensors or (config_file is None and raw.path.is_dir()):
+        content = CONFIG if raw.tensors else "tensors"
+        raise CheckpointError(f"{raw.path} must hold {content}, got none: download or write it again")
     try:
         kind = hub_config.stated_kind(config_file) if config_file is not None else None
     except CheckpointError as error:
@@ -286,7 +250,7 @@ def interpret(
     return matched, parsed
 
 
-def _nearest_layout(raw: RawCheckpoint, task: ModelKind | None) -> Table:
+def _nearest_layout(raw: RawCheckpoint[Tensor], task: ModelKind | None) -> Table:
     """Return the layout of a checkpoint that does not state its kind: the nearest one, of `task` if it is given."""
     layout, distance = nearest(raw.tensors, "hub" if raw.settings else None, task)
     if task is None and distance * 2 > len(raw.tensors):
@@ -295,7 +259,7 @@ def _nearest_layout(raw: RawCheckpoint, task: ModelKind | None) -> Table:
 
 
 def _derive_config(
-    raw: RawCheckpoint, matched: MatchedCheckpoint, config: ModelConfig | Mapping[str, Any] | None
+    raw: RawCheckpoint[Tensor], matched: MatchedCheckpoint, config: ModelConfig | Mapping[str, Any] | None
 ) -> ParsedConfig:
     """Return the configuration of a file that has none, from the shapes and values of its tensors."""
     kind = cast(ModelKind, matched.table.task)
@@ -322,7 +286,7 @@ def _derive_config(
         raise CheckpointError(f"{raw.path}: no BLIP model has a {name} of the shape {error.shape}") from None
 
 
-def _trained_prompt(raw: RawCheckpoint) -> str:
+def _trained_prompt(raw: RawCheckpoint[Tensor]) -> str:
     """Return the prompt in the training settings of a pickle, or the prompt of the published captioners."""
     settings = raw.metadata.get("config")
     for section in (settings, settings.get("model") if isinstance(settings, Mapping) else None):
@@ -344,13 +308,13 @@ def _resize_positions(matched: MatchedCheckpoint, config: ModelConfig) -> list[s
 
 
 def _load_tokenizer(
-    tokenizer: Tokenizer | str | Path | bool | None, raw: RawCheckpoint, config: ModelConfig
+    tokenizer: Tokenizer | str | Path | bool | None, raw: RawCheckpoint[Tensor], config: ModelConfig
 ) -> tuple[Tokenizer | None, ModelConfig]:
     """Return the tokenizer, and the configuration with its special tokens, which must fit the word embedding.
 
     If the vocabulary files have no [DEC] and [ENC], the ids in `config.json` are used.
     """
-    stated = "config.json" in raw.settings
+    stated = CONFIG in raw.settings
     ids = {"dec_id": config.text.dec_id, "enc_id": config.text.enc_id} if stated else {}
     if tokenizer is False or config.task == "vision":
         return None, config
@@ -359,7 +323,7 @@ def _load_tokenizer(
     elif not isinstance(tokenizer, Tokenizer):
         if not raw.path.is_dir():
             tokenizer = Tokenizer.from_vocab(hub.bert_vocabulary())
-        elif (raw.path / "tokenizer.json").is_file() or (raw.path / "vocab.txt").is_file():
+        elif any((raw.path / name).is_file() for name in VOCABULARY_FILES):
             tokenizer = Tokenizer.from_folder(raw.path, **ids)
         else:
             return None, config
@@ -373,7 +337,7 @@ def _load_tokenizer(
     return tokenizer, dataclasses.replace(config, text=dataclasses.replace(config.text, **special))
 
 
-def _family(layout: Table, raw: RawCheckpoint) -> Family:
+def _family(layout: Table, raw: RawCheckpoint[Tensor]) -> Family:
     """Return the family. Salesforce's two libraries share a layout; the name or other entries of the file differ."""
     if layout.family not in ("salesforce", "lavis"):
         return cast(Family, layout.family)

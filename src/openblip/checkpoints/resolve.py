@@ -9,24 +9,22 @@ from __future__ import annotations
 
 import hashlib
 import os
-import re
 from pathlib import Path
+from typing import cast
 
 from openblip.checkpoints import published
+from openblip.checkpoints.folder import RECIPE, Bundle, model_of_run
 from openblip.checkpoints.hub import bert_vocabulary, cached_folder, hub_folder, is_offline
 from openblip.errors import CheckpointError, UnknownModelError
 from openblip.io.cache import cache_folder
 from openblip.io.download import download
-
-RECIPE, MODEL, BEST = "recipe.yaml", "model", "best"
-"""In the folder of a training run: its recipe, its final model and its best model so far."""
-
-_CONFIGS = ("config.json", "adapter_config.json", "bundle.json")
-_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
+from openblip.model.config import ModelKind
+from openblip.tasks import TaskName
 
 
 def resolve(
     name_or_path: str | os.PathLike[str],
+    task: ModelKind | None = None,
     *,
     offline: bool | None = None,
     mirror: str | None = None,
@@ -37,6 +35,7 @@ def resolve(
     Args:
         name_or_path: A path, a published name (see `openblip models`), a hub id (`owner/name`), or the address of a
             `.pth` file. A path that exists comes before a name. The folder of a training run stands for its model.
+        task: The model to take if it is a bundle.
         offline: Use no network. The default is `HF_HUB_OFFLINE`.
         mirror: Address below which `.pth` files have their names. The default is `OPENBLIP_MIRROR`.
         endpoint: Address of a mirror of the hub. The default is `HF_ENDPOINT`.
@@ -46,12 +45,17 @@ def resolve(
 
     Raises:
         UnknownModelError: If the name is unknown.
+        UnsupportedTaskError: If a bundle has no model for the task.
         CheckpointError: If a training run has no model yet.
         DownloadError: If the checkpoint cannot be downloaded, or is not on this machine in offline mode.
     """
+    if task is not None and (bundle := Bundle.find(name_or_path)) is not None:
+        if task not in bundle.models:
+            raise bundle.error_without(task)
+        name_or_path = bundle.models[cast(TaskName, task)]
     path = Path(name_or_path).expanduser()
     if path.exists():
-        return locate_model(path)
+        return model_of_run(path) if (path / RECIPE).is_file() else path
     name = os.fspath(name_or_path)
     offline = is_offline() if offline is None else offline
     if entry := published.find(name):
@@ -63,7 +67,7 @@ def resolve(
     if name.startswith(("https://", "http://")):
         subfolder = hashlib.sha256(name.encode()).hexdigest()[:12]  # two addresses may end in one file name
         return download(name, cache_folder() / subfolder, offline=offline)
-    if is_hub_id(name):
+    if published.is_hub_id(name):
         return hub_folder(name, offline=offline, endpoint=endpoint)
     if name == "pocket" or name in published.BUNDLES:
         raise CheckpointError(f"{name!r} is a bundle of several models; name one of them (see `openblip models`)")
@@ -87,7 +91,7 @@ def check_local(name_or_path: str | os.PathLike[str]) -> None:
         return
     entry = published.find(os.fspath(name_or_path))
     repository = entry.address if entry is not None and entry.family == "hub" else os.fspath(name_or_path)
-    if entry is None and not is_hub_id(repository):
+    if entry is None and not published.is_hub_id(repository):
         resolve(name_or_path, offline=True)
     elif entry is None or entry.family == "hub":
         cached_folder(repository)
@@ -96,28 +100,3 @@ def check_local(name_or_path: str | os.PathLike[str]) -> None:
         if not (cache_folder() / name).exists():
             download(entry.address, cache_folder(), offline=True)  # raises the error of a missing file
         bert_vocabulary(offline=True)
-
-
-def locate_model(path: Path) -> Path:
-    """Return the model in the folder of a training run, and any other path unchanged.
-
-    Args:
-        path: A file or folder.
-
-    Raises:
-        CheckpointError: If the run has no model yet.
-    """
-    if not (path / RECIPE).is_file() or any((path / name).is_file() for name in _CONFIGS):
-        return path
-    if any((path / MODEL / name).is_file() for name in _CONFIGS):
-        return path / MODEL
-    best = f", or load {path / BEST}" if (path / BEST).is_dir() else ""
-    raise CheckpointError(
-        f"{path} is the folder of a training run without a model yet: finish it with `openblip train run "
-        f"{path / RECIPE} --resume`{best}"
-    )
-
-
-def is_hub_id(name: str) -> bool:
-    """Return whether a name has the form `owner/name` and is not the name of a file."""
-    return bool(_HUB_ID.fullmatch(name)) and not name.endswith((".pth", ".json"))

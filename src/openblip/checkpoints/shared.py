@@ -8,9 +8,8 @@ from pathlib import Path
 
 from torch import Tensor
 
-from openblip.checkpoints.bundle import SHARED
-from openblip.checkpoints.containers import read_folder, write_safetensors
-from openblip.checkpoints.folder import SAFETENSORS
+from openblip.checkpoints.containers import read_checkpoint, write_safetensors
+from openblip.checkpoints.folder import SAFETENSORS, SHARED
 from openblip.errors import InputError
 from openblip.io import atomic
 
@@ -34,12 +33,14 @@ def share_tensors(folders: Sequence[Path], name: str = "shared.safetensors") -> 
     """
     if len({folder.resolve().parent for folder in folders}) != 1:
         raise InputError(f"members that share tensors must lie in one folder, got {', '.join(map(str, folders))}")
-    members = {folder: read_folder(folder) for folder in folders}
+    members = {folder: read_checkpoint(folder).tensors for folder in folders}
     owners: dict[str, list[tuple[Path, str]]] = {}
     for folder, tensors in members.items():
         for tensor_name, tensor in tensors.items():
             if tensor.numel() >= _SMALLEST:
-                owners.setdefault(_digest(tensor), []).append((folder, tensor_name))
+                content = tensor.contiguous().view(-1).numpy().tobytes()
+                digest = f"{tensor.dtype}{tuple(tensor.shape)}{hashlib.sha256(content).hexdigest()}"
+                owners.setdefault(digest, []).append((folder, tensor_name))
     shared: dict[str, Tensor] = {}
     tables: dict[Path, dict[str, str]] = {folder: {} for folder in folders}
     for places in owners.values():
@@ -57,8 +58,3 @@ def share_tensors(folders: Sequence[Path], name: str = "shared.safetensors") -> 
         own = {key: tensor for key, tensor in members[folder].items() if key not in table}
         write_safetensors(folder / SAFETENSORS, own)
     return path
-
-
-def _digest(tensor: Tensor) -> str:
-    content = tensor.contiguous().view(-1).numpy().tobytes()
-    return f"{tensor.dtype}{tuple(tensor.shape)}{hashlib.sha256(content).hexdigest()}"

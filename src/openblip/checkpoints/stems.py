@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from openblip.checkpoints.containers import read_tensors
+from openblip.checkpoints.containers import read_checkpoint
 from openblip.checkpoints.folder import join_names
 from openblip.errors import CheckpointError
 from openblip.model.config import StemConfig
@@ -46,7 +46,7 @@ def read_efficientnet_lite(path: str | Path, config: StemConfig) -> EfficientNet
     Raises:
         CheckpointError: If a tensor is missing, unknown or of another shape.
     """
-    tensors = read_tensors(Path(path))
+    tensors = read_checkpoint(Path(path)).tensors
     state: dict[str, Tensor] = {}
     used: set[str] = set()
     for ours, (conv, norm) in _layers(config).items():

@@ -10,9 +10,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from openblip.checkpoints.bundle import SHARED
 from openblip.checkpoints.containers import write_pickle, write_safetensors
-from openblip.checkpoints.folder import INDEX, PICKLE, SAFETENSORS
+from openblip.checkpoints.folder import CONFIG, INDEX, PICKLE, SAFETENSORS, SHARED
 from openblip.checkpoints.layouts import Family, Table, hub_config, table
 from openblip.checkpoints.match import compute_constant
 from openblip.checkpoints.read import LoadedModel
@@ -106,7 +105,7 @@ def store_confidence(folder: Path, confidence: Confidence) -> None:
     Raises:
         CheckpointError: If the folder is not a captioner that OpenBLIP wrote.
     """
-    path = folder / "config.json"
+    path = folder / CONFIG
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
@@ -194,7 +193,7 @@ def _write_folder(
     tokenizer: Tokenizer | None,
     image: ImageSettings | None,
 ) -> None:
-    with atomic.replace_folder(folder, final_file="config.json", stale=_STALE) as temporary:
+    with atomic.replace_folder(folder, final_file=CONFIG, stale=_STALE) as temporary:
         write_safetensors(temporary / SAFETENSORS, tensors)
         if config.task in _GENERATING:
             text = config.text
@@ -210,4 +209,4 @@ def _write_folder(
                     f"{settings.size}"
                 )
             atomic.write_json(temporary / "preprocessor_config.json", settings.to_processor_config(), sort_keys=True)
-        atomic.write_json(temporary / "config.json", description, sort_keys=True)
+        atomic.write_json(temporary / CONFIG, description, sort_keys=True)

@@ -64,17 +64,14 @@ def convert(
         raise CheckpointError(f"{destination} exists; choose another destination, or pass --overwrite")
     prepare(offline=offline)
 
-    from openblip.checkpoints import bundle, read, write
+    from openblip.checkpoints import read, write
+    from openblip.checkpoints.folder import Bundle
     from openblip.checkpoints.resolve import resolve
 
     kind = cast("ModelKind", task) or None
-    source_bundle = bundle.find(source)
-    if source_bundle is None:
-        path = resolve(source)
-    elif kind is None:
-        raise click.UsageError(f"{source} is a bundle of {', '.join(source_bundle.models)}: choose one with --task")
-    else:
-        path = source_bundle.locate(kind)
+    if kind is None and (bundle := Bundle.find(source)) is not None:
+        raise click.UsageError(f"{source} is a bundle of {', '.join(bundle.models)}: choose one with --task")
+    path = resolve(source, kind)
     # A .pth holds no vocabulary, so converting one to another needs none.
     vocabulary = tokenizer or (None if to == "hub" else False)
     model = read.load(path, task=kind, config=overrides, tokenizer=vocabulary)

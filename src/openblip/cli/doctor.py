@@ -54,15 +54,15 @@ def doctor(bench: bool, json: bool) -> None:
 
 def run_checks() -> Iterator[tuple[str, str, str]]:
     """Yield for every check its name, its state ("ok", "missing" or "broken") and a detail."""
-    from openblip.checkpoints.bundle import POCKET
-    from openblip.checkpoints.bundle import read as read_bundle
+    from openblip.checkpoints.folder import Bundle
     from openblip.errors import OpenBlipError
 
     yield "openblip", "ok", f"{__version__} in {Path(__file__).parents[1]}"
     yield "python", "ok", f"{platform.python_version()} on {platform.platform()}"
     yield from check_torch()
     try:
-        yield "pocket model", "ok", f"supports {', '.join(read_bundle(POCKET).models)}"
+        pocket = Bundle.find("pocket")
+        yield "pocket model", "ok", f"supports {', '.join(pocket.models if pocket else ())}"
     except OpenBlipError as error:
         yield "pocket model", "broken", str(error)
     yield check_cache()

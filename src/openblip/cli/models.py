@@ -72,9 +72,9 @@ def models(pattern: str, task: str, family: str, size: str, json: bool) -> None:
 
 def _bundles() -> dict[str, dict[str, str]]:
     """Return the models of each bundle by task."""
-    from openblip.checkpoints import bundle
+    from openblip.checkpoints.folder import Bundle
 
-    pocket = bundle.find("pocket")
+    pocket = Bundle.find("pocket")
     members: dict[str, str] = {} if pocket is None else {task: f"pocket/{task}" for task in pocket.models}
     bundles = {"pocket": members}
     for name, models in BUNDLES.items():

@@ -144,7 +144,7 @@ class PublishedModule(nn.Module):
         Returns:
             Missing and unexpected names, which are empty.
         """
-        return self.load_state_dict(read_weight_file(Path(filename))[0])
+        return self.load_state_dict(read_weight_file(Path(filename)).tensors)
 
     # Losses.
 

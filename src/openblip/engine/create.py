@@ -13,6 +13,7 @@ from openblip.defaults import EngineName, Precision
 from openblip.engine import int8
 from openblip.engine.choice import has_openvino
 from openblip.engine.compiled import CompiledEngine
+from openblip.engine.device import check_available
 from openblip.engine.eager import EagerEngine
 from openblip.engine.openvino import CAPABILITIES, OpenVinoEngine
 from openblip.engine.protocols import Engine
@@ -27,7 +28,7 @@ PRECISIONS: tuple[str, ...] = get_args(Precision)
 
 
 def check_engine(engine: str, precision: str, device: torch.device, *, calibrated: bool = False) -> None:
-    """Check that engine, precision and device go together.
+    """Check that engine, precision and device go together, and that the device is available.
 
     Args:
         engine: Name of the engine, or "auto".
@@ -36,7 +37,7 @@ def check_engine(engine: str, precision: str, device: torch.device, *, calibrate
         calibrated: Whether there are calibration images.
 
     Raises:
-        InputError: An unknown name, or a combination that does not exist.
+        InputError: An unknown name, a combination that does not exist, or a device that PyTorch cannot use here.
     """
     if engine not in ENGINES:
         hint = did_you_mean(engine, ENGINES)
@@ -58,6 +59,7 @@ def check_engine(engine: str, precision: str, device: torch.device, *, calibrate
             "precision='int8' needs a CPU and engine='torch' or 'openvino', "
             f"got device='{device}' and engine={engine!r}; on a GPU use fp16 or bf16"
         )
+    check_available(device)
 
 
 def create_engine(

@@ -10,8 +10,9 @@ from typing import Any
 
 from openblip import tasks
 from openblip.blip import Blip
-from openblip.checkpoints import bundle, published
+from openblip.checkpoints import published
 from openblip.checkpoints.fingerprint import fingerprint
+from openblip.checkpoints.folder import Bundle
 from openblip.data.records import Record
 from openblip.errors import EvaluationError
 from openblip.evaluation import files
@@ -248,10 +249,10 @@ def checkpoint_name(blip: Blip, preset: Preset) -> str:
 
     A file or folder takes precedence over a published name, as in loading.
     """
-    model_bundle = bundle.find(blip.name)
+    bundle = Bundle.find(blip.name)
     name = blip.name
-    if model_bundle is not None:
-        name = str(model_bundle.models.get(tasks.find(preset.task).networks[0], blip.name))
+    if bundle is not None:
+        name = str(bundle.models.get(tasks.find(preset.task).networks[0], blip.name))
     path = Path(name).expanduser()
     entry = published.identify(path) if path.exists() else published.find(name)
     return entry.name if entry is not None else blip.name

@@ -12,7 +12,8 @@ from pathlib import Path
 from sys import stderr
 from typing import Literal, TypeAlias, get_args
 
-from openblip.checkpoints import bundle, read
+from openblip.checkpoints import read
+from openblip.checkpoints.folder import Bundle
 from openblip.checkpoints.read import LoadedModel
 from openblip.checkpoints.resolve import resolve
 from openblip.engine.openvino.compiled import import_extra
@@ -168,11 +169,11 @@ def _load_models(
     source: str | Path, tasks: Sequence[TaskName], offline: bool | None
 ) -> Iterator[tuple[TaskName, LoadedModel]]:
     """Yield each task with its model, one at a time."""
-    source_bundle = bundle.find(source)
-    if source_bundle is not None:
-        members: Sequence[TaskName] = tasks or [task for task in EXPORTED_TASKS if task in source_bundle.models]
+    bundle = Bundle.find(source)
+    if bundle is not None:
+        members: Sequence[TaskName] = tasks or [task for task in EXPORTED_TASKS if task in bundle.models]
         for task in members:
-            yield task, read.load(source_bundle.locate(task, offline=offline), task=task)
+            yield task, read.load(resolve(source, task, offline=offline), task=task)
         return
     path = resolve(source, offline=offline)
     loaded = read.load(path)

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
-from openblip.checkpoints.folder import INDEX, SAFETENSORS, read_files
+from openblip.checkpoints.folder import INDEX, SAFETENSORS, ModelFolder, Reader
 from openblip.checkpoints.layouts import hub
 from openblip.errors import CheckpointError
 from openblip.extras import install_hint
@@ -135,32 +135,20 @@ def read_weights(path: Path) -> Arrays:
         CheckpointError: If there are no weights, or a file is damaged.
     """
     if path.is_file():
-        return read_h5(path) if path.suffix == ".h5" else read_safetensors(path)
+        if path.suffix == ".h5":
+            return read_h5(path)
+        try:
+            return load_file(path)
+        except (SafetensorError, OSError, ValueError, KeyError) as error:
+            raise CheckpointError(f"{path} is damaged or incomplete: {error}. Download or write it again") from error
     stored = (SAFETENSORS, SAFETENSORS + INDEX, H5, H5 + INDEX)
     if not any((path / name).is_file() for name in stored) and any(path.glob("pytorch_model*.bin")):
         raise CheckpointError(
             f"{path} must have {SAFETENSORS} or {H5} for Keras, got a pickle of PyTorch: where PyTorch is installed, "
             "load it by the class without TF in its name, and write safetensors by save_pretrained"
         )
-    return read_files(path, {SAFETENSORS: read_safetensors, H5: read_h5})
-
-
-def read_safetensors(path: Path) -> Arrays:
-    """Return the arrays of a safetensors file.
-
-    Args:
-        path: The file.
-
-    Returns:
-        The arrays by name.
-
-    Raises:
-        CheckpointError: If the file is damaged.
-    """
-    try:
-        return dict(load_file(path))
-    except (SafetensorError, OSError, ValueError, KeyError) as error:
-        raise CheckpointError(f"{path} is damaged or incomplete: {error}. Download or write it again") from error
+    readers: Mapping[str, Reader[Array]] = {SAFETENSORS: load_file, H5: read_h5}
+    return ModelFolder.open(path).read(readers).tensors
 
 
 def write_safetensors(path: Path, arrays: Mapping[str, Array]) -> None:

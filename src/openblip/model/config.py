@@ -6,7 +6,7 @@ The presets are the models of the paper (section 4.1): ViT-B/16 or ViT-L/16, and
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal, TypeAlias, get_args
 
@@ -50,6 +50,15 @@ class StemConfig:
         (1, 3, 1, 1, 16), (2, 3, 2, 6, 24), (2, 5, 2, 6, 40), (3, 3, 2, 6, 80), (3, 5, 1, 6, 112), (4, 5, 2, 6, 192),
         (1, 3, 1, 6, 320),
     )  # fmt: skip
+
+    def __post_init__(self) -> None:
+        stages = self.stages
+        if not isinstance(stages, Sequence) or not all(
+            isinstance(stage, Sequence) and len(stage) == 5 and all(type(number) is int for number in stage)
+            for stage in stages
+        ):
+            raise ConfigError(f"each stage of a stem must be five whole numbers, got {stages!r}")
+        object.__setattr__(self, "stages", tuple(tuple(stage) for stage in stages))  # JSON has lists
 
     @property
     def blocks(self) -> tuple[tuple[int, int, int, int, int], ...]:

@@ -7,7 +7,8 @@ from pathlib import Path
 
 from torch import nn
 
-from openblip.checkpoints import bundle, hub, read
+from openblip.checkpoints import hub, read
+from openblip.checkpoints.folder import VOCABULARY_FILES
 from openblip.checkpoints.initialize import InitReport, initialize
 from openblip.checkpoints.resolve import resolve
 from openblip.errors import CheckpointError, ConfigError
@@ -53,11 +54,11 @@ def build_initial_state(recipe: Recipe) -> InitialState:
         CheckpointError: If a checkpoint cannot be used.
         ConfigError: If the recipe has no size and not exactly one checkpoint.
     """
-    paths = [_locate(name, recipe) for name in recipe.start]
+    kind = TASKS[recipe.task].networks[0]
+    paths = [resolve(name, kind) for name in recipe.start]
     if recipe.model.size == "start":
         return _from_checkpoint(recipe, paths)
     tokenizer = _load_tokenizer(recipe, paths)
-    kind = TASKS[recipe.task].networks[0]
     config = recipe.model.build_config(kind, recipe.loss.published.drop_path)
     ids = {name: getattr(tokenizer, name) for name in ("pad_id", "cls_id", "sep_id", "dec_id", "enc_id")}
     config = replace(config, text=replace(config.text, vocab_size=tokenizer.vocab_size, **ids))
@@ -97,17 +98,10 @@ def _describe_start(name: str, source: str, task: str, report: InitReport) -> st
     return f"starts from the {kind}{where} ({source}): {report}"
 
 
-def _locate(name: str, recipe: Recipe) -> Path:
-    start_bundle = bundle.find(name)
-    if start_bundle is not None:
-        return start_bundle.locate(TASKS[recipe.task].networks[0])
-    return resolve(name)
-
-
 def _load_tokenizer(recipe: Recipe, paths: list[Path]) -> Tokenizer:
     if recipe.tokenizer is not None:
         return Tokenizer.load(recipe.tokenizer)
     for path in paths:
-        if any((path / name).is_file() for name in ("tokenizer.json", "vocab.txt")):
+        if any((path / name).is_file() for name in VOCABULARY_FILES):
             return Tokenizer.from_folder(path)
     return Tokenizer.from_vocab(hub.bert_vocabulary())

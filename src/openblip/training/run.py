@@ -12,7 +12,7 @@ from typing import Any
 from torch import nn
 
 from openblip.checkpoints import read, write
-from openblip.checkpoints.resolve import BEST, MODEL, RECIPE
+from openblip.checkpoints.folder import BEST, MODEL, RECIPE
 from openblip.data.problems import Report
 from openblip.data.sources.base import Source, Stream
 from openblip.data.tasks.caption import CaptionData

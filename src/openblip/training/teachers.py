@@ -17,7 +17,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from openblip.checkpoints import bundle, read
+from openblip.checkpoints import read
+from openblip.checkpoints.folder import Bundle
 from openblip.checkpoints.resolve import resolve
 from openblip.checkpoints.stems import load_lite2
 from openblip.errors import ConfigError
@@ -78,9 +79,7 @@ def load_teacher(name: str, task: ModelKind) -> Teacher:
     module, separator, function = name.partition(":")
     if separator and module.replace(".", "").replace("_", "").isalnum() and not Path(name).exists():
         return _load_network(name, module, function)
-    members = bundle.find(name)
-    path = members.locate(task) if members is not None else resolve(name)
-    loaded = read.load(path, task=task if members is not None else None)
+    loaded = read.load(resolve(name, task), task=task if Bundle.find(name) else None)
     model = cast(ImageTextModel, loaded.model.eval().requires_grad_(False))
     if not isinstance(model, ImageTextModel):
         raise ConfigError(

@@ -206,8 +206,11 @@ def parse_config(
     our_values, values = _read_fields(ours, _OUR_FIELDS), _read_fields(raw, _MODEL_FIELDS)
     vision, text = VisionConfig(), TextConfig()
     if kind != "text":
+        if (stem := ours.get("stem")) is not None:  # the CNN of a hybrid ViT, for which transformers has no fields
+            if not isinstance(stem, Mapping) or stem.get("kind") != STEM_KIND:
+                raise CheckpointError(f"the stem of config.json must be an object of kind {STEM_KIND!r}, got {stem!r}")
+            stem = StemConfig(**_read_fields(stem, _STEM_FIELDS), stages=stem.get("stages", StemConfig.stages))
         fields = _read_fields(sections["vision"], _VISION_FIELDS)
-        stem = None if ours.get("stem") is None else _read_stem(ours["stem"])
         vision = VisionConfig(**fields, drop_path=our_values["drop_path"], stem=stem)
     if kind != "vision":
         fields = _read_fields(sections["text"], _TEXT_FIELDS)
@@ -311,19 +314,6 @@ def write_config(
     narrow_memory = kind == "vqa" and ours["decoder_memory_width"] != vision.width
     foreign = kind in _OUR_KINDS or narrow_memory or vision.stem is not None
     return body | _FOREIGN if foreign else body
-
-
-def _read_stem(raw: Any) -> StemConfig:
-    """Return the CNN of a hybrid ViT, for which `transformers` has no fields."""
-    if not isinstance(raw, Mapping) or raw.get("kind") != STEM_KIND:
-        raise CheckpointError(f"the stem of config.json must be an object of kind {STEM_KIND!r}, got {raw!r}")
-    stages = raw.get("stages", StemConfig.stages)
-    if not isinstance(stages, list | tuple) or not all(
-        isinstance(stage, list | tuple) and len(stage) == 5 and all(type(number) is int for number in stage)
-        for stage in stages
-    ):
-        raise CheckpointError(f"each stage of the stem of config.json must be five whole numbers, got {stages!r}")
-    return StemConfig(**_read_fields(raw, _STEM_FIELDS), stages=tuple(tuple(stage) for stage in stages))
 
 
 def _read_fields(section: Mapping[str, Any], fields: Fields) -> dict[str, Any]:

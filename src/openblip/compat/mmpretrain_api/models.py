@@ -12,7 +12,8 @@ from torch import nn
 
 from openblip import blip as facade
 from openblip.blip import Blip
-from openblip.checkpoints import bundle, hub, published
+from openblip.checkpoints import hub, published
+from openblip.checkpoints.folder import Bundle
 from openblip.checkpoints.read import LoadedModel
 from openblip.engine.device import resolve_device
 from openblip.engine.eager import EagerEngine
@@ -148,7 +149,7 @@ def get_model(
     entry = published.find(name)
     if isinstance(pretrained, str | Path):
         return Model(name, facade.load(pretrained, task=entry.task if entry else None, device=device_name))
-    if pretrained or entry is None or Path(name).exists() or bundle.find(name):
+    if pretrained or entry is None or Path(name).exists() or Bundle.find(name):
         return Model(name, facade.load(model, device=device_name))
     return Model(name, _build_untrained(entry, device_name))
 

@@ -16,7 +16,7 @@ from huggingface_hub import split_torch_state_dict_into_shards
 from torch import Tensor, nn
 from torch.utils._pytree import register_pytree_node
 
-from openblip.checkpoints.containers import read_tensors, write_pickle, write_safetensors
+from openblip.checkpoints.containers import read_checkpoint, write_pickle, write_safetensors
 from openblip.checkpoints.folder import INDEX, PICKLE, SAFETENSORS
 from openblip.compat.transformers_api.config import PreTrainedConfig
 from openblip.compat.transformers_api.files import PushToHub, StrPath, Values, local_folder, write_text
@@ -148,7 +148,7 @@ class PreTrainedModel(PushToHub, ModelMethods):
             model_config, kwargs = cls.config_class.from_pretrained(source, return_unused_kwargs=True, **kwargs)
         if attn_implementation is not None:
             model_config._attn_implementation = attn_implementation
-        stored = read_tensors(cast(Path, folder)) if state_dict is None else dict(state_dict)
+        stored = read_checkpoint(cast(Path, folder)).tensors if state_dict is None else dict(state_dict)
         tensors = cls._select_tensors(stored)
         weights_dtype = _weights_dtype(dtype if dtype is not None else torch_dtype, model_config, tensors)
         model_config.dtype = weights_dtype
