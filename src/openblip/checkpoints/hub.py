@@ -137,15 +137,6 @@ def _weight_files(names: Sequence[str]) -> list[str]:
     return []
 
 
-def _is_complete(folder: Path) -> bool:
-    """Return whether a cached snapshot has all its weights. Another program may have downloaded a part of it."""
-    weights = _weight_files([path.name for path in folder.iterdir()])
-    if weights and weights[0].endswith(".index.json"):
-        index = json.loads((folder / weights[0]).read_text(encoding="utf-8"))
-        return set(index["weight_map"].values()) <= set(weights)
-    return bool(weights)
-
-
 def _verify(folder: Path, published: Mapping[str, str]) -> Path:
     """Return `folder` if its weights have the SHA-256 that the hub publishes, by file name in `published`.
 
@@ -170,8 +161,16 @@ def _verify(folder: Path, published: Mapping[str, str]) -> Path:
 
 
 def _find_cached(repository: str) -> Path | None:
+    """Return the cached snapshot if it has all its weights. Another program may have downloaded a part of it."""
     config = _cached(repository, "config.json")
-    return config.parent if config and _is_complete(config.parent) else None
+    if config is None:
+        return None
+    weights = _weight_files([path.name for path in config.parent.iterdir()])
+    is_complete = bool(weights)
+    if weights and weights[0].endswith(".index.json"):
+        index = json.loads(config.with_name(weights[0]).read_text(encoding="utf-8"))
+        is_complete = set(index["weight_map"].values()) <= set(weights)
+    return config.parent if is_complete else None
 
 
 def _cached(repository: str, file: str) -> Path | None:

@@ -165,16 +165,13 @@ class _PrefixTree:
         for position, token in enumerate(text[1:]):
             path.append(self.edges.setdefault((node, token), len(self.edges)))
             if position < len(text) - 2:  # nothing follows the final token
-                node = self._child(node, token)
+                if (node, token) not in self.nodes:
+                    child = self.nodes[node, token] = len(self.ids)
+                    self.ids.append(token)
+                    self.ancestors.append([*self.ancestors[node], child])
+                node = self.nodes[node, token]
         self.paths.append(path)
         return True
-
-    def _child(self, node: int, token: int) -> int:
-        if (node, token) not in self.nodes:
-            child = self.nodes[node, token] = len(self.ids)
-            self.ids.append(token)
-            self.ancestors.append([*self.ancestors[node], child])
-        return self.nodes[node, token]
 
     def logits(self, decoder: PackedDecoder) -> Tensor:
         """Return the logits (I, T, V) after each node."""

@@ -205,13 +205,9 @@ def _random_inputs(graph: Graph, sizes: Mapping[str, int], generator: torch.Gene
             lengths = torch.randint(1, shape[-1] + 1, (*shape[:-1], 1), generator=generator)
             inputs.append((torch.arange(shape[-1]) < lengths).long())
         else:
-            inputs.append(torch.randint(0, _vocab_size(graph), shape, generator=generator))
+            text = next(module for name, module in graph.module.named_modules() if name.endswith("embeddings.word"))
+            inputs.append(torch.randint(0, int(text.num_embeddings), shape, generator=generator))
     return inputs
-
-
-def _vocab_size(graph: Graph) -> int:
-    text = next(module for name, module in graph.module.named_modules() if name.endswith("embeddings.word"))
-    return int(text.num_embeddings)
 
 
 def _compare_captions(reference: TaskModel, exported: TaskModel, images: list[Image.Image]) -> list[ResultParity]:

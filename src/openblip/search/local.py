@@ -370,7 +370,11 @@ class LocalStore(Store):
                 self._vectors_file(int(values["generation"])).write(row, np.stack([new.embedding for new in batch.new]))
             if states:
                 self._states_file(int(values["generation"])).write(state_row, np.stack(states))
-            self._remove(connection, batch.removed)
+            for chunk in _chunks(batch.removed):
+                chosen = f"FROM images WHERE id IN ({_marks(chunk)})"
+                connection.execute(f"DELETE FROM captions WHERE rowid IN (SELECT number {chosen})", chunk)
+                connection.execute(f"INSERT INTO unused SELECT vector {chosen}", chunk)
+                connection.execute(f"DELETE {chosen}", chunk)
             for image in batch.updated:
                 _set_caption(connection, _update(connection, image), image.caption)
             for new in batch.new:
@@ -442,13 +446,6 @@ class LocalStore(Store):
             connection.execute("INSERT INTO unused VALUES (?)", previous)
             connection.execute("UPDATE images SET vector = ?, state = ? WHERE number = ?", (row, state, number))
         _set_caption(connection, number, image.caption)
-
-    def _remove(self, connection: sqlite3.Connection, ids: Sequence[str]) -> None:
-        for chunk in _chunks(ids):
-            chosen = f"FROM images WHERE id IN ({_marks(chunk)})"
-            connection.execute(f"DELETE FROM captions WHERE rowid IN (SELECT number {chosen})", chunk)
-            connection.execute(f"INSERT INTO unused SELECT vector {chosen}", chunk)
-            connection.execute(f"DELETE {chosen}", chunk)
 
     def _compact_file(
         self, connection: sqlite3.Connection, column: Literal["vector", "state"], generation: int, count: int

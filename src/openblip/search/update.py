@@ -215,7 +215,9 @@ class IndexUpdate:
             return
         by_item = {file.item: file for file in files}
         batch, statuses, started = Batch(), list[IndexStatus](), time.monotonic()
-        for decision, result in compute(self._open_embedder(), [Compute(file.item) for file in files]):
+        if self._embedder is None:
+            self._embedder = EmbedAnnotator(self._load(), keep_states=self.store.settings.states == "stored")
+        for decision, result in compute(self._embedder, [Compute(file.item) for file in files]):
             assert isinstance(decision, Compute)
             file = by_item[decision.item]
             path = file.image.path
@@ -269,11 +271,6 @@ class IndexUpdate:
                     statuses.append(IndexStatus(image.path, "captioned"))
             self._commit(batch)
             yield from statuses
-
-    def _open_embedder(self) -> EmbedAnnotator:
-        if self._embedder is None:
-            self._embedder = EmbedAnnotator(self._load(), keep_states=self.store.settings.states == "stored")
-        return self._embedder
 
     def _commit(self, batch: Batch) -> None:
         if batch:

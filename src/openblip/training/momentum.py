@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from openblip.errors import ConfigError, InputError
 from openblip.model.matcher import Matcher
-from openblip.model.text import TextLayer, TextTransformer
+from openblip.model.text import TextLayer
 from openblip.training.sharding import local_shard
 
 
@@ -32,7 +32,11 @@ class MomentumTwin(nn.Module):
         self.momentum = momentum
         self.moved_by_strategy = False
         self.vision = copy.deepcopy(model.vision)
-        self.text = _encoder_only(copy.deepcopy(model.text))
+        self.text = copy.deepcopy(model.text)
+        for layer in self.text.layers:
+            if isinstance(layer, TextLayer) and layer.shared_decoder:  # embeddings do not use the decoder's attention
+                del layer.decoder_attn, layer.decoder_norm
+                layer.shared_decoder = False
         self.vision_proj = copy.deepcopy(model.vision_proj)
         self.text_proj = copy.deepcopy(model.text_proj)
         self.requires_grad_(False)
@@ -109,12 +113,3 @@ class FeatureQueue(nn.Module):
         if ids is not None:
             self.ids[0, columns] = ids
         self.pointer.copy_((self.pointer + batch) % size)
-
-
-def _encoder_only(text: TextTransformer) -> TextTransformer:
-    """Remove the decoder's self-attention, which embeddings do not use, from a copied stack."""
-    for layer in text.layers:
-        if isinstance(layer, TextLayer) and layer.shared_decoder:
-            del layer.decoder_attn, layer.decoder_norm
-            layer.shared_decoder = False
-    return text

@@ -93,7 +93,13 @@ class VisualQuestionAnsweringInferencer(BaseInferencer):
     ) -> None:
         super().__init__(model, pretrained, device, **unknown)
         if isinstance(answer_list, str | Path):
-            answer_list = _read_answers(answer_list)
+            try:
+                answers = json.loads(Path(answer_list).read_text(encoding="utf-8"))
+            except (OSError, ValueError) as error:
+                raise InputError(f"cannot read the answer list {answer_list}: {error}") from error
+            if not isinstance(answers, list):
+                raise InputError(f"answer_list must be a JSON list of strings, got {answer_list}")
+            answer_list = answers
         self.answers: Sequence[str] | None = answer_list
 
     def __call__(
@@ -252,13 +258,3 @@ class NLVRInferencer(BaseInferencer):
 
     def _drawing_name(self, entry: Any, index: int) -> str:
         return str(index)
-
-
-def _read_answers(path: str | Path) -> list[str]:
-    try:
-        answers = json.loads(Path(path).read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise InputError(f"cannot read the answer list {path}: {error}") from error
-    if not isinstance(answers, list):
-        raise InputError(f"answer_list must be a JSON list of strings, got {path}")
-    return answers
