@@ -57,6 +57,16 @@ def test_the_stem_is_loaded_strictly(change: str, tmp_path: Path) -> None:
         read.load(folder)
 
 
+@pytest.mark.parametrize("stages", [3, [3], [[1, 3, 1, 1]], [[1, 3, 1, 1, 1.5]]])
+def test_stages_of_a_stem_are_five_whole_numbers_each(stages: object, tmp_path: Path) -> None:
+    path = save(toy_hybrid("caption"), tmp_path / "model") / "config.json"
+    content = json.loads(path.read_text())
+    content["openblip"]["stem"]["stages"] = stages
+    path.write_text(json.dumps(content))
+    with pytest.raises(CheckpointError, match="each stage of a stem must be five whole numbers"):
+        read.load(path.parent)
+
+
 @pytest.fixture
 def members(tmp_path: Path) -> tuple[Path, Path]:
     """A captioner and a matcher with one stem."""
