@@ -16,6 +16,7 @@ import torch
 from openblip.checkpoints import read, write
 from openblip.checkpoints.folder import write_bundle
 from openblip.checkpoints.shared import share_tensors
+from openblip.generation import GenerationDefaults
 from openblip.model.grounder import Grounder
 from openblip.tasks import TaskName
 
@@ -26,6 +27,7 @@ RUNS: dict[TaskName, str] = {
     "retrieval": "retrieval",
     "grounding": "grounding",
 }
+GENERATION = GenerationDefaults(no_repeat_ngram_size=2)  # without it, captions repeat themselves
 
 
 def main() -> None:
@@ -45,7 +47,7 @@ def store(runs: Path, out: Path) -> None:
         loaded = read.load(runs / run / "model")
         if isinstance(loaded.model, Grounder):
             share_words(loaded.model)
-        write.save(loaded, out / task, dtype=torch.float16)
+        write.save(loaded, out / task, dtype=torch.float16, generation=GENERATION)
         models[task] = out / task
     share_tensors(list(models.values()))
     write_bundle(out, models)

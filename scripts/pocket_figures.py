@@ -10,6 +10,10 @@ written to `--out` if it is set. The subjects are those of `recipes/pocket/subje
 
 Another engine or precision is measured in the same way, and then compared with PyTorch in fp32: the cosine of the image
 embeddings, and the share of text pairs that ITM ranks in the same order.
+
+    python scripts/pocket_figures.py --data DATA --only captions everyday --decoding no_repeat_ngram_size=0 num_beams=5
+
+Captions have the stored defaults, unless `--decoding` overrides options of `Blip.caption`.
 """
 
 from __future__ import annotations
@@ -20,7 +24,7 @@ import statistics
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from itertools import combinations
+from itertools import combinations, pairwise
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +43,7 @@ from openblip.data.sources import open_source
 from openblip.data.sources.base import Source
 from openblip.evaluation.metrics import captions
 from openblip.evaluation.metrics.calibration import area_under_curve
-from openblip.evaluation.metrics.subjects import names_subject
+from openblip.evaluation.metrics.subjects import names_subject, subject_words
 from openblip.model.build import count_parameters
 
 ROOT = Path(__file__).parents[1]
@@ -55,11 +59,13 @@ def main() -> None:
     parser.add_argument("--engine", default="torch", help="engine to measure")
     parser.add_argument("--precision", default="fp32", help="precision to measure")
     parser.add_argument("--only", nargs="*", default=[], help="names of the figures to measure; by default all")
+    parser.add_argument("--decoding", nargs="*", default=[], metavar="OPTION=VALUE", help="options of the captions")
     parser.add_argument("--out", type=Path, help="JSON file to write the figures to")
     options = parser.parse_args()
     blip = openblip.load(options.model, engine=options.engine, precision=options.precision, batch_size=64)
     figures: dict[str, Any] = {}
-    for name, measure in list_measures(options.model, blip, options.data):
+    decoding = {name: json.loads(value) for name, value in (entry.split("=") for entry in options.decoding)}
+    for name, measure in list_measures(options.model, blip, options.data, decoding):
         if not options.only or name in options.only:
             figures[name] = measure()
             print(name, json.dumps(figures[name]), flush=True)
@@ -71,7 +77,9 @@ def main() -> None:
         options.out.write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
 
 
-def list_measures(model: str, blip: Blip, data: Path) -> Iterator[tuple[str, Callable[[], Any]]]:
+def list_measures(
+    model: str, blip: Blip, data: Path, decoding: dict[str, Any]
+) -> Iterator[tuple[str, Callable[[], Any]]]:
     """Yield the figures by name, each as a function that measures it."""
     records = read_records(data / "val")
     captioned = [record for record in records if record.captions]
@@ -80,8 +88,8 @@ def list_measures(model: str, blip: Blip, data: Path) -> Iterator[tuple[str, Cal
     folders = {"examples": ROOT / "examples" / "photos", "samples": data / "samples"}
     yield "size", lambda: size_figures(model)
     yield "latency", lambda: latency(blip, sorted(folders["examples"].glob("*.jpg"))[0])
-    yield "captions", lambda: caption_figures(blip, captioned)
-    yield "everyday", lambda: caption_figures(blip, everyday)
+    yield "captions", lambda: caption_figures(blip, captioned, decoding)
+    yield "everyday", lambda: caption_figures(blip, everyday, decoding)
     yield "subjects", lambda: subject_figures(blip, folders)
     yield "retrieval", lambda: retrieval_figures(blip, captioned, images)
     yield "answers", lambda: answer_figures(blip, records)
@@ -113,14 +121,24 @@ def latency(blip: Blip, photo: Path) -> dict[str, float]:
     return {"median": round(statistics.median(seconds), 4), "calls": WARM_CALLS}
 
 
-def caption_figures(blip: Blip, records: Sequence[Record]) -> dict[str, float]:
-    """Score captions with the default settings, and count how many are distinct."""
+def caption_figures(blip: Blip, records: Sequence[Record], decoding: dict[str, Any]) -> dict[str, float]:
+    """Score captions, and count how many are distinct, and how many repeat a noun or two consecutive words."""
     texts = {record.address: record.captions for record in records}
-    predictions = blip.caption([open_image(record.images[0]) for record in records])
+    predictions = blip.caption([open_image(record.images[0]) for record in records], **decoding)
     written = {key: caption.text for key, caption in zip(texts, predictions, strict=True)}
     scores = captions.score(written, texts)
     figures = {metric: round(value, 4) for metric, value in scores.corpus.items() if value is not None}
-    return {**figures, "photos": len(written), "distinct": len(set(written.values()))}
+    loops = {
+        "repeat a noun": [repeats(subject_words(text)) for text in written.values()],
+        "repeat a bigram": [repeats(list(pairwise(text.split()))) for text in written.values()],
+    }
+    shares = {name: round(100 * sum(found) / len(found), 1) for name, found in loops.items()}
+    return {**figures, "photos": len(written), "distinct": len(set(written.values())), **shares}
+
+
+def repeats(items: Sequence[object]) -> bool:
+    """Return whether an item occurs twice."""
+    return len(set(items)) < len(items)
 
 
 def subject_figures(blip: Blip, folders: dict[str, Path]) -> dict[str, Any]:

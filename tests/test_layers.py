@@ -30,6 +30,7 @@ LAYERS: dict[str, set[str]] = {
     "drawing": set(),
     "errors": set(),
     "extras": {"errors"},
+    "generation": {"errors"},
     "io": {"_version", "errors", "extras"},
     "processor": set(),
     "results": {"drawing", "io"},
@@ -43,7 +44,7 @@ LAYERS: dict[str, set[str]] = {
     "model": {"model.config", "processor"},
     "preprocess": {"_version", "errors", "extras", "io"},
     "decoding": {"io", "model", "preprocess"},
-    "checkpoints": {"checkpoints.layouts", "io", "model", "preprocess"},
+    "checkpoints": {"checkpoints.layouts", "generation", "io", "model", "preprocess"},
     "engine": {"decoding", "defaults", "extras", "io"},
     # The public API.
     "pipelines": {"checkpoints", "engine", "results"},

@@ -357,7 +357,7 @@ class Blip:
         max_new_tokens: int = 16,
         length_penalty: float = 1.0,
         repetition_penalty: float = 1.0,
-        no_repeat_ngram_size: int = 0,
+        no_repeat_ngram_size: int | None = None,
         do_sample: bool = False,
         top_p: float | None = None,
         top_k: int | None = None,
@@ -384,7 +384,8 @@ class Blip:
             max_new_tokens: Most new tokens, the end token included.
             length_penalty: Above 0 prefers long captions, below 0 short ones. Beam search only.
             repetition_penalty: Above 1 avoids repetitions.
-            no_repeat_ngram_size: Size of the n-grams of tokens that must not occur twice; 0 allows all.
+            no_repeat_ngram_size: Size of the n-grams of tokens that must not occur twice; 0 allows all. The default is
+                the checkpoint's own: 2 for `pocket`, 0 for published models.
             do_sample: Whether to sample tokens instead of searching for the best caption.
             top_p: Samples from the most probable tokens with this total probability; by default 0.9.
             top_k: Samples from this many of the most probable tokens; by default from all.

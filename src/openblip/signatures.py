@@ -30,7 +30,7 @@ class DecodingOptions(TypedDict, total=False):
     max_new_tokens: int
     length_penalty: float
     repetition_penalty: float
-    no_repeat_ngram_size: int
+    no_repeat_ngram_size: int | None
     do_sample: bool
     top_p: float | None
     top_k: int | None

@@ -25,11 +25,12 @@ from openblip.checkpoints.folder import write_bundle
 from openblip.cli import main
 from openblip.errors import InputError, UnsupportedTaskError
 from openblip.export.graphs import EXPORTED_TASKS, Graph, build_graphs
-from openblip.export.manifest import describe_folder
+from openblip.export.manifest import describe_folder, describe_task
 from openblip.export.onnx import OPSET, convert_to_onnx, quantize, store_in_fp16
 from openblip.export.parity import TOLERANCE, compare_graph, compare_results
 from openblip.export.run import export_model, save_openvino
 from openblip.export.runtime import load_onnx, load_openvino
+from openblip.generation import GenerationDefaults
 from openblip.preprocess.settings import ImageSettings
 from openblip.tasks import TaskName
 from openblip_portable import Answerer, Captioner, Comparer, Embedder, ExportError, ExportFolder, Grounder, Matcher
@@ -306,6 +307,23 @@ def test_portable_captions_are_openblips(folder: ExportFolder, blip: openblip.Bl
     captions = Captioner(folder, batch_size=2).caption(IMAGES, **options)
     assert len({caption.text for caption in captions}) > 1
     assert as_dicts(captions) == approx(as_dicts(expected))
+
+
+def test_portable_follows_the_decoding_defaults_of_the_model(
+    source: Path, exported: Path, blip: openblip.Blip, tmp_path: Path
+) -> None:
+    loaded = dataclasses.replace(read.load(source / "caption"), generation=GenerationDefaults(no_repeat_ngram_size=1))
+    entry: Any = describe_task(loaded, "caption", {}, "tokenizer.json")
+    shutil.copytree(exported, tmp_path / "toys")
+    manifest = json.loads((exported / "manifest.json").read_text())
+    manifest["tasks"]["caption"]["generation"] = entry["generation"]
+    (tmp_path / "toys" / "manifest.json").write_text(json.dumps(manifest))
+    captioner = Captioner(tmp_path / "toys", threads=1)
+    options: dict[str, Any] = {"min_new_tokens": 12}
+    default, loops = (captioner.caption(IMAGES, no_repeat_ngram_size=size, **options) for size in (None, 0))
+    assert [caption.text for caption in default] != [caption.text for caption in loops]
+    assert as_dicts(default) == approx(as_dicts(blip.caption(IMAGES, no_repeat_ngram_size=1, **options)))
+    assert as_dicts(loops) == approx(as_dicts(blip.caption(IMAGES, **options)))
 
 
 @pytest.mark.parametrize("num_beams", [1, 2, 4])

@@ -214,6 +214,14 @@ test("a prompt is the start of the caption, and greedy decoding agrees with beam
   assert.deepEqual([cut.text, cut.finished], ["a dog", false]);
 });
 
+test("captions repeat no n-gram that the model forbids, unless an option allows it", async () => {
+  const change = ({ tasks }) => (tasks.caption.generation.no_repeat_ngram_size = 2);
+  const { blip } = await loadToy({ change });
+  const prompt = "a dog runs a";
+  assert.equal((await blip.caption(PHOTO, { prompt })).text, "a dog runs a cat");
+  assert.equal((await blip.caption(PHOTO, { prompt, noRepeatNgramSize: 0 })).text, "a dog runs a dog runs");
+});
+
 test("calls at the same time share their work", async () => {
   const { blip, log } = await loadToy();
   const image = await blip.encode(PHOTO);

@@ -89,6 +89,8 @@ class Search:
 
 SEARCHES = tuple(Search(task, num_beams) for task in ("caption", "vqa") for num_beams in (1, 3))
 """The order of the texts in `describe.js`."""
+OPTIONS = ("min_new_tokens", "max_new_tokens", "no_repeat_ngram_size")
+"""Options of the search that are the model's."""
 
 
 @dataclass
@@ -254,7 +256,10 @@ class Reference:
         return step, min(abs(sums[step] - other_sums[step]), abs(final))
 
     def trace(self, task: str, ids: Sequence[int]) -> tuple[list[float], list[float]]:
-        """Return the summed log-probability after each token, and the difference of the two likeliest tokens at it."""
+        """Return the summed log-probability after each token, and the difference of the two likeliest tokens at it.
+
+        Tokens that `no_repeat_ngram_size` forbids count.
+        """
         factory, prompt = self.sessions[task]
         session, fed = factory([0]), list(prompt)
         sums, margins, total = [], [], 0.0
@@ -302,8 +307,8 @@ def describe_with_torch(blip: openblip.Blip, image: Path) -> Reference:
 
 def _with_beams(options: Decoding, num_beams: int) -> Decoding:
     return Decoding(
-        num_beams=num_beams, n=num_beams, min_new_tokens=options.min_new_tokens, max_new_tokens=options.max_new_tokens,
-        eos_id=options.eos_id, pad_id=options.pad_id,
+        num_beams=num_beams, n=num_beams, eos_id=options.eos_id, pad_id=options.pad_id,
+        **{name: getattr(options, name) for name in OPTIONS},
     )  # fmt: skip
 
 
@@ -333,7 +338,7 @@ def describe_with_portable(folder: openblip_portable.ExportFolder, image: Path) 
             options = portable.Options(
                 num_beams=search.num_beams, n=search.num_beams, eos_id=settings["special_ids"]["sep"],
                 pad_id=settings["special_ids"]["pad"],
-                **{name: settings["generation"][name] for name in ("min_new_tokens", "max_new_tokens")},
+                **{name: settings["generation"][name] for name in OPTIONS},
             )  # fmt: skip
             session = portable.Session(folder.graph(task.name, "decoder_step"), settings["shapes"], memory, mask)
             prompts = np.array([settings["prompt_ids"]], np.int64)

@@ -77,6 +77,7 @@ class Sampling:
             "min_new_tokens": self.min_new_tokens,
             "max_new_tokens": self.max_new_tokens,
             "repetition_penalty": self.repetition_penalty,
+            "no_repeat_ngram_size": 0,  # as the authors, whatever the captioner stores
             "prompt": self.prompt,
         }
         if self.num_beams:

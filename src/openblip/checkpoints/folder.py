@@ -27,6 +27,7 @@ from openblip.tasks import NETWORKS, TaskName, did_you_mean
 BUNDLE = "bundle.json"
 CONFIG = "config.json"
 ADAPTER_CONFIG = "adapter_config.json"
+GENERATION_CONFIG = "generation_config.json"
 SHARED = "shared.json"
 """In the folder of a member: a file next to the folder, and the tensors in it that belong to this member too."""
 SAFETENSORS = "model.safetensors"
@@ -37,7 +38,7 @@ RECIPE, MODEL, BEST = "recipe.yaml", "model", "best"
 """In the folder of a training run: its recipe, its final model and its best model so far."""
 POCKET = Path(__file__).parent.parent / "pocket"
 
-_SETTINGS = (CONFIG, ADAPTER_CONFIG, "processor_config.json", "preprocessor_config.json", SHARED)
+_SETTINGS = (CONFIG, ADAPTER_CONFIG, GENERATION_CONFIG, "processor_config.json", "preprocessor_config.json", SHARED)
 
 TensorT = TypeVar("TensorT")
 Reader: TypeAlias = Callable[[Path], Mapping[str, TensorT]]
@@ -191,7 +192,8 @@ class RawCheckpoint(Generic[TensorT]):
         path: The file or folder.
         tensors: Tensors under their names in the file.
         metadata: Further entries of a pickle, such as the training configuration.
-        settings: JSON files of a folder, by name: its `config.json` and the files of its image processor.
+        settings: JSON files of a folder, by name: its `config.json`, its `generation_config.json` and the files of its
+            image processor.
     """
 
     path: Path

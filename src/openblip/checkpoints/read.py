@@ -23,6 +23,7 @@ from openblip.checkpoints.containers import READERS, read_weight_file
 from openblip.checkpoints.folder import (
     ADAPTER_CONFIG,
     CONFIG,
+    GENERATION_CONFIG,
     PICKLE,
     SAFETENSORS,
     VOCABULARY_FILES,
@@ -36,6 +37,7 @@ from openblip.checkpoints.match import MatchedCheckpoint, check, describe_names,
 from openblip.checkpoints.resolve import resolve
 from openblip.confidence import Confidence
 from openblip.errors import CheckpointError, ConfigError
+from openblip.generation import GenerationDefaults, parse_generation
 from openblip.model.build import build_model
 from openblip.model.config import CAPTION_PROMPT, MODEL_KINDS, ModelConfig, ModelKind
 from openblip.model.vision import resize_positions
@@ -60,6 +62,7 @@ class LoadedModel:
             ("queue.image"), if it was loaded.
         confidence: Calibration of the captions; `None` for a model without one, or with a configuration that differs
             from its folder's.
+        generation: Decoding options that the folder of a captioner stores.
     """
 
     model: nn.Module
@@ -72,6 +75,7 @@ class LoadedModel:
     notes: tuple[str, ...] = ()
     training: dict[str, Tensor] = field(default_factory=dict)
     confidence: Confidence | None = None
+    generation: GenerationDefaults = field(default_factory=GenerationDefaults)
 
 
 def load(
@@ -144,6 +148,12 @@ def load(
         source = "image=" if image else "the image processor of the folder"
         image_notes = (f"{source} says {settings.size} pixels per side; the model needs {size}, which is used",)
         settings = dataclasses.replace(settings, size=size)
+    generation = GenerationDefaults()
+    if model_config.task == "caption":
+        try:
+            generation = parse_generation(raw.settings.get(GENERATION_CONFIG, {}))
+        except ConfigError as error:
+            raise CheckpointError(f"{raw.path}: {error}") from error
     return LoadedModel(
         model=model.eval(),
         config=model_config,
@@ -155,6 +165,7 @@ def load(
         notes=(*parsed.notes, *notes, *image_notes),
         training=matched.training if training else {},
         confidence=None if config else parsed.confidence,
+        generation=generation,
     )
 
 

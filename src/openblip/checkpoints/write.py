@@ -11,12 +11,13 @@ import torch
 from torch import Tensor, nn
 
 from openblip.checkpoints.containers import write_pickle, write_safetensors
-from openblip.checkpoints.folder import CONFIG, INDEX, PICKLE, SAFETENSORS, SHARED
+from openblip.checkpoints.folder import CONFIG, GENERATION_CONFIG, INDEX, PICKLE, SAFETENSORS, SHARED
 from openblip.checkpoints.layouts import Family, Table, hub_config, table
 from openblip.checkpoints.match import compute_constant
 from openblip.checkpoints.read import LoadedModel
 from openblip.confidence import Confidence
 from openblip.errors import CheckpointError, InputError
+from openblip.generation import GenerationDefaults
 from openblip.io import atomic
 from openblip.model.config import ModelConfig
 from openblip.model.text import TextTransformer
@@ -43,6 +44,7 @@ def save(
     dtype: torch.dtype | None = None,
     training: Mapping[str, Tensor] | None = None,
     confidence: Confidence | None = None,
+    generation: GenerationDefaults | None = None,
 ) -> Path:
     """Write a model as a hub folder, or as the `.pth` of another family.
 
@@ -58,6 +60,8 @@ def save(
         training: Momentum copies and queues under our names (see `LoadedModel`), which only a `.pth` can hold.
         confidence: Calibration of the captions, which only a hub folder can hold. The default is the calibration of a
             `LoadedModel`.
+        generation: Decoding options to write into the hub folder of a captioner. The default is the options of a
+            `LoadedModel`.
 
     Returns:
         The path that was written.
@@ -70,6 +74,7 @@ def save(
         tokenizer, image = tokenizer or model.tokenizer, image or model.image
         prompt = model.prompt if prompt is None else prompt
         training, confidence = training or model.training, confidence or model.confidence
+        generation = generation or model.generation
         model = model.model
     config = config_of(model)
     layout = table(to, config.task)
@@ -91,7 +96,7 @@ def save(
     description = hub_config.write_config(
         config, prompt=prompt, temperature=temperature, dtype=dtype_name, confidence=confidence
     )
-    _write_folder(path, config, tensors, description, tokenizer, image)
+    _write_folder(path, config, tensors, description, tokenizer, image, generation or GenerationDefaults())
     return path
 
 
@@ -192,13 +197,15 @@ def _write_folder(
     description: Mapping[str, Any],
     tokenizer: Tokenizer | None,
     image: ImageSettings | None,
+    generation: GenerationDefaults,
 ) -> None:
     with atomic.replace_folder(folder, final_file=CONFIG, stale=_STALE) as temporary:
         write_safetensors(temporary / SAFETENSORS, tensors)
         if config.task in _GENERATING:
             text = config.text
             ids = {"bos_token_id": text.dec_id, "eos_token_id": text.sep_id, "pad_token_id": text.pad_id}
-            atomic.write_json(temporary / "generation_config.json", ids, sort_keys=True)
+            options = generation.to_dict() if config.task == "caption" else {}
+            atomic.write_json(temporary / GENERATION_CONFIG, ids | options, sort_keys=True)
         if tokenizer is not None:
             tokenizer.save(temporary)
         if config.task != "text":

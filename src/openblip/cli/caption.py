@@ -42,7 +42,10 @@ PLAIN_TEXT = {"template": "{caption}", "prefix": "", "suffix": ""}
 @decoding_option("--length-penalty", type=float, default=1.0, help="Favor long captions if above 0 (beam search).")
 @decoding_option("--repetition-penalty", type=float, default=1.0, help="Penalize repeated words if above 1.")
 @decoding_option(
-    "--no-repeat-ngram-size", type=o.NATURAL, default=0, help="Forbid repeated sequences of N tokens; 0 allows them."
+    "--no-repeat-ngram-size",
+    type=o.NATURAL,
+    show_default="the checkpoint's",
+    help="Forbid repeated sequences of N tokens; 0 allows them.",
 )
 @decoding_option("--do-sample", is_flag=True, help="Sample tokens instead of searching with beams.")
 @decoding_option(
@@ -109,7 +112,7 @@ def caption(
     max_new_tokens: int,
     length_penalty: float,
     repetition_penalty: float,
-    no_repeat_ngram_size: int,
+    no_repeat_ngram_size: int | None,
     do_sample: bool,
     top_p: float | None,
     top_k: int | None,

@@ -89,6 +89,7 @@ class TaskModel:
         prompt: The checkpoint's own caption prompt; empty if it has none.
         temperature: Learned temperature of the contrastive loss (ITC).
         confidence: Calibration of the captions; `None` without one.
+        generation: Decoding options of captions that apply where the caller leaves them out.
         batching: Batch size and number of threads.
         target_size: Size that large JPEG files are decoded near; `None` decodes them in full.
         source: Path of the checkpoint.
@@ -102,6 +103,7 @@ class TaskModel:
         self.image_settings = loaded.image
         self.prompt = loaded.prompt or ""
         self.confidence = loaded.confidence
+        self.generation = loaded.generation
         self.temperature = float(getattr(loaded.model, "temperature", 1.0))
         self.batching = batching or Batching()
         self.target_size = None if exact_decode else loaded.image.size

@@ -60,7 +60,8 @@ class CaptionPipeline(Pipeline[tuple[ImageInput, "str | None"], Prompt, "list[li
         max_new_tokens: Most tokens, [SEP] included.
         length_penalty: Exponent of the length that divides the score of a beam; above 0 prefers long captions.
         repetition_penalty: Divides the scores of tokens that occurred; above 1 avoids repetitions.
-        no_repeat_ngram_size: Size of the n-grams that must not occur twice; 0 allows all.
+        no_repeat_ngram_size: Size of the n-grams that must not occur twice; 0 allows all. The default is the
+            checkpoint's own, or 0.
         do_sample: Whether to sample tokens instead of searching.
         top_p: Smallest total probability of the tokens to sample from; by default 0.9. Needs `do_sample`.
         top_k: Number of tokens to sample from; by default all. Needs `do_sample`.
@@ -85,7 +86,7 @@ class CaptionPipeline(Pipeline[tuple[ImageInput, "str | None"], Prompt, "list[li
         max_new_tokens: int = 16,
         length_penalty: float = 1.0,
         repetition_penalty: float = 1.0,
-        no_repeat_ngram_size: int = 0,
+        no_repeat_ngram_size: int | None = None,
         do_sample: bool = False,
         top_p: float | None = None,
         top_k: int | None = None,
@@ -102,6 +103,8 @@ class CaptionPipeline(Pipeline[tuple[ImageInput, "str | None"], Prompt, "list[li
                 raise InputError(f"{name} needs do_sample=True, got {name}={value} without it")
         if num_beams is None:
             num_beams = 1 if do_sample else 3
+        if no_repeat_ngram_size is None:
+            no_repeat_ngram_size = model.generation.no_repeat_ngram_size
         self.decoding = Decoding(
             num_beams=num_beams,
             n=n,

@@ -68,7 +68,9 @@ class CaptionRequest(ImagesRequest):
     max_new_tokens: Integer = Field(default=16, ge=1)
     length_penalty: LengthPenalty = Field(default=1.0, description="Above 0 prefers long captions. Beam search only.")
     repetition_penalty: float = Field(default=1.0, gt=0, description="Above 1 avoids repetitions.")
-    no_repeat_ngram_size: Integer = Field(default=0, ge=0)
+    no_repeat_ngram_size: Integer | None = Field(
+        default=None, ge=0, description="Size of the n-grams that must not repeat; by default the model's own."
+    )
     do_sample: bool = Field(default=False, description="Sample tokens instead of searching for the best caption.")
     top_p: float | None = Field(default=None, gt=0, le=1, description="Needs do_sample.")
     top_k: Integer | None = Field(default=None, ge=0, description="Needs do_sample.")

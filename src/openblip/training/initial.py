@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from torch import nn
@@ -12,6 +12,7 @@ from openblip.checkpoints.folder import VOCABULARY_FILES
 from openblip.checkpoints.initialize import InitReport, initialize
 from openblip.checkpoints.resolve import resolve
 from openblip.errors import CheckpointError, ConfigError
+from openblip.generation import GenerationDefaults
 from openblip.model.build import build_model
 from openblip.model.config import CAPTION_PROMPT
 from openblip.preprocess.settings import ImageSettings
@@ -31,6 +32,7 @@ class InitialState:
         prompt: Text that every caption starts with.
         notes: Where the weights come from.
         new_weights: Names of weights that no checkpoint provides.
+        generation: Decoding options of captions to store with the model.
     """
 
     model: nn.Module
@@ -39,6 +41,7 @@ class InitialState:
     prompt: str | None
     notes: tuple[str, ...]
     new_weights: tuple[str, ...]
+    generation: GenerationDefaults = field(default_factory=GenerationDefaults)
 
 
 def build_initial_state(recipe: Recipe) -> InitialState:
@@ -88,7 +91,7 @@ def _from_checkpoint(recipe: Recipe, paths: list[Path]) -> InitialState:
     image = replace(start.image, size=config.vision.image_size)
     notes = [_describe_start(recipe.start[0], start.source, start.config.task, report)]
     notes += [note for note in start.notes if not note.startswith("not stored, derived")]  # as in every hub folder
-    return InitialState(model, start.tokenizer, image, prompt, tuple(notes), tuple(report.fresh))
+    return InitialState(model, start.tokenizer, image, prompt, tuple(notes), tuple(report.fresh), start.generation)
 
 
 def _describe_start(name: str, source: str, task: str, report: InitReport) -> str:

@@ -221,7 +221,15 @@ class ModelSaver:
             save_adapter(model, adapter, self.lora, base=" ".join(self.recipe.start))
             model = merge_lora(copy.deepcopy(model))
         prompt = self.initial.prompt if self.recipe.task == "caption" else None
-        write.save(model, folder, tokenizer=self.initial.tokenizer, image=self.initial.image, prompt=prompt)
+        initial = self.initial
+        write.save(
+            model,
+            folder,
+            tokenizer=initial.tokenizer,
+            image=initial.image,
+            prompt=prompt,
+            generation=initial.generation,
+        )
 
     def save_final(self, model: nn.Module, checkpoints: Checkpoints) -> None:
         """Write the final model: the last one, an average of checkpoints, or the best one."""
