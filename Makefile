@@ -96,7 +96,7 @@ pocket: $(VENV)/.installed-dev  ## Train the bundled model with the photos in DA
 		$(POCKET_RUNS)/caption-more/model $(POCKET_RUNS)/caption-names/model $(POCKET_RUNS)/caption-cider/model
 	$(call pocket_train,pretrain retrieval vqa vqa_more grounding)
 	$(BIN)/python scripts/pocket_bundle.py --runs $(POCKET_RUNS) --out $(POCKET_RUNS)/bundle
-	$(BIN)/python scripts/pocket_confidence.py $(POCKET_RUNS)/bundle --data $(DATA)/val --itm
+	-$(BIN)/python scripts/pocket_confidence.py $(POCKET_RUNS)/bundle --data $(DATA)/val $(POCKET)/everyday_val.jsonl --images $(DATA)
 	$(BIN)/python scripts/pocket_figures.py --data $(DATA) --model $(POCKET_RUNS)/bundle --out $(POCKET_RUNS)/figures.json
 
 clean:  ## Remove the virtual environments and all caches

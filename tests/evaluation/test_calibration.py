@@ -14,6 +14,7 @@ from openblip.confidence import Calibration
 from openblip.errors import EvaluationError
 from openblip.evaluation.metrics.calibration import (
     area_under_curve,
+    calibration_error_by_chance,
     expected_calibration_error,
     fit_calibration,
 )
@@ -78,6 +79,16 @@ def test_calibration_error_by_hand() -> None:
         expected_calibration_error([], [])
 
 
+def test_the_error_by_chance_is_the_error_of_drawn_outcomes() -> None:
+    rng = random.Random(0)
+    probabilities = [rng.random() ** 0.5 for _ in range(150)]
+    errors = [expected_calibration_error(probabilities, [rng.random() < p for p in probabilities]) for _ in range(1000)]
+    mean, high = calibration_error_by_chance(probabilities)
+    assert mean == pytest.approx(np.mean(errors), rel=0.03)
+    assert high == pytest.approx(np.quantile(errors, 0.95), rel=0.05)
+    assert calibration_error_by_chance([0.0, 1.0]) == (0, 0)
+
+
 def test_auc_counts_pairs() -> None:
     rng = random.Random(1)
     positives = [rng.randint(0, 9) / 10 for _ in range(40)]
@@ -90,7 +101,9 @@ CAPTIONS = ["A dog runs on the beach.", "Two dogs are running.", "a brown dog", 
 
 
 def test_a_subject_is_what_three_captions_name() -> None:
-    assert accepted_words(CAPTIONS) == {"dog", "beach"}
+    assert accepted_words(CAPTIONS) == {"dog", "puppy", "beach"}
+    assert accepted_words(["a boy", "a boy", "a boy"]) == {"boy", "child", "kid", "person"}
+    assert accepted_words(["a man", "a man", "a guy"]) == frozenset(), "synonyms are not counted together"
     assert names_subject("there are dogs", {"dog"})
     assert not names_subject("a hotdog", {"dog"})
     assert names_subject("a man", {"men"})

@@ -20,7 +20,11 @@ from openblip.data.images import FileImage
 from openblip.data.records import Record
 from openblip.errors import CheckpointError, ConfigError, EvaluationError
 from openblip.evaluation.confidence import fit_confidence
-from openblip.evaluation.metrics.calibration import expected_calibration_error, fit_calibration
+from openblip.evaluation.metrics.calibration import (
+    calibration_error_by_chance,
+    expected_calibration_error,
+    fit_calibration,
+)
 from tests.cli.test_cli import run
 from tests.toys import toy_bundle, toy_image, toy_tokenizer
 
@@ -229,6 +233,21 @@ def test_a_fit_on_half_of_the_images_is_checked_on_the_others(toys: Path, tmp_pa
     stated = [expected.probability(caption.score) for caption in captions[1::2]]
     error = expected_calibration_error(stated, right[1::2])
     assert fitted.figures["by score"]["ECE"] == pytest.approx(error, abs=1e-4)
+
+
+def test_cross_validation_leaves_each_image_out(toys: Path, tmp_path: Path) -> None:
+    blip = openblip.load(toys)
+    data = records(tmp_path, blip, count=60)
+    scores = [caption.score for caption in blip.caption([record.images[0].address for record in data])]
+    right = ["giraffe" not in record.captions[0] for record in data]
+    stated = []
+    for index, score in enumerate(scores):
+        others = [i for i in range(60) if i % 10 != index % 10]
+        calibration = fit_calibration([scores[i] for i in others], [right[i] for i in others])
+        stated.append(calibration.probability(score))
+    figures = fit_confidence(blip, data).figures["cross-validated"]
+    assert figures["ECE"] == pytest.approx(expected_calibration_error(stated, right), abs=1e-4)
+    assert figures["by chance"] == pytest.approx(calibration_error_by_chance(stated), abs=1e-4)
 
 
 def test_images_without_agreement_are_left_out(toys: Path, tmp_path: Path) -> None:

@@ -1,7 +1,7 @@
 """Fit and check the calibration of a captioner: the probability that a caption names the subject of its image.
 
-The accepted words of an image are those that at least three of its captions agree on (`metrics/subjects.py`). Every
-other image is used to fit the calibration, and the images between them to check it.
+The accepted words of an image are those that at least three of its captions agree on, and their synonyms
+(`metrics/subjects.py`). Every other image is used to fit the calibration, and the images between them to check it.
 """
 
 from __future__ import annotations
@@ -15,10 +15,16 @@ from openblip.confidence import Calibration, Confidence
 from openblip.data.images import open_image
 from openblip.data.records import Record
 from openblip.errors import EvaluationError
-from openblip.evaluation.metrics.calibration import area_under_curve, expected_calibration_error, fit_calibration
+from openblip.evaluation.metrics.calibration import (
+    area_under_curve,
+    calibration_error_by_chance,
+    expected_calibration_error,
+    fit_calibration,
+)
 from openblip.evaluation.metrics.subjects import accepted_words, names_subject
 
 Row = tuple[float, float | None, bool]  # score, probability of a match, whether the caption names the subject
+FOLDS = 10
 
 
 @dataclass(frozen=True)
@@ -27,8 +33,10 @@ class FittedConfidence:
 
     Attributes:
         confidence: The calibration.
-        figures: Numbers of images, share of right captions, expected calibration error (ECE) and area under the curve
-            (AUC) on the second half.
+        figures: Numbers of images, and on the second half: share of right captions, expected calibration error (ECE),
+            the mean and the 95 % quantile of the ECE of a perfect calibration ("by chance"), and area under the curve
+            (AUC). "cross-validated" has the same for all images, each with a calibration fitted on nine tenths of the
+            images without it; few images leave it out.
     """
 
     confidence: Confidence
@@ -67,10 +75,14 @@ def fit_confidence(blip: Blip, records: Iterable[Record], *, itm: bool = False) 
         "fitted on": len(fitting),
         "checked on": len(checking),
         "names the subject": round(sum(right for _, _, right in checking) / len(checking), 4),
-        "by score": _check(calibration, checking),
+        "by score": _check([calibration.probability(score) for score, _, _ in checking], checking),
     }
+    rights = sum(right for _, _, right in rows)
+    if min(rights, len(rows) - rights) >= 2 * FOLDS:
+        figures["cross-validated"] = _cross_validate(rows)
     if confidence.with_itm is not None:
-        figures["with ITM"] = _check(confidence.with_itm, checking)
+        itm_probabilities = [confidence.with_itm.probability(score, match or 0.0) for score, match, _ in checking]
+        figures["with ITM"] = _check(itm_probabilities, checking)
     return FittedConfidence(confidence, figures)
 
 
@@ -86,10 +98,24 @@ def _fit(rows: list[Row], *, itm: bool) -> Calibration:
     return calibration
 
 
-def _check(calibration: Calibration, rows: list[Row]) -> dict[str, float]:
-    probabilities = [calibration.probability(score, 0.5 if match is None else match) for score, match, _ in rows]
+def _cross_validate(rows: list[Row]) -> dict[str, Any]:
+    """Return the figures of all rows, each by a calibration that was fitted without its fold."""
+    probabilities = [0.0] * len(rows)
+    for fold in range(FOLDS):
+        fitting = [row for index, row in enumerate(rows) if index % FOLDS != fold]
+        calibration = fit_calibration([score for score, _, _ in fitting], [right for _, _, right in fitting])
+        for index in range(fold, len(rows), FOLDS):
+            probabilities[index] = calibration.probability(rows[index][0])
+    return _check(probabilities, rows)
+
+
+def _check(probabilities: list[float], rows: list[Row]) -> dict[str, Any]:
     outcomes = [right for _, _, right in rows]
-    figures = {"ECE": round(expected_calibration_error(probabilities, outcomes), 4)}
+    by_chance = [round(value, 4) for value in calibration_error_by_chance(probabilities)]
+    figures: dict[str, Any] = {
+        "ECE": round(expected_calibration_error(probabilities, outcomes), 4),
+        "by chance": by_chance,
+    }
     right = [p for p, outcome in zip(probabilities, outcomes, strict=True) if outcome]
     wrong = [p for p, outcome in zip(probabilities, outcomes, strict=True) if not outcome]
     if right and wrong:

@@ -67,6 +67,28 @@ def expected_calibration_error(probabilities: Sequence[float], outcomes: Sequenc
     return error / len(probabilities)
 
 
+def calibration_error_by_chance(
+    probabilities: Sequence[float], bins: int = 10, samples: int = 1000, seed: int = 0
+) -> tuple[float, float]:
+    """Return the mean and the 95 % quantile of the error that a perfect calibration would have.
+
+    Few statements leave an expected calibration error above 0 even if every probability is right. Outcomes are drawn
+    with the stated probabilities.
+
+    Args:
+        probabilities: The stated probabilities.
+        bins: Number of bins of the error.
+        samples: Number of draws of all outcomes.
+        seed: Seed of the draws.
+    """
+    stated = np.asarray(probabilities, float)
+    bin_of = np.minimum((stated * bins).astype(int), bins - 1)
+    outcomes = np.random.default_rng(seed).random((samples, len(stated))) < stated
+    gaps = [np.abs((outcomes - stated)[:, bin_of == index].sum(1)) for index in range(bins)]
+    errors = np.sum(gaps, 0) / len(stated)
+    return float(errors.mean()), float(np.quantile(errors, 0.95))
+
+
 def area_under_curve(positives: Sequence[float], negatives: Sequence[float]) -> float:
     """Return the probability that a positive scores above a negative (AUC); equal scores count half."""
     ranked = sorted([*((score, 1) for score in positives), *((score, 0) for score in negatives)])

@@ -1,7 +1,8 @@
 """Whether a caption names the main subject of its image, by words that people agreed on.
 
 The rule needs no dictionary: the accepted words of an image are words for things that occur in at least three of its
-captions. A list excludes words for properties, places and numbers, and plurals count as singulars.
+captions, and their everyday synonyms. A list excludes words for properties, places and numbers, and plurals count as
+singulars.
 """
 
 from __future__ import annotations
@@ -30,20 +31,68 @@ _OTHER_WORDS = frozenset(
     """.split()  # noqa: SIM905
 )
 
+# Words of one line name the same thing in a caption. A word can be in several lines: a boy is a child, a girl is not.
+_SYNONYM_LINES = """
+    person man
+    person woman
+    person boy
+    person girl
+    person child
+    man guy
+    woman lady
+    boy child kid
+    girl child kid
+    child kid toddler
+    baby toddler
+    dog puppy
+    cat kitten
+    bicycle bike
+    motorcycle motorbike bike
+    bicyclist cyclist biker
+    car vehicle
+    truck vehicle
+    airplane plane jet
+    boat ship
+    couch sofa
+    street road
+    path trail
+    ocean sea
+    rock stone boulder
+    television tv
+    phone cellphone telephone
+    coat jacket
+    hat cap
+    cup mug
+    store shop
+    stair step
+"""
+
+
+def _group_synonyms() -> dict[str, set[str]]:
+    synonyms: dict[str, set[str]] = {}
+    for line in _SYNONYM_LINES.strip().splitlines():
+        for word in line.split():
+            synonyms.setdefault(word, set()).update(line.split())
+    return synonyms
+
+
+_SYNONYMS = _group_synonyms()
+
 
 def accepted_words(captions: Iterable[str], agreement: int = AGREEMENT) -> frozenset[str]:
-    """Return the words that name the subject of an image, in the singular.
+    """Return the words that name the subject of an image, in the singular, with their synonyms.
 
     Args:
         captions: What people wrote about the image.
-        agreement: How many captions must have a word.
+        agreement: How many captions must have a word. Synonyms are not counted together.
 
     Examples:
         >>> sorted(accepted_words(["a dog runs", "the dogs are running", "a brown dog", "two dogs", "a field"]))
-        ['dog']
+        ['dog', 'puppy']
     """
     counts = Counter(word for caption in captions for word in set(subject_words(caption)))
-    return frozenset(word for word, count in counts.items() if count >= agreement)
+    words = {word for word, count in counts.items() if count >= agreement}
+    return frozenset(words.union(*(_SYNONYMS.get(word, ()) for word in words)))
 
 
 def subject_words(caption: str) -> list[str]:
