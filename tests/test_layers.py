@@ -31,6 +31,7 @@ LAYERS: dict[str, set[str]] = {
     "errors": set(),
     "extras": {"errors"},
     "generation": {"errors"},
+    "heap": set(),
     "io": {"_version", "errors", "extras"},
     "processor": set(),
     "results": {"drawing", "io"},
@@ -41,8 +42,8 @@ LAYERS: dict[str, set[str]] = {
     "checkpoints.layouts": {"checkpoints.published", "confidence"},
     "data.visdial": {"errors"},
     # The model and its inputs.
-    "model": {"model.config", "processor"},
-    "preprocess": {"_version", "errors", "extras", "io"},
+    "model": {"heap", "model.config", "processor"},
+    "preprocess": {"_version", "errors", "extras", "heap", "io"},
     "decoding": {"io", "model", "preprocess"},
     "checkpoints": {"checkpoints.layouts", "generation", "io", "model", "preprocess"},
     "engine": {"decoding", "defaults", "extras", "io"},

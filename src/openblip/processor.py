@@ -22,10 +22,19 @@ def flags() -> frozenset[str]:
 @cache
 def is_intel() -> bool:
     """Return whether the processor is Intel's, as far as Linux reports it."""
-    try:
-        return "GenuineIntel" in _CPUINFO.read_text(encoding="utf-8")
-    except OSError:
-        return False
+    return _field("vendor_id") == "GenuineIntel"
+
+
+@cache
+def is_amd() -> bool:
+    """Return whether the processor is AMD's, as far as Linux reports it."""
+    return _field("vendor_id") == "AuthenticAMD"
+
+
+@cache
+def has_matrix_units() -> bool:
+    """Return whether the processor multiplies matrices of bf16 numbers in units of their own (AMX)."""
+    return "amx_bf16" in flags()
 
 
 def processor_class() -> ProcessorClass:

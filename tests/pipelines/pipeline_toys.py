@@ -36,6 +36,10 @@ def assert_close(a: Any, b: Any) -> None:
         assert len(a) == len(b)
         for x, y in zip(a, b, strict=True):
             assert_close(x, y)
+    elif isinstance(a, dict):
+        assert a.keys() == b.keys()
+        for name in a:
+            assert_close(a[name], b[name])
     elif dataclasses.is_dataclass(a):
         for field in dataclasses.fields(a):
             if field.name != "image":

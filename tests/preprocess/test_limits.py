@@ -86,7 +86,7 @@ def test_the_estimate_covers_the_peak(form: str, tmp_path: Path) -> None:
 
 def test_the_memory_of_large_images_is_returned(monkeypatch: pytest.MonkeyPatch) -> None:
     trims: list[bool] = []
-    monkeypatch.setattr(limits, "_trim_heap", lambda: trims.append(True))
+    monkeypatch.setattr(limits, "return_freed_memory", lambda: trims.append(True))
     budget = limits.ByteBudget(10**9)
     for count, expected in ((10**6, 0), (10**8, 1)):
         with budget.reserve(count):

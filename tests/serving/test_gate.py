@@ -383,6 +383,9 @@ def test_a_draining_server_refuses_and_is_not_ready(toy: Blip, caplog: pytest.Lo
         server.app.service.state.draining = True
         with caplog.at_level(logging.INFO, logger="openblip.serving"):
             assert server.client.get("/readyz").status_code == 503
+            deadline = time.monotonic() + 10  # a request is logged after its response
+            while time.monotonic() < deadline and not any("/readyz" in line.getMessage() for line in caplog.records):
+                time.sleep(0.01)
         assert {record.levelno for record in caplog.records if "/readyz" in record.getMessage()} == {logging.INFO}
         assert server.client.get("/healthz").status_code == 200
         response = server.client.post("/v1/caption", content=BODY)

@@ -83,7 +83,7 @@ def test_compiled_layers_compute_the_same_under_the_same_names() -> None:
 
 FAULTS = """
 import resource, sys, torch
-from openblip.training.speed import keep_freed_memory
+from openblip.heap import keep_freed_memory
 torch.set_num_threads(1)
 keeps = keep_freed_memory() if sys.argv[1] == "keep" else True
 def use(): return [torch.ones(6_000_000) for _ in range(4)]  # 24 MB each

@@ -35,6 +35,7 @@ from openblip.engine.protocols import (
 from openblip.model.answerer import Answerer
 from openblip.model.captioner import Captioner
 from openblip.model.comparer import Comparer
+from openblip.model.config import VisionConfig
 from openblip.model.grounder import Grounder
 from openblip.model.layers import Trace
 from openblip.model.matcher import Matcher
@@ -54,6 +55,11 @@ CAPABILITIES: dict[type[nn.Module], tuple[type[object], ...]] = {
     Comparer: (Comparisons,),
     Grounder: (Grounding,),
 }
+
+
+# Bytes of the largest activation of the image encoder on a CPU. Larger ones leave the processor's cache, and the C
+# library requests their memory from the system each time.
+_MOST_BYTES = 24 << 20
 
 
 def _inference(method: Callable[Concatenate[EagerEngine, P], R]) -> Callable[Concatenate[EagerEngine, P], R]:
@@ -112,7 +118,11 @@ class EagerEngine(BaseEngine):
     @_inference
     def encode_images(self, pixels: Tensor) -> Tensor:
         """Return the image states (I, M, D_v) of pixels (I, 3, S, S)."""
-        return cast(Tensor, self.model.encode_image(pixels.to(self.device, self.dtype)))
+        pixels = pixels.to(self.device, self.dtype)
+        if self.device.type != "cpu":
+            return cast(Tensor, self.model.encode_image(pixels))
+        parts = pixels.split(_images_at_once(self.model.vision.config, self.dtype))
+        return torch.cat([self.model.encode_image(part) for part in parts])
 
     @_inference
     def prepare_captions(self, states: Tensor, capacity: int) -> SessionFactory:
@@ -308,6 +318,11 @@ class EagerSession:
         self.cache.select((items[:, None] * self.width + offsets).flatten())
         if self.memory is not None:
             self.memory = self.memory.select(items)
+
+
+def _images_at_once(config: VisionConfig, dtype: torch.dtype) -> int:
+    """Return the number of images that a CPU encodes fastest together."""
+    return max(1, _MOST_BYTES // (config.tokens * config.mlp_width * dtype.itemsize))
 
 
 def _normalize(embeddings: Tensor) -> Tensor:

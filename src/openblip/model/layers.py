@@ -16,6 +16,8 @@ from torch import Tensor, nn
 
 from openblip.model.config import Activation
 from openblip.model.packing import apply_linear, is_plain_linear
+from openblip.model.products import is_faster, multiply
+from openblip.processor import has_matrix_units
 
 
 @dataclass
@@ -117,7 +119,7 @@ def attend(
     if (query.dtype, key.dtype) == (torch.float32, torch.bfloat16) and not torch.is_grad_enabled():
         return _mix_rounded(query, key, value, bias)
     is_tracing = torch.jit.is_tracing()  # type: ignore[attr-defined, no-untyped-call]
-    if (size <= _SHORT and is_tracing) or _is_slow_in_training(query, size):
+    if (size <= _SHORT and is_tracing) or _is_fused_slow(query, key, size):
         return _attend_unfused(query, key, value, bias, dropout)
     return F.scaled_dot_product_attention(query, key, value, attn_mask=bias, dropout_p=dropout)
 
@@ -131,17 +133,29 @@ _SHORT = 128 * 128
 # up to images of 512 x 512 pixels. The probabilities that are kept for it take 2 bytes per query, key and head.
 _SHORT_BF16 = 1025 * 1025
 
+# Scores that are computed at once without gradients: as many as the C library keeps in memory after it frees them.
+_MOST_SCORES = 2**24
 
-def _is_slow_in_training(query: Tensor, size: int) -> bool:
-    """Return whether the CPU's fused kernel would run backward and be slower than two products."""
-    is_trained = query.device.type == "cpu" and torch.is_grad_enabled() and query.requires_grad
-    return is_trained and size <= (_SHORT_BF16 if query.dtype == torch.bfloat16 else _SHORT)
+
+def _is_fused_slow(query: Tensor, key: Tensor, size: int) -> bool:
+    """Return whether two products are faster than the fused kernel, which is so on a CPU only."""
+    if query.device.type != "cpu":
+        return False
+    limit = _SHORT_BF16 if query.dtype == torch.bfloat16 else _SHORT
+    if torch.is_grad_enabled() and query.requires_grad:
+        return size <= limit
+    return query.dtype == key.dtype == torch.bfloat16 and size <= limit and not has_matrix_units()
 
 
 def _attend_unfused(query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None, dropout: float) -> Tensor:
     """Compute attention by two batched products, in the precision of the inputs, like the fused kernel."""
     with torch.autocast(query.device.type, enabled=False):
-        return _mix(query, key, value, bias, dropout)
+        items = max(1, _MOST_SCORES // (query.shape[1] * query.shape[2] * key.shape[2]))
+        if torch.is_grad_enabled() or torch.jit.is_tracing() or len(query) <= items:  # type: ignore[attr-defined, no-untyped-call]
+            return _mix(query, key, value, bias, dropout)
+        biases = [None] * len(query) if bias is None else bias.expand(len(query), -1, -1, -1).split(items)
+        parts = zip(query.split(items), key.split(items), value.split(items), biases, strict=False)
+        return torch.cat([_mix(*part, dropout) for part in parts])
 
 
 def _mix(query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None, dropout: float) -> Tensor:
@@ -172,7 +186,12 @@ def project_columns(linear: nn.Module, states: Tensor, heads: int) -> Tensor:
     Returns:
         Keys or values (I, H, M, K), as a view of contiguous (I, H, K, M).
     """
-    if is_plain_linear(linear):
+    if is_plain_linear(linear) and is_faster(states, linear.weight):
+        # The weight's rows by the states of an image: oneDNN writes the columns in order.
+        projected = torch.stack([multiply(linear.weight, image) for image in states])
+        if linear.bias is not None:
+            projected += linear.bias[:, None]
+    elif is_plain_linear(linear):
         weight, bias = linear.weight, linear.bias
         columns = states.transpose(1, 2)  # (I, W, M)
         if bias is None:

@@ -21,13 +21,14 @@ from typing import TypeGuard, cast
 from weakref import WeakKeyDictionary
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.modules import module as torch_module
 
-from openblip.processor import is_intel
+from openblip.heap import keep_freed_memory
+from openblip.model.products import has_onednn, is_onednn_faster, multiply
+from openblip.processor import is_amd, is_intel
 
-_MOST_ROWS = 64  # in fp32; from there on PyTorch's kernels are as fast
+_ROWS = 64  # for which oneDNN chooses the order; its order for 1 row is slower with any number of rows
 _STRIDE = 257  # one number of each 257 is compared: prime to the usual widths, so that every row and column has some
 
 
@@ -68,6 +69,8 @@ class Packing:
     def active(self, model: nn.Module, *, checked: bool = False) -> Iterator[None]:
         """Let the layers of a model, in this thread, use packed weights in a `with` block.
 
+        The process keeps freed memory from then on.
+
         Args:
             model: The model.
             checked: Whether the caller has called `check` in this decoding session.
@@ -76,6 +79,7 @@ class Packing:
         if weight is None or not _is_useful(weight):
             yield
             return
+        keep_freed_memory()
         if not checked:
             self.check()
         previous, _local.active = _local.active, self
@@ -88,10 +92,10 @@ class Packing:
         """Return the product of rows (..., W) with a weight (D, W) of `owner`, plus the bias (D,)."""
         rows = x.numel() // x.shape[-1]
         if owner.training or x.dtype != weight.dtype or not _is_worthwhile(weight, rows):
-            return F.linear(x, weight, bias)
+            return multiply(x, weight, bias)
         entry = self._weights.get(owner)
         if entry is None or not entry.is_of(weight):
-            packed = torch.ops.mkldnn._reorder_linear_weight(weight.detach(), rows)
+            packed = torch.ops.mkldnn._reorder_linear_weight(weight.detach(), _ROWS)
             entry = _PackedWeight(packed, _sample(weight), _key(weight))
             with self._lock:
                 self._weights[owner] = entry
@@ -125,19 +129,19 @@ def apply_linear(linear: nn.Module, x: Tensor) -> Tensor:
     Returns:
         Rows (..., D).
     """
-    packing = None if torch.compiler.is_compiling() else _local.active
-    if packing is None or not is_plain_linear(linear):
+    if torch.compiler.is_compiling() or not is_plain_linear(linear):
         return linear(x)
-    return packing.multiply(linear, linear.weight, linear.bias, x)
+    if _local.active is None:
+        return multiply(x, linear.weight, linear.bias)
+    return _local.active.multiply(linear, linear.weight, linear.bias, x)
 
 
 def apply_output_matrix(embedding: nn.Embedding, bias: Tensor, x: Tensor) -> Tensor:
     """Return logits (..., V) of states (..., D) by a word embedding, packed where a `Packing` is active."""
-    packing = None if torch.compiler.is_compiling() else _local.active
     weight = embedding.weight
-    if packing is None or type(weight) is not nn.Parameter:
-        return F.linear(x, weight, bias)
-    return packing.multiply(embedding, weight, bias, x)
+    if torch.compiler.is_compiling() or _local.active is None or type(weight) is not nn.Parameter:
+        return multiply(x, weight, bias)
+    return _local.active.multiply(embedding, weight, bias, x)
 
 
 def is_plain_linear(module: nn.Module) -> TypeGuard[nn.Linear]:
@@ -176,7 +180,7 @@ def _is_useful(weight: Tensor) -> bool:
 @cache
 def _is_supported(dtype: torch.dtype) -> bool:
     """Return whether this build of PyTorch has the kernels, and the processor computes in this type."""
-    if not torch._C._has_mkldnn or not hasattr(torch.ops.mkldnn, "_linear_pointwise"):
+    if not has_onednn():
         return False
     return dtype == torch.float32 or bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
 
@@ -190,7 +194,7 @@ def _is_worthwhile(weight: Tensor, rows: int) -> bool:
         or weight.is_inference()
     ):
         return False
-    return weight.dtype == torch.bfloat16 or _fewest_rows() <= rows <= _MOST_ROWS
+    return weight.dtype == torch.bfloat16 or _fewest_rows() <= rows <= _most_rows()
 
 
 @cache
@@ -204,5 +208,20 @@ def _smallest(dtype: torch.dtype) -> int:
 
 @cache
 def _fewest_rows() -> int:
-    """Return the rows from which on PyTorch's fp32 kernels copy the weight; on Intel, MKL reads it for 3 rows."""
+    """Return the rows from which on packed weights are faster in fp32.
+
+    On Intel, MKL reads the weight in place for 3 rows; on AMD, it reads it with a single thread for 1 row.
+    """
+    if is_amd():
+        return 1
     return 4 if is_intel() else 2
+
+
+@cache
+def _most_rows() -> int:
+    """Return the rows up to which packed weights are faster in fp32.
+
+    That is up to 3 images where oneDNN also multiplies larger batches. Elsewhere PyTorch's kernels are as fast from 64
+    rows on.
+    """
+    return 2048 if is_onednn_faster() else 64

@@ -6,16 +6,15 @@ The number of pixels says little: a baseline JPEG of 200 megapixels that is deco
 
 from __future__ import annotations
 
-import ctypes
-import functools
 import os
-import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
 from PIL import Image
+
+from openblip.heap import return_freed_memory
 
 MAX_BYTES = 720 * 10**6
 """Memory that decoding may take, for one image and for all images that are decoded at the same time."""
@@ -110,7 +109,7 @@ class ByteBudget:
 
     def _free(self, count: int) -> None:
         if count >= _TRIM_BYTES:
-            _trim_heap()
+            return_freed_memory()
         with self._freed:
             self._used -= count
             self._freed.notify_all()
@@ -119,24 +118,6 @@ class ByteBudget:
 BUDGET = ByteBudget(MAX_BYTES)
 
 _TRIM_BYTES = 32 * 10**6
-
-
-def _trim_heap() -> None:
-    """Return freed memory to the system. The C library of Linux keeps it in the heaps of the threads otherwise."""
-    trim = _find_trim()
-    if trim is not None:
-        trim(0)
-
-
-@functools.cache
-def _find_trim() -> Callable[[int], int] | None:
-    if not sys.platform.startswith("linux"):
-        return None
-    try:
-        trim: Callable[[int], int] = ctypes.CDLL(None).malloc_trim
-    except (OSError, AttributeError):  # musl has no such function
-        return None
-    return trim
 
 
 # Bytes per pixel that decoders use in addition to the image itself. Measured with Pillow 12 and 13, except JXL and PSD:

@@ -17,6 +17,7 @@ from openblip.data.problems import Report
 from openblip.data.sources.base import Source, Stream
 from openblip.data.tasks.caption import CaptionData
 from openblip.errors import ConfigError
+from openblip.heap import keep_freed_memory
 from openblip.tasks import TASKS
 from openblip.training.checkpointing import Checkpoints, average_weights
 from openblip.training.config.optim import LoraSettings
@@ -29,7 +30,7 @@ from openblip.training.objectives.base import Objective
 from openblip.training.processes import ProcessGroupInfo, join_processes
 from openblip.training.random_state import seed_everything
 from openblip.training.reporters import JsonLinesReporter, LossCurveReporter, Reporter, TensorBoardReporter
-from openblip.training.speed import compile_layers, keep_freed_memory, matmul_precision, recompute_vision
+from openblip.training.speed import compile_layers, matmul_precision, recompute_vision
 from openblip.training.strategies import build_strategy
 from openblip.training.teachers import load_teacher
 from openblip.training.trainer import Evaluate, Evaluation, Progress, Trainer
@@ -92,7 +93,7 @@ def run(
     with join_processes(recipe.run.device, recipe.run.timeout_minutes) as group, ExitStack() as stack:
         _claim_folder(recipe, group, resume)
         seed_everything(recipe.seed)
-        keep_freed_memory()
+        keep_freed_memory(most=2**31 - 1, pad=512 << 20)
         stack.enter_context(matmul_precision(recipe.run.matmul_precision))
         initial = build_initial_state(recipe)
         source = open_train_source(recipe.data)

@@ -1,9 +1,7 @@
-"""Memory and speed: recomputed activations, compiled layers and freed memory. No parameter changes its name."""
+"""Memory and speed: recomputed activations and compiled layers. No parameter changes its name."""
 
 from __future__ import annotations
 
-import ctypes
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -17,9 +15,6 @@ from openblip.errors import ConfigError
 from openblip.model.base import ImageTextModel
 from openblip.model.text import TextLayer
 from openblip.model.vision import Block
-
-_MMAP_THRESHOLD, _TRIM_THRESHOLD, _TOP_PAD = -3, -1, -2  # parameters of mallopt, in glibc's malloc.h
-_LARGEST_THRESHOLD = 32 << 20  # bytes; the limit of glibc
 
 
 def recompute_vision(model: ImageTextModel, blocks: int) -> None:
@@ -60,29 +55,6 @@ def compile_layers(model: nn.Module, backend: str = "inductor") -> int:
     for layer in layers:
         layer.compile(backend=backend)
     return len(layers)
-
-
-def keep_freed_memory() -> bool:
-    """Let this process keep freed memory for its next allocation, if the C library is glibc.
-
-    By default glibc requests memory from the system for each larger tensor and returns it at once, and the system
-    clears every page each time: on a CPU that took more than half of a training step.
-
-    Returns:
-        Whether the setting is in effect.
-    """
-    if not sys.platform.startswith("linux"):
-        return False
-    try:
-        mallopt = ctypes.CDLL("libc.so.6").mallopt
-    except (OSError, AttributeError):  # another C library
-        return False
-    options = (
-        (_MMAP_THRESHOLD, _LARGEST_THRESHOLD),
-        (_TRIM_THRESHOLD, 2**31 - 1),
-        (_TOP_PAD, 16 * _LARGEST_THRESHOLD),
-    )
-    return all(mallopt(*option) for option in options)
 
 
 @contextmanager
