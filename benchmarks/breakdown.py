@@ -150,6 +150,7 @@ class TimedSession:
         return logits
 
 
+@torch.inference_mode()
 def step_operators(model: TaskModel, materials: Materials, images: int, beams: int) -> dict[str, float]:
     """Return the milliseconds of one later step by kind of operator, and the rest as "Python"."""
     engine = model.engine.require(Captions)

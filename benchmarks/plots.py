@@ -1,7 +1,8 @@
 """Draw the records of the benchmarks for docs/speed.md: `python -m benchmarks.plots`.
 
-`speed-rows.png` shows the speed of each row of `results/inference.json` relative to `transformers` in fp32, and
-`speed-batches.png` the captions per second of `results/sweep.json` by batch size and beams.
+`speed-rows.png` shows the speed of each row of `results/inference.json` relative to `transformers` in fp32,
+`speed-rows-avx512.png` that of `results/inference-avx512.json`, and `speed-batches.png` the captions per second of
+`results/sweep.json` by batch size and beams.
 """
 
 from __future__ import annotations
@@ -31,15 +32,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--out", type=Path, default=IMAGES)
     options = parser.parse_args(arguments)
     options.out.mkdir(parents=True, exist_ok=True)
-    for name, draw in (("inference", draw_rows), ("sweep", draw_batches)):
+    pictures = {
+        "inference": (draw_rows, "speed-rows.png"),
+        "inference-avx512": (draw_rows, "speed-rows-avx512.png"),
+        "sweep": (draw_batches, "speed-batches.png"),
+    }
+    for name, (draw, file) in pictures.items():
         path = options.results / f"{name}.json"
         if path.is_file():
-            target = draw(json.loads(path.read_text(encoding="utf-8")), options.out)
-            print(f"written: {target.name}")
+            draw(json.loads(path.read_text(encoding="utf-8")), options.out / file)
+            print(f"written: {file}")
     return 0
 
 
-def draw_rows(record: dict[str, Any], folder: Path) -> Path:
+def draw_rows(record: dict[str, Any], path: Path) -> None:
     """Draw the speed of each row relative to `transformers` in fp32, as bars on a logarithmic scale."""
     figure, axes = _figure()
     rows = [name for name in TITLES if any(line["row"] == name for line in record["rows"])]
@@ -56,10 +62,10 @@ def draw_rows(record: dict[str, Any], folder: Path) -> Path:
     axes.axhline(1, color="black", linewidth=0.8)
     axes.set_xticks(range(len(rows)), [TITLES[row] for row in rows])
     axes.set_ylabel("times the speed of transformers fp32")
-    return _save(figure, axes, record, folder / "speed-rows.png")
+    _save(figure, axes, record, path)
 
 
-def draw_batches(record: dict[str, Any], folder: Path) -> Path:
+def draw_batches(record: dict[str, Any], path: Path) -> None:
     """Draw captions per second by batch size: one line per contestant, one style per number of beams."""
     figure, axes = _figure()
     cells = record["cells"]
@@ -77,7 +83,7 @@ def draw_batches(record: dict[str, Any], folder: Path) -> Path:
     axes.set_xlabel("images per batch")
     axes.set_ylabel("captions per second")
     axes.set_ylim(bottom=0)
-    return _save(figure, axes, record, folder / "speed-batches.png")
+    _save(figure, axes, record, path)
 
 
 def _figure() -> Any:
@@ -89,7 +95,7 @@ def _figure() -> Any:
     return pyplot.subplots(figsize=(9, 4.5), layout="constrained")
 
 
-def _save(figure: Any, axes: Any, record: dict[str, Any], path: Path) -> Path:
+def _save(figure: Any, axes: Any, record: dict[str, Any], path: Path) -> None:
     machine = record["machine"]
     features = {"amx_bf16", "avx512_bf16"} & set(machine["instructions"])
     kind = "AMX" if "amx_bf16" in features else "AVX-512 BF16" if features else "no bf16"
@@ -97,7 +103,6 @@ def _save(figure: Any, axes: Any, record: dict[str, Any], path: Path) -> Path:
     axes.grid(axis="y", alpha=0.3)
     axes.legend(fontsize=8, frameon=False)
     figure.savefig(path, dpi=120)
-    return path
 
 
 if __name__ == "__main__":

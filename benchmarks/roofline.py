@@ -92,9 +92,9 @@ def measure(device: str, *, side: int = 2048, numbers: int = 64 * 2**20, seconds
         if device == "cpu" and name == "fp16":
             continue
         left = torch.randn(side, side, device=device).to(dtype)
-        calls = [lambda a=left: a @ a]  # type: ignore[misc]
+        calls = [lambda a=left: a @ a]
         if is_faster(left, left):
-            calls.append(lambda a=left: multiply(a, a))  # type: ignore[misc]
+            calls.append(lambda a=left: multiply(a, a))
         operations[name] = 2.0 * side**3 / min(_best(call, device, seconds) for call in calls)
     bytes_ = torch.randint(-8, 8, (side, side), dtype=torch.int8, device=device)
     with suppress(RuntimeError):  # without an integer product there is no minimum for int8

@@ -20,7 +20,7 @@ def keep_freed_memory(most: int = 256 << 20, pad: int = 0) -> bool:
     clears every page each time: on a CPU this took a seventh of the time of a caption, and half of a training step.
 
     Args:
-        most: The most bytes to keep. A smaller number than in an earlier call has no effect.
+        most: The most bytes to keep at the end of each heap. A smaller number than in an earlier call has no effect.
         pad: Bytes to request from the system in addition, each time.
 
     Returns:
@@ -32,9 +32,11 @@ def keep_freed_memory(most: int = 256 << 20, pad: int = 0) -> bool:
         return False
     if most <= _kept:
         return True
-    _kept = most
     options = [(_MMAP_THRESHOLD, _LARGEST_THRESHOLD), (_TRIM_THRESHOLD, most), *([(_TOP_PAD, pad)] if pad else [])]
-    return all(library.mallopt(*option) for option in options)
+    if not all(library.mallopt(*option) for option in options):
+        return False
+    _kept = most
+    return True
 
 
 def return_freed_memory() -> None:
@@ -51,6 +53,7 @@ def _glibc() -> Any:
         return None
     try:
         library = ctypes.CDLL("libc.so.6")
-    except OSError:  # musl has another name
+    except OSError:
         return None
+    # musl's loader may find itself under this name.
     return library if hasattr(library, "mallopt") and hasattr(library, "malloc_trim") else None

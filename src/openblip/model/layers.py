@@ -6,9 +6,10 @@ K = D // H.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from functools import partial
+from itertools import repeat
 
 import torch
 import torch.nn.functional as F
@@ -16,8 +17,7 @@ from torch import Tensor, nn
 
 from openblip.model.config import Activation
 from openblip.model.packing import apply_linear, is_plain_linear
-from openblip.model.products import is_faster, multiply
-from openblip.processor import has_matrix_units
+from openblip.model.products import has_fast_bf16, is_faster, multiply
 
 
 @dataclass
@@ -133,8 +133,10 @@ _SHORT = 128 * 128
 # up to images of 512 x 512 pixels. The probabilities that are kept for it take 2 bytes per query, key and head.
 _SHORT_BF16 = 1025 * 1025
 
-# Scores that are computed at once without gradients: as many as the C library keeps in memory after it frees them.
+# Scores in bf16 that are computed at once without gradients: as many as the C library keeps in its heap.
 _MOST_SCORES = 2**24
+
+_HAS_FAST_BF16 = has_fast_bf16()  # constants, which the compiler reads
 
 
 def _is_fused_slow(query: Tensor, key: Tensor, size: int) -> bool:
@@ -144,24 +146,38 @@ def _is_fused_slow(query: Tensor, key: Tensor, size: int) -> bool:
     limit = _SHORT_BF16 if query.dtype == torch.bfloat16 else _SHORT
     if torch.is_grad_enabled() and query.requires_grad:
         return size <= limit
-    return query.dtype == key.dtype == torch.bfloat16 and size <= limit and not has_matrix_units()
+    return (
+        _HAS_FAST_BF16
+        and query.dtype == key.dtype == torch.bfloat16
+        and size <= limit
+        and not (torch.is_grad_enabled() and key.requires_grad)
+        and not torch.compiler.is_compiling()
+        and not torch.jit.is_tracing()  # type: ignore[attr-defined, no-untyped-call]
+    )
 
 
 def _attend_unfused(query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None, dropout: float) -> Tensor:
-    """Compute attention by two batched products, in the precision of the inputs, like the fused kernel."""
+    """Compute attention by two batched products, with scores in the precision of the inputs."""
     with torch.autocast(query.device.type, enabled=False):
-        items = max(1, _MOST_SCORES // (query.shape[1] * query.shape[2] * key.shape[2]))
-        if torch.is_grad_enabled() or torch.jit.is_tracing() or len(query) <= items:  # type: ignore[attr-defined, no-untyped-call]
+        items = _MOST_SCORES // max(1, query.shape[1] * query.shape[2] * key.shape[2])
+        if query.dtype != torch.bfloat16 or query.requires_grad or len(query) <= max(1, items):
             return _mix(query, key, value, bias, dropout)
-        biases = [None] * len(query) if bias is None else bias.expand(len(query), -1, -1, -1).split(items)
-        parts = zip(query.split(items), key.split(items), value.split(items), biases, strict=False)
+        items = max(1, items)
+        biases: Iterable[Tensor | None] = repeat(None)
+        if bias is not None:
+            bias = bias[(None,) * (4 - bias.ndim)]
+            biases = torch.split(bias.expand(len(query), *bias.shape[1:]), items)
+        queries, keys, values = (torch.split(tensor, items) for tensor in (query, key, value))
+        parts = zip(queries, keys, values, biases, strict=False)
         return torch.cat([_mix(*part, dropout) for part in parts])
 
 
 def _mix(query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None, dropout: float) -> Tensor:
     """Compute attention by two batched products. Only the queries are scaled, which are fewer than the keys."""
     scores = (query * query.shape[-1] ** -0.5) @ key.transpose(-1, -2)
-    weights = F.softmax(scores if bias is None else scores + bias.to(scores.dtype), dim=-1)
+    if bias is not None and bias.dtype != scores.dtype:  # the lowest float32 number would become minus infinity
+        bias = bias.clamp(min=torch.finfo(scores.dtype).min).to(scores.dtype)
+    weights = F.softmax(scores if bias is None else scores + bias, dim=-1)
     return F.dropout(weights, dropout) @ value
 
 
@@ -242,7 +258,7 @@ class Attention(nn.Module):
             return self.project_keys_values(memory)
         if memory.dtype == torch.float32:
             return project_columns(self.key, memory, self.heads), project_columns(self.value, memory, self.heads)
-        # In half precision only the fused kernel computes with float32 scores.
+        # In half precision, both the fused kernel and two products in bf16 read contiguous keys.
         keys, values = self.project_keys_values(memory)
         return keys.contiguous(), values.contiguous()
 

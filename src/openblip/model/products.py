@@ -12,34 +12,41 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
+from torch.autograd import forward_ad
 
 from openblip.processor import flags, is_amd
 
 _FEWEST_NUMBERS = 2**16  # in a weight; a smaller product takes less time than the call
+_PLAIN = (Tensor, nn.Parameter)  # subclasses may have no kernel of oneDNN's
 
 
 def multiply(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """Return the product of rows (..., W) with a weight (D, W), plus the bias (D,): rows (..., D)."""
     if not is_faster(x, weight):
         return F.linear(x, weight, bias)
-    if torch.is_grad_enabled() and (x.requires_grad or weight.requires_grad):
-        return _Product.apply(x, weight, bias)  # type: ignore[no-any-return, no-untyped-call]
+    inputs = (x, weight) if bias is None else (x, weight, bias)
+    if torch.is_grad_enabled() and any(tensor.requires_grad for tensor in inputs):
+        return _Product.apply(x, weight, bias)  # type: ignore[no-untyped-call]
     return _multiply(x, weight, bias)
 
 
 def is_faster(x: Tensor, weight: Tensor) -> bool:
     """Return whether `multiply` uses oneDNN: on such a processor, in float32, and where it runs as called."""
     return (
-        is_onednn_faster()
+        not torch.compiler.is_compiling()
+        and not torch.jit.is_tracing()  # type: ignore[attr-defined, no-untyped-call]
+        and is_onednn_faster()
         and x.dtype == weight.dtype == torch.float32
         and x.device.type == weight.device.type == "cpu"
+        and type(x) in _PLAIN
+        and type(weight) in _PLAIN
         and weight.numel() >= _FEWEST_NUMBERS
-        and not torch.compiler.is_compiling()
-        and not torch.jit.is_tracing()  # type: ignore[attr-defined, no-untyped-call]
+        and x.numel() > 0
         and not torch.is_autocast_enabled("cpu")
         and not torch._C._are_functorch_transforms_active()
-        and x.numel() > 0
+        and forward_ad._current_level < 0
+        and torch._C._get_mkldnn_enabled()
     )
 
 
@@ -49,13 +56,19 @@ def is_onednn_faster() -> bool:
     return is_amd() and "avx512f" in flags() and has_onednn()
 
 
+@cache
+def has_fast_bf16() -> bool:
+    """Return whether this is an AMD processor for which oneDNN has products in bf16."""
+    return is_amd() and has_onednn() and bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+
+
 def has_onednn() -> bool:
     """Return whether this build of PyTorch has oneDNN's products."""
     return torch._C._has_mkldnn and hasattr(torch.ops.mkldnn, "_linear_pointwise")
 
 
 def _multiply(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    return torch.ops.mkldnn._linear_pointwise(x.contiguous(), weight, bias, "none", [], "")  # type: ignore[no-any-return]
+    return torch.ops.mkldnn._linear_pointwise(x.contiguous(), weight, bias, "none", [], "")
 
 
 class _Product(torch.autograd.Function):
@@ -64,7 +77,9 @@ class _Product(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         """Multiply."""
-        ctx.save_for_backward(x, weight)
+        needs_x, needs_weight, _ = ctx.needs_input_grad
+        ctx.save_for_backward(x if needs_weight else None, weight if needs_x else None)
+        ctx.shape = x.shape
         return _multiply(x, weight, bias)
 
     @staticmethod
@@ -75,7 +90,7 @@ class _Product(torch.autograd.Function):
         needs_x, needs_weight, needs_bias = ctx.needs_input_grad
         rows = gradient.reshape(-1, gradient.shape[-1])
         return (
-            product(rows, weight).view(x.shape) if needs_x else None,
+            product(rows, weight).view(ctx.shape) if needs_x else None,
             product(rows.t(), x.reshape(-1, x.shape[-1])) if needs_weight else None,
             rows.sum(0) if needs_bias else None,
         )
@@ -83,4 +98,4 @@ class _Product(torch.autograd.Function):
 
 def _matmul(left: Tensor, right: Tensor) -> Tensor:
     """Return the product of two matrices by oneDNN."""
-    return torch.ops.mkldnn._linear_pointwise(left, right.t(), None, "none", [], "")  # type: ignore[no-any-return]
+    return torch.ops.mkldnn._linear_pointwise(left, right.t(), None, "none", [], "")
