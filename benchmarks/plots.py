@@ -101,7 +101,7 @@ def _save(figure: Any, axes: Any, record: dict[str, Any], path: Path) -> None:
     kind = "AMX" if "amx_bf16" in features else "AVX-512 BF16" if features else "no bf16"
     axes.set_title(f"{machine['processor']}, {machine['cores']} cores, {kind}", fontsize=10)
     axes.grid(axis="y", alpha=0.3)
-    axes.legend(fontsize=8, frameon=False)
+    figure.legend(loc="outside right center", fontsize=8, frameon=False)
     figure.savefig(path, dpi=120)
 
 
