@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import torch
 
 from openblip.model.config import ModelConfig, TextConfig
-from openblip.model.products import is_faster, multiply
+from openblip.model.products import multiply, uses_onednn
 
 BYTES = {"fp32": 4, "bf16": 2, "fp16": 2, "int8": 1}
 
@@ -93,7 +93,7 @@ def measure(device: str, *, side: int = 2048, numbers: int = 64 * 2**20, seconds
             continue
         left = torch.randn(side, side, device=device).to(dtype)
         calls = [lambda a=left: a @ a]
-        if is_faster(left, left):
+        if uses_onednn(left, left):
             calls.append(lambda a=left: multiply(a, a))
         operations[name] = 2.0 * side**3 / min(_best(call, device, seconds) for call in calls)
     bytes_ = torch.randint(-8, 8, (side, side), dtype=torch.int8, device=device)

@@ -10,32 +10,33 @@ from typing import Any
 _MMAP_THRESHOLD, _TRIM_THRESHOLD, _TOP_PAD = -3, -1, -2  # parameters of mallopt, in glibc's malloc.h
 _LARGEST_THRESHOLD = 32 << 20  # bytes; the limit of glibc
 
-_kept = 0
+_max_bytes = 0  # what the process keeps
 
 
-def keep_freed_memory(most: int = 256 << 20, pad: int = 0) -> bool:
+def keep_freed_memory(max_bytes: int = 256 << 20, pad: int = 0) -> bool:
     """Let this process keep freed memory for its next allocation, if the C library is glibc.
 
     By default glibc requests memory from the system for each larger tensor and returns it at once, and the system
     clears every page each time: on a CPU this took a seventh of the time of a caption, and half of a training step.
 
     Args:
-        most: The most bytes to keep at the end of each heap. A smaller number than in an earlier call has no effect.
+        max_bytes: The maximum number of bytes to keep at the end of each heap. A smaller number than in an earlier
+            call has no effect.
         pad: Bytes to request from the system in addition, each time.
 
     Returns:
         Whether the setting is in effect.
     """
-    global _kept
+    global _max_bytes
+    if max_bytes <= _max_bytes:
+        return True
     library = _glibc()
     if library is None:
         return False
-    if most <= _kept:
-        return True
-    options = [(_MMAP_THRESHOLD, _LARGEST_THRESHOLD), (_TRIM_THRESHOLD, most), *([(_TOP_PAD, pad)] if pad else [])]
+    options = [(_MMAP_THRESHOLD, _LARGEST_THRESHOLD), (_TRIM_THRESHOLD, max_bytes), *([(_TOP_PAD, pad)] if pad else [])]
     if not all(library.mallopt(*option) for option in options):
         return False
-    _kept = most
+    _max_bytes = max_bytes
     return True
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -14,16 +15,13 @@ from torch.autograd import forward_ad
 
 from openblip.model import layers, products
 from openblip.model.layers import attend, project_columns
-from openblip.model.products import has_onednn, is_faster, multiply
+from openblip.model.products import has_onednn, multiply, uses_onednn
 
-pytestmark = [
-    pytest.mark.usefixtures("always"),
-    pytest.mark.skipif(not has_onednn(), reason="this build of PyTorch has no oneDNN"),
-]
+pytestmark = pytest.mark.skipif(not has_onednn(), reason="this build of PyTorch has no oneDNN")
 
 
 @pytest.fixture(scope="module", autouse=True)
-def always() -> object:
+def always() -> Iterator[None]:
     """Use oneDNN on every processor, and for small weights."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(products, "is_onednn_faster", lambda: True)
@@ -46,7 +44,7 @@ def draw(*shape: int, seed: int = 0) -> Tensor:
 def test_values_and_gradients(shape: list[int], width: int, out: int, has_bias: bool, transposed: bool) -> None:
     x = draw(width, *shape).movedim(0, -1) if transposed else draw(*shape, width)
     weight, bias = draw(out, width, seed=1), draw(out, seed=2) if has_bias else None
-    assert is_faster(x, weight)
+    assert uses_onednn(x, weight)
     found: list[Any] = []
     expected: list[Any] = []
     for results, function, dtype in ((found, multiply, torch.float32), (expected, F.linear, torch.float64)):
@@ -91,10 +89,10 @@ def test_inputs_that_no_gradient_needs_may_change() -> None:
 
 def test_where_it_cannot_be_used() -> None:
     x, weight = draw(3, 4), draw(5, 4)
-    assert not is_faster(x.bfloat16(), weight)
-    assert not is_faster(x.double(), weight.double())
-    assert not is_faster(x[:0], weight)
-    assert not is_faster(x.to("meta"), weight.to("meta"))
+    assert not uses_onednn(x.bfloat16(), weight)
+    assert not uses_onednn(x.double(), weight.double())
+    assert not uses_onednn(x[:0], weight)
+    assert not uses_onednn(x.to("meta"), weight.to("meta"))
     assert multiply(x[:0], weight).shape == (0, 5)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         assert multiply(x, weight).dtype == torch.bfloat16
@@ -109,7 +107,7 @@ def test_where_it_cannot_be_used() -> None:
     compiled = torch.compile(lambda x, weight: multiply(x, weight), backend="eager", fullgraph=True)
     torch.testing.assert_close(compiled(x, weight), F.linear(x, weight))
     with torch.backends.mkldnn.flags(enabled=False):
-        assert not is_faster(x, weight)
+        assert not uses_onednn(x, weight)
     traced = torch.jit.trace(multiply, (x, weight))  # type: ignore[no-untyped-call]
     assert "mkldnn" not in str(traced.graph)
 
@@ -130,7 +128,7 @@ def test_attention_in_parts(monkeypatch: pytest.MonkeyPatch, items: int) -> None
     """On AMD, bf16 uses two products, over so many images at once that their scores stay in memory."""
     query, key, value = (draw(3, 2, 4, 8, seed=seed).bfloat16() for seed in range(3))
     biases = [None, draw(4, 4, seed=3).bfloat16(), draw(1, 1, 1, 4, seed=3).bfloat16(), draw(3, 1, 4, 4, seed=4)]
-    monkeypatch.setattr(layers, "_HAS_FAST_BF16", True)
+    monkeypatch.setattr(layers, "is_amd_with_bf16", lambda: True)
     for bias in biases:
         with torch.no_grad():
             monkeypatch.setattr(layers, "_MOST_SCORES", 2 * 4 * 4 * items)
@@ -146,7 +144,7 @@ def test_attention_in_parts(monkeypatch: pytest.MonkeyPatch, items: int) -> None
 
 def test_a_hidden_row_is_not_nan_in_mixed_precision(monkeypatch: pytest.MonkeyPatch) -> None:
     """The lowest float32 number, which hides a token, is minus infinity in bf16."""
-    monkeypatch.setattr(layers, "_HAS_FAST_BF16", True)
+    monkeypatch.setattr(layers, "is_amd_with_bf16", lambda: True)
     query, key, value = (draw(2, 2, 3, 8, seed=seed).bfloat16() for seed in range(3))
     with torch.no_grad():
         output = attend(query, key, value, layers.padding_bias(torch.zeros(2, 3), torch.float32), 0.0, None)
@@ -156,7 +154,7 @@ def test_a_hidden_row_is_not_nan_in_mixed_precision(monkeypatch: pytest.MonkeyPa
 
 
 def test_attention_without_queries_or_keys(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(layers, "_HAS_FAST_BF16", True)
+    monkeypatch.setattr(layers, "is_amd_with_bf16", lambda: True)
     value = draw(2, 2, 3, 8).bfloat16()
     with torch.no_grad():
         assert attend(value[:, :, :0], value, value, None, 0.0, None).shape == (2, 2, 0, 8)

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from openblip.model.config import Activation
 from openblip.model.packing import apply_linear, is_plain_linear
-from openblip.model.products import has_fast_bf16, is_faster, multiply
+from openblip.model.products import is_amd_with_bf16, multiply, uses_onednn
 
 
 @dataclass
@@ -119,7 +119,7 @@ def attend(
     if (query.dtype, key.dtype) == (torch.float32, torch.bfloat16) and not torch.is_grad_enabled():
         return _mix_rounded(query, key, value, bias)
     is_tracing = torch.jit.is_tracing()  # type: ignore[attr-defined, no-untyped-call]
-    if (size <= _SHORT and is_tracing) or _is_fused_slow(query, key, size):
+    if (size <= _SHORT and is_tracing) or _prefers_products(query, key, size):
         return _attend_unfused(query, key, value, bias, dropout)
     return F.scaled_dot_product_attention(query, key, value, attn_mask=bias, dropout_p=dropout)
 
@@ -136,38 +136,35 @@ _SHORT_BF16 = 1025 * 1025
 # Scores in bf16 that are computed at once without gradients: as many as the C library keeps in its heap.
 _MOST_SCORES = 2**24
 
-_HAS_FAST_BF16 = has_fast_bf16()  # constants, which the compiler reads
 
-
-def _is_fused_slow(query: Tensor, key: Tensor, size: int) -> bool:
-    """Return whether two products are faster than the fused kernel, which is so on a CPU only."""
+def _prefers_products(query: Tensor, key: Tensor, size: int) -> bool:
+    """Return whether two products are faster than the fused kernel (on a CPU only)."""
     if query.device.type != "cpu":
         return False
     limit = _SHORT_BF16 if query.dtype == torch.bfloat16 else _SHORT
     if torch.is_grad_enabled() and query.requires_grad:
         return size <= limit
     return (
-        _HAS_FAST_BF16
-        and query.dtype == key.dtype == torch.bfloat16
+        query.dtype == key.dtype == torch.bfloat16
         and size <= limit
-        and not (torch.is_grad_enabled() and key.requires_grad)
         and not torch.compiler.is_compiling()
         and not torch.jit.is_tracing()  # type: ignore[attr-defined, no-untyped-call]
+        and not (torch.is_grad_enabled() and key.requires_grad)
+        and is_amd_with_bf16()
     )
 
 
 def _attend_unfused(query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None, dropout: float) -> Tensor:
     """Compute attention by two batched products, with scores in the precision of the inputs."""
     with torch.autocast(query.device.type, enabled=False):
-        items = _MOST_SCORES // max(1, query.shape[1] * query.shape[2] * key.shape[2])
-        if query.dtype != torch.bfloat16 or query.requires_grad or len(query) <= max(1, items):
+        chunk_size = max(1, _MOST_SCORES // max(1, query.shape[1] * query.shape[2] * key.shape[2]))
+        if query.dtype != torch.bfloat16 or query.requires_grad or len(query) <= chunk_size:
             return _mix(query, key, value, bias, dropout)
-        items = max(1, items)
         biases: Iterable[Tensor | None] = repeat(None)
         if bias is not None:
             bias = bias[(None,) * (4 - bias.ndim)]
-            biases = torch.split(bias.expand(len(query), *bias.shape[1:]), items)
-        queries, keys, values = (torch.split(tensor, items) for tensor in (query, key, value))
+            biases = torch.split(bias.expand(len(query), *bias.shape[1:]), chunk_size)
+        queries, keys, values = (torch.split(tensor, chunk_size) for tensor in (query, key, value))
         parts = zip(queries, keys, values, biases, strict=False)
         return torch.cat([_mix(*part, dropout) for part in parts])
 
@@ -202,20 +199,20 @@ def project_columns(linear: nn.Module, states: Tensor, heads: int) -> Tensor:
     Returns:
         Keys or values (I, H, M, K), as a view of contiguous (I, H, K, M).
     """
-    if is_plain_linear(linear) and is_faster(states, linear.weight):
-        # The weight's rows by the states of an image: oneDNN writes the columns in order.
+    if not is_plain_linear(linear):
+        projected = linear(states).transpose(1, 2).contiguous()
+    elif uses_onednn(states, linear.weight):
+        # Each image's states are the "weight" of a product with the rows of the real weight, so its result is (D, M).
         projected = torch.stack([multiply(linear.weight, image) for image in states])
         if linear.bias is not None:
             projected += linear.bias[:, None]
-    elif is_plain_linear(linear):
+    else:
         weight, bias = linear.weight, linear.bias
         columns = states.transpose(1, 2)  # (I, W, M)
         if bias is None:
             projected = torch.bmm(weight.expand(len(states), -1, -1), columns)
         else:
             projected = torch.baddbmm(bias[:, None], weight.expand(len(states), -1, -1), columns)
-    else:
-        projected = linear(states).transpose(1, 2).contiguous()
     return projected.view(len(states), heads, -1, states.shape[1]).transpose(2, 3)
 
 

@@ -28,7 +28,7 @@ from openblip.heap import keep_freed_memory
 from openblip.model.products import has_onednn, is_onednn_faster, multiply
 from openblip.processor import is_amd, is_intel
 
-_ROWS = 64  # for which oneDNN chooses the order; its order for 1 row is slower with any number of rows
+_ROWS = 64  # the number of rows that oneDNN packs for; what it packs for 1 row is slower with any number of rows
 _STRIDE = 257  # one number of each 257 is compared: prime to the usual widths, so that every row and column has some
 
 
@@ -69,7 +69,7 @@ class Packing:
     def active(self, model: nn.Module, *, checked: bool = False) -> Iterator[None]:
         """Let the layers of a model, in this thread, use packed weights in a `with` block.
 
-        The process keeps freed memory from then on.
+        From the first block on, the process also keeps freed memory; see `openblip.heap`.
 
         Args:
             model: The model.
@@ -173,16 +173,8 @@ def _is_useful(weight: Tensor) -> bool:
         and not torch.is_grad_enabled()
         and not torch.is_autocast_enabled("cpu")
         and not torch.jit.is_tracing()  # type: ignore[attr-defined, no-untyped-call]
-        and _is_supported(weight.dtype)
+        and has_onednn(weight.dtype)
     )
-
-
-@cache
-def _is_supported(dtype: torch.dtype) -> bool:
-    """Return whether this build of PyTorch has the kernels, and the processor computes in this type."""
-    if not has_onednn():
-        return False
-    return dtype == torch.float32 or bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
 
 
 def _is_worthwhile(weight: Tensor, rows: int) -> bool:
@@ -221,7 +213,7 @@ def _fewest_rows() -> int:
 def _most_rows() -> int:
     """Return the rows up to which packed weights are faster in fp32.
 
-    That is up to 3 images where oneDNN also multiplies larger batches. Elsewhere PyTorch's kernels are as fast from 64
-    rows on.
+    Where oneDNN is faster than MKL, that is about the rows of 3 images; with more rows it is as fast without packing.
+    Elsewhere PyTorch's kernels are as fast from 64 rows on.
     """
     return 2048 if is_onednn_faster() else 64

@@ -23,7 +23,7 @@ _PLAIN = (Tensor, nn.Parameter)  # subclasses may have no kernel of oneDNN's
 
 def multiply(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """Return the product of rows (..., W) with a weight (D, W), plus the bias (D,): rows (..., D)."""
-    if not is_faster(x, weight):
+    if not uses_onednn(x, weight):
         return F.linear(x, weight, bias)
     inputs = (x, weight) if bias is None else (x, weight, bias)
     if torch.is_grad_enabled() and any(tensor.requires_grad for tensor in inputs):
@@ -31,8 +31,8 @@ def multiply(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     return _multiply(x, weight, bias)
 
 
-def is_faster(x: Tensor, weight: Tensor) -> bool:
-    """Return whether `multiply` uses oneDNN: on such a processor, in float32, and where it runs as called."""
+def uses_onednn(x: Tensor, weight: Tensor) -> bool:
+    """Return whether `multiply` uses oneDNN: it is faster than MKL here, and can compute this product."""
     return (
         not torch.compiler.is_compiling()
         and not torch.jit.is_tracing()  # type: ignore[attr-defined, no-untyped-call]
@@ -57,14 +57,17 @@ def is_onednn_faster() -> bool:
 
 
 @cache
-def has_fast_bf16() -> bool:
+def is_amd_with_bf16() -> bool:
     """Return whether this is an AMD processor for which oneDNN has products in bf16."""
-    return is_amd() and has_onednn() and bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+    return is_amd() and has_onednn(torch.bfloat16)
 
 
-def has_onednn() -> bool:
-    """Return whether this build of PyTorch has oneDNN's products."""
-    return torch._C._has_mkldnn and hasattr(torch.ops.mkldnn, "_linear_pointwise")
+@cache
+def has_onednn(dtype: torch.dtype = torch.float32) -> bool:
+    """Return whether this build of PyTorch has oneDNN's products, and the processor computes in this type."""
+    if not torch._C._has_mkldnn or not hasattr(torch.ops.mkldnn, "_linear_pointwise"):
+        return False
+    return dtype == torch.float32 or bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
 
 
 def _multiply(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
@@ -76,7 +79,7 @@ class _Product(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        """Multiply."""
+        """Return the product, and keep what the backward pass needs."""
         needs_x, needs_weight, _ = ctx.needs_input_grad
         ctx.save_for_backward(x if needs_weight else None, weight if needs_x else None)
         ctx.shape = x.shape

@@ -93,7 +93,7 @@ def run(
     with join_processes(recipe.run.device, recipe.run.timeout_minutes) as group, ExitStack() as stack:
         _claim_folder(recipe, group, resume)
         seed_everything(recipe.seed)
-        keep_freed_memory(most=2**31 - 1, pad=512 << 20)
+        keep_freed_memory(max_bytes=2**31 - 1, pad=512 << 20)
         stack.enter_context(matmul_precision(recipe.run.matmul_precision))
         initial = build_initial_state(recipe)
         source = open_train_source(recipe.data)
