@@ -79,6 +79,9 @@ POCKET := $(DATA)/pocket
 POCKET_RUNS := $(DATA)/runs/pocket
 pocket_train = cd $(DATA) && for recipe in $(1); do \
 	$(abspath $(BIN))/openblip train run $(CURDIR)/recipes/pocket/$$recipe.yaml --resume || exit 1; done
+POCKET_TUNED := $(POCKET_RUNS)/caption-tuned/model
+POCKET_MATCHER := $(POCKET_RUNS)/retrieval-tuned/model
+pocket_copy = $(BIN)/python scripts/pocket_copy.py --to $(POCKET_RUNS)/$(1)/model --out $(POCKET_RUNS)/$(2)/model
 POCKET_JUDGED := --samples $(DATA)/samples $(PHOTOS)
 
 pocket: $(VENV)/.installed-dev  ## Train the bundled model with the photos in DATA, and measure it (hours)
@@ -94,7 +97,22 @@ pocket: $(VENV)/.installed-dev  ## Train the bundled model with the photos in DA
 	$(call pocket_train,caption_more caption_cider)
 	$(BIN)/python scripts/pocket_average.py --out $(DATA)/runs/pocket/caption/model --shares 0.6 0.25 0.15 --models \
 		$(POCKET_RUNS)/caption-more/model $(POCKET_RUNS)/caption-names/model $(POCKET_RUNS)/caption-cider/model
-	$(call pocket_train,pretrain retrieval vqa vqa_more grounding)
+	$(call pocket_train,pretrain retrieval vqa vqa_more grounding caption_tuned)
+	$(BIN)/python scripts/pocket_views.py --data $(DATA) --start $(POCKET_TUNED) --out $(POCKET)/views-tuned --views 3
+	$(call pocket_train,caption_tuned_names caption_tuned_cider)
+	$(BIN)/python scripts/pocket_average.py --out $(POCKET_RUNS)/caption-final/model --shares 0.25 0.5 0.25 --models \
+		$(POCKET_TUNED) $(POCKET_RUNS)/caption-tuned-names/model $(POCKET_RUNS)/caption-tuned-cider/model
+	$(call pocket_copy,retrieval,retrieval-start) --from $(POCKET_TUNED) vision.stem
+	$(call pocket_copy,grounding,grounding-start) --from $(POCKET_TUNED) vision.stem
+	$(call pocket_train,retrieval_tuned grounding_tuned)
+	$(call pocket_copy,vqa-more,vqa-start) --from $(POCKET_TUNED) vision.stem \
+		--from $(POCKET_MATCHER) encoder.embeddings.word=text.embeddings.word
+	$(call pocket_train,vqa_tuned vqa_photos)
+	$(call pocket_copy,vqa-photos,vqa-shared-start) --from $(POCKET_MATCHER) decoder.embeddings.word=text.embeddings.word
+	$(call pocket_copy,grounding-tuned,grounding-shared-start) --from $(POCKET_TUNED) vision.stem.conv_out \
+		vision.stem.blocks.13 --from $(POCKET_MATCHER) text.embeddings.word \
+		$(foreach layer,0 1,text.layers.$(layer).cross_attn text.layers.$(layer).cross_norm)
+	$(call pocket_train,vqa_shared grounding_shared)
 	$(BIN)/python scripts/pocket_bundle.py --runs $(POCKET_RUNS) --out $(POCKET_RUNS)/bundle
 	-$(BIN)/python scripts/pocket_confidence.py $(POCKET_RUNS)/bundle --data $(DATA)/val $(POCKET)/everyday_val.jsonl --images $(DATA)
 	$(BIN)/python scripts/pocket_figures.py --data $(DATA) --model $(POCKET_RUNS)/bundle --out $(POCKET_RUNS)/figures.json

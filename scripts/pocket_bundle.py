@@ -10,22 +10,26 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import cast
 
 import torch
 
 from openblip.checkpoints import read, write
 from openblip.checkpoints.folder import write_bundle
 from openblip.checkpoints.shared import share_tensors
+from openblip.errors import ConfigError
 from openblip.generation import GenerationDefaults
+from openblip.model.answerer import Answerer
 from openblip.model.grounder import Grounder
+from openblip.model.matcher import Matcher
 from openblip.tasks import TaskName
 
 # The run that ends in the model of a task.
 RUNS: dict[TaskName, str] = {
-    "caption": "caption",
-    "vqa": "vqa-more",
-    "retrieval": "retrieval",
-    "grounding": "grounding",
+    "caption": "caption-final",
+    "vqa": "vqa-shared",
+    "retrieval": "retrieval-tuned",
+    "grounding": "grounding-shared",
 }
 GENERATION = GenerationDefaults(no_repeat_ngram_size=2)  # without it, captions repeat themselves
 
@@ -42,30 +46,39 @@ def main() -> None:
 
 def store(runs: Path, out: Path) -> None:
     """Write the trained models as members of a bundle that share their common tensors."""
-    models: dict[TaskName, Path] = {}
-    for task, run in RUNS.items():
-        loaded = read.load(runs / run / "model")
-        if isinstance(loaded.model, Grounder):
-            share_words(loaded.model)
-        write.save(loaded, out / task, dtype=torch.float16, generation=GENERATION)
-        models[task] = out / task
+    loaded = {task: read.load(runs / run / "model") for task, run in RUNS.items()}
+    share_words(
+        cast(Matcher, loaded["retrieval"].model),
+        cast(Answerer, loaded["vqa"].model),
+        cast(Grounder, loaded["grounding"].model),
+    )
+    models = {task: out / task for task in loaded}
+    for task, folder in models.items():
+        write.save(loaded[task], folder, dtype=torch.float16, generation=GENERATION)
+        (folder / "tokenizer.json").unlink()  # vocab.txt says the same in a third of the bytes
     share_tensors(list(models.values()))
     write_bundle(out, models)
 
 
-def share_words(model: Grounder) -> None:
-    """Give the three text transformers of a grounder one table of word vectors.
+@torch.no_grad()
+def share_words(matcher: Matcher, answerer: Answerer, grounder: Grounder) -> None:
+    """Give the text transformers of three models one table of word vectors.
 
-    The table has the decoder's vectors of the tokens that the decoder reads and writes, and the text encoder's vectors
-    of all words. The third transformer reads states, not words.
+    The table has the vectors of all words, with which the models were trained, and the vectors of the grounder's decoder
+    for the tokens that only that decoder reads and writes. The grounder's fusion encoder reads states, not words.
+
+    Raises:
+        ConfigError: If the models were not trained with the same vectors.
     """
-    config, state = model.config, model.state_dict()
-    words = state["text.embeddings.word.weight"].clone()
-    rows = [*range(config.box_start_id, config.box_start_id + config.box_bins + 2), config.text.dec_id]
-    words[rows] = state["decoder.embeddings.word.weight"][rows]
-    for name in ("text", "fusion", "decoder"):
-        state[f"{name}.embeddings.word.weight"] = words
-    model.load_state_dict(state)
+    readers = (matcher.text, answerer.encoder, answerer.decoder, grounder.text)
+    tables = [transformer.embeddings.word.weight for transformer in (*readers, grounder.fusion, grounder.decoder)]
+    if not all(torch.equal(table, tables[0]) for table in tables[: len(readers)]):
+        raise ConfigError("the models must have the same word vectors: copy and freeze them before training")
+    config, words = grounder.config, tables[0].clone()
+    rows = range(config.box_start_id, config.box_start_id + config.box_bins + 2)
+    words[rows] = grounder.decoder.embeddings.word.weight[rows]
+    for table in tables:
+        table.copy_(words)
 
 
 if __name__ == "__main__":

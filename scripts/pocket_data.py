@@ -6,7 +6,7 @@
 photos without captions become short texts ("a golden retriever", "a dog"). `everyday_val.jsonl` holds 300 photos of
 DATA/more with five captions, chosen by a hash of their names, so the choice is the same everywhere. Photos that are too
 like one of these, of DATA/val or of the `--samples` are left out of training (see scripts/pocket_leakage.py).
-`captioned.jsonl` is the part of `train.jsonl` with human captions. Image paths are relative to DATA.
+`captioned.jsonl` is the part of `train.jsonl` with human captions, `boxed.jsonl` the part with human boxes. Image paths are relative to DATA.
 """
 
 from __future__ import annotations
@@ -46,6 +46,7 @@ def main() -> None:
     options.out.mkdir(parents=True, exist_ok=True)
     write_rows(options.out / "train.jsonl", train)
     write_rows(options.out / "captioned.jsonl", [row for row in train if row["human"]])
+    write_rows(options.out / "boxed.jsonl", [row for row in train if any(not ref.get("auto") for ref in row["refs"])])
     write_rows(options.out / "everyday_val.jsonl", [row for row in rows if row["image"] in held_out])
 
 

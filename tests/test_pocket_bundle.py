@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,7 @@ from safetensors.torch import load_file
 import openblip
 from openblip.checkpoints import read, write
 from openblip.checkpoints.containers import read_checkpoint
+from openblip.errors import ConfigError
 from openblip.preprocess.settings import ImageSettings
 from openblip.tasks import TaskName
 from tests.pocket_toys import load_script, run_script, write_tar
@@ -23,24 +25,32 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 
 ROOT = Path(__file__).parents[1]
 RUNS: dict[TaskName, str] = {
-    "caption": "caption",
-    "vqa": "vqa-more",
-    "retrieval": "retrieval",
-    "grounding": "grounding",
+    "caption": "caption-final",
+    "vqa": "vqa-shared",
+    "retrieval": "retrieval-tuned",
+    "grounding": "grounding-shared",
+}
+WORDS = {
+    "vqa": ("encoder.embeddings.word.weight", "decoder.embeddings.word.weight"),
+    "retrieval": ("text.embeddings.word.weight",),
+    "grounding": ("text.embeddings.word.weight",),
 }
 TASKS = tuple(RUNS)
 
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A trained model for each task, with one stem."""
+    """A trained model for each task, with one stem, and one table of word vectors except in the captioner."""
     folder = tmp_path_factory.mktemp("runs")
-    stem = None
+    stem, words = None, None
     for number, task in enumerate(TASKS):
         model = toy_hybrid(task, seed=number)
         weights = {name: tensor for name, tensor in model.state_dict().items() if name.startswith("vision.stem.")}
         stem = stem or weights
         model.load_state_dict(stem, strict=False)
+        for name in WORDS.get(task, ()):
+            words = model.state_dict()[name].clone() if words is None else words
+            model.load_state_dict({name: words}, strict=False)
         prompt = "" if task == "caption" else None
         write.save(
             model, folder / RUNS[task] / "model", tokenizer=toy_tokenizer(), image=ImageSettings(64), prompt=prompt
@@ -108,6 +118,54 @@ def test_one_command_measures_every_figure(
     assert figures["boxes"]["phrases"] == 3
 
 
+def test_a_bundle_stores_word_vectors_once(toy_pocket: Path) -> None:
+    shared = load_file(toy_pocket / "shared.safetensors")
+    for task in WORDS:
+        own = load_file(toy_pocket / task / "model.safetensors")
+        assert not [name for name in own if "word_embeddings" in name]
+    tables = [tensor for name, tensor in shared.items() if "word_embeddings" in name]
+    assert len(tables) == 1
+
+
+def test_other_word_vectors_are_refused(runs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    script = load_script("pocket_bundle", monkeypatch)
+    for run in RUNS.values():
+        shutil.copytree(runs / run, tmp_path / run)
+    other = write.save(toy_hybrid("vqa", seed=9), tmp_path / "other", tokenizer=toy_tokenizer(), image=ImageSettings(64))
+    shutil.rmtree(tmp_path / RUNS["vqa"] / "model")
+    other.rename(tmp_path / RUNS["vqa"] / "model")
+    with pytest.raises(ConfigError, match="same word vectors"):
+        script.store(tmp_path, tmp_path / "bundle")
+
+
+def test_a_bundle_reads_texts_as_its_runs_do(runs: Path, toy_pocket: Path) -> None:
+    for task in TASKS:
+        stored, trained = read.load(toy_pocket / task).tokenizer, read.load(runs / RUNS[task] / "model").tokenizer
+        assert stored is not None
+        assert trained is not None
+        for text in ("A dog's café, running!", "two  dogs 42 \u732b", "unaffable ##dog [MASK]"):
+            assert stored.spell(text) == trained.spell(text)
+
+
+def test_a_copy_replaces_the_named_parts_only(runs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    to, source = runs / "vqa-shared" / "model", tmp_path / "other"
+    write.save(toy_hybrid("retrieval", seed=9), source, tokenizer=toy_tokenizer(), image=ImageSettings(64))
+    script, out = load_script("pocket_copy", monkeypatch), tmp_path / "out"
+    arguments = ["--to", to, "--out", out, "--from", source, "vision.stem", "encoder.embeddings=text.embeddings"]
+    run_script(script, arguments, monkeypatch)
+    before, other, after = (read.load(folder).model.state_dict() for folder in (to, source, out))
+    for name, tensor in after.items():
+        if name.startswith("vision.stem."):
+            assert torch.equal(tensor, other[name])
+        elif name.startswith("encoder.embeddings."):
+            assert torch.equal(tensor, other[name.replace("encoder.", "text.")])
+        else:
+            assert torch.equal(tensor, before[name])
+    for part in ("encoder.nothing", "decoder=text.embeddings"):
+        with pytest.raises(ConfigError, match="part"):
+            run_script(script, ["--to", to, "--out", out, "--from", source, part], monkeypatch)
+
+
 def test_recall_and_boxes_by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
     figures = load_script("pocket_figures", monkeypatch)
     scores = np.array([[0.1, 0.9, 0.2], [0.3, 0.2, 0.1]])
@@ -122,11 +180,13 @@ def test_make_runs_every_recipe_after_what_it_starts_from() -> None:
     recipes = {path.stem: path.read_text(encoding="utf-8") for path in (ROOT / "recipes" / "pocket").glob("*.yaml")}
     assert set(order) == recipes.keys() - {"plain", "grounding_384", "subjects"}
     outputs = {name: re.findall(r"^out: (.*)$", recipes[name], re.MULTILINE)[0] for name in order}
-    averages = re.findall(r"--out \$\(DATA\)/(runs/pocket/caption-lm)/model", makefile)
-    assert averages
+    averages = re.findall(r"--out \$\(DATA\)/(runs/pocket/[a-z-]+)/model", makefile)
+    assert len(averages) == 2
+    copies = [f"runs/pocket/{name}" for name in re.findall(r"call pocket_copy,[a-z-]+,([a-z-]+)\)", makefile)]
+    assert len(copies) == 5
     for number, name in enumerate(order):
         (start,) = re.findall(r"^start: (.*)$", recipes[name], re.MULTILINE)
-        made = [*(outputs[n] for n in order[:number]), *averages]
+        made = [*(outputs[n] for n in order[:number]), *averages, *copies]
         assert start == "pocket/start" or start.removesuffix("/model") in made
 
 
@@ -134,10 +194,10 @@ def test_an_average_weighs_its_models(runs: Path, tmp_path: Path, monkeypatch: p
     other = write.save(
         toy_hybrid("vqa", seed=9), tmp_path / "other", tokenizer=toy_tokenizer(), image=ImageSettings(64)
     )
-    arguments = ["--models", runs / "vqa-more" / "model", other, "--shares", "0.25", "0.75", "--out", tmp_path / "mean"]
+    arguments = ["--models", runs / "vqa-shared" / "model", other, "--shares", "0.25", "0.75", "--out", tmp_path / "mean"]
     run_script(load_script("pocket_average", monkeypatch), arguments, monkeypatch)
     first, second, mean = (
-        read.load(folder).model.state_dict() for folder in (runs / "vqa-more" / "model", other, tmp_path / "mean")
+        read.load(folder).model.state_dict() for folder in (runs / "vqa-shared" / "model", other, tmp_path / "mean")
     )
     for name, tensor in mean.items():
         torch.testing.assert_close(tensor, 0.25 * first[name] + 0.75 * second[name])

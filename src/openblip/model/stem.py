@@ -9,6 +9,7 @@ Shapes: B images, S image size, G = S / 32 cells along a side, T trunk width, C 
 
 from __future__ import annotations
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -39,7 +40,8 @@ class EfficientNetLite(nn.Module):
 
     def trunk(self, pixels: Tensor) -> Tensor:
         """The output (B, T, G, G) of the last block, a linear bottleneck."""
-        x = F.relu6(self.conv_in(pixels))
+        x = pixels.contiguous(memory_format=torch.channels_last)  # several times faster on a CPU
+        x = F.relu6(self.conv_in(x))
         for block in self.blocks:
             x = block(x)
         return x
