@@ -64,8 +64,8 @@ def store(runs: Path, out: Path) -> None:
 def share_words(matcher: Matcher, answerer: Answerer, grounder: Grounder) -> None:
     """Give the text transformers of three models one table of word vectors.
 
-    The table has the vectors of all words, with which the models were trained, and the vectors of the grounder's decoder
-    for the tokens that only that decoder reads and writes. The grounder's fusion encoder reads states, not words.
+    The table has the vectors of all words, with which the models were trained, and the vectors of the grounder's
+    decoder for the tokens that only that decoder reads and writes. The fusion encoder reads states, not words.
 
     Raises:
         ConfigError: If the models were not trained with the same vectors.

@@ -1,7 +1,8 @@
 """Copy parts of a model into another one, before training continues with these parts frozen.
 
     python scripts/pocket_copy.py --to runs/pocket/vqa-more/model --out runs/pocket/vqa-start/model \
-        --from runs/pocket/caption-tuned/model vision.stem --from runs/pocket/retrieval/model encoder.embeddings=text.embeddings
+        --from runs/pocket/caption-tuned/model vision.stem \
+        --from runs/pocket/retrieval-tuned/model encoder.embeddings.word=text.embeddings.word
 
 Every `--from` names a model and its parts; `TARGET=SOURCE` copies a part under another name. All tensors of a part must
 exist in both models, with the same shapes.

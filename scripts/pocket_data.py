@@ -6,7 +6,8 @@
 photos without captions become short texts ("a golden retriever", "a dog"). `everyday_val.jsonl` holds 300 photos of
 DATA/more with five captions, chosen by a hash of their names, so the choice is the same everywhere. Photos that are too
 like one of these, of DATA/val or of the `--samples` are left out of training (see scripts/pocket_leakage.py).
-`captioned.jsonl` is the part of `train.jsonl` with human captions, `boxed.jsonl` the part with human boxes. Image paths are relative to DATA.
+`captioned.jsonl` is the part of `train.jsonl` with human captions, `boxed.jsonl` the part with human boxes. Image paths
+are relative to DATA.
 """
 
 from __future__ import annotations

@@ -91,7 +91,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.parametrize("name", STARTS)
 def test_a_recipe_trains_from_its_start(name: str, folder: Path) -> None:
     recipe = read_recipe(RECIPES / f"{name}.yaml")
-    frozen = [part for part in recipe.model.freeze if part.split(".blocks.")[-1] in ("0", part)]  # the toy has two blocks
+    frozen = [
+        part for part in recipe.model.freeze if part.split(".blocks.")[-1] in ("0", part)
+    ]  # the toy has two blocks
     views = [f"data.views={folder / 'views'}"] if recipe.data.views else []
     recipe = read_recipe(
         RECIPES / f"{name}.yaml",

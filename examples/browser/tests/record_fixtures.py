@@ -17,6 +17,7 @@ import random
 import struct
 import zlib
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -65,6 +66,7 @@ def main() -> None:
     _write("resize", {"pillow": PIL.__version__, "cases": [record_resize(*shape) for shape in _SHAPES]})
     _write("png", {"pillow": PIL.__version__, "cases": record_png()})
     _write("text", {"tokenizers": tokenizers.__version__, **record_text()})
+    _write("tokenizer", describe_tokenizer())
     _write("decoding", {"torch": torch.__version__, **record_decoding()})
 
 
@@ -259,6 +261,14 @@ _TEXTS = [
     "word " * 60,
 ]
 _PROMPTS = ["", "a photo of", "  A photo of snow ", "it's"]
+
+
+def describe_tokenizer() -> dict[str, Any]:
+    """Return the content of the `tokenizer.json` that an export of `pocket` has."""
+    with TemporaryDirectory() as folder:
+        Tokenizer.load(POCKET).save(folder)
+        content: dict[str, Any] = json.loads((Path(folder) / "tokenizer.json").read_text(encoding="utf-8"))
+    return content
 
 
 def record_text() -> dict[str, Any]:

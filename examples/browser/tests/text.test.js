@@ -1,5 +1,4 @@
 import assert from "node:assert/strict";
-import { readFile } from "node:fs/promises";
 import { test } from "node:test";
 
 import { ExportError, InputError } from "../lib/errors.js";
@@ -7,8 +6,7 @@ import { cleanText } from "../lib/text.js";
 import { Tokenizer } from "../lib/tokenizer.js";
 import { readFixture } from "./fixtures.js";
 
-const POCKET = new URL("../../../src/openblip/pocket/caption/tokenizer.json", import.meta.url);
-const description = JSON.parse(await readFile(POCKET, "utf8"));
+const description = await readFixture("tokenizer");
 const recorded = await readFixture("text");
 const tokenizer = new Tokenizer(description, recorded.special_ids);
 
