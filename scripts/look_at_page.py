@@ -596,16 +596,16 @@ def edit_captions(visit: Visit, photos: list[Path]) -> None:
 
 
 def take_picture(path: Path) -> None:
-    """Write the picture of the documentation: the heat map of a word."""
+    """Write the picture of the documentation: the boxes of two expressions."""
     with serve() as origin, sync_playwright() as driver:
         browser = driver.chromium.launch(executable_path=shutil.which("chromium"), args=["--no-sandbox"])
         page = browser.new_page(viewport={"width": 1200, "height": 680})
-        page.goto(f"{origin}/#explain")
+        page.goto(f"{origin}/#ground")
         page.wait_for_selector("body[data-verb]", timeout=WAIT)
-        page.set_input_files("#files", PHOTOS / "photographer.jpg")
-        page.fill("#panel-explain [name=text]", "a man with a camera")
-        page.click("#panel-explain [type=submit]")
-        page.click(".word:has-text('camera')", timeout=WAIT)
+        page.set_input_files("#files", PHOTOS / "astronaut.jpg")
+        page.fill("#panel-ground [name=expressions]", "a woman in an orange suit\na face")
+        page.click("#panel-ground [type=submit]")
+        page.wait_for_selector("#panel-ground .bar", timeout=WAIT)
         page.mouse.move(1, 1)
         picture = Image.open(BytesIO(page.screenshot()))
         browser.close()

@@ -55,7 +55,7 @@ def store(runs: Path, out: Path) -> None:
     models = {task: out / task for task in loaded}
     for task, folder in models.items():
         write.save(loaded[task], folder, dtype=torch.float16, generation=GENERATION)
-        (folder / "tokenizer.json").unlink()  # vocab.txt says the same in a third of the bytes
+        (folder / "tokenizer.json").unlink()  # vocab.txt stores the same in a third of the bytes
     share_tensors(list(models.values()))
     write_bundle(out, models)
 
@@ -65,14 +65,14 @@ def share_words(matcher: Matcher, answerer: Answerer, grounder: Grounder) -> Non
     """Give the text transformers of three models one table of word vectors.
 
     The table has the vectors of all words, with which the models were trained, and the vectors of the grounder's
-    decoder for the tokens that only that decoder reads and writes. The fusion encoder reads states, not words.
+    decoder for the tokens that only that decoder reads and writes. The fusion encoder uses no word vectors.
 
     Raises:
         ConfigError: If the models were not trained with the same vectors.
     """
-    readers = (matcher.text, answerer.encoder, answerer.decoder, grounder.text)
-    tables = [transformer.embeddings.word.weight for transformer in (*readers, grounder.fusion, grounder.decoder)]
-    if not all(torch.equal(table, tables[0]) for table in tables[: len(readers)]):
+    trained = (matcher.text, answerer.encoder, answerer.decoder, grounder.text)
+    tables = [transformer.embeddings.word.weight for transformer in (*trained, grounder.fusion, grounder.decoder)]
+    if not all(torch.equal(table, tables[0]) for table in tables[: len(trained)]):
         raise ConfigError("the models must have the same word vectors: copy and freeze them before training")
     config, words = grounder.config, tables[0].clone()
     rows = range(config.box_start_id, config.box_start_id + config.box_bins + 2)

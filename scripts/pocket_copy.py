@@ -31,6 +31,8 @@ def main() -> None:
     loaded = read.load(options.to)
     state = loaded.model.state_dict()
     for folder, *parts in options.sources:
+        if not parts:
+            parser.error(f"--from must name a part of {folder}")
         source = read.load(folder).model.state_dict()
         for part in parts:
             target_name, _, source_name = part.partition("=")
@@ -47,7 +49,8 @@ def copy_part(state: dict[str, Tensor], source: Mapping[str, Tensor], target_nam
     for name in names:
         tensor = source.get(source_name + name.removeprefix(target_name))
         if tensor is None or tensor.shape != state[name].shape:
-            raise ConfigError(f"the parts must have the same tensors: {name} has no equal in {source_name}")
+            shapes = f"{tuple(state[name].shape)}, got {None if tensor is None else tuple(tensor.shape)}"
+            raise ConfigError(f"{name} must exist in {source_name} with the shape {shapes}")
         state[name] = tensor
 
 

@@ -16,6 +16,7 @@ import openblip
 from openblip.checkpoints import read, write
 from openblip.checkpoints.containers import read_checkpoint
 from openblip.errors import ConfigError
+from openblip.model.grounder import Grounder
 from openblip.preprocess.settings import ImageSettings
 from openblip.tasks import TaskName
 from tests.pocket_toys import load_script, run_script, write_tar
@@ -30,6 +31,7 @@ RUNS: dict[TaskName, str] = {
     "retrieval": "retrieval-tuned",
     "grounding": "grounding-shared",
 }
+OWN = "vision.stem.blocks.7.project.weight"
 WORDS = {
     "vqa": ("encoder.embeddings.word.weight", "decoder.embeddings.word.weight"),
     "retrieval": ("text.embeddings.word.weight",),
@@ -48,6 +50,8 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
         weights = {name: tensor for name, tensor in model.state_dict().items() if name.startswith("vision.stem.")}
         stem = stem or weights
         model.load_state_dict(stem, strict=False)
+        if task == "grounding":  # its last block is its own
+            model.load_state_dict({OWN: model.state_dict()[OWN] + 1}, strict=False)
         for name in WORDS.get(task, ()):
             words = model.state_dict()[name].clone() if words is None else words
             model.load_state_dict({name: words}, strict=False)
@@ -72,7 +76,8 @@ def test_a_bundle_stores_the_stem_once_in_half_precision(runs: Path, toy_pocket:
     assert all(tensor.dtype == torch.float16 for tensor in whole.values() if tensor.is_floating_point())
     assert stem <= load_file(toy_pocket / "shared.safetensors").keys()
     for task in TASKS:
-        assert not stem & load_file(toy_pocket / task / "model.safetensors").keys()
+        own = {name for name in load_file(toy_pocket / task / "model.safetensors") if ".stem." in name} & stem
+        assert own == ({"vision_model.embeddings.stem.blocks.7.project.weight"} if task == "grounding" else set())
     blip = openblip.load(toy_pocket, engine="torch")
     assert set(blip.tasks) == set(TASKS)
     assert blip.caption(toy_image(0)).text == openblip.load(toy_pocket / "caption").caption(toy_image(0)).text
@@ -118,13 +123,28 @@ def test_one_command_measures_every_figure(
     assert figures["boxes"]["phrases"] == 3
 
 
-def test_a_bundle_stores_word_vectors_once(toy_pocket: Path) -> None:
+def test_a_bundle_stores_word_vectors_once(runs: Path, toy_pocket: Path) -> None:
     shared = load_file(toy_pocket / "shared.safetensors")
     for task in WORDS:
         own = load_file(toy_pocket / task / "model.safetensors")
         assert not [name for name in own if "word_embeddings" in name]
     tables = [tensor for name, tensor in shared.items() if "word_embeddings" in name]
     assert len(tables) == 1
+    trained, stored = (
+        read.load(folder).model for folder in (runs / RUNS["grounding"] / "model", toy_pocket / "grounding")
+    )
+    assert isinstance(trained, Grounder)
+    assert isinstance(stored, Grounder)
+    start, end = trained.config.box_start_id, trained.config.box_start_id + trained.config.box_bins + 2
+    assert torch.equal(
+        stored.decoder.embeddings.word.weight[start:end], halve(trained.decoder.embeddings.word.weight)[start:end]
+    )
+    assert torch.equal(stored.text.embeddings.word.weight[end:], halve(trained.text.embeddings.word.weight)[end:])
+
+
+def halve(tensor: torch.Tensor) -> torch.Tensor:
+    """Round to half precision."""
+    return tensor.half().float()
 
 
 def test_other_word_vectors_are_refused(runs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -163,9 +183,11 @@ def test_a_copy_replaces_the_named_parts_only(runs: Path, tmp_path: Path, monkey
             assert torch.equal(tensor, other[name.replace("encoder.", "text.")])
         else:
             assert torch.equal(tensor, before[name])
-    for part in ("encoder.nothing", "decoder=text.embeddings"):
-        with pytest.raises(ConfigError, match="part"):
+    for part, problem in (("encoder.nothing", "no part"), ("decoder=text.embeddings", "must exist")):
+        with pytest.raises(ConfigError, match=problem):
             run_script(script, ["--to", to, "--out", out, "--from", source, part], monkeypatch)
+    with pytest.raises(SystemExit):
+        run_script(script, ["--to", to, "--out", out, "--from", source], monkeypatch)
 
 
 def test_recall_and_boxes_by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -178,18 +200,28 @@ def test_recall_and_boxes_by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_make_runs_every_recipe_after_what_it_starts_from() -> None:
     makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
-    order = " ".join(re.findall(r"call pocket_train,(.*)\)$", makefile, re.MULTILINE)).split()
+    names = dict(re.findall(r"^(POCKET_TUNED|POCKET_MATCHER) := \$\(POCKET_RUNS\)/(.*)$", makefile, re.MULTILINE))
+    steps = makefile[makefile.index("\npocket: ") : makefile.index("\nclean: ")].replace("\\\n", " ")
+    for name, path in names.items():
+        steps = steps.replace(f"$({name})", f"$(POCKET_RUNS)/{path}")
     recipes = {path.stem: path.read_text(encoding="utf-8") for path in (ROOT / "recipes" / "pocket").glob("*.yaml")}
-    assert set(order) == recipes.keys() - {"plain", "grounding_384", "subjects"}
-    outputs = {name: re.findall(r"^out: (.*)$", recipes[name], re.MULTILINE)[0] for name in order}
-    averages = re.findall(r"--out \$\(DATA\)/(runs/pocket/[a-z-]+)/model", makefile)
-    assert len(averages) == 2
-    copies = [f"runs/pocket/{name}" for name in re.findall(r"call pocket_copy,[a-z-]+,([a-z-]+)\)", makefile)]
-    assert len(copies) == 5
-    for number, name in enumerate(order):
-        (start,) = re.findall(r"^start: (.*)$", recipes[name], re.MULTILINE)
-        made = [*(outputs[n] for n in order[:number]), *averages, *copies]
-        assert start == "pocket/start" or start.removesuffix("/model") in made
+    made, done = {"start"}, []
+    for line in steps.splitlines():
+        used = set(re.findall(r"(?:\$\(POCKET_RUNS\)|runs/pocket)/([a-z-]+)/model", line))
+        out = set(re.findall(r"--out \$\(DATA\)/runs/pocket/([a-z-]+)/model", line))
+        out |= set(re.findall(r"--out \$\(POCKET_RUNS\)/([a-z-]+)/model", line))
+        for source, target in re.findall(r"call pocket_copy,([a-z-]+),([a-z-]+)\)", line):
+            used, out = used | {source}, out | {target}
+        assert used - out <= made, line
+        made |= out
+        for call in re.findall(r"call pocket_train,([a-z_ ]+)\)", line):
+            for name in call.split():
+                (start,) = re.findall(r"^start: (?:runs/)?pocket/([a-z-]+)(?:/model)?$", recipes[name], re.MULTILINE)
+                assert start in made, name
+                made |= set(re.findall(r"^out: runs/pocket/(.*)$", recipes[name], re.MULTILINE))
+                done.append(name)
+    assert set(done) == recipes.keys() - {"plain", "grounding_384", "subjects"}
+    assert set(RUNS.values()) <= made
 
 
 def test_an_average_weighs_its_models(runs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

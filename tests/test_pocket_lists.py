@@ -21,7 +21,10 @@ def data(tmp_path: Path) -> Path:
     copies = [(toy_image(100), captions), (ImageOps.mirror(toy_image(101)), captions)]
     write_tar(folder / "train" / "flickr8k-000.tar", [*((toy_image(n), captions) for n in range(5)), *copies])
     write_tar(folder / "val" / "flickr8k-000.tar", [(toy_image(n), captions) for n in (100, 101)])
-    everyday = [(toy_image(200 + n), {"captions": ["a cup"] * (5 if n < 4 else 1)}) for n in range(6)]
+    everyday: list[tuple[Image.Image, dict[str, object]]] = [
+        (toy_image(200 + n), {"captions": ["a cup"] * (5 if n < 4 else 1)}) for n in range(6)
+    ]
+    everyday[4][1]["refs"] = [{"expression": "cup", "bbox": [1, 2, 9, 8], "auto": True}]
     names = {"captions": [], "alt": ["a photo of a beagle", "a photo of a dog", "a photo of a beagle, a kind of dog"]}
     write_tar(folder / "more" / "coco-000.tar", everyday)
     write_tar(folder / "more" / "names-000.tar", [(toy_image(300), names), (toy_image(400), names)])
@@ -54,6 +57,8 @@ def test_lists_hold_out_photos_and_leave_out_copies(lists: Path) -> None:
     assert [row["captions"] for row in train if not row["human"]] == [["a beagle", "a dog"]]
     assert [row for row in train if row["human"]] == captioned
     assert all(row["refs"] for row in captioned if str(row["image"]).startswith("train/"))
+    boxed = {row["image"] for row in rows(lists / "boxed.jsonl")}
+    assert boxed == {image for image in images if str(image).startswith("train/")}, "no boxes that a rule made"
 
 
 def test_the_leakage_script_finds_copies_and_their_mirror_images(
