@@ -40,7 +40,7 @@ class EfficientNetLite(nn.Module):
 
     def trunk(self, pixels: Tensor) -> Tensor:
         """The output (B, T, G, G) of the last block, a linear bottleneck."""
-        x = pixels.contiguous(memory_format=torch.channels_last)  # several times faster on a CPU
+        x = pixels.contiguous(memory_format=torch.channels_last)  # in which a CPU convolves fastest
         x = F.relu6(self.conv_in(x))
         for block in self.blocks:
             x = block(x)
