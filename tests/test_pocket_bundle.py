@@ -151,11 +151,8 @@ def test_other_word_vectors_are_refused(runs: Path, tmp_path: Path, monkeypatch:
     script = load_script("pocket_bundle", monkeypatch)
     for run in RUNS.values():
         shutil.copytree(runs / run, tmp_path / run)
-    other = write.save(
-        toy_hybrid("vqa", seed=9), tmp_path / "other", tokenizer=toy_tokenizer(), image=ImageSettings(64)
-    )
-    shutil.rmtree(tmp_path / RUNS["vqa"] / "model")
-    other.rename(tmp_path / RUNS["vqa"] / "model")
+    folder = tmp_path / RUNS["vqa"] / "model"
+    write.save(toy_hybrid("vqa", seed=9), folder, tokenizer=toy_tokenizer(), image=ImageSettings(64))
     with pytest.raises(ConfigError, match="same word vectors"):
         script.store(tmp_path, tmp_path / "bundle")
 
@@ -228,19 +225,9 @@ def test_an_average_weighs_its_models(runs: Path, tmp_path: Path, monkeypatch: p
     other = write.save(
         toy_hybrid("vqa", seed=9), tmp_path / "other", tokenizer=toy_tokenizer(), image=ImageSettings(64)
     )
-    arguments = [
-        "--models",
-        runs / "vqa-shared" / "model",
-        other,
-        "--shares",
-        "0.25",
-        "0.75",
-        "--out",
-        tmp_path / "mean",
-    ]
+    trained = runs / "vqa-shared" / "model"
+    arguments = ["--models", trained, other, "--shares", "0.25", "0.75", "--out", tmp_path / "mean"]
     run_script(load_script("pocket_average", monkeypatch), arguments, monkeypatch)
-    first, second, mean = (
-        read.load(folder).model.state_dict() for folder in (runs / "vqa-shared" / "model", other, tmp_path / "mean")
-    )
+    first, second, mean = (read.load(folder).model.state_dict() for folder in (trained, other, tmp_path / "mean"))
     for name, tensor in mean.items():
         torch.testing.assert_close(tensor, 0.25 * first[name] + 0.75 * second[name])
