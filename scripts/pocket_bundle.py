@@ -2,8 +2,8 @@
 
     python scripts/pocket_bundle.py --runs DATA/runs/pocket --out DATA/runs/pocket/bundle
 
-Tensors that the models have in common, such as those of the frozen stem, are stored once. `scripts/pocket_figures.py`
-measures a bundle.
+Tensors that the models have in common, such as most of the CNN and the word vectors, are stored once.
+`scripts/pocket_figures.py` measures a bundle.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ def share_words(matcher: Matcher, answerer: Answerer, grounder: Grounder) -> Non
     """Give the text transformers of three models one table of word vectors.
 
     The table has the vectors of all words, with which the models were trained, and the vectors of the grounder's
-    decoder for the tokens that only that decoder reads and writes. The fusion encoder uses no word vectors.
+    decoder for the box tokens, which no other model uses. The fusion encoder uses no word vectors.
 
     Raises:
         ConfigError: If the models were not trained with the same vectors.

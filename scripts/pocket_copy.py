@@ -1,4 +1,4 @@
-"""Copy parts of a model into another one, before training continues with these parts frozen.
+r"""Copy parts of a model into another one, before training continues with these parts frozen.
 
     python scripts/pocket_copy.py --to runs/pocket/vqa-more/model --out runs/pocket/vqa-start/model \
         --from runs/pocket/caption-tuned/model vision.stem \
@@ -24,9 +24,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--to", type=Path, required=True, help="folder of the model that gets the parts")
     parser.add_argument(
-        "--from", dest="sources", nargs="+", action="append", required=True, help="folder of a model, and its parts"
+        "--from",
+        dest="sources",
+        metavar=("MODEL", "PART"),
+        nargs="+",
+        action="append",
+        required=True,
+        help="model and its parts",
     )
-    parser.add_argument("--out", type=Path, required=True, help="folder to write")
+    parser.add_argument("--out", type=Path, required=True, help="folder to write; the model of --to stays as it is")
     options = parser.parse_args()
     loaded = read.load(options.to)
     state = loaded.model.state_dict()
